@@ -1,0 +1,39 @@
+# make demo   a picture, from the core alone (no PyTorch)
+# make test   everything installed, all tests
+# make quick  the tests that take under two seconds each
+PYTHON ?= python3
+BIN := .venv/bin
+# plugins/diffusion is not among them yet: it trains, but has no tasks to export.
+PLUGINS := plugins/vqvae plugins/judge
+PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+
+.PHONY: demo test quick lint docs
+
+demo: .venv/.core
+	@$(BIN)/zoo run vqvae-fashion reconstruct --example --out demo.png
+
+test: .venv/.all
+	$(BIN)/python -m pytest
+
+quick: .venv/.all
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+docs: .venv/.all
+	$(BIN)/python docs/generate.py
+
+# A change of a pyproject.toml installs again; nothing else does.
+.venv/.core: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.all: $(PROJECTS) | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[build,test]' $(PLUGINS:%=--editable %)
+	@touch $@ .venv/.core
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("zoo needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv

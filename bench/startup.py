@@ -1,0 +1,51 @@
+"""Start-up of `zoo --help` and `zoo list` with 20 plugins installed, against `python -c "import click"`.
+
+Run: .venv/bin/python bench/startup.py [ROUNDS]. The rounds are interleaved, so that a busy machine slows all alike;
+medians are compared. Goal: at most 3x, and under 0.25 s.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.fake_plugins import install
+
+ZOO = [str(Path(sys.executable).with_name("zoo"))]
+COMMANDS = {
+    "import click": [sys.executable, "-c", "import click"],
+    "zoo --help": [*ZOO, "--help"],
+    "zoo list": [*ZOO, "list"],
+}
+GOAL_RATIO, GOAL_SECONDS = 3, 0.25
+
+
+def main(rounds: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        site = Path(folder) / "site"
+        for n in range(20):
+            install(site, f"plugin{n}")
+        env = os.environ | {"PYTHONPATH": str(site), "ZOO_HOME": f"{folder}/home"}
+        seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+        for round_ in range(rounds + 1):  # the first fills the caches and does not count
+            for name, command in COMMANDS.items():
+                start = time.perf_counter()
+                subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+                if round_:
+                    seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    base = medians["import click"]
+    good = True
+    for name, median in medians.items():
+        good &= median <= GOAL_RATIO * base and median < GOAL_SECONDS
+        print(f"{name:14} {median * 1000:6.0f} ms  {median / base:5.2f}x")
+    print(f"goal: at most {GOAL_RATIO}x and under {GOAL_SECONDS} s: {'reached' if good else 'MISSED'}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 11))

@@ -1,0 +1,77 @@
+"""A small residual classifier, and the tasks that its graphs do.
+
+He et al. 2016, "Identity Mappings in Deep Residual Networks" (https://arxiv.org/abs/1603.05027): pre-activation
+blocks, each level half the size of the one before. Departs from it: GroupNorm (Wu and He 2018) in place of BatchNorm,
+so that training and evaluation compute the same.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import JudgeConfig
+
+
+class Block(nn.Module):
+    """x + conv3x3(relu(norm(conv3x3(relu(norm(x))))))."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(8, channels)
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm_2 = nn.GroupNorm(8, channels)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> the same
+        h = self.conv_1(F.relu(self.norm_1(x)))
+        return x + self.conv_2(F.relu(self.norm_2(h)))
+
+
+class Judge(nn.Module):
+    """Pictures float -1 .. 1 [N, C, H, W] of any size to features [N, widths[-1]] and logits [N, num_classes]."""
+
+    def __init__(self, config: JudgeConfig):
+        super().__init__()
+        widths = (config.image_channels, *config.widths)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1) for i, (a, b) in enumerate(zip(widths, widths[1:]))
+        )
+        self.blocks = nn.ModuleList(Block(width) for width in config.widths)
+        self.norm = nn.GroupNorm(8, config.widths[-1])
+        self.head = nn.Linear(config.widths[-1], config.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, widths[-1]]
+        for down, block in zip(self.downs, self.blocks):
+            x = block(down(x))
+        return F.relu(self.norm(x)).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, num_classes]
+        return self.head(self.features(x))
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8 [N, H, W, C], 0 .. 255, to float [N, C, H, W], -1 .. 1."""
+    return image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+
+
+class Classify(nn.Module):
+    """image -> label, probabilities."""
+
+    def __init__(self, judge: Judge):
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities = self.judge(to_float(image)).softmax(dim=1)
+        return probabilities.argmax(dim=1), probabilities
+
+
+class Features(nn.Module):
+    """image -> features: what the last layer sees, for distances between sets of pictures."""
+
+    def __init__(self, judge: Judge):
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.judge.features(to_float(image))

@@ -1,0 +1,149 @@
+"""The family `judge`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from zoo.errors import UsageError
+from zoo.hookspecs import (
+    BuildRequest,
+    ConfigRequest,
+    DescribeRequest,
+    Family,
+    MeasureRequest,
+    Metric,
+    Port,
+    Preset,
+    Task,
+    TaskModuleRequest,
+    Tasks,
+    TasksRequest,
+    TrainRequest,
+    hookimpl,
+)
+from zoo.settings import read
+
+from .config import JudgeConfig
+
+ZOO_CONTRACT = 1
+
+PRESETS = {
+    "fashion": Preset(
+        summary="tells the ten classes of grey 28x28 clothing apart",
+        config={},
+        training={"steps": 6_000, "batch_size": 128, "learning_rate": 3e-3, "mirror": True},
+    ),
+    "mnist": Preset(
+        summary="tells the ten digits apart, grey 28x28",
+        config={},
+        training={"steps": 3_000, "batch_size": 128, "learning_rate": 3e-3},
+    ),
+    "tiny": Preset(
+        summary="a model for tests: it trains in a second and is good for nothing",
+        config={"widths": [8, 16]},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 0},
+    ),
+}
+
+
+@hookimpl
+def describe_family(request: DescribeRequest) -> Family:
+    return Family(
+        name="judge",
+        summary="Small classifier whose verdicts and features measure what generative models make",
+        paper="https://arxiv.org/abs/1603.05027",
+        presets=PRESETS,
+    )
+
+
+def _config(config: Mapping[str, Any]) -> JudgeConfig:
+    return read(JudgeConfig, config, "judge config")
+
+
+@hookimpl
+def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
+    return msgspec.to_builtins(_config(request.config))
+
+
+@hookimpl
+def list_tasks(request: TasksRequest) -> Tasks:
+    config = _config(request.config)
+    image = Port(
+        kind="image",
+        dtype="uint8",
+        shape=("batch", "height", "width", config.image_channels),
+        summary="grey" if config.image_channels == 1 else "RGB",
+        minimum_size=8,
+        maximum_pixels=1_048_576,
+    )
+    label = Port(
+        kind="label",
+        dtype="int64",
+        shape=("batch",),
+        summary="the most probable class",
+        minimum=0,
+        maximum=config.num_classes - 1,
+        classes=request.classes,
+    )
+    probabilities = Port(
+        kind="tensor",
+        dtype="float32",
+        shape=("batch", config.num_classes),
+        summary="of each class",
+        minimum=0,
+        maximum=1,
+    )
+    features = Port(
+        kind="tensor",
+        dtype="float32",
+        shape=("batch", config.widths[-1]),
+        summary="what the last layer sees, for distances between sets of pictures",
+    )
+    return Tasks(
+        tasks={
+            "classify": Task(
+                summary="What a picture shows",
+                inputs={"image": image},
+                outputs={"label": label, "probabilities": probabilities},
+            ),
+            "features": Task(
+                summary="A picture as a vector of features", inputs={"image": image}, outputs={"features": features}
+            ),
+        },
+        default="classify",
+    )
+
+
+@hookimpl
+def build_module(request: BuildRequest) -> Any:
+    from .model import Judge
+
+    config = _config(request.config)
+    if len(request.classes) > config.num_classes:
+        raise UsageError(
+            f"the data have {len(request.classes)} classes, and num_classes is {config.num_classes}:"
+            f" give --set num_classes={len(request.classes)}"
+        )
+    return Judge(config)
+
+
+@hookimpl
+def build_task(request: TaskModuleRequest) -> Any:
+    from . import model
+
+    return {"classify": model.Classify, "features": model.Features}[request.task](request.module)
+
+
+@hookimpl
+def build_trainer(request: TrainRequest) -> Any:
+    from .training import JudgeTrainer
+
+    return JudgeTrainer(request)
+
+
+@hookimpl
+def measure(request: MeasureRequest) -> list[Metric]:
+    from zoo.build.evaluate import measure_classifier
+
+    return measure_classifier(request)

@@ -1,0 +1,82 @@
+"""Training of a judge: cross-entropy on shifted and mirrored pictures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.build.optim import WeightAverage, cosine_rate
+from zoo.errors import UsageError
+from zoo.hookspecs import Batch, TrainRequest
+from zoo.settings import read
+
+from .config import JudgeSettings
+from .model import to_float
+
+
+def augment(x: Tensor, shift: int, mirror: bool, generator: torch.Generator) -> Tensor:
+    """Each picture moved by up to `shift` pixels each way (edge -1, black) and, where asked, mirrored by chance.
+
+    [N, C, H, W] -> the same; all randomness from `generator`.
+    """
+    n, _, height, width = x.shape
+    rows = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(height)
+    columns = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(width)
+    if mirror:
+        flipped = torch.rand(n, 1, generator=generator) < 0.5
+        columns = torch.where(flipped, columns.flip(1), columns)
+    padded = F.pad(x, (shift,) * 4, value=-1.0).permute(0, 2, 3, 1)
+    picture = torch.arange(n)[:, None, None]
+    moved = padded[picture, rows[:, :, None].to(x.device), columns[:, None, :].to(x.device)]
+    return moved.permute(0, 3, 1, 2)
+
+
+class JudgeTrainer:
+    """AdamW with a cosine rate; what is published is the moving average of the weights."""
+
+    def __init__(self, request: TrainRequest):
+        self.settings = s = read(JudgeSettings, request.settings, "judge training")
+        self.module = request.module.to(memory_format=torch.channels_last)
+        self.judge = request.distribute(self.module)
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
+        self.average = WeightAverage(self.module, s.average_decay)
+
+    def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        s = self.settings
+        self._check(batch.labels)
+        x = augment(to_float(batch.images), s.shift, s.mirror, generator)
+        logits = self.judge(x)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=s.label_smoothing)
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.average.update(step)
+        return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+
+    def _check(self, labels: Tensor) -> None:
+        num_classes = self.module.head.out_features
+        if labels.min() < 0:
+            raise UsageError("the family judge learns from labels: give a folder with a subfolder a class, or labels")
+        if labels.max() >= num_classes:
+            raise UsageError(
+                f"a label is {int(labels.max())}, and num_classes is {num_classes}: give --set num_classes=…"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def trained_module(self) -> torch.nn.Module:
+        return self.average.module

@@ -1,0 +1,292 @@
+"""Data sets: IDX, npz, folders of pictures; what is refused, and in which words; the sampler."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from zoo.build import data
+from zoo.build.data import Dataset, Sampler
+from zoo.errors import InvalidFileError, NotFoundError, UsageError, ZooError
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (7, 5, 6), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2, 2])
+
+
+def read(path, **options) -> Dataset:
+    return data.read(path, **{"channels": 1} | options)
+
+
+def refused(path, kind=InvalidFileError, **options) -> str:
+    with pytest.raises(ZooError) as error:
+        read(path, **options)
+    assert type(error.value) is kind and "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- IDX --------------------------------------------------------------------------------------------------------------
+
+
+def idx(array: np.ndarray) -> bytes:
+    return (
+        bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}i", *array.shape) + array.astype(np.uint8).tobytes()
+    )
+
+
+def write_idx(folder, *, part="train", images=None, labels=None, packed=False):
+    contents = {
+        f"{part}-images-idx3-ubyte": idx(IMAGES) if images is None else images,
+        f"{part}-labels-idx1-ubyte": idx(LABELS) if labels is None else labels,
+    }
+    for name, content in contents.items():
+        path = folder / (f"{name}.gz" if packed else name)
+        path.write_bytes(gzip.compress(content) if packed else content)
+    return folder
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("part, split", [("train", "train"), ("t10k", "test")])
+def test_idx_files_are_read_packed_or_not(tmp_path, packed, part, split):
+    found = read(write_idx(tmp_path, part=part, packed=packed), split=split)
+    assert np.array_equal(found.images, IMAGES[..., None]) and np.array_equal(found.labels, LABELS)
+    assert found.classes == ("0", "1", "2") and found.name == tmp_path.name and found.labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (b"\x89PNG" + idx(IMAGES)[4:], "it does not start with the bytes 0, 0, 8"),
+        (bytes((0, 0, 9)) + idx(IMAGES)[3:], "it does not start with the bytes 0, 0, 8"),  # signed bytes
+        (idx(IMAGES)[:-1], "is no IDX file"),
+        (idx(IMAGES)[:9], "is no IDX file"),
+        (b"", "is no IDX file"),
+        (b"\0\0\x08", "is no IDX file"),
+        (idx(IMAGES)[:4] + struct.pack(">3i", -1, 5, 6) + IMAGES.tobytes(), "is no IDX file"),
+        (idx(IMAGES) + b"more", "is no IDX file"),
+        (idx(LABELS), "images are uint8 of 1 dimensions"),
+    ],
+)
+def test_idx_files_that_are_none_are_refused(tmp_path, images, words):
+    assert words in refused(write_idx(tmp_path, images=images))
+
+
+def test_a_truncated_or_damaged_gz_is_refused(tmp_path):
+    write_idx(tmp_path, packed=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    assert "is no IDX file" in refused(tmp_path)
+    path.write_bytes(whole[:12] + b"\xff" * 40 + whole[52:])
+    assert "is no IDX file" in refused(tmp_path)
+
+
+def test_a_missing_part_is_named(tmp_path):
+    write_idx(tmp_path)
+    assert "has no t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz" in refused(
+        tmp_path, NotFoundError, split="test"
+    )
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    assert "has no train-labels-idx1-ubyte" in refused(tmp_path, NotFoundError)
+
+
+def test_as_many_labels_as_pictures(tmp_path):
+    assert "7 pictures and 6 labels" in refused(write_idx(tmp_path, labels=idx(LABELS[:6])))
+
+
+# --- npz --------------------------------------------------------------------------------------------------------------
+
+
+def write_npz(tmp_path, **arrays):
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def test_an_npz_is_read_with_and_without_labels_classes_and_parts(tmp_path):
+    found = read(write_npz(tmp_path, images=IMAGES, labels=LABELS, classes=np.array(["a", "b", "c"])))
+    assert np.array_equal(found.labels, LABELS) and found.classes == ("a", "b", "c") and found.name == "set"
+    found = read(write_npz(tmp_path, images=IMAGES))
+    assert set(found.labels) == {-1} and found.classes == ()
+    path = write_npz(tmp_path, train_images=IMAGES, train_labels=LABELS, test_images=IMAGES[:2], test_labels=LABELS[:2])
+    assert len(read(path)) == 7 and len(read(path, split="test")) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_labels_of_any_whole_number_type(tmp_path, dtype):
+    assert read(write_npz(tmp_path, images=IMAGES, labels=LABELS.astype(dtype))).labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "arrays, words",
+    [
+        ({"images": IMAGES.astype(np.float32)}, "images are float32 of 3 dimensions; they must be uint8"),
+        ({"images": IMAGES[0]}, "images are uint8 of 2 dimensions"),
+        ({"images": np.uint8(3)}, "images are uint8 of 0 dimensions"),
+        ({"images": IMAGES, "labels": LABELS.astype(float)}, "labels are float64 of 1 dimensions"),
+        ({"images": IMAGES, "labels": LABELS[:, None]}, "labels are int64 of 2 dimensions"),
+        ({"images": IMAGES, "labels": LABELS - 5}, "a label is -5; labels count from 0, and -1 is none"),
+        ({"images": IMAGES, "labels": LABELS[:3]}, "7 pictures and 3 labels; there must be one label a picture"),
+        ({"pictures": IMAGES}, "has no array 'images' or 'train_images'"),
+        ({"images": IMAGES[:0]}, "has no pictures"),
+        ({"images": np.stack([IMAGES] * 4, axis=-1)}, "pictures have 4 channels; they must have 1 or 3"),
+        ({"images": np.array([object()])}, "Object arrays cannot be loaded"),
+        ({"images": IMAGES, "classes": np.array([object()])}, "Object arrays cannot be loaded"),
+    ],
+)
+def test_an_npz_of_other_content_is_refused(tmp_path, arrays, words):
+    assert words in refused(write_npz(tmp_path, **arrays))
+
+
+def test_a_pickle_in_an_npz_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    assert "is no readable .npz" in refused(write_npz(tmp_path, images=np.array([Trap()], dtype=object)))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"\x93NUMPY\x01\x00", b"\x80\x04."])
+def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    assert "is no .npz; data is an .npz, or a folder of pictures or IDX files" in refused(path)
+
+
+def test_a_damaged_npz_is_refused(tmp_path):
+    whole = write_npz(tmp_path, images=IMAGES).read_bytes()
+    (tmp_path / "set.npz").write_bytes(whole[:200] + bytes(50) + whole[250:])
+    assert "is no readable .npz" in refused(tmp_path / "set.npz")
+
+
+# --- Folders ----------------------------------------------------------------------------------------------------------
+
+
+def picture(path, *, size=(6, 5), mode="L", value=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def test_a_subfolder_is_a_class(tmp_path):
+    picture(tmp_path / "cat/2.png", value=20)
+    picture(tmp_path / "cat/1.PNG", value=10)
+    picture(tmp_path / "dog/1.png", value=30)
+    (tmp_path / "cat/notes.txt").write_text("no picture")
+    found = read(tmp_path)
+    assert found.classes == ("cat", "dog") and found.labels.tolist() == [0, 0, 1]
+    assert found.images[:, 0, 0, 0].tolist() == [10, 20, 30] and found.images.shape == (3, 5, 6, 1)
+
+
+def test_pictures_without_subfolders_have_no_label(tmp_path):
+    picture(tmp_path / "1.png")
+    assert read(tmp_path).labels.tolist() == [-1]
+
+
+def test_folders_train_and_test_are_the_parts(tmp_path):
+    picture(tmp_path / "train/cat/1.png")
+    picture(tmp_path / "test/cat/1.png", value=7)
+    assert read(tmp_path, split="test").images.max() == 7
+    (tmp_path / "test/cat/1.png").unlink(), (tmp_path / "test/cat").rmdir(), (tmp_path / "test").rmdir()
+    assert "has no folder 'test'" in refused(tmp_path, NotFoundError, split="test")
+
+
+def test_mixed_sizes_ask_for_image_size_which_then_scales_and_crops(tmp_path):
+    picture(tmp_path / "a.png", size=(6, 5))
+    picture(tmp_path / "b.png", size=(9, 12))
+    words = refused(tmp_path, UsageError)
+    assert "b.png is 9x12 pixels, the pictures before it are 6x5: give --image-size" in words
+    assert read(tmp_path, image_size=8).images.shape == (2, 8, 8, 1)
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    picture(tmp_path / "cat/1.png")
+    (tmp_path / "cat/2.png").write_bytes(b"\x89PNG\r\n\x1a\n not really")
+    assert "cat/2.png is a damaged PNG file" in refused(tmp_path)
+
+
+def test_a_folder_without_pictures_says_what_pictures_are(tmp_path):
+    assert "has no pictures (.bmp, .gif, .jpeg, .jpg, .png, .webp)" in refused(tmp_path)
+
+
+def test_no_data_at_all(tmp_path):
+    assert refused(tmp_path / "nowhere", NotFoundError) == f"no data at {tmp_path}/nowhere"
+
+
+# --- All kinds --------------------------------------------------------------------------------------------------------
+
+
+def test_colour_becomes_grey_as_pillow_does_it_and_grey_is_repeated(tmp_path):
+    colour = RNG.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    grey = read(write_npz(tmp_path, images=colour)).images
+    pillow = np.stack([np.asarray(Image.fromarray(c).convert("L")) for c in colour])[..., None]
+    assert np.abs(grey.astype(int) - pillow).max() <= 1
+    assert np.array_equal(read(write_npz(tmp_path, images=colour), channels=3).images, colour)
+    repeated = read(write_npz(tmp_path, images=IMAGES), channels=3).images
+    assert all(np.array_equal(repeated[..., c], IMAGES) for c in range(3))
+
+
+def test_a_limit_takes_the_first(tmp_path):
+    found = read(write_npz(tmp_path, images=IMAGES, labels=LABELS), limit=3)
+    assert np.array_equal(found.images[..., 0], IMAGES[:3]) and found.labels.tolist() == [0, 1, 2]
+
+
+def test_class_names_can_be_given_but_not_too_few(tmp_path):
+    write_idx(tmp_path)
+    assert read(tmp_path, classes=("a", "b", "c", "d")).classes == ("a", "b", "c", "d")
+    assert "has labels up to 2, and there are 2 class names" in refused(tmp_path, UsageError, classes=("a", "b"))
+
+
+def test_data_with_class_names_is_renumbered_after_those_given(tmp_path):
+    picture(tmp_path / "cat/1.png")
+    picture(tmp_path / "dog/1.png")
+    found = read(tmp_path, classes=("dog", "bird", "cat"))
+    assert found.labels.tolist() == [2, 0] and found.classes == ("dog", "bird", "cat")
+    assert "has the class 'dog', not one of cat, dot; did you mean 'dot'?" in refused(
+        tmp_path, UsageError, classes=("cat", "dot")
+    )
+
+
+def test_the_digest_is_of_pictures_and_labels():
+    one = Dataset("a", "train", IMAGES[..., None], LABELS, ())
+    assert one.sha256 == Dataset("b", "test", IMAGES[..., None].copy(), LABELS.copy(), ("x",)).sha256
+    assert one.sha256 != Dataset("a", "train", IMAGES[..., None], LABELS[::-1], ()).sha256
+    assert one.sha256 != Dataset("a", "train", IMAGES[::-1, ..., None], LABELS, ()).sha256
+
+
+# --- Sampler ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 50), st.data(), st.integers(0, 5))
+def test_an_epoch_shows_every_picture_once_but_the_rest_that_fills_no_batch(number, draw, seed):
+    batch_size = draw.draw(st.integers(1, number))
+    sampler = Sampler(number, batch_size, seed)
+    for epoch in range(3):
+        first = epoch * sampler.steps_per_epoch
+        seen = np.concatenate([sampler.indices(first + step) for step in range(sampler.steps_per_epoch)])
+        assert len(seen) == len(set(seen)) == number - number % batch_size
+        assert set(seen) <= set(range(number))
+
+
+def test_a_resumed_sampler_shows_what_the_first_would_have():
+    whole, resumed = Sampler(20, 3, 7), Sampler(20, 3, 7)
+    expected = [whole.indices(step).tolist() for step in range(30)]
+    assert [resumed.indices(step).tolist() for step in range(17, 30)] == expected[17:]
+
+
+def test_epochs_and_seeds_differ_in_order():
+    sampler = Sampler(100, 100, 0)
+    orders = [sampler.indices(0), sampler.indices(1), Sampler(100, 100, 1).indices(0)]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("batch_size", [0, 11])
+def test_a_batch_must_fit_the_data(batch_size):
+    with pytest.raises(
+        UsageError, match=f"batch size {batch_size}; it must be between 1 and the number of pictures, 10"
+    ):
+        Sampler(10, batch_size, 0)

@@ -1,0 +1,164 @@
+"""The figures of a card against closed forms and against their definitions written out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from zoo.build.evaluate import codebook_use, measure_classifier, measure_codec, perplexity, psnr, ssim
+from zoo.hookspecs import MeasureRequest
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+# --- PSNR -------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_pictures_have_100_db():
+    a = noise(3, 12, 13, 1)
+    assert psnr(a, a).tolist() == [100, 100, 100]
+
+
+@pytest.mark.parametrize("offset", [1, 5, 100])
+def test_a_constant_offset_has_a_closed_form(offset):
+    a = RNG.integers(0, 156, (2, 8, 9, 3)).astype(np.uint8)
+    assert psnr(a + np.uint8(offset), a) == pytest.approx(20 * math.log10(255 / offset))
+
+
+def test_each_picture_has_its_own_value():
+    a = np.zeros((2, 10, 10, 1), np.uint8)
+    b = a.copy()
+    b[1, 3, 3] = 255  # one pixel of a hundred: MSE 255^2 / 100
+    assert psnr(b, a) == pytest.approx([100, 20])
+
+
+# --- SSIM -------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_pictures_have_ssim_1():
+    a = noise(2, 16, 17, 3)
+    assert ssim(a, a) == pytest.approx([1, 1])
+
+
+def test_flat_pictures_have_a_closed_form():
+    a, b = np.full((1, 16, 16, 1), 100, np.uint8), np.full((1, 16, 16, 1), 150, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    assert ssim(a, b) == pytest.approx((2 * 100 * 150 + c1) / (100**2 + 150**2 + c1), abs=1e-6)
+
+
+def ssim_by_definition(a: np.ndarray, b: np.ndarray) -> float:
+    """Wang et al. 2004, equation 13, the mean over all pixels, mirrored beyond the edges; [H, W] each."""
+    a, b = (np.pad(z.astype(float), 5, mode="reflect") for z in (a, b))
+    x = np.arange(11) - 5
+    window = np.exp(-(x[:, None] ** 2 + x[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for row in range(a.shape[0] - 10):
+        for column in range(a.shape[1] - 10):
+            p, q = (z[row : row + 11, column : column + 11].astype(float) for z in (a, b))
+            mp, mq = (window * p).sum(), (window * q).sum()
+            vp, vq, cov = (
+                (window * p * p).sum() - mp**2,
+                (window * q * q).sum() - mq**2,
+                (window * p * q).sum() - mp * mq,
+            )
+            values.append((2 * mp * mq + c1) * (2 * cov + c2) / ((mp**2 + mq**2 + c1) * (vp + vq + c2)))
+    return float(np.mean(values))
+
+
+def test_any_pictures_have_the_value_of_the_definition():
+    a = noise(2, 14, 19, 1)
+    b = np.clip(a.astype(int) + RNG.integers(-40, 40, a.shape), 0, 255).astype(np.uint8)
+    expected = [ssim_by_definition(p[..., 0], q[..., 0]) for p, q in zip(a, b, strict=True)]
+    assert ssim(a, b) == pytest.approx(expected, abs=1e-6)
+
+
+# --- Codebooks --------------------------------------------------------------------------------------------------------
+
+
+def test_use_is_the_share_of_codes_that_were_chosen():
+    assert codebook_use(np.array([3, 0, 1, 0])) == 50
+
+
+def test_perplexity_is_between_one_and_the_number_of_codes():
+    assert perplexity(np.array([0, 9, 0])) == 1
+    assert perplexity(np.full(32, 4)) == pytest.approx(32)
+    assert perplexity(np.array([1, 1, 2])) == pytest.approx(2 ** (1.5))
+
+
+# --- Whole measurements, with small codecs and judges in numpy --------------------------------------------------------
+
+
+class Darkener:
+    """A codec of 256 codes, one a pixel, that loses 5 levels; half of the codes at most are ever used."""
+
+    def run(self, task, **ports):
+        if task == "encode":
+            image = ports["image"]
+            return {"tokens": image[..., 0].astype(np.int64), "size": np.array(image.shape[1:3])}
+        return {"image": (ports["tokens"][..., None] - 5).astype(np.uint8)}
+
+
+class BrightOrNot:
+    """A judge: label 1 for pictures whose mean is at least 100."""
+
+    def run(self, task, image):
+        return {"label": (image.mean(axis=(1, 2, 3)) >= 100).astype(np.int64)}
+
+
+def request(images, labels, *, model, judge=None, seen=None):
+    def progress(iterator, length):
+        for item in iterator:
+            yield item
+            if seen is not None:
+                seen.append(length)
+
+    return MeasureRequest(
+        family="test", config={}, model=model, images=images, labels=labels, judge=judge, progress=progress
+    )
+
+
+def flat(*values: int, size: int = 12) -> np.ndarray:
+    return np.stack([np.full((size, size, 1), value, np.uint8) for value in values])
+
+
+def test_a_codec_is_measured():
+    metrics = measure_codec(request(flat(102, 110, 50, 50), np.zeros(4, int), model=Darkener()), num_codes=256)
+    values = {m.name: m.value for m in metrics}
+    assert set(values) == {"psnr", "ssim", "codebook_use", "perplexity"}
+    assert values["psnr"] == pytest.approx(20 * math.log10(255 / 5), abs=1e-3)
+    assert values["codebook_use"] == pytest.approx(100 * 3 / 256, abs=0.01)
+    assert values["perplexity"] == pytest.approx(2 ** (1.5), abs=0.05)
+    assert {m.name: (m.unit, m.better) for m in metrics}["psnr"] == ("dB", "higher")
+
+
+def test_a_judge_says_how_many_labels_survive():
+    # 102 falls under 100 and loses its label; 50 was mislabelled from the start.
+    images, labels = flat(102, 110, 50, 50), np.array([1, 1, 0, 1])
+    metrics = measure_codec(request(images, labels, model=Darkener(), judge=BrightOrNot()), num_codes=256)
+    values = {m.name: m.value for m in metrics}
+    assert values["label_kept"] == 50 and values["label_of_originals"] == 75
+
+
+def test_pictures_smaller_than_the_window_have_no_ssim():
+    metrics = measure_codec(request(flat(100, size=10), np.zeros(1, int), model=Darkener()), num_codes=256)
+    assert [m.name for m in metrics] == ["psnr", "codebook_use", "perplexity"]
+
+
+def test_batches_cover_every_picture_once():
+    seen = []
+    images = np.concatenate([flat(*[20] * 600), flat(10)])  # the last one alone is another
+    metrics = measure_codec(request(images, np.zeros(601, int), model=Darkener(), seen=seen), num_codes=256)
+    assert seen == [3, 3, 3]
+    assert {m.name: m.value for m in metrics}["perplexity"] == round(perplexity(np.array([600, 1])), 1)
+
+
+def test_a_classifier_is_measured():
+    images, labels = flat(150, 150, 20, 20, 20, 20), np.array([1, 1, 1, 0, 0, 0])
+    (accuracy,) = measure_classifier(request(images, labels, model=BrightOrNot()))
+    assert (accuracy.name, accuracy.value, accuracy.unit, accuracy.better) == ("accuracy", 83.33, "%", "higher")

@@ -1,0 +1,307 @@
+"""Foreign checkpoints: read right, or refused in one line; never run."""
+
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from zoo.build import foreign, unpickle
+from zoo.errors import InvalidFileError, NotFoundError, UsageError, ZooError
+
+from . import hostile
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def same(a: dict, b: dict) -> bool:
+    """Names, types and values."""
+
+    def equal(x: torch.Tensor, y: torch.Tensor) -> bool:
+        if x.dtype.is_floating_point and x.element_size() == 1:
+            x, y = x.float(), y.float()  # torch does not compare float8
+        return x.dtype == y.dtype and torch.equal(x, y)
+
+    return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+
+
+# --- What torch writes ------------------------------------------------------------------------------------------------
+
+DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64"]
+CONTAINERS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}, "protocol 4": {"pickle_protocol": 4}}
+
+
+@pytest.fixture
+def tree() -> dict:
+    torch.manual_seed(0)
+    shared = torch.randn(4, 6)
+    tree = {dtype: (torch.rand(3, 5) * 100).to(getattr(torch, dtype)) for dtype in DTYPES}
+    return tree | {
+        "scalar": torch.tensor(3.5),
+        "empty": torch.empty(0, 3),
+        "shared": shared,
+        "turned": shared.t(),
+        "part": shared[1:, ::2],
+        "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+        "float8": torch.randn(7).to(torch.float8_e4m3fn),
+    }
+
+
+@pytest.mark.parametrize("options", CONTAINERS.values(), ids=CONTAINERS.keys())
+def test_reads_what_torch_saves(tmp_path, tree, options):
+    if "_use_new_zipfile_serialization" in options:
+        del tree["float8"]  # younger than the old container
+    path = tmp_path / "a.pt"
+    torch.save(tree, path, **options)
+    read = foreign.read(path)
+    assert same(read.tensors, torch.load(path, weights_only=False))  # our own file; weights_only knows protocol 2 alone
+    assert read.tensors["turned"].stride() == (1, 6)
+    assert read.notes == () and read.config is None and read.path == path
+
+
+def test_a_bare_pickle_of_tensors(tmp_path):
+    weights = {"a": torch.randn(3), "b": torch.randn(2, 2)}
+    path = write(tmp_path / "a.pkl", pickle.dumps(OrderedDict(weights)))
+    assert same(foreign.read(path).tensors, weights)
+
+
+def test_an_ordered_dict_of_python_2(tmp_path):
+    pairs = b"]" + b"".join(b"](" + hostile.text(name) + hostile.tensor() + b"ea" for name in "ab")
+    body = hostile.program(hostile.call("collections.OrderedDict", pairs))
+    assert list(foreign.read(write(tmp_path / "a.pt", hostile.old_file(body))).tensors) == ["a", "b"]
+
+
+def test_a_whole_module_gives_its_tensors(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    torch.save(module, tmp_path / "a.pt")
+    torch.save(module, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    for name in "ab":
+        assert same(foreign.read(tmp_path / f"{name}.pt").tensors, module.state_dict())
+
+
+def test_writing_to_a_tensor_does_not_reach_the_file(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.zeros(4)}, path)
+    before = path.read_bytes()
+    foreign.read(path).tensors["a"].fill_(7)
+    assert path.read_bytes() == before
+
+
+def test_safetensors_under_another_suffix(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "a.bin")
+    assert foreign.read(tmp_path / "a.bin").tensors["a"].tolist() == [1, 1]
+
+
+# --- Wrappings --------------------------------------------------------------------------------------------------------
+
+W = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("tree", "notes"),
+    [
+        ({"state_dict": W, "epoch": 3}, ("took 'state_dict', left epoch",)),
+        ({"model": {"x": torch.ones(1)}, "ema": W, "opt": {}}, ("took 'ema', left model, opt",)),
+        ({"model": {"state_dict": W}}, ("took 'model'", "took 'state_dict'")),
+        ({f"module.{k}": v for k, v in W.items()}, ("dropped the prefix 'module.' of all names",)),
+        ({f"module._orig_mod.{k}": v for k, v in W.items()}, 2),
+        ({"a": {"weight": W["a.weight"], "bias": W["a.bias"]}}, ()),
+        (W | {"epoch": 3, "none": None}, ("left out what is no tensor: epoch",)),
+        (defaultdict(dict, W), ()),
+    ],
+)
+def test_unwraps_and_says_so(tmp_path, tree, notes):
+    path = tmp_path / "a.ckpt"
+    torch.save(tree, path)
+    read = foreign.read(path)
+    assert same(read.tensors, W)
+    assert len(read.notes) == notes if isinstance(notes, int) else read.notes == notes
+
+
+def test_a_name_that_only_some_begin_with_stays(tmp_path):
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.pt")
+    assert list(foreign.read(tmp_path / "a.pt").tensors) == ["module.a", "b"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "complex64", "float8_e5m2"])
+def test_refuses_nan_and_infinity(tmp_path, value, dtype):
+    bad = torch.tensor([1.0, value, 2.0]).to(getattr(torch, dtype))
+    torch.save({"fine": torch.ones(2), "layer.bad": bad}, tmp_path / "a.pt")
+    with pytest.raises(InvalidFileError, match=r"a\.pt: the tensor 'layer\.bad' holds NaN or infinity$"):
+        foreign.read(tmp_path / "a.pt")
+
+
+# --- Files and folders ------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_its_config(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"not read: the same weights as a pickle")
+    (tmp_path / "config.json").write_text('{"layers": 2, "rate": 1e-05}')
+    read = foreign.read(tmp_path)
+    assert read.path.name == "diffusion_pytorch_model.safetensors"
+    assert read.config == {"layers": 2, "rate": 1e-05}
+
+
+def test_a_yaml_config_beside_a_file(tmp_path):
+    torch.save(W, tmp_path / "model.ckpt")
+    (tmp_path / "config.yaml").write_text("model:\n  embed_dim: 4\n")
+    assert foreign.read(tmp_path / "model.ckpt").config == {"model": {"embed_dim": 4}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"[1]"),
+        ("config.json", b"{"),
+        ("config.json", b"[" * 100_000),
+        ("config.json", b"\xff"),
+        ("config.json", b" " * (1 << 20) + b"{}"),
+        ("config.yaml", b"a: &x 1"),
+    ],
+)
+def test_a_config_that_is_none(tmp_path, name, content):
+    torch.save(W, tmp_path / "a.pt")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidFileError, match=name) as e:
+        foreign.read(tmp_path / "a.pt")
+    assert "\n" not in str(e.value)
+
+
+def test_which_file_of_a_folder(tmp_path):
+    with pytest.raises(NotFoundError, match=r"there is no checkpoint at .*none\.pt$"):
+        foreign.read(tmp_path / "none.pt")
+    with pytest.raises(NotFoundError, match=r"holds no weights \(\.safetensors, "):
+        foreign.read(tmp_path)
+    (tmp_path / "unet").mkdir()
+    torch.save(W, tmp_path / "unet" / "a.bin")
+    with pytest.raises(NotFoundError, match="holds no weights; its folders unet do: name one"):
+        foreign.read(tmp_path)
+    torch.save(W, tmp_path / "a.pt")
+    torch.save(W, tmp_path / "b.ckpt")
+    with pytest.raises(UsageError, match=r"holds several weights files: a\.pt, b\.ckpt; name one"):
+        foreign.read(tmp_path)
+
+
+# --- Hostile files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """Every hostile file, read in a process of its own that an audit hook watches."""
+    folder = tmp_path_factory.mktemp("hostile")
+    hostile.write(folder)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(Path(__file__).with_name("read_hostile.py")), str(folder)]
+    child = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    return folder, json.loads(child.stdout)
+
+
+@pytest.mark.slow
+def test_hostile_files_are_read_right_or_refused_in_a_line(attacked):
+    folder, report = attacked
+    wrong = {}
+    for name, result in report["files"].items():
+        outcome = result["outcome"]
+        if name.startswith("right"):
+            fine = outcome == "read [1.0, 2.0, 3.0, 4.0]"
+        else:
+            fine = outcome.startswith(f"refused {folder}/{name}.pt") and "\n" not in outcome and "\x1b" not in outcome
+        if not fine or len(outcome) > 500:
+            wrong[name] = outcome
+    assert not wrong
+    assert len(report["files"]) > 150
+
+
+@pytest.mark.slow
+def test_hostile_files_run_import_and_open_nothing(attacked):
+    folder, report = attacked
+    assert {name: r["events"] for name, r in report["files"].items() if r["events"]} == {}
+    assert not (folder / "canary").exists()
+    assert all(file.suffix == ".pt" for file in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_hostile_files_cost_little_memory(attacked):
+    _, report = attacked
+    assert report["mebibytes"] < 150  # the bombs among them want 200 MiB to 1 TiB
+
+
+def test_the_attacks_are_real(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(hostile.state(evil=hostile.call("os.system", hostile.text(hostile.TOUCH))))
+    assert (tmp_path / "canary").exists()
+
+
+def test_an_endless_pickle_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpickle, "MAX_OPCODES", 100)
+    path = write(tmp_path / "a.pt", hostile.torch_zip(hostile.program(b"N0" * 60 + b"}")))
+    with pytest.raises(InvalidFileError, match="a pickle of more than 100 steps"):
+        foreign.read(path)
+
+
+def test_damaged_files_give_tensors_or_one_kind_of_error(tmp_path):
+    rng = random.Random(0)
+    tree = {"state_dict": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.arange(3)}, "epoch": 1}
+    for options in CONTAINERS.values():
+        torch.save(tree, tmp_path / "right.pt", **options)
+        right = (tmp_path / "right.pt").read_bytes()
+        for _ in range(150):
+            data = bytearray(right)
+            for _ in range(rng.randint(1, 4)):
+                data[rng.randrange(len(data))] = rng.choice((rng.randrange(256), 0x2E, 0x52, 0x62, 0x51, 0x28))
+            try:
+                foreign.read(write(tmp_path / "bad.pt", bytes(data)))
+            except ZooError as e:
+                assert isinstance(e, InvalidFileError) and "\n" not in str(e)
+
+
+# --- The reference files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_reads_every_reference_as_torch_does(shared_data):
+    files = [f for f in sorted((shared_data / "parity").rglob("*")) if f.suffix in foreign.SUFFIXES]
+    assert len(files) > 20
+    for file in files:
+        tensors = foreign.read(file).tensors
+        if file.suffix == ".safetensors":
+            continue
+        try:
+            wanted = torch.load(file, weights_only=True)
+        except pickle.UnpicklingError:
+            assert "lightning" in str(file)
+            continue
+        for key in ("model", "state_dict"):
+            wanted = wanted.get(key, wanted)
+        wanted = {name: t for name, t in wanted.items() if isinstance(t, torch.Tensor)} or tensors
+        assert same(tensors, wanted), file
+
+
+@pytest.mark.shared
+def test_a_lightning_checkpoint_that_weights_only_refuses(shared_data):
+    """Its weights are those of `vqgan_f4`, with the loss's beside them."""
+    folder = shared_data / "parity" / "taming"
+    full = foreign.read(folder / "vqgan_f4_full_lightning_ckpt")
+    plain = foreign.read(folder / "vqgan_f4").tensors
+    assert "took 'state_dict', left" in full.notes[0] and "callbacks" in full.notes[0]
+    own = {name: tensor for name, tensor in full.tensors.items() if name in plain}
+    assert same(own, plain)
+    assert all(name.startswith("loss.") for name in full.tensors.keys() - plain.keys())

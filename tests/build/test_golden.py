@@ -1,0 +1,168 @@
+"""Golden inputs: drawn in range, fed from other tasks, clear of ties, and the same each time."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.build import golden
+from zoo.build.golden import PLANS, TRACE, Plan, draw, draw_cases, draw_inputs, picture
+from zoo.errors import ExportError
+from zoo.hookspecs import Port, Task, Tasks, Tolerance
+
+IMAGE = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1), minimum_size=8)
+TOKENS = Port(kind="tokens", dtype="int64", shape=("batch", "rows", "columns"), minimum=0, maximum=15)
+SIZE = Port(kind="size", dtype="int64", shape=(2,), minimum=1)
+SEED = Port(kind="seed", dtype="int64", shape=("batch",))
+
+
+def task(inputs: dict[str, Port], outputs: dict[str, Port]) -> Task:
+    return Task(summary="A task", inputs=inputs, outputs=outputs)
+
+
+DECODE = task({"tokens": TOKENS, "size": SIZE}, {"image": IMAGE})
+ENCODE = task({"image": IMAGE}, {"tokens": TOKENS, "size": SIZE})
+
+
+def encode_and_decode(name, inputs):
+    """A codec of factor 4 in three lines."""
+    if name == "decode":
+        return {"image": np.repeat(np.repeat(inputs["tokens"], 4, 1), 4, 2)[..., None].astype(np.uint8)}
+    image = inputs["image"]
+    return {"tokens": image[:, ::4, ::4, 0].astype(np.int64) // 16, "size": np.array(image.shape[1:3])}
+
+
+def no_margins(name, inputs):
+    return None
+
+
+def cases(tasks: dict[str, Task], call=encode_and_decode, margins=no_margins):
+    return draw_cases(Tasks(tasks=tasks, default=next(iter(tasks)), tolerance=Tolerance()), call, margins)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.integers(0, 99))
+def test_pictures_of_any_size(height, width, channels, seed):
+    image = picture(height, width, channels, np.random.default_rng(seed))
+    assert (image.dtype, image.shape) == (np.uint8, (height, width, channels))
+    assert np.array_equal(image, picture(height, width, channels, np.random.default_rng(seed)))
+
+
+def test_pictures_are_not_flat_and_not_alike():
+    rng = np.random.default_rng(0)
+    pictures = [picture(28, 28, 3, rng) for _ in range(20)]
+    assert all(p.std() > 5 for p in pictures)
+    assert len({p.tobytes() for p in pictures}) == 20
+
+
+@pytest.mark.parametrize("order", [("encode", "decode"), ("decode", "encode")])
+def test_decode_gets_what_encode_gave_whatever_the_order(order):
+    tasks = {"encode": ENCODE, "decode": DECODE}
+    drawn = cases({name: tasks[name] for name in order})
+    assert tuple(drawn) == order
+    for encode, decode in zip(drawn["encode"], drawn["decode"], strict=True):
+        assert decode.inputs["tokens"] is encode.outputs["tokens"] and decode.inputs["size"] is encode.outputs["size"]
+
+
+def test_decode_alone_gets_values_in_range():
+    for case in cases({"decode": DECODE})["decode"]:
+        assert list(case.inputs) == ["tokens", "size"]
+        assert case.inputs["tokens"].min() >= 0 and case.inputs["tokens"].max() <= 15
+        assert case.inputs["size"].shape == (2,) and case.inputs["size"].min() >= 1
+
+
+def test_tasks_that_feed_each_other_still_get_inputs():
+    there = task({"tokens": TOKENS}, {"size": SIZE})
+    back = task({"size": SIZE}, {"tokens": TOKENS})
+    both = cases({"there": there, "back": back}, lambda name, inputs: {"size": np.array([8, 8]), "tokens": None})
+    assert both["back"][0].inputs["size"] is both["there"][0].outputs["size"]
+
+
+def test_batches_and_sizes_vary_and_differ_from_the_traced():
+    drawn = cases({"encode": ENCODE})["encode"]
+    shapes = [case.inputs["image"].shape for case in drawn]
+    assert {shape[0] for shape in shapes} >= {1, 3, 5} and TRACE.batch not in {1, 3, 5}
+    assert (8, 8) in {shape[1:3] for shape in shapes}
+    assert any(shape[1] % 2 and shape[2] % 2 for shape in shapes)
+    traced = draw_inputs(ENCODE, TRACE, np.random.default_rng(0))["image"].shape
+    assert traced[1:3] not in {shape[1:3] for shape in shapes}
+    assert len(set(traced)) == len(traced)  # no two sizes alike, which a tracer could take for one
+
+
+def test_fixed_sizes_are_kept():
+    fixed = Port(kind="image", dtype="uint8", shape=("batch", 28, 28, 3))
+    for case in cases({"try": task({"image": fixed}, {"x": fixed})}, lambda n, i: {"x": i["image"]})["try"]:
+        assert case.inputs["image"].shape[1:] == (28, 28, 3)
+
+
+def test_pictures_stay_under_the_ports_limit():
+    import msgspec
+
+    small = msgspec.structs.replace(IMAGE, maximum_pixels=100)
+    for plan in PLANS:
+        assert draw_inputs(task({"image": small}, {}), plan, np.random.default_rng(0))["image"].shape[1:3] == (8, 8)
+
+
+def test_a_mask_has_its_pictures_size():
+    mask = Port(kind="mask", dtype="uint8", shape=("batch", "height", "width", 1))
+    drawn = draw_inputs(task({"mask": mask, "image": IMAGE}, {}), Plan(2, 9, 30), np.random.default_rng(0))
+    assert drawn["mask"].shape == drawn["image"].shape
+    assert set(np.unique(drawn["mask"])) == {0, 255}
+
+
+RANGES = [
+    (Port(kind="seed", dtype="int64", shape=("batch",)), 0, 2**53 - 1),
+    (Port(kind="label", dtype="int64", shape=("batch",), classes=("a", "b", "c")), 0, 2),
+    (Port(kind="label", dtype="int64", shape=("batch",), minimum=-1, maximum=9), -1, 9),
+    (Port(kind="count", dtype="int64", shape=(), default=50, minimum=1, maximum=1000), 1, 5),
+    (Port(kind="count", dtype="int64", shape=(), minimum=3, maximum=3), 3, 3),
+    (Port(kind="scalar", dtype="float32", shape=("batch",), minimum=-2, maximum=1.5), -2, 1.5),
+    (Port(kind="scalar", dtype="float32", shape=("batch",), minimum=0), 0, np.inf),
+    (Port(kind="tensor", dtype="float32", shape=("batch", 4)), -np.inf, np.inf),
+]
+
+
+@pytest.mark.parametrize("port, low, high", RANGES)
+@given(seed=st.integers(0, 2**32))
+def test_values_are_in_range_and_typed(port, low, high, seed):
+    shape = [3 if dim == "batch" else dim for dim in port.shape]
+    array = draw(port, shape, np.random.default_rng(seed))
+    assert (array.dtype, list(array.shape)) == (np.dtype(port.dtype), shape)
+    assert (array >= low).all() and (array <= high).all()
+
+
+def test_only_what_stands_near_a_tie_is_drawn_anew():
+    seen = []
+
+    def margins(name, inputs):
+        seen.append(inputs["image"].copy())
+        gap = np.ones((len(inputs["image"]), 2, 2), np.float32)
+        if len(seen) == 2 and len(gap) == 3:
+            gap[1, 0, 0] = 2e-3  # twice the usual margin: not more than it
+        return gap
+
+    cases({"encode": ENCODE}, margins=margins)
+    same = [np.array_equal(a, b) for a, b in zip(seen[1], seen[2], strict=True)]
+    assert same == [True, False, True] and len(seen) == len(PLANS) + 1
+
+
+def test_pictures_with_too_many_tokens_are_drawn_smaller(monkeypatch):
+    monkeypatch.setattr(golden, "MAX_DRAWS", 5)
+
+    def margins(name, inputs):
+        batch, height, width, _ = inputs["image"].shape
+        return np.full((batch, height, width), 0.0 if height * width > 200 else 1.0)
+
+    sizes = [case.inputs["image"].shape[1:3] for case in cases({"encode": ENCODE}, margins=margins)["encode"]]
+    assert sizes == [(8, 8), (14, 14), (10, 8), (8, 15)]
+
+
+def test_no_case_without_ties(monkeypatch):
+    monkeypatch.setattr(golden, "MAX_DRAWS", 5)
+    with pytest.raises(ExportError, match="no inputs found for a golden case of 'encode' whose tokens are all clear"):
+        cases({"encode": ENCODE}, margins=lambda name, inputs: np.zeros((len(inputs["image"]), 2, 2)))
+
+
+def test_the_same_cases_each_time():
+    first, second = cases({"encode": ENCODE}), cases({"encode": ENCODE})
+    for a, b in zip(first["encode"], second["encode"], strict=True):
+        assert np.array_equal(a.inputs["image"], b.inputs["image"])

@@ -1,0 +1,53 @@
+"""What the commands that make models share: data, and two models trained on them once a session."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainers import drawings
+
+from .commands import zoo
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder with `data.npz` (parts train and test) and the finished trainings of a codec and of its judge."""
+
+    folder: Path
+    data: Path
+    codec: Path  # bundle of the family vqvae; its training lies in `codec.training` beside it
+    judge: Path
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data.npz`: 60 squares and discs to train on, 30 to test with."""
+    path = tmp_path_factory.mktemp("drawn") / "data.npz"
+    train, test = drawings(60, size=16), drawings(30, size=16, seed=1)
+    np.savez(
+        path,
+        train_images=train.images,
+        train_labels=train.labels,
+        test_images=test.images,
+        test_labels=test.labels,
+        classes=np.array(train.classes),
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Workshop:
+    folder = tmp_path_factory.mktemp("workshop")
+    made = Workshop(folder, drawn, folder / "codec", folder / "judge")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_HOME", str(folder / "home"))
+        for family, out in (("vqvae", made.codec), ("judge", made.judge)):
+            command = ["train", family, "--data", drawn, "--preset", "tiny", "--out", out, "--data-name", "drawings"]
+            outcome = zoo(
+                *command, "--data-license", "CC0-1.0", *(["--set", "num_classes=2"] if family == "judge" else [])
+            )
+            assert outcome.code == 0, outcome.err
+            assert outcome.out == f"{out}\n"
+    return made

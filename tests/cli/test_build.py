@@ -1,0 +1,50 @@
+"""`zoo build`: a checkpoint to the bundle that `zoo train` would make."""
+
+from pathlib import Path
+
+import pytest
+
+from zoo import manifest as manifests
+
+from .commands import zoo
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_checkpoint_becomes_the_bundle_of_its_training(workshop):
+    outcome = zoo(
+        "build", workshop.folder / "codec.training", "--out", "again", "--name", "other", "--model-version", 3
+    )
+    assert outcome.code == 0 and outcome.out == "again\n"
+    assert outcome.err.splitlines()[-1] == "other:3 after 20 steps, reconstruct, encode, decode"
+    first, again = manifests.read(workshop.codec), manifests.read(Path("again"))
+    assert (again.name, again.version, again.config) == ("other", 3, first.config)
+    assert again.files["codec.safetensors"] == first.files["codec.safetensors"]  # the same weights, byte for byte
+    assert again.training.images_seen == first.training.images_seen
+
+
+@pytest.mark.parametrize(
+    "words, code, line",
+    [
+        (["nowhere"], 3, "no checkpoint at nowhere"),
+        (["text"], 4, "text is no readable checkpoint: "),
+        (["text", "--name", "Bad Name"], 2, "'Bad Name' is no model reference"),
+    ],
+)
+def test_a_mistake_is_one_line(here, words, code, line):
+    (here / "text").write_text("no checkpoint")
+    outcome = zoo("build", *words, "--out", "m")
+    assert outcome.code == code and outcome.err.startswith(f"Error: {line}") and outcome.err.count("\n") == 1
+    assert not (here / "m").exists()
+
+
+def test_a_bundle_is_never_overwritten(here):
+    (here / "m").mkdir()
+    outcome = zoo("build", "nowhere", "--out", "m")
+    assert outcome.code == 2 and "m exists already" in outcome.err

@@ -1,0 +1,107 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.tiny_tasks import studio
+
+from .commands import zoo
+from .test_run import error
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return studio(tmp_path_factory.mktemp("cli") / "studio")
+
+
+@pytest.fixture(scope="module")
+def registry(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.registry(tmp_path_factory.mktemp("registry"), bundle)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_a_bundle_s_folder_is_shown_with_tasks_ports_classes_and_files(bundle: Path):
+    outcome = zoo("info", bundle)
+    assert outcome.code == 0 and outcome.err == ""
+    lines = rows(outcome.out)
+    assert outcome.out.splitlines()[0] == f"{bundle}: Tests a command line"
+    assert ["classes", "0", "Shirt,", "1", "Sneaker,", "2", "Ankle", "boot"] in lines
+    assert "reconstruct (default): The picture" in outcome.out.splitlines()
+    assert ["in", "steps", "count", "int64", "[]", "1", "..", "50;", "default", "20", "sampler", "steps"] in lines
+    assert ["in", "image", "image", "uint8", "[batch,", "height,", "width,", "1]"] == lines_with(lines, "image")[:8]
+    assert "8x8 or more; at most 10,000 pixels" in outcome.out
+    assert [row[0] for row in lines if row and row[0].endswith((".onnx", ".safetensors", ".md"))] == sorted(
+        path.name for path in bundle.iterdir() if path.name != "model.yaml"
+    )
+
+
+def lines_with(lines: list[list[str]], port: str) -> list[str]:
+    return next(row for row in lines if row[:2] == ["in", port])
+
+
+def test_json_is_the_manifest_and_where_it_lies(bundle: Path):
+    report = json.loads(zoo("info", bundle, "--json").out)
+    assert report["here"] and report["folder"] == str(bundle) and len(report["digest"]) == 64
+    assert report["manifest"]["tasks"]["generate"]["inputs"]["steps"]["maximum"] == 50
+
+
+def test_the_card(bundle: Path):
+    assert zoo("info", bundle, "--card").out == "# studio\n\nTests a command line.\n"
+    assert error(zoo("info", bundle, "--card", "--json"), 2) == "--card prints Markdown, --json JSON; choose one"
+
+
+def test_a_card_can_not_steer_the_terminal(tmp_path: Path):
+    folder = studio(tmp_path / "studio")
+    (folder / "README.md").write_text("# \x1b[2Jgone \u202e txt\n")
+    assert zoo("info", folder, "--card").out == "# \\x1b[2Jgone \\u202e txt\n"
+
+
+def test_of_a_model_that_is_not_here_the_registry_tells(registry: Path):
+    outcome = zoo("info", "studio", "--registry", registry)
+    assert outcome.code == 0 and "no; `zoo pull " in outcome.out
+    assert ["tasks", "reconstruct,", "encode,", "decode,", "generate,", "classify"] in rows(outcome.out)
+    report = json.loads(zoo("info", "studio", "--registry", registry, "--json").out)
+    assert report["here"] is False and report["versions"] == [1] and "model.yaml" in report["files"]
+    assert "fetches it" in error(zoo("info", "studio", "--registry", registry, "--card"), 3)
+
+
+def test_of_a_pulled_model_the_manifest_tells(registry: Path):
+    assert zoo("pull", "studio", "--registry", registry).code == 0
+    report = json.loads(zoo("info", "studio", "--registry", registry, "--json").out)
+    assert report["here"] and report["manifest"]["name"] == "studio"
+
+
+def test_what_is_not_there_is_one_line(registry: Path, tmp_path: Path):
+    assert "did you mean 'studio'?" in error(zoo("info", "studo", "--registry", registry), 3)
+    assert error(zoo("info", f"{tmp_path}/none"), 3).endswith("is no bundle: it has no model.yaml")
+    assert "is no model reference" in error(zoo("info", "No Such"), 2)
+
+
+def test_it_imports_nothing_heavy(bundle: Path, registry: Path):
+    code = (
+        "import sys; from zoo.cli import main\n"
+        "heavy = {'numpy', 'onnxruntime', 'onnx', 'PIL', 'torch', 'requests'}\n"
+        "for words in eval(sys.argv[1]):\n"
+        "    try: main(['info', *words])\n"
+        "    except SystemExit as e: assert not e.code, words\n"
+        "    assert not heavy & set(sys.modules), (words, heavy & set(sys.modules))"
+    )
+    place = str(registry)
+    calls = [[str(bundle)], [str(bundle), "--json"], [str(bundle), "--card"], ["studio", "--registry", place]]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code, repr(calls)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
+    )
+    assert done.returncode == 0, done.stderr

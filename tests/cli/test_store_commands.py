@@ -1,0 +1,243 @@
+"""list, pull, rm, prune, verify, registry: their words, exit codes and JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.cli.commands import zoo
+from tests.http_server import FaultServer
+from zoo import manifest, registry, transport
+
+COMMANDS = ("list", "pull", "rm", "prune", "verify", "registry", "registry add", "registry list", "registry remove")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    from zoo.graph import apart, check
+
+    default = tiny.registry(tmp_path / "default", tiny.bundle(tmp_path / "b" / "inside", name="inside"))
+    monkeypatch.setattr(registry, "default_folder", lambda: default)
+    monkeypatch.setattr("zoo.plugins.registries", list, raising=False)
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(apart, "check_apart", lambda folder: check.check(folder, manifest.read(folder)))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A folder that is the registry `lab`, with tiny 1 and 2."""
+    one = tiny.bundle(tmp_path / "b" / "one", ballast=100_000)
+    two = tiny.bundle(
+        tmp_path / "b" / "two", version=2, seed=1, ballast=100_000, summary="Doubles \x1b[31mred\u202e pixels"
+    )
+    folder = tiny.registry(tmp_path / "lab", one, two)
+    assert zoo("registry", "add", "lab", folder).code == 0
+    return folder
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_help_has_an_example(words):
+    outcome = zoo(*words.split(), "--help")
+    assert outcome.code == 0 and "Example:" in outcome.out and f"zoo {words}" in outcome.out
+
+
+def rows(*words):
+    return {row["reference"]: row for row in json.loads(zoo("list", "--json", *words).out)}
+
+
+def test_list_says_what_there_is_and_what_is_here(lab):
+    before = rows("--all-versions")
+    assert list(before) == ["inside:1", "lab/tiny:2", "lab/tiny:1"]
+    assert [row["where"] for row in before.values()] == ["in package", "folder", "folder"]
+    assert before["inside:1"]["missing"] == 0
+    assert before["lab/tiny:1"]["missing"] == before["lab/tiny:1"]["size"] > 100_000
+    zoo("pull", "tiny:1")
+    after = rows()
+    assert [(r, row["where"], row["missing"] == 0) for r, row in after.items()] == [
+        ("inside:1", "in package", True), ("lab/tiny:2", "folder", False), ("lab/tiny:1", "pulled", True)
+    ]  # fmt: skip
+    assert list(rows("--local")) == ["inside:1", "lab/tiny:1"]
+    zoo("registry", "remove", "lab")
+    assert list(rows()) == ["inside:1", "lab/tiny:1"]  # what was pulled outlives its registry
+    assert rows()["lab/tiny:1"]["size"] == after["lab/tiny:1"]["size"]
+
+
+def test_list_filters(lab):
+    assert list(rows("--family", "tiny", "--task", "double")) == ["inside:1", "lab/tiny:2"]
+    assert rows("--family", "other") == rows("--task", "encode") == rows("nothing like it") == {}
+    assert list(rows("INSI")) == ["inside:1"]
+    assert zoo("list", "nothing").err == "no model matches; `zoo list` without filters shows all\n"
+
+
+def test_list_as_a_table(lab):
+    lines = zoo("list").out.splitlines()
+    assert lines[0].split() == ["NAME", "VERSION", "FAMILY", "TASKS", "SIZE", "TO", "FETCH", "LICENCE", "WHERE"]
+    assert lines[1].split() == ["inside", "1", "tiny", "double", "2.0", "kB", "-", "Apache-2.0", "in", "package"]
+    assert lines[2].split()[:4] == ["lab/tiny", "2", "tiny", "double"]
+
+
+def test_foreign_text_is_cleaned(lab):
+    for words in (["list"], ["list", "--json"], ["pull", "tiny"], ["verify"]):
+        outcome = zoo(*words)
+        assert outcome.code == 0 and "\x1b" not in outcome.out + outcome.err and "\u202e" not in outcome.err
+
+
+def test_list_shows_damage_and_goes_on(lab, home):
+    zoo("pull", "tiny:1", "tiny:2")
+    folder = home / "views" / rows()["lab/tiny:1"]["digest"]
+    (folder / "README.md").unlink()
+    assert [row["where"] for row in rows().values()] == ["in package", "pulled", "damaged"]
+    zoo("registry", "remove", "lab")
+    (folder / "model.yaml").unlink()
+    assert [row["where"] for row in rows().values()] == ["in package", "pulled", "damaged"]
+
+
+def test_pull_prints_folders_and_says_how_much(lab, home):
+    outcome = zoo("pull", "lab/tiny", "inside")
+    view, inside = outcome.out.splitlines()
+    assert view.startswith(str(home / "views")) and inside.endswith("models/inside/1")
+    assert outcome.err == "lab/tiny:2: 102.0 kB to fetch\ninside:1 is in the package: nothing to fetch\n"
+    assert zoo("pull", "lab/tiny").err == "lab/tiny:2 is here: nothing to fetch\n"
+    (first,) = json.loads(zoo("pull", "tiny", "--json").out)
+    assert first == {"reference": "lab/tiny:2", "digest": first["digest"], "folder": view}
+
+
+def test_pull_from_a_registry_given_with_the_call(lab, tmp_path):
+    zoo("registry", "remove", "lab")
+    with FaultServer(lab) as server:
+        assert zoo("pull", "tiny:1", "--registry", server.url("")).code == 0
+    assert [r for r in rows() if "127-0-0-1" in r]
+    assert zoo("pull", "tiny:1").code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("pull tinny", 3, "no model 'tinny' in registry 'default', registry 'lab'; did you mean 'tiny'?"),
+        ("pull tiny:9", 3, "tiny has no version 9 in registry 'lab'; versions there: 1, 2"),
+        ("pull Tiny", 2, "'Tiny' is no model reference"),
+        ("pull", 2, "Missing argument 'MODEL...'"),
+        ("pull tiny --registry /nowhere", 3, "/nowhere is no registry"),
+        ("pull tiny --registry ftp://h/x", 2, "'ftp://h/x' is no registry"),
+        ("rm tiny", 3, "tiny was not pulled; `zoo list --local` shows what is"),
+        ("verify nothing", 3, "no model 'nothing'"),
+        ("verify tiny", 3, "lab/tiny:2 is not here; `zoo pull lab/tiny:2` fetches it"),
+        ("verify ./nowhere", 3, "nowhere is no bundle"),
+        ("registry add lab https://127.0.0.1:9/", 2, "there is a registry 'lab' already"),
+        ("registry remove lob", 3, "no registry 'lob' was added; did you mean 'lab'?"),
+        ("registry lst", 2, "there is no command 'registry lst'; did you mean 'list'?"),
+    ],
+)
+def test_mistakes_are_one_line(lab, words, code, says):
+    outcome = zoo(*words.split())
+    assert outcome.code == code
+    assert says in outcome.err and "Traceback" not in outcome.err and outcome.out == ""
+    assert len([line for line in outcome.err.splitlines() if line.startswith("Error: ")]) == 1
+
+
+def test_rm_and_prune(lab, home):
+    zoo("pull", "tiny:1", "tiny:2")
+    outcome = zoo("rm", "tiny")
+    assert (
+        outcome.code == 2
+        and "tiny may be any of lab/tiny:1, lab/tiny:2; name the one, or add --all-versions" in outcome.err
+    )
+    assert zoo("rm", "tiny:1").err == "removed lab/tiny:1, 101.7 kB freed\n"  # README and graph are shared
+    assert zoo("rm", "tiny", "--all-versions").code == 0
+    assert list(rows("--local")) == ["inside:1"]
+    (home / "blobs" / ("a" * 64)).write_bytes(b"x" * 1500)
+    assert json.loads(zoo("prune", "--dry-run", "--json").out) == {"paths": [], "bytes": 0}  # too young
+
+
+def test_prune_prints_what_goes(home, monkeypatch):
+    from zoo import store
+
+    monkeypatch.setattr(store, "YOUNG_SECONDS", 0)
+    (home / "blobs").mkdir(parents=True)
+    (home / "blobs" / ("a" * 64)).write_bytes(b"x" * 1500)
+    for words, verb in ((["prune", "--dry-run"], "would be freed"), (["prune"], "freed")):
+        outcome = zoo(*words)
+        assert outcome.out == f"blobs/{'a' * 64}\n" and outcome.err == f"1.5 kB {verb}\n"
+    assert zoo("prune").out == ""
+
+
+def test_verify_names_what_is_wrong(lab, home):
+    zoo("pull", "tiny:1")
+    outcome = zoo("verify")
+    assert outcome.code == 0
+    assert outcome.out == "inside:1: every file is as published\nlab/tiny:1: every file is as published\n"
+    path = home / "views" / rows()["lab/tiny:1"]["digest"] / "model.safetensors"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    outcome = zoo("verify", "tiny:1")
+    assert outcome.code == 5
+    assert "model.safetensors has other bytes than its SHA-256" in outcome.out
+    assert outcome.err.startswith("Error: not as published: lab/tiny:1; ")
+    (report,) = json.loads(zoo("verify", "tiny:1", "--json").out)
+    assert not report["right"] and len(report["findings"]) == 1
+    assert zoo("pull", "tiny:1").code == 0 and zoo("verify").code == 0  # mended
+
+
+def test_verify_replays_and_takes_folders(lab, tmp_path):
+    outcome = zoo("verify", tmp_path / "b" / "one", "inside", "--replay", "--device", "cpu")
+    assert outcome.code == 0 and outcome.out.count("identical") >= 2
+    reports = json.loads(zoo("verify", "inside", "--replay", "--device", "cpu", "--json").out)
+    assert reports[0]["replay"][0]["verdict"] == "identical" and reports[0]["replay"][0]["task"] == "double"
+    golden = tmp_path / "b" / "one" / "golden.safetensors"
+    golden.write_bytes(golden.read_bytes()[:-1] + b"\x07")
+    assert zoo("verify", tmp_path / "b" / "one").code == 5
+
+
+def test_registry_list(lab):
+    lines = zoo("registry", "list").out.splitlines()
+    assert lines[0].split() == ["NAME", "MODELS", "URL"]
+    assert [line.split()[0] for line in lines[1:]] == ["default", "lab"]
+    assert [r["name"] for r in json.loads(zoo("registry", "list", "--json").out)] == ["default", "lab"]
+
+
+def test_plain_http_is_told(lab):
+    with FaultServer(lab) as server:
+        outcome = zoo("registry", "add", "web", server.url(""))
+    assert outcome.code == 0 and "plain http" in outcome.err and "web: 1 models at http://127.0.0.1" in outcome.err
+
+
+# --- As processes -----------------------------------------------------------------------------------------------------
+
+
+def run(*words: object, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"ZOO_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True)
+
+
+PULL = """
+import sys
+from zoo.cli import main
+try:
+    main(["pull", "tiny:1"])
+except SystemExit as e:
+    print(e.code, sorted({"onnx", "numpy", "torch", "PIL", "onnxruntime"} & set(sys.modules)))
+"""
+
+
+def test_pull_in_a_process_checks_graphs_apart_and_imports_nothing_heavy(lab, home):
+    done = run(sys.executable, "-c", PULL, home=home)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_graph_that_cannot_be_read_is_a_finding_of_the_process_apart(tmp_path, home):
+    folder = tiny.bundle(tmp_path / "b" / "bad")
+    for data in (b"\x08", b""):
+        (folder / "double.onnx").write_bytes(data)
+        done = run(sys.executable, "-m", "zoo.graph.apart", folder, home=home)
+        assert done.returncode == 0 and "double.onnx" in json.loads(done.stdout)[0]
+
+
+def test_closed_pipe_leaves_no_traceback(lab, home):
+    done = run("bash", "-c", f"{sys.executable} -m zoo list --json | true; echo ${{PIPESTATUS[0]}}", home=home)
+    assert done.stdout.strip() in ("0", "141") and "Traceback" not in done.stderr

@@ -1,0 +1,319 @@
+"""`zoo train` from the command line: bundles, mistakes in one line, Ctrl-C, several processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo as package
+from tests import tiny
+from tests.trainers import drawings
+from zoo import manifest as manifests
+from zoo.build import checkpoint as checkpoints
+from zoo.manifest import MANIFEST
+from zoo.tensors import load
+
+from .commands import Outcome, zoo
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def line(outcome: Outcome, code: int) -> str:
+    """The one line of a failure."""
+    assert outcome.code == code and outcome.out == "", outcome
+    assert outcome.err.startswith("Error: ") and outcome.err.count("\n") == 1, outcome.err
+    return outcome.err.removeprefix("Error: ").rstrip("\n")
+
+
+# --- A bundle at the end ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_a_bundle_that_runs(workshop):
+    manifest = manifests.read(workshop.codec)
+    assert manifests.check_files(workshop.codec, manifest) == []
+    assert (manifest.name, manifest.version, manifest.family) == ("codec", 1, "vqvae")
+    assert manifest.summary.startswith("a model for tests") and manifest.classes == ("square", "disc")
+    record = manifest.training
+    assert (record.steps, record.images_seen, record.seed, record.data) == (20, 160, 0, "drawings train")
+    assert record.data_license == "CC0-1.0" and len(record.data_sha256) == 64
+    images = drawings(3).images
+    model = package.load(str(workshop.codec), device="cpu")
+    assert model.reconstruct(image=images)["reconstruction"].shape == images.shape
+    assert zoo("verify", workshop.codec, "--replay", "--device", "cpu").code == 0
+
+
+@pytest.mark.slow
+def test_beside_the_bundle_lies_the_training_with_its_log(workshop):
+    folder = workshop.codec.with_name("codec.training")
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+    assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [10, 20]
+    assert sorted(p.name for p in workshop.folder.iterdir()) == [
+        "codec",
+        "codec.training",
+        "home",
+        "judge",
+        "judge.training",
+    ]
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_bundle(workshop):
+    outcome = zoo("train", "vqvae", "--data", workshop.data, "--from", workshop.codec, "--out", "codec",
+                  "--steps", 1, "--batch-size", 4, "--learning-rate", "1e-9", "--set", "clip_gradient=0.5")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    first, second = manifests.read(workshop.codec), manifests.read(Path("codec"))
+    assert (second.name, second.version, second.config) == ("codec", 2, first.config)
+    digest = manifests.digest((workshop.codec / MANIFEST).read_bytes())
+    assert second.training.parent == f"codec:1@sha256:{digest}" and second.summary == first.summary
+    before, after = load(workshop.codec / "codec.safetensors"), load(Path("codec/codec.safetensors"))
+    for name, value in before.items():
+        if "quantizer" not in name:  # which learns by averages, whatever the rate
+            np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+# --- Mistakes: one line, and nothing written --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, code, text",
+    [
+        (["--preset", "tinny"], 3, "vqvae has no preset 'tinny'; it has fashion, mnist, photo, tiny; did you mean"),
+        (["--set", "codec.num_codez=4"], 2, "vqvae config: there is no 'codec.num_codez'; did you mean 'num_codes'?"),
+        (["--set", "codec.num_codes=1"], 2, "codec.num_codes is 1; it must be a whole number from 2 to 65536"),
+        (["--set", "codec.num_codes=x"], 2, "codec.num_codes is 'x'; it must be a whole number from 2 to 65536"),
+        (["--set", "codec.num_codes.x=1"], 2, "--set codec.num_codes.x: 'num_codes' has no fields of its own"),
+        (["--set", "num_codes"], 2, "--set 'num_codes' must look like KEY=VALUE"),
+        (["--set", "warmup_step=3"], 2, "vqvae training: there is no 'warmup_step'; did you mean 'warmup_steps'?"),
+        (["--set", "warmup_steps=-3"], 2, "vqvae training: warmup_steps is -3; it must be a whole number from 0"),
+        (["--set", "learning_rate=0"], 2, "vqvae training: learning_rate is 0; it must be a number above 0 to 100"),
+        (["--learning-rate", "nan"], 2, "vqvae training: learning_rate is nan; it must be a number above 0 to 100"),
+        (["--name", "Bad Name"], 2, "'Bad Name' is no model reference"),
+        (["--name", "a/b"], 2, "'a/b' is no model name: lower-case letters, digits, dots, dashes; give --name"),
+        (["--license", "free; as in beer"], 2, "license is 'free; as in beer'; it must be text that matches"),
+        (["--summary", "two\nlines"], 2, r"summary is 'two\nlines'; it must be text of at most 300 characters"),
+        (["--batch-size", "61"], 2, "batch size 61; it must be between 1 and the number of pictures, 60"),
+        (["--classes", "square"], 2, "has the class 'disc', not one of square"),
+        (["--resume"], 3, "no checkpoint at m.training"),
+        (["--from", "vqvae-fashio"], 3, "did you mean 'vqvae-fashion'?"),
+        (["--data", "nowhere"], 3, "no data at nowhere"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_nothing(drawn, here, words, code, text):
+    outcome = zoo("train", "vqvae", "--data", drawn, "--preset", "tiny", "--out", "m", *words)
+    assert text in line(outcome, code)
+    assert {p.name for p in here.iterdir()} <= {"home"}
+
+
+def test_an_unknown_family_is_suggested(drawn):
+    said = line(zoo("train", "vqvea", "--data", drawn, "--out", "m"), 3)
+    assert "no installed plugin makes the family 'vqvea'" in said and said.endswith("did you mean 'vqvae'?")
+
+
+def test_a_bundle_is_never_overwritten(drawn, here):
+    (here / "m").mkdir()
+    outcome = zoo("train", "vqvae", "--data", drawn, "--preset", "tiny", "--out", "m")
+    assert line(outcome, 2) == "m exists already; a bundle never overwrites: choose another --out"
+
+
+def test_from_a_model_of_another_family_is_refused(drawn, here):
+    tiny.bundle(here / "other")
+    outcome = zoo("train", "vqvae", "--data", drawn, "--from", here / "other", "--out", "m")
+    assert "is of the family 'tiny', not 'vqvae'" in line(outcome, 2)
+
+
+def test_the_default_name_must_be_one(drawn):
+    outcome = zoo("train", "vqvae", "--data", drawn, "--preset", "tiny", "--out", "My Model")
+    assert "'My Model' is no model reference" in line(outcome, 2)
+
+
+# --- What --set reaches, and --resume -------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Calls `zoo train` up to its first step; gives the run that would be trained."""
+
+    def begin(*words: object):
+        runs = []
+
+        def train(loaded, run, data, folder, **options):
+            runs.append(run)
+            raise Stopped
+
+        monkeypatch.setattr("zoo.build.train.train", train)
+        with pytest.raises(Stopped):
+            zoo("train", *words)
+        return runs[0]
+
+    return begin
+
+
+def test_set_finds_config_fields_and_settings(drawn, begun):
+    run = begun("vqvae", "--data", drawn, "--preset", "tiny", "--out", "m", "--set", "codec.num_codes=64",
+                "--set", "codec.learn_codebook=loss", "--set", "average_decay=5e-1", "--steps", 7)  # fmt: skip
+    assert run.config["codec"]["num_codes"] == 64 and run.config["codec"]["learn_codebook"] == "loss"
+    assert run.settings == {"steps": 7, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0, "seed": 0,
+                            "average_decay": 0.5}  # fmt: skip
+    assert run.config["codec"]["hidden_channels"] == 16
+
+
+def test_set_finds_fields_that_the_preset_leaves_out(drawn, begun):
+    run = begun("judge", "--data", drawn, "--preset", "fashion", "--out", "m", "--set", "widths=[8,24]",
+                "--set", "mirror=false")  # fmt: skip
+    assert run.config["widths"] == [8, 24] or run.config["widths"] == (8, 24)
+    assert run.settings["mirror"] is False and "widths" not in run.settings
+
+
+def test_presets_are_not_changed_by_a_command(drawn, begun):
+    from zoo_vqvae.plugin import PRESETS
+
+    before = json.dumps(PRESETS["tiny"].config)
+    begun("vqvae", "--data", drawn, "--preset", "tiny", "--out", "m", "--set", "codec.num_codes=64")
+    assert json.dumps(PRESETS["tiny"].config) == before
+
+
+def stopped_training(drawn: Path) -> list[object]:
+    """A training that Ctrl-C stopped in its first steps; gives its command."""
+    command = ["train", "vqvae", "--data", drawn, "--preset", "tiny", "--out", "m"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.build.train._signals", lambda: _Pressed())
+        assert "stopped after step 1 of 20" in line(zoo(*command), 130)
+    return command
+
+
+class _Pressed:
+    """In the place of the signal handlers: Ctrl-C was pressed."""
+
+    def __enter__(self):
+        return lambda: True
+
+    def __exit__(self, *error):
+        pass
+
+
+def test_a_checkpoint_in_the_way_is_not_overwritten(drawn, here):
+    command = stopped_training(drawn)
+    before = (here / "m.training/checkpoint.safetensors").read_bytes()
+    assert line(zoo(*command), 2) == (
+        "m.training holds a checkpoint: --resume goes on with it, another --checkpoints begins anew"
+    )
+    assert (here / "m.training/checkpoint.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["--steps", 40], "began with settings.steps 20, not 40"),
+        (["--set", "codec.num_codes=4"], "began with config.codec.num_codes 8, not 4"),
+        (["--seed", 5], "began with settings.seed 0, not 5"),
+        (["--license", "MIT"], "began with license 'Apache-2.0', not 'MIT'"),
+        (["--limit", 50], "began with data_sha256 '"),
+    ],
+)
+def test_another_command_does_not_resume(drawn, words, text):
+    command = stopped_training(drawn)
+    said = line(zoo(*command, *words, "--resume"), 2)
+    assert text in said and said.endswith("--resume goes on with the same command, another --checkpoints begins anew")
+
+
+def test_another_family_does_not_resume(drawn):
+    command = stopped_training(drawn)
+    command[1] = "judge"
+    assert "began with" in line(zoo(*command, "--resume"), 2)
+
+
+# --- Real processes, real signals -------------------------------------------------------------------------------------
+
+
+def start(*words: object, processes: int = 1) -> subprocess.Popen:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "zoo", "train", *map(str, words)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def wait_for_line(log: Path, child: subprocess.Popen, number: int = 1) -> None:
+    while not log.exists() or len(log.read_text().splitlines()) < number:
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.05)
+
+
+ENDLESS = ["--preset", "tiny", "--out", "m", "--threads", 1, "--steps", 1_000_000, "--checkpoint-every", 1_000_000]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_a_checkpoint_and_resume_goes_on(drawn, here, number):
+    folder = here / "m.training"
+    steps = []
+    for resume in ([], ["--resume"]):
+        child = start("vqvae", "--data", drawn, *ENDLESS, *resume)
+        wait_for_line(folder / "log.jsonl", child, number=1 + 3 * len(steps))
+        child.send_signal(number)
+        out, err = child.communicate()
+        step = checkpoints.load(folder).step
+        assert child.returncode == 130 and out == ""
+        assert err == f"Error: stopped after step {step} of 1000000; the same command with --resume goes on\n"
+        assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+        assert not (here / "m").exists()
+        logged = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert logged == sorted(set(logged)) and logged[-1] == step
+        steps.append(step)
+    assert steps[1] > steps[0]
+
+
+@pytest.mark.slow
+def test_a_killed_training_leaves_its_last_checkpoint(drawn, here):
+    child = start("vqvae", "--data", drawn, *ENDLESS[:-1], 3)
+    wait_for_line(here / "m.training/log.jsonl", child, number=20)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+    saved = checkpoints.load(here / "m.training")
+    assert saved.step % 3 == 0 and saved.step >= 15
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_one_bundle(drawn, here):
+    child = start("vqvae", "--data", drawn, "--preset", "tiny", "--out", "m", "--threads", 1, processes=2)
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    assert out == "m\n" and err.count("trained 20 steps") == 1
+    manifest = manifests.read(here / "m")
+    assert manifests.check_files(here / "m", manifest) == [] and manifest.training.images_seen == 160
+    assert manifest.training.command.startswith("zoo train vqvae --data ")
+    assert {p.name for p in here.iterdir()} <= {"m", "m.training", "home"}
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_processes_of_torchrun_with_one_checkpoint(drawn, here):
+    words = ["vqvae", "--data", drawn, *ENDLESS]
+    child = start(*words, processes=2)
+    wait_for_line(here / "m.training/log.jsonl", child)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does it
+    err = child.communicate()[1]
+    saved = checkpoints.load(here / "m.training")
+    assert f"stopped after step {saved.step} of 1000000" in err
+    assert sorted(p.name for p in (here / "m.training").iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+    child = start(*words, "--resume", processes=2)
+    before = len((here / "m.training/log.jsonl").read_text().splitlines())
+    wait_for_line(here / "m.training/log.jsonl", child, number=before + 1)
+    os.killpg(child.pid, signal.SIGINT)
+    child.communicate()
+    assert checkpoints.load(here / "m.training").step > saved.step
+    shutil.rmtree(here / "m.training")

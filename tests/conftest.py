@@ -1,0 +1,23 @@
+"""Fixtures of all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before torch is loaded, here and in child processes: on a busy machine its threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine must not fail a property test.
+settings.register_profile("zoo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zoo")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The reference data, which is no part of the repository: `../shared`, or where ZOO_SHARED points."""
+    folder = Path(os.environ.get("ZOO_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "parity").is_dir():
+        pytest.skip(f"no reference data at {folder} (ZOO_SHARED)")
+    return folder

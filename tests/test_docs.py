@@ -1,0 +1,144 @@
+"""What the documentation shows is run, what it links to is there, and what is generated is fresh."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["cli.md", "contract.md"])
+def test_generated_pages_are_fresh(name):
+    page = _generate().PAGES[name]()
+    assert (ROOT / "docs" / name).read_text() == page, f"docs/{name} is out of date: run `make docs`"
+
+
+def test_every_hook_is_on_the_contract_page():
+    from zoo import hookspecs
+
+    page = (ROOT / "docs" / "contract.md").read_text()
+    hooks = [name for name, value in vars(hookspecs).items() if hasattr(value, "zoo_spec")]
+    assert len(hooks) >= 8
+    assert [name for name in hooks if f"### {name}\n" not in page] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)\)", page.read_text())
+    local = [t for t in targets if not re.match(r"[a-z]+:", t)]
+    assert [t for t in local if not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_pages_have_no_place_holders(page):
+    assert re.findall(r"\b(TODO|FIXME|XXX|[A-Z]+_TABLE|[A-Z]+_COMMANDS|RESULTS)\b", page.read_text()) == []
+
+
+def _console_lines(page: Path) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ zoo ")]
+
+
+def _commands(page: Path) -> list[list[str]]:
+    """The page's `zoo` commands; a training is cut short, since its length is not what is tested."""
+    commands = [shlex.split(line, comments=True) for line in _console_lines(page)]
+    short = ["--steps", "2", "--batch-size", "4"]
+    return [[*command, *short] if command[1] == "train" else command for command in commands]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder with the pictures that the pages speak of, and a store of its own."""
+    from zoo.build.drawings import SHAPES, silhouette
+
+    rng = np.random.default_rng(0)
+    for name in SHAPES[:3]:
+        folder = tmp_path / "my-pictures" / name
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(silhouette(name, 28, 28, 1, rng)[..., 0]).save(folder / f"{i}.png")
+    Image.open(tmp_path / "my-pictures" / SHAPES[0] / "0.png").save(tmp_path / "shoe.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_readme_s_commands_work(place):
+    commands = _commands(ROOT / "README.md")
+    assert len(commands) >= 10
+    for command in commands:
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def test_the_readme_s_python_works(place):
+    source = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
+    script = next(block for block in blocks if "zoo.load" in block)
+    names: dict = {}
+    exec(script, names)
+    assert names["tokens"].shape == (1, 7, 7)
+    assert names["again"].shape == (1, 28, 28, 1)
+
+
+@pytest.mark.slow
+def test_the_readme_s_plugin_exports_and_runs(place):
+    """The plugin of one screen is real: with its model file added, it makes a bundle that inverts pictures."""
+    import torch
+
+    import zoo
+    from zoo.build.export import export_bundle
+    from zoo.hookspecs import BuildRequest
+    from zoo.manifest import Training
+
+    class Inverter(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.level = torch.nn.Parameter(torch.tensor([255.0]))
+
+        def forward(self, image):
+            return (self.level - image.float()).to(torch.uint8)
+
+    source = (ROOT / "README.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", source, re.DOTALL) if "describe_family" in b)
+    hooks: dict = {"model_of_the_package": Inverter}
+    exec(block.replace("from .model import Inverter", "Inverter = model_of_the_package"), hooks)
+
+    class Loaded:
+        def call(self, hook, request):
+            return hooks[hook](request)
+
+    build = BuildRequest(family="tiny", config={})
+    export_bundle(
+        out=place / "tiny",
+        name="tiny",
+        version=1,
+        family="tiny",
+        loaded=Loaded(),
+        config={},
+        module=hooks["build_module"](build),
+        classes=(),
+        summary="inverts",
+        license="MIT",
+        training=Training(),
+    )
+    picture = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)
+    np.testing.assert_array_equal(zoo.load(str(place / "tiny")).invert(image=picture)["inverted"], 255 - picture)

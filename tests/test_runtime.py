@@ -1,0 +1,184 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.tiny_tasks import studio
+from zoo import runtime
+from zoo.errors import DeviceError, InvalidFileError, NotFoundError
+from zoo.runtime import CPU, CUDA, cuda_obstacle, nvidia_gpus, open_session, physical_cores, placement, require_cuda
+
+LOOP = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch,2,4,4] x, int64 n) => (float[batch,2,4,4] y)
+<float[2,2,3,3] w = {0,0,0,0,1,0,0,0,0, 0,0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0,0, 0,0,0,0,1,0,0,0,0}> {
+  go = Constant<value = bool {1}>()
+  y = Loop(n, go, x) <body = step (int64 i, bool keep, float[batch,2,4,4] a) => (bool more, float[batch,2,4,4] b) {
+     more = Identity(keep)
+     c = Conv<pads = [1,1,1,1]>(a, w)
+     b = Relu(c)
+  }>
+}"""
+
+
+def node(name: str, op: str, provider: str, index: int) -> dict:
+    """An event as ONNX Runtime 1.31 writes it, without what `placement` does not read."""
+    args = {"op_name": op, "provider": provider, "node_index": str(index)}
+    return {"cat": "Node", "ph": "X", "ts": 5219, "dur": 81, "name": f"{name}_kernel_time", "args": args}
+
+
+SESSION = {"cat": "Session", "ph": "X", "ts": 12, "dur": 584, "name": "model_loading_uri", "args": {}}
+RECORDED_ON_CPU = [  # of LOOP with n = 2
+    SESSION,
+    node("FusedConv_3", "FusedConv", CPU, 3),
+    node("Identity_0", "Identity", CPU, 0),
+    {"cat": "Session", "ph": "X", "ts": 5217, "dur": 110, "name": "SequentialExecutor::Execute", "args": {}},
+    node("FusedConv_3", "FusedConv", CPU, 3),
+    node("Identity_0", "Identity", CPU, 0),
+    node("Loop_0", "Loop", CPU, 0),
+]
+MADE_FOR_CUDA = [
+    SESSION,
+    node("conv1", "Conv", CUDA, 1),
+    node("conv2", "Conv", CUDA, 2),
+    node("Memcpy", "MemcpyToHost", CUDA, 3),
+    node("shape", "Shape", CPU, 4),
+    node("xor", "BitwiseXor", CPU, 5),
+]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return studio(tmp_path / "studio")
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Path:
+    path = tmp_path / "loop.onnx"
+    onnx.save_model(onnx.parser.parse_model(LOOP), path)
+    return path
+
+
+def test_a_session_names_its_ports_and_runs(bundle: Path):
+    session = open_session(bundle / "generate.onnx", "cpu")
+    assert session.inputs == ("label", "seed", "steps", "guidance") and session.outputs == ("image",)
+    assert session.provider == "cpu" and session.reason == "" and str(session) == "cpu"
+    one = np.array([1])
+    image = session.run({"label": one, "seed": one, "steps": np.array(20), "guidance": np.zeros(1, np.float32)})
+    assert image["image"].shape == (1, 8, 8, 1) and (image["image"] == 31 + 7 + 20).all()
+
+
+@pytest.mark.skipif(nvidia_gpus() > 0, reason="this machine has a GPU")
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_an_error(bundle: Path):
+    session = open_session(bundle / "decode.onnx", "auto")
+    assert str(session) == "cpu"
+    with pytest.raises(DeviceError, match="^CUDA was asked for, but no NVIDIA GPU is here, or no driver for it$"):
+        open_session(bundle / "decode.onnx", "cuda")
+
+
+@pytest.mark.skipif(nvidia_gpus() == 0, reason="needs a GPU")
+def test_cuda_runs_every_convolution_there(loop: Path):
+    session = open_session(loop, "cuda")
+    session.run({"x": np.zeros((1, 2, 4, 4), np.float32), "n": np.array(2)})
+    assert session.provider == "cuda" and not any("Conv" in op for op in session.left_on_cpu)
+
+
+def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(bundle: Path, monkeypatch):
+    """No GPU here: its number is the one thing made up; the missing library is this machine's own finding."""
+    monkeypatch.setattr(runtime, "nvidia_gpus", lambda: 1)
+    obstacle = cuda_obstacle()
+    if not obstacle:
+        pytest.skip("the CUDA libraries are installed here")
+    assert obstacle.startswith("1 NVIDIA GPU is here, but ") and "pip install 'zoo[cuda]'" in obstacle
+    assert "\n" not in obstacle
+    assert str(open_session(bundle / "decode.onnx", "auto")) == f"cpu: {obstacle}"
+    with pytest.raises(DeviceError, match="^CUDA was asked for, but 1 NVIDIA GPU is here"):
+        open_session(bundle / "decode.onnx", "cuda")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(bundle: Path, monkeypatch, capfd):
+    """ONNX Runtime makes a CPU session without an error when CUDA's libraries do not load."""
+    monkeypatch.setattr(runtime, "cuda_obstacle", lambda: "")
+    with pytest.raises(DeviceError, match="CUDA was asked for, but ONNX Runtime"):
+        open_session(bundle / "decode.onnx", "cuda")
+    session = open_session(bundle / "decode.onnx", "auto")
+    assert session.provider == "cpu" and session.reason
+    assert capfd.readouterr() == ("", "")  # ONNX Runtime's own words stay unsaid
+
+
+def test_the_profile_of_a_call_decides_whether_it_ran_on_cuda(loop: Path):
+    """A session that says `cuda` and runs on the CPU is found out by its first call."""
+    from tempfile import TemporaryDirectory
+
+    folder = TemporaryDirectory()
+    inner = runtime._create(loop, [CPU], 1, folder)
+    session = runtime.Session(inner, "cuda", "", "loop.onnx", folder)
+    with pytest.raises(DeviceError, match=r"^CUDA was asked for, but loop.onnx ran on the CPU in part: 1 FusedConv$"):
+        session.run({"x": np.zeros((1, 2, 4, 4), np.float32), "n": np.array(2)})
+    assert not Path(folder.name).exists()
+
+
+def test_placement_counts_nodes_once_however_often_a_loop_runs_them():
+    assert placement(RECORDED_ON_CPU) == {"FusedConv": {CPU: 1}, "Identity": {CPU: 1}, "Loop": {CPU: 1}}
+    assert placement(MADE_FOR_CUDA) == {
+        "BitwiseXor": {CPU: 1},
+        "Conv": {CUDA: 2},
+        "MemcpyToHost": {CUDA: 1},
+        "Shape": {CPU: 1},
+    }
+
+
+def test_require_cuda_lists_what_stays_and_refuses_what_may_not():
+    assert require_cuda(placement(MADE_FOR_CUDA), "g.onnx") == {"BitwiseXor": 1, "Shape": 1}
+    with pytest.raises(DeviceError, match=r"g.onnx ran on the CPU in part: 1 FusedConv$"):
+        require_cuda(placement(RECORDED_ON_CPU), "g.onnx")
+    with pytest.raises(DeviceError, match="ran on the CPU in part: 1 MatMul"):
+        require_cuda(placement([*MADE_FOR_CUDA, node("m", "MatMul", CPU, 9)]), "g.onnx")
+    with pytest.raises(DeviceError, match="no node of g.onnx ran there"):
+        require_cuda(placement([SESSION, node("shape", "Shape", CPU, 4)]), "g.onnx")
+
+
+def test_damaged_and_missing_graphs_are_one_line(bundle: Path):
+    with pytest.raises(NotFoundError, match="none.onnx is not there"):
+        open_session(bundle / "none.onnx", "cpu")
+    (bundle / "decode.onnx").write_bytes(b"\x00 no graph")
+    with pytest.raises(InvalidFileError, match="^ONNX Runtime refuses decode.onnx: [^\n]+$"):
+        open_session(bundle / "decode.onnx", "cpu")
+
+
+def test_a_graph_that_fails_is_one_line_and_silent(bundle: Path, capfd):
+    session = open_session(bundle / "generate.onnx", "cpu")
+    with pytest.raises(InvalidFileError, match="^generate.onnx failed on cpu: [^\n]+$"):
+        session.run({"label": np.array(["x"])})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_can_not_set_session_options_by_its_metadata(bundle: Path, monkeypatch):
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    open_session(bundle / "decode.onnx", "cpu")
+    assert "ORT_LOAD_CONFIG_FROM_MODEL" not in os.environ
+
+
+def test_physical_cores_are_between_one_and_what_the_process_may_use():
+    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_call_that_would_run_for_hours(loop: Path):
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from zoo.runtime import open_session\n"
+        "session = open_session(Path(sys.argv[1]), 'cpu'); print('ready', flush=True)\n"
+        "session.run({'x': np.zeros((1, 2, 4, 4), np.float32), 'n': np.array(10**12)})"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, loop], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert b"KeyboardInterrupt" in errors and child.returncode == -signal.SIGINT

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.text import did_you_mean, human_bytes, safe_text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred", "\\x1b[31mred"), ("\x07\x00\x7f\x9b", "\\x07\\x00\\x7f\\x9b"), ("a\tb", "a b"),
+        ("\u202egnp.exe", "\\u202egnp.exe"), ("a\u200bb", "a\\u200bb"), ("\xad", "\\xad"), ("\ufeff", "\\ufeff"),
+        ("\u2028\u2029", "\\u2028\\u2029"), ("\ud800", "\\ud800"), ("\U000e0041", "\\U000e0041"),
+        ("Zürich 漢字\u3000\xa0😀", "Zürich 漢字\u3000\xa0😀"), ("a\nb", "a\\x0ab"), (None, "None"),
+    ],
+)  # fmt: skip
+def test_what_could_steer_a_terminal_is_shown(text, shown):
+    assert safe_text(text) == shown
+
+
+def test_newlines_stay_in_a_block():
+    assert safe_text("a\nb\x1b", keep_newlines=True) == "a\nb\\x1b"
+
+
+@given(st.text())
+def test_clean_text_stays_clean_and_is_json(text):
+    clean = safe_text(text)
+    assert safe_text(clean) == clean and "\x1b" not in clean
+    assert json.loads(json.dumps(clean)) == clean
+
+
+def test_nearest_name():
+    assert did_you_mean("vqvae-fasion", ["vqvae-mnist", "vqvae-fashion"]) == "; did you mean 'vqvae-fashion'?"
+    assert did_you_mean("zebra", ["cat"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (2_600_000, "2.6 MB"),
+        (7 * 10**9, "7.0 GB"),
+        (10**16, "10000.0 TB"),
+    ],
+)
+def test_bytes_for_people(count, text):
+    assert human_bytes(count) == text

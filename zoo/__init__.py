@@ -1,0 +1,38 @@
+"""A registry of generative models that run without PyTorch, one ONNX graph a task.
+
+    import zoo
+
+    model = zoo.load("vqvae-fashion")
+    again = model.reconstruct(image=pictures)["reconstruction"]  # uint8 [batch, height, width, channels]
+
+Importing this package imports nothing heavy: numpy and ONNX Runtime come with the first call.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import ZooError
+    from .model import Model, load
+
+__all__ = ["Model", "ZooError", "__version__", "load"]
+
+_HOME = {"Model": "model", "ZooError": "errors", "load": "model"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are used (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("zoo")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "0+unknown"
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module 'zoo' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

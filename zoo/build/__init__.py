@@ -1,0 +1,1 @@
+"""What makes models: the only place in the core that imports torch (extra `build`)."""

@@ -1,0 +1,41 @@
+"""From a trained module to its bundle, and from a bundle back to weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..manifest import Manifest, Training
+from ..replay import GOLDEN
+from .train import Run
+
+
+def bundle_of(loaded: Any, run: Run, module: nn.Module, record: Training, out: Path) -> Manifest:
+    """Exports a trained module as a bundle at `out`; see `export.export_bundle` for what can fail."""
+    from .export import export_bundle
+
+    return export_bundle(
+        out=out,
+        name=run.name,
+        version=run.version,
+        family=run.family,
+        loaded=loaded,
+        config=run.config,
+        module=module,
+        classes=tuple(run.classes),
+        summary=run.summary,
+        license=run.license,
+        license_note=run.license_note,
+        training=record,
+    )
+
+
+def read_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
+    """The `state_dict` that a bundle's safetensors hold together."""
+    weights: dict[str, torch.Tensor] = {}
+    for name in manifest.files:
+        if name.endswith(".safetensors") and name != GOLDEN:
+            weights |= load_file(folder / name)
+    return weights

@@ -1,0 +1,99 @@
+"""Training checkpoints: one safetensors file, no pickle, written atomically.
+
+A trainer's state is a tree of dicts and lists with tensors and plain values at its leaves. Tensors become the
+tensors of the file, named by their path; the rest of the tree becomes JSON in the file's metadata.
+"""
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import InvalidFileError, NotFoundError, StoreError
+from ..registry import sync_folder
+from ..text import safe_text
+
+CHECKPOINT = "checkpoint.safetensors"
+_TENSOR = "\0tensor"  # marks a leaf that is a tensor; no state has such a key
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training in the middle, or at its end."""
+
+    run: dict[str, Any]  # what `zoo train` was told: family, config, name, seed, …; see train.Run
+    step: int  # steps done
+    seconds: float  # of training so far
+    state: dict[str, Any]  # of the trainer
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes beside `path`, syncs and renames: a killed process leaves the old checkpoint or the new one.
+
+    A folder's checkpoint has one writer, so the file beside it has a fixed name: what a killed one left is overwritten.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _split(checkpoint.state, "", tensors)
+    about = {"run": checkpoint.run, "step": checkpoint.step, "seconds": checkpoint.seconds, "state": tree}
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={"zoo_checkpoint": json.dumps(about)})
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except (OSError, SafetensorError) as e:
+        raise StoreError(f"cannot write the checkpoint {safe_text(path)}: {safe_text(e)}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """A checkpoint from its file, or from the folder that holds it."""
+    path = path / CHECKPOINT if path.is_dir() else path
+    if not path.exists():
+        raise NotFoundError(f"no checkpoint at {safe_text(path)}")
+    try:
+        with safe_open(path, framework="pt") as f:
+            about = json.loads((f.metadata() or {})["zoo_checkpoint"])
+            state = _join(about["state"], f)
+    except KeyError:
+        raise InvalidFileError(f"{safe_text(path)} is no checkpoint of `zoo train`") from None
+    except (SafetensorError, ValueError, TypeError, OSError) as e:
+        raise InvalidFileError(f"{safe_text(path)} is no readable checkpoint: {safe_text(e)}") from None
+    return Checkpoint(about["run"], about["step"], about["seconds"], state)
+
+
+def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        while path in tensors:  # {"a/b": x, "a": {"b": y}}, or the keys 1 and "1"
+            path += "'"
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: path}
+    if isinstance(value, dict):
+        # JSON has only text as keys; an optimiser's state has numbers.
+        return {"dict": [[key, _split(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_split(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise TypeError(f"a trainer's state may hold tensors, dicts, lists and plain values; {path} is a {type(value)}")
+
+
+def _join(tree: Any, f: Any) -> Any:
+    if _TENSOR in tree:
+        return f.get_tensor(tree[_TENSOR])
+    if "dict" in tree:
+        return {key: _join(item, f) for key, item in tree["dict"]}
+    if "list" in tree:
+        return [_join(item, f) for item in tree["list"]]
+    return tree["value"]

@@ -1,0 +1,228 @@
+"""Pictures to train on and to measure with: IDX files, an .npz, or a folder of pictures.
+
+A data set is read whole, as uint8 [number, height, width, channels] and int64 labels (-1 where there are none).
+"""
+
+import gzip
+import hashlib
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InvalidFileError, NotFoundError, UsageError
+from ..hookspecs import Port
+from ..media import decode_picture, read_input
+from ..text import did_you_mean, safe_text
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures of one part (train or test) of a data set."""
+
+    name: str
+    split: str
+    images: np.ndarray  # uint8 [number, height, width, channels]
+    labels: np.ndarray  # int64 [number]
+    classes: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the pictures' bytes, then the labels'."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.labels))
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def read(
+    path: Path,
+    *,
+    split: str = "train",
+    channels: int,
+    image_size: int | None = None,
+    classes: tuple[str, ...] = (),
+    name: str = "",
+    limit: int | None = None,
+) -> Dataset:
+    """A data set out of whatever is at `path`.
+
+    - a folder with IDX files as MNIST names them (`train-images-idx3-ubyte[.gz]`, `t10k-…` for the test part);
+    - an `.npz` with `images` [N, H, W] or [N, H, W, C] and, optionally, `labels` and `classes`; or with `train_images`,
+      `test_images` and so on;
+    - a folder of pictures, a subfolder a class; with subfolders `train` and `test`, those are the parts. Pictures are
+      read as `zoo run` reads them: upright, transparent parts on white, the first frame of an animation.
+
+    Args:
+        split: `train` or `test`.
+        channels: 1 or 3; grey and colour are converted into each other.
+        image_size: pictures of a folder are scaled to this shorter side and cropped to the middle square; needed when
+            they differ in size.
+        classes: names of the labels, from 0; else those of the data, else the numbers. Data with names of their own
+            are renumbered after these.
+        limit: only the first so many.
+
+    Raises:
+        NotFoundError, InvalidFileError, UsageError: one line each.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise NotFoundError(f"no data at {safe_text(path)}")
+    if path.is_file():
+        images, labels, found = _read_npz(path, split)
+    elif any(path.glob("*-images-idx3-ubyte*")):
+        images, labels, found = _read_idx(path, split)
+    else:
+        images, labels, found = _read_folder(path, split, channels, image_size)
+    _check(path, images, labels)
+    images, labels = images[:limit], labels[:limit].astype(np.int64)
+    if len(images) == 0:
+        raise InvalidFileError(f"{safe_text(path)} has no pictures")
+    names = found or tuple(classes) or tuple(str(i) for i in range(int(labels.max()) + 1))
+    if labels.max() >= len(names):
+        raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, and there are {len(names)} class names")
+    if classes and found:
+        labels, names = _renumber(path, labels, found, tuple(classes)), tuple(classes)
+    name = name or (path.stem if path.is_file() else path.absolute().name)
+    return Dataset(name, split, _to_channels(images, channels), labels, names)
+
+
+def _renumber(path: Path, labels: np.ndarray, found: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray:
+    """Labels that count in `found`, counted in `classes`."""
+    for name in found:
+        if name not in classes:
+            raise UsageError(
+                f"{safe_text(path)} has the class '{safe_text(name)}', not one of {safe_text(', '.join(classes))}"
+                + did_you_mean(name, classes)
+            )
+    places = np.array([classes.index(name) for name in found] + [-1], np.int64)
+    return places[labels]  # -1, no label, takes the last place
+
+
+def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Arrays that a file gave are what they should be."""
+
+    def refuse(reason: str) -> None:
+        raise InvalidFileError(f"{safe_text(path)}: {reason}")
+
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        refuse(
+            f"images are {images.dtype} of {images.ndim} dimensions;"
+            " they must be uint8 [number, height, width] or [number, height, width, channels]"
+        )
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        refuse(f"labels are {labels.dtype} of {labels.ndim} dimensions; they must be whole numbers [number]")
+    if len(images) != len(labels):
+        refuse(f"{len(images)} pictures and {len(labels)} labels; there must be one label a picture")
+    if len(labels) and labels.min() < -1:
+        refuse(f"a label is {labels.min()}; labels count from 0, and -1 is none")
+
+
+def _read_idx(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    part = {"train": "train", "test": "t10k"}[split]
+    images, labels = (_idx_file(folder, f"{part}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    return images, labels, ()
+
+
+def _idx_file(folder: Path, name: str) -> np.ndarray:
+    """An IDX file: 0, 0, 8 (for uint8), the number of dimensions, each size as big-endian int32, the data."""
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
+    if path is None:
+        raise NotFoundError(f"{safe_text(folder)} has no {name} or {name}.gz")
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if data[:3] != b"\0\0\x08":
+            raise ValueError("it does not start with the bytes 0, 0, 8")
+        shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
+        raise InvalidFileError(f"{safe_text(path)} is no IDX file of bytes: {safe_text(e)}") from None
+
+
+def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    if not zipfile.is_zipfile(path):
+        raise InvalidFileError(f"{safe_text(path)} is no .npz; data is an .npz, or a folder of pictures or IDX files")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            prefix = f"{split}_" if f"{split}_images" in arrays else ""
+            if f"{prefix}images" not in arrays:
+                raise InvalidFileError(f"{safe_text(path)} has no array 'images' or '{split}_images'")
+            images = arrays[f"{prefix}images"]
+            has_labels = f"{prefix}labels" in arrays
+            labels = arrays[f"{prefix}labels"] if has_labels else np.full(images.shape[:1], -1)
+            classes = tuple(map(str, arrays["classes"].ravel())) if "classes" in arrays else ()
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+        raise InvalidFileError(f"{safe_text(path)} is no readable .npz: {safe_text(e)}") from None
+    return images, labels, classes
+
+
+def _read_folder(
+    folder: Path, split: str, channels: int, image_size: int | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    if (folder / "train").is_dir() or (folder / "test").is_dir():
+        folder = folder / split
+        if not folder.is_dir():
+            raise NotFoundError(f"{safe_text(folder.parent)} has no folder '{split}'")
+    subfolders = sorted(p for p in folder.iterdir() if p.is_dir())
+    sources = list(enumerate(subfolders)) or [(-1, folder)]
+    images, labels = [], []
+    for label, source in sources:
+        for path in sorted(p for p in source.iterdir() if p.suffix.lower() in PICTURES):
+            images.append(_read_picture(path, channels, image_size))
+            labels.append(label)
+            if images[-1].shape != images[0].shape:
+                raise UsageError(
+                    f"{safe_text(path)} is {images[-1].shape[1]}x{images[-1].shape[0]} pixels, the pictures before it"
+                    f" are {images[0].shape[1]}x{images[0].shape[0]}: give --image-size"
+                )
+    if not images:
+        raise InvalidFileError(f"{safe_text(folder)} has no pictures ({', '.join(sorted(PICTURES))})")
+    return np.stack(images), np.array(labels, np.int64), tuple(p.name for p in subfolders)
+
+
+def _read_picture(path: Path, channels: int, image_size: int | None) -> np.ndarray:
+    """uint8 [height, width, channels], as `zoo run` reads pictures."""
+    size = (image_size, image_size) if image_size else ("height", "width")
+    port = Port(kind="image", dtype="uint8", shape=("batch", *size, channels))
+    return decode_picture(replace(read_input(str(path)), name=str(path)), "image", port, lambda line: None)
+
+
+def _to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 [N, H, W] or [N, H, W, C] to [N, H, W, channels]."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[-1] == channels:
+        return images
+    if images.shape[-1] == 1:
+        return np.repeat(images, 3, axis=-1)
+    if images.shape[-1] == 3:  # ITU-R 601-2 luma, as Pillow converts
+        return np.round(images @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
+    raise InvalidFileError(f"pictures have {images.shape[-1]} channels; they must have 1 or 3")
+
+
+class Sampler:
+    """Which pictures step `n` trains on: each once an epoch, in an order that the seed and epoch decide.
+
+    Batches are full, so an epoch leaves out the last `number % batch_size` of its order. The same for a resumed run,
+    and for any number of processes: they share each batch out.
+    """
+
+    def __init__(self, number: int, batch_size: int, seed: int):
+        if not 1 <= batch_size <= number:
+            raise UsageError(f"batch size {batch_size}; it must be between 1 and the number of pictures, {number:,}")
+        self.number, self.batch_size, self.seed = number, batch_size, seed
+        self.steps_per_epoch = number // batch_size
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def indices(self, step: int) -> np.ndarray:
+        """int64 [batch_size] for a step, from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.number)
+        return self._order[place * self.batch_size : (place + 1) * self.batch_size]

@@ -1,0 +1,197 @@
+"""From a torch module to a bundle: one ONNX graph a task, the weights once, and proof that both give the same numbers.
+
+The steps: weights to safetensors; each task traced, its initializers pointed into them; golden cases drawn and run in
+torch; the graphs checked as a stranger's would be; the cases replayed in ONNX Runtime. All of it happens in a folder
+beside the wanted one, which gets its name only when every step went well.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from .. import manifest as manifests
+from ..errors import ExportError, StoreError, UsageError
+from ..graph.check import check
+from ..hookspecs import DescribeRequest, Family, Metric, TaskModuleRequest, Tasks, TasksRequest
+from ..manifest import MANIFEST, Export, Manifest, Training, graph_file
+from ..registry import sync_folder, write_atomically
+from ..replay import GOLDEN, replay, write_cases
+from ..text import safe_text
+from .card import CARD, card
+from .golden import draw_cases
+from .tracing import IR_VERSION, OPSET, export_task
+from .weights import Weights
+
+PRECISION = "float32"
+
+
+def export_bundle(
+    *,
+    out: Path,
+    name: str,
+    version: int,
+    family: str,
+    loaded: Any,
+    config: Mapping[str, Any],
+    module: nn.Module,
+    classes: Sequence[str] = (),
+    summary: str,
+    license: str,
+    license_note: str = "",
+    training: Training,
+    metrics: Sequence[Metric] = (),
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Writes the bundle of a trained module at `out`, or fails and leaves nothing there.
+
+    Args:
+        out: the bundle's folder; it must not exist.
+        loaded: the family's plugin; its `call(hook, request)` is all that is used.
+        config: complete, as `validate_config` gave it.
+        module: as `build_module` builds it, trained. It is moved to the CPU and set to evaluation.
+        on_progress: gets a line when a task was traced, and one when the cases are replayed.
+
+    Raises:
+        ExportError: a task can't be traced, or its graph does not give torch's numbers: a table says where.
+        StoreError: the folder cannot be written.
+        UsageError: `out` exists.
+    """
+    if out.exists():
+        raise UsageError(f"{safe_text(out)} exists; choose another folder, or remove it")
+    described: Family = loaded.call("describe_family", DescribeRequest(family=family))
+    tasks: Tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config, classes=tuple(classes)))
+    module = module.cpu().eval()
+    with _folder_beside(out) as folder:
+        weights = Weights(module, described.weights, folder)
+        modules = {}
+        for task in tasks.tasks:
+            request = TaskModuleRequest(family=family, config=config, task=task, module=module)
+            modules[task] = loaded.call("build_task", request).eval()
+            export_task(modules[task], task, tasks.tasks[task], weights, folder / graph_file(task))
+            on_progress(f"traced {task}")
+        in_torch = _Torch(modules, tasks)
+        write_cases(folder / GOLDEN, draw_cases(tasks, in_torch.call, in_torch.margins))
+
+        manifest = Manifest(
+            format=manifests.FORMAT,
+            name=name,
+            version=version,
+            family=family,
+            summary=summary,
+            license=license,
+            license_note=license_note,
+            paper=described.paper,
+            config=dict(config),
+            classes=tuple(classes),
+            default_task=tasks.default,
+            tasks=dict(tasks.tasks),
+            tolerances={f"{PRECISION}/{provider}": tasks.tolerance for provider in ("cpu", "cuda")},
+            training=training,
+            metrics=tuple(metrics),
+            export=Export(
+                opset=OPSET,
+                ir_version=IR_VERSION,
+                precision=PRECISION,
+                checked_with=_versions(torch, onnx, onnxruntime),
+            ),
+            files={},
+        )
+        (folder / CARD).write_text(card(manifest), encoding="utf-8")
+        files = {path.name: manifests.describe_file(path) for path in sorted(folder.iterdir())}
+        manifest = msgspec.structs.replace(manifest, files=files)
+        (folder / MANIFEST).write_bytes(manifests.dump(manifest))
+        manifest = manifests.read(folder)  # what we write, we can read
+        on_progress("comparing with torch")
+        _prove(folder, manifest)
+        _publish(folder, out)
+    return manifest
+
+
+def update_bundle(folder: Path, manifest: Manifest) -> Manifest:
+    """Writes a bundle's manifest and card anew, e.g. with new metrics; weights, graphs and cases stay as they are."""
+    write_atomically(folder / CARD, card(manifest).encode())
+    files = manifest.files | {CARD: manifests.describe_file(folder / CARD)}
+    manifest = msgspec.structs.replace(manifest, files=files)
+    write_atomically(folder / MANIFEST, manifests.dump(manifest))
+    return manifest
+
+
+@contextlib.contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as `out`; gone at the end, unless it was renamed."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as e:
+        raise StoreError(f"cannot write {safe_text(out)}: {e.strerror or safe_text(e)}") from e
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Makes the files durable, then gives the folder its name in one step."""
+    for path in folder.iterdir():
+        path.chmod(0o644)
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+    folder.chmod(0o755)
+    sync_folder(folder)
+    folder.rename(out)
+    sync_folder(out.parent)
+
+
+def _versions(*modules: Any) -> str:
+    return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+
+
+class _Torch:
+    """The tasks as torch runs them: arrays in, arrays out, by port."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], tasks: Tasks):
+        self.modules, self.tasks = modules, tasks
+
+    def call(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            result = self.modules[name](*(torch.from_numpy(array) for array in inputs.values()))
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        ports = self.tasks.tasks[name].outputs
+        if len(results) != len(ports):
+            raise ExportError(f"the module of '{name}' gives {len(results)} outputs; its ports are {', '.join(ports)}")
+        return {port: tensor.numpy() for port, tensor in zip(ports, results, strict=True)}
+
+    def margins(self, name: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        margins = getattr(self.modules[name], "margins", None)
+        if margins is None:
+            return None
+        with torch.no_grad():
+            return margins(*(torch.from_numpy(array) for array in inputs.values())).numpy()
+
+
+def _prove(folder: Path, manifest: Manifest) -> None:
+    """The graphs pass the check that a stranger's must pass, and give torch's numbers."""
+    if findings := check(folder, manifest):
+        raise ExportError("the graphs are not fit to be shipped:\n" + "\n".join(f"  {f}" for f in findings))
+    replays = replay(folder, manifest, "cpu")
+    off = [
+        (task.task, output, comparison.text)
+        for task in replays
+        for output, comparison in task.outputs.items()
+        if comparison.verdict == "differs"
+    ]
+    if off:
+        table = tabulate(off, headers=("task", "output", "ONNX Runtime against torch"), tablefmt="plain")
+        raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}")

@@ -1,0 +1,176 @@
+"""Golden cases: inputs drawn by code, and what torch makes of them.
+
+Sizes and batches vary, so that a graph which was frozen to the traced ones cannot pass.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import ExportError
+from ..hookspecs import Port, Task, Tasks
+from ..replay import Case
+from . import drawings
+
+MAX_DRAWS = 200
+"""How often a picture is drawn anew until its tokens are clear of ties."""
+
+SHRINK = (1, 2, 3)
+"""A picture of which no drawing was clear is drawn this much smaller: it has fewer tokens, which all must be."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a case, for the dimensions that are dynamic."""
+
+    batch: int
+    height: int  # 0: the smallest that the port allows, or whatever other dimensions may be
+    width: int
+
+
+# Batches 1, 3 and 5 are not the traced one; sizes are odd, even, smallest, wide and tall.
+PLANS = (Plan(1, 0, 0), Plan(3, 28, 28), Plan(5, 21, 11), Plan(2, 9, 30))
+TRACE = Plan(2, 13, 18)
+"""What a task is traced with: a batch of 1 would be frozen into the graph without a word."""
+
+Call = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+Margins = Callable[[str, Mapping[str, np.ndarray]], np.ndarray | None]
+
+
+def draw_cases(tasks: Tasks, call: Call, margins: Margins) -> dict[str, list[Case]]:
+    """The golden cases of every task, one a plan.
+
+    A port that another task gives under the same name and kind (tokens, size) gets what that task gave in the same
+    case; the others are drawn in their range.
+
+    Args:
+        call: runs a task in torch: name and inputs to outputs, arrays by port.
+        margins: how clear each token of the outputs is of a tie, float32 [batch, …]; None where a task can't say.
+
+    Raises:
+        ExportError: a task's tokens are nowhere clear of ties.
+    """
+    cases: dict[str, list[Case]] = {}
+    for name in _feeders_first(tasks):
+        feeders = {port: _feeder(tasks, name, port, cases) for port in tasks.tasks[name].inputs}
+        cases[name] = []
+        for number, plan in enumerate(PLANS):
+            fed = {port: cases[feeder][number].outputs[port] for port, feeder in feeders.items() if feeder}
+            inputs = _draw_clear_of_ties(name, tasks, plan, fed, margins)
+            cases[name].append(Case(inputs=inputs, outputs=call(name, inputs)))
+    return {name: cases[name] for name in tasks.tasks}
+
+
+def _feeders_first(tasks: Tasks) -> list[str]:
+    """The tasks in an order in which each follows those that feed it; where they feed each other, as they stand."""
+    order: list[str] = []
+    waiting = list(tasks.tasks)
+    while waiting:
+        ready = (
+            name for name in waiting if not any(_feeder(tasks, name, p, waiting) for p in tasks.tasks[name].inputs)
+        )
+        order.append(next(ready, waiting[0]))
+        waiting.remove(order[-1])
+    return order
+
+
+def _feeder(tasks: Tasks, name: str, port: str, among: Collection[str]) -> str | None:
+    """The first other task that gives a port's values under its name and kind; pictures are drawn, not fed."""
+    kind = tasks.tasks[name].inputs[port].kind
+    for other, task in tasks.tasks.items():
+        if other in among and other != name and port in task.outputs and kind == task.outputs[port].kind != "image":
+            return other
+    return None
+
+
+def _draw_clear_of_ties(
+    name: str, tasks: Tasks, plan: Plan, fed: Mapping[str, np.ndarray], margins: Margins
+) -> dict[str, np.ndarray]:
+    """Inputs of a case; those of a batch whose tokens stand near a tie are drawn anew, one by one."""
+    task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
+    rng = np.random.default_rng([PLANS.index(plan), *name.encode()])
+    for divisor in SHRINK:
+        smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
+        inputs = draw_inputs(task, smaller, rng, fed)
+        for _ in range(MAX_DRAWS):
+            gap = margins(name, inputs)
+            unclear = [] if gap is None else np.flatnonzero(gap.reshape(len(gap), -1).min(axis=1) <= limit)
+            if not len(unclear):
+                return inputs
+            fresh = draw_inputs(task, smaller, rng, fed)
+            for port in task.inputs.keys() - fed.keys():
+                if task.inputs[port].shape[:1] == ("batch",):
+                    inputs[port][unclear] = fresh[port][unclear]
+    raise ExportError(
+        f"no inputs found for a golden case of '{name}' whose tokens are all clear of a tie by {limit:g}: "
+        "codes lie too close together; train the model further, or lower the tolerance's token_margin"
+    )
+
+
+def draw_inputs(
+    task: Task, plan: Plan, rng: np.random.Generator, fed: Mapping[str, np.ndarray] = {}
+) -> dict[str, np.ndarray]:
+    """Values for every input of a task, in the order of its ports; `fed` ones are taken as they are."""
+    sizes = _dimensions(task, plan)
+    for port, array in fed.items():
+        sizes |= {dim: n for dim, n in zip(task.inputs[port].shape, array.shape, strict=True) if isinstance(dim, str)}
+    return {
+        name: fed[name] if name in fed else draw(port, [sizes.get(d, d) for d in port.shape], rng)
+        for name, port in task.inputs.items()
+    }
+
+
+def _dimensions(task: Task, plan: Plan) -> dict[str, int]:
+    """A size for each named dimension: pictures as the plan says, batches too, the others small and distinct."""
+    sizes: dict[str, int] = {}
+    for port in task.inputs.values():
+        if port.kind in ("image", "mask"):
+            sizes |= _picture_dimensions(port, plan)
+    for port in task.inputs.values():
+        for dim in port.shape:
+            if isinstance(dim, str):
+                sizes.setdefault(dim, plan.batch if dim == "batch" else 3 + 2 * len(sizes) + plan.batch)
+    return sizes
+
+
+def _picture_dimensions(port: Port, plan: Plan) -> dict[str, int]:
+    smallest = port.minimum_size or 1
+    wanted = [
+        max(smallest, size) if isinstance(dim, str) else dim
+        for dim, size in zip(port.shape[1:3], (plan.height, plan.width), strict=True)
+    ]
+    if port.maximum_pixels and wanted[0] * wanted[1] > port.maximum_pixels:
+        wanted = [smallest, smallest]
+    return {dim: size for dim, size in zip(port.shape[1:3], wanted, strict=True) if isinstance(dim, str)}
+
+
+def draw(port: Port, shape: list[int], rng: np.random.Generator) -> np.ndarray:
+    """An array for a port: pictures for pictures, else values in the port's range."""
+    low, high = port.minimum, port.maximum
+    if port.kind == "image":
+        return np.stack([picture(*shape[1:], rng) for _ in range(shape[0])])
+    if port.kind == "mask":
+        return np.stack([(picture(*shape[1:], rng) >= 128).astype(np.uint8) * 255 for _ in range(shape[0])])
+    if port.kind == "count":
+        # Few: a sampler's default of steps would make export and every later check slow.
+        least = 1 if low is None else int(low)
+        most = least + 4 if high is None else int(high)
+        return rng.integers(least, min(most, least + 4), shape, dtype=np.int64, endpoint=True)
+    if port.kind == "size":
+        return rng.integers(low or 1, min(high or 32, 32), shape, dtype=np.int64, endpoint=True)
+    if port.dtype == "int64":
+        top = len(port.classes) - 1 if port.classes else 2**53 - 1 if port.kind == "seed" else 1
+        return rng.integers(low or 0, top if high is None else high, shape, dtype=np.int64, endpoint=True)
+    if port.dtype == "uint8":
+        return rng.integers(0, 255, shape, dtype=np.uint8, endpoint=True)
+    if low is None or high is None:
+        return rng.standard_normal(shape).astype(np.float32).clip(low, high)
+    return rng.uniform(low, high, shape).astype(np.float32)
+
+
+def picture(height: int, width: int, channels: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture drawn by code, uint8 [height, width, channels]: now a scene of shapes, now one thing on black."""
+    if rng.random() < 0.5:
+        return drawings.scene(height, width, channels, rng)
+    return drawings.silhouette(str(rng.choice(drawings.SHAPES)), height, width, channels, rng)

@@ -1,0 +1,88 @@
+"""Noise out of a seed, the same bits in every stack: Threefry-2x32 with 20 rounds as torch int64 operations.
+
+Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3" (Random123). A counter-based
+generator is a function without state: word i of a picture depends on its seed, the stream and i alone, so a batch, a
+restart or another language changes nothing. docs/noise.md specifies it to the bit.
+
+All operations are ones that ONNX has and ONNX Runtime's CPU provider runs: Add, Mul, BitwiseAnd, BitwiseOr,
+BitwiseXor, Cast, and for normal values Log, Sqrt, Cos, Sin in float64.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+PARITY = 0x1BD11BDA  # a Skein constant; without it the key 0 would be weak
+ROUNDS = 20
+MASK = 0xFFFFFFFF
+
+Words = tuple[Tensor, Tensor]
+
+
+def threefry2x32(key: Words, counter: Words) -> Words:
+    """Two 32-bit words for each counter, as int64 0 .. 2^32 - 1; key and counter are such words too, and broadcast."""
+    keys = (*key, key[0] ^ key[1] ^ PARITY)
+    x0, x1 = (counter[0] + keys[0]) & MASK, (counter[1] + keys[1]) & MASK
+    for i in range(ROUNDS):
+        x0 = (x0 + x1) & MASK
+        x1 = _rotate_left(x1, ROTATIONS[i % 8]) ^ x0
+        if i % 4 == 3:  # a key injection after every fourth round
+            n = i // 4 + 1
+            x0 = (x0 + keys[n % 3]) & MASK
+            x1 = (x1 + keys[(n + 1) % 3] + n) & MASK
+    return x0, x1
+
+
+def words(seed: Tensor, pairs: int, stream: int | Tensor = 0) -> Words:
+    """The first `pairs` word pairs of a stream: two int64 [batch, pairs], each 0 .. 2^32 - 1.
+
+    Args:
+        seed: int64 [batch], 0 .. 2^53 - 1. Its low 32 bits are the key's first word, the rest the second.
+        stream: 0 .. 2^32 - 1, a number or int64 []: the counter's second word. Streams of a seed are independent.
+    """
+    seed = seed.unsqueeze(1)
+    key = seed & MASK, _shift_right(seed, 32)
+    index = torch.arange(pairs, dtype=torch.int64, device=seed.device).unsqueeze(0)
+    return threefry2x32(key, (index, torch.zeros_like(index) + stream))
+
+
+def uniform(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tensor:
+    """Uniform values, float32 [batch, *shape], in (0, 1): odd multiples of 2^-24, so never 0, never 1, and exact.
+
+    Value i of a flattened picture comes from word i % 2 of pair i // 2.
+    """
+    count = math.prod(shape)
+    w = torch.stack(words(seed, (count + 1) // 2, stream), dim=-1).flatten(1)[:, :count]
+    return ((_shift_right(w, 9) * 2 + 1).to(torch.float32) * 2.0**-24).reshape(-1, *shape)
+
+
+def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tensor:
+    """Standard normal values, float32 [batch, *shape], by Box and Muller 1958; |value| <= 6.77.
+
+    Values 2i and 2i + 1 of a flattened picture come from pair i. All is done in float64 and rounded once at the end, so
+    libraries whose logarithm and sine differ in the last bit still give the same float32, but for one in millions.
+    """
+    count = math.prod(shape)
+    w0, w1 = words(seed, (count + 1) // 2, stream)
+    u1, u2 = ((w.to(torch.float64) + 0.5) * 2.0**-32 for w in (w0, w1))  # in (0, 1), exact
+    radius = torch.sqrt(torch.log(u1) * -2.0)
+    # A tensor: torch's exporter writes Python numbers that multiply tensors as float32, which would cut 2 pi short.
+    angle = u2 * torch.tensor(2 * math.pi, dtype=torch.float64, device=seed.device)
+    z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)  # [batch, pairs, 2]
+    return z.flatten(1)[:, :count].to(torch.float32).reshape(-1, *shape)
+
+
+def _rotate_left(x: Tensor, bits: int) -> Tensor:
+    """Of 32-bit words; the product stays under 2^61."""
+    return ((x * 2**bits) & MASK) | _shift_right(x, 32 - bits)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """x >> bits for 0 <= x < 2^53, through float64: there the product is exact, and the cast cuts its fraction off.
+
+    torch's own `>>` and `//` export to eight nodes each, since they provide for negative numbers.
+    """
+    return (x.to(torch.float64) * 2.0**-bits).to(torch.int64)

@@ -1,0 +1,145 @@
+"""A task's torch module to its ONNX graph, through `torch.onnx.export(dynamo=True)`."""
+
+import contextlib
+import io
+import logging
+import warnings
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+from torch import nn
+
+from ..errors import ExportError, ZooError
+from ..graph.weights import move_into_bodies
+from ..hookspecs import Port, Task
+from ..text import safe_text
+from .golden import TRACE, draw_inputs
+from .weights import Weights
+
+OPSET = 18
+"""The lowest that torch's exporter writes without a conversion; stacks as old as 2023 read it."""
+
+IR_VERSION = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", OPSET)])
+
+
+def export_task(module: nn.Module, name: str, task: Task, weights: Weights, path: Path) -> None:
+    """Traces a task's module and writes its graph.
+
+    Raises:
+        ExportError: torch can't trace it, or a dimension that the ports call dynamic came out fixed.
+    """
+    if shared := task.inputs.keys() & task.outputs.keys():
+        raise ExportError(
+            f"the task '{name}' has '{min(shared)}' as input and output; a graph has one value of a name: rename one"
+        )
+    model = _trace(module, name, task)
+    _simplify(model)
+    weights.point(model, name)
+    _declare_ports(model, name, task)
+    proto = ir.to_proto(model)
+    proto.ir_version = IR_VERSION
+    proto.producer_name, proto.producer_version = "zoo", version_of("torch")
+    proto.graph.name = name
+    del proto.graph.value_info[:]  # the tracer's own names of sizes; every runtime infers them anew
+    move_into_bodies(proto.graph)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
+    """The task in ONNX's terms, as torch's exporter gives it."""
+    arrays = draw_inputs(task, TRACE, np.random.default_rng(0))
+    arguments = tuple(torch.from_numpy(array) for array in arrays.values())
+    dynamic = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(port.shape) if isinstance(dim, str)}
+        for port in task.inputs.values()
+    )
+    try:
+        with torch.no_grad(), _silence():
+            program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+            exported = torch.onnx.export(
+                program,
+                input_names=list(task.inputs),
+                output_names=list(task.outputs),
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+    except ZooError:
+        raise
+    except Exception as e:
+        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise ExportError(f"torch cannot trace the task '{name}': {safe_text(reason)[:500]}") from e
+    return exported.model
+
+
+def _simplify(model: ir.Model) -> None:
+    """Folds constants, drops what is unused or doubled. Weights stay: a folded one would be a second copy."""
+    optimizer.fold_constants_ir(
+        model,
+        onnx_shape_inference=False,
+        output_size_limit=1024,
+        should_fold=lambda node: False if any(v is not None and v.is_initializer() for v in node.inputs) else None,
+    )
+    ir.passes.Sequential(
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.ClearMetadataAndDocStringPass(),  # it names files of the machine that traced
+    )(model)
+
+
+def _declare_ports(model: ir.Model, name: str, task: Task) -> None:
+    """Writes the ports' dimension names into the graph; refuses a fixed dimension that a port calls dynamic."""
+    for ports, values in ((task.inputs, model.graph.inputs), (task.outputs, model.graph.outputs)):
+        if [value.name for value in values] != list(ports):
+            got = ", ".join(str(value.name) for value in values)
+            raise ExportError(f"the graph of '{name}' has the ports {got}; its task says {', '.join(ports)}")
+        for value, port in zip(values, ports.values(), strict=True):
+            _declare(value, port, name)
+
+
+def _declare(value: ir.Value, port: Port, task: str) -> None:
+    dims = None if value.shape is None else list(value.shape)
+    if dims is not None:
+        where = f"the output or input '{value.name}' of '{task}'"
+        if len(dims) != len(port.shape):
+            raise ExportError(f"{where} has {len(dims)} dimensions; its port says {len(port.shape)}")
+        for axis, (dim, said) in enumerate(zip(dims, port.shape, strict=True)):
+            if isinstance(dim, int) and dim != said:
+                raise ExportError(
+                    f"axis {axis} of {where} came out as {dim}; its port says {said}: "
+                    "the module computes with a size as if it were fixed"
+                )
+    if value.dtype is not None and value.dtype.numpy() != np.dtype(port.dtype):
+        raise ExportError(f"'{value.name}' of '{task}' is {value.dtype.numpy()}; its port says {port.dtype}")
+    value.shape = ir.Shape(port.shape)
+
+
+@contextlib.contextmanager
+def _silence() -> Any:
+    """Torch's exporter talks on both streams, through logging and through warnings; its errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,330 @@
+"""The training loop that all families share: data, processes, checkpoints, logs, Ctrl-C.
+
+What happens in a step is the family's (`Trainer` of the contract). A resumed run is the same run: which pictures a
+step sees and which random numbers it draws depend on seed, step and process alone.
+"""
+
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..errors import InvalidFileError, StoreError, UsageError, ZooError
+from ..hookspecs import Batch, BuildRequest, Trainer, TrainRequest
+from ..manifest import License, Line, Name, Text, Training, Version
+from ..registry import write_atomically
+from ..settings import TrainingSettings, read
+from ..text import safe_text
+from . import checkpoint as checkpoints
+from .checkpoint import CHECKPOINT, Checkpoint
+from .data import Dataset, Sampler
+
+LOG = "log.jsonl"
+LOG_EVERY = 10  # steps
+
+
+class Interrupted(ZooError):
+    """Training was stopped by Ctrl-C or SIGTERM, after a checkpoint."""
+
+    exit_code = 130
+    meaning = "interrupted (Ctrl-C)"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training is, as its checkpoint keeps it: enough to go on, and to make the bundle."""
+
+    family: str
+    config: dict[str, Any]
+    settings: dict[str, Any]  # steps, batch_size, learning_rate, seed, and the family's own
+    name: Name
+    version: Version
+    summary: Line
+    license: License
+    license_note: Text = ""
+    classes: list[str] = field(default_factory=list)
+    stage: str = ""
+    command: str = ""
+    data: Text = ""
+    data_license: Text = ""
+    data_sha256: str = ""
+    parent: str = ""
+
+    @classmethod
+    def of(cls, saved: Checkpoint) -> "Run":
+        """The run that a checkpoint is of."""
+        try:
+            return msgspec.convert(saved.run, cls)
+        except msgspec.ValidationError as e:
+            raise InvalidFileError(f"the checkpoint is of another version of zoo: {safe_text(e)}") from None
+
+    def record(self, steps: int, seconds: float) -> Training:
+        """The manifest's training record after `steps`."""
+        return Training(
+            command=self.command,
+            data=self.data,
+            data_license=self.data_license,
+            data_sha256=self.data_sha256,
+            images_seen=steps * self.settings["batch_size"],
+            steps=steps,
+            seed=self.settings["seed"],
+            seconds=round(seconds, 1),
+            parent=self.parent,
+            environment=f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}",
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives; `module` is None in all processes but the first."""
+
+    module: nn.Module | None
+    record: Training
+
+
+class Processes:
+    """The processes of a `torchrun`, or this one alone."""
+
+    def __init__(self) -> None:
+        self.number = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+    @contextmanager
+    def connected(self) -> Any:
+        if self.number == 1:
+            yield
+            return
+        dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        try:
+            try:
+                yield
+            except Interrupted:
+                dist.barrier()  # torchrun ends all processes once the first has ended: not while one is still writing
+                raise
+            dist.barrier()  # a process that leaves early can abort the others
+        finally:
+            dist.destroy_process_group()
+
+    def distribute(self, module: nn.Module) -> nn.Module:
+        if self.number == 1:
+            return module
+        # Buffers are the family's own to agree on (a codebook's averages are summed over processes).
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all of them get the same answer."""
+        if self.number == 1:
+            return flag
+        value = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value)
+
+
+def train(
+    loaded: Any,
+    run: Run,
+    data: Dataset,
+    folder: Path,
+    *,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 500,
+    tensorboard: Path | None = None,
+    on_step: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, losses: None,
+) -> Trained:
+    """Trains to `run.settings['steps']` and gives the module to publish.
+
+    Args:
+        loaded: the family's plugin, as `zoo.plugins.load` gives it.
+        folder: for the checkpoint and the log; made if needed.
+        weights: a `state_dict` to start from (`--from`).
+        resume: go on from the folder's checkpoint.
+        checkpoint_every: steps between checkpoints.
+        tensorboard: a folder for event files, or None.
+        on_step: called after each step with steps done, steps in all, and, when they are logged, the losses.
+
+    Raises:
+        Interrupted: after Ctrl-C; the checkpoint is written.
+        UsageError: settings that cannot be.
+    """
+    processes = Processes()
+    common = read(TrainingSettings, run.settings, f"{run.family} training")
+    steps, batch_size, seed = common.steps, common.batch_size, common.seed
+    if batch_size % processes.number:
+        raise UsageError(f"batch size {batch_size}; it must be a multiple of the {processes.number} processes")
+    sampler = Sampler(len(data), batch_size, seed)
+    share = slice(
+        processes.rank * batch_size // processes.number, (processes.rank + 1) * batch_size // processes.number
+    )
+
+    with processes.connected():
+        trainer = _trainer(loaded, run, processes, weights)
+        start, seconds = 0, 0.0
+        if resume:
+            saved = checkpoints.load(folder)
+            trainer.load_state_dict(saved.state)
+            start, seconds = saved.step, saved.seconds
+        first = processes.rank == 0
+        began = time.monotonic() - seconds
+
+        def save(step: int) -> None:
+            if first:
+                now = time.monotonic() - began
+                checkpoints.save(folder / CHECKPOINT, Checkpoint(asdict(run), step, now, trainer.state_dict()))
+
+        with _signals() as stopped, _Log(folder, tensorboard, start) if first else nullcontext() as log:
+            for step in range(start, steps):
+                indices = sampler.indices(step)[share]
+                batch = Batch(
+                    images=torch.from_numpy(data.images[indices]).to(processes.device),
+                    labels=torch.from_numpy(data.labels[indices]).to(processes.device),
+                )
+                generator = torch.Generator().manual_seed(_mix(seed, step, processes.rank))
+                losses = trainer.step(batch, step, generator)
+                done = step + 1
+                shown = {}
+                stop = processes.any(stopped())
+                due = stop or done % checkpoint_every == 0 or done == steps
+                if first and (due or done % LOG_EVERY == 0):
+                    shown = {name: float(value) for name, value in losses.items()}
+                    _refuse_nan(shown, done)
+                    log.write(done, shown)
+                if first:
+                    on_step(done, steps, shown)
+                if due:
+                    save(done)
+                if stop:
+                    raise Interrupted(f"stopped after step {done} of {steps}; the same command with --resume goes on")
+        record = run.record(steps, time.monotonic() - began)
+        return Trained(trainer.trained_module().cpu().eval() if first else None, record)
+
+
+def restore(loaded: Any, run: Run, saved: Checkpoint) -> nn.Module:
+    """The module that a checkpoint would publish."""
+    trainer = _trainer(loaded, run, Processes(), None)
+    trainer.load_state_dict(saved.state)
+    return trainer.trained_module().cpu().eval()
+
+
+def _trainer(loaded: Any, run: Run, processes: Processes, weights: Mapping[str, torch.Tensor] | None) -> Trainer:
+    torch.manual_seed(run.settings["seed"])
+    build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
+    module = loaded.call("build_module", build)
+    if weights is not None:
+        load_weights(module, weights)
+    request = TrainRequest(
+        family=run.family,
+        config=run.config,
+        settings=run.settings,
+        module=module.to(processes.device).train(),
+        device=processes.device,
+        distribute=processes.distribute,
+        stage=run.stage,
+    )
+    return loaded.call("build_trainer", request)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Loads a `state_dict`; the error names each tensor that is missing, left over, or of another shape."""
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - weights.keys()]
+    wrong += [f"{name} has no place" for name in weights.keys() - own.keys()]
+    wrong += [
+        f"{name} is {tuple(weights[name].shape)} where {tuple(own[name].shape)} belongs"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    if wrong:
+        raise InvalidFileError(f"these weights are of another config: {safe_text('; '.join(sorted(wrong)))}")
+    module.load_state_dict(weights)
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """One 63-bit seed out of three numbers, without the collisions of a sum."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _refuse_nan(losses: Mapping[str, float], step: int) -> None:
+    for name, value in losses.items():
+        if value != value or abs(value) == float("inf"):
+            raise UsageError(f"the loss '{name}' is {value} at step {step}; try a lower --learning-rate")
+
+
+@contextmanager
+def _signals() -> Any:
+    """Ctrl-C and SIGTERM set a flag that the loop reads between steps; a second Ctrl-C interrupts at once."""
+    flag = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal flag
+        if flag and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag = True
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: flag
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class _Log:
+    """`log.jsonl`, a line every tenth step and every checkpoint, and TensorBoard's events when asked.
+
+    A resumed run's log goes on where its checkpoint was: what a killed run logged after it is dropped.
+    """
+
+    def __init__(self, folder: Path, tensorboard: Path | None, start: int):
+        path = folder / LOG
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = [line for line in _lines(path) if line["step"] <= start] if start else []
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self.file = path.open("a")
+        except OSError as e:
+            raise StoreError(f"cannot write {safe_text(e.filename or path)}: {e.strerror}") from None
+        self.events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(tensorboard), purge_step=start + 1)
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        if self.events:
+            self.events.close()
+
+    def write(self, step: int, losses: Mapping[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **losses}) + "\n")
+        self.file.flush()
+        if self.events:
+            for name, value in losses.items():
+                self.events.add_scalar(name, value, step)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """A log's lines; a torn last one is left out."""
+    lines = []
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in path.read_text().splitlines():
+            lines.append(json.loads(line))
+    return lines

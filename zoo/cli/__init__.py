@@ -1,0 +1,101 @@
+"""The `zoo` command. One short file per command, imported only when that command is called."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from ..errors import UsageError, ZooError
+from ..text import did_you_mean, safe_text
+
+# name: (module, what it does). The summaries stand here so that `zoo --help` imports no command.
+COMMANDS = {
+    "list": ("list", "What models there are, and which are here."),
+    "info": ("info", "A model's card: tasks, ports, metrics, licence, files."),
+    "run": ("run", "Run a task of a model."),
+    "again": ("again", "Make a picture again from its metadata, and compare."),
+    "pull": ("pull", "Fetch models into the store."),
+    "verify": ("verify", "Hash models again; with --replay run their golden cases."),
+    "rm": ("rm", "Remove pulled models from the store."),
+    "prune": ("prune", "Free what no model in the store needs."),
+    "registry": ("registry", "Add, list and remove registries."),
+    "families": ("families", "The kinds of model that the installed plugins make."),
+    "plugin": ("plugin", "Which plugins are installed, and which are set aside."),
+    "train": ("train", "Train a model; ends with a bundle."),
+    "build": ("build", "Make a bundle from a training checkpoint."),
+    "import": ("import_", "Make a bundle from a foreign checkpoint."),
+    "eval": ("eval", "Measure a model's figures on a data set."),
+    "publish": ("publish", "Copy a bundle into a registry folder."),
+    "doctor": ("doctor", "What is wrong with this installation, and how to mend it."),
+    "completion": ("completion", "Print the completion script of a shell."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and summaries, and imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f".{COMMANDS[name][0]}", __name__).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UsageError(
+                f"there is no command '{safe_text(args[0])}'"
+                + (did_you_mean(args[0], COMMANDS) or "; `zoo --help` lists them")
+            )
+        return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Turns what goes wrong on purpose into one line and an exit code; a bug keeps its traceback."""
+        if not kwargs.pop("standalone_mode", True):
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+            sys.stdout.flush()
+            sys.exit(code if isinstance(code, int) else 0)
+        except ZooError as e:
+            _fail(str(e), e.exit_code)
+        except click.ClickException as e:
+            _fail(e.format_message(), e.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted", 130)
+        except SystemExit:
+            # click meets a closed pipe first: it wraps the streams, so that they can be flushed, and exits with 1.
+            if "PacifyFlushWrapper" in type(sys.stdout).__name__:
+                sys.exit(141)
+            raise
+        except BrokenPipeError:
+            # The reader is gone: nothing to say, and Python must not try to flush to it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    click.echo(f"Error: {safe_text(message, keep_newlines=True)}", err=True)
+    sys.exit(exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zoo", message="zoo %(version)s")
+@click.option("--no-plugins", is_flag=True, help="Use no plugin at all; the same as ZOO_NO_PLUGINS=1.")
+def main(no_plugins: bool) -> None:
+    """A registry of generative models: list them, pull them, run them without PyTorch.
+
+    \b
+    Example:
+      zoo list
+      zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
+    """
+    if no_plugins:
+        os.environ["ZOO_NO_PLUGINS"] = "1"

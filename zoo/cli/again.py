@@ -1,0 +1,68 @@
+"""`zoo again`: a picture made again from its metadata, and compared."""
+
+from pathlib import Path
+
+import click
+
+from ..errors import IntegrityError, UsageError
+from ..text import safe_text
+from .output import as_json, note
+from .run import DEVICES, locate_with_progress
+
+
+@click.command("again")
+@click.argument("picture")
+@click.option("--image", "--file", "files", multiple=True, metavar="FILE", help="What the picture was made from.")
+@click.option("--model", metavar="MODEL", help="Where the model is, if not in a registry: a bundle's folder.")
+@click.option("--out", metavar="FILE", help="Write the new picture here, as PNG.")
+@click.option("--device", type=DEVICES, default="auto", show_default=True)
+@click.option("--registry", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
+@click.option("--json", "as_data", is_flag=True, help="Say how it came out as JSON.")
+def command(
+    picture: str, files: tuple[str, ...], model: str | None, out: str | None, device: str, registry: tuple[str, ...],
+    as_data: bool,
+) -> None:  # fmt: skip
+    """Make PICTURE again from its metadata, and say whether it came out identical, within tolerance, or differs.
+
+    Files that it was made from are looked for beside the picture and here, and told by their SHA-256; give others with
+    --image. Exit code 5 when it differs.
+
+    \b
+    Example:
+      zoo again again.png --image shoe.png
+    """
+    from ..media import Grid, encode_png
+    from ..model import Model
+    from ..outputs import check_picture_out, write_file
+    from ..recipe import make_again, read_recipe, recipe_reference, write_recipe
+
+    if out == "-":
+        raise UsageError("--out - is not for `again`, which says on stdout how it came out; give a file")
+    if out is not None:
+        check_picture_out(out)
+    recipe, expected = read_recipe(picture)
+    found = Model(locate_with_progress(model or recipe_reference(recipe), registry), device)
+    folders = dict.fromkeys([Path(picture).parent, Path()])
+    beside = [str(folder / Path(r.name).name) for rs in recipe.files.values() for r in rs for folder in folders]
+    remade = make_again(recipe, expected, found, [*files, *beside], note)
+    result, comparison = remade.result, remade.comparison
+    paths: list[str] = []
+    if out is not None:
+        whole = Grid.of(remade.pictures).join(remade.pictures)
+        text = write_recipe(found, remade.call, result, recipe.output, recipe.index)
+        paths = write_file(out, encode_png(whole, text))
+    words = {"identical": "identical", "within": "the same within tolerance", "differs": "differs"}
+    verdict = words[comparison.verdict]
+    made = f"made on {safe_text(recipe.provider)}, again on {result.provider}"
+    if as_data:
+        as_json({
+            "picture": picture, "model": found.reference, "digest": found.digest, "verdict": comparison.verdict,
+            "text": comparison.text, "provider": result.provider, "seconds": round(result.seconds, 4), "paths": paths,
+        })  # fmt: skip
+    elif comparison.verdict != "differs":
+        detail = "" if comparison.verdict == "identical" else f": {comparison.text}"
+        click.echo(f"{verdict}{detail} ({made}, {result.seconds:.2f} s)")
+        for path in paths:
+            click.echo(safe_text(path))
+    if comparison.verdict == "differs":
+        raise IntegrityError(f"{picture} differs: {comparison.text} ({made})")

@@ -1,0 +1,32 @@
+"""`zoo doctor`: what is wrong with this installation, and the line that mends it."""
+
+import click
+
+from . import output
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
+    """What is wrong with this installation, and how to mend it.
+
+    Looks at Python, the packages and their versions, ONNX Runtime and CUDA (with a real call), the store and the
+    plugins. Ends with exit code 1 when there is a problem; warnings alone give 0.
+
+    \b
+    Example:
+      zoo doctor
+    """
+    from ..doctor import examine
+    from ..text import safe_text
+
+    findings = examine()
+    if as_json:
+        output.as_json(findings)
+    else:
+        for finding in findings:
+            click.echo(safe_text(f"{finding.severity:8} {finding.check}: {finding.text}"))
+            if finding.mend:
+                click.echo(safe_text(f"         -> {finding.mend}"))
+    context.exit(1 if any(finding.severity == "problem" for finding in findings) else 0)

@@ -1,0 +1,96 @@
+"""`zoo import`: a foreign checkpoint to a bundle."""
+
+import platform
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InvalidFileError, UsageError
+from .output import note
+
+
+@click.command("import")
+@click.argument("family")
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
+@click.option("--name", help="The model's name; default: the folder's.")
+@click.option("--model-version", "version", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--summary", default="", help="One line for lists; default: where the weights come from.")
+@click.option("--license", "license_", default="NOASSERTION", show_default=True, help="SPDX, of the weights.")
+@click.option("--license-note", default="", help="What else a user must know, e.g. of the data's licence.")
+@click.option("--classes", default="", help="Names of the labels from 0, separated by commas.")
+def command(family: str, path: Path, out: Path, name: str | None, classes: str, **options: Any) -> None:
+    """Make a bundle of FAMILY from a checkpoint that another project wrote.
+
+    FILE_OR_FOLDER is a .safetensors, .ckpt, .pt, .pth, .bin or .pkl file, or the folder of one; a config.json or
+    config.yaml beside it is read too. Nothing that a pickle names is run. The licence of the weights is yours to say.
+
+    \b
+    Example:
+      zoo import vqvae checkpoint.pt --out my-vqvae/ --license MIT
+    """
+    from ..build import foreign
+    from ..build.bundling import bundle_of
+    from ..build.train import Run
+    from ..hookspecs import ImportRequest
+    from ..manifest import Training, describe_file
+    from ..plugins import load
+    from ..settings import read
+
+    if out.exists():
+        raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
+    said = {
+        "family": family,
+        "config": {},
+        "settings": {},
+        "name": name or out.name,
+        "version": options["version"],
+        "summary": options["summary"] or "imported",
+        "license": options["license_"],
+        "license_note": options["license_note"],
+        "classes": [c.strip() for c in classes.split(",") if c.strip()],
+    }
+    run = read(Run, said, "the model")
+    loaded = load(family)
+    checkpoint = foreign.read(path)
+    for line in checkpoint.notes:
+        note(f"{checkpoint.path.name}: {line}")
+    imported = loaded.call(
+        "import_checkpoint",
+        ImportRequest(family=family, path=checkpoint.path, tensors=checkpoint.tensors, config=checkpoint.config),
+    )
+    if imported is None:
+        raise InvalidFileError(
+            f"{checkpoint.path} has a layout that the family '{family}' does not know; its tensors are "
+            + foreign.some(checkpoint.tensors)
+        )
+    taken, found = len(checkpoint.tensors) - len(imported.unused), len(checkpoint.tensors)
+    note(f"{imported.layout}: took {taken} of {found} tensors")
+    if imported.unused:
+        note(f"left unused: {foreign.some(imported.unused)}")
+
+    config, module = _rebuild(loaded, run, imported)
+    run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}")
+    record = Training(
+        command=shlex.join(["zoo", *sys.argv[1:]])[:2000],
+        parent=f"imported from {imported.layout}, file SHA-256 {describe_file(checkpoint.path).sha256}",
+        environment=f"Python {platform.python_version()}, {platform.machine()}",
+    )
+    manifest = bundle_of(loaded, run, module, record, out)
+    note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
+    click.echo(out)
+
+
+def _rebuild(loaded: Any, run: Any, imported: Any) -> tuple[dict[str, Any], Any]:
+    """The complete config, and the family's module with the imported weights."""
+    from ..build.train import load_weights
+    from ..hookspecs import BuildRequest, ConfigRequest
+
+    config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
+    module = loaded.call("build_module", BuildRequest(family=run.family, config=config, classes=tuple(run.classes)))
+    load_weights(module, imported.state_dict)
+    return config, module

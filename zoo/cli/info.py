@@ -1,0 +1,177 @@
+"""`zoo info`: what a model says of itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import NotFoundError, UsageError
+from ..hookspecs import Port
+from ..manifest import MANIFEST, Manifest
+from ..ports import range_text
+from ..registry import Entry
+from ..text import human_bytes, safe_text
+from .output import as_json, table
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Here:
+    """A model whose files are here."""
+
+    reference: str
+    digest: str
+    folder: Path
+    manifest: Manifest
+
+
+@click.command("info")
+@click.argument("model")
+@click.option("--card", is_flag=True, help="Print the model's card, README.md.")
+@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look there too, this time.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> None:
+    """What MODEL is: tasks, ports with types and ranges, classes, metrics, licence, files, digests.
+
+    MODEL is a reference or a bundle's folder. Of a model that is not here, what its registry says.
+
+    \b
+    Example:
+      zoo info vqvae-fashion
+      zoo info vqvae-fashion --card
+    """
+    if card and json_:
+        raise UsageError("--card prints Markdown, --json JSON; choose one")
+    found = _find(model, places)
+    if isinstance(found, Entry):
+        if card:
+            raise NotFoundError(f"the card of {found} is not here; `zoo pull {found}` fetches it")
+        as_json(_entry_json(found)) if json_ else _print_entry(found)
+    elif card:
+        click.echo(safe_text(_read_card(found.folder), keep_newlines=True), nl=False)
+    elif json_:
+        as_json(
+            {"reference": found.reference, "digest": found.digest, "here": True, "folder": found.folder}
+            | {"manifest": found.manifest}
+        )
+    else:
+        _print_model(found)
+
+
+def _find(model: str, places: tuple[str, ...]) -> Here | Entry:
+    from ..bundle import is_path, locate
+    from ..catalogue import registries
+    from ..manifest import digest, read
+    from ..registry import Reference, resolve
+
+    if is_path(model):  # only read: its graphs are checked when they are to be run
+        folder = Path(model).expanduser()
+        manifest = read(folder)
+        return Here(str(folder), digest((folder / MANIFEST).read_bytes()), folder, manifest)
+    try:
+        bundle = locate(model, registries=places, pull=False)
+    except NotFoundError:
+        return resolve(Reference.parse(model), registries(places))
+    return Here(bundle.reference, bundle.digest, bundle.folder, bundle.manifest)
+
+
+def _read_card(folder: Path) -> str:
+    try:
+        return (folder / CARD).read_text("utf-8", errors="replace")
+    except OSError as e:
+        raise NotFoundError(f"{safe_text(folder / CARD)} cannot be read: {e.strerror}") from None
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    model = entry.model
+    return {
+        "reference": str(entry),
+        "digest": entry.digest,
+        "here": False,
+        "size": entry.size,
+        "summary": model.summary,
+        "family": model.family,
+        "license": model.license,
+        "tasks": model.tasks,
+        "versions": sorted(model.versions),
+        "files": entry.files,
+    }
+
+
+def _print_entry(entry: Entry) -> None:
+    model = entry.model
+    click.echo(safe_text(f"{entry}: {model.summary}"))
+    table(
+        [
+            ("here", f"no; `zoo pull {entry}` fetches {human_bytes(entry.size)}"),
+            ("family", model.family),
+            ("licence", model.license),
+            ("tasks", ", ".join(model.tasks)),
+            ("versions", ", ".join(map(str, sorted(model.versions)))),
+            ("digest", f"sha256:{entry.digest}"),
+        ],
+        [],
+    )
+    _print_files({name: (file.size, file.sha256) for name, file in entry.files.items()})
+
+
+def _print_model(here: Here) -> None:
+    m = here.manifest
+    click.echo(safe_text(f"{here.reference}: {m.summary}"))
+    rows = [
+        ("family", f"{m.family}" + (f", {m.paper}" if m.paper else "")),
+        ("licence", m.license + (f"; {m.license_note}" if m.license_note else "")),
+        ("digest", f"sha256:{here.digest}"),
+        ("folder", here.folder),
+        ("graphs", f"opset {m.export.opset}, IR {m.export.ir_version}, {m.export.precision}"),
+    ]
+    if m.classes:
+        rows.append(("classes", ", ".join(f"{number} {name}" for number, name in enumerate(m.classes))))
+    if m.training.data:
+        data = f"{m.training.data}" + (f" ({m.training.data_license})" if m.training.data_license else "")
+        rows.append(("trained on", f"{data}, {m.training.images_seen:,} pictures seen in {m.training.steps:,} steps"))
+    if m.training.parent:
+        rows.append(("trained from", m.training.parent))
+    if m.training.command:
+        rows.append(("made by", m.training.command))
+    table(rows, [])
+    for name, task in m.tasks.items():
+        _heading(f"{name}{' (default)' if name == m.default_task else ''}: {task.summary}")
+        ports = [("in", *port) for port in task.inputs.items()] + [("out", *port) for port in task.outputs.items()]
+        table([(side, port, *_port_cells(p)) for side, port, p in ports], [])
+    if m.metrics:
+        _heading("metrics")
+        cells = [(k.name, f"{k.value:.6g} {k.unit}", k.better, k.samples or "", k.data) for k in m.metrics]
+        table(cells, ["name", "value", "better", "samples", "data"])
+    _print_files({name: (file.size, file.sha256) for name, file in m.files.items()})
+
+
+def _port_cells(port: Port) -> tuple[str, str, str, str]:
+    """Kind, dtype and shape, limits, and what it is."""
+    shape = ", ".join(map(str, port.shape))
+    return port.kind, f"{port.dtype} [{shape}]", "; ".join(_limits(port)), port.summary
+
+
+def _limits(port: Port) -> Iterator[str]:
+    if port.kind in ("image", "mask"):
+        if port.minimum_size:
+            yield f"{port.minimum_size}x{port.minimum_size} or more"
+        if port.maximum_pixels:
+            yield f"at most {port.maximum_pixels:,} pixels"
+    if values := range_text(port):
+        yield values
+    if port.default is not None:
+        yield f"default {port.default}"
+
+
+def _print_files(files: dict[str, tuple[int, str]]) -> None:
+    _heading(f"files: {human_bytes(sum(size for size, _ in files.values()))}")
+    rows = [(name, f"{size:,}", sha256) for name, (size, sha256) in files.items()]
+    table(rows, ["name", "bytes", "SHA-256"])
+
+
+def _heading(text: str) -> None:
+    click.echo(f"\n{safe_text(text)}")

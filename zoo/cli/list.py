@@ -1,0 +1,144 @@
+"""`zoo list`: what there is, and what is here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+from ..text import human_bytes
+from .output import as_json, note, table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A version of a model, as `--json` gives it."""
+
+    reference: str
+    registry: str
+    name: str
+    version: int
+    digest: str
+    family: str
+    summary: str
+    tasks: tuple[str, ...]
+    license: str
+    size: int  # bytes, of all files
+    missing: int  # bytes still to fetch
+    where: str  # in package, pulled, damaged, folder, remote
+
+
+@click.command("list")
+@click.argument("text", default="")
+@click.option("--family", metavar="NAME", help="Only models of this family.")
+@click.option("--task", metavar="NAME", help="Only models that have this task.")
+@click.option("--local", is_flag=True, help="Only what is here: in the package, or pulled.")
+@click.option("--all-versions", is_flag=True, help="Older versions too; else the newest, and those that are pulled.")
+@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look there too, this time.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def command(
+    text: str,
+    family: str | None,
+    task: str | None,
+    local: bool,
+    all_versions: bool,
+    places: tuple[str, ...],
+    json_: bool,
+) -> None:
+    """What models there are, and which are here.
+
+    TEXT filters by name, family, task or summary. Added registries are read anew; without network, as they were.
+
+    \b
+    Example:
+      zoo list
+      zoo list fashion --task reconstruct --local
+    """
+    rows = [
+        row
+        for row in _rows(places)
+        if family in (None, row.family)
+        and (task is None or task in row.tasks)
+        and (not local or row.where in ("in package", "pulled", "damaged"))
+        and text.lower() in " ".join((row.name, row.family, row.summary, *row.tasks)).lower()
+    ]
+    if not all_versions:
+        rows = list(_newest_and_pulled(rows))
+    if json_:
+        as_json(rows)
+    elif rows:
+        table(
+            [
+                (
+                    r.reference.rpartition(":")[0],
+                    r.version,
+                    r.family,
+                    " ".join(r.tasks),
+                    human_bytes(r.size),
+                    human_bytes(r.missing) if r.missing else "-",
+                    r.license,
+                    r.where,
+                )
+                for r in rows
+            ],
+            ["NAME", "VERSION", "FAMILY", "TASKS", "SIZE", "TO FETCH", "LICENCE", "WHERE"],
+        )
+    else:
+        note(
+            "no model matches; `zoo list` without filters shows all" if text or family or task or local else "no models"
+        )
+
+
+def _rows(places: tuple[str, ...]) -> Iterator[Row]:
+    """Every version that a registry lists, then what was pulled from registries that are gone."""
+    from ..catalogue import registries
+    from ..manifest import read
+    from ..registry import DEFAULT, Entry
+    from ..store import Store
+
+    store = Store()
+    pulled = {(i.registry, i.name, i.version, i.digest): i for i in store.installed()}
+    for registry in registries(places, refresh=True):
+        for name, model in registry.document.models.items():
+            for version in sorted(model.versions, reverse=True):
+                entry = Entry(registry, name, version)
+                installed = pulled.pop((registry.name, name, version, entry.digest), None)
+                if registry.name == DEFAULT:
+                    where, missing = "in package", 0
+                elif installed:
+                    where, missing = "damaged" if store.damage(installed) else "pulled", 0
+                else:
+                    where, missing = "folder" if registry.folder else "remote", store.missing(entry)
+                yield Row(
+                    str(entry), registry.name, name, version, entry.digest, model.family, model.summary, model.tasks,
+                    model.license, entry.size, missing, where,
+                )  # fmt: skip
+    for i in pulled.values():
+        damage = store.damage(i)
+        if any(finding.startswith("model.yaml") for finding in damage):
+            yield Row(str(i), i.registry, i.name, i.version, i.digest, "", "", (), "", 0, 0, "damaged")
+            continue
+        m = read(i.folder)
+        size = m.size + (i.folder / "model.yaml").stat().st_size
+        where = "damaged" if damage else "pulled"
+        yield Row(
+            str(i),
+            i.registry,
+            i.name,
+            i.version,
+            i.digest,
+            m.family,
+            m.summary,
+            tuple(m.tasks),
+            m.license,
+            size,
+            0,
+            where,
+        )
+
+
+def _newest_and_pulled(rows: list[Row]) -> Iterator[Row]:
+    seen = set()
+    for row in sorted(rows, key=lambda row: (row.registry != "default", row.registry, row.name, -row.version)):
+        if (row.registry, row.name) not in seen or row.where in ("pulled", "damaged"):
+            yield row
+        seen.add((row.registry, row.name))

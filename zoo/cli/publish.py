@@ -1,0 +1,27 @@
+"""`zoo publish`: a bundle into a registry folder."""
+
+from pathlib import Path
+
+import click
+
+from .output import note
+
+
+@click.command("publish")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="The registry's folder.")
+def command(bundle: Path, folder: Path) -> None:
+    """Copy BUNDLE into a registry folder and name it in its registry.yaml.
+
+    Any folder is a registry, and so is any web server or bucket that serves it. A published version never changes.
+
+    \b
+    Example:
+      zoo publish my-vqvae/ --to my-registry/
+      zoo registry add mine my-registry/
+    """
+    from ..publish import publish
+
+    manifest = publish(bundle, folder)
+    note(f"published {manifest.name}:{manifest.version} ({len(manifest.files) + 1} files)")
+    click.echo(folder / "registry.yaml")

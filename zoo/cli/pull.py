@@ -1,0 +1,45 @@
+"""`zoo pull`: models into the store."""
+
+import click
+
+from ..text import human_bytes
+from .output import as_json, note, progress
+
+
+@click.command("pull")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look there first, this time.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def command(models: tuple[str, ...], places: tuple[str, ...], json_: bool) -> None:
+    """Fetch models into the store, and print their folders.
+
+    MODEL is [registry/]name[:version][@sha256:digest]; without a version the newest. An interrupted pull goes on where
+    it stopped. Models of the default registry are in the package already.
+
+    \b
+    Example:
+      zoo pull vqvae-fashion
+      zoo pull lab/portraits:2 --registry https://models.example.org/
+    """
+    from ..bundle import read_in_place
+    from ..catalogue import registries
+    from ..registry import DEFAULT, Reference, resolve
+    from ..store import Store
+
+    known, store = registries(places, refresh=True), Store()
+    entries = [resolve(Reference.parse(model), known) for model in models]
+    pulled = []
+    for entry in entries:
+        if entry.registry.name == DEFAULT:
+            folder = read_in_place(entry).folder
+            note(f"{entry} is in the package: nothing to fetch")
+        else:
+            missing = store.missing(entry)
+            note(f"{entry}: {human_bytes(missing)} to fetch" if missing else f"{entry} is here: nothing to fetch")
+            with progress(missing, str(entry)) as bar:
+                folder = store.pull(entry, on_bytes=bar.update).folder
+        pulled.append({"reference": str(entry), "digest": entry.digest, "folder": str(folder)})
+        if not json_:
+            click.echo(str(folder))
+    if json_:
+        as_json(pulled)

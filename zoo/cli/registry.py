@@ -1,0 +1,83 @@
+"""`zoo registry`: which registries are looked in."""
+
+import click
+
+from ..errors import UsageError
+from ..text import did_you_mean, safe_text
+from .output import as_json, note, table
+
+
+class _Group(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in self.commands:
+            raise UsageError(
+                f"there is no command 'registry {safe_text(args[0])}'"
+                + (did_you_mean(args[0], self.commands) or f"; there are {', '.join(self.commands)}")
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group("registry", cls=_Group)
+def command() -> None:
+    """Add, list and remove registries.
+
+    \b
+    Example:
+      zoo registry add lab https://models.example.org/
+      zoo registry list
+    """
+
+
+@command.command("add")
+@click.argument("name")
+@click.argument("place", metavar="URL|FOLDER")
+def add(name: str, place: str) -> None:
+    """Add a registry under a name of your choice, after reading it once.
+
+    \b
+    Example:
+      zoo registry add lab https://models.example.org/
+      zoo registry add mine ~/models
+    """
+    from .. import catalogue
+
+    registry = catalogue.add(name, place)
+    if registry.url.startswith("http:"):
+        note("plain http: anyone on the way can change what this registry says; https keeps it as it was published")
+    note(f"{name}: {len(registry.document.models)} models at {registry.url}")
+
+
+@command.command("list")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def list_(json_: bool) -> None:
+    """The registries that are looked in, in this order.
+
+    \b
+    Example:
+      zoo registry list
+    """
+    from .. import catalogue
+
+    rows = [
+        {"name": registry.name, "models": len(registry.document.models), "url": registry.url}
+        for registry in catalogue.registries()
+    ]
+    if json_:
+        as_json(rows)
+    else:
+        table([tuple(row.values()) for row in rows], ["NAME", "MODELS", "URL"])
+
+
+@command.command("remove")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove an added registry. What was pulled from it stays; `zoo rm` removes that.
+
+    \b
+    Example:
+      zoo registry remove lab
+    """
+    from .. import catalogue
+
+    catalogue.remove(name)
+    note(f"removed the registry {name}")

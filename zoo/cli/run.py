@@ -1,0 +1,209 @@
+"""`zoo run`: a task of a model."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import NotFoundError, UsageError
+from ..text import human_bytes, safe_text
+from .output import as_json, note, progress, table
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..hookspecs import Task
+    from ..outputs import Written
+    from ..registry import Entry
+    from ..run import Call, Result
+
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+
+
+@click.command("run", add_help_option=False, options_metavar="", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [TASK] [OPTIONS]")
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Run a task of a model: pictures, labels and seeds in, pictures, tokens or figures out.
+
+    MODEL is a reference (vqvae-fashion, name:2, registry/name) or a bundle's folder; what is not here is fetched.
+    TASK is one of the model's tasks; without one, its default. The other options are the task's own:
+    `zoo run MODEL TASK --help` lists them with their ranges and defaults.
+
+    Pictures are written as PNG: one grid, or one file each with --out 'x-{i}.png'. Their metadata say how they were
+    made, for `zoo again`. Without --out the name is made from model, task and seed and never overwrites; a name given
+    with --out does. --out - is stdout.
+
+    \b
+    Options of every task:
+      --out FILE                Where to, or - for stdout; x-{i}.png: one file a picture.
+      --example                 Inputs that are not given come from the model's own example.
+      --device [auto|cpu|cuda]  auto: CUDA where it works; cuda: CUDA or an error.
+      --registry URL|FOLDER     Look in this registry too; may be repeated.
+      --json                    Say what was made as JSON.
+
+    \b
+    Example:
+      zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
+    """
+    if not words or words[0] in ("-h", "--help"):
+        click.echo(ctx.get_help())
+        return
+    model, task, rest = _split(words)
+    bundle = _locate(model, rest)
+    task_command = _task_command(bundle, task, f"{ctx.command_path} {safe_text(model)}")
+    with task_command.make_context(task_command.name, rest) as task_ctx:
+        task_command.invoke(task_ctx)
+
+
+def _split(words: tuple[str, ...]) -> tuple[str, str | None, list[str]]:
+    """Model, task and the rest: the task stands right after the model."""
+    if words[0].startswith("-"):
+        raise UsageError("the model comes first: zoo run MODEL [TASK] [OPTIONS]")
+    if len(words) > 1 and not words[1].startswith("-"):
+        return words[0], words[1], list(words[2:])
+    return words[0], None, list(words[1:])
+
+
+def _locate(model: str, rest: list[str]) -> "Bundle":
+    """The bundle. Its manifest says which options there are, so this comes before they are read."""
+    registries = [w.partition("=")[2] for w in rest if w.startswith("--registry=")]
+    registries += [after for word, after in zip(rest, rest[1:], strict=False) if word == "--registry"]
+    if "--help" not in rest and "-h" not in rest:
+        return locate_with_progress(model, registries)
+    from ..bundle import locate
+
+    try:
+        return locate(model, registries=registries, pull=False)
+    except NotFoundError as e:
+        raise NotFoundError(f"{e}; `zoo info` shows what the registry says of it") from None
+
+
+def locate_with_progress(model: str, registries: Sequence[str]) -> "Bundle":
+    """The bundle, fetched when it is not here, after saying how many bytes that takes."""
+    from ..bundle import locate
+
+    bars: list[Any] = []
+
+    def on_pull(entry: "Entry", missing: int) -> None:
+        note(f"{entry} is not here: fetching {human_bytes(missing)}")
+        bars.append(progress(missing, str(entry)))
+
+    try:
+        return locate(model, registries=registries, on_pull=on_pull, on_bytes=lambda count: bars[-1].update(count))
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
+    """The command of one task, made from its ports."""
+    from ..run import option_name, options_of
+
+    name, task = bundle.manifest.task(task_name)
+    params: list[click.Parameter] = [
+        click.Option(
+            [option_name(option.port), f"port_{option.port}"],
+            type=_TYPES.get(option.kind, str),
+            multiple=option.multiple,
+            metavar=_METAVARS.get(option.kind),
+            help=option.help,
+        )
+        for option in options_of(task)
+    ]
+    if any(option.kind == "seed" for option in options_of(task)):
+        params.append(click.Option(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
+    params += [
+        click.Option(["--example"], is_flag=True, help="Inputs that are not given come from the model's own example."),
+        click.Option(["--out"], metavar="FILE", help="Where to; - is stdout, x-{i}.png is one file a picture."),
+        click.Option(["--device"], type=DEVICES, default="auto", show_default=True),
+        click.Option(["--registry"], multiple=True, metavar="URL|FOLDER", help="Look in this registry too."),
+        click.Option(["--json"], is_flag=True, help="Say what was made as JSON."),
+    ]
+    others = [safe_text(other) for other, task in bundle.manifest.tasks.items() if other != name and not task.part_of]
+    return click.Command(
+        f"{path} {name}",
+        params=params,
+        callback=lambda **options: _run(bundle, name, options),
+        help=f"{safe_text(task.summary).rstrip('.')}."
+        + (f"\n\nOther tasks of {bundle.manifest.name}: {', '.join(others)}." if others else ""),
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+_TYPES = {"seed": int, "count": int, "scalar": float}
+_METAVARS = {
+    "image": "FILE",
+    "mask": "FILE",
+    "tokens": "FILE",
+    "tensor": "FILE",
+    "label": "NAME|NUMBER",
+    "size": "HEIGHTxWIDTH",
+}
+
+
+def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
+    from ..model import Model
+    from ..outputs import check_out, write_outputs
+    from ..run import execute, gather
+
+    out, as_data = options["out"], options["json"]
+    if as_data and out == "-":
+        raise UsageError("--json and --out - both write to stdout; choose one")
+    model, task = Model(bundle, options["device"]), bundle.manifest.tasks[task_name]
+    check_out(task_name, task, out)
+    notes: list[str] = []
+
+    def say(line: str) -> None:
+        notes.append(line)
+        note(line)
+
+    given = {name.removeprefix("port_"): value for name, value in options.items() if name.startswith("port_")}
+    call = gather(model, task_name, given, number=options.get("number"), example=options["example"], note=say)
+    result = execute(model, call)
+    if result.left_on_cpu:
+        say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))
+    written = write_outputs(model, call, result, out)
+    if as_data:
+        as_json(_report(model, call, result, written, notes))
+        return
+    note(f"on {result.device}, {result.seconds:.2f} s")
+    for path in written.paths:
+        click.echo(safe_text(path))
+    if written.values:
+        _show(written.values, task, call)
+
+
+def _report(model: Any, call: "Call", result: "Result", written: "Written", notes: list[str]) -> dict[str, Any]:
+    return {
+        "model": model.reference,
+        "digest": model.digest,
+        "task": call.task,
+        "paths": written.paths,
+        "values": written.values,
+        "seed": call.seed,
+        "provider": result.provider,
+        "device": result.device,
+        "seconds": round(result.seconds, 4),
+        "notes": notes,
+    }
+
+
+def _show(values: dict[str, Any], task: "Task", call: "Call") -> None:
+    """Labels as a table with their scores and the runners-up; other numbers as JSON."""
+    labels = {name: value for name, value in values.items() if value and isinstance(value[0], dict)}
+    if not labels:
+        as_json(values)
+        return
+    files = [f.name for files in call.files.values() for f in files]
+    (name, chosen), *_ = labels.items()
+    classes = task.outputs[name].classes
+    scores = next((v for v in values.values() if isinstance(v[0], list) and len(v[0]) == len(classes)), None)
+    rows = []
+    for i, label in enumerate(chosen):
+        row = [files[i] if len(files) == len(chosen) else i, label["name"]]
+        if scores:
+            order = sorted(range(len(classes)), key=lambda c: -scores[i][c])
+            others = [f"{classes[c]} {scores[i][c]:.3f}" for c in order if c != label["number"]][:3]
+            row += [f"{scores[i][label['number']]:.3f}", ", ".join(others)]
+        rows.append(row)
+    table(rows, ["picture", name, "score", "next"][: len(rows[0])])

@@ -1,0 +1,294 @@
+"""What is wrong with this installation, and the line that mends it.
+
+Each check yields findings; a check that fails itself becomes one too. What loads native code (ONNX Runtime, CUDA) runs
+in a child process: a broken installation may crash it, and the doctor must live to say so.
+"""
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from subprocess import TimeoutExpired
+from typing import Literal
+
+import msgspec
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from .isolate import describe_end, run_isolated
+from .text import human_bytes, safe_text
+
+Severity = Literal["ok", "warning", "problem"]
+
+RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-migraphx",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
+"""Distributions that all install the module `onnxruntime`: one overwrites the other's files."""
+
+SECURITY_FLOORS = {
+    "onnx": ("1.21", "it follows links out of a model's folder (CVE-2026-27489, CVE-2026-34447)"),
+} | dict.fromkeys(RUNTIMES, ("1.25", "it reads weights outside a model's folder; only zoo's own check is in the way"))
+"""Package: the oldest version that is safe with strangers' models, and what is wrong with older ones."""
+
+LITTLE_SPACE = 1_000_000_000
+CUDA_MEND = "pip install -U 'zoo[cuda]'"
+SESSION_SECONDS = 120
+"""How long the first session may take; loading the CUDA libraries from a cold disk takes tens of seconds."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line about the installation."""
+
+    check: str
+    severity: Severity
+    text: str
+    mend: str = ""  # the command, or what to do
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order of the checks."""
+    checks = (_python, _dependencies, _security, _wheels, _session, _environment, _store, _plugins)
+    return [finding for check in checks for finding in _guarded(check)]
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except Exception as e:
+        text = safe_text(f"the check itself failed: {type(e).__name__}: {e}")
+        yield Finding(check=check.__name__.lstrip("_"), severity="problem", text=text, mend="please report it")
+
+
+# --- Python and the packages around zoo -------------------------------------------------------------------------------
+
+
+def _python() -> Iterator[Finding]:
+    system, here = platform.system(), f"Python {platform.python_version()}"
+    text = f"{here} on {system} {platform.machine()}"
+    if system == "Linux":
+        yield Finding(check="python", severity="ok", text=text)
+    else:
+        text = f"{text}: zoo is developed on Linux and untested on {system}"
+        yield Finding(check="python", severity="warning", text=text, mend="expect rough edges, and report them")
+
+
+def _dependencies() -> Iterator[Finding]:
+    """The floors that zoo's own metadata declares; an extra's count where the package is installed."""
+    try:
+        declared = [Requirement(line) for line in metadata.requires("zoo") or []]
+    except metadata.PackageNotFoundError:
+        text = "zoo is not installed as a package, so the versions it needs cannot be checked"
+        yield Finding(check="dependencies", severity="warning", text=text, mend="pip install .")
+        return
+    findings = list(filter(None, map(_requirement, declared)))
+    yield from findings
+    if not findings:
+        yield Finding(check="dependencies", severity="ok", text=f"zoo {metadata.version('zoo')}, all packages fit")
+
+
+def _requirement(requirement: Requirement) -> Finding | None:
+    """What is wrong with one requirement; None when it is met or does not apply here."""
+    needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    if not needed and not any(requirement.marker.evaluate({"extra": extra}) for extra in ("build", "cuda")):
+        return None
+    name = requirement.name
+    # Any build of ONNX Runtime runs models: where one is installed, its version counts.
+    installed = next((found for found in (name, *RUNTIMES) if version_of(found)), name) if name in RUNTIMES else name
+    version = version_of(installed)
+    mend = f"pip install -U '{name}{requirement.specifier}'"
+    if version is None:
+        text = f"{name} is not installed; zoo needs {requirement.specifier or 'it'}"
+        return Finding(check="dependencies", severity="problem", text=text, mend=mend) if needed else None
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    text = f"{installed} {version} is installed; zoo needs {requirement.specifier}"
+    return Finding(check="dependencies", severity="problem", text=text, mend=mend)
+
+
+def _security() -> Iterator[Finding]:
+    for name, (floor, reason) in SECURITY_FLOORS.items():
+        if (version := version_of(name)) and Version(version) < Version(floor):
+            text = f"{name} {version} is older than {floor}: {reason}"
+            yield Finding(check="security", severity="problem", text=text, mend=f"pip install -U '{name}>={floor}'")
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# --- ONNX Runtime and CUDA --------------------------------------------------------------------------------------------
+
+
+def _wheels() -> Iterator[Finding]:
+    found = [f"{name} {version}" for name in RUNTIMES if (version := version_of(name))]
+    if len(found) > 1:
+        names = " ".join(name for name in RUNTIMES if version_of(name))
+        keep = "onnxruntime-gpu" if version_of("onnxruntime-gpu") else "onnxruntime"
+        yield Finding(
+            check="onnxruntime",
+            severity="problem",
+            text=f"{' and '.join(found)} are both installed and overwrite each other's files",
+            mend=f"pip uninstall -y {names} && pip install {keep}",
+        )
+    elif found:
+        yield Finding(check="onnxruntime", severity="ok", text=found[0])
+
+
+def _session() -> Iterator[Finding]:
+    """Runs `native_findings` in a child process."""
+    if not any(map(version_of, RUNTIMES)) or not version_of("onnx"):
+        return  # said by the dependencies
+    try:
+        child = run_isolated("zoo.doctor", seconds=SESSION_SECONDS)
+        yield from msgspec.json.decode(child.stdout.rpartition(b"\n")[2], type=list[Finding])
+    except TimeoutExpired:
+        text = f"ONNX Runtime did not run a small graph within {SESSION_SECONDS} s"
+        yield Finding(check="session", severity="problem", text=text, mend=_reinstall())
+    except msgspec.DecodeError:
+        text = f"ONNX Runtime {describe_end(child.returncode)}"
+        yield Finding(check="session", severity="problem", text=text, mend=_reinstall())
+
+
+def native_findings() -> Iterator[Finding]:
+    """What a real session gets, judged by the profile of a real call; and why not CUDA, where there is a GPU."""
+    from .errors import DeviceError
+    from .runtime import cuda_obstacle, nvidia_gpus
+
+    gpus = nvidia_gpus()
+    if not gpus:
+        if cards := _nvidia_cards():
+            hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+            why = "the driver offers no GPU" if hidden is None else f"CUDA_VISIBLE_DEVICES is '{safe_text(hidden)}'"
+            mend = "install the NVIDIA driver until nvidia-smi lists it" if hidden is None else "unset it"
+            text = f"{cards} NVIDIA card{'s are' if cards > 1 else ' is'} here and not used: {why}"
+            yield Finding(check="cuda", severity="warning", text=text, mend=mend)
+        yield _run("cpu", "no NVIDIA GPU that a driver offers")
+        return
+    try:
+        if obstacle := cuda_obstacle():
+            raise DeviceError("; ".join([obstacle, *_other_cuda()]))
+        yield _run("cuda", f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''}")
+    except DeviceError as e:
+        yield Finding(check="cuda", severity="warning", text=f"the GPU is not used: {e}", mend=CUDA_MEND)
+        yield _run("cpu", "CUDA cannot be used")
+
+
+def _nvidia_cards(devices: Path = Path("/sys/bus/pci/devices")) -> int:
+    """NVIDIA display controllers on the PCI bus, with or without a driver (Linux)."""
+    found = 0
+    for device in devices.glob("*"):
+        with contextlib.suppress(OSError):
+            vendor, kind = ((device / name).read_text() for name in ("vendor", "class"))
+            found += vendor.startswith("0x10de") and kind.startswith("0x03")
+    return found
+
+
+def _run(device: Literal["cpu", "cuda"], why: str) -> Finding:
+    import numpy as np
+
+    from .graph.sample import write_matmul
+    from .runtime import open_session
+
+    with tempfile.TemporaryDirectory(prefix="zoo-doctor-") as folder:
+        graph = Path(folder) / "matmul.onnx"
+        write_matmul(graph)
+        session = open_session(graph, device)
+        product = session.run({"x": np.ones((2, 64), np.float32)})["product"]
+    if product.tolist() != [[64.0] * 64] * 2:
+        return Finding(check="session", severity="problem", text=f"{device} multiplies wrongly", mend=_reinstall())
+    return Finding(check="session", severity="ok", text=f"a real call ran on {session.provider} ({why})")
+
+
+def _reinstall() -> str:
+    return "pip install --force-reinstall " + " ".join(filter(version_of, RUNTIMES))
+
+
+def _other_cuda() -> Iterator[str]:
+    """The CUDA packages that the installed onnxruntime-gpu asks for and that are missing or of another version."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for requirement in map(Requirement, metadata.requires("onnxruntime-gpu") or []):
+            wanted = requirement.marker and any(requirement.marker.evaluate({"extra": e}) for e in ("cuda", "cudnn"))
+            if not wanted or requirement.marker.evaluate({"extra": ""}):
+                continue
+            version = version_of(requirement.name)
+            if version is None or not requirement.specifier.contains(version):
+                found = f"{requirement.name} {version}" if version else _sibling(requirement.name) or "not installed"
+                yield f"it needs {requirement.name}{requirement.specifier}, found: {found}"
+
+
+def _sibling(name: str) -> str:
+    """The same CUDA library for another major: nvidia-cublas-cu12 beside nvidia-cublas. Empty when there is none."""
+    base = re.sub(r"-cu\d+$", "", name)
+    siblings = [base, *(f"{base}-cu{major}" for major in range(11, 16))]
+    return next((f"{other} {version}" for other in siblings if (version := version_of(other))), "")
+
+
+# --- The rest ---------------------------------------------------------------------------------------------------------
+
+
+def _environment() -> Iterator[Finding]:
+    if "ORT_LOAD_CONFIG_FROM_MODEL" in os.environ:
+        yield Finding(
+            check="environment",
+            severity="problem",
+            text="ORT_LOAD_CONFIG_FROM_MODEL is set: a model could choose ONNX Runtime's settings",
+            mend="unset ORT_LOAD_CONFIG_FROM_MODEL",
+        )
+
+
+def _store() -> Iterator[Finding]:
+    """Whether the store, or the folder that it will be made in, can be written."""
+    from .store import home
+
+    folder = home()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    mend = "set ZOO_HOME to a folder that you can write"
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as e:
+        text = f"the store {safe_text(folder)} cannot be written: {e.strerror}"
+        yield Finding(check="store", severity="problem", text=text, mend=mend)
+        return
+    text = f"the store {safe_text(folder)} can be written, {human_bytes(free)} free"
+    little = free < LITTLE_SPACE
+    yield Finding(
+        check="store", severity="warning" if little else "ok", text=text, mend="zoo prune, or " + mend if little else ""
+    )
+
+
+def _plugins() -> Iterator[Finding]:
+    from . import plugins
+
+    if not plugins.enabled():
+        yield Finding(check="plugins", severity="ok", text=plugins.OFF)
+        return
+    probes = plugins.probe_all()
+    for probe in probes:
+        if probe.plugin.problem:
+            text, _, mend = probe.plugin.set_aside.rpartition("; ")
+            yield Finding(check="plugins", severity="warning", text=text, mend=mend)
+    used = [p.plugin.distribution for p in probes if not p.plugin.problem]
+    yield Finding(check="plugins", severity="ok", text=f"in use: {', '.join(used) or 'none'}")
+
+
+if __name__ == "__main__":
+    # The last line of stdout is the answer: libraries print what they like before it.
+    sys.stdout.write("\n" + msgspec.json.encode(list(_guarded(native_findings))).decode())

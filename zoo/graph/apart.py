@@ -1,0 +1,37 @@
+"""The graph check in a process of its own.
+
+A pull runs it before a stranger's model becomes visible: a graph that crashes or hangs the protobuf reader then ends
+that process alone, and `zoo pull` itself imports neither onnx nor numpy.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ..isolate import describe_end, run_isolated
+
+LIMIT_SECONDS = 300.0
+
+
+def check_apart(folder: Path) -> list[str]:
+    """What `check` finds in a bundle's folder, one line each; a check that dies is a finding too."""
+    try:
+        done = run_isolated(__name__, str(folder), seconds=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return [f"reading its graphs takes more than {LIMIT_SECONDS:g} s"]
+    if done.returncode:
+        return [f"reading its graphs {describe_end(done.returncode)}"]
+    return json.loads(done.stdout)
+
+
+def _main() -> None:
+    from .. import manifest
+    from .check import check
+
+    folder = Path(sys.argv[1])
+    json.dump(check(folder, manifest.read(folder)), sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()

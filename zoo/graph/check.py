@@ -1,0 +1,193 @@
+"""Reads a bundle's graphs before any session opens them, and says what is wrong with them.
+
+A stranger's graph is data. Nothing here loads external data, runs shape inference or calls ONNX's own checker: those
+have read files through `../`, links and hard links, and crashed on odd graphs (docs/security.md names the reports).
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+
+from .. import tensors
+from ..errors import InvalidFileError
+from ..hookspecs import Port, Task
+from ..manifest import Manifest, graph_file
+from ..text import safe_text
+from .weights import DTYPES, subgraphs
+
+MAX_GRAPH_BYTES = 64 << 20  # weights lie outside, so a graph is small
+MAX_NODES = 100_000
+MAX_DEPTH = 32
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+RANDOM_OPERATORS = {
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+}  # fmt: skip
+"""Operators whose numbers differ between runtimes, and between two calls."""
+
+_PORT_TYPES = {"uint8": onnx.TensorProto.UINT8, "int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
+
+Places = Mapping[str, set[tuple[int, tuple[int, ...], int, int]]]
+"""For each safetensors file, its tensors: ONNX element type, shape, offset and length in bytes."""
+
+
+def check(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the graphs of a bundle, one line each; empty when a session may open them.
+
+    Refused: external data that is not exactly one tensor of one of the bundle's safetensors files, operators outside
+    ONNX's own domain, random operators, local functions, ports that differ from the manifest's, and graphs that are too
+    large or too deep.
+    """
+    findings: list[str] = []
+    places: dict[str, set] = {}
+    for name in manifest.files:
+        if name.endswith(".safetensors"):
+            try:
+                places[name] = _places(folder / name)
+            except InvalidFileError as e:
+                findings.append(str(e))
+    for name, task in manifest.tasks.items():
+        file = graph_file(name)
+        try:
+            findings += [f"{file}: {finding}" for finding in _check_graph(folder / file, task, places)]
+        except Exception as e:  # whatever the protobuf reader does with bytes that a stranger wrote
+            reason = safe_text(e).split("\\x0a")[0][:200] or type(e).__name__
+            findings.append(f"{file}: cannot be read as an ONNX graph: {reason}")
+    return findings
+
+
+def _places(path: Path) -> set[tuple[int, tuple[int, ...], int, int]]:
+    if path.is_symlink():
+        raise InvalidFileError(f"{path.name} is a link, not a plain file")
+    header = tensors.read_header(path)
+    return {(DTYPES[t.dtype], t.shape, t.offset, t.length) for t in header.values()}
+
+
+def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
+    if path.is_symlink() or not path.is_file():
+        yield "is missing, or no plain file"
+        return
+    if (size := path.stat().st_size) > MAX_GRAPH_BYTES:
+        yield f"has {size:,} bytes; a graph has at most {MAX_GRAPH_BYTES:,}, its weights lie in safetensors files"
+        return
+    model = onnx.load_model_from_string(path.read_bytes())
+    for opset in model.opset_import:
+        if opset.domain not in STANDARD_DOMAINS:
+            yield f"uses the foreign operator domain '{safe_text(opset.domain)}'; only ONNX's own is allowed"
+    if model.functions:
+        yield f"has {len(model.functions):,} local functions; a graph here has none"
+    if model.training_info:
+        yield "has training information; a graph here has none"
+    yield from _check_nodes(model.graph, places)
+    for what, ports, values in (
+        ("input", task.inputs, model.graph.input),
+        ("output", task.outputs, model.graph.output),
+    ):
+        yield from _check_ports(what, ports, values)
+
+
+def _check_nodes(top: onnx.GraphProto, places: Places) -> Iterator[str]:
+    """Walks graph and subgraphs without recursion; each kind of finding is told once."""
+    told: set[str] = set()
+    nodes, waiting = 0, [(top, 1)]
+    while waiting:
+        graph, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            yield f"nests graphs more than {MAX_DEPTH} deep"
+            return
+        nodes += len(graph.node)
+        if nodes > MAX_NODES:
+            yield f"has more than {MAX_NODES:,} nodes"
+            return
+        found = list(_check_initializers(graph, places))
+        for node in graph.node:
+            found += _check_node(node)
+            waiting += [(body, depth + 1) for body in subgraphs(node)]
+        for finding in found:
+            if finding not in told:
+                told.add(finding)
+                yield finding
+
+
+def _check_node(node: onnx.NodeProto) -> Iterator[str]:
+    if node.domain not in STANDARD_DOMAINS:
+        operator = safe_text(f"{node.domain}::{node.op_type}")
+        yield f"uses the operator {operator}; only ONNX's own domain is allowed"
+    elif node.op_type in RANDOM_OPERATORS:
+        yield f"uses {node.op_type}; noise comes from the seed alone, since random operators differ between runtimes"
+    for attribute in node.attribute:
+        constants = [attribute.t] if attribute.HasField("t") else []
+        for tensor in [*constants, *attribute.tensors]:
+            if _is_external(tensor):
+                yield f"has external data in the attribute '{safe_text(attribute.name)}'; only initializers may"
+        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+            yield "has sparse tensors; a graph here has none"
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location != onnx.TensorProto.DEFAULT or bool(tensor.external_data)
+
+
+def _check_initializers(graph: onnx.GraphProto, places: Places) -> Iterator[str]:
+    if graph.sparse_initializer:
+        yield "has sparse tensors; a graph here has none"
+    inputs = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name in inputs:
+            yield f"lets a caller replace the weight '{safe_text(tensor.name)}': it is an input too"
+        if _is_external(tensor):
+            yield from _check_external(tensor, places)
+
+
+def _check_external(tensor: onnx.TensorProto, places: Places) -> Iterator[str]:
+    """External data must be a whole tensor of a listed safetensors file, with its element type and shape."""
+    name = safe_text(tensor.name)
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    if tensor.data_location != onnx.TensorProto.EXTERNAL or sorted(entry.key for entry in tensor.external_data) != [
+        "length",
+        "location",
+        "offset",
+    ]:
+        yield f"the weight '{name}' needs location, offset and length, each once, and nothing else"
+        return
+    location = fields["location"]
+    if location not in places:
+        where = safe_text(location)
+        yield f"the weight '{name}' is said to lie in '{where}', which is no safetensors file of the bundle"
+        return
+    numbers = fields["offset"], fields["length"]
+    place = tuple(int(n) if n.isascii() and n.isdigit() and len(n) < 20 else -1 for n in numbers)
+    if (tensor.data_type, tuple(tensor.dims), *place) not in places[location]:
+        yield f"the weight '{name}' does not point at a tensor of {location} with its element type and shape"
+    if tensor.HasField("raw_data"):
+        yield f"the weight '{name}' has data inside the graph too"
+
+
+def _check_ports(what: str, ports: Mapping[str, Port], values: list[onnx.ValueInfoProto]) -> Iterator[str]:
+    names = [value.name for value in values]
+    if names != list(ports):
+        yield f"has the {what}s {_names(names)}; the manifest says {_names(ports)}"
+        return
+    for value in values:
+        port, tensor = ports[value.name], value.type.tensor_type
+        if tensor.elem_type != _PORT_TYPES[port.dtype]:
+            yield f"the {what} '{value.name}' has the element type {tensor.elem_type}; the manifest says {port.dtype}"
+        shape = _shape(value)
+        if shape != port.shape:
+            yield f"the {what} '{value.name}' has the shape {_dims(shape)}; the manifest says {_dims(port.shape)}"
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim)
+
+
+def _dims(shape: tuple[int | str, ...] | None) -> str:
+    return "of any rank" if shape is None else "[" + safe_text(", ".join(map(str, shape)))[:200] + "]"
+
+
+def _names(names: object) -> str:
+    return safe_text(", ".join(names))[:200] or "none"

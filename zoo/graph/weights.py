@@ -1,0 +1,55 @@
+"""Where the initializers of a graph are: outside in a safetensors file, and inside the loop that alone uses them."""
+
+from collections.abc import Iterator
+
+import onnx
+
+DTYPES = {
+    "BOOL": onnx.TensorProto.BOOL, "U8": onnx.TensorProto.UINT8, "I8": onnx.TensorProto.INT8,
+    "U16": onnx.TensorProto.UINT16, "I16": onnx.TensorProto.INT16, "F16": onnx.TensorProto.FLOAT16,
+    "BF16": onnx.TensorProto.BFLOAT16, "U32": onnx.TensorProto.UINT32, "I32": onnx.TensorProto.INT32,
+    "F32": onnx.TensorProto.FLOAT, "U64": onnx.TensorProto.UINT64, "I64": onnx.TensorProto.INT64,
+    "F64": onnx.TensorProto.DOUBLE,
+}  # fmt: skip
+"""safetensors' names of element types and ONNX's numbers for them."""
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node runs: the body of a `Loop`, the branches of an `If`."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def move_into_bodies(graph: onnx.GraphProto) -> None:
+    """Moves each initializer that one body alone uses into that body, as deep as it goes.
+
+    ONNX Runtime pre-packs and re-orders only the initializers of the graph that uses them: a sampler whose weights lie
+    outside its `Loop` runs 25 % slower.
+    """
+    bodies = [body for node in graph.node for body in subgraphs(node)]
+    used_here = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    used_in = [_names_used(body) for body in bodies]
+    stays = []
+    for tensor in graph.initializer:
+        users = [body for body, used in zip(bodies, used_in, strict=True) if tensor.name in used]
+        if tensor.name not in used_here and len(users) == 1:
+            users[0].initializer.append(tensor)
+        else:
+            stays.append(tensor)
+    if len(stays) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(stays)
+    for body in bodies:
+        move_into_bodies(body)
+
+
+def _names_used(graph: onnx.GraphProto) -> set[str]:
+    """Every value that the graph, and those inside it, read."""
+    used = {output.name for output in graph.output}
+    for node in graph.node:
+        used.update(node.input)
+        for body in subgraphs(node):
+            used |= _names_used(body)
+    return used

@@ -1,0 +1,297 @@
+"""THE CONTRACT: what a plugin is asked, and with what. The one file that a plugin author needs.
+
+A plugin is a pip-installable package with an entry point and a module of hooks:
+
+    # pyproject.toml
+    [project.entry-points.zoo]
+    tiny = "zoo_tiny.plugin"            # family name = module
+
+    # zoo_tiny/plugin.py: imports neither torch nor onnxruntime at its top
+    from zoo.hookspecs import DescribeRequest, Family, hookimpl
+    ZOO_CONTRACT = 1                    # the version of this contract that it was written for
+
+    @hookimpl
+    def describe_family(request: DescribeRequest) -> Family:
+        return Family(name="tiny", summary="A tiny model", paper="https://example.org", presets={})
+
+Every hook takes one `request`, so a new field never breaks an old plugin; a plugin ignores fields it does not know.
+A module may serve several families: `request.family` says which one is meant. An error in a hook ends the command
+with one line that names the distribution and the hook; raise a `zoo.errors.ZooError` to choose the words.
+Running a published model never calls a plugin: these hooks make models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import msgspec
+import pluggy
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+CONTRACT_VERSION = 1
+"""Raised when an old plugin could break. A module says `ZOO_CONTRACT = 1`; it is read without running the module."""
+
+hookspec = pluggy.HookspecMarker("zoo")
+hookimpl = pluggy.HookimplMarker("zoo")
+
+# --- What graphs and hosts agree on: ports, tasks, sameness -----------------------------------------------------------
+
+PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
+Kind = Literal[
+    "image", "mask", "tokens", "size", "label", "seed", "count", "scalar", "tensor", "audio", "video"
+]  # docs/bundle.md has the table
+DType = Literal["uint8", "int64", "float32"]
+Line = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^[^\n\r]*\Z")]
+
+
+class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One input or output of a task.
+
+    Shapes: `image` uint8 [batch, height, width, 1 or 3]; `mask` uint8 [batch, height, width, 1], 128 and more: draw
+    anew; `tokens` int64 [batch, rows, columns]; `size` int64 [2], height and width; `label` int64 [batch], -1 is no
+    label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `tensor` float32, any shape.
+    """
+
+    kind: Kind
+    dtype: DType
+    shape: tuple[Annotated[int, Meta(ge=1)] | PortName, ...]  # a name is a dynamic dimension, a number a fixed one
+    summary: Annotated[str, Meta(max_length=300)] = ""
+    default: int | float | None = None  # hosts fill it in; None: the caller must give a value
+    minimum: int | float | None = None  # of the values; inclusive
+    maximum: int | float | None = None
+    minimum_size: Annotated[int, Meta(ge=1)] | None = None  # image, mask: smallest height and width, pixels
+    maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask: height x width at most
+    classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()  # label: the name of each value from 0
+
+
+class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What "the same" means for a model's outputs. docs/bundle.md gives the reasons."""
+
+    pixel_levels: Annotated[int, Meta(ge=0, le=255)] = 1  # this many levels apart at most,
+    pixel_share: Annotated[float, Meta(ge=0, le=1)] = 0.999  # at this share of pixels or more,
+    pixel_levels_worst: Annotated[int, Meta(ge=0, le=255)] = 2  # and never more than this
+    token_margin: Annotated[float, Meta(ge=0)] = 1e-3  # tokens may differ only where two codes tie within this
+    absolute: Annotated[float, Meta(ge=0)] = 1e-4  # floats: |a - b| <= absolute + relative |b|
+    relative: Annotated[float, Meta(ge=0)] = 1e-4
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A named graph with typed inputs and outputs; the graph's inputs and outputs have these names and this order."""
+
+    summary: Line
+    inputs: dict[PortName, Port]
+    outputs: dict[PortName, Port]
+    part_of: PortName | None = None  # a piece of that task's loop, for hosts that keep the loop; not listed by itself
+
+
+# --- What a family says of itself -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named config with the training settings that suit it."""
+
+    summary: str
+    config: Mapping[str, Any]
+    training: Mapping[str, Any] = field(default_factory=dict)  # steps, batch_size, learning_rate, and the family's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A kind of model, as `zoo families` shows it."""
+
+    name: str
+    summary: str  # one line
+    paper: str  # link
+    presets: Mapping[str, Preset]
+    weights: tuple[str, ...] = ("model",)
+    """One safetensors file a name. With more than one name, or one that is not `model`, each is a submodule of the
+    built module: `codec` holds the tensors `codec.*` of its `state_dict` and becomes `codec.safetensors`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """The tasks that a config gives."""
+
+    tasks: Mapping[str, Task]
+    default: str  # what `zoo run MODEL` does
+    tolerance: Tolerance = Tolerance()
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A measured figure of a model. A family fills in the first four fields, zoo the rest."""
+
+    name: PortName
+    value: float
+    unit: Annotated[str, Meta(max_length=20)] = ""
+    better: Literal["higher", "lower", ""] = ""
+    data: Annotated[str, Meta(max_length=200)] = ""  # data set and part, e.g. `fashion-mnist test`
+    samples: int = 0
+    judge: Annotated[str, Meta(max_length=200)] = ""  # name@sha256:digest of the model that judged
+    command: Annotated[str, Meta(max_length=1000)] = ""  # what measured it
+
+
+# --- Requests: one a hook ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeRequest:
+    family: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigRequest:
+    family: str
+    config: Mapping[str, Any]  # partial, as the user or a preset gave it
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksRequest:
+    family: str
+    config: Mapping[str, Any]  # complete, as `validate_config` returned it; so in all requests below
+    classes: tuple[str, ...] = ()  # class names of the data that the model was or will be trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    family: str
+    config: Mapping[str, Any]
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskModuleRequest:
+    family: str
+    config: Mapping[str, Any]
+    task: str
+    module: torch.nn.Module  # what `build_module` returned, weights loaded, in eval mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    family: str
+    config: Mapping[str, Any]
+    settings: Mapping[str, Any]  # steps, batch_size, learning_rate, seed; the preset's and the user's own
+    module: torch.nn.Module  # what `build_module` returned, on `device`; with the weights of --from or --resume
+    device: torch.device
+    distribute: Callable[[torch.nn.Module], torch.nn.Module]  # DDP under torchrun, the identity else
+    stage: str = ""  # --stage, for families that train in several
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRequest:
+    family: str
+    config: Mapping[str, Any]
+    model: Any  # zoo.Model: the bundle over ONNX Runtime
+    images: np.ndarray  # uint8 [number, height, width, channels]
+    labels: np.ndarray  # int64 [number], -1 where there is none
+    judge: Any | None  # zoo.Model with the tasks `classify` and `features`, or None
+    progress: Callable[[Iterator, int], Iterator]  # wraps an iterator with a known length
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRequest:
+    family: str
+    path: Path  # the file or folder, for names and config files beside it
+    tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
+    config: Mapping[str, Any] | None  # its config.json or config.yaml, where there is one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A foreign checkpoint, translated."""
+
+    layout: str  # its name, e.g. `rosinality/vq-vae-2-pytorch`
+    config: Mapping[str, Any]
+    state_dict: Mapping[str, torch.Tensor]  # of `build_module(config)`
+    unused: tuple[str, ...] = ()  # tensors of the file that the model has no use for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A training batch, on the device of the request."""
+
+    images: torch.Tensor  # uint8 [batch, height, width, channels]
+    labels: torch.Tensor  # int64 [batch], -1 where there is none
+
+
+class Trainer(Protocol):
+    """One family's training: what happens in a step. Loop, data, checkpoints, logs and resuming are zoo's."""
+
+    def step(self, batch: Batch, step: int, generator: torch.Generator) -> Mapping[str, float | torch.Tensor]:
+        """One update of the weights; `step` counts from 0. All randomness comes from `generator` (CPU, seeded by run
+        seed, step and process), so that a resumed run is the same run. Returns named losses for the log."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `step` changes, the module's weights included: optimisers, averages."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+
+    def trained_module(self) -> torch.nn.Module:
+        """The module to publish, e.g. with averaged weights; shaped like `build_module`'s."""
+
+
+# --- Hooks ------------------------------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def describe_family(request: DescribeRequest) -> Family:
+    """Name, summary, paper, presets. Called by `zoo families`, `zoo train`, `zoo plugin list`. Must be instant."""
+
+
+@hookspec(firstresult=True)
+def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
+    """The config completed with defaults: plain dicts, lists, text and numbers, enough to rebuild the module.
+
+    Called before anything is built. Raise `UsageError` that names the field, its value and what is allowed.
+    """
+
+
+@hookspec(firstresult=True)
+def list_tasks(request: TasksRequest) -> Tasks:
+    """The tasks of a config, their ports, and the tolerance of their outputs. Called at export; no torch needed."""
+
+
+@hookspec(firstresult=True)
+def build_module(request: BuildRequest) -> torch.nn.Module:
+    """The torch module with fresh weights. Called to train, to export and to import."""
+
+
+@hookspec(firstresult=True)
+def build_task(request: TaskModuleRequest) -> torch.nn.Module:
+    """A module whose `forward` *is* the task: the ports of `list_tasks` in and out, in their order, pixels as uint8.
+
+    Called once a task at export, and traced with a batch of 2. It must hold the tensors of `request.module`
+    themselves, not copies, so that the graph can point into the model's safetensors. A module with a `tokens` output
+    may define `margins(*inputs)`: float32 of the tokens' shape, the gap between the best code and the next; golden
+    cases are then drawn clear of ties.
+    """
+
+
+@hookspec(firstresult=True)
+def build_trainer(request: TrainRequest) -> Trainer:
+    """The training of a config. Called by `zoo train`, in every process of a torchrun."""
+
+
+@hookspec(firstresult=True)
+def measure(request: MeasureRequest) -> list[Metric]:
+    """The figures of the model's card, measured over ONNX Runtime. Called by `zoo eval`.
+
+    Set `name`, `value`, `unit` and `better`; zoo adds data, judge and command.
+    """
+
+
+@hookspec(firstresult=True)
+def import_checkpoint(request: ImportRequest) -> Imported | None:
+    """A foreign checkpoint as this family's config and weights; None when the layout is not one it knows.
+
+    Called by `zoo import`. Raise `InvalidFileError` that names each missing, extra or misshapen tensor.
+    """

@@ -1,0 +1,198 @@
+"""`model.yaml`: what a bundle says of itself. Read, validate, write.
+
+A bundle is a folder: `model.yaml` (this manifest), the safetensors, `<task>.onnx`, `golden.safetensors`, `README.md`.
+The manifest lists path, size and SHA-256 of every other file; the SHA-256 of the manifest's own bytes is the model's
+digest. docs/bundle.md describes the format.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from . import strictyaml
+from .errors import InvalidFileError, NotFoundError
+from .hookspecs import Line, Metric, PortName, Task, Tolerance
+from .text import safe_text
+
+FORMAT = 1
+MANIFEST = "model.yaml"
+
+# Patterns end in \Z, since `$` matches before a last newline too.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+# A file of a bundle lies in its folder itself: no separators, no leading dot, nothing Windows reads differently.
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")]
+Text = Annotated[str, Meta(max_length=2000)]
+Size = Annotated[int, Meta(ge=0, le=1 << 50)]
+Version = Annotated[int, Meta(ge=1, le=10**9)]
+License = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]{1,100}\Z")]  # SPDX expression
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of the file formats' parts: immutable, and strict about unknown fields."""
+
+
+class File(Struct, kw_only=True):
+    """Size in bytes and digest of a bundle's file."""
+
+    size: Size
+    sha256: Sha256
+
+
+class Training(Struct, kw_only=True):
+    """How the weights came to be."""
+
+    command: Text = ""
+    data: Text = ""  # name of the data set
+    data_license: Text = ""
+    data_sha256: Text = ""  # of the arrays that were read, images then labels
+    images_seen: int = 0
+    steps: int = 0
+    seed: int = 0
+    seconds: float = 0.0
+    parent: Text = ""  # name:version@sha256:digest that the training went on from
+    environment: Text = ""  # python, torch, processor
+
+
+class Export(Struct, kw_only=True):
+    """How the graphs were made and checked."""
+
+    opset: int
+    ir_version: int
+    precision: str = "float32"
+    checked_with: Text = ""  # versions of torch, onnx, onnxruntime
+
+
+class Manifest(Struct, kw_only=True):
+    """A model, complete: enough to run it, and to rebuild its torch module."""
+
+    format: int
+    name: Name
+    version: Version
+    family: Name
+    summary: Line
+    license: License  # of the weights
+    license_note: Text = ""
+    paper: Text = ""
+    config: dict[str, Any]
+    classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()
+    default_task: PortName
+    tasks: dict[PortName, Task]
+    tolerances: dict[str, Tolerance]  # `<precision>/<provider>`: float32/cpu, float32/cuda
+    training: Training = Training()
+    metrics: tuple[Metric, ...] = ()
+    export: Export
+    files: dict[FileName, File]
+
+    def task(self, name: str | None) -> tuple[str, Task]:
+        """A task by name, or the default one."""
+        from .text import did_you_mean
+
+        name = name or self.default_task
+        if name not in self.tasks:
+            raise NotFoundError(
+                f"{self.name} has no task '{safe_text(name)}'; it has {', '.join(self.tasks)}"
+                + did_you_mean(name, self.tasks)
+            )
+        return name, self.tasks[name]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(f.size for f in self.files.values())
+
+
+def graph_file(task: str) -> str:
+    """The name of a task's graph in its bundle."""
+    return f"{task}.onnx"
+
+
+def parse(data: bytes, source: str) -> Manifest:
+    """A manifest out of its bytes; `source` names it in messages.
+
+    Raises:
+        InvalidFileError: `source:line: field: reason`.
+    """
+    manifest = strictyaml.load(data, source, Manifest)
+    _check(manifest, source)
+    return manifest
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a bundle's folder. Only the manifest is read; `check_files` compares the rest."""
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{safe_text(folder)} is no bundle: it has no {MANIFEST}") from None
+    return parse(data, str(path))
+
+
+def _check(m: Manifest, source: str) -> None:
+    """What the schema can't say: the parts agree with each other."""
+
+    def refuse(reason: str) -> None:
+        raise InvalidFileError(f"{safe_text(source)}: {safe_text(reason)}")
+
+    if m.format != FORMAT:
+        refuse(f"format {m.format}; this zoo reads format {FORMAT}: upgrade zoo")
+    if not m.tasks:
+        refuse("tasks: a model has at least one task")
+    if m.default_task not in m.tasks:
+        refuse(f"default_task: '{m.default_task}' is not one of the tasks {', '.join(m.tasks)}")
+    for name, task in m.tasks.items():
+        if graph_file(name) not in m.files:
+            refuse(f"files: {graph_file(name)}, the graph of the task '{name}', is not listed")
+        if task.part_of and (task.part_of == name or task.part_of not in m.tasks):
+            refuse(f"tasks: '{name}' is part of '{task.part_of}', which is no other task of the model")
+    check_file_names(m.files, source)
+    if MANIFEST in m.files:
+        refuse(f"files: {MANIFEST} cannot list itself")
+
+
+def check_file_names(names: Any, source: str) -> None:
+    """Refuses names that some operating system reads as another file or as a device."""
+    seen: set[str] = set()
+    for name in names:
+        if _RESERVED.match(name) or name.endswith("."):
+            raise InvalidFileError(f"{safe_text(source)}: files: '{safe_text(name)}' is a reserved file name")
+        if name.lower() in seen:
+            raise InvalidFileError(f"{safe_text(source)}: files: '{safe_text(name)}' differs only in case from another")
+        seen.add(name.lower())
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The manifest's bytes; their SHA-256 is the model's digest. `parse(dump(m))` gives `m` back."""
+    return strictyaml.dump(manifest)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of a manifest's bytes, 64 hex digits: the model's digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def describe_file(path: Path) -> File:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as f:
+        sha256 = hashlib.file_digest(f, "sha256").hexdigest()
+    return File(size=path.stat().st_size, sha256=sha256)
+
+
+def check_files(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with a bundle's files, a line each: missing, other size, other bytes. Empty when all is right."""
+    wrong = []
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            wrong.append(f"{name} is missing" if not path.exists() else f"{name} is not a plain file")
+        elif (actual := path.stat().st_size) != expected.size:
+            wrong.append(f"{name} has {actual:,} bytes; the manifest says {expected.size:,}")
+        elif describe_file(path).sha256 != expected.sha256:
+            wrong.append(f"{name} has other bytes than its SHA-256 {expected.sha256[:12]}… says")
+    return wrong

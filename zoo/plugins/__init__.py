@@ -1,0 +1,44 @@
+"""Plugins: find, check, set aside, list and load them.
+
+A plugin is read before it is run. What is installed comes from the distributions' metadata; the contract's version
+comes from the module's text; the first import happens in a child process with a time limit (`zoo.plugins.child`),
+and its finding is cached. Only what passed all of that is imported here, by the command that needs it. A plugin that
+fails is set aside with one line that names its distribution and the mend, and everything else works on.
+
+Entry points of a plugin's distribution, docs/contract.md has an example of both:
+    zoo             family name = module of hooks
+    zoo.registry    registry name = package whose folder holds a registry.yaml
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .finding import OFF, Plugin, PluginRegistry, enabled, installed, registries
+    from .loading import Loaded, load
+    from .probing import Probe, probe, probe_all, set_aside
+
+__all__ = [
+    "OFF",
+    "Loaded",
+    "Plugin",
+    "PluginRegistry",
+    "Probe",
+    "enabled",
+    "installed",
+    "load",
+    "probe",
+    "probe_all",
+    "registries",
+    "set_aside",
+]
+
+_LOADING, _PROBING = ("Loaded", "load"), ("Probe", "probe", "probe_all", "set_aside")
+_HOME = dict.fromkeys(_LOADING, "loading") | dict.fromkeys(_PROBING, "probing")
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are used (PEP 562): `zoo list` needs `registries` alone, and at once."""
+    if name in __all__:
+        return getattr(import_module(f".{_HOME.get(name, 'finding')}", __name__), name)
+    raise AttributeError(f"module 'zoo.plugins' has no attribute '{name}'")

@@ -1,0 +1,105 @@
+"""`python -m zoo.plugins.child PLUGIN-AS-JSON`: imports one plugin in a process that may die, and prints what it found.
+
+Run by `zoo.plugins.probing`, with a time limit. Nothing that the plugin does here reaches the command that asked.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+import msgspec
+
+from ..errors import ZooError
+from ..hookspecs import DescribeRequest, Family
+from .finding import Fault, Plugin, brief
+from .loading import Loaded, hook_names, import_hooks
+from .probing import Probe
+
+HEAVY = ("torch", "onnxruntime")
+"""Modules that a plugin may import inside its hooks only: every command that lists families would pay for them."""
+
+MAX_ANSWER_BYTES = 1 << 20
+
+
+def main() -> None:
+    plugin = msgspec.json.decode(sys.argv[1], type=Plugin)
+    answer, printed = os.dup(1), _capture_stdout()
+    try:
+        result = examine(plugin, printed)
+        data = msgspec.json.encode(result)
+        if len(data) > MAX_ANSWER_BYTES:
+            raise Fault(f"it describes its families in {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}")
+    except Fault as fault:
+        problem = fault.line(plugin.distribution)
+        data = msgspec.json.encode(Probe(plugin=msgspec.structs.replace(plugin, problem=problem)))
+    with os.fdopen(answer, "wb") as out:
+        out.write(data)
+    os._exit(0)  # threads and exit handlers that the plugin left behind are not waited for
+
+
+def _capture_stdout() -> int:
+    """Puts a pipe that nobody reads in the place of stdout, for C code too; gives its end to read from.
+
+    It keeps the first 64 kB; writing more fails at once instead of waiting for a reader.
+    """
+    readable, writable = os.pipe()
+    os.set_blocking(readable, False)
+    os.set_blocking(writable, False)
+    os.dup2(writable, 1)
+    return readable
+
+
+def examine(plugin: Plugin, printed: int) -> Probe:
+    """Imports the plugin and asks it about its families.
+
+    Raises:
+        Fault: for whatever it does that a plugin must not.
+    """
+    before = time.perf_counter()
+    fault = None
+    try:
+        manager = import_hooks(plugin)
+        seconds = time.perf_counter() - before
+        families = {name: _describe(Loaded(name, plugin, manager)) for name in plugin.families}
+    except Fault as e:
+        fault = e
+    except BaseException as e:  # a KeyboardInterrupt that nobody pressed
+        fault = Fault(f"it raised {brief(e)} while it was loaded")
+    # What it printed comes first: a full pipe is also why a print failed.
+    if text := _first_line(printed):
+        raise Fault(f"it prints while it is loaded ('{text}'), which would spoil the output of commands")
+    if fault:
+        raise fault
+    if heavy := [name for name in HEAVY if name in sys.modules]:
+        raise Fault(f"it imports {' and '.join(heavy)} while it is loaded; a plugin does that inside its hooks")
+    return Probe(plugin=plugin, import_seconds=seconds, families=families, hooks=hook_names(manager))
+
+
+def _first_line(printed: int) -> str:
+    with contextlib.suppress(OSError, ValueError):  # the pipe is full, or the plugin closed stdout
+        sys.stdout.flush()
+    try:
+        return os.read(printed, 60).decode("utf-8", "replace").strip().partition("\n")[0] or "…"
+    except BlockingIOError:
+        return ""
+
+
+def _describe(loaded: Loaded) -> Family:
+    """What the family says of itself, as plain data of the right types."""
+    try:
+        family = loaded.ask("describe_family", DescribeRequest(family=loaded.family))
+        plain = msgspec.convert(msgspec.to_builtins(family), Family)
+    except ZooError as e:
+        raise Fault(f"its hook describe_family failed: {e}") from e
+    except (TypeError, ValueError, RecursionError) as e:
+        raise Fault(f"describe_family('{loaded.family}') returned a Family with a wrong field: {e}") from e
+    if plain.name != loaded.family:
+        raise Fault(f"the family '{loaded.family}' of its metadata calls itself '{plain.name}'")
+    if "\n" in plain.summary or not 0 < len(plain.summary) <= 300:
+        raise Fault(f"the summary of the family '{loaded.family}' is not one line of at most 300 characters")
+    return plain
+
+
+if __name__ == "__main__":
+    main()

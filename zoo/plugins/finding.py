@@ -1,0 +1,238 @@
+"""Finding plugins: metadata and module texts only. Nothing is imported."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..text import safe_text
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+OLDEST_CONTRACT = 1
+"""The oldest contract version that this zoo still speaks."""
+
+OWN_DISTRIBUTIONS = frozenset({"zoo-vqvae", "zoo-vqgan", "zoo-diffusion", "zoo-judge"})
+"""This project's own plugins: where another distribution claims the name of one of their families, they win."""
+
+OFF = "plugins are off (--no-plugins or ZOO_NO_PLUGINS)"
+
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")  # PEP 508, with an end
+_FAMILY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_REPLACE = "upgrade it (pip install -U {distribution}) or remove it (pip uninstall {distribution})"
+
+
+class Fault(Exception):
+    """Why a plugin is set aside, and what to do; `{distribution}` in the mend stands for its distribution."""
+
+    def __init__(self, reason: str, mend: str = _REPLACE):
+        super().__init__(reason)
+        self.reason, self.mend = reason, mend
+
+    def line(self, distribution: str) -> str:
+        return f"{safe_text(self.reason)}; {self.mend.replace('{distribution}', distribution)}"
+
+
+class Plugin(msgspec.Struct, frozen=True, kw_only=True):
+    """A module of hooks of an installed distribution, known without importing it."""
+
+    distribution: str
+    version: str
+    module: str
+    families: tuple[str, ...]
+    contract: int | None = None  # ZOO_CONTRACT, where the module's text says it
+    problem: str = ""  # why it is set aside, and the mend; empty as long as nothing is wrong
+
+    @property
+    def set_aside(self) -> str:
+        """The one line that says that, why, and what to do; empty for a plugin that is used."""
+        return f"{self.distribution} {self.version} is set aside: {self.problem}" if self.problem else ""
+
+
+class PluginRegistry(msgspec.Struct, frozen=True, kw_only=True):
+    """A registry that an installed distribution carries as package data."""
+
+    name: str
+    distribution: str
+    version: str
+    folder: Path | None  # None: the package that its metadata names is not there
+
+
+def enabled() -> bool:
+    """Whether plugins are used at all: not with `--no-plugins` or ZOO_NO_PLUGINS=1."""
+    return os.environ.get("ZOO_NO_PLUGINS", "") in ("", "0")
+
+
+# --- Finding: metadata only, nothing is imported ----------------------------------------------------------------------
+
+
+def installed() -> list[Plugin]:
+    """The installed plugins, by distribution; those that need no import to be found wanting have a problem."""
+    if not enabled():
+        return []
+    modules: dict[tuple[str, str, str], list[str]] = {}
+    for distribution, entry in _entry_points("zoo"):
+        modules.setdefault((*distribution, entry.value), []).append(entry.name)
+    claims = _claims(modules)
+    return [
+        _examine(Plugin(distribution=name, version=version, module=module, families=tuple(sorted(families))), claims)
+        for (name, version, module), families in sorted(modules.items())
+    ]
+
+
+def registries() -> list[PluginRegistry]:
+    """The registries that installed distributions carry, by name."""
+    if not enabled():
+        return []
+    found = []
+    for (name, version), entry in _entry_points("zoo.registry"):
+        top, *rest = entry.value.split(".") if _MODULE.fullmatch(entry.value) else [""]
+        folder = next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
+        found.append(PluginRegistry(name=entry.name, distribution=name, version=version, folder=folder))
+    return sorted(found, key=lambda registry: (registry.name, registry.distribution))
+
+
+def _entry_points(group: str) -> Iterator[tuple[tuple[str, str], "EntryPoint"]]:
+    """((distribution, version), entry point) of a group. Metadata that can't be read belongs to no plugin of ours."""
+    if not _mentioned(group):
+        return
+    from importlib import metadata
+
+    seen = set()
+    for distribution in metadata.distributions():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            # A look at the text first: parsing the metadata of all distributions is what makes start-up slow.
+            if f"[{group}]" not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            name, version = str(distribution.metadata["Name"]), safe_text(distribution.version)
+            if not _DISTRIBUTION.fullmatch(name) or _normalized(name) in seen:  # the first on sys.path is the one
+                continue
+            seen.add(_normalized(name))
+            for entry in distribution.entry_points.select(group=group):
+                yield (_normalized(name), version), entry
+
+
+def _mentioned(group: str) -> bool:
+    """Whether any distribution may have entry points of the group.
+
+    A look at the files first: `zoo list` has to know, and `importlib.metadata` takes as long to import as click.
+    """
+    for entry in sys.path:
+        folder = Path(entry)
+        if folder.is_file():  # a zip archive may hold distributions
+            return True
+        for file in folder.glob("*-info/entry_points.txt"):
+            with contextlib.suppress(OSError):
+                if f"[{group}]".encode() in file.read_bytes():
+                    return True
+    return False
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _claims(modules: Mapping[tuple[str, str, str], list[str]]) -> dict[str, list[str]]:
+    """For each family name, the distributions that make it: ours alone where one of ours does."""
+    claims: dict[str, list[str]] = {}
+    for (distribution, _, _), families in modules.items():
+        for family in families:
+            claims.setdefault(family, []).append(distribution)
+    return {family: [d for d in by if d in OWN_DISTRIBUTIONS] or by for family, by in claims.items()}
+
+
+def _examine(plugin: Plugin, claims: Mapping[str, list[str]]) -> Plugin:
+    """The plugin with what its metadata and its module's text say of it."""
+    from ..hookspecs import CONTRACT_VERSION
+
+    try:
+        for family in plugin.families:
+            if not _FAMILY.fullmatch(family):
+                raise Fault(f"'{family}' is no family name (lower-case letters, digits, '.', '_', '-')")
+            others = sorted(set(claims[family]) - {plugin.distribution})
+            if others or plugin.distribution not in claims[family]:
+                keep = "this one" if set(others) & OWN_DISTRIBUTIONS else "one of them"
+                raise Fault(
+                    f"{plugin.distribution} and {' and '.join(others)} both make the family '{family}'",
+                    f"remove {keep}: pip uninstall {plugin.distribution}",
+                )
+        contract = _read_contract(plugin.module)
+        plugin = msgspec.structs.replace(plugin, contract=contract)
+        if contract > CONTRACT_VERSION:
+            raise Fault(
+                f"it needs zoo with contract {contract}, this zoo has {CONTRACT_VERSION}", "run: pip install -U zoo"
+            )
+        if contract < OLDEST_CONTRACT:
+            raise Fault(
+                f"it was written for contract {contract}, this zoo speaks {OLDEST_CONTRACT} and newer",
+                "upgrade the plugin: pip install -U {distribution}",
+            )
+    except Fault as fault:
+        return msgspec.structs.replace(plugin, problem=fault.line(plugin.distribution))
+    return plugin
+
+
+def _read_contract(module: str) -> int:
+    """ZOO_CONTRACT at the top of a module's text, which is parsed, not run."""
+    import ast
+
+    source = _source(module)
+    if source is None:
+        raise Fault(
+            f"its module '{module}' is not there as Python source",
+            "install it again: pip install --force-reinstall {distribution}",
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # its invalid escapes and the like
+            tree = ast.parse(source.read_bytes())
+    except SyntaxError as e:
+        raise Fault(f"{source.name}:{e.lineno} is not valid Python {sys.version_info[0]}.{sys.version_info[1]}") from e
+    except (OSError, ValueError, RecursionError, MemoryError) as e:
+        raise Fault(f"its module {module} cannot be read ({brief(e)})") from e
+    for statement in tree.body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name("ZOO_CONTRACT")], value=ast.Constant(int(version)))
+                | ast.AnnAssign(target=ast.Name("ZOO_CONTRACT"), value=ast.Constant(int(version)))
+            ) if version is not True and version is not False:
+                return version
+    raise Fault(f"{module} does not say which contract it was written for, e.g. ZOO_CONTRACT = {OLDEST_CONTRACT}")
+
+
+def _source(module: str) -> Path | None:
+    """The file that an import of a module would run, found without running the packages that it lies in."""
+    top, *rest = module.split(".") if _MODULE.fullmatch(module) else [""]
+    for root in roots(top):
+        inside = root.joinpath(*rest)
+        for file in (inside, inside / "__init__.py", inside.with_name(f"{inside.name}.py")):
+            if file.suffix == ".py" and file.is_file():
+                return file
+    return None
+
+
+def roots(top: str) -> list[Path]:
+    """The folders of a top-level package, or the file of a module, as sys.path and editable installs give them."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return []
+    places = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+    return [Path(place) for place in places if place]
+
+
+def brief(error: BaseException) -> str:
+    """`ValueError: text`, one short line, whatever the error's own `__str__` does."""
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:
+        text = []
+    return safe_text(f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__)

@@ -1,0 +1,119 @@
+"""Probing plugins: each in a process of its own (`zoo.plugins.child`), with a time limit, cached until it changes."""
+
+import contextlib
+import hashlib
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from ..errors import ZooError
+from ..hookspecs import Family
+from .finding import Fault, Plugin, installed, roots
+
+ALLOWANCE_SECONDS = 10.0
+"""How long a plugin may take to be imported and to describe its families; ZOO_PLUGIN_SECONDS sets another limit."""
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plugin said of itself in a process of its own."""
+
+    plugin: Plugin
+    import_seconds: float | None = None
+    families: dict[str, Family] = {}
+    hooks: tuple[str, ...] = ()  # the names of those that it implements
+
+
+def probe_all() -> list[Probe]:
+    """A probe of every installed plugin, in the order of `installed()`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(probe, installed()))
+
+
+def set_aside(probes: list[Probe]) -> list[str]:
+    """One line for each plugin that is not used."""
+    return [p.plugin.set_aside for p in probes if p.plugin.problem]
+
+
+def probe(plugin: Plugin) -> Probe:
+    """What the plugin says of itself, from the cache where nothing changed since; never raises for its faults."""
+    if plugin.problem:
+        return Probe(plugin=plugin)
+    key, cache = _fingerprint(plugin), _cache_file(plugin)
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        entry = msgspec.json.decode(cache.read_bytes(), type=_CacheEntry)
+        if entry.key == key:
+            return entry.probe
+    try:
+        result = _probe_in_child(plugin)
+    except Fault as fault:
+        return Probe(plugin=msgspec.structs.replace(plugin, problem=fault.line(plugin.distribution)))
+    _remember(cache, _CacheEntry(key=key, probe=result))
+    return result
+
+
+def _probe_in_child(plugin: Plugin) -> Probe:
+    """Runs `zoo.plugins.child` on the plugin.
+
+    Raises:
+        Fault: no answer: the child was killed, ended itself, or took too long. Not cached: it may be the machine.
+    """
+    from subprocess import TimeoutExpired
+
+    from ..isolate import describe_end, run_isolated
+
+    allowance = float(os.environ.get("ZOO_PLUGIN_SECONDS", ALLOWANCE_SECONDS))
+    try:
+        child = run_isolated("zoo.plugins.child", msgspec.json.encode(plugin).decode(), seconds=allowance)
+    except TimeoutExpired as e:
+        raise Fault(f"it was not loaded within {allowance:g} s") from e
+    try:
+        return msgspec.json.decode(child.stdout, type=Probe)
+    except msgspec.DecodeError as e:
+        raise Fault(f"it {describe_end(child.returncode)} while it was loaded") from e
+
+
+class _CacheEntry(msgspec.Struct, frozen=True):
+    key: str
+    probe: Probe
+
+
+def _fingerprint(plugin: Plugin) -> str:
+    """Changes whenever the probe's answer may: another plugin, zoo, Python, or set of installed distributions."""
+    zoo = Path(__file__).parents[1]
+    parts = [repr(plugin), sys.version, sys.prefix, *_stamps(*zoo.glob("*.py"), *zoo.glob("plugins/*.py"))]
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        distribution = metadata.distribution(plugin.distribution)
+        parts.append(distribution.read_text("RECORD") or distribution.read_text("METADATA") or "")
+        parts += _stamps(Path(str(distribution.locate_file(""))))  # a missing dependency that was installed since
+    for root in roots(plugin.module.split(".")[0]):
+        parts += _stamps(*root.rglob("*.py")) if root.is_dir() else _stamps(root)  # sources that were edited in place
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _stamps(*paths: Path) -> list[str]:
+    """Path, time of change in ns, and size in bytes, of those that are there."""
+    stamps = []
+    for path in sorted(paths):
+        with contextlib.suppress(OSError):
+            stamps.append(f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}")
+    return stamps
+
+
+def _cache_file(plugin: Plugin) -> Path:
+    from ..store import home
+
+    return home() / "probes" / f"{plugin.distribution}.{plugin.module}.json"
+
+
+def _remember(file: Path, entry: _CacheEntry) -> None:
+    """Keeps a probe. A store that can't be written costs the next command the probe's time, no more."""
+    from ..registry import write_atomically
+
+    with contextlib.suppress(OSError, ZooError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, msgspec.json.encode(entry))

@@ -1,0 +1,113 @@
+"""Runs a bundle's golden cases here, and says how near the outputs come to the expected ones.
+
+`golden.safetensors` holds, for each task and case, the graph's inputs and the outputs that torch gave:
+`<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, cases counted from 0. Any stack can check itself so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import tensors
+from .errors import InvalidFileError
+from .hookspecs import Task, Tolerance
+from .manifest import Manifest, graph_file
+from .sameness import Comparison, Verdict, compare_task, worst_of
+from .text import safe_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GOLDEN = "golden.safetensors"
+
+
+@dataclass
+class Case:
+    """Inputs of a task, and the outputs that they must give; arrays by port."""
+
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskReplay:
+    """How a task's golden cases came out."""
+
+    task: str
+    provider: str  # cpu or cuda
+    verdict: Verdict
+    outputs: dict[str, Comparison]  # the worst case of each output
+
+
+def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cuda"] = "auto") -> list[TaskReplay]:
+    """Runs every golden case of every task. The graphs must have passed `zoo.graph.check`.
+
+    Raises:
+        InvalidFileError: no golden cases, or cases that do not fit the manifest.
+        DeviceError: the asked-for device does not run a graph.
+    """
+    from .runtime import open_session
+
+    cases = read_cases(folder / GOLDEN, manifest)
+    result = []
+    for name, task in manifest.tasks.items():
+        # Exact: on CUDA without TF32, whose 10 bits of mantissa are another arithmetic.
+        session = open_session(folder / graph_file(name), device, exact=True)
+        tolerance = _tolerance(manifest, session.provider)
+        outputs = worst_outputs([_run(session, task, case, tolerance) for case in cases[name]])
+        result.append(TaskReplay(name, session.provider, worst_of(outputs), outputs))
+    return result
+
+
+def _run(session: Any, task: Task, case: Case, tolerance: Tolerance) -> dict[str, Comparison]:
+    return compare_task(task.outputs, case.outputs, session.run(case.inputs), tolerance)
+
+
+def worst_outputs(cases: list[dict[str, Comparison]]) -> dict[str, Comparison]:
+    """For each output the comparison of its worst case, whose number the text tells."""
+    order = ("identical", "within", "differs")
+    result = {}
+    for name in cases[0]:
+        comparisons = [case[name] for case in cases]
+        worst = max(comparisons, key=lambda c: (order.index(c.verdict), c.worst))
+        number = "" if worst.verdict == "identical" else f" (case {comparisons.index(worst)})"
+        result[name] = replace(worst, text=worst.text + number)
+    return result
+
+
+def _tolerance(manifest: Manifest, provider: str) -> Tolerance:
+    key = f"{manifest.export.precision}/{provider}"
+    if key not in manifest.tolerances:
+        raise InvalidFileError(f"{safe_text(manifest.name)} states no tolerance for {key}; export it again")
+    return manifest.tolerances[key]
+
+
+def read_cases(path: Path, manifest: Manifest) -> dict[str, list[Case]]:
+    """The golden cases of each task, in order; every task has one at least, and every case all ports."""
+    found: dict[str, dict[int, Case]] = {name: {} for name in manifest.tasks}
+    for key, array in tensors.load(path).items():
+        task, number, side, port = key.split("/") if key.count("/") == 3 else ("", "", "", "")
+        if task not in found or not (number.isascii() and number.isdigit()) or side not in ("inputs", "outputs"):
+            raise InvalidFileError(f"{safe_text(path)}: '{safe_text(key)}' names no task's case and port")
+        getattr(found[task].setdefault(int(number), Case()), side)[port] = array
+    for name, task in manifest.tasks.items():
+        if not found[name]:
+            raise InvalidFileError(f"{safe_text(path)} has no case for the task {name}")
+        for number, case in found[name].items():
+            if case.inputs.keys() != task.inputs.keys() or case.outputs.keys() != task.outputs.keys():
+                raise InvalidFileError(f"{safe_text(path)}: case {number} of {name} has other ports than the manifest")
+    return {name: [case for _, case in sorted(numbered.items())] for name, numbered in found.items()}
+
+
+def write_cases(path: Path, cases: dict[str, list[Case]]) -> None:
+    """Writes golden.safetensors; `read_cases` gives the cases back."""
+    arrays = {
+        f"{task}/{number}/{side}/{port}": array
+        for task, numbered in cases.items()
+        for number, case in enumerate(numbered)
+        for side in ("inputs", "outputs")
+        for port, array in getattr(case, side).items()
+    }
+    tensors.save(path, arrays)

@@ -1,0 +1,298 @@
+"""ONNX Runtime sessions: which provider runs a graph, and why.
+
+A list of available providers proves nothing: the wheel lists CUDA on machines that have no GPU, and a session that
+can't load it falls back to the CPU without a word. So `cuda` here means what a real session got and what the profile
+of a real call shows; everything else is an error or a line that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import DeviceError, InvalidFileError, NotFoundError
+from .text import safe_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Device = Literal["auto", "cpu", "cuda"]
+Placement = dict[str, dict[str, int]]
+"""Operator -> provider -> how many nodes."""
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_HEAVY = re.compile("Conv|MatMul|Gemm")  # with what the optimiser makes of them: FusedConv, FusedMatMul, …
+NO_GPU = "no NVIDIA GPU is here, or no driver for it"
+_MEND = "pip install 'zoo[cuda]'"
+
+
+class Session:
+    """A graph that is ready to run; many threads may call it at once.
+
+    Attributes:
+        inputs, outputs: names, in the graph's order.
+        provider: `cpu` or `cuda`, what the session really got.
+        reason: why a GPU that is here is not used, one line; else empty.
+        left_on_cpu: operators with nodes on the CPU and their number; known after the first call of a session that
+            was opened with `device="cuda"`.
+    """
+
+    def __init__(self, session: Any, provider: str, reason: str, name: str, profile: TemporaryDirectory | None = None):
+        self._session, self._name = session, name
+        self._profile, self._lock = profile, threading.Lock()
+        self.inputs = tuple(i.name for i in session.get_inputs())
+        self.outputs = tuple(o.name for o in session.get_outputs())
+        self.provider, self.reason = provider, reason
+        self.left_on_cpu: dict[str, int] = {}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name. Check the inputs against the task's ports first (`zoo.ports`).
+
+        Raises:
+            DeviceError: `cuda` was asked for, and a Conv, MatMul or Gemm ran on the CPU, or CUDA failed.
+            InvalidFileError: the graph failed.
+        """
+        outputs = dict(zip(self.outputs, self._interruptible(dict(inputs)), strict=True))
+        with self._lock:
+            profile, self._profile = self._profile, None
+        if profile:
+            with profile:
+                events = json.loads(Path(self._session.end_profiling()).read_bytes())
+            self.left_on_cpu = require_cuda(placement(events), self._name)
+        return outputs
+
+    def _interruptible(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs in a thread, so that Ctrl-C ends a long call: a signal can't reach Python while a kernel runs."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        result: list[Any] = []
+        done = threading.Event()
+
+        def call() -> None:
+            try:
+                result.append(self._session.run(None, inputs, options))
+            except Exception as e:  # ONNX Runtime's errors have no base of their own
+                result.append(e)
+            finally:
+                done.set()
+
+        try:
+            threading.Thread(target=call, daemon=True).start()
+            done.wait()
+        except KeyboardInterrupt:
+            options.terminate = True  # seen between two nodes
+            done.wait(timeout=60)
+            raise
+        if isinstance(result[0], Exception):
+            kind = DeviceError if self.provider == "cuda" else InvalidFileError
+            hint = "; --device cpu runs it without" if self.provider == "cuda" else ""
+            raise kind(f"{self._name} failed on {self.provider}: {_line(result[0])}{hint}")
+        return result[0]
+
+    def __str__(self) -> str:
+        return explain_device(self)
+
+
+def open_session(graph: Path, device: Device = "auto", *, threads: int | None = None, exact: bool = False) -> Session:
+    """A session for a graph that `zoo.graph.check` accepted.
+
+    Args:
+        device: `auto` takes CUDA where a GPU is present and a real session gets it, else the CPU; `cuda` is CUDA or
+            an error.
+        threads: of the CPU provider; None: one a physical core that this process may use.
+        exact: no TF32 on CUDA, for comparing outputs.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InvalidFileError: ONNX Runtime refuses the graph.
+        DeviceError: `cuda` was asked for and can't be had.
+    """
+    if not graph.is_file():
+        raise NotFoundError(f"{safe_text(graph)} is not there")
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a model must not set session options
+
+    obstacle = "" if device == "cpu" else cuda_obstacle()
+    if device != "cpu" and not obstacle:
+        profile = TemporaryDirectory(prefix="zoo-profile-") if device == "cuda" else None
+        cuda = (CUDA, {"use_tf32": "0"} if exact else {})
+        try:
+            session = _create(graph, [cuda, CPU], threads, profile)
+        except InvalidFileError as e:
+            obstacle = str(e)
+        else:
+            if session.get_providers()[0] == CUDA:
+                return Session(session, "cuda", "", graph.name, profile)
+            obstacle = f"ONNX Runtime made the session without CUDA; `zoo doctor` looks deeper, or {_MEND}"
+    if device == "cuda":
+        raise DeviceError(f"CUDA was asked for, but {obstacle}")
+    reason = "" if obstacle == NO_GPU else obstacle  # nothing is left unused
+    return Session(_create(graph, [CPU], threads, None), "cpu", reason, graph.name)
+
+
+def _create(graph: Path, providers: list, threads: int | None, profile: TemporaryDirectory | None) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # its warnings are not for users; reasons come from `cuda_obstacle`
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads or physical_cores()
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(profile.name) / "call")
+    try:
+        # Without its own fallback, which prints to stdout and goes on on the CPU.
+        return onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    except Exception as e:  # a dozen types, UnicodeDecodeError among them
+        raise InvalidFileError(f"ONNX Runtime refuses {safe_text(graph.name)}: {_line(e)}") from None
+
+
+def _line(error: Exception) -> str:
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip() or type(error).__name__)
+    return safe_text(text.splitlines()[0])[:300].rstrip(".")
+
+
+# --- Why CUDA, or why not ---------------------------------------------------------------------------------------------
+
+
+def explain_device(session: Session) -> str:
+    """One line: `cuda`, `cpu`, or `cpu: 1 NVIDIA GPU is here, but …`."""
+    return f"{session.provider}: {session.reason}" if session.reason else session.provider
+
+
+def cuda_obstacle() -> str:
+    """What keeps ONNX Runtime from CUDA on this machine, one line with the mend; empty when nothing is in the way.
+
+    Loads the CUDA libraries, where there is a GPU.
+    """
+    gpus = nvidia_gpus()
+    if not gpus:
+        return NO_GPU
+    here = f"{gpus} NVIDIA GPU{'s are' if gpus > 1 else ' is'} here, but "
+    import onnxruntime
+
+    if CUDA not in onnxruntime.get_available_providers():
+        if _wheels() >= {"onnxruntime", "onnxruntime-gpu"}:
+            return (
+                f"{here}onnxruntime and onnxruntime-gpu are both installed and one hides the other:"
+                " pip uninstall -y onnxruntime onnxruntime-gpu, then " + _MEND
+            )
+        return f"{here}the installed ONNX Runtime has no CUDA: {_MEND}"
+    library = Path(onnxruntime.__file__).parent / "capi" / _library("onnxruntime_providers_cuda")
+    if problem := _load_problem(library):
+        return f"{here}its libraries do not load ({problem}): {_MEND}"
+    return ""
+
+
+def nvidia_gpus() -> int:
+    """How many GPUs the NVIDIA driver offers to this process; 0 without a driver that works."""
+    import ctypes
+
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int()
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return 0
+        return count.value
+    except (OSError, AttributeError):
+        return 0
+
+
+def _load_problem(library: Path) -> str:
+    """Why a provider's library can't be loaded, in the loader's words: ONNX Runtime tells its log alone."""
+    import contextlib
+    import ctypes
+    import io
+
+    import onnxruntime
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses
+        onnxruntime.preload_dlls()
+    try:
+        # The provider refers to this one's symbols.
+        ctypes.CDLL(str(library.with_name(_library("onnxruntime_providers_shared"))), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as e:
+        return safe_text(str(e).splitlines()[0])[:200]
+    return ""
+
+
+def _library(name: str) -> str:
+    return f"{name}.dll" if sys.platform == "win32" else f"lib{name}.so"
+
+
+def _wheels() -> set[str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = set()
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            version(name)
+            found.add(name)
+        except PackageNotFoundError:
+            pass
+    return found
+
+
+def placement(profile_json: list[dict[str, Any]]) -> Placement:
+    """Where each node of a profiled call ran, by operator; nodes inside loops count once.
+
+    Args:
+        profile_json: the parsed profile that ONNX Runtime writes, one call in it.
+    """
+    nodes = {
+        (event["args"]["op_name"], event["args"]["provider"], event["name"], event["args"].get("node_index"))
+        for event in profile_json
+        if event.get("cat") == "Node" and event.get("args", {}).get("provider")
+    }
+    placed: Placement = {}
+    for (op, provider), count in sorted(Counter((op, provider) for op, provider, *_ in nodes).items()):
+        placed.setdefault(op, {})[provider] = count
+    return placed
+
+
+def require_cuda(placed: Placement, name: str) -> dict[str, int]:
+    """Operators left on the CPU and their number of nodes.
+
+    Raises:
+        DeviceError: among them is a Conv, MatMul or Gemm, or nothing ran on CUDA at all.
+    """
+    left = {op: providers[CPU] for op, providers in placed.items() if CPU in providers}
+    if heavy := {op: count for op, count in left.items() if _HEAVY.search(op)}:
+        listed = ", ".join(f"{count} {safe_text(op)}" for op, count in heavy.items())
+        raise DeviceError(f"CUDA was asked for, but {safe_text(name)} ran on the CPU in part: {listed}")
+    if not any(CUDA in providers for providers in placed.values()):
+        raise DeviceError(f"CUDA was asked for, but no node of {safe_text(name)} ran there")
+    return left
+
+
+# --- Threads ----------------------------------------------------------------------------------------------------------
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use: its CPU affinity and its control group's quota count.
+
+    Two threads on one core share its vector units, and more threads than the quota allows are stopped in turn.
+    """
+    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
+        return max(1, (os.cpu_count() or 2) // (1 if sys.platform == "darwin" else 2))
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.is_file() else cpu)
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    try:
+        limit, period = quota.read_text().split()
+        allowed = -(-int(limit) // int(period))
+    except (OSError, ValueError):  # no quota: no such file, or the word `max`
+        allowed = len(cores)
+    return max(1, min(len(cores), allowed))

@@ -1,0 +1,128 @@
+"""What "the same" means: outputs that were expected, and outputs that a runtime gave.
+
+Pixels: within a level at 99.9 % and never more than two. Tokens and other integers: equal (golden cases are drawn clear
+of ties). Floats: absolute plus relative. The numbers are a model's own: its manifest holds them. docs/bundle.md says
+why these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from .hookspecs import Port, Tolerance
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Verdict = Literal["identical", "within", "differs"]
+PIXEL_KINDS = ("image", "mask", "video")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output against what it should be."""
+
+    verdict: Verdict
+    text: str  # what differs and by how much; for a table's cell
+    worst: float  # the largest difference: levels, integers, or the floats' own unit; inf for another shape or NaN
+    share_equal: float  # of the elements, 0 .. 1
+
+
+def compare(port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> Comparison:
+    """Compares an output of a task with the expected one, by the rule for its kind.
+
+    Args:
+        port: what the output is; pixels are compared in levels, other integers exactly, floats by the tolerance.
+        expected: what torch gave, or an earlier run.
+        actual: what is judged.
+    """
+    import numpy as np
+
+    if actual.dtype != expected.dtype or actual.shape != expected.shape:
+        text = f"{actual.dtype} {_shape(actual)}, expected {expected.dtype} {_shape(expected)}"
+        return Comparison("differs", text, float("inf"), 0.0)
+    if actual.tobytes() == expected.tobytes():
+        return Comparison("identical", "identical", 0.0, 1.0)
+
+    share_equal = float((actual == expected).mean())
+    if port.kind in PIXEL_KINDS and port.dtype == "uint8":
+        levels = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
+        worst = int(levels.max())
+        near = float((levels <= tolerance.pixel_levels).mean())
+        within = near >= tolerance.pixel_share and worst <= tolerance.pixel_levels_worst
+        text = f"{_percent(near)} within {_count(tolerance.pixel_levels, 'level')}, worst {worst}"
+    elif np.issubdtype(actual.dtype, np.integer):
+        worst = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max())
+        within = False
+        text = f"{_percent(share_equal)} equal"
+    else:
+        worst, within = _compare_floats(expected, actual, tolerance)
+        text = f"worst {worst:.3g}"
+    return Comparison("within" if within else "differs", text, float(worst), share_equal)
+
+
+def compare_task(
+    ports: Mapping[str, Port],
+    expected: Mapping[str, np.ndarray],
+    actual: Mapping[str, np.ndarray],
+    tolerance: Tolerance,
+) -> dict[str, Comparison]:
+    """Compares all outputs of a call.
+
+    One other token changes a whole picture and says nothing about the decoder, so pictures are compared where all
+    their tokens agree; the tokens' own row tells what share did.
+    """
+    import numpy as np
+
+    agree: np.ndarray | None = None  # [batch], where there are tokens
+    for name, port in ports.items():
+        if port.kind == "tokens" and expected[name].shape == actual[name].shape:
+            rows = (expected[name] == actual[name]).reshape(len(expected[name]), -1).all(axis=1)
+            agree = rows if agree is None else agree & rows
+
+    result = {}
+    for name, port in ports.items():
+        e, a = expected[name], actual[name]
+        pictures = port.kind in PIXEL_KINDS and agree is not None and e.shape == a.shape and len(e) == len(agree)
+        if pictures and not agree.all():
+            comparison = compare(port, e[np.flatnonzero(agree)], a[np.flatnonzero(agree)], tolerance)
+            note = f" ({int(agree.sum())} of {len(agree)} compared: those whose tokens agree)"
+            comparison = replace(comparison, text=comparison.text + note)
+        else:
+            comparison = compare(port, e, a, tolerance)
+        result[name] = comparison
+    return result
+
+
+def worst_of(comparisons: Mapping[object, Comparison]) -> Verdict:
+    """`differs` if any does, else `within` if any is, else `identical`."""
+    verdicts = {comparison.verdict for comparison in comparisons.values()}
+    return "differs" if "differs" in verdicts else "within" if "within" in verdicts else "identical"
+
+
+def _compare_floats(expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool]:
+    """|a - e| <= absolute + relative |e|; NaN and infinity only where the expected array has the same."""
+    import numpy as np
+
+    odd = ~np.isfinite(expected)
+    if not np.array_equal(actual[odd], expected[odd], equal_nan=True) or not np.isfinite(actual[~odd]).all():
+        return float("inf"), False
+    e, a = expected[~odd].astype(np.float64), actual[~odd].astype(np.float64)
+    difference = np.abs(a - e)
+    within = (difference <= tolerance.absolute + tolerance.relative * np.abs(e)).all()
+    return float(difference.max(initial=0.0)), bool(within)
+
+
+def _shape(array: np.ndarray) -> str:
+    return "[" + ", ".join(map(str, array.shape)) + "]"
+
+
+def _percent(share: float) -> str:
+    """`99.95 %`; never rounded up to 100 %."""
+    return f"{int(share * 10_000) / 100:.2f} %"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}" + ("" if number == 1 else "s")
