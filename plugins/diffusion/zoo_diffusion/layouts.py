@@ -1,0 +1,510 @@
+"""Public checkpoints in the layouts that their projects use, as our configs and weights.
+
+A layout is known by its tensors' names; the config beside it says what shapes can't: heads, sizes, schedules. Traps
+that these functions provide for are named where they are.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from zoo.errors import InvalidFileError
+from zoo.hookspecs import Imported, ImportRequest
+from zoo.text import safe_text
+
+from .config import DDPMConfig, DiffusionConfig, DiTConfig, TransformerConfig, UNetConfig
+from .dit import DiT
+from .keys import Keys
+from .unet import UNet
+
+MAX_SCHEDULER_BYTES = 1 << 20
+
+RESIDUAL_DIFFUSERS = {
+    "norm1": "norm_in",
+    "conv1": "conv_in",
+    "time_emb_proj": "time",
+    "norm2": "norm_out",
+    "conv2": "conv_out",
+    "conv_shortcut": "skip",
+}
+RESIDUAL_OPENAI = {
+    "in_layers.0": "norm_in",
+    "in_layers.2": "conv_in",
+    "emb_layers.1": "time",
+    "out_layers.0": "norm_out",
+    "out_layers.3": "conv_out",
+    "skip_connection": "skip",
+}
+
+
+def read(request: ImportRequest) -> Imported | None:
+    """The checkpoint as the family's, or None where it has none of its layouts."""
+    tensors, config = request.tensors, request.config
+    if request.family == "dit":
+        if is_dit(tensors):
+            return dit(tensors, config)
+        return diffusers_dit(tensors, config, _scheduler(request.path)) if is_diffusers_dit(tensors) else None
+    if is_openai(tensors):
+        return openai(tensors, config)
+    return unet2d(tensors, config, _scheduler(request.path)) if is_unet2d(tensors) else None
+
+
+def _scheduler(path: Path) -> dict[str, Any]:
+    """The scheduler_config.json of a diffusers pipeline: beside the weights, or in the folder `scheduler` beside theirs."""
+    folder = path if path.is_dir() else path.parent
+    for file in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
+        if not file.is_file():
+            continue
+        try:
+            if file.stat().st_size > MAX_SCHEDULER_BYTES:
+                raise ValueError(f"more than {MAX_SCHEDULER_BYTES:,} bytes")
+            scheduler = json.loads(file.read_bytes())
+            if not isinstance(scheduler, dict):
+                raise ValueError("it holds no fields")
+            return scheduler
+        except (OSError, ValueError, RecursionError) as e:
+            raise InvalidFileError(f"{safe_text(file)} is no scheduler's config: {safe_text(e)[:200]}") from None
+    return {}
+
+
+def _require(config: Mapping[str, Any], layout: str, **expected: Any) -> None:
+    """Refuses what a config asks for and we don't have."""
+    for field, value in expected.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        if config.get(field, allowed[0]) not in allowed:
+            raise InvalidFileError(
+                f"{layout}: {field} is {safe_text(config[field])}; only {', '.join(map(str, allowed))} can be imported"
+            )
+
+
+def _residual(keys: Keys, source: str, target: str, names: Mapping[str, str]) -> None:
+    for theirs, ours in names.items():
+        if ours != "skip" or keys.has(f"{source}.{theirs}"):
+            keys.move(f"{source}.{theirs}", f"{target}.{ours}")
+
+
+def _sides(size: int | list[int]) -> tuple[int, int]:
+    """Height and width of diffusers' `sample_size`."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _imported(layout: str, config: Any, keys: Keys, network: type, **finish: Any) -> Imported:
+    with torch.device("meta"):
+        module = network(config.network, outputs=2 if config.diffusion.variance == "learned" else 1)
+    state, unused = keys.finish(module, **finish)
+    return Imported(layout=layout, config=msgspec.to_builtins(config), state_dict=state, unused=unused)
+
+
+# --- diffusers: UNet2DModel -------------------------------------------------------------------------------------------
+
+
+def is_unet2d(tensors: Mapping[str, Tensor]) -> bool:
+    return "time_embedding.linear_1.weight" in tensors and "conv_norm_out.weight" in tensors
+
+
+def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scheduler: Mapping[str, Any]) -> Imported:
+    """diffusers' UNet2DModel.
+
+    Args:
+        config: its config.json; the class's own defaults fill what it leaves out.
+        scheduler: scheduler_config.json, or nothing: then DDPM's own schedule.
+    """
+    layout = "diffusers UNet2DModel"
+    if config is None:
+        raise InvalidFileError(f"{layout}: there is no config.json beside the weights, which says sizes and heads")
+    _require(
+        config,
+        layout,
+        time_embedding_type="positional",
+        center_input_sample=False,
+        mid_block_type=("UNetMidBlock2D",),
+        mid_block_scale_factor=1,
+        act_fn=("silu", "swish"),
+        class_embed_type=(None,),
+        attn_norm_num_groups=(None,),
+        downsample_padding=(1, 0),
+        resnet_time_scale_shift=("default", "scale_shift"),
+    )
+    down, up = list(config["down_block_types"]), list(config["up_block_types"])
+    for kind in [*down, *up]:
+        if kind.replace("Attn", "").replace("ResnetDownsample", "Down").replace("ResnetUpsample", "Up") not in (
+            "DownBlock2D",
+            "UpBlock2D",
+        ):
+            raise InvalidFileError(f"{layout}: a block of the kind {safe_text(kind)} can't be imported")
+    attention = [level for level, kind in enumerate(down) if kind.startswith("Attn")]
+    if attention != [level for level, kind in enumerate(reversed(up)) if kind.startswith("Attn")]:
+        raise InvalidFileError(f"{layout}: attention on other levels down than up can't be imported")
+    keys = Keys(_with_present_names(tensors))
+    widths = tuple(config["block_out_channels"])
+    residual = any(".downsamplers.0.conv1." in name for name in tensors)
+    scale_shift = config.get("resnet_time_scale_shift", "default") == "scale_shift"
+    # Where the key is left out the class's default counts: 8 channels a head; null is one head.
+    head_size = config.get("attention_head_dim", 8)
+    classes = tensors["class_embedding.weight"].shape[0] if "class_embedding.weight" in tensors else 0
+    height, width = _sides(config.get("sample_size") or 32)
+    conv = "conv_asymmetric" if config.get("downsample_padding", 1) == 0 else "conv"
+    network = UNetConfig(
+        image_size=height,
+        image_width=0 if width == height else width,
+        image_channels=config.get("in_channels", 3),
+        num_classes=classes,
+        null_label=False,
+        widths=widths,
+        blocks=config.get("layers_per_block", 2),
+        attention_levels=tuple(attention),
+        middle_attention=config.get("add_attention", True),
+        # diffusers builds the middle's attention without its norm in scale-shift networks.
+        middle_attention_norm=not scale_shift,
+        heads=1,
+        head_size=head_size or 0,
+        scale_shift=scale_shift,
+        resampling="residual" if residual else conv,
+        norm_groups=config.get("norm_num_groups", 32),
+        norm_epsilon=config.get("norm_eps", 1e-5),
+        time_width=config.get("time_embedding_dim") or 0,
+        cosine_first=config.get("flip_sin_to_cos", True),
+        frequency_shift=float(config.get("freq_shift", 0)),
+        dropout=config.get("dropout", 0.0),
+    )
+
+    def attention_layer(source: str, target: str) -> None:
+        if network.middle_attention_norm or not target.startswith("middle"):
+            keys.move(f"{source}.group_norm", f"{target}.norm")
+        for part in ("weight", "bias"):
+            parts = [keys.take(f"{source}.to_{name}.{part}") for name in "qkv"]
+            if all(tensor is not None for tensor in parts):
+                keys.put(f"{target}.qkv.{part}", f"{source}.to_qkv.{part}", torch.cat(parts))
+        keys.move(f"{source}.to_out.0", f"{target}.proj")
+
+    keys.move("time_embedding.linear_1", "time_in")
+    keys.move("time_embedding.linear_2", "time_out")
+    if classes:
+        keys.move("class_embedding", "label", bias=False)
+    keys.move("conv_in", "conv_in")
+    last = len(widths) - 1
+    for way, blocks in (("down", network.blocks), ("up", network.blocks + 1)):
+        for i in range(len(widths)):
+            level = i if way == "down" else last - i
+            source, target = f"{way}_blocks.{i}", f"{way}.{i}"
+            for j in range(blocks):
+                _residual(keys, f"{source}.resnets.{j}", f"{target}.blocks.{j}", RESIDUAL_DIFFUSERS)
+                if level in attention:
+                    attention_layer(f"{source}.attentions.{j}", f"{target}.attentions.{j}")
+            if i < last:
+                resample = f"{source}.{way}samplers.0"
+                if residual:
+                    _residual(keys, resample, f"{target}.resample", RESIDUAL_DIFFUSERS)
+                else:
+                    keys.move(f"{resample}.conv", f"{target}.resample.conv")
+    for j in range(2):
+        _residual(keys, f"mid_block.resnets.{j}", f"middle.blocks.{j}", RESIDUAL_DIFFUSERS)
+    if network.middle_attention:
+        attention_layer("mid_block.attentions.0", "middle.attentions.0")
+    keys.move("conv_norm_out", "norm_out")
+    keys.move("conv_out", "conv_out")
+    diffusion = diffusers_schedule(scheduler, learned=config.get("out_channels", 3) == 2 * network.image_channels)
+    return _imported(layout, DDPMConfig(network=network, diffusion=diffusion), keys, UNet)
+
+
+def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Files of 2022 call attention's layers query, key, value and proj_attn; diffusers renames them on loading."""
+    renames = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    result = {}
+    for name, tensor in tensors.items():
+        for old, new in renames.items():
+            name = name.replace(old, new)
+        result[name] = tensor
+    return result
+
+
+def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
+    """The forward process that a scheduler_config.json describes."""
+    layout = "scheduler_config.json"
+    schedules = {
+        "linear": "linear",
+        "scaled_linear": "scaled_linear",
+        "squaredcos_cap_v2": "cosine",
+        "sigmoid": "sigmoid",
+    }
+    predictions = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+    _require(scheduler, layout, beta_schedule=tuple(schedules), prediction_type=("epsilon", *predictions))
+    _require(scheduler, layout, trained_betas=(None,))
+    return DiffusionConfig(
+        schedule=schedules[scheduler.get("beta_schedule", "linear")],
+        num_timesteps=scheduler.get("num_train_timesteps", 1000),
+        beta_start=scheduler.get("beta_start", 1e-4),
+        beta_end=scheduler.get("beta_end", 0.02),
+        zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
+        prediction=predictions[scheduler.get("prediction_type", "epsilon")],
+        variance="learned" if learned else "large" if scheduler.get("variance_type") == "fixed_large" else "small",
+        clip=scheduler.get("clip_sample", True),
+    )
+
+
+# --- OpenAI: guided-diffusion and improved-diffusion ------------------------------------------------------------------
+
+
+def is_openai(tensors: Mapping[str, Tensor]) -> bool:
+    return "input_blocks.0.0.weight" in tensors and "time_embed.0.weight" in tensors and "out.2.weight" in tensors
+
+
+CHANNEL_MULTIPLES = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+"""What guided-diffusion takes for an image size when `channel_mult` is empty."""
+
+
+def openai(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Imported:
+    """A U-Net of guided-diffusion or improved-diffusion; `config`: the repository's flags or constructor arguments."""
+    layout = "openai guided-diffusion"
+    if config is None:
+        raise InvalidFileError(
+            f"{layout}: heads and image size are not in the weights; write the flags of the repository's README into a "
+            "config.json beside them"
+        )
+    flags = config.get("flags", config)
+    constructed = "model_channels" in flags
+    channels = flags.get("model_channels") or flags.get("num_channels", 128)
+    size = flags.get("image_size") or 32
+    multiples = flags.get("channel_mult") or CHANNEL_MULTIPLES.get(size, (1, 2, 2, 2))
+    if isinstance(multiples, str):
+        multiples = tuple(float(m) for m in multiples.split(","))
+    widths = tuple(int(channels * m) for m in multiples)
+    resolutions = flags.get("attention_resolutions", "16,8")
+    resolutions = [int(r) for r in (resolutions.split(",") if isinstance(resolutions, str) else resolutions)]
+    # The command line gives image sizes, the constructor how often the picture was halved.
+    rates = resolutions if constructed else [size // r for r in resolutions]
+    attention = tuple(level for level in range(len(widths)) if 2**level in rates)
+    head_size = flags.get("num_head_channels", -1)
+    updown = flags.get("resblock_updown", False)
+    learned = tensors["out.2.weight"].shape[0] == 2 * tensors["input_blocks.0.0.weight"].shape[1]
+    classes = tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else 0
+    steps = flags.get("diffusion_steps", 1000)
+    network = UNetConfig(
+        image_size=size,
+        image_channels=tensors["input_blocks.0.0.weight"].shape[1],
+        num_classes=classes,
+        null_label=False,
+        widths=widths,
+        blocks=flags.get("num_res_blocks", 2),
+        attention_levels=attention,
+        heads=flags.get("num_heads", 1 if constructed else 4),
+        head_size=head_size if head_size > 0 else 0,
+        scale_shift=flags.get("use_scale_shift_norm", not constructed),
+        resampling="residual" if updown else "conv" if flags.get("conv_resample", True) else "plain",
+        time_channels=channels,
+        time_width=4 * channels,
+        dropout=flags.get("dropout", 0.0),
+    )
+    if flags.get("num_heads_upsample", -1) not in (-1, network.heads):
+        raise InvalidFileError(f"{layout}: another number of heads on the way up can't be imported")
+    diffusion = DiffusionConfig(
+        schedule=flags.get("noise_schedule", "linear"),
+        num_timesteps=steps,
+        beta_start=1e-4 * 1000 / steps,
+        beta_end=min(1.0, 0.02 * 1000 / steps),
+        # improved-diffusion's default is to feed t as if there were 1000 steps, guided-diffusion's not to.
+        timestep_scale=1000 / steps if flags.get("rescale_timesteps", False) else 1.0,
+        prediction="x0" if flags.get("predict_xstart", False) else "epsilon",
+        variance="learned" if learned else "large",
+    )
+    keys = Keys(tensors)
+
+    def attention_layer(source: str, target: str, width: int) -> None:
+        keys.move(f"{source}.norm", f"{target}.norm")
+        heads = width // network.head_size if network.head_size else network.heads
+        for part in ("weight", "bias"):
+            qkv = keys.take(f"{source}.qkv.{part}")
+            if qkv is None:
+                continue
+            if part == "weight":
+                qkv = qkv.flatten(1)  # a 1x1 convolution, [3C, C, 1]
+            if not flags.get("use_new_attention_order", False) and qkv.shape[0] == 3 * width:
+                # The old order has q, k, v of the first head, then those of the second, …
+                qkv = qkv.unflatten(0, (heads, 3, width // heads)).transpose(0, 1).flatten(0, 2)
+            keys.put(f"{target}.qkv.{part}", f"{source}.qkv.{part}", qkv)
+        weight = keys.take(f"{source}.proj_out.weight")
+        bias = keys.take(f"{source}.proj_out.bias")
+        if weight is not None and bias is not None:
+            keys.put(f"{target}.proj.weight", f"{source}.proj_out.weight", weight.flatten(1))
+            keys.put(f"{target}.proj.bias", f"{source}.proj_out.bias", bias)
+
+    def resampling(source: str, target: str, conv: str) -> None:
+        if updown:
+            _residual(keys, source, target, RESIDUAL_OPENAI)
+        elif network.resampling == "conv":
+            keys.move(f"{source}.{conv}", f"{target}.conv")
+
+    keys.move("time_embed.0", "time_in")
+    keys.move("time_embed.2", "time_out")
+    if classes:
+        keys.move("label_emb", "label", bias=False)
+    keys.move("input_blocks.0.0", "conv_in")
+    last, k = len(widths) - 1, 1
+    for level, width in enumerate(widths):
+        for j in range(network.blocks):
+            _residual(keys, f"input_blocks.{k}.0", f"down.{level}.blocks.{j}", RESIDUAL_OPENAI)
+            if level in attention:
+                attention_layer(f"input_blocks.{k}.1", f"down.{level}.attentions.{j}", width)
+            k += 1
+        if level < last:
+            resampling(f"input_blocks.{k}.0", f"down.{level}.resample", "op")
+            k += 1
+    _residual(keys, "middle_block.0", "middle.blocks.0", RESIDUAL_OPENAI)
+    attention_layer("middle_block.1", "middle.attentions.0", widths[-1])
+    _residual(keys, "middle_block.2", "middle.blocks.1", RESIDUAL_OPENAI)
+    k = 0
+    for i, width in enumerate(reversed(widths)):
+        attended = last - i in attention
+        for j in range(network.blocks + 1):
+            _residual(keys, f"output_blocks.{k}.0", f"up.{i}.blocks.{j}", RESIDUAL_OPENAI)
+            if attended:
+                attention_layer(f"output_blocks.{k}.1", f"up.{i}.attentions.{j}", width)
+            if i < last and j == network.blocks:  # the last block of a level carries the way up
+                resampling(f"output_blocks.{k}.{2 if attended else 1}", f"up.{i}.resample", "conv")
+            k += 1
+    keys.move("out.0", "norm_out")
+    keys.move("out.2", "conv_out")
+    return _imported(layout, DDPMConfig(network=network, diffusion=diffusion), keys, UNet)
+
+
+# --- DiT: Meta's and diffusers' ---------------------------------------------------------------------------------------
+
+
+def is_dit(tensors: Mapping[str, Tensor]) -> bool:
+    return "x_embedder.proj.weight" in tensors and "final_layer.linear.weight" in tensors
+
+
+def is_diffusers_dit(tensors: Mapping[str, Tensor]) -> bool:
+    return "proj_out_2.weight" in tensors and "transformer_blocks.0.norm1.linear.weight" in tensors
+
+
+HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
+"""Of the published DiT-S, B, L and XL, by width."""
+
+# Section 3.1 of Peebles and Xie: ADM's linear schedule and learned variance, guidance on the first three channels.
+_DIT_DIFFUSION = {"clip": False, "guided_channels": 3}
+
+
+def dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Imported:
+    """facebookresearch/DiT; `config` (its constructor's arguments) is needed where the width is not a published one."""
+    layout = "facebookresearch/DiT"
+    config = config or {}
+    width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
+    heads = config.get("num_heads") or HEADS.get(width)
+    if heads is None:
+        raise InvalidFileError(
+            f"{layout}: the number of heads is not in the weights, and {width} is the width of no published DiT; "
+            'write {"num_heads": …} into a config.json beside them'
+        )
+    patches, rows = tensors["pos_embed"].shape[1], tensors["y_embedder.embedding_table.weight"].shape[0]
+    outputs = tensors["final_layer.linear.weight"].shape[0] // (patch**2 * channels)
+    classes = config.get("num_classes") or (rows if rows % 10 == 0 else rows - 1)
+    network = TransformerConfig(
+        image_size=round(patches**0.5) * patch,
+        image_channels=channels,
+        num_classes=classes,
+        null_label=rows > classes,
+        patch_size=patch,
+        width=width,
+        depth=1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
+        heads=heads,
+        mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
+    )
+    keys = Keys(tensors)
+    keys.move("x_embedder.proj", "patches.proj")
+    positions = keys.take("pos_embed")
+    if positions is not None:
+        keys.put("positions", "pos_embed", positions)
+    keys.move("t_embedder.mlp.0", "conditions.0.time_in")
+    keys.move("t_embedder.mlp.2", "conditions.0.time_out")
+    keys.move("y_embedder.embedding_table", "conditions.0.label", bias=False)
+    for i in range(network.depth):
+        for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            keys.move(f"blocks.{i}.{layer}", f"blocks.{i}.{layer}")
+        keys.move(f"blocks.{i}.adaLN_modulation.1", f"blocks.{i}.modulation")
+    keys.move("final_layer.linear", "linear_out")
+    keys.move("final_layer.adaLN_modulation.1", "modulation_out")
+    diffusion = DiffusionConfig(variance="learned" if outputs == 2 else "large", **_DIT_DIFFUSION)
+    return _imported(layout, DiTConfig(network=network, diffusion=diffusion), keys, DiT)
+
+
+def diffusers_dit(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scheduler: Mapping[str, Any]
+) -> Imported:
+    """diffusers' DiTTransformer2DModel, or a Transformer2DModel with ada_norm_zero.
+
+    It is not Meta's DiT: its timestep frequencies are shifted by one and its second norm has another epsilon.
+    """
+    layout = "diffusers DiTTransformer2DModel"
+    if config is None:
+        raise InvalidFileError(f"{layout}: there is no config.json beside the weights, which says the number of heads")
+    _require(
+        config,
+        layout,
+        activation_fn="gelu-approximate",
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+        attention_bias=True,
+    )
+    width, channels, patch, _ = tensors["pos_embed.proj.weight"].shape
+    rows = tensors["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"].shape[0]
+    depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("transformer_blocks."))
+    outputs = tensors["proj_out_2.weight"].shape[0] // (patch**2 * channels)
+    embedding = {
+        "timestep_embedder.linear_1": "time_in",
+        "timestep_embedder.linear_2": "time_out",
+        "class_embedder.embedding_table": "label",
+    }
+    first = "transformer_blocks.0.norm1.emb."
+    same = all(
+        torch.equal(tensor, tensors.get(name.replace("transformer_blocks.0.", f"transformer_blocks.{i}."), tensor))
+        for name, tensor in tensors.items()
+        if name.startswith(first)
+        for i in range(depth)
+    )
+    height, across = _sides(config.get("sample_size", 32))
+    network = TransformerConfig(
+        image_size=height,
+        image_width=0 if across == height else across,
+        image_channels=channels,
+        num_classes=config.get("num_embeds_ada_norm", rows - 1),
+        null_label=True,
+        patch_size=patch,
+        width=width,
+        depth=depth,
+        heads=config.get("num_attention_heads", 16),
+        mlp_ratio=tensors["transformer_blocks.0.ff.net.0.proj.weight"].shape[0] / width,
+        mlp_norm_epsilon=config.get("norm_eps", 1e-5),
+        frequency_shift=1.0,
+        condition_per_block=not same,
+    )
+    keys = Keys(tensors)
+    keys.move("pos_embed.proj", "patches.proj")
+    module_positions = DiT.positions_of(network)
+    keys.put("positions", "pos_embed", keys.left.pop("pos_embed.pos_embed", module_positions))
+    for i in range(depth):
+        source, target = f"transformer_blocks.{i}", f"blocks.{i}"
+        for theirs, ours in embedding.items():
+            if same and i > 0:  # a copy of the first block's
+                for part in ("weight", "bias"):
+                    keys.left.pop(f"{source}.norm1.emb.{theirs}.{part}", None)
+            else:
+                keys.move(f"{source}.norm1.emb.{theirs}", f"conditions.{i}.{ours}", bias=ours != "label")
+        keys.move(f"{source}.norm1.linear", f"{target}.modulation")
+        for part in ("weight", "bias"):
+            parts = [keys.take(f"{source}.attn1.to_{name}.{part}") for name in "qkv"]
+            if all(tensor is not None for tensor in parts):
+                keys.put(f"{target}.attn.qkv.{part}", f"{source}.attn1.to_qkv.{part}", torch.cat(parts))
+        keys.move(f"{source}.attn1.to_out.0", f"{target}.attn.proj")
+        keys.move(f"{source}.ff.net.0.proj", f"{target}.mlp.fc1")
+        keys.move(f"{source}.ff.net.2", f"{target}.mlp.fc2")
+    keys.move("proj_out_1", "modulation_out")
+    keys.move("proj_out_2", "linear_out")
+    base = diffusers_schedule(scheduler, learned=outputs == 2)
+    diffusion = msgspec.structs.replace(base, **_DIT_DIFFUSION)
+    return _imported(layout, DiTConfig(network=network, diffusion=diffusion), keys, DiT)

@@ -1,0 +1,15 @@
+"""Pixels to the range of a denoiser and back."""
+
+import torch
+from torch import Tensor
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8 [N, H, W, C], 0 .. 255, to float [N, C, H, W], -1 .. 1."""
+    return image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """float [N, C, H, W], -1 .. 1, to uint8 [N, H, W, C]; values outside are clamped, halves round to even."""
+    levels = ((x + 1) * 127.5).clamp(0, 255).round()
+    return levels.permute(0, 2, 3, 1).to(torch.uint8)

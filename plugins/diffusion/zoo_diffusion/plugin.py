@@ -1,0 +1,192 @@
+"""The families `ddpm` and `dit`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from zoo.errors import UsageError
+from zoo.hookspecs import (
+    BuildRequest,
+    ConfigRequest,
+    DescribeRequest,
+    Family,
+    Imported,
+    ImportRequest,
+    Preset,
+    TaskModuleRequest,
+    Tasks,
+    TasksRequest,
+    TrainRequest,
+    hookimpl,
+)
+from zoo.text import did_you_mean
+
+from .config import DDPMConfig, DiTConfig, TransformerConfig, UNetConfig
+from .ports import tasks_of
+
+ZOO_CONTRACT = 1
+
+# v of a cosine schedule: every timestep's target has the same scale, and guidance and few steps stay stable.
+_VELOCITY = {"schedule": "cosine", "prediction": "v"}
+# 28x28 grey pictures as 14x14 with four channels: shared by the two published models.
+_SMALL_GREY = {
+    "image_size": 28,
+    "image_channels": 1,
+    "num_classes": 10,
+    "patch_size": 2,
+    "widths": [48, 96],
+    "blocks": 1,
+    "attention_levels": [1],
+    "head_size": 32,
+    "scale_shift": True,
+    "resampling": "plain",
+    "norm_groups": 16,
+}
+_TINY = _SMALL_GREY | {"widths": [16, 16], "attention_levels": [], "head_size": 0, "norm_groups": 4, "time_width": 16}
+
+DDPM_PRESETS = {
+    "fashion": Preset(
+        summary="grey 28x28 clothing by class",
+        config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
+        training={"steps": 5_000, "batch_size": 64, "learning_rate": 1e-3, "mirror": False},
+    ),
+    "mnist": Preset(
+        summary="grey 28x28 digits by class",
+        config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
+        training={"steps": 4_000, "batch_size": 64, "learning_rate": 1e-3},
+    ),
+    "tiny": Preset(
+        summary="a model for tests: it trains in a second and is good for nothing",
+        config={"tasks": ["generate"], "network": _TINY, "diffusion": _VELOCITY | {"default_steps": 3}},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-3},
+    ),
+}
+
+_SMALL_TRANSFORMER = {
+    "image_size": 28,
+    "image_channels": 1,
+    "num_classes": 10,
+    "patch_size": 4,
+    "width": 192,
+    "depth": 6,
+    "heads": 6,
+}
+
+DIT_PRESETS = {
+    "fashion": Preset(
+        summary="grey 28x28 clothing by class, from a transformer",
+        config={"network": _SMALL_TRANSFORMER, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
+        training={"steps": 8_000, "batch_size": 64, "learning_rate": 1e-3},
+    ),
+    "tiny": Preset(
+        summary="a model for tests: it trains in a second and is good for nothing",
+        config={
+            "tasks": ["generate"],
+            "network": _SMALL_TRANSFORMER | {"patch_size": 7, "width": 16, "depth": 1, "heads": 2},
+            "diffusion": _VELOCITY | {"default_steps": 3},
+        },
+        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-3},
+    ),
+}
+
+
+@hookimpl
+def describe_family(request: DescribeRequest) -> Family:
+    if request.family == "dit":
+        return Family(
+            name="dit",
+            summary="Pixel diffusion with a transformer over patches",
+            paper="https://arxiv.org/abs/2212.09748",
+            presets=DIT_PRESETS,
+        )
+    return Family(
+        name="ddpm",
+        summary="Pixel diffusion: a U-Net that takes noise out of a picture, step by step",
+        paper="https://arxiv.org/abs/2006.11239",
+        presets=DDPM_PRESETS,
+    )
+
+
+def _config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfig:
+    try:
+        c = msgspec.convert(config, DiTConfig if family == "dit" else DDPMConfig)
+    except msgspec.ValidationError as e:
+        raise UsageError(f"{family} config: {e}") from None
+    (_check_transformer if family == "dit" else _check_unet)(c.network)
+    return c
+
+
+def _refuse(field: str, value: object, reason: str) -> None:
+    raise UsageError(f"config: network.{field} is {value}; {reason}")
+
+
+def _check_transformer(network: TransformerConfig) -> None:
+    """What the schema can't say: the parts agree with each other."""
+    if any(side % network.patch_size for side in network.size):
+        _refuse("image_size", network.image_size, f"it must be a multiple of patch_size, {network.patch_size}")
+    if network.width % network.heads or network.width % 4:
+        _refuse("width", network.width, f"it must be a multiple of 4 and of heads, {network.heads}")
+
+
+def _check_unet(network: UNetConfig) -> None:
+    factor = network.patch_size * 2 ** (len(network.widths) - 1)
+    if any(side % factor for side in network.size):
+        _refuse("image_size", network.image_size, f"it must be a multiple of {factor}, which the levels halve it to")
+    for width in network.widths:
+        if width % network.norm_groups:
+            _refuse("widths", list(network.widths), f"each must be a multiple of norm_groups, {network.norm_groups}")
+    attended = [network.widths[level] for level in network.attention_levels if level < len(network.widths)]
+    if len(attended) < len(network.attention_levels):
+        _refuse("attention_levels", list(network.attention_levels), f"there are {len(network.widths)} levels, from 0")
+    for width in attended + [network.widths[-1]] * network.middle_attention:
+        if width % (network.head_size or network.heads) or width < network.head_size:
+            field = "head_size" if network.head_size else "heads"
+            _refuse(field, getattr(network, field), f"it must divide the width {width}")
+
+
+@hookimpl
+def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
+    return msgspec.to_builtins(_config(request.family, request.config))
+
+
+@hookimpl
+def list_tasks(request: TasksRequest) -> Tasks:
+    c = _config(request.family, request.config)
+    fit = tasks_of(c.network, c.diffusion, request.classes)
+    for name in c.tasks:
+        if name not in fit:
+            raise UsageError(f"config: tasks: '{name}' is none of {', '.join(fit)}{did_you_mean(name, fit)}")
+    chosen = {name: task for name, task in fit.items() if not c.tasks or name in c.tasks or task.part_of in c.tasks}
+    return Tasks(tasks=chosen, default=next(iter(chosen)))
+
+
+@hookimpl
+def build_module(request: BuildRequest) -> Any:
+    from .dit import DiT
+    from .unet import UNet
+
+    c = _config(request.family, request.config)
+    network = DiT if request.family == "dit" else UNet
+    return network(c.network, outputs=2 if c.diffusion.variance == "learned" else 1)
+
+
+@hookimpl
+def build_task(request: TaskModuleRequest) -> Any:
+    from . import tasks
+
+    return tasks.build(request.task, request.module, _config(request.family, request.config).diffusion)
+
+
+@hookimpl
+def build_trainer(request: TrainRequest) -> Any:
+    from .training import DenoiserTrainer
+
+    return DenoiserTrainer(request, _config(request.family, request.config).diffusion)
+
+
+@hookimpl
+def import_checkpoint(request: ImportRequest) -> Imported | None:
+    from . import layouts
+
+    return layouts.read(request)

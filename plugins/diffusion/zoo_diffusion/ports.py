@@ -1,0 +1,159 @@
+"""The tasks of a diffusion model and their ports. Read without torch."""
+
+from zoo.hookspecs import Port, Task
+
+from .config import DiffusionConfig, Picture
+
+COLUMNS = ("t", "alpha", "sigma", "from_x", "from_output", "x", "x0", "previous_x0", "noise", "noise_large")
+"""What a row of a sampler's plan holds, a step each: the timestep that the network is fed; where
+x = alpha x_0 + sigma eps stands; x_0 = from_x x + from_output output; the weights of x, x_0, the x_0 before and fresh
+noise in the next x; and, where the network predicts the noise's deviation, the larger of its bounds (the smaller is
+`noise`)."""
+
+
+def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> dict[str, Task]:
+    """Every task that a config gives, `generate` first."""
+    height, width = network.size
+    channels = network.image_channels
+    walk = _walk_ports(network, c, classes)
+
+    def image(shrink: int = 1, *, channels: int = channels, summary: str = "") -> Port:
+        shape = ("batch", height // shrink, width // shrink, channels)
+        return Port(kind="image", dtype="uint8", shape=shape, summary=summary)
+
+    def restoring(summary: str, output: str, **inputs: Port) -> Task:
+        return Task(summary=summary, inputs=inputs | walk, outputs={output: image()})
+
+    pictures = channels in (1, 3)
+    latents = Port(kind="tensor", dtype="float32", shape=("batch", channels, height, width), summary="latents")
+    tasks = {
+        "generate": Task(
+            summary="Draw a picture out of noise",
+            inputs=walk,
+            outputs={"image": image()} if pictures else {"latents": latents},
+        ),
+        **_parts(network, c, walk),
+    }
+    if not pictures:
+        return tasks
+    mask = Port(
+        kind="mask", dtype="uint8", shape=("batch", height, width, 1), summary="128 and more: draw the pixel anew"
+    )
+    sigma = Port(
+        kind="scalar",
+        dtype="float32",
+        shape=("batch",),
+        summary="deviation of the picture's noise, in levels of 0 to 255",
+        default=25.0,
+        minimum=0.0,
+        maximum=255.0,
+    )
+    strength = Port(
+        kind="scalar",
+        dtype="float32",
+        shape=("batch",),
+        summary="0 gives the picture back, 1 keeps almost nothing of it",
+        default=0.5,
+        minimum=0.0,
+        maximum=1.0,
+    )
+    tasks["inpaint"] = restoring("Draw the masked part of a picture anew", "inpainted", image=image(), mask=mask)
+    for factor in (2, 4):
+        if height % factor == width % factor == 0:
+            tasks[f"upscale{factor}"] = restoring(
+                f"A picture from one with a {factor}th of its height and width"
+                if factor > 2
+                else "A picture from one with half of its height and width",
+                "upscaled",
+                image=image(factor),
+            )
+    tasks["denoise"] = restoring("Take Gaussian noise out of a picture", "denoised", image=image(), sigma=sigma)
+    if channels == 3:
+        tasks["colorize"] = restoring("Colour for a grey picture", "colorized", image=image(channels=1, summary="grey"))
+    tasks["variations"] = restoring("Pictures like a given one", "variation", image=image(), strength=strength)
+    return tasks
+
+
+def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> dict[str, Port]:
+    """What every sampler takes."""
+    ports = {
+        "seed": Port(
+            kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1
+        ),
+        "steps": Port(
+            kind="count",
+            dtype="int64",
+            shape=(),
+            summary="more take longer and come nearer to the model's own distribution",
+            default=c.default_steps,
+            minimum=1,
+            maximum=c.num_timesteps,
+        ),
+    }
+    if network.num_classes:
+        ports["label"] = Port(
+            kind="label",
+            dtype="int64",
+            shape=("batch",),
+            summary="what to draw; -1 is anything" if network.null_label else "what to draw",
+            default=-1 if network.null_label else None,
+            minimum=-1 if network.null_label else 0,
+            maximum=network.num_classes - 1,
+            classes=classes if len(classes) == network.num_classes else (),
+        )
+        if network.null_label:
+            ports["guidance"] = Port(
+                kind="scalar",
+                dtype="float32",
+                shape=("batch",),
+                summary="0 takes no notice of the label, 1 is plain, more exaggerates it",
+                default=c.default_guidance,
+                minimum=0.0,
+                maximum=20.0,
+            )
+    return ports
+
+
+def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[str, Task]:
+    """`generate` in three graphs, for hosts that keep the loop themselves."""
+    height, width = network.size
+    shape = ("batch", network.image_channels, height, width)
+    latents = Port(kind="tensor", dtype="float32", shape=shape)
+    plan = Port(
+        kind="tensor",
+        dtype="float32",
+        shape=(c.num_timesteps, len(COLUMNS)),
+        summary="a row for each step, zeros after the last",
+    )
+    row = Port(kind="tensor", dtype="float32", shape=(len(COLUMNS),), summary="this step's row of the plan")
+    index = Port(kind="count", dtype="int64", shape=(), summary="this step's number, from 0", minimum=0)
+    noisy = {"seed": walk["seed"], "index": index} if adds_noise(c) else {}
+    condition = {name: port for name, port in walk.items() if name in ("label", "guidance")}
+    parts = {
+        "generate_begin": Task(
+            summary="The noise that generate starts from, and the plan of its steps",
+            inputs={"seed": walk["seed"], "steps": walk["steps"]},
+            outputs={"x": latents, "previous_x0": latents, "plan": plan},
+            part_of="generate",
+        ),
+        "generate_step": Task(
+            summary="One step of generate",
+            inputs={"x": latents, "previous_x0": latents, "row": row, **noisy, **condition},
+            outputs={"next_x": latents, "x0": latents},
+            part_of="generate",
+        ),
+    }
+    if network.image_channels in (1, 3):
+        image = Port(kind="image", dtype="uint8", shape=("batch", height, width, network.image_channels))
+        parts["generate_end"] = Task(
+            summary="The picture that generate's last step leaves",
+            inputs={"x": latents},
+            outputs={"image": image},
+            part_of="generate",
+        )
+    return parts
+
+
+def adds_noise(c: DiffusionConfig) -> bool:
+    """Whether the sampler adds fresh noise in its steps."""
+    return c.sampler == "ddpm" or (c.sampler == "ddim" and c.eta > 0)

@@ -1,0 +1,110 @@
+"""Training of a denoiser: Ho et al. 2020, algorithm 1, with labels left out at random (Ho and Salimans 2022)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.build.optim import WeightAverage, cosine_rate
+from zoo.hookspecs import Batch, TrainRequest
+
+from . import schedule
+from .config import DiffusionConfig
+from .pixels import to_float
+
+
+def target(prediction: str, x0: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+    """What the network should say of x_t: the noise, the picture, or the velocity between them."""
+    if prediction == "epsilon":
+        return eps
+    return x0 if prediction == "x0" else schedule.velocity(x0, eps, abar)
+
+
+def denoising_loss(
+    network: nn.Module, c: DiffusionConfig, abar: Tensor, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor
+) -> Tensor:
+    """L_simple: mean squared error of the prediction (Ho et al. 2020, equation 14, for epsilon).
+
+    Args:
+        network: of x_t, t (times `timestep_scale`) and label.
+        abar: [T].
+        x0, eps: [N, C, H, W].
+        t: int64 [N], 0 .. T-1.
+        label: int64 [N], -1 for none.
+    """
+    signal = abar[t]
+    x_t = schedule.diffuse(x0, eps, signal)
+    predicted = network(x_t, t * c.timestep_scale, label)
+    return F.mse_loss(predicted, target(c.prediction, x0, eps, signal))
+
+
+class DenoiserTrainer:
+    """AdamW with a cosine rate; what is published is the moving average of the weights.
+
+    Settings: `learning_rate` (peak), `steps`, `warmup_steps`, `weight_decay`, `average_decay`, `clip_gradient` (norm),
+    `label_dropout` (share of pictures trained without their label), `mirror` (half of the pictures, left to right).
+    """
+
+    def __init__(self, request: TrainRequest, diffusion: DiffusionConfig):
+        self.settings = {
+            "warmup_steps": 300,
+            "weight_decay": 0.0,
+            "average_decay": 0.999,
+            "clip_gradient": 1.0,
+            "label_dropout": 0.1,
+            "mirror": False,
+        } | dict(request.settings)
+        self.diffusion = diffusion
+        self.abar = schedule.alphas_bar(schedule.betas(diffusion)).float().to(request.device)
+        self.module = request.module.to(memory_format=torch.channels_last)
+        self.network = request.distribute(self.module)
+        self.optimizer = torch.optim.AdamW(
+            self.module.parameters(),
+            lr=self.settings["learning_rate"],
+            betas=(0.9, 0.99),
+            weight_decay=self.settings["weight_decay"],
+        )
+        self.average = WeightAverage(self.module, self.settings["average_decay"])
+
+    def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        s = self.settings
+        x0, label = to_float(batch.images), batch.labels
+        number, device = len(x0), x0.device
+
+        def chance(share: float) -> Tensor:
+            return (torch.rand(number, generator=generator) < share).to(device)
+
+        if s["mirror"]:
+            x0 = torch.where(chance(0.5)[:, None, None, None], x0.flip(3), x0)
+        label = torch.where(chance(s["label_dropout"]), -1, label)
+        # One timestep out of each N-th of the range: every batch sees all noise levels, each timestep equally often.
+        places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
+        t = (places * len(self.abar)).long().clamp(max=len(self.abar) - 1).to(device)
+        eps = torch.randn(x0.shape, generator=generator).to(device)
+        loss = denoising_loss(self.network, self.diffusion, self.abar, x0, t, eps, label)
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine_rate(step, s["steps"], s["learning_rate"], s["warmup_steps"])
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), s["clip_gradient"])
+        self.optimizer.step()
+        self.average.update(step)
+        return {"loss": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def trained_module(self) -> nn.Module:
+        return self.average.module

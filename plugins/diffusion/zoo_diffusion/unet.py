@@ -1,0 +1,225 @@
+"""The denoising U-Net: Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", appendix B.
+
+https://arxiv.org/abs/2006.11239. The whole network, top to bottom: time embedding, residual block, attention,
+resampling, network. Its options span what public checkpoints have: group norms scaled and shifted by time, and residual
+resampling (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233, section 3), labels with one more for "none"
+(Ho and Salimans 2022), two paddings and two orders of sinusoids.
+
+Departs from the paper where the config says so: `patch_size` moves pixels to channels at the door (Shi et al. 2016,
+backwards) and back at the exit, so that a small model spends nothing on full resolution.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import UNetConfig
+
+
+def sinusoids(t: Tensor, channels: int, *, cosine_first: bool = True, frequency_shift: float = 0.0) -> Tensor:
+    """Timesteps float [N] as float [N, channels]: cos and sin of t at frequencies from 1 down to about 1/10000."""
+    half = channels // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - frequency_shift)
+    angles = t.unsqueeze(1) * torch.exp(-math.log(10_000) * exponents)  # [N, half]
+    parts = (angles.cos(), angles.sin()) if cosine_first else (angles.sin(), angles.cos())
+    return torch.cat(parts, dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(norm(conv(norm(x)) and time)); with `resample`, the picture is made smaller or larger on the way."""
+
+    def __init__(self, c: UNetConfig, channels: int, out_channels: int, time_width: int, resample: str = ""):
+        super().__init__()
+        self.scale_shift, self.resample = c.scale_shift, resample
+        self.norm_in = nn.GroupNorm(c.norm_groups, channels, c.norm_epsilon)
+        self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.time = nn.Linear(time_width, out_channels * (2 if c.scale_shift else 1))
+        self.norm_out = nn.GroupNorm(c.norm_groups, out_channels, c.norm_epsilon)
+        self.dropout = nn.Dropout(c.dropout)
+        self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:  # [N, C, H, W], [N, time_width] -> [N, C', H', W']
+        h = F.silu(self.norm_in(x))
+        if self.resample:
+            change = _halve if self.resample == "down" else _double
+            h, x = change(h), change(x)
+        h = self.conv_in(h)
+        time = self.time(F.silu(time))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = halves(time)
+            h = self.norm_out(h) * (1 + scale) + shift
+        else:
+            h = self.norm_out(h + time)
+        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions, added to its input."""
+
+    def __init__(self, c: UNetConfig, channels: int, *, norm: bool = True):
+        super().__init__()
+        self.heads = channels // c.head_size if c.head_size else c.heads
+        self.norm = nn.GroupNorm(c.norm_groups, channels, c.norm_epsilon) if norm else nn.Identity()
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> the same
+        _, channels, height, width = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, HW, C]
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, channels // self.heads))
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, N, heads, HW, C/heads]
+        tokens = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2)
+        return x + self.proj(tokens).transpose(1, 2).unflatten(2, (height, width))
+
+
+class Downsample(nn.Module):
+    """Half the height and width: a strided convolution, or (`plain`) the mean of four pixels."""
+
+    def __init__(self, c: UNetConfig, channels: int):
+        super().__init__()
+        self.asymmetric = c.resampling == "conv_asymmetric"  # as TensorFlow's SAME padding: right and below only
+        self.conv = None
+        if c.resampling != "plain":
+            self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if self.asymmetric else 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        if self.conv is None:
+            return _halve(x)
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width: each pixel four times, then (unless `plain`) a convolution."""
+
+    def __init__(self, c: UNetConfig, channels: int):
+        super().__init__()
+        self.conv = None if c.resampling == "plain" else nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        x = _double(x)
+        return x if self.conv is None else self.conv(x)
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of axis 1. (`chunk` exports to a sequence, which no graph needs.)"""
+    middle = x.shape[1] // 2
+    return x[:, :middle], x[:, middle:]
+
+
+def _halve(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, attention after each where the level has it, and the way to the next level."""
+
+    def __init__(self, blocks: list[nn.Module], attentions: list[nn.Module], resample: nn.Module | None):
+        super().__init__()
+        self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
+        self.resample = resample
+
+    def apply_block(self, i: int, x: Tensor, time: Tensor) -> Tensor:
+        x = self.blocks[i](x, time)
+        return self.attentions[i](x) if self.attentions else x
+
+
+class UNet(nn.Module):
+    """Noisy picture, timestep and label to a prediction of the same size."""
+
+    def __init__(self, c: UNetConfig, *, outputs: int = 1):
+        """`outputs`: pictures that are predicted at once; 2 where the variance is learned too."""
+        super().__init__()
+        self.config = c
+        time_width = c.time_width or 4 * c.widths[0]
+        self.time_channels = c.time_channels or c.widths[0]
+        self.time_in = nn.Linear(self.time_channels, time_width)
+        self.time_out = nn.Linear(time_width, time_width)
+        self.label = nn.Embedding(c.num_classes + c.null_label, time_width) if c.num_classes else None
+
+        def block(channels: int, out_channels: int, resample: str = "") -> ResidualBlock:
+            return ResidualBlock(c, channels, out_channels, time_width, resample)
+
+        patch_channels = c.image_channels * c.patch_size**2
+        self.conv_in = nn.Conv2d(patch_channels, c.widths[0], 3, padding=1)
+        last = len(c.widths) - 1
+        skips = [channels := c.widths[0]]
+        self.down = nn.ModuleList()
+        for level, width in enumerate(c.widths):
+            blocks, attentions, resample = [], [], None
+            for _ in range(c.blocks):
+                blocks.append(block(channels, channels := width))
+                skips.append(width)
+                if level in c.attention_levels:
+                    attentions.append(Attention(c, width))
+            if level < last:
+                resample = block(width, width, "down") if c.resampling == "residual" else Downsample(c, width)
+                skips.append(width)
+            self.down.append(Level(blocks, attentions, resample))
+
+        middle_attention = [Attention(c, channels, norm=c.middle_attention_norm)] if c.middle_attention else []
+        self.middle = Level([block(channels, channels), block(channels, channels)], middle_attention, None)
+
+        self.up = nn.ModuleList()  # from the coarsest to the finest
+        for level in reversed(range(len(c.widths))):
+            width, blocks, attentions, resample = c.widths[level], [], [], None
+            for _ in range(c.blocks + 1):
+                blocks.append(block(channels + skips.pop(), channels := width))
+                if level in c.attention_levels:
+                    attentions.append(Attention(c, width))
+            if level > 0:
+                resample = block(width, width, "up") if c.resampling == "residual" else Upsample(c, width)
+            self.up.append(Level(blocks, attentions, resample))
+
+        self.norm_out = nn.GroupNorm(c.norm_groups, channels, c.norm_epsilon)
+        self.conv_out = nn.Conv2d(channels, patch_channels * outputs, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)  # the first prediction is 0: neither right nor wrong
+        nn.init.zeros_(self.conv_out.bias)
+
+    def embed(self, t: Tensor, label: Tensor | None) -> Tensor:
+        """Timesteps float [N] and labels int64 [N] (-1: none) as float [N, time_width]."""
+        c = self.config
+        waves = sinusoids(t, self.time_channels, cosine_first=c.cosine_first, frequency_shift=c.frequency_shift)
+        time = self.time_out(F.silu(self.time_in(waves)))
+        if self.label is not None:
+            time = time + self.label(torch.where(label < 0, c.num_classes, label))
+        return time
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: float [N, image_channels, H, W]; H and W are multiples of patch_size 2^(levels - 1).
+            t: float [N], the timestep as the network knows it.
+            label: int64 [N], -1 for none; left out where the network has no labels.
+
+        Returns:
+            float [N, outputs image_channels, H, W].
+        """
+        patch = self.config.patch_size
+        time = self.embed(t, label)
+        x = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
+        skips = [x]
+        for level in self.down:
+            for i in range(len(level.blocks)):
+                x = level.apply_block(i, x, time)
+                skips.append(x)
+            if level.resample is not None:
+                x = level.resample(x, time)
+                skips.append(x)
+        x = self.middle.blocks[0](x, time)
+        for attention in self.middle.attentions:
+            x = attention(x)
+        x = self.middle.blocks[1](x, time)
+        for level in self.up:
+            for i in range(len(level.blocks)):
+                x = level.apply_block(i, torch.cat((x, skips.pop()), dim=1), time)
+            if level.resample is not None:
+                x = level.resample(x, time)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(x, patch) if patch > 1 else x
