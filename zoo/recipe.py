@@ -141,7 +141,9 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
     kinds = {name: port.kind for name, port in task.inputs.items()}
     for option in recipe.options:
         if option == TOKENS or kinds.get(option) in ("image", "mask", "tensor"):
-            raise InvalidFileError(f"the recipe gives the option {option} a path; files are named by their SHA-256 alone")
+            raise InvalidFileError(
+                f"the recipe gives the option {option} a path; files are named by their SHA-256 alone"
+            )
     given: dict[str, Any] = dict(recipe.options)
     for option, records in recipe.files.items():
         paths = [find_input(record, candidates) for record in records]

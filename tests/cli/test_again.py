@@ -131,7 +131,11 @@ def test_a_level_of_difference_is_within_the_tolerance(bundle: Path):
         ({"number": 10**9}, 2, "-n is 1000000000; it must be 1 .. 10000"),
         ({"files": {"image": []}}, 2, "generate has no input 'image'"),
         ({"options": {"tokens": "/etc/passwd"}}, 4, "the recipe gives the option tokens a path"),
-        ({"task": "reconstruct", "output": "reconstruction", "options": {"image": ["x.png"]}}, 4, "option image a path"),
+        (
+            {"task": "reconstruct", "output": "reconstruction", "options": {"image": ["x.png"]}},
+            4,
+            "option image a path",
+        ),
         ({"digest": "0" * 64}, 2, "the picture was made by studio:1 (000000000000…)"),
     ],
 )

@@ -40,7 +40,7 @@ def test_a_bundle_s_folder_is_shown_with_tasks_ports_classes_and_files(bundle: P
     assert ["classes", "0", "Shirt,", "1", "Sneaker,", "2", "Ankle", "boot"] in lines
     assert "reconstruct (default): The picture" in outcome.out.splitlines()
     assert ["in", "steps", "count", "int64", "[]", "1", "..", "50;", "default", "20", "sampler", "steps"] in lines
-    assert ["in", "image", "image", "uint8", "[batch,", "height,", "width,", "1]"] == lines_with(lines, "image")[:8]
+    assert lines_with(lines, "image")[:8] == ["in", "image", "image", "uint8", "[batch,", "height,", "width,", "1]"]
     assert "8x8 or more; at most 10,000 pixels" in outcome.out
     assert [row[0] for row in lines if row and row[0].endswith((".onnx", ".safetensors", ".md"))] == sorted(
         path.name for path in bundle.iterdir() if path.name != "model.yaml"

@@ -55,7 +55,7 @@ def read(request: ImportRequest) -> Imported | None:
 
 
 def _scheduler(path: Path) -> dict[str, Any]:
-    """The scheduler_config.json of a diffusers pipeline: beside the weights, or in the folder `scheduler` beside theirs."""
+    """A diffusers pipeline's scheduler_config.json: beside the weights, or in the folder `scheduler` beside theirs."""
     folder = path if path.is_dir() else path.parent
     for file in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
         if not file.is_file():

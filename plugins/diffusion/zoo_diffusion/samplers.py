@@ -6,9 +6,8 @@ https://arxiv.org/abs/2010.02502); Lu et al. 2022 (DPM-Solver++, https://arxiv.o
 
 All three samplers are linear in what a step has at hand, so a sampler is a function from two points of the forward
 process to five numbers (`Step`), and taking a step is one sum (`advance`). A point is (alpha, sigma) with
-x_t = alpha x_0 + sigma eps; the end of the way is (1, 0). Nothing here knows of networks, devices, files or random numbers.
-Arguments named alpha, sigma and so on are floats or tensors of one shape; those ending in `_next` belong to the point that
-the step goes to, which has less noise.
+x_t = alpha x_0 + sigma eps; the end of the way is (1, 0). Nothing here knows of networks, devices, files or random
+numbers. A step leads from the point `here` to `there`, which has less noise.
 """
 
 from typing import Any, NamedTuple
@@ -74,7 +73,7 @@ def predicted(prediction: str, x: Tensor, output: Tensor, here: Point, *, clip: 
 
 
 def guided(unconditional: Tensor, conditional: Tensor, guidance: Number, channels: int = 0) -> Tensor:
-    """u + g (c - u): 0 is unconditional, 1 plain, more exaggerates the label (Ho and Salimans 2022, equation 6, w = g - 1).
+    """u + g (c - u): 0 is unconditional, 1 plain, more exaggerates it (Ho and Salimans 2022, equation 6: w = g-1).
 
     Args:
         channels: guide only the first so many, the others are the conditional ones; 0 guides all.
@@ -165,8 +164,8 @@ def _lambda(point: Point) -> Tensor:
 def timesteps(spacing: str, i: Tensor, steps: Tensor, total: int) -> Tensor:
     """The timestep, int64 0 .. total - 1, that step i (0 .. steps - 1) of `steps` starts from; falling in i.
 
-    trailing: total - 1 first, evenly down (Lin et al. 2023, table 2). leading: ends at 0. linspace: evenly between both,
-    total - 1 first, and the way's last stretch leads from above 0 to the end.
+    trailing: total - 1 first, evenly down (Lin et al. 2023, table 2). leading: ends at 0. linspace: evenly between
+    both, total - 1 first, and the way's last stretch leads from above 0 to the end.
     """
     if spacing == "leading":
         return ((steps - 1 - i) * (total // steps)).clamp(0, total - 1)

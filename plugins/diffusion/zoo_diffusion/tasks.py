@@ -1,8 +1,8 @@
 """What the graphs of a diffusion model do: a whole sampler each, noise in, pixels out.
 
-Each module's `forward` is one task, as the ports in ports.py name it; label and guidance come last, since only networks that
-know them have the ports. The loop is `torch.while_loop`, which exports to ONNX's Loop. What a step needs of the schedule
-is a row of a table that is made once before the loop (`ports.COLUMNS`), because `steps` is an input.
+Each module's `forward` is one task, as the ports in ports.py name it; label and guidance come last, since only networks
+that know them have the ports. The loop is `torch.while_loop`, which exports to ONNX's Loop. What a step needs of the
+schedule is a row of a table that is made once before the loop (`ports.COLUMNS`), because `steps` is an input.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from .pixels import to_float, to_uint8
 from .ports import COLUMNS, adds_noise
 from .samplers import Point, Step
 from .unet import halves
+
 
 class Row:
     """A step's numbers by name, each a scalar tensor."""
@@ -40,12 +41,12 @@ class Sampler(nn.Module):
         self.learned = c.variance == "learned"
         self.noisy = self.sampler == "ddpm" or (self.sampler == "ddim" and self.eta > 0)
         abar = schedule.alphas_bar(schedule.betas(c)).clamp(0, 1)
-        # Place 0 is the end, a clean picture; place t + 1 is timestep t. float32: two tables of 4,000 are small constants.
+        # Place 0 is the end, a clean picture; place t + 1 is timestep t. In float32 two tables of 4,000 are small.
         self.register_buffer("alpha", torch.cat((torch.ones(1), abar.sqrt().float())), persistent=False)
         self.register_buffer("sigma", torch.cat((torch.zeros(1), (1 - abar).sqrt().float())), persistent=False)
 
     def plan(self, steps: Tensor) -> Tensor:
-        """float32 [T, len(COLUMNS)] of which the first `steps` rows (int64 [], 1 .. T) are the walk; the rest are zeros."""
+        """float32 [T, len(COLUMNS)]; the first `steps` rows (int64 [], 1 .. T) are the walk, the rest are zeros."""
         i = torch.arange(self.c.num_timesteps, device=steps.device)
         t = samplers.timesteps(self.c.spacing, i, steps, self.c.num_timesteps)
         place = torch.where(i < steps, t + 1, 0)
@@ -87,7 +88,7 @@ class Sampler(nn.Module):
         return Step(*(torch.where(inner, second, first) for first, second in pairs)), none
 
     def predict(self, x: Tensor, row: Row, label: Tensor | None, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What x shows, -1 .. 1 where the config clips, and the deviation of the noise to add, a number or a picture."""
+        """What x shows, -1 .. 1 where the config clips, and the deviation of the noise to add, one or per pixel."""
         t = row.t.expand(x.shape[0])
         if guidance is None:
             output = self.network(x, t, label)
@@ -175,7 +176,7 @@ class TakeStep(Sampler):
 
 
 class TakeNoisyStep(Sampler):
-    """x, previous_x0, row, seed, index[, label[, guidance]] -> next_x, x0: for samplers that add noise in step `index`."""
+    """x, previous_x0, row, seed, index[, label[, guidance]] -> next_x, x0, for samplers that add noise in a step."""
 
     def forward(
         self,
@@ -208,8 +209,8 @@ class Restore(Sampler):
     """DDIM whose every predicted picture is made to agree with what is known of it.
 
     Source: Wang, Yu, Zhang 2022, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model"
-    (https://arxiv.org/abs/2212.00490), equation 13 and algorithm 1: with a linear degradation A and its pseudo-inverse A+,
-    x0 <- A+ y + (I - A+ A) x0. The range of A comes from the given picture y, the rest from the model.
+    (https://arxiv.org/abs/2212.00490), equation 13 and algorithm 1: with a linear degradation A and its pseudo-inverse
+    A+, x0 <- A+ y + (I - A+ A) x0. The range of A comes from the given picture y, the rest from the model.
     """
 
     def __init__(self, network: nn.Module, c: DiffusionConfig):
@@ -248,7 +249,7 @@ class Inpaint(Restore):
 
 
 class Upscale(Restore):
-    """image, seed, steps[, label[, guidance]] -> upscaled. A is the mean of `factor` x `factor` pixels, A+ repeats it."""
+    """image, seed, steps[, label[, guidance]] -> upscaled. A is the mean of factor x factor pixels; A+ repeats it."""
 
     def __init__(self, network: nn.Module, c: DiffusionConfig, factor: int):
         super().__init__(network, c)
@@ -315,8 +316,9 @@ class Denoise(Restore):
 class Variations(Sampler):
     """image, strength (0 .. 1), seed, steps[, label[, guidance]] -> variation.
 
-    Meng et al. 2021, "SDEdit" (https://arxiv.org/abs/2108.01073), algorithm 1: noise the picture to a place on the way, and go on
-    from there. Strength 0 gives the picture back, 1 leaves nothing of it but a trace; each picture has its own.
+    Meng et al. 2021, "SDEdit" (https://arxiv.org/abs/2108.01073), algorithm 1: noise the picture to a place on the way,
+    and go on from there. Strength 0 gives the picture back, 1 leaves nothing of it but a trace; each picture has its
+    own.
     """
 
     def forward(
