@@ -35,10 +35,10 @@ _SMALL_GREY = {
     "image_channels": 1,
     "num_classes": 10,
     "patch_size": 2,
-    "widths": [48, 96],
+    "widths": [64, 112],
     "blocks": 1,
     "attention_levels": [1],
-    "head_size": 32,
+    "head_size": 56,
     "scale_shift": True,
     "resampling": "plain",
     "norm_groups": 16,
@@ -49,12 +49,12 @@ DDPM_PRESETS = {
     "fashion": Preset(
         summary="grey 28x28 clothing by class",
         config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
-        training={"steps": 5_000, "batch_size": 64, "learning_rate": 1e-3, "mirror": False},
+        training={"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
     "mnist": Preset(
         summary="grey 28x28 digits by class",
         config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
-        training={"steps": 4_000, "batch_size": 64, "learning_rate": 1e-3},
+        training={"steps": 6_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
     "tiny": Preset(
         summary="a model for tests: it trains in a second and is good for nothing",
