@@ -126,7 +126,7 @@ class Tasks:
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A measured figure of a model. A family fills in the first four fields, zoo the rest."""
+    """A measured figure of a model; see `measure` for who fills in what."""
 
     name: PortName
     value: float
@@ -194,6 +194,11 @@ class MeasureRequest:
     labels: np.ndarray  # int64 [number], -1 where there is none
     judge: Any | None  # zoo.Model with the tasks `classify` and `features`, or None
     progress: Callable[[Iterator, int], Iterator]  # wraps an iterator with a known length
+    judged_by: str = ""  # name:version@sha256:digest of the judge, for the metrics that it had a say in
+    training_images: np.ndarray | None = None  # real pictures too, none of them among `images`; for families that draw
+    samples: int = 0  # pictures to draw; 0: as many as `images`
+    options: Mapping[str, Any] = field(default_factory=dict)  # values for ports that have a default, e.g. `steps`
+    inception: Path | None = None  # weights of the Inception network of FID, where the user has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +290,8 @@ def build_trainer(request: TrainRequest) -> Trainer:
 def measure(request: MeasureRequest) -> list[Metric]:
     """The figures of the model's card, measured over ONNX Runtime. Called by `zoo eval`.
 
-    Set `name`, `value`, `unit` and `better`; zoo adds data, judge and command.
+    Set `name`, `value`, `unit` and `better`; where the judge had a say, `judge` to `request.judged_by`; where not all
+    of `request.images` were used, `samples`. zoo adds data and command.
     """
 
 

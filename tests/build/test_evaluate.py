@@ -1,11 +1,20 @@
 """The figures of a card against closed forms and against their definitions written out."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from zoo.build.evaluate import codebook_use, measure_classifier, measure_codec, perplexity, psnr, ssim
+from zoo.build.evaluate import (
+    codebook_use,
+    measure_classifier,
+    measure_codec,
+    measure_generator,
+    perplexity,
+    psnr,
+    ssim,
+)
 from zoo.hookspecs import MeasureRequest
 
 RNG = np.random.default_rng(0)
@@ -111,7 +120,7 @@ class BrightOrNot:
         return {"label": (image.mean(axis=(1, 2, 3)) >= 100).astype(np.int64)}
 
 
-def request(images, labels, *, model, judge=None, seen=None):
+def request(images, labels, *, model, judge=None, seen=None, **more):
     def progress(iterator, length):
         for item in iterator:
             yield item
@@ -119,7 +128,15 @@ def request(images, labels, *, model, judge=None, seen=None):
                 seen.append(length)
 
     return MeasureRequest(
-        family="test", config={}, model=model, images=images, labels=labels, judge=judge, progress=progress
+        family="test",
+        config={},
+        model=model,
+        images=images,
+        labels=labels,
+        judge=judge,
+        progress=progress,
+        judged_by="bright:1" if judge else "",
+        **more,
     )
 
 
@@ -143,6 +160,8 @@ def test_a_judge_says_how_many_labels_survive():
     metrics = measure_codec(request(images, labels, model=Darkener(), judge=BrightOrNot()), num_codes=256)
     values = {m.name: m.value for m in metrics}
     assert values["label_kept"] == 50 and values["label_of_originals"] == 75
+    judged = {m.name for m in metrics if m.judge == "bright:1"}
+    assert judged == {"label_kept", "label_of_originals"}
 
 
 def test_pictures_smaller_than_the_window_have_no_ssim():
@@ -162,3 +181,82 @@ def test_a_classifier_is_measured():
     images, labels = flat(150, 150, 20, 20, 20, 20), np.array([1, 1, 1, 0, 0, 0])
     (accuracy,) = measure_classifier(request(images, labels, model=BrightOrNot()))
     assert (accuracy.name, accuracy.value, accuracy.unit, accuracy.better) == ("accuracy", 83.33, "%", "higher")
+
+
+# --- Drawing ----------------------------------------------------------------------------------------------------------
+
+
+class Lamp:
+    """Draws pictures of noise: of mean 150 for label 1, of 50 for label 0, except every `wrong`-th, which is dark."""
+
+    def __init__(self, wrong: int = 10**9):
+        self.manifest = SimpleNamespace(
+            tasks={"generate": SimpleNamespace(inputs={"seed": None, "label": None}, outputs={"image": None})}
+        )
+        self.wrong, self.seen = wrong, []
+
+    def run(self, task, seed, label, **options):
+        assert task == "generate"
+        self.seen.append((list(seed), list(label), options))
+        level = np.where((label == 1) & (seed % self.wrong != self.wrong - 1), 150, 50)
+        return {"image": np.stack([picture(int(a), int(s)) for a, s in zip(level, seed, strict=True)])}
+
+
+def picture(level: int, seed: int, size: int = 8) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(level, 9, (size, size, 1))
+    return noise.clip(0, 255).astype(np.uint8)
+
+
+class Features(BrightOrNot):
+    """The judge above, with the pictures' rows as features."""
+
+    def run(self, task, image):
+        return (
+            {"features": image.mean(axis=2)[..., 0].astype(np.float32)}
+            if task == "features"
+            else super().run(task, image)
+        )
+
+
+def drawing(model, number=300, **more):
+    labels = np.arange(number) % 2
+    real = np.stack([picture(150 if label else 50, 10_000 + i) for i, label in enumerate(labels)])
+    training = np.stack([picture(150 if i % 2 else 50, 20_000 + i) for i in range(number)])
+    asked = request(real, labels, model=model, judge=Features(), training_images=training, **more)
+    return {m.name: m for m in measure_generator(asked)}
+
+
+def test_pictures_like_the_real_ones_are_as_good_as_real_ones():
+    metrics = drawing(Lamp())
+    values = {name: m.value for name, m in metrics.items()}
+    assert values["asked_label"] == 100 and values["worst_class_gap"] == 0
+    assert values["frechet_distance"] < 3 * values["frechet_floor"]
+    assert values["precision"] > 80 and values["recall"] > 80
+    assert values["diversity"] == pytest.approx(1, abs=0.1)
+    assert values["nearest_training"] == pytest.approx(1, abs=0.1)
+    assert {m.samples for m in metrics.values()} == {300}
+    assert {name for name, m in metrics.items() if not m.judge} == {"nearest_training"}
+
+
+def test_what_is_asked_and_not_drawn_counts_in_its_class():
+    values = {name: m.value for name, m in drawing(Lamp(wrong=10)).items()}
+    assert values["asked_label"] == 90  # every tenth, all of label 1
+    assert values["worst_class_gap"] == 20
+    assert values["frechet_distance"] > 20 * values["frechet_floor"]
+
+
+def test_copies_of_training_pictures_are_found_out():
+    class Copier(Lamp):
+        def run(self, task, seed, label, **options):
+            return super().run(task, seed + 20_000, label, **options)
+
+    assert drawing(Copier())["nearest_training"].value == 0
+
+
+def test_seeds_labels_and_options_are_those_that_were_asked_for():
+    lamp = Lamp()
+    drawing(lamp, samples=301, options={"steps": 7})
+    seeds = [seed for part, _, _ in lamp.seen for seed in part]
+    labels = [label for _, part, _ in lamp.seen for label in part]
+    assert seeds == list(range(301)) and labels == [i % 2 for i in range(300)] + [0]
+    assert all(options == {"steps": 7} for _, _, options in lamp.seen)

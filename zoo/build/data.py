@@ -49,6 +49,7 @@ def read(
     image_size: int | None = None,
     classes: tuple[str, ...] = (),
     name: str = "",
+    skip: int = 0,
     limit: int | None = None,
 ) -> Dataset:
     """A data set out of whatever is at `path`.
@@ -66,7 +67,8 @@ def read(
             they differ in size.
         classes: names of the labels, from 0; else those of the data, else the numbers. Data with names of their own
             are renumbered after these.
-        limit: only the first so many.
+        skip: leave out the first so many.
+        limit: only the first so many of the rest.
 
     Raises:
         NotFoundError, InvalidFileError, UsageError: one line each.
@@ -81,9 +83,10 @@ def read(
     else:
         images, labels, found = _read_folder(path, split, channels, image_size)
     _check(path, images, labels)
-    images, labels = images[:limit], labels[:limit].astype(np.int64)
-    if len(images) == 0:
-        raise InvalidFileError(f"{safe_text(path)} has no pictures")
+    if len(images) <= skip:
+        raise InvalidFileError(f"{safe_text(path)} has no pictures" + (f" after the first {skip:,}" if skip else ""))
+    part = slice(skip, None if limit is None else skip + limit)
+    images, labels = images[part], labels[part].astype(np.int64)
     names = found or tuple(classes) or tuple(str(i) for i in range(int(labels.max()) + 1))
     if labels.max() >= len(names):
         raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, and there are {len(names)} class names")

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from ..hookspecs import MeasureRequest, Metric
+from . import statistics
 
 BATCH = 250
+TASK = "generate"
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
 
 
@@ -86,7 +89,7 @@ def measure_codec(request: MeasureRequest, *, num_codes: int) -> list[Metric]:
     ]
     if request.judge is not None:
         metrics += [
-            Metric(name=name, value=round(100 * mean(name), 2), unit="%", better="higher")
+            Metric(name=name, value=round(100 * mean(name), 2), unit="%", better="higher", judge=request.judged_by)
             for name in ("label_kept", "label_of_originals")
         ]
     return metrics
@@ -101,3 +104,87 @@ def measure_classifier(request: MeasureRequest) -> list[Metric]:
 
 def _judged(judge: Any, images: np.ndarray) -> np.ndarray:
     return judge.run("classify", image=images)["label"]
+
+
+# --- Families that draw -----------------------------------------------------------------------------------------------
+
+
+def measure_generator(request: MeasureRequest) -> list[Metric]:
+    """How good the pictures of `generate` are, how varied, and that they are no copies.
+
+    Draws `request.samples` pictures, seeds 0, 1, …, with the labels of `request.images` in their order, and compares
+    them with `request.images`.
+
+    - In the judge's features: `frechet_distance`, `precision`, `recall`, and `diversity`, the mean distance within a
+      class over that of real pictures.
+    - By the judge's verdict: `asked_label`, the share that it gives the label asked for, and `worst_class_gap`, by how
+      many points that share stays under the judge's on real pictures, in the class where it does so most.
+    - With training pictures: `frechet_floor`, the distance of as many real ones to `request.images`, and
+      `nearest_training`, the median distance in pixels from a drawn picture to its nearest training picture, over that
+      of a real one. Well under 1 would be copying.
+    - With Inception's weights: `inception_fid`.
+    """
+    number = request.samples or len(request.images)
+    labels = np.resize(request.labels, number)
+    drawn = _draw(request, labels)
+    metrics: list[Metric] = []
+
+    def add(name: str, value: float, better: str, unit: str = "", *, judged: bool = True) -> None:
+        judge = request.judged_by if judged else ""
+        value = float(f"{value:.4g}")
+        metrics.append(Metric(name=name, value=value, unit=unit, better=better, judge=judge, samples=number))
+
+    if request.judge is not None:
+        _add_judged(request, drawn, labels, add)
+    if request.inception is not None:
+        seen = statistics.inception(request.inception)
+        sets = [np.concatenate([seen(part) for part in _parts(pictures)]) for pictures in (drawn, request.images)]
+        add("inception_fid", statistics.frechet_distance(*sets), "lower", judged=False)
+    if request.training_images is not None:
+        flat = [x.reshape(len(x), -1).astype(np.float32) for x in (drawn, request.images, request.training_images)]
+        ours, real = (float(np.median(statistics.nearest_distance(x, flat[2]))) for x in flat[:2])
+        add("nearest_training", ours / real, "", judged=False)
+    return metrics
+
+
+def _draw(request: MeasureRequest, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The pictures of seeds 0, 1, …, one a label, uint8 [number, height, width, channels]."""
+    inputs = request.model.manifest.tasks[TASK].inputs
+    output = next(iter(request.model.manifest.tasks[TASK].outputs))
+    starts = range(0, len(labels), BATCH)
+    pictures = []
+    for start in request.progress(iter(starts), len(starts)):
+        part = labels[start : start + BATCH]
+        ports = {"seed": np.arange(start, start + len(part))} | ({"label": part} if "label" in inputs else {})
+        pictures.append(request.model.run(TASK, **ports, **request.options)[output])
+    return np.concatenate(pictures)
+
+
+def _add_judged(request: MeasureRequest, drawn: NDArray[np.uint8], labels: NDArray[np.int64], add: Any) -> None:
+    """What the judge says of the drawn pictures beside the real ones."""
+
+    def judged(pictures: NDArray[np.uint8], task: str, port: str) -> np.ndarray:
+        return np.concatenate([request.judge.run(task, image=part)[port] for part in _parts(pictures)])
+
+    ours, real = (judged(pictures, "features", "features") for pictures in (drawn, request.images))
+    add("frechet_distance", statistics.frechet_distance(ours, real), "lower")
+    if request.training_images is not None:
+        # Every n-th: a data set may be sorted by class.
+        apart = max(1, len(request.training_images) // len(drawn))
+        floor = judged(request.training_images[::apart][: len(drawn)], "features", "features")
+        add("frechet_floor", statistics.frechet_distance(floor, real), "")
+    precision, recall = statistics.precision_recall(ours, real)
+    add("precision", 100 * precision, "higher", "%")
+    add("recall", 100 * recall, "higher", "%")
+    if "label" not in request.model.manifest.tasks[TASK].inputs:
+        return
+    add("diversity", statistics.spread(ours, labels) / statistics.spread(real, request.labels), "higher")
+    given, given_real = (judged(pictures, "classify", "label") for pictures in (drawn, request.images))
+    add("asked_label", 100 * float((given == labels).mean()), "higher", "%")
+    right, right_real = given == labels, given_real == request.labels
+    gaps = [right_real[request.labels == n].mean() - right[labels == n].mean() for n in np.unique(labels)]
+    add("worst_class_gap", 100 * float(max(gaps)), "lower", "points")
+
+
+def _parts(pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    return (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))

@@ -13,6 +13,8 @@ from zoo.hookspecs import (
     Family,
     Imported,
     ImportRequest,
+    MeasureRequest,
+    Metric,
     Preset,
     TaskModuleRequest,
     Tasks,
@@ -183,6 +185,13 @@ def build_trainer(request: TrainRequest) -> Any:
     from .training import DenoiserTrainer
 
     return DenoiserTrainer(request, _config(request.family, request.config).diffusion)
+
+
+@hookimpl
+def measure(request: MeasureRequest) -> list[Metric]:
+    from zoo.build.evaluate import measure_generator
+
+    return measure_generator(request)
 
 
 @hookimpl

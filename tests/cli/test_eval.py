@@ -1,0 +1,51 @@
+"""`zoo eval` with published models on pictures drawn here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo.build import drawings
+
+from .commands import zoo
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    pictures = np.stack([drawings.scene(28, 28, 1, rng) for _ in range(30)])
+    path = tmp_path / "drawn.npz"
+    np.savez(path, images=pictures, labels=np.arange(30) % 10)
+    return path
+
+
+def test_the_figures_beside_the_card(data: Path):
+    outcome = zoo("eval", "vqvae-fashion", "--data", data, "--limit", 20, "--skip", 5)
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert lines[0] == ["metric", "measured", "unit", "card", "pictures", "data"]
+    assert [line[0] for line in lines[1:]] == ["psnr", "ssim", "codebook_use", "perplexity"]
+    assert all("20" in line for line in lines[1:])
+
+
+def test_json_names_the_judge_and_the_command(data: Path):
+    outcome = zoo("eval", "vqvae-fashion", "--data", data, "--judge", "judge-fashion", "--json")
+    metrics = {m["name"]: m for m in json.loads(outcome.out)}
+    assert metrics["label_kept"]["judge"].startswith("judge-fashion:1@sha256:")
+    assert "judge" not in metrics["psnr"]
+    assert metrics["psnr"]["command"] == f"zoo eval vqvae-fashion --data {data} --judge judge-fashion"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--skip", "30"], "drawn.npz has no pictures after the first 30"),
+        (["--samples", "10"], "draws no pictures: --samples means nothing to it"),
+        (["--set", "steps=3"], "draws no pictures: --set means nothing to it"),
+        (["--save"], "'vqvae-fashion' is a published model, which never changes"),
+        (["--judge", "judge-fashon"], "judge-fashion"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(data: Path, options: list[str], message: str):
+    outcome = zoo("eval", "vqvae-fashion", "--data", data, *options)
+    assert outcome.code != 0 and message in outcome.err and outcome.err.count("\n") == 1

@@ -1,0 +1,85 @@
+"""How near one set of pictures is to another: statistics over their feature vectors, float32 [number, features].
+
+The Fréchet distance, precision and recall are torch-fidelity's, so that figures can be compared with others' that name
+their evaluator. What the features are (a judge's, Inception's) is the caller's to say.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from ..errors import InvalidFileError
+from ..text import safe_text
+
+NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, section 5
+CHUNK = 2_000  # rows of a distance matrix at a time
+
+
+def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
+    """|mu_g - mu_r|^2 + tr(S_g + S_r - 2 (S_g S_r)^(1/2)), of means and covariances.
+
+    Source: Heusel et al. 2017 (https://arxiv.org/abs/1706.08500), equation 6.
+    """
+    a, b = (fid_features_to_statistics(torch.from_numpy(x)) for x in (generated, real))
+    return float(fid_statistics_to_metric(a, b, verbose=False)["frechet_inception_distance"])
+
+
+def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
+    """The share of generated pictures that lie among the real, and of real ones among the generated; 0 .. 1 each.
+
+    Source: Kynkäänniemi et al. 2019 (https://arxiv.org/abs/1904.06991), equation 2, with the third neighbour.
+    """
+    values = prc_features_to_metric(
+        torch.from_numpy(generated),
+        torch.from_numpy(real),
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=CHUNK,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return values["precision"], values["recall"]
+
+
+def spread(features: np.ndarray, labels: np.ndarray) -> float:
+    """The mean distance between two vectors of one class, over classes of two or more."""
+    means = []
+    for label in np.unique(labels):
+        of_class = torch.from_numpy(features[labels == label])
+        if len(of_class) > 1:
+            means.append(float(torch.pdist(of_class).mean()))
+    return float(np.mean(means)) if means else float("nan")
+
+
+def nearest_distance(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The Euclidean distance of each vector to the nearest of others, float32 [number]."""
+    a, b = torch.from_numpy(vectors), torch.from_numpy(among)
+    return torch.cat([torch.cdist(part, b).min(dim=1).values for part in a.split(CHUNK // 4)]).numpy()
+
+
+def inception(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The features of FID proper: pictures uint8 [N, H, W, 1 or 3] to float32 [N, 2048].
+
+    Args:
+        weights: the file `pt_inception-2015-12-05-6726825d.pth`, which torch-fidelity's releases hold.
+
+    Raises:
+        InvalidFileError: the file is not that.
+    """
+    try:
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+        )
+    except Exception as e:  # whatever torch makes of a file that is something else
+        raise InvalidFileError(f"{safe_text(weights)} holds no Inception weights: {safe_text(e)[:200]}") from None
+
+    def features(images: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(images).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            return network(x.expand(-1, 3, -1, -1).contiguous())[0].numpy()
+
+    return features
