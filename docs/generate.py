@@ -20,13 +20,14 @@ MADE_BY = "<!-- made by docs/generate.py: run `make docs` -->\n"
 
 def cli_page() -> str:
     """Every command's help, and the exit codes."""
-    parts = [MADE_BY, "# The `zoo` command\n", _block(_help(main, "zoo"))]
+    zoo = _context(main, "zoo")
+    parts = [MADE_BY, "# The `zoo` command\n", _help(zoo)]
     for name in COMMANDS:
-        command = main.get_command(None, name)
-        parts += [f"## zoo {name}\n", _block(_help(command, f"zoo {name}"))]
-        if isinstance(command, click.Group):
-            for sub in command.commands.values():
-                parts += [f"### zoo {name} {sub.name}\n", _block(_help(sub, f"zoo {name} {sub.name}"))]
+        command = _context(main.get_command(zoo, name), name, zoo)
+        parts += [f"## zoo {name}\n", _help(command)]
+        if isinstance(command.command, click.Group):
+            for sub in command.command.commands.values():
+                parts += [f"### zoo {name} {sub.name}\n", _help(_context(sub, sub.name, command))]
     parts += [
         "## Exit codes\n",
         "Every failure that zoo knows is one line on stderr and one of these codes:\n",
@@ -44,12 +45,15 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
-def _help(command: click.Command, path: str) -> str:
-    with click.Context(command, info_name=path, terminal_width=100, max_content_width=100) as context:
-        return command.get_help(context)
+def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
+    """The command as the shell calls it: with the settings that it has and that it inherits."""
+    widths = {"terminal_width": 100, "max_content_width": 100}
+    return click.Context(command, parent, info_name=name, **widths, **command.context_settings)
 
 
-def _block(text: str) -> str:
+def _help(context: click.Context) -> str:
+    with context:
+        text = context.command.get_help(context)
     lines = "\n".join(line.rstrip() for line in text.splitlines())
     return f"```\n{lines}\n```\n"
 

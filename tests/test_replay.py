@@ -64,10 +64,23 @@ def test_the_tolerance_of_the_provider_is_needed(bundle):
         replay(bundle, bare, "cpu")
 
 
+def test_what_differs_only_where_tokens_tie_is_within(bundle):
+    def edit(arrays):
+        arrays["double/0/outputs/doubled"] = arrays["double/0/outputs/doubled"] // 2
+        arrays["double/0/margins"] = np.zeros(len(arrays["double/0/inputs/image"]), np.float32)
+
+    double, _ = replay(bundle, change(bundle, edit), "cpu")
+    assert double.verdict == "within" and "; only where tokens tie (0 of " in double.outputs["doubled"].text
+
+
 REFUSED = {
     "no such task": ({"other/0/inputs/image": 1}, "'other/0/inputs/image' names no task's case and port"),
     "no such side": ({"double/0/middle/image": 1}, "names no task's case and port"),
     "no number": ({"double/x/inputs/image": 1}, "names no task's case and port"),
+    "one word": ({"double": 1}, "'double' names no task's case and port"),
+    "margins of no case": ({"double/margins": 1}, "names no task's case and port"),
+    "margins of a port": ({"double/0/margins/image": 1}, "names no task's case and port"),
+    "margins that are no list": ({"double/0/margins": (2, 2)}, "the margins of case 0 of double are no list"),
     "too short": ({"double/0/image": 1}, "names no task's case and port"),
     "no such port": ({"double/0/inputs/label": 1}, "case 0 of double has other ports than the manifest"),
     "half a case": ({"double/1/inputs/image": 1}, "case 1 of double has other ports than the manifest"),
@@ -96,7 +109,9 @@ def test_writing_then_reading_gives_the_cases_in_order(tmp_path, bundle):
     cases = {
         task: [Case({"image": image + i}, {"doubled": image + 2 * i}) for i in range(12)] for task in manifest.tasks
     }
+    cases["double"][3].margins = np.ones(1, np.float32)
     write_cases(tmp_path / GOLDEN, cases)
     back = read_cases(tmp_path / GOLDEN, manifest)
     assert [int(case.inputs["image"].max()) for case in back["double"]] == list(range(12))
     assert [int(case.outputs["doubled"].max()) for case in back["twice"]] == list(range(0, 24, 2))
+    assert [n for n, case in enumerate(back["double"]) if case.margins is not None] == [3]

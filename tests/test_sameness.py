@@ -122,6 +122,36 @@ def test_pictures_are_compared_where_their_tokens_agree():
     assert worst_of(result) == "differs"
 
 
+@pytest.mark.parametrize("port", [TOKENS, IMAGE, FLOATS])
+def test_outputs_may_differ_where_their_tokens_tie_and_nowhere_else(port):
+    expected = {"out": np.zeros([4, 2, 2, 1][: len(port.shape)], port.dtype)}
+    margins = np.array([1.0, 1e-3, 1e-3, 2e-3], np.float32)  # the second and third tie
+
+    def compared(row, margins=margins):
+        actual = {"out": expected["out"].copy()}
+        actual["out"][row] = 9
+        return compare_task({"out": port}, expected, actual, USUAL, margins)["out"]
+
+    assert compared([1, 2]).verdict == "within" and compared([1, 2]).share_equal == 0.5
+    assert compared([1, 2]).text.endswith("; only where tokens tie (2 of 4 are clear)")
+    assert compared([1], None).verdict == "differs"
+    assert compared([1], margins[:3]).verdict == "differs"  # of another batch
+    for row in (0, 3, [0, 1]):
+        assert compared(row).verdict == "differs"
+    assert compared([0, 1, 2, 3], margins * 0).text.endswith("; only where tokens tie (0 of 4 are clear)")
+
+
+def test_pictures_whose_tokens_agree_are_compared_though_others_tie():
+    ports = {"tokens": TOKENS, "image": IMAGE}
+    expected = {"tokens": np.zeros((2, 4, 5), np.int64), "image": picture()}
+    actual = {name: array.copy() for name, array in expected.items()}
+    actual["tokens"][1], actual["image"][1] = 3, 7
+    margins = np.array([1.0, 0.0], np.float32)
+    assert worst_of(compare_task(ports, expected, actual, USUAL, margins)) == "within"
+    actual["image"][0] = 7
+    assert compare_task(ports, expected, actual, USUAL, margins)["image"].verdict == "differs"
+
+
 @given(hnp.arrays(np.uint8, (1, 4, 4, 1)), hnp.arrays(np.uint8, (1, 4, 4, 1)))
 def test_comparing_is_symmetric_in_pixels(a, b):
     one, other = compare(IMAGE, a, b, USUAL), compare(IMAGE, b, a, USUAL)

@@ -277,7 +277,7 @@ def build_task(request: TaskModuleRequest) -> torch.nn.Module:
     Called once a task at export, and traced with a batch of 2. It must hold the tensors of `request.module`
     themselves, not copies, so that the graph can point into the model's safetensors. A module with a `tokens` output
     may define `margins(*inputs)`: float32 of the tokens' shape, the gap between the best code and the next; golden
-    cases are then drawn clear of ties.
+    cases are then drawn clear of ties where that can be.
     """
 
 

@@ -30,7 +30,8 @@ NUMBERED = "{i}"
 MOST_SHOWN = 1000
 """Numbers that are printed; more go to a file."""
 
-_SUFFIXES = {"pictures": (".png",), "tokens": (".safetensors", ".npy"), "values": (".npy", ".safetensors")}
+# The first is the one that a name made here has; .npy holds one array, so it is never first.
+_SUFFIXES = {"pictures": (".png",), "tokens": (".safetensors", ".npy"), "values": (".safetensors", ".npy")}
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _free_name(model: Model, call: Call, artifact: Artifact, first: bool) -> Pat
     parts = [model.manifest.name, call.task]
     parts += [] if call.seed is None else [str(call.seed)]
     parts += [] if first else [artifact.ports[0]]
-    suffix = ".safetensors" if artifact.kind == "values" else _SUFFIXES[artifact.kind][0]
+    suffix = _SUFFIXES[artifact.kind][0]
     stem = "-".join(parts)
     path, number = Path(stem + suffix), 1
     while path.exists():

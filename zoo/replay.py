@@ -2,6 +2,7 @@
 
 `golden.safetensors` holds, for each task and case, the graph's inputs and the outputs that torch gave:
 `<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, cases counted from 0. Any stack can check itself so.
+`<task>/<case>/margins`, where it is, says how near a tie the tokens behind each of the batch are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Case:
 
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    margins: np.ndarray | None = None  # float32 [batch]; only where no inputs were found that are clear of ties
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cud
 
 
 def _run(session: Any, task: Task, case: Case, tolerance: Tolerance) -> dict[str, Comparison]:
-    return compare_task(task.outputs, case.outputs, session.run(case.inputs), tolerance)
+    return compare_task(task.outputs, case.outputs, session.run(case.inputs), tolerance, case.margins)
 
 
 def worst_outputs(cases: list[dict[str, Comparison]]) -> dict[str, Comparison]:
@@ -88,16 +90,23 @@ def read_cases(path: Path, manifest: Manifest) -> dict[str, list[Case]]:
     """The golden cases of each task, in order; every task has one at least, and every case all ports."""
     found: dict[str, dict[int, Case]] = {name: {} for name in manifest.tasks}
     for key, array in tensors.load(path).items():
-        task, number, side, port = key.split("/") if key.count("/") == 3 else ("", "", "", "")
-        if task not in found or not (number.isascii() and number.isdigit()) or side not in ("inputs", "outputs"):
+        task, number, side, port = (key.split("/") + [""] * 4)[:4]
+        known = side in ("inputs", "outputs") if key.count("/") == 3 else key == f"{task}/{number}/margins"
+        if task not in found or not (number.isascii() and number.isdigit()) or not known:
             raise InvalidFileError(f"{safe_text(path)}: '{safe_text(key)}' names no task's case and port")
-        getattr(found[task].setdefault(int(number), Case()), side)[port] = array
+        case = found[task].setdefault(int(number), Case())
+        if port:
+            getattr(case, side)[port] = array
+        else:
+            case.margins = array
     for name, task in manifest.tasks.items():
         if not found[name]:
             raise InvalidFileError(f"{safe_text(path)} has no case for the task {name}")
         for number, case in found[name].items():
             if case.inputs.keys() != task.inputs.keys() or case.outputs.keys() != task.outputs.keys():
                 raise InvalidFileError(f"{safe_text(path)}: case {number} of {name} has other ports than the manifest")
+            if case.margins is not None and case.margins.ndim != 1:
+                raise InvalidFileError(f"{safe_text(path)}: the margins of case {number} of {name} are no list")
     return {name: [case for _, case in sorted(numbered.items())] for name, numbered in found.items()}
 
 
@@ -109,5 +118,11 @@ def write_cases(path: Path, cases: dict[str, list[Case]]) -> None:
         for number, case in enumerate(numbered)
         for side in ("inputs", "outputs")
         for port, array in getattr(case, side).items()
+    }
+    arrays |= {
+        f"{task}/{number}/margins": case.margins
+        for task, numbered in cases.items()
+        for number, case in enumerate(numbered)
+        if case.margins is not None
     }
     tensors.save(path, arrays)

@@ -186,9 +186,11 @@ def _refuse_stdin_twice(given: Mapping[str, Any]) -> None:
 
 
 def _example(model: Model, task: str) -> dict[str, np.ndarray]:
+    """The inputs of the task's largest golden case: the smallest ones are there for checking, not for looking at."""
     from .replay import GOLDEN, read_cases
 
-    return read_cases(model.folder / GOLDEN, model.manifest)[task][0].inputs
+    cases = read_cases(model.folder / GOLDEN, model.manifest)[task]
+    return max(cases, key=lambda case: sum(array.size for array in case.inputs.values())).inputs
 
 
 def _size(name: str, text: str) -> list[int]:

@@ -1,8 +1,8 @@
 """What "the same" means: outputs that were expected, and outputs that a runtime gave.
 
-Pixels: within a level at 99.9 % and never more than two. Tokens and other integers: equal (golden cases are drawn clear
-of ties). Floats: absolute plus relative. The numbers are a model's own: its manifest holds them. docs/bundle.md says
-why these.
+Pixels: within a level at 99.9 % and never more than two. Tokens and other integers: equal, but for tokens that tie
+(golden cases are drawn clear of ties where that can be). Floats: absolute plus relative. The numbers are a model's own:
+its manifest holds them. docs/bundle.md says why these.
 """
 
 from __future__ import annotations
@@ -68,11 +68,15 @@ def compare_task(
     expected: Mapping[str, np.ndarray],
     actual: Mapping[str, np.ndarray],
     tolerance: Tolerance,
+    margins: np.ndarray | None = None,
 ) -> dict[str, Comparison]:
     """Compares all outputs of a call.
 
     One other token changes a whole picture and says nothing about the decoder, so pictures are compared where all
-    their tokens agree; the tokens' own row tells what share did.
+    their tokens agree; the tokens' own row tells what share did. Where tokens tie, any output may be another.
+
+    Args:
+        margins: float32 [batch], how near a tie the tokens behind each of the batch are; None: none is near one.
     """
     import numpy as np
 
@@ -82,16 +86,26 @@ def compare_task(
             rows = (expected[name] == actual[name]).reshape(len(expected[name]), -1).all(axis=1)
             agree = rows if agree is None else agree & rows
 
+    clear = None if margins is None else margins > tolerance.token_margin  # [batch]
+
     result = {}
     for name, port in ports.items():
         e, a = expected[name], actual[name]
-        pictures = port.kind in PIXEL_KINDS and agree is not None and e.shape == a.shape and len(e) == len(agree)
-        if pictures and not agree.all():
-            comparison = compare(port, e[np.flatnonzero(agree)], a[np.flatnonzero(agree)], tolerance)
-            note = f" ({int(agree.sum())} of {len(agree)} compared: those whose tokens agree)"
-            comparison = replace(comparison, text=comparison.text + note)
-        else:
+        batched = port.shape[:1] == ("batch",) and e.shape == a.shape
+        rows = np.ones(len(e), bool) if batched else None
+        if batched and port.kind in PIXEL_KINDS and agree is not None and len(agree) == len(e):
+            rows = agree
+        if rows is None or rows.all():
             comparison = compare(port, e, a, tolerance)
+        else:
+            comparison = compare(port, e[rows], a[rows], tolerance)
+            note = f" ({int(rows.sum())} of {len(rows)} compared: those whose tokens agree)"
+            comparison = replace(comparison, text=comparison.text + note)
+        if comparison.verdict == "differs" and batched and clear is not None and len(clear) == len(e):
+            where_clear = compare(port, e[rows & clear], a[rows & clear], tolerance)
+            if where_clear.verdict != "differs":
+                note = f"; only where tokens tie ({int(clear.sum())} of {len(clear)} are clear)"
+                comparison = replace(comparison, verdict="within", text=comparison.text + note)
         result[name] = comparison
     return result
 

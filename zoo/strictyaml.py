@@ -21,6 +21,7 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 16
 MAX_SCALAR = 4096
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z")
@@ -56,7 +57,10 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
         raise InvalidFileError(f"{safe_text(source)}: not UTF-8 text (byte {e.start})") from None
     except yaml.MarkedYAMLError as e:
         line = f":{e.problem_mark.line + 1}" if e.problem_mark else ""
-        raise InvalidFileError(f"{safe_text(source)}{line}: not valid YAML: {safe_text(e.problem)}") from None
+        # libyaml looks ahead for a key, so on thousands of brackets its own limit comes before ours.
+        deep = "maximum nesting depth" in str(e.problem)
+        reason = _TOO_DEEP if deep else f"not valid YAML: {safe_text(e.problem)}"
+        raise InvalidFileError(f"{safe_text(source)}{line}: {reason}") from None
     except (yaml.YAMLError, ValueError) as e:
         raise InvalidFileError(f"{safe_text(source)}: not valid YAML: {safe_text(e).splitlines()[0]}") from None
     return tree, lines
@@ -89,7 +93,7 @@ class _Composer:
         if self.nodes > MAX_NODES:
             self.refuse(event, f"more than {MAX_NODES:,} nodes")
         if len(path) > MAX_DEPTH:
-            self.refuse(event, f"nested more than {MAX_DEPTH} deep")
+            self.refuse(event, _TOO_DEEP)
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             self.refuse(event, "anchors and aliases are not allowed; write the value out")
         if event.tag is not None:

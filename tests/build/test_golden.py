@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from zoo.build import golden
 from zoo.build.golden import PLANS, TRACE, Plan, draw, draw_cases, draw_inputs, picture
-from zoo.errors import ExportError
 from zoo.hookspecs import Port, Task, Tasks, Tolerance
 
 IMAGE = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1), minimum_size=8)
@@ -156,10 +155,22 @@ def test_pictures_with_too_many_tokens_are_drawn_smaller(monkeypatch):
     assert sizes == [(8, 8), (14, 14), (10, 8), (8, 15)]
 
 
-def test_no_case_without_ties(monkeypatch):
+def test_where_all_is_near_a_tie_the_cases_tell_how_near(monkeypatch):
     monkeypatch.setattr(golden, "MAX_DRAWS", 5)
-    with pytest.raises(ExportError, match="no inputs found for a golden case of 'encode' whose tokens are all clear"):
-        cases({"encode": ENCODE}, margins=lambda name, inputs: np.zeros((len(inputs["image"]), 2, 2)))
+
+    def margins(name, inputs):  # of the last picture, one token stands near a tie
+        gaps = np.full((len(inputs["image"]), 2, 2), 1, np.float32)
+        gaps[-1, 1, 0] = 1e-5 * inputs["image"][-1].mean()
+        return gaps
+
+    for case in cases({"encode": ENCODE}, margins=margins)["encode"]:
+        expected = [1] * (len(case.inputs["image"]) - 1) + [1e-5 * case.inputs["image"][-1].mean()]
+        np.testing.assert_allclose(case.margins, expected, rtol=1e-6)
+
+
+def test_cases_that_are_clear_of_ties_have_no_margins():
+    drawn = cases({"encode": ENCODE}, margins=lambda name, inputs: np.ones((len(inputs["image"]), 2, 2)))
+    assert all(case.margins is None for case in drawn["encode"])
 
 
 def test_the_same_cases_each_time():

@@ -1,5 +1,6 @@
 """From a trained module to its bundle, and from a bundle back to weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from ..replay import GOLDEN
 from .train import Run
 
 
-def bundle_of(loaded: Any, run: Run, module: nn.Module, record: Training, out: Path) -> Manifest:
-    """Exports a trained module as a bundle at `out`; see `export.export_bundle` for what can fail."""
+def bundle_of(
+    loaded: Any, run: Run, module: nn.Module, record: Training, out: Path, on_progress: Callable[[str], None]
+) -> Manifest:
+    """Exports a trained module as a bundle at `out`; see `export.export_bundle` for what it says and what can fail."""
     from .export import export_bundle
 
     return export_bundle(
@@ -29,6 +32,7 @@ def bundle_of(loaded: Any, run: Run, module: nn.Module, record: Training, out: P
         license=run.license,
         license_note=run.license_note,
         training=record,
+        on_progress=on_progress,
     )
 
 

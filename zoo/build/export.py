@@ -61,7 +61,7 @@ def export_bundle(
         loaded: the family's plugin; its `call(hook, request)` is all that is used.
         config: complete, as `validate_config` gave it.
         module: as `build_module` builds it, trained. It is moved to the CPU and set to evaluation.
-        on_progress: gets a line when a task was traced, and one when the cases are replayed.
+        on_progress: gets a line for each task that was traced or whose golden tokens tie, and one at the replay.
 
     Raises:
         ExportError: a task can't be traced, or its graph does not give torch's numbers: a table says where.
@@ -82,7 +82,10 @@ def export_bundle(
             export_task(modules[task], task, tasks.tasks[task], weights, folder / graph_file(task))
             on_progress(f"traced {task}")
         in_torch = _Torch(modules, tasks)
-        write_cases(folder / GOLDEN, draw_cases(tasks, in_torch.call, in_torch.margins))
+        cases = draw_cases(tasks, in_torch.call, in_torch.margins)
+        write_cases(folder / GOLDEN, cases)
+        for task in (task for task, drawn in cases.items() if any(case.margins is not None for case in drawn)):
+            on_progress(f"{task}: codes lie so close that tokens tie; where they do, nothing can be compared")
 
         manifest = Manifest(
             format=manifests.FORMAT,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import ExportError
 from ..hookspecs import Port, Task, Tasks
 from ..replay import Case
 from . import drawings
@@ -17,7 +16,7 @@ MAX_DRAWS = 200
 """How often a picture is drawn anew until its tokens are clear of ties."""
 
 SHRINK = (1, 2, 3)
-"""A picture of which no drawing was clear is drawn this much smaller: it has fewer tokens, which all must be."""
+"""A picture of which no drawing was clear is drawn this much smaller: it has fewer tokens, which all should be."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ def draw_cases(tasks: Tasks, call: Call, margins: Margins) -> dict[str, list[Cas
         call: runs a task in torch: name and inputs to outputs, arrays by port.
         margins: how clear each token of the outputs is of a tie, float32 [batch, …]; None where a task can't say.
 
-    Raises:
-        ExportError: a task's tokens are nowhere clear of ties.
+    Returns:
+        The cases. Where nothing clear of ties was found, as in a model that was hardly trained, a case has `margins`.
     """
     cases: dict[str, list[Case]] = {}
     for name in _feeders_first(tasks):
@@ -57,8 +56,8 @@ def draw_cases(tasks: Tasks, call: Call, margins: Margins) -> dict[str, list[Cas
         cases[name] = []
         for number, plan in enumerate(PLANS):
             fed = {port: cases[feeder][number].outputs[port] for port, feeder in feeders.items() if feeder}
-            inputs = _draw_clear_of_ties(name, tasks, plan, fed, margins)
-            cases[name].append(Case(inputs=inputs, outputs=call(name, inputs)))
+            inputs, gaps = _draw_clear_of_ties(name, tasks, plan, fed, margins)
+            cases[name].append(Case(inputs, call(name, inputs), gaps))
     return {name: cases[name] for name in tasks.tasks}
 
 
@@ -86,26 +85,31 @@ def _feeder(tasks: Tasks, name: str, port: str, among: Collection[str]) -> str |
 
 def _draw_clear_of_ties(
     name: str, tasks: Tasks, plan: Plan, fed: Mapping[str, np.ndarray], margins: Margins
-) -> dict[str, np.ndarray]:
-    """Inputs of a case; those of a batch whose tokens stand near a tie are drawn anew, one by one."""
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Inputs of a case; those of a batch whose tokens stand near a tie are drawn anew, one by one.
+
+    With them the smallest margin of each of the batch, float32 [batch], when some stayed near a tie; else None.
+    """
     task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
     rng = np.random.default_rng([PLANS.index(plan), *name.encode()])
     for divisor in SHRINK:
         smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
         inputs = draw_inputs(task, smaller, rng, fed)
+        gaps = _smallest(margins(name, inputs))
         for _ in range(MAX_DRAWS):
-            gap = margins(name, inputs)
-            unclear = [] if gap is None else np.flatnonzero(gap.reshape(len(gap), -1).min(axis=1) <= limit)
-            if not len(unclear):
-                return inputs
+            if gaps is None or not (unclear := gaps <= limit).any():
+                return inputs, None
             fresh = draw_inputs(task, smaller, rng, fed)
             for port in task.inputs.keys() - fed.keys():
                 if task.inputs[port].shape[:1] == ("batch",):
                     inputs[port][unclear] = fresh[port][unclear]
-    raise ExportError(
-        f"no inputs found for a golden case of '{name}' whose tokens are all clear of a tie by {limit:g}: "
-        "codes lie too close together; train the model further, or lower the tolerance's token_margin"
-    )
+            gaps = _smallest(margins(name, inputs))
+    return inputs, gaps
+
+
+def _smallest(margins: np.ndarray | None) -> np.ndarray | None:
+    """The smallest margin of each of the batch."""
+    return None if margins is None else margins.reshape(len(margins), -1).min(axis=1)
 
 
 def draw_inputs(

@@ -80,7 +80,7 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
         parent=f"imported from {imported.layout}, file SHA-256 {describe_file(checkpoint.path).sha256}",
         environment=f"Python {platform.python_version()}, {platform.machine()}",
     )
-    manifest = bundle_of(loaded, run, module, record, out)
+    manifest = bundle_of(loaded, run, module, record, out, note)
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
     click.echo(out)
 

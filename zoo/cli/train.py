@@ -105,7 +105,7 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     if trained.module is None:  # not the first process
         return
     note(f"trained {run.settings['steps']} steps in {trained.record.seconds:.0f} s; exporting")
-    manifest = bundle_of(loaded, run, trained.module, trained.record, options["out"])
+    manifest = bundle_of(loaded, run, trained.module, trained.record, options["out"], note)
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
     click.echo(options["out"])
 
