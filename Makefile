@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # plugins/diffusion is not among them yet: it trains, but has no tasks to export.
-PLUGINS := plugins/vqvae plugins/judge
+PLUGINS := plugins/vqvae plugins/judge plugins/targets
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
 .PHONY: demo test quick lint docs

@@ -17,7 +17,8 @@ A plugin is a pip-installable package with an entry point and a module of hooks:
 Every hook takes one `request`, so a new field never breaks an old plugin; a plugin ignores fields it does not know.
 A module may serve several families: `request.family` says which one is meant. An error in a hook ends the command
 with one line that names the distribution and the hook; raise a `zoo.errors.ZooError` to choose the words.
-Running a published model never calls a plugin: these hooks make models.
+Running a published model never calls a plugin: these hooks make models, and ship them to other stacks. A target's entry
+point stands in the group `zoo.target` (target name = module); its module has the three hooks about targets alone.
 """
 
 from __future__ import annotations
@@ -138,6 +139,23 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     command: Annotated[str, Meta(max_length=1000)] = ""  # what measured it
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Another stack that a model is shipped to, and what its runtime takes."""
+
+    name: str
+    summary: str  # one line
+    runtime: str  # what runs there, with the version that was tried: `onnxruntime-node 1.30.0`
+    ir_version: int = 10  # newest that the runtime takes
+    opset: int = 20
+    file_bytes: int = 2**31 - 1  # largest file that it opens
+    missing_operators: tuple[str, ...] = ()  # of ONNX's, those without a kernel there
+    loops: bool = True  # False: it has no control flow; a sampler is shipped as its parts `begin`, `step` and `end`
+    parts: bool = False  # ship those parts besides, for hosts that keep the loop
+    initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights lie
+    int64: str = "exact"  # what becomes of 64-bit integers there, for the report
+
+
 # --- Requests: one a hook ---------------------------------------------------------------------------------------------
 
 
@@ -207,6 +225,26 @@ class ImportRequest:
     path: Path  # the file or folder, for names and config files beside it
     tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
     config: Mapping[str, Any] | None  # its config.json or config.yaml, where there is one
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRequest:
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteTargetRequest:
+    target: str
+    folder: Path  # holds model/ (a bundle), model.json (its manifest) and golden/ (raw cases); see docs/targets.md
+    manifest: Any  # zoo.manifest.Manifest of model/
+    digest: str  # of model/model.yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTargetRequest:
+    target: str
+    folder: Path  # as `write_target` left it
+    out: Path  # an empty folder, for the outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,4 +338,27 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
     """A foreign checkpoint as this family's config and weights; None when the layout is not one it knows.
 
     Called by `zoo import`. Raise `InvalidFileError` that names each missing, extra or misshapen tensor.
+    """
+
+
+@hookspec(firstresult=True)
+def describe_target(request: TargetRequest) -> Target:
+    """What the target is and what its runtime takes. Called by `zoo export` and `zoo plugin list`. Must be instant."""
+
+
+@hookspec(firstresult=True)
+def write_target(request: WriteTargetRequest) -> bool:
+    """Adds the host program and all that it needs, README.md included, to an export's folder; returns True.
+
+    The same request must give the same bytes, since `zoo verify --run-host` compares. What a model says of itself is
+    foreign text: it reaches the host as data (model.json), never pasted into code, configuration or pages.
+    """
+
+
+@hookspec(firstresult=True)
+def run_target(request: RunTargetRequest) -> str:
+    """Runs the host program on every golden case, in its own stack; returns what ran it, with its version.
+
+    Each output becomes `<task>.<case>.<port>.bin` in `request.out`, raw like the cases in golden/. Called by `zoo
+    verify --run-host`. Raise `NotFoundError` when the stack is not installed, `ExportError` when the program fails.
     """

@@ -38,7 +38,7 @@ class TaskReplay:
     """How a task's golden cases came out."""
 
     task: str
-    provider: str  # cpu or cuda
+    provider: str  # cpu or cuda; a target, where its host ran
     verdict: Verdict
     outputs: dict[str, Comparison]  # the worst case of each output
 
@@ -60,6 +60,26 @@ def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cud
         tolerance = _tolerance(manifest, session.provider)
         outputs = worst_outputs([_run(session, task, case, tolerance) for case in cases[name]])
         result.append(TaskReplay(name, session.provider, worst_of(outputs), outputs))
+    return result
+
+
+def judge(
+    folder: Path, manifest: Manifest, outputs: dict[str, list[dict[str, np.ndarray]]], provider: str
+) -> list[TaskReplay]:
+    """As `replay`, for outputs that another stack gave: for each task, case by case.
+
+    Args:
+        provider: that stack's name, for people; it is held to the tolerance of the CPU.
+    """
+    cases, tolerance = read_cases(folder / GOLDEN, manifest), _tolerance(manifest, "cpu")
+    result = []
+    for name, task in manifest.tasks.items():
+        compared = [
+            compare_task(task.outputs, case.outputs, actual, tolerance)
+            for case, actual in zip(cases[name], outputs[name], strict=True)
+        ]
+        worst = worst_outputs(compared)
+        result.append(TaskReplay(name, provider, worst_of(worst), worst))
     return result
 
 

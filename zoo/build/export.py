@@ -5,11 +5,7 @@ torch; the graphs checked as a stranger's would be; the cases replayed in ONNX R
 beside the wanted one, which gets its name only when every step went well.
 """
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +18,12 @@ from tabulate import tabulate
 from torch import nn
 
 from .. import manifest as manifests
-from ..errors import ExportError, StoreError, UsageError
+from ..errors import ExportError, UsageError
+from ..folders import folder_beside, put_in_place
 from ..graph.check import check
 from ..hookspecs import DescribeRequest, Family, Metric, TaskModuleRequest, Tasks, TasksRequest
 from ..manifest import MANIFEST, Export, Manifest, Training, graph_file
-from ..registry import sync_folder, write_atomically
+from ..registry import write_atomically
 from ..replay import GOLDEN, replay, write_cases
 from ..text import safe_text
 from .card import CARD, card
@@ -73,7 +70,7 @@ def export_bundle(
     described: Family = loaded.call("describe_family", DescribeRequest(family=family))
     tasks: Tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config, classes=tuple(classes)))
     module = module.cpu().eval()
-    with _folder_beside(out) as folder:
+    with folder_beside(out) as folder:
         weights = Weights(module, described.weights, folder)
         modules = {}
         for task in tasks.tasks:
@@ -118,7 +115,7 @@ def export_bundle(
         manifest = manifests.read(folder)  # what we write, we can read
         on_progress("comparing with torch")
         _prove(folder, manifest)
-        _publish(folder, out)
+        put_in_place(folder, out)
     return manifest
 
 
@@ -129,32 +126,6 @@ def update_bundle(folder: Path, manifest: Manifest) -> Manifest:
     manifest = msgspec.structs.replace(manifest, files=files)
     write_atomically(folder / MANIFEST, manifests.dump(manifest))
     return manifest
-
-
-@contextlib.contextmanager
-def _folder_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the same disk as `out`; gone at the end, unless it was renamed."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as e:
-        raise StoreError(f"cannot write {safe_text(out)}: {e.strerror or safe_text(e)}") from e
-
-
-def _publish(folder: Path, out: Path) -> None:
-    """Makes the files durable, then gives the folder its name in one step."""
-    for path in folder.iterdir():
-        path.chmod(0o644)
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
-    folder.chmod(0o755)
-    sync_folder(folder)
-    folder.rename(out)
-    sync_folder(out.parent)
 
 
 def _versions(*modules: Any) -> str:

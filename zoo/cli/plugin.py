@@ -44,6 +44,7 @@ def _row(probe: Any) -> dict[str, Any]:
         "contract": plugin.contract,
         "import_seconds": probe.import_seconds,
         "families": list(plugin.families),
+        "targets": list(plugin.targets),
         "hooks": list(probe.hooks),
         "registry": None,
         "state": "set aside" if plugin.problem else "ok",
@@ -60,6 +61,7 @@ def _registry_row(registry: Any) -> dict[str, Any]:
         "contract": None,
         "import_seconds": None,
         "families": [],
+        "targets": [],
         "hooks": [],
         "registry": registry.name,
         "state": "set aside" if missing else "ok",
@@ -69,12 +71,14 @@ def _registry_row(registry: Any) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     seconds = row["import_seconds"]
-    brings = f"registry {row['registry']}" if row["registry"] else f"family {', '.join(row['families'])}"
+    brings = [f"registry {row['registry']}"] if row["registry"] else []
+    brings += [f"family {', '.join(row['families'])}"] if row["families"] else []
+    brings += [f"target {', '.join(row['targets'])}"] if row["targets"] else []
     return (
         row["distribution"],
         row["version"],
         "" if row["contract"] is None else str(row["contract"]),
         "" if seconds is None else f"{seconds * 1000:.0f} ms",
-        brings,
+        "; ".join(brings),
         f"{row['state']}: {row['problem']}" if row["problem"] else row["state"],
     )

@@ -19,23 +19,36 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
 @click.option("--replay", "replay_", is_flag=True, help="Run the golden cases here, and compare.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="For --replay.")
+@click.option("--run-host", is_flag=True, help="Run an export's host program too, if it is the exporter's own.")
+@click.option("--trust", is_flag=True, help="Run the host program even if it is not.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def command(models: tuple[str, ...], replay_: bool, device: str, json_: bool) -> None:
+def command(
+    models: tuple[str, ...], replay_: bool, device: str, run_host: bool, trust: bool, json_: bool
+) -> None:  # fmt: skip
     """Hash models again; with --replay run their golden cases on this machine.
 
-    MODEL is a reference, FOLDER a bundle's folder; without either every model that is here. A replay says for each task
-    whether the outputs are identical, within the tolerance, or differ.
+    MODEL is a reference, FOLDER a bundle's folder or one that `zoo export` wrote; without either every model that is
+    here. A replay says for each task whether the outputs are identical, within the tolerance, or differ; exports are
+    always replayed. A host program is somebody's code: it is run with --run-host alone, and only if it is byte for byte
+    what the installed exporter writes; --trust runs any.
 
     \b
     Example:
       zoo verify
       zoo verify vqvae-fashion --replay --device cpu
+      zoo verify site/ --run-host
     """
+    from ..export import is_export
     from ..store import Store
 
-    store = Store()
-    targets = [t for model in models for t in _named(store, model)] if models else list(_everything(store))
-    reports = [_examine(store, name, target, device if replay_ else None) for name, target in targets]
+    store, reports = Store(), []
+    for model in models:
+        if is_export(Path(model).expanduser()):
+            reports.append(_examine_export(model, device, run_host or trust, trust))
+        else:
+            reports += [_examine(store, name, t, device if replay_ else None) for name, t in _named(store, model)]
+    if not models:
+        reports = [_examine(store, name, t, device if replay_ else None) for name, t in _everything(store)]
     if json_:
         as_json(reports)
     else:
@@ -115,17 +128,65 @@ def _examine(store: "Store", name: str, model: "Installed", device: str | None) 
     return report
 
 
+def _examine_export(text: str, device: str, run_host: bool, trust: bool) -> dict[str, Any]:
+    """As `_examine`, for a folder that `zoo export` wrote; a host is run when everything before is right."""
+    from .. import export
+    from .. import manifest as manifests
+    from ..graph.check import check
+    from ..replay import replay
+
+    folder = Path(text).expanduser()
+    found = export.read_export(folder)
+    findings = export.check_export(folder, found)
+    report: dict[str, Any] = {"model": text, "digest": found.digest, "folder": str(folder), "target": found.target}
+    if not findings:
+        manifest = manifests.read(folder / export.MODEL)
+        findings = manifests.check_files(folder / export.MODEL, manifest) or check(folder / export.MODEL, manifest)
+        report["replay"] = [] if findings else replay(folder / export.MODEL, manifest, device)
+    if run_host and not findings:
+        report["host"], report["ran_by"] = _run_host(folder, found, trust)
+    judged = [*report.get("replay", []), *report.get("host", [])]
+    report["findings"] = findings
+    report["right"] = not findings and all(task.verdict != "differs" for task in judged)
+    return report
+
+
+def _run_host(folder: Path, found: Any, trust: bool) -> tuple[list[Any], str]:
+    from tempfile import TemporaryDirectory
+
+    from .. import export
+    from .. import manifest as manifests
+    from ..plugins import load_target
+    from ..replay import judge
+
+    loaded = load_target(found.target)
+    if not trust and (changed := export.changed_host_files(folder, loaded)):
+        more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
+        raise IntegrityError(
+            f"{folder}: {safe_text(changed[0])}{more} is not byte for byte what {loaded.plugin.distribution}"
+            f" {loaded.plugin.version} writes, and the host may load it; remove it, or --trust runs the host anyway"
+        )
+    with TemporaryDirectory(prefix="zoo-host-") as out:
+        by, outputs = export.run_host(folder, loaded, Path(out))
+    return judge(folder / export.MODEL, manifests.read(folder / export.MODEL), outputs, found.target), by
+
+
 def _print(report: dict[str, Any]) -> None:
     name = safe_text(report["model"])
     click.echo(f"{name}: {'every file is as published' if not report['findings'] else 'not as published'}")
     for finding in report["findings"]:
         click.echo(f"  {safe_text(finding)}")
-    if report.get("replay"):
-        table(
-            [
-                (task.task, task.provider, port, comparison.verdict, comparison.text)
-                for task in report["replay"]
-                for port, comparison in task.outputs.items()
-            ],
-            ["TASK", "PROVIDER", "OUTPUT", "VERDICT", "DIFFERENCE"],
-        )
+    rows = [
+        (task.task, task.provider, port, comparison.verdict, comparison.text, _share(comparison.share_equal))
+        for task in [*report.get("replay", []), *report.get("host", [])]
+        for port, comparison in task.outputs.items()
+    ]
+    if report.get("ran_by"):
+        click.echo(f"  the host ran on {safe_text(report['ran_by'])}")
+    if rows:
+        table(rows, ["TASK", "PROVIDER", "OUTPUT", "VERDICT", "DIFFERENCE", "EQUAL"])
+
+
+def _share(share: float) -> str:
+    """`99.99 %`; never rounded up to 100 %."""
+    return f"{int(share * 10_000) / 100:.2f} %"

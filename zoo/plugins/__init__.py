@@ -7,6 +7,7 @@ fails is set aside with one line that names its distribution and the mend, and e
 
 Entry points of a plugin's distribution, docs/contract.md has an example of both:
     zoo             family name = module of hooks
+    zoo.target      target name = module of hooks
     zoo.registry    registry name = package whose folder holds a registry.yaml
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .finding import OFF, Plugin, PluginRegistry, enabled, installed, registries
-    from .loading import Loaded, load
+    from .loading import Loaded, load, load_target
     from .probing import Probe, probe, probe_all, set_aside
 
 __all__ = [
@@ -27,13 +28,14 @@ __all__ = [
     "enabled",
     "installed",
     "load",
+    "load_target",
     "probe",
     "probe_all",
     "registries",
     "set_aside",
 ]
 
-_LOADING, _PROBING = ("Loaded", "load"), ("Probe", "probe", "probe_all", "set_aside")
+_LOADING, _PROBING = ("Loaded", "load", "load_target"), ("Probe", "probe", "probe_all", "set_aside")
 _HOME = dict.fromkeys(_LOADING, "loading") | dict.fromkeys(_PROBING, "probing")
 
 

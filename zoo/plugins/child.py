@@ -7,11 +7,12 @@ import contextlib
 import os
 import sys
 import time
+from typing import Any
 
 import msgspec
 
 from ..errors import ZooError
-from ..hookspecs import DescribeRequest, Family
+from ..hookspecs import DescribeRequest, Family, Target, TargetRequest
 from .finding import Fault, Plugin, brief
 from .loading import Loaded, hook_names, import_hooks
 from .probing import Probe
@@ -61,7 +62,8 @@ def examine(plugin: Plugin, printed: int) -> Probe:
     try:
         manager = import_hooks(plugin)
         seconds = time.perf_counter() - before
-        families = {name: _describe(Loaded(name, plugin, manager)) for name in plugin.families}
+        families = {name: _describe(Loaded(name, plugin, manager), _FAMILY) for name in plugin.families}
+        targets = {name: _describe(Loaded(name, plugin, manager), _TARGET) for name in plugin.targets}
     except Fault as e:
         fault = e
     except BaseException as e:  # a KeyboardInterrupt that nobody pressed
@@ -73,7 +75,7 @@ def examine(plugin: Plugin, printed: int) -> Probe:
         raise fault
     if heavy := [name for name in HEAVY if name in sys.modules]:
         raise Fault(f"it imports {' and '.join(heavy)} while it is loaded; a plugin does that inside its hooks")
-    return Probe(plugin=plugin, import_seconds=seconds, families=families, hooks=hook_names(manager))
+    return Probe(plugin=plugin, import_seconds=seconds, families=families, targets=targets, hooks=hook_names(manager))
 
 
 def _first_line(printed: int) -> str:
@@ -85,19 +87,24 @@ def _first_line(printed: int) -> str:
         return ""
 
 
-def _describe(loaded: Loaded) -> Family:
-    """What the family says of itself, as plain data of the right types."""
+_FAMILY = ("family", "describe_family", DescribeRequest, Family)
+_TARGET = ("target", "describe_target", TargetRequest, Target)
+
+
+def _describe(loaded: Loaded, what: tuple[str, str, type, type]) -> Any:
+    """What a family or target says of itself, as plain data of the right types."""
+    kind, hook, request, answer = what
     try:
-        family = loaded.ask("describe_family", DescribeRequest(family=loaded.family))
-        plain = msgspec.convert(msgspec.to_builtins(family), Family)
+        said = loaded.ask(hook, request(**{kind: loaded.name}))
+        plain = msgspec.convert(msgspec.to_builtins(said), answer)
     except ZooError as e:
-        raise Fault(f"its hook describe_family failed: {e}") from e
+        raise Fault(f"its hook {hook} failed: {e}") from e
     except (TypeError, ValueError, RecursionError) as e:
-        raise Fault(f"describe_family('{loaded.family}') returned a Family with a wrong field: {e}") from e
-    if plain.name != loaded.family:
-        raise Fault(f"the family '{loaded.family}' of its metadata calls itself '{plain.name}'")
+        raise Fault(f"{hook}('{loaded.name}') returned a {answer.__name__} with a wrong field: {e}") from e
+    if plain.name != loaded.name:
+        raise Fault(f"the {kind} '{loaded.name}' of its metadata calls itself '{plain.name}'")
     if "\n" in plain.summary or not 0 < len(plain.summary) <= 300:
-        raise Fault(f"the summary of the family '{loaded.family}' is not one line of at most 300 characters")
+        raise Fault(f"the summary of the {kind} '{loaded.name}' is not one line of at most 300 characters")
     return plain
 
 

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 OLDEST_CONTRACT = 1
 """The oldest contract version that this zoo still speaks."""
 
-OWN_DISTRIBUTIONS = frozenset({"zoo-vqvae", "zoo-vqgan", "zoo-diffusion", "zoo-judge"})
+OWN_DISTRIBUTIONS = frozenset({"zoo-vqvae", "zoo-vqgan", "zoo-diffusion", "zoo-judge", "zoo-targets"})
 """This project's own plugins: where another distribution claims the name of one of their families, they win."""
+
+_GROUPS = {"zoo": "family", "zoo.target": "target"}
+"""Entry-point groups of modules of hooks, and what a name in them is."""
 
 OFF = "plugins are off (--no-plugins or ZOO_NO_PLUGINS)"
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")  # PEP 508, with an end
-_FAMILY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _REPLACE = "upgrade it (pip install -U {distribution}) or remove it (pip uninstall {distribution})"
 
@@ -48,7 +51,8 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     distribution: str
     version: str
     module: str
-    families: tuple[str, ...]
+    families: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     contract: int | None = None  # ZOO_CONTRACT, where the module's text says it
     problem: str = ""  # why it is set aside, and the mend; empty as long as nothing is wrong
 
@@ -79,14 +83,23 @@ def installed() -> list[Plugin]:
     """The installed plugins, by distribution; those that need no import to be found wanting have a problem."""
     if not enabled():
         return []
-    modules: dict[tuple[str, str, str], list[str]] = {}
-    for distribution, entry in _entry_points("zoo"):
-        modules.setdefault((*distribution, entry.value), []).append(entry.name)
-    claims = _claims(modules)
-    return [
-        _examine(Plugin(distribution=name, version=version, module=module, families=tuple(sorted(families))), claims)
-        for (name, version, module), families in sorted(modules.items())
+    names: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    for group, kind in _GROUPS.items():
+        for distribution, entry in _entry_points(group):
+            kinds = names.setdefault((*distribution, entry.value), {kind: [] for kind in _GROUPS.values()})
+            kinds[kind].append(entry.name)
+    plugins = [
+        Plugin(
+            distribution=name,
+            version=version,
+            module=module,
+            families=tuple(sorted(kinds["family"])),
+            targets=tuple(sorted(kinds["target"])),
+        )
+        for (name, version, module), kinds in sorted(names.items())
     ]
+    claims = _claims(plugins)
+    return [_examine(plugin, claims) for plugin in plugins]
 
 
 def registries() -> list[PluginRegistry]:
@@ -141,28 +154,33 @@ def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _claims(modules: Mapping[tuple[str, str, str], list[str]]) -> dict[str, list[str]]:
-    """For each family name, the distributions that make it: ours alone where one of ours does."""
-    claims: dict[str, list[str]] = {}
-    for (distribution, _, _), families in modules.items():
-        for family in families:
-            claims.setdefault(family, []).append(distribution)
-    return {family: [d for d in by if d in OWN_DISTRIBUTIONS] or by for family, by in claims.items()}
+def _named(plugin: Plugin) -> list[tuple[str, str]]:
+    """(kind, name) of the families and targets that a plugin brings."""
+    return [("family", name) for name in plugin.families] + [("target", name) for name in plugin.targets]
 
 
-def _examine(plugin: Plugin, claims: Mapping[str, list[str]]) -> Plugin:
+def _claims(plugins: list[Plugin]) -> dict[tuple[str, str], list[str]]:
+    """For each family and target, the distributions that bring it: ours alone where one of ours does."""
+    claims: dict[tuple[str, str], list[str]] = {}
+    for plugin in plugins:
+        for named in _named(plugin):
+            claims.setdefault(named, []).append(plugin.distribution)
+    return {named: [d for d in by if d in OWN_DISTRIBUTIONS] or by for named, by in claims.items()}
+
+
+def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plugin:
     """The plugin with what its metadata and its module's text say of it."""
     from ..hookspecs import CONTRACT_VERSION
 
     try:
-        for family in plugin.families:
-            if not _FAMILY.fullmatch(family):
-                raise Fault(f"'{family}' is no family name (lower-case letters, digits, '.', '_', '-')")
-            others = sorted(set(claims[family]) - {plugin.distribution})
-            if others or plugin.distribution not in claims[family]:
+        for kind, name in _named(plugin):
+            if not _NAME.fullmatch(name):
+                raise Fault(f"'{name}' is no {kind} name (lower-case letters, digits, '.', '_', '-')")
+            others = sorted(set(claims[kind, name]) - {plugin.distribution})
+            if others or plugin.distribution not in claims[kind, name]:
                 keep = "this one" if set(others) & OWN_DISTRIBUTIONS else "one of them"
                 raise Fault(
-                    f"{plugin.distribution} and {' and '.join(others)} both make the family '{family}'",
+                    f"{plugin.distribution} and {' and '.join(others)} both make the {kind} '{name}'",
                     f"remove {keep}: pip uninstall {plugin.distribution}",
                 )
         contract = _read_contract(plugin.module)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..errors import NotFoundError, PluginError, ZooError
-from ..hookspecs import Family, Imported, Tasks
+from ..hookspecs import Family, Imported, Target, Tasks
 from ..text import did_you_mean, safe_text
 from .finding import OFF, Fault, Plugin, brief, enabled, installed, roots
 from .probing import probe
@@ -89,10 +89,10 @@ def _place(error: BaseException, plugin: Plugin) -> str:
 
 
 class Loaded:
-    """A family whose plugin was imported."""
+    """A family or target whose plugin was imported."""
 
-    def __init__(self, family: str, plugin: Plugin, manager: Any):
-        self.family, self.plugin, self._manager = family, plugin, manager
+    def __init__(self, name: str, plugin: Plugin, manager: Any):
+        self.name, self.plugin, self._manager = name, plugin, manager
 
     def call(self, hook: str, request: Any) -> Any:
         """The hook's answer.
@@ -132,6 +132,9 @@ _RESULTS: dict[str, Any] = {
     "list_tasks": Tasks,
     "measure": list,
     "import_checkpoint": (Imported, type(None)),
+    "describe_target": Target,
+    "write_target": bool,
+    "run_target": str,
 }
 _MAY_PASS = ("import_checkpoint",)  # hooks that may answer None
 
@@ -143,22 +146,30 @@ def load(family: str) -> Loaded:
         NotFoundError: no plugin makes such a family.
         PluginError: plugins are off, or this one is set aside.
     """
+    return _load(family, "families", f"the family '{safe_text(family)}'", "makes")
+
+
+def load_target(target: str) -> Loaded:
+    """As `load`, for a target."""
+    return _load(target, "targets", f"the target '{safe_text(target)}'", "writes")
+
+
+def _load(name: str, brought: str, what: str, does: str) -> Loaded:
     if not enabled():
-        raise PluginError(f"{OFF}; the family '{safe_text(family)}' needs one: run without")
+        raise PluginError(f"{OFF}; {what} needs one: run without")
     plugins = installed()
-    candidates = sorted((p for p in plugins if family in p.families), key=lambda p: bool(p.problem))
+    candidates = sorted((p for p in plugins if name in getattr(p, brought)), key=lambda p: bool(p.problem))
     if not candidates:
-        known = sorted({name for p in plugins if not p.problem for name in p.families})
+        known = sorted({n for p in plugins if not p.problem for n in getattr(p, brought)})
         raise NotFoundError(
-            f"no installed plugin makes the family '{safe_text(family)}'; installed: {', '.join(known) or 'none'}"
-            + did_you_mean(family, known)
+            f"no installed plugin {does} {what}; installed: {', '.join(known) or 'none'}" + did_you_mean(name, known)
         )
     plugin = probe(candidates[0]).plugin
     if plugin.problem:
         raise PluginError(plugin.set_aside)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            return Loaded(family, plugin, import_hooks(plugin))
+            return Loaded(name, plugin, import_hooks(plugin))
     except Fault as fault:
         plugin = msgspec.structs.replace(plugin, problem=fault.line(plugin.distribution))
         raise PluginError(plugin.set_aside) from fault

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import ZooError
-from ..hookspecs import Family
+from ..hookspecs import Family, Target
 from .finding import Fault, Plugin, installed, roots
 
 ALLOWANCE_SECONDS = 10.0
@@ -23,6 +23,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     plugin: Plugin
     import_seconds: float | None = None
     families: dict[str, Family] = {}
+    targets: dict[str, Target] = {}
     hooks: tuple[str, ...] = ()  # the names of those that it implements
 
 

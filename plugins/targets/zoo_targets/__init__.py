@@ -1,0 +1,1 @@
+"""Stacks that zoo ships models to."""

@@ -1,0 +1,111 @@
+"""What the targets have in common: copying a host, its README, running it."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ExportError, NotFoundError
+from zoo.hookspecs import Port, WriteTargetRequest
+from zoo.text import safe_text
+
+HOSTS = Path(__file__).parent / "hosts"
+LIMIT_SECONDS = 900
+_ABOUT = """
+Sampler, noise and pixels are inside the graphs: a host passes what `model.json` asks for and gets pictures, and the
+same seed gives the same picture in every stack. `golden/` holds inputs and the outputs that they must give, as raw
+little-endian arrays that `golden/cases.json` names. `zoo verify` on this folder checks all of it again.
+"""
+
+
+def copy_host(request: WriteTargetRequest, names: Sequence[str]) -> None:
+    """The host's files as they lie in hosts/<target>/: the same bytes for every model."""
+    for name in names:
+        path = request.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(HOSTS / request.target / name, path)
+
+
+def example(request: WriteTargetRequest, command: str) -> str:
+    """The default task's call on a host's command line: `COMMAND TASK --port value … --out FILE`.
+
+    Labels are given by number, since class names are foreign text.
+    """
+    manifest = request.manifest
+    task_name, task = manifest.task(None)
+    words = [command, task_name]
+    for name, port in task.inputs.items():
+        value = _sample(port)
+        words += [f"--{name}", value] if value else []
+    suffix = ".png" if any(port.kind == "image" for port in task.outputs.values()) else ".npy"
+    return " ".join([*words, "--out", f"{next(iter(task.outputs))}{suffix}"])
+
+
+def _sample(port: Port) -> str:
+    if port.kind in ("image", "mask"):
+        return "picture.npy"
+    if port.kind in ("tokens", "tensor"):
+        return f"{port.kind}.npy"
+    if port.kind == "size":
+        return "28,28"
+    if port.kind in ("seed", "label"):
+        return "7" if port.maximum is None or port.maximum >= 7 else "0"
+    return "" if port.default is not None else str(port.minimum or 1)
+
+
+def write_readme(request: WriteTargetRequest, title: str, commands: Sequence[tuple[str, str]], notes: str) -> None:
+    """README.md: what the folder is, its commands, and notes. Of what a model says of itself, its names alone."""
+    m = request.manifest
+    lines = [
+        f"# {m.name} {m.version} for {title}",
+        "",
+        f"Tasks: {', '.join(m.tasks)}. What each takes and gives stands in `model.json`; the model's card is"
+        " [model/README.md](model/README.md).",
+        "",
+        "```console",
+        *(f"$ {command}    # {what}" for command, what in commands),
+        "```",
+        "",
+        notes.strip(),
+        "",
+        _ABOUT.strip(),
+        "",
+        f"The weights are licensed under {m.license}: see [LICENSE](LICENSE). The host program is Apache-2.0.",
+        "",
+    ]
+    (request.folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def run_program(command: Sequence[str], folder: Path, missing: str, **environment: str) -> str:
+    """Runs a host; its stdout.
+
+    Raises:
+        NotFoundError: `missing`, where its program is not there.
+        ExportError: it failed; its last line of stderr.
+    """
+    import os
+
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_SECONDS, env=os.environ | environment
+        )
+    except FileNotFoundError:
+        raise NotFoundError(missing) from None
+    except subprocess.TimeoutExpired:
+        raise ExportError(f"{command[0]} did not end within {LIMIT_SECONDS} s") from None
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()
+        said = next((line for line in lines if "Error" in line), lines[-1])
+        raise ExportError(f"{Path(command[0]).name} failed (exit code {done.returncode}): {safe_text(said)[:500]}")
+    return done.stdout
+
+
+def version_of(distribution: str) -> Any:
+    """An installed distribution's version, None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

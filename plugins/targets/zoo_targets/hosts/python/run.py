@@ -1,0 +1,126 @@
+"""This folder's model on NumPy and ONNX Runtime alone. From Python: run("generate", label="Sneaker", seed=7).
+
+python run.py TASK --PORT VALUE ... --out FILE: pictures in as .pgm, .ppm or .npy; several values with commas.
+"""
+
+import json
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+HERE = Path(__file__).parent
+MODEL = json.loads((HERE / "model.json").read_bytes())
+TOLERANCE = MODEL["tolerances"][MODEL["export"].get("precision", "float32") + "/cpu"]
+SESSIONS = {}
+
+
+def run(task, **ports):
+    """One call of a task: arrays, lists, numbers and class names in, a dict of arrays with the batch axis out."""
+    if task not in MODEL["tasks"]:
+        raise ValueError(f"there is no task '{task}'; there are {', '.join(MODEL['tasks'])}")
+    declared = MODEL["tasks"][task]["inputs"]
+    if unknown := sorted(set(ports) - set(declared)):
+        raise ValueError(f"{task} has no input '{unknown[0]}'; it takes {', '.join(declared)}")
+    arrays = {name: to_array(name, port, ports.get(name, port.get("default"))) for name, port in declared.items()}
+    sizes = {d: n for name, port in declared.items() for d, n in zip(port["shape"], arrays[name].shape, strict=False)}
+    for name, port in declared.items():
+        if arrays[name].ndim == 0:  # one number stands for the whole batch
+            arrays[name] = np.full([sizes.get(d, 1) for d in port["shape"]], arrays[name])
+        check(name, port, arrays[name], sizes)
+    return call(task, arrays)
+
+
+def to_array(name, port, value):
+    if value is None:
+        raise ValueError(f"{name} is missing: {port['dtype']} {port['shape']}")
+    names, values = [c.casefold() for c in port.get("classes", [])], value if isinstance(value, list) else [value]
+    if unknown := [v for v in values if isinstance(v, str) and v.casefold() not in names]:
+        raise ValueError(f"{name} '{unknown[0]}' is no class of this model: {', '.join(port.get('classes', []))}")
+    values = [names.index(v.casefold()) if isinstance(v, str) else v for v in values]
+    return np.asarray(values if isinstance(value, list) else values[0]).astype(port["dtype"], casting="same_kind")
+
+
+def check(name, port, array, sizes):
+    wanted = tuple(sizes.get(d, 1) if isinstance(d, str) else d for d in port["shape"])
+    if array.shape != wanted or 0 in array.shape:
+        raise ValueError(f"{name} has the shape {list(array.shape)}; it must be {port['shape']}, alike for all inputs")
+    if port["kind"] in ("image", "mask"):
+        (height, width), smallest, most = array.shape[1:3], port.get("minimum_size", 1), port.get("maximum_pixels", 4e7)
+        if min(height, width) < smallest or height * width > most:
+            raise ValueError(f"{name} is {width}x{height}; a side has {smallest} pixels or more, all at most {most:,}")
+    least, most = (array.dtype.type(port.get(end, array.min())) for end in ("minimum", "maximum"))
+    if not np.isfinite(array).all() or array.min() < least or ("maximum" in port and array.max() > most):
+        raise ValueError(f"{name} is {array.min()} .. {array.max()}; it must be {least} .. {port.get('maximum', '')}")
+
+
+def call(task, arrays):
+    for name, file in MODEL["files"].items() if task not in SESSIONS else ():
+        if (size := (HERE / "model" / name).stat().st_size) != file["size"]:
+            raise ValueError(f"model/{name} has {size:,} bytes of {file['size']:,}: copy the folder again")
+    if task not in SESSIONS:
+        SESSIONS[task] = onnxruntime.InferenceSession(HERE / f"model/{task}.onnx", providers=["CPUExecutionProvider"])
+    return dict(zip(MODEL["tasks"][task]["outputs"], SESSIONS[task].run(None, arrays), strict=True))
+
+
+def verify(out=None):
+    """Runs the golden cases; an error when one is off by more than the model's tolerance. Keeps outputs in `out`."""
+    for case in json.loads((HERE / "golden" / "cases.json").read_bytes()):
+        read = lambda a: np.fromfile(HERE / "golden" / a["file"], a["dtype"]).reshape(a["shape"])  # noqa: E731
+        outputs = call(case["task"], {name: read(a) for name, a in case["inputs"].items()})
+        for name, a in case["outputs"].items():
+            kind, expected = outputs[name].dtype.kind, read(a).astype(float)
+            apart = abs(outputs[name].astype(float) - expected)
+            slack = {"u": TOLERANCE["pixel_levels_worst"], "i": 0}.get(kind, TOLERANCE["absolute"])
+            near = (apart <= slack + (kind == "f") * TOLERANCE["relative"] * abs(expected)).all()
+            near &= kind != "u" or (apart <= TOLERANCE["pixel_levels"]).mean() >= TOLERANCE["pixel_share"]
+            print(f"{case['task']} {case['case']} {name}: worst {apart.max():.3g}, {(apart == 0).mean():.4%} equal")
+            if out:
+                outputs[name].tofile(Path(out) / a["file"])
+            elif not near:
+                raise ValueError("that differs")
+
+
+def read_value(port, text):
+    if text.endswith(".npy"):
+        return np.load(text)
+    if port["kind"] in ("image", "mask"):
+        _, size, _, pixels = Path(text).read_bytes().split(b"\n", 3)  # P5 or P6, width and height, 255
+        return np.frombuffer(pixels, np.uint8).reshape(1, *map(int, reversed(size.split())), -1)
+    values = [text] if text.casefold() in [c.casefold() for c in port.get("classes", [])] else text.split(",")
+    numbers = [float(v) if port["dtype"] == "float32" else int(v) if v.lstrip("-").isdigit() else v for v in values]
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def write_png(path, pictures):  # uint8 [batch, height, width, 1 or 3], one below the other
+    rows = pictures.reshape(-1, pictures.shape[2] * pictures.shape[3])
+    head = struct.pack(">IIBBBBB", pictures.shape[2], len(rows), 8, {1: 0, 3: 2}[pictures.shape[3]], 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = [b"IHDR" + head, b"IDAT" + data, b"IEND"]
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def main(task="", *words):
+    options = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
+    out, ports = options.pop("out", ""), MODEL["tasks"].get(task, {}).get("inputs", {})
+    if task == "verify":
+        return verify(out)
+    given = {name: read_value(ports[name], text) if name in ports else text for name, text in options.items()}
+    for name, array in run(task, **given).items():
+        if out.endswith(".png") and array.ndim == 4:
+            write_png(out, array)
+        elif out.endswith(".npy") and name != "size":
+            np.save(out, array)
+        else:
+            print(json.dumps({name: array.tolist()}))
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, TypeError, OSError) as e:
+        sys.exit(f"Error: {e}")

@@ -1,0 +1,38 @@
+"""The targets: what each runtime takes, and which module writes and runs it. Imports neither torch nor onnxruntime."""
+
+from importlib import import_module
+from typing import Any
+
+from zoo.hookspecs import RunTargetRequest, Target, TargetRequest, WriteTargetRequest, hookimpl
+
+ZOO_CONTRACT = 1
+
+# npm's ONNX Runtime reads IR 13 and opset 26, but what is exported stays within IR 10 and opset 20, the defaults.
+TARGETS = {
+    "python": Target(
+        name="python",
+        summary="Python with NumPy and ONNX Runtime alone",
+        runtime="onnxruntime 1.23 or newer",
+    ),
+}
+
+
+@hookimpl
+def describe_target(request: TargetRequest) -> Target:
+    return TARGETS[request.target]
+
+
+@hookimpl
+def write_target(request: WriteTargetRequest) -> bool:
+    _module(request.target).write(request)
+    return True
+
+
+@hookimpl
+def run_target(request: RunTargetRequest) -> str:
+    return _module(request.target).run(request)
+
+
+def _module(target: str) -> Any:
+    """`zoo_targets.python` and so on: each has `write(request)` and `run(request)`."""
+    return import_module(f".{target}", __package__)

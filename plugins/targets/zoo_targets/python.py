@@ -1,0 +1,31 @@
+"""Python with NumPy and ONNX Runtime: one file."""
+
+import sys
+
+from zoo.errors import NotFoundError
+from zoo.hookspecs import RunTargetRequest, WriteTargetRequest
+
+from .common import copy_host, example, run_program, version_of, write_readme
+
+
+def write(request: WriteTargetRequest) -> None:
+    copy_host(request, ["run.py"])
+    commands = [
+        ("pip install numpy onnxruntime", "or onnxruntime-gpu, never both"),
+        ("python run.py verify", "the golden cases"),
+        (example(request, "python run.py"), "a call"),
+    ]
+    notes = """
+From Python, beside `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
+batch axis. A picture is uint8 [batch, height, width, channels]; on the command line `.npy`, PGM or PPM.
+"""
+    write_readme(request, "Python", commands, notes)
+
+
+def run(request: RunTargetRequest) -> str:
+    found = version_of("onnxruntime") or version_of("onnxruntime-gpu")
+    if not found:
+        raise NotFoundError("onnxruntime is not installed: pip install onnxruntime")
+    # The program's own folder is on its path: `zoo verify` looked at what lies there.
+    run_program([sys.executable, "-s", "run.py", "verify", "--out", str(request.out)], request.folder, "no Python")
+    return f"onnxruntime {found}"

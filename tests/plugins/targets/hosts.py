@@ -1,0 +1,69 @@
+"""The hosts that run on a command line, and what their stacks need; a bundle whose every text is hostile."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.tiny_tasks import studio
+from zoo import manifest as manifests
+
+HOSTILE = (
+    "\"'; alert(1) //",
+    "</script><script>fetch('/owned')</script><img src=x onerror=alert(1)>",
+    '${process.exit(9)} `id` $(id) %n {{7*7}} \\"} platform: \u2028 \U0001f45f',
+)
+"""Class names that end a string, a script, a template or a line wherever they are pasted."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A target whose host is a program of the command line."""
+
+    target: str
+    command: Callable[[Path], list[str]]  # of an export's folder; TASK --port value … follows
+    missing: Callable[[], str]  # what is not installed, empty when all is there
+
+
+def call(host: Host, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [*host.command(folder), *map(str, words)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def need(missing: str) -> None:
+    """Skips a test whose stack is not installed, with its name. In CI all are, so there it fails instead."""
+    if missing:
+        assert not os.environ.get("ZOO_ALL_TARGETS"), f"{missing} is not installed"
+        pytest.skip(f"{missing} is not installed")
+
+
+HOSTS = {
+    "python": Host("python", lambda folder: [sys.executable, "run.py"], lambda: ""),
+}
+
+
+def hostile(folder: Path) -> Path:
+    """The studio with hostile class names and summaries."""
+    bundle = studio(folder)
+    manifest = manifests.read(bundle)
+    tree = msgspec.to_builtins(manifest)
+    text = " ".join(HOSTILE)[:290]
+    tree |= {"classes": HOSTILE, "summary": text, "license_note": text + "\n" + text}
+    for task in tree["tasks"].values():
+        task["summary"] = text
+        for side in ("inputs", "outputs"):
+            for port in task[side].values():
+                port["summary"] = text
+                if port["kind"] == "label":
+                    port["classes"] = HOSTILE
+    (bundle / "model.yaml").write_bytes(manifests.dump(msgspec.convert(tree, manifests.Manifest)))
+    (bundle / "README.md").write_text(text, encoding="utf-8")
+    files = {n: manifests.describe_file(bundle / n) for n in manifest.files}
+    manifest = msgspec.structs.replace(manifests.read(bundle), files=files)
+    (bundle / "model.yaml").write_bytes(manifests.dump(manifest))
+    return bundle

@@ -1,0 +1,97 @@
+"""Whether a target's runtime can run a task's graph: versions, operators, file sizes, 64-bit integers, control flow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from ..hookspecs import Target, Task
+from ..manifest import Manifest, graph_file
+from ..text import human_bytes
+from .weights import subgraphs
+
+CONTROL_FLOW = ("If", "Loop", "Scan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """What a target makes of a task."""
+
+    task: str
+    runs: bool
+    reason: str  # why not, or what to know; may be empty
+    opset: int
+    ir_version: int
+    operators: tuple[str, ...]  # all kinds, sorted
+    missing: tuple[str, ...]  # those without a kernel there
+    control_flow: tuple[str, ...]
+    int64_ports: tuple[str, ...]
+    largest_file: int  # bytes
+
+
+def report_on(folder: Path, manifest: Manifest, target: Target) -> list[TaskReport]:
+    """A report for each task of a bundle, parts included, in the manifest's order."""
+    return [_report(folder, manifest, name, task, target) for name, task in manifest.tasks.items()]
+
+
+def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Target) -> TaskReport:
+    path = folder / graph_file(name)
+    model = onnx.load(path, load_external_data=False)
+    operators = sorted({node.op_type for node in nodes_of(model.graph)})
+    missing = tuple(op for op in operators if op in target.missing_operators)
+    loops = tuple(op for op in operators if op in CONTROL_FLOW)
+    opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    largest = max(path.stat().st_size, *(manifest.files[f].size for f in weight_files(model.graph)), 0)
+    obstacles = []
+    if model.ir_version > target.ir_version:
+        obstacles.append(f"IR {model.ir_version}, and it reads at most {target.ir_version}")
+    if opset > target.opset:
+        obstacles.append(f"opset {opset}, and it knows at most {target.opset}")
+    if missing:
+        obstacles.append(f"it has no kernel for {', '.join(missing)}")
+    if largest > target.file_bytes:
+        obstacles.append(f"a file of {human_bytes(largest)}, and it opens at most {human_bytes(target.file_bytes)}")
+    parts = [n for n, t in manifest.tasks.items() if t.part_of == name]
+    if loops and not target.loops:
+        instead = f"; {', '.join(parts)} and a loop in the host do the same" if parts else ""
+        obstacles.append(f"it has no {' or '.join(loops)}{instead}")
+    return TaskReport(
+        task=name,
+        runs=not obstacles,
+        reason="; ".join(obstacles),
+        opset=opset,
+        ir_version=model.ir_version,
+        operators=tuple(operators),
+        missing=missing,
+        control_flow=loops,
+        int64_ports=tuple(p for p, port in (task.inputs | task.outputs).items() if port.dtype == "int64"),
+        largest_file=largest,
+    )
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of loops' bodies and branches included."""
+    for node in graph.node:
+        yield node
+        for body in subgraphs(node):
+            yield from nodes_of(body)
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all inside it."""
+    yield graph
+    for node in graph.node:
+        for body in subgraphs(node):
+            yield from graphs_of(body)
+
+
+def weight_files(graph: onnx.GraphProto) -> set[str]:
+    """The safetensors files that a graph's weights lie in."""
+    return {
+        entry.value
+        for inner in graphs_of(graph)
+        for tensor in inner.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
