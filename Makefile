@@ -12,7 +12,7 @@ PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 demo: .venv/.core
 	@$(BIN)/zoo run vqvae-fashion reconstruct --example --out demo.png
 
-test: .venv/.all
+test: .venv/.all .venv/.node
 	$(BIN)/python -m pytest
 
 quick: .venv/.all
@@ -33,6 +33,13 @@ docs: .venv/.all
 .venv/.all: $(PROJECTS) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[build,test]' $(PLUGINS:%=--editable %)
 	@touch $@ .venv/.core
+
+# What the hosts on Node are tested with; without npm their tests are skipped by name. Its post-install step would fetch
+# CUDA files from outside of the package registry.
+.venv/.node: tests/plugins/targets/package.json | .venv/bin/python
+	@mkdir -p .venv/node && cp $< .venv/node/
+	@if command -v npm >/dev/null; then cd .venv/node && npm install --onnxruntime-node-install=skip --no-audit --no-fund; else echo "no npm: the tests of Node and browsers will be skipped"; fi
+	@touch $@
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("zoo needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'

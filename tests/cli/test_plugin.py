@@ -94,6 +94,7 @@ def test_the_list_says_what_a_plugin_brings(results):
         "module": "zoo_good.plugin",
         "contract": 1,
         "families": ["good"],
+        "targets": [],
         "hooks": ["describe_family"],
         "registry": None,
         "state": "ok",

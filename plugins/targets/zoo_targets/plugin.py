@@ -14,6 +14,12 @@ TARGETS = {
         summary="Python with NumPy and ONNX Runtime alone",
         runtime="onnxruntime 1.23 or newer",
     ),
+    "node": Target(
+        name="node",
+        summary="Node: an ES module and a command line, with types",
+        runtime="onnxruntime-node 1.30.0",
+        int64="exact, as BigInt",
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """The hosts that run on a command line, and what their stacks need; a bundle whose every text is hostile."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,8 +43,22 @@ def need(missing: str) -> None:
         pytest.skip(f"{missing} is not installed")
 
 
+NODE_MODULES = Path(__file__).parents[3] / ".venv" / "node" / "node_modules"
+"""Where `make test` installs what tests/plugins/targets/package.json names."""
+
+
+def missing_node() -> str:
+    if not shutil.which("node"):
+        return "node"
+    if not (NODE_MODULES / "onnxruntime-node").is_dir():
+        return "onnxruntime-node"
+    os.environ["NODE_PATH"] = str(NODE_MODULES)
+    return ""
+
+
 HOSTS = {
     "python": Host("python", lambda folder: [sys.executable, "run.py"], lambda: ""),
+    "node": Host("node", lambda folder: ["node", "run.mjs"], missing_node),
 }
 
 

@@ -1,0 +1,115 @@
+// What a host checks before it calls a graph: what a caller gave against the ports of model.json. No runtime in here.
+//
+// An array is {dtype, shape, data}: uint8 in a Uint8Array, int64 in a BigInt64Array, float32 in a Float32Array.
+
+const ARRAYS = { uint8: Uint8Array, int64: BigInt64Array, float32: Float32Array };
+
+export const count = (shape) => shape.reduce((product, length) => product * length, 1);
+
+export const array = (dtype, shape, data = new ARRAYS[dtype](count(shape))) => ({ dtype, shape, data });
+
+/** An array out of raw little-endian bytes. */
+export function fromBytes(dtype, shape, bytes) {
+  const whole = bytes.slice(); // its own buffer, so that 8-byte elements are aligned
+  return array(dtype, shape, new ARRAYS[dtype](whole.buffer, 0, count(shape)));
+}
+
+export const toBytes = ({ data }) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** A task's declaration in model.json. */
+export function taskOf(model, name) {
+  if (Object.hasOwn(model.tasks, name)) return model.tasks[name];
+  throw new RangeError(`there is no task '${name}'; there are ${Object.keys(model.tasks).join(", ")}`);
+}
+
+/**
+ * A graph's inputs out of what a caller gave: arrays, numbers, class names, or lists of those, one a picture. Defaults
+ * are filled in, and one number stands for the whole batch. Throws a TypeError or RangeError that names the port.
+ */
+export function complete(model, taskName, given) {
+  const ports = taskOf(model, taskName).inputs;
+  for (const name of Object.keys(given)) {
+    if (!Object.hasOwn(ports, name))
+      throw new TypeError(`${taskName} has no input '${name}'; it takes ${Object.keys(ports).join(", ")}`);
+  }
+  const inputs = {};
+  for (const [name, port] of Object.entries(ports)) inputs[name] = toArray(name, port, given[name] ?? port.default);
+  const sizes = {};
+  for (const [name, port] of Object.entries(ports)) {
+    if (inputs[name].shape.length !== port.shape.length) continue;
+    port.shape.forEach((length, i) => { if (typeof length === "string") sizes[length] = inputs[name].shape[i]; });
+  }
+  for (const [name, port] of Object.entries(ports)) {
+    if (inputs[name].shape.length === 0 && port.shape.length > 0) inputs[name] = spread(inputs[name], port, sizes);
+    check(name, port, inputs[name], sizes);
+  }
+  return inputs;
+}
+
+function toArray(name, port, value) {
+  if (value === undefined) throw new TypeError(`${name} is missing: ${port.dtype} [${port.shape.join(", ")}]`);
+  if (value.data && value.shape) {
+    if (value.dtype !== port.dtype) throw new TypeError(`${name} is ${value.dtype}; it must be ${port.dtype}`);
+    return value;
+  }
+  const values = Array.isArray(value) ? value : [value];
+  const shape = Array.isArray(value) ? [values.length] : [];
+  return array(port.dtype, shape, ARRAYS[port.dtype].from(values, (v) => toNumber(name, port, v)));
+}
+
+function toNumber(name, port, value) {
+  if (typeof value === "string" && port.classes) {
+    const number = port.classes.findIndex((c) => c.toLowerCase() === value.toLowerCase());
+    if (number < 0)
+      throw new RangeError(`${name} '${value}' is no class of this model: ${port.classes.join(", ")}`);
+    return port.dtype === "int64" ? BigInt(number) : number;
+  }
+  const whole = port.dtype !== "float32";
+  if (typeof value === "bigint" && whole) return value;
+  if (typeof value !== "number" || (whole ? !Number.isSafeInteger(value) : !Number.isFinite(value)))
+    throw new TypeError(`${name} is ${value}; it must be a ${whole ? "whole " : ""}number`);
+  return port.dtype === "int64" ? BigInt(value) : value;
+}
+
+function spread(one, port, sizes) {
+  const shape = port.shape.map((length) => (typeof length === "string" ? sizes[length] ?? 1 : length));
+  return array(one.dtype, shape, ARRAYS[one.dtype].from({ length: count(shape) }, () => one.data[0]));
+}
+
+function check(name, port, { shape, data }, sizes) {
+  const wanted = port.shape.map((length) => (typeof length === "string" ? sizes[length] ?? 1 : length));
+  const fits = shape.length === wanted.length && shape.every((length, i) => length === wanted[i] && length > 0);
+  if (!fits || data.length !== count(shape))
+    throw new RangeError(`${name} has the shape [${shape.join(", ")}]; it must be [${port.shape.join(", ")}], alike for all inputs`);
+  if (port.kind === "image" || port.kind === "mask") {
+    const [, height, width] = shape, smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
+    if (Math.min(height, width) < smallest || height * width > most)
+      throw new RangeError(`${name} is ${width}x${height}; a side has ${smallest} pixels or more, all at most ${most}`);
+  }
+  // 0.1 in model.json is not quite the float32 that stands for it.
+  const held = (bound) => (port.dtype === "float32" ? Math.fround(bound) : bound);
+  const low = port.minimum === undefined ? -Infinity : held(port.minimum);
+  const high = port.maximum === undefined ? Infinity : held(port.maximum);
+  for (const value of data) {
+    if (!(value >= low && value <= high))
+      throw new RangeError(`${name} is ${port.dtype === "float32" ? +value.toPrecision(6) : value}; it must be ${port.minimum ?? "any"} .. ${port.maximum ?? "any"}`);
+  }
+}
+
+/** How near an output comes to the golden one: {worst, equal, same}, by the model's tolerance. */
+export function compare(model, expected, actual) {
+  const tolerance = model.tolerances[`${model.export.precision ?? "float32"}/cpu`];
+  if (String(actual.shape) !== String(expected.shape)) return { worst: Infinity, equal: 0, same: false };
+  let worst = 0, equal = 0, near = 0, same = true;
+  for (let i = 0; i < expected.data.length; i++) {
+    const wanted = Number(expected.data[i]), apart = Math.abs(Number(actual.data[i]) - wanted);
+    worst = Math.max(worst, apart);
+    equal += apart === 0;
+    near += apart <= tolerance.pixel_levels;
+    if (expected.dtype === "float32") same &&= apart <= tolerance.absolute + tolerance.relative * Math.abs(wanted);
+  }
+  const total = expected.data.length;
+  if (expected.dtype === "uint8") same = near / total >= tolerance.pixel_share && worst <= tolerance.pixel_levels_worst;
+  if (expected.dtype === "int64") same = worst === 0;
+  return { worst, equal: equal / total, same: same && !Number.isNaN(worst) };
+}

@@ -1,0 +1,81 @@
+"""Node: an ES module with types made from the ports, on npm's onnxruntime-node."""
+
+import shutil
+
+from zoo.errors import ExportError, NotFoundError
+from zoo.hookspecs import Port, RunTargetRequest, WriteTargetRequest
+
+from .common import HOSTS, copy_host, example, run_program, write_readme
+
+
+def write(request: WriteTargetRequest) -> None:
+    copy_host(request, ["run.mjs", "package.json", ".npmrc"])
+    shutil.copyfile(HOSTS / "javascript" / "ports.mjs", request.folder / "ports.mjs")
+    (request.folder / "run.d.mts").write_text(declarations(request), encoding="utf-8")
+    commands = [
+        ("npm install", "onnxruntime-node, without the CUDA files that its post-install step would fetch"),
+        ("node run.mjs verify", "the golden cases"),
+        (example(request, "node run.mjs"), "a call"),
+    ]
+    notes = """
+From JavaScript or TypeScript: `import { run } from "./run.mjs"; const { image } = await run(TASK, { port: value })`. An
+array is `{dtype, shape, data}` with the batch axis; `run.d.mts` types every task. On the command line a picture goes in
+as `.npy`, PGM or PPM.
+"""
+    write_readme(request, "Node", commands, notes)
+
+
+_DATA = {"uint8": "Uint8Array", "int64": "BigInt64Array", "float32": "Float32Array"}
+_PER_PICTURE = ("label", "seed", "count", "scalar")
+
+
+def declarations(request: WriteTargetRequest) -> str:
+    """run.d.mts: each task's ports. Names of tasks and ports alone are pasted; they are [a-z][a-z0-9_]*."""
+    lines = [
+        "// Made from the ports of model.json.",
+        "",
+        "export interface Tensor<D extends keyof Data> { dtype: D; shape: number[]; data: Data[D] }",
+        "interface Data { " + " ".join(f"{dtype}: {data};" for dtype, data in _DATA.items()) + " }",
+        "",
+        "export interface Tasks {",
+    ]
+    for name, task in request.manifest.tasks.items():
+        inputs = "; ".join(f"{n}{'' if p.default is None else '?'}: {_type(p)}" for n, p in task.inputs.items())
+        outputs = "; ".join(f'{n}: Tensor<"{p.dtype}">' for n, p in task.outputs.items())
+        lines.append(f"  {name}: {{ inputs: {{ {inputs} }}; outputs: {{ {outputs} }} }};")
+    lines += [
+        "}",
+        "",
+        "/** One call of a task. Rejects with a TypeError or RangeError that names a port, or the runtime's error. */",
+        'export function run<T extends keyof Tasks>(task: T, ports: Tasks[T]["inputs"]): Promise<Tasks[T]["outputs"]>;',
+        "/** Runs the golden cases; rejects where one is off. Keeps the outputs in the folder `out`. */",
+        "export function verify(out?: string): Promise<void>;",
+        "/** The manifest, as in model.json. */",
+        "export const model: { name: string; tasks: Record<keyof Tasks, object>; [key: string]: any };",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _type(port: Port) -> str:
+    tensor = f'Tensor<"{port.dtype}">'
+    if port.kind not in _PER_PICTURE:
+        return tensor
+    one = "number | string" if port.kind == "label" else "number"
+    many = f" | ({one})[]" if port.shape else ""
+    return f"{one}{many} | {tensor}"
+
+
+def run(request: RunTargetRequest) -> str:
+    if not shutil.which("node"):
+        raise NotFoundError("node is not installed: get Node 20.15 or newer")
+    version = run_program(["node", "--version"], request.folder, "node is not installed").strip()
+    try:
+        run_program(["node", "run.mjs", "verify", "--out", str(request.out)], request.folder, "node is not installed")
+    except ExportError as e:
+        if "Cannot find module 'onnxruntime-node'" in str(e):
+            raise NotFoundError(
+                "onnxruntime-node is not installed: npm install in the folder, or NODE_PATH=…/node_modules names one"
+            ) from None
+        raise
+    return f"Node {version}, onnxruntime-node 1.30.0"
