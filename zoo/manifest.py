@@ -60,6 +60,14 @@ class Training(Struct, kw_only=True):
     environment: Text = ""  # python, torch, processor
 
 
+class Drift(Struct, kw_only=True):
+    """How far a loop's graph is from torch after so many rounds."""
+
+    count: int  # the value of the task's `count` port
+    worst: float  # the largest difference of an output: levels of a picture, else the output's own unit
+    share_equal: float  # of the values
+
+
 class Export(Struct, kw_only=True):
     """How the graphs were made and checked."""
 
@@ -67,6 +75,7 @@ class Export(Struct, kw_only=True):
     ir_version: int
     precision: str = "float32"
     checked_with: Text = ""  # versions of torch, onnx, onnxruntime
+    drift: dict[PortName, tuple[Drift, ...]] = {}  # for each task with a `count` port, e.g. a sampler's steps
 
 
 class Manifest(Struct, kw_only=True):

@@ -1,6 +1,6 @@
 """From a trained module to its bundle, and from a bundle back to weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ..hookspecs import BuildRequest
 from ..manifest import Manifest, Training
 from ..replay import GOLDEN
-from .train import Run
+from .train import Run, load_weights
 
 
 def bundle_of(
@@ -43,3 +44,11 @@ def read_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
         if name.endswith(".safetensors") and name != GOLDEN:
             weights |= load_file(folder / name)
     return weights
+
+
+def rebuild(loaded: Any, run: Run, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The family's module for the run's config, with these weights."""
+    build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
+    module = loaded.call("build_module", build)
+    load_weights(module, weights)
+    return module

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ..hookspecs import Metric, Port, Task
-from ..manifest import Manifest, Training
+from ..manifest import Drift, Manifest, Training
 from ..text import safe_text
 
 CARD = "README.md"
@@ -149,7 +149,14 @@ def _graphs(m: Manifest) -> str:
     return (
         f"ONNX opset {m.export.opset}, IR {m.export.ir_version}, {m.export.precision}; weights in safetensors, under "
         f"the names of the torch `state_dict`.{checked} The same means:\n\n{tolerances}"
+        + "".join(_drift(m.tasks[task], task, curve) for task, curve in m.export.drift.items() if task in m.tasks)
     )
+
+
+def _drift(task: Task, name: str, curve: Sequence[Drift]) -> str:
+    port = next((port_name for port_name, port in task.inputs.items() if port.kind == "count"), "rounds")
+    rows = ((f"{d.count:,}", _number(d.worst), f"{d.share_equal:.4%}") for d in curve)
+    return f"\n\nDrift of `{name}` from torch:\n\n" + _table((port, "largest difference", "equal values"), rows)
 
 
 def _commands(commands: Sequence[str]) -> str:

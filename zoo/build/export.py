@@ -22,16 +22,21 @@ from ..errors import ExportError, UsageError
 from ..folders import folder_beside, put_in_place
 from ..graph.check import check
 from ..hookspecs import DescribeRequest, Family, Metric, TaskModuleRequest, Tasks, TasksRequest
-from ..manifest import MANIFEST, Export, Manifest, Training, graph_file
+from ..manifest import MANIFEST, Drift, Export, Manifest, Training, graph_file
 from ..registry import write_atomically
 from ..replay import GOLDEN, replay, write_cases
+from ..runtime import open_session
+from ..sameness import compare_task
 from ..text import safe_text
 from .card import CARD, card
-from .golden import draw_cases
+from .golden import TRACE, draw_cases, draw_inputs
 from .tracing import IR_VERSION, OPSET, export_task
 from .weights import Weights
 
 PRECISION = "float32"
+
+DRIFT_COUNTS = (1, 2, 5, 10, 20, 50)
+"""Rounds of a loop after which its graph is compared with torch; golden cases have few."""
 
 
 def export_bundle(
@@ -115,6 +120,9 @@ def export_bundle(
         manifest = manifests.read(folder)  # what we write, we can read
         on_progress("comparing with torch")
         _prove(folder, manifest)
+        if drift := _measure_drift(folder, manifest, in_torch):
+            export = msgspec.structs.replace(manifest.export, drift=drift)
+            manifest = update_bundle(folder, msgspec.structs.replace(manifest, export=export))
         put_in_place(folder, out)
     return manifest
 
@@ -169,3 +177,30 @@ def _prove(folder: Path, manifest: Manifest) -> None:
     if off:
         table = tabulate(off, headers=("task", "output", "ONNX Runtime against torch"), tablefmt="plain")
         raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}")
+
+
+def _measure_drift(folder: Path, manifest: Manifest, in_torch: _Torch) -> dict[str, tuple[Drift, ...]]:
+    """Whether a loop's small differences grow with its rounds: the default task, where it has a `count` port.
+
+    Raises:
+        ExportError: they grow beyond the tolerance.
+    """
+    name, task = manifest.task(None)
+    port = next((name for name, port in task.inputs.items() if port.kind == "count"), None)
+    if port is None:
+        return {}
+    session = open_session(folder / graph_file(name), "cpu", exact=True)
+    inputs = draw_inputs(task, TRACE, np.random.default_rng(1))
+    low, high = (task.inputs[port].minimum or 1), (task.inputs[port].maximum or DRIFT_COUNTS[-1])
+    curve = []
+    for count in (count for count in DRIFT_COUNTS if low <= count <= high):
+        inputs |= {port: np.asarray(count)}
+        expected, actual = in_torch.call(name, inputs), session.run(inputs)
+        compared = compare_task(task.outputs, expected, actual, manifest.tolerances[f"{PRECISION}/cpu"])
+        for output, comparison in compared.items():
+            if comparison.verdict == "differs":
+                raise ExportError(f"'{output}' of '{name}' drifts from torch: {comparison.text} at {port} {count}")
+        worst = max(comparison.worst for comparison in compared.values())
+        share = min(comparison.share_equal for comparison in compared.values())
+        curve.append(Drift(count=count, worst=worst, share_equal=round(share, 6)))
+    return {name: tuple(curve)}

@@ -1,6 +1,8 @@
-"""`zoo build`: a training checkpoint to a bundle."""
+"""`zoo build`: a bundle from a training checkpoint, or from a model with other settings."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,22 +11,34 @@ from .output import note
 
 
 @click.command("build")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("source", metavar="CHECKPOINT|MODEL")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
-@click.option("--name", help="Another name for the model.")
+@click.option("--name", help="Another name for the model; default: its own, or, for a MODEL, the folder's.")
 @click.option("--model-version", "version", type=click.IntRange(1), help="Another version.")
-def command(checkpoint: Path, out: Path, name: str | None, version: int | None) -> None:
-    """Make a bundle from CHECKPOINT: the file that `zoo train` writes, or its folder.
+@click.option("--sampler", help="Another sampler, for families that have one: ddim, ddpm, …")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A config field that leaves the weights as they are.",
+)
+def command(
+    source: str,
+    out: Path,
+    name: str | None,
+    version: int | None,
+    sampler: str | None,
+    assignments: tuple[str, ...],
+) -> None:
+    """Make a bundle from CHECKPOINT, which `zoo train` writes (the file or its folder), or anew from MODEL.
 
     \b
     Example:
       zoo build my-vqvae.training/ --out my-vqvae/
+      zoo build ddpm-fashion --sampler ddim --out ddpm-fashion-ddim/
     """
-    from dataclasses import replace
-
-    from ..build import checkpoint as checkpoints
     from ..build.bundling import bundle_of
-    from ..build.train import Run, restore
     from ..plugins import load
     from .train import check_name
 
@@ -32,11 +46,75 @@ def command(checkpoint: Path, out: Path, name: str | None, version: int | None) 
         raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
     if name:
         check_name(name)
-    saved = checkpoints.load(checkpoint)
-    run = Run.of(saved)
-    run = replace(run, name=name or run.name, version=version or run.version)
+    begin = _from_checkpoint if _is_checkpoint(Path(source)) else _from_model
+    run, record, weigh = begin(source, name or out.name)
     loaded = load(run.family)
-    module, record = restore(loaded, run, saved), run.record(saved.step, saved.seconds)
-    manifest = bundle_of(loaded, run, module, record, out, note)
-    note(f"{manifest.name}:{manifest.version} after {saved.step} steps, {', '.join(manifest.tasks)}")
+    run = replace(run, name=name or run.name, version=version or run.version)
+    run = replace(run, config=_chosen(loaded, run, sampler, assignments))
+    manifest = bundle_of(loaded, run, weigh(loaded, run), record, out, note)
+    made = f" after {record.steps:,} steps" if record.steps else ""
+    note(f"{manifest.name}:{manifest.version}{made}, {', '.join(manifest.tasks)}")
     click.echo(out)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    from ..build.checkpoint import CHECKPOINT
+    from ..bundle import is_path
+    from ..manifest import MANIFEST
+
+    return path.is_file() or (path / CHECKPOINT).exists() or (is_path(str(path)) and not (path / MANIFEST).exists())
+
+
+def _from_checkpoint(source: str, name: str) -> Any:
+    """The run of a checkpoint, its record, and what gives the module."""
+    from ..build import checkpoint as checkpoints
+    from ..build.train import Run, restore
+
+    saved = checkpoints.load(Path(source))
+    run = Run.of(saved)
+    return run, run.record(saved.step, saved.seconds), lambda loaded, chosen: restore(loaded, chosen, saved)
+
+
+def _from_model(source: str, name: str) -> Any:
+    """The same of a model. Its figures are not taken along: they are of the graphs that it has."""
+    import msgspec
+
+    from ..build.bundling import read_weights, rebuild
+    from ..build.train import Run
+    from ..bundle import locate
+    from .train import check_name
+
+    bundle = locate(source)
+    check_name(name)
+    m = bundle.manifest
+    run = Run(
+        family=m.family,
+        config=dict(m.config),
+        settings={},
+        name=name,
+        version=1,
+        summary=m.summary,
+        license=m.license,
+        license_note=m.license_note,
+        classes=list(m.classes),
+    )
+    record = msgspec.structs.replace(m.training, parent=f"{m.name}:{m.version}@sha256:{bundle.digest}")
+    return run, record, lambda loaded, chosen: rebuild(loaded, chosen, read_weights(bundle.folder, m))
+
+
+def _chosen(loaded: Any, run: Any, sampler: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
+    """The run's config with what the command chooses."""
+    from copy import deepcopy
+
+    from ..hookspecs import ConfigRequest, DescribeRequest
+    from .train import assign
+
+    config = deepcopy(dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=run.config))))
+    if sampler:
+        field = loaded.call("describe_family", DescribeRequest(family=run.family)).sampler
+        if not field:
+            raise UsageError(f"the family '{run.family}' has no samplers to choose from: leave out --sampler {sampler}")
+        assign(f"{field}={sampler}", config, config)
+    for assignment in assignments:
+        assign(assignment, config, config)
+    return dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=config)))

@@ -34,9 +34,9 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
       zoo import vqvae checkpoint.pt --out my-vqvae/ --license MIT
     """
     from ..build import foreign
-    from ..build.bundling import bundle_of
+    from ..build.bundling import bundle_of, rebuild
     from ..build.train import Run
-    from ..hookspecs import ImportRequest
+    from ..hookspecs import ConfigRequest, ImportRequest
     from ..manifest import Training, describe_file
     from ..plugins import load
     from ..settings import read
@@ -73,8 +73,9 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     if imported.unused:
         note(f"left unused: {foreign.some(imported.unused)}")
 
-    config, module = _rebuild(loaded, run, imported)
+    config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
     run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}")
+    module = rebuild(loaded, run, imported.state_dict)
     record = Training(
         command=shlex.join(["zoo", *sys.argv[1:]])[:2000],
         parent=f"imported from {imported.layout}, file SHA-256 {describe_file(checkpoint.path).sha256}",
@@ -83,14 +84,3 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     manifest = bundle_of(loaded, run, module, record, out, note)
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
     click.echo(out)
-
-
-def _rebuild(loaded: Any, run: Any, imported: Any) -> tuple[dict[str, Any], Any]:
-    """The complete config, and the family's module with the imported weights."""
-    from ..build.train import load_weights
-    from ..hookspecs import BuildRequest, ConfigRequest
-
-    config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
-    module = loaded.call("build_module", BuildRequest(family=run.family, config=config, classes=tuple(run.classes)))
-    load_weights(module, imported.state_dict)
-    return config, module

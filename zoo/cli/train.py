@@ -159,7 +159,7 @@ def _begin(loaded: Any, options: dict[str, Any], parent: _Parent | None) -> Any:
     # Completed first, so that --set finds every field; copied, since the plugin may have given its preset itself.
     config = deepcopy(dict(loaded.call("validate_config", ConfigRequest(family=family, config=config))))
     for assignment in options["assignments"]:
-        _assign(assignment, config, settings)
+        assign(assignment, config, settings)
     config = dict(loaded.call("validate_config", ConfigRequest(family=family, config=config)))
     name = options["name"] or (parent.manifest.name if parent else options["out"].name)
     check_name(name)
@@ -244,7 +244,7 @@ def _merge(base: dict[str, Any], over: Any) -> dict[str, Any]:
     return merged
 
 
-def _assign(assignment: str, config: dict[str, Any], settings: dict[str, Any]) -> None:
+def assign(assignment: str, config: dict[str, Any], settings: dict[str, Any]) -> None:
     """`codec.num_codes=64` into the config; a key without a dot: into the config if it is there, else the settings.
 
     The value is JSON, or else plain text: 64, 1e-3, true, [16,32], loss.

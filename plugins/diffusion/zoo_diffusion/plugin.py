@@ -101,12 +101,14 @@ def describe_family(request: DescribeRequest) -> Family:
             summary="Pixel diffusion with a transformer over patches",
             paper="https://arxiv.org/abs/2212.09748",
             presets=DIT_PRESETS,
+            sampler="diffusion.sampler",
         )
     return Family(
         name="ddpm",
         summary="Pixel diffusion: a U-Net that takes noise out of a picture, step by step",
         paper="https://arxiv.org/abs/2006.11239",
         presets=DDPM_PRESETS,
+        sampler="diffusion.sampler",
     )
 
 
