@@ -352,3 +352,24 @@ def test_label_seed_and_scalar_ports(tmp_path):
         assert values["label"].min() >= -1 and values["label"].max() <= 1
         assert values["seed"].min() >= 0 and values["seed"].max() < 2**53
         assert values["guidance"].min() >= 0 and values["guidance"].max() <= 9
+
+
+def test_a_loop_is_followed_further_than_its_golden_cases(tmp_path):
+    manifest = make(tmp_path, REFINE)
+    curve = manifest.export.drift["refine"]
+    assert [d.count for d in curve] == [1, 2, 5, 10, 20, 50]
+    assert all(d.worst <= 1 and d.share_equal > 0.999 for d in curve)
+    assert manifests.check_files(tmp_path / "bundle", manifest) == []
+    assert "Drift of `refine` from torch" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_a_loop_that_drifts_is_no_bundle(tmp_path):
+    class Drifts(REFINE["refine"][1]):
+        def forward(self, image: Tensor, steps: Tensor) -> Tensor:
+            refined = super().forward(image, steps)
+            # Right for as many steps as golden cases have, then not what torch computes.
+            off = torch.where(steps > 15, 9, 0).to(torch.uint8) * int(torch.compiler.is_compiling())
+            return torch.bitwise_xor(refined, off)
+
+    message = fails(tmp_path, {"refine": (REFINE["refine"][0], Drifts)})
+    assert message.startswith("'refined' of 'refine' drifts from torch: ") and message.endswith("at steps 20")

@@ -32,7 +32,8 @@ def test_a_checkpoint_becomes_the_bundle_of_its_training(workshop):
 @pytest.mark.parametrize(
     "words, code, line",
     [
-        (["nowhere"], 3, "no checkpoint at nowhere"),
+        (["nowhere"], 3, "no model 'nowhere' in registry 'default'"),
+        (["./nowhere"], 3, "no checkpoint at nowhere"),
         (["text"], 4, "text is no readable checkpoint: "),
         (["text", "--name", "Bad Name"], 2, "'Bad Name' is no model reference"),
     ],
@@ -48,3 +49,28 @@ def test_a_bundle_is_never_overwritten(here):
     (here / "m").mkdir()
     outcome = zoo("build", "nowhere", "--out", "m")
     assert outcome.code == 2 and "m exists already" in outcome.err
+
+
+@pytest.mark.slow
+def test_a_model_is_built_anew(workshop):
+    outcome = zoo("build", workshop.codec, "--out", "anew")
+    assert outcome.code == 0 and outcome.out == "anew\n"
+    first, anew = manifests.read(workshop.codec), manifests.read(Path("anew"))
+    assert (anew.name, anew.version, anew.config, anew.license) == ("anew", 1, first.config, first.license)
+    assert anew.files["codec.safetensors"] == first.files["codec.safetensors"]
+    assert anew.training.parent.startswith("codec:1@sha256:") and anew.training.steps == first.training.steps
+    assert anew.metrics == ()
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--sampler", "ddim"], "the family 'vqvae' has no samplers to choose from: leave out --sampler ddim"),
+        (["--set", "codec.num_codes=4"], "these weights are of another config: "),
+        (["--set", "codec.num_cods=4"], "num_cods"),
+    ],
+)
+def test_what_a_model_cannot_be_built_with_is_one_line(workshop, words, line):
+    outcome = zoo("build", workshop.codec, "--out", "m", *words)
+    assert outcome.code != 0 and line in outcome.err and outcome.err.count("\n") == 1
+    assert not Path("m").exists()

@@ -46,7 +46,7 @@ def command(
         raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
     if name:
         check_name(name)
-    begin = _from_checkpoint if _is_checkpoint(Path(source)) else _from_model
+    begin = _from_checkpoint if _is_checkpoint(source) else _from_model
     run, record, weigh = begin(source, name or out.name)
     loaded = load(run.family)
     run = replace(run, name=name or run.name, version=version or run.version)
@@ -57,12 +57,13 @@ def command(
     click.echo(out)
 
 
-def _is_checkpoint(path: Path) -> bool:
+def _is_checkpoint(source: str) -> bool:
     from ..build.checkpoint import CHECKPOINT
     from ..bundle import is_path
     from ..manifest import MANIFEST
 
-    return path.is_file() or (path / CHECKPOINT).exists() or (is_path(str(path)) and not (path / MANIFEST).exists())
+    path = Path(source)
+    return path.is_file() or (path / CHECKPOINT).exists() or (is_path(source) and not (path / MANIFEST).exists())
 
 
 def _from_checkpoint(source: str, name: str) -> Any:
