@@ -273,7 +273,9 @@ def test_outputs_that_are_not_the_ports(tmp_path):
     message = fails(tmp_path, one(lambda net, image: (image + 1, image + 2)))
     assert "'try'" in message
     float_out = one(lambda net, image: image.float() + 1)
-    assert fails(tmp_path, float_out) == "'result' of 'try' is float32; its port says uint8"
+    message = fails(tmp_path, float_out)
+    assert message.startswith("'result' of 'try' is float32; its port says uint8 (tests/build/test_export.py:")
+    assert message.endswith("); docs/contract.md#build_task says what a task is")
     flat = one(lambda net, image: image.flatten(1) + 1)
     assert "has 2 dimensions; its port says 4" in fails(tmp_path, flat)
     grey = one(lambda net, image: image[..., :1] + 1)
@@ -284,7 +286,11 @@ def test_a_module_that_raises(tmp_path):
     def forward(net, image):
         raise ValueError("no such thing\nas this")
 
-    assert fails(tmp_path, one(forward)) == "torch cannot trace the task 'try': no such thing"
+    line = forward.__code__.co_firstlineno + 1
+    assert fails(tmp_path, one(forward)) == (
+        f"torch cannot trace the task 'try': no such thing (tests/build/test_export.py:{line}); "
+        "docs/contract.md#build_task says what a task is"
+    )
 
 
 def test_random_operators_are_refused(tmp_path):

@@ -23,6 +23,7 @@ from ..folders import folder_beside, put_in_place
 from ..graph.check import check
 from ..hookspecs import DescribeRequest, Family, Metric, TaskModuleRequest, Tasks, TasksRequest
 from ..manifest import MANIFEST, Drift, Export, Manifest, Training, graph_file
+from ..plugins import places
 from ..registry import write_atomically
 from ..replay import GOLDEN, replay, write_cases
 from ..runtime import open_session
@@ -81,9 +82,10 @@ def export_bundle(
         for task in tasks.tasks:
             request = TaskModuleRequest(family=family, config=config, task=task, module=module)
             modules[task] = loaded.call("build_task", request).eval()
-            export_task(modules[task], task, tasks.tasks[task], weights, folder / graph_file(task))
+            with _place_in(modules[task]):
+                export_task(modules[task], task, tasks.tasks[task], weights, folder / graph_file(task))
             on_progress(f"traced {task}")
-        in_torch = _Torch(modules, tasks)
+        in_torch = TorchTasks(modules, tasks)
         cases = draw_cases(tasks, in_torch.call, in_torch.margins)
         write_cases(folder / GOLDEN, cases)
         for task in (task for task, drawn in cases.items() if any(case.margins is not None for case in drawn)):
@@ -119,7 +121,7 @@ def export_bundle(
         (folder / MANIFEST).write_bytes(manifests.dump(manifest))
         manifest = manifests.read(folder)  # what we write, we can read
         on_progress("comparing with torch")
-        _prove(folder, manifest)
+        _prove(folder, manifest, modules)
         if drift := _measure_drift(folder, manifest, in_torch):
             export = msgspec.structs.replace(manifest.export, drift=drift)
             manifest = update_bundle(folder, msgspec.structs.replace(manifest, export=export))
@@ -136,11 +138,21 @@ def update_bundle(folder: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
+@contextlib.contextmanager
+def _place_in(module: nn.Module) -> Iterator[None]:
+    """Ends the message of a failed export with the line of the plugin's code where it failed, and what to read."""
+    try:
+        yield
+    except ExportError as e:
+        where = places.of_error(e.__cause__, module) or places.of_code(type(module).forward, module)
+        raise ExportError(f"{e}{where and f' ({where})'}; docs/contract.md#build_task says what a task is") from e
+
+
 def _versions(*modules: Any) -> str:
     return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
 
 
-class _Torch:
+class TorchTasks:
     """The tasks as torch runs them: arrays in, arrays out, by port."""
 
     def __init__(self, modules: Mapping[str, nn.Module], tasks: Tasks):
@@ -163,23 +175,30 @@ class _Torch:
             return margins(*(torch.from_numpy(array) for array in inputs.values())).numpy()
 
 
-def _prove(folder: Path, manifest: Manifest) -> None:
+def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -> None:
     """The graphs pass the check that a stranger's must pass, and give torch's numbers."""
+
+    def code(task: str) -> str:
+        return places.of_code(type(modules[task]).forward, modules[task])
+
     if findings := check(folder, manifest):
-        raise ExportError("the graphs are not fit to be shipped:\n" + "\n".join(f"  {f}" for f in findings))
+        lines = "".join(f"\n  {finding}" for finding in findings)
+        tasks = [task for task in modules if any(f.startswith(f"{graph_file(task)}:") for f in findings)]
+        where = ", ".join(filter(None, map(code, tasks)))
+        raise ExportError(f"the graphs are not fit to be shipped{where and f' ({where})'}:{lines}")
     replays = replay(folder, manifest, "cpu")
     off = [
-        (task.task, output, comparison.text)
+        (task.task, output, comparison.text, code(task.task))
         for task in replays
         for output, comparison in task.outputs.items()
         if comparison.verdict == "differs"
     ]
     if off:
-        table = tabulate(off, headers=("task", "output", "ONNX Runtime against torch"), tablefmt="plain")
+        table = tabulate(off, headers=("task", "output", "ONNX Runtime against torch", "code"), tablefmt="plain")
         raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}")
 
 
-def _measure_drift(folder: Path, manifest: Manifest, in_torch: _Torch) -> dict[str, tuple[Drift, ...]]:
+def _measure_drift(folder: Path, manifest: Manifest, in_torch: TorchTasks) -> dict[str, tuple[Drift, ...]]:
     """Whether a loop's small differences grow with its rounds: the default task, where it has a `count` port.
 
     Raises:

@@ -3,7 +3,7 @@
 Sizes and batches vary, so that a graph which was frozen to the traced ones cannot pass.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,8 +37,10 @@ Call = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 Margins = Callable[[str, Mapping[str, np.ndarray]], np.ndarray | None]
 
 
-def draw_cases(tasks: Tasks, call: Call, margins: Margins) -> dict[str, list[Case]]:
-    """The golden cases of every task, one a plan.
+def draw_cases(
+    tasks: Tasks, call: Call, margins: Margins, *, plans: Sequence[Plan] = PLANS, seed: int | None = None
+) -> dict[str, list[Case]]:
+    """Cases of every task, one a plan: the golden ones, or others by another choice of plans and seed.
 
     A port that another task gives under the same name and kind (tokens, size) gets what that task gave in the same
     case; the others are drawn in their range.
@@ -54,9 +56,10 @@ def draw_cases(tasks: Tasks, call: Call, margins: Margins) -> dict[str, list[Cas
     for name in _feeders_first(tasks):
         feeders = {port: _feeder(tasks, name, port, cases) for port in tasks.tasks[name].inputs}
         cases[name] = []
-        for number, plan in enumerate(PLANS):
+        for number, plan in enumerate(plans):
             fed = {port: cases[feeder][number].outputs[port] for port, feeder in feeders.items() if feeder}
-            inputs, gaps = _draw_clear_of_ties(name, tasks, plan, fed, margins)
+            rng = np.random.default_rng([*([] if seed is None else [seed]), number, *name.encode()])
+            inputs, gaps = _draw_clear_of_ties(name, tasks, plan, fed, margins, rng)
             cases[name].append(Case(inputs, call(name, inputs), gaps))
     return {name: cases[name] for name in tasks.tasks}
 
@@ -84,14 +87,13 @@ def _feeder(tasks: Tasks, name: str, port: str, among: Collection[str]) -> str |
 
 
 def _draw_clear_of_ties(
-    name: str, tasks: Tasks, plan: Plan, fed: Mapping[str, np.ndarray], margins: Margins
+    name: str, tasks: Tasks, plan: Plan, fed: Mapping[str, np.ndarray], margins: Margins, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Inputs of a case; those of a batch whose tokens stand near a tie are drawn anew, one by one.
 
     With them the smallest margin of each of the batch, float32 [batch], when some stayed near a tie; else None.
     """
     task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
-    rng = np.random.default_rng([PLANS.index(plan), *name.encode()])
     for divisor in SHRINK:
         smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
         inputs = draw_inputs(task, smaller, rng, fed)

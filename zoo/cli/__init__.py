@@ -22,7 +22,7 @@ COMMANDS = {
     "prune": ("prune", "Free what no model in the store needs."),
     "registry": ("registry", "Add, list and remove registries."),
     "families": ("families", "The kinds of model that the installed plugins make."),
-    "plugin": ("plugin", "Which plugins are installed, and which are set aside."),
+    "plugin": ("plugin", "List, check and write plugins."),
     "train": ("train", "Train a model; ends with a bundle."),
     "build": ("build", "Make a bundle from a training checkpoint."),
     "import": ("import_", "Make a bundle from a foreign checkpoint."),
@@ -35,25 +35,41 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and summaries, and imports a command when it is called."""
+    """A group that knows its commands' names and summaries, and imports a command when it is called.
+
+    After its own it looks for those that plugins bring (entry points `zoo.commands`): their names come from metadata.
+    """
+
+    called: Any = None
+    """The plugin's command that was called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_of_plugins()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        return importlib.import_module(f".{COMMANDS[name][0]}", __name__).command
+        if name in COMMANDS:
+            return importlib.import_module(f".{COMMANDS[name][0]}", __name__).command
+        if command := _of_plugins().get(name):
+            from ..plugins import load_command
+
+            self.called = command
+            return load_command(command)
+        return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        if brought := _of_plugins():
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(name, f"from {c.distribution} {c.version}") for name, c in brought.items()])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if ctx.params.get("no_plugins"):  # click looks for the command before it calls `main`
+            os.environ["ZOO_NO_PLUGINS"] = "1"
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and args[0] not in _of_plugins():
             raise UsageError(
                 f"there is no command '{safe_text(args[0])}'"
-                + (did_you_mean(args[0], COMMANDS) or "; `zoo --help` lists them")
+                + (did_you_mean(args[0], self.list_commands(ctx)) or "; `zoo --help` lists them")
             )
         return super().resolve_command(ctx, args)
 
@@ -80,6 +96,19 @@ class LazyGroup(click.Group):
             # The reader is gone: nothing to say, and Python must not try to flush to it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
+        except Exception as e:
+            if not self.called:
+                raise
+            from ..plugins import command_fault
+
+            _fail(f"{self.called.distribution} {self.called.version}: {command_fault(self.called, e)}", 9)
+
+
+def _of_plugins() -> dict[str, Any]:
+    """The commands that plugins bring, by name; of those that clash none is used (`zoo plugin list` names them)."""
+    from ..plugins import commands
+
+    return {command.name: command for command in commands(COMMANDS) if not command.problem}
 
 
 def _fail(message: str, exit_code: int) -> None:

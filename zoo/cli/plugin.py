@@ -1,15 +1,18 @@
-"""`zoo plugin`: which plugins are installed, what they bring, and which are set aside."""
+"""`zoo plugin`: which plugins are installed, whether one keeps the contract, the contract itself, and a new one."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from . import output
+from ..errors import NotFoundError, PluginError, UsageError
+from . import COMMANDS, output
 
 
 @click.group()
 def command() -> None:
-    """Which plugins are installed, and which are set aside."""
+    """List, check and write plugins."""
 
 
 @command.command("list")
@@ -27,7 +30,9 @@ def list_(as_json: bool) -> None:
 
     if not plugins.enabled():
         output.note(plugins.OFF)
-    rows = [_row(probe) for probe in plugins.probe_all()] + [_registry_row(r) for r in plugins.registries()]
+    rows = [_row(probe) for probe in plugins.probe_all()]
+    rows += [_registry_row(registry) for registry in plugins.registries()]
+    rows += [_command_row(brought) for brought in plugins.commands(COMMANDS)]
     rows.sort(key=lambda row: row["distribution"])
     if as_json:
         output.as_json(rows)
@@ -37,41 +42,47 @@ def list_(as_json: bool) -> None:
 
 def _row(probe: Any) -> dict[str, Any]:
     plugin = probe.plugin
-    return {
-        "distribution": plugin.distribution,
-        "version": plugin.version,
+    return _blank(plugin) | {
         "module": plugin.module,
         "contract": plugin.contract,
         "import_seconds": probe.import_seconds,
         "families": list(plugin.families),
         "targets": list(plugin.targets),
         "hooks": list(probe.hooks),
-        "registry": None,
-        "state": "set aside" if plugin.problem else "ok",
-        "problem": plugin.problem,
     }
 
 
 def _registry_row(registry: Any) -> dict[str, Any]:
-    missing = "" if registry.folder else "the package that holds its registry is not there"
+    mend = f"install it again: pip install --force-reinstall {registry.distribution}"
+    missing = "" if registry.folder else f"the package that holds its registry is not there; {mend}"
+    return _blank(registry, missing) | {"registry": registry.name}
+
+
+def _command_row(brought: Any) -> dict[str, Any]:
+    return _blank(brought) | {"module": brought.module, "command": brought.name}
+
+
+def _blank(found: Any, problem: str = "") -> dict[str, Any]:
+    problem = problem or getattr(found, "problem", "")
     return {
-        "distribution": registry.distribution,
-        "version": registry.version,
+        "distribution": found.distribution,
+        "version": found.version,
         "module": None,
         "contract": None,
         "import_seconds": None,
         "families": [],
         "targets": [],
         "hooks": [],
-        "registry": registry.name,
-        "state": "set aside" if missing else "ok",
-        "problem": missing and f"{missing}; install it again: pip install --force-reinstall {registry.distribution}",
+        "registry": None,
+        "command": None,
+        "state": "set aside" if problem else "ok",
+        "problem": problem,
     }
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     seconds = row["import_seconds"]
-    brings = [f"registry {row['registry']}"] if row["registry"] else []
+    brings = [f"{what} {row[what]}" for what in ("registry", "command") if row[what]]
     brings += [f"family {', '.join(row['families'])}"] if row["families"] else []
     brings += [f"target {', '.join(row['targets'])}"] if row["targets"] else []
     return (
@@ -82,3 +93,126 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         "; ".join(brings),
         f"{row['state']}: {row['problem']}" if row["problem"] else row["state"],
     )
+
+
+@command.command()
+@click.argument("what", metavar="[NAME|FOLDER]", required=False)
+@click.option("--preset", help="Export this preset; default: `tiny`, else the first.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights and the inputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> None:
+    """Run the conformance kit on a plugin.
+
+    NAME is a family or a distribution, FOLDER a plugin's source, installed or not; without either, the current folder's
+    plugin. The family's smallest preset is built with random weights, exported, run in ONNX Runtime, and trained for a
+    few steps. Exit code 9 where a check fails.
+
+    \b
+    Example:
+      zoo plugin check vqvae
+    """
+    from ..plugins import OFF, enabled
+
+    if not enabled():
+        raise PluginError(f"{OFF}; a check needs one: run without")
+    outcomes = []
+    for plugin, family in _subjects(what or "."):
+        outcomes += _examine(plugin, family, preset, seed)
+    failed = sorted({outcome.family for outcome in outcomes if outcome.verdict != "pass"})
+    if as_json:
+        output.as_json(outcomes)
+    else:
+        output.table(((o.family, o.check, o.verdict, o.line) for o in outcomes), ("FAMILY", "CHECK", "VERDICT", "WHY"))
+    if failed:
+        count = sum(outcome.verdict == "fail" for outcome in outcomes)
+        raise PluginError(f"{', '.join(failed)}: {count} {'check' if count == 1 else 'checks'} failed")
+
+
+def _subjects(what: str) -> Iterator[tuple[Any, str]]:
+    """The plugins and families that the argument means."""
+    from .. import plugins
+    from ..text import did_you_mean, safe_text
+
+    folder = Path(what)
+    if folder.is_dir() and ((folder / "pyproject.toml").is_file() or what in (".", "..") or folder.parts[1:]):
+        found = [(plugin, family) for plugin in plugins.in_folder(folder) for family in plugin.families]
+    else:
+        installed = plugins.installed()
+        found = [(plugin, family) for plugin in installed for family in plugin.families]
+        found = [(p, family) for p, family in found if what in (family, p.distribution)]
+        if not found:
+            known = {name for plugin in installed for name in (plugin.distribution, *plugin.families)}
+            raise NotFoundError(
+                f"'{safe_text(what)}' is neither a family or plugin that is installed nor a plugin's folder"
+                + (did_you_mean(what, known) or "; `zoo plugin list` lists what is installed")
+            )
+    yield from found
+
+
+def _examine(plugin: Any, family: str, preset: str | None, seed: int) -> list[Any]:
+    from tempfile import TemporaryDirectory
+
+    from ..build.conformance import CHECKS, Subject, examine
+
+    outcomes = []
+    with TemporaryDirectory(prefix="zoo-check-") as folder:
+        subject = Subject(family, plugin, Path(folder), preset=preset, seed=seed)
+        if preset and preset not in (presets := subject.presets()):
+            raise UsageError(f"{family} has no preset '{preset}'; it has {', '.join(presets)}")
+        with output.progress(len(CHECKS), f"checking {family}", unit="check") as bar:
+            for outcome in examine(subject):
+                bar.update(1)
+                outcomes.append(outcome)
+    return outcomes
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def api(as_json: bool) -> None:
+    """The plugin contract: hooks, entry points, public modules, and what each version changed.
+
+    \b
+    Example:
+      zoo plugin api
+    """
+    from ..plugins.api import describe
+
+    contract = describe()
+    if as_json:
+        output.as_json(contract)
+        return
+    click.echo(f"contract {contract.version}; plugins written for {contract.oldest} and newer work")
+    for title, rows in (
+        ("hooks", [(h.name, f"({h.request}) -> {h.answer}", f"since {h.since}", h.summary) for h in contract.hooks]),
+        ("entry points", list(contract.entry_points.items())),
+        ("public modules", list(contract.modules.items())),
+        ("changes", [(f"{version}", line) for version, lines in contract.changes.items() for line in lines]),
+    ):
+        click.echo(f"\n{title}")
+        output.table([("", *row) for row in rows], ())
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--template", type=click.Choice(["minimal", "codec", "image-generator"]), default="minimal", show_default=True
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The package's folder; default: zoo-NAME here.")
+def new(name: str, template: str, out: Path | None) -> None:
+    """Write a new plugin: a package that passes its own tests at once.
+
+    NAME is the family's: lower-case letters, digits and dashes. Nothing is overwritten.
+
+    \b
+    Example:
+      zoo plugin new sharpener
+    """
+    from ..plugins.scaffold import write
+
+    folder = write(name, template, out or Path(f"zoo-{name}"))
+    output.note(f"next: fill in {folder}/{_module(name)}/model.py, then `zoo plugin check {folder}`")
+    click.echo(folder)
+
+
+def _module(name: str) -> str:
+    return f"zoo_{name.replace('-', '_')}"

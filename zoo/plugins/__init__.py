@@ -5,29 +5,37 @@ comes from the module's text; the first import happens in a child process with a
 and its finding is cached. Only what passed all of that is imported here, by the command that needs it. A plugin that
 fails is set aside with one line that names its distribution and the mend, and everything else works on.
 
-Entry points of a plugin's distribution, docs/contract.md has an example of both:
+Entry points of a plugin's distribution, docs/contract.md has an example of each:
     zoo             family name = module of hooks
     zoo.target      target name = module of hooks
     zoo.registry    registry name = package whose folder holds a registry.yaml
+    zoo.commands    command name = module:attribute, a click command or group, `zoo NAME`
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .finding import OFF, Plugin, PluginRegistry, enabled, installed, registries
-    from .loading import Loaded, load, load_target
+    from .finding import OFF, Plugin, PluginCommand, PluginRegistry, commands, enabled, in_folder, installed, registries
+    from .loading import Loaded, candidate, command_fault, load, load_command, load_from, load_target
     from .probing import Probe, probe, probe_all, set_aside
 
 __all__ = [
     "OFF",
     "Loaded",
     "Plugin",
+    "PluginCommand",
     "PluginRegistry",
     "Probe",
+    "candidate",
+    "command_fault",
+    "commands",
     "enabled",
+    "in_folder",
     "installed",
     "load",
+    "load_command",
+    "load_from",
     "load_target",
     "probe",
     "probe_all",
@@ -35,7 +43,8 @@ __all__ = [
     "set_aside",
 ]
 
-_LOADING, _PROBING = ("Loaded", "load", "load_target"), ("Probe", "probe", "probe_all", "set_aside")
+_LOADING = ("Loaded", "candidate", "command_fault", "load", "load_command", "load_from", "load_target")
+_PROBING = ("Probe", "probe", "probe_all", "set_aside")
 _HOME = dict.fromkeys(_LOADING, "loading") | dict.fromkeys(_PROBING, "probing")
 
 

@@ -6,12 +6,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..errors import UsageError
 from ..text import safe_text
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ OWN_DISTRIBUTIONS = frozenset({"zoo-vqvae", "zoo-vqgan", "zoo-diffusion", "zoo-j
 
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
 """Entry-point groups of modules of hooks, and what a name in them is."""
+
+MAX_MODULE_BYTES = 1 << 20
+"""Of a plugin's module: its text is parsed by every command that lists plugins."""
 
 OFF = "plugins are off (--no-plugins or ZOO_NO_PLUGINS)"
 
@@ -55,6 +59,7 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ()
     contract: int | None = None  # ZOO_CONTRACT, where the module's text says it
     problem: str = ""  # why it is set aside, and the mend; empty as long as nothing is wrong
+    folder: str = ""  # its source, where it was found there and not among what is installed
 
     @property
     def set_aside(self) -> str:
@@ -69,6 +74,26 @@ class PluginRegistry(msgspec.Struct, frozen=True, kw_only=True):
     distribution: str
     version: str
     folder: Path | None  # None: the package that its metadata names is not there
+
+
+class PluginCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """A command of the CLI that an installed distribution brings."""
+
+    name: str  # `zoo NAME`
+    distribution: str
+    version: str
+    module: str
+    attribute: str  # of the module: a click command or group
+    problem: str = ""
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pyproject.toml says of a plugin."""
+
+    name: str
+    version: str
+    license: str
+    families: dict[str, str]  # name: module
 
 
 def enabled() -> bool:
@@ -112,6 +137,104 @@ def registries() -> list[PluginRegistry]:
         folder = next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
         found.append(PluginRegistry(name=entry.name, distribution=name, version=version, folder=folder))
     return sorted(found, key=lambda registry: (registry.name, registry.distribution))
+
+
+def commands(reserved: Collection[str]) -> list[PluginCommand]:
+    """The commands that installed distributions bring, by name; one that clashes has a problem.
+
+    Args:
+        reserved: names of zoo's own commands, which win.
+    """
+    if not enabled():
+        return []
+    found = []
+    for (name, version), entry in _entry_points("zoo.commands"):
+        module, _, attribute = entry.value.partition(":")
+        found.append((entry.name, name, version, module.strip(), attribute.strip()))
+    owners: dict[str, set[str]] = {}
+    for command, distribution, *_ in found:
+        owners.setdefault(command, set()).add(distribution)
+    return [
+        PluginCommand(
+            name=command,
+            distribution=distribution,
+            version=version,
+            module=module,
+            attribute=attribute,
+            problem=_command_problem(command, distribution, module, attribute, reserved, owners[command]),
+        )
+        for command, distribution, version, module, attribute in sorted(found)
+    ]
+
+
+def _command_problem(
+    command: str, distribution: str, module: str, attribute: str, reserved: Collection[str], owners: set[str]
+) -> str:
+    remove = f"remove it (pip uninstall {distribution})"
+    if command in reserved:
+        return f"zoo itself has the command '{command}', which {distribution} brings too; {remove}"
+    if others := sorted(owners - {distribution}):
+        return f"{distribution} and {' and '.join(others)} both bring the command '{command}'; {remove} or the other"
+    if not _NAME.fullmatch(command):
+        return f"'{safe_text(command)}' is no name of a command (lower-case letters, digits, '.', '_', '-'); {remove}"
+    if not _MODULE.fullmatch(module) or not attribute.isidentifier():
+        return f"its command '{command}' must be given as module:attribute; tell its author, or {remove}"
+    return ""
+
+
+def in_folder(folder: Path) -> list[Plugin]:
+    """The plugins of a source folder, installed or not; `folder` and `folder/src` come first on sys.path from here on.
+
+    Raises:
+        UsageError: it has no pyproject.toml that declares a family.
+    """
+    project = project_of(folder)
+    sys.path[:0] = [str(path.resolve()) for path in (folder / "src", folder) if path.is_dir()]
+    others = [plugin for plugin in installed() if plugin.distribution != project.name]
+    found = [
+        Plugin(
+            distribution=project.name,
+            version=project.version,
+            module=module,
+            families=tuple(sorted(family for family, of in project.families.items() if of == module)),
+            folder=str(folder),
+        )
+        for module in dict.fromkeys(project.families.values())
+    ]
+    claims = _claims([*others, *found])
+    return [_examine(plugin, claims) for plugin in found]
+
+
+def project_of(folder: Path) -> Project:
+    """What a source folder's pyproject.toml says.
+
+    Raises:
+        UsageError: there is none, or it declares no family.
+    """
+    import tomllib
+
+    file = folder / "pyproject.toml"
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+    except OSError:
+        raise UsageError(f"{safe_text(folder)} has no pyproject.toml, so it is no plugin's folder") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{safe_text(file)} cannot be read: {safe_text(e)}") from None
+    families = project.get("entry-points", {}).get("zoo", {})
+    if not families or "name" not in project:
+        raise UsageError(
+            f"{safe_text(file)} declares no family; docs/writing-a-plugin.md shows its entry point: "
+            "[project.entry-points.zoo]"
+        )
+    licence = project.get("license", "")
+    if isinstance(licence, dict):
+        licence = licence.get("text") or licence.get("file", "")
+    return Project(
+        name=_normalized(project["name"]),
+        version=str(project.get("version", "0")),
+        license=str(licence),
+        families=dict(families),
+    )
 
 
 def _entry_points(group: str) -> Iterator[tuple[tuple[str, str], "EntryPoint"]]:
@@ -209,6 +332,8 @@ def _read_contract(module: str) -> int:
             f"its module '{module}' is not there as Python source",
             "install it again: pip install --force-reinstall {distribution}",
         )
+    if source.stat().st_size > MAX_MODULE_BYTES:
+        raise Fault(f"its module {module} has {source.stat().st_size:,} bytes, the limit is {MAX_MODULE_BYTES:,}")
     try:
         with warnings.catch_warnings(action="ignore"):  # its invalid escapes and the like
             tree = ast.parse(source.read_bytes())

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +12,8 @@ import msgspec
 from ..errors import NotFoundError, PluginError, ZooError
 from ..hookspecs import Family, Imported, Target, Tasks
 from ..text import did_you_mean, safe_text
-from .finding import OFF, Fault, Plugin, brief, enabled, installed, roots
+from . import places
+from .finding import OFF, Fault, Plugin, PluginCommand, brief, enabled, installed
 from .probing import probe
 
 _REPORT = "upgrade it (pip install -U {distribution}) or tell its author"
@@ -77,15 +77,8 @@ def hook_names(manager: Any) -> tuple[str, ...]:
 
 def _place(error: BaseException, plugin: Plugin) -> str:
     """` (file.py:12)`, the innermost line of the plugin's own code that an error went through."""
-    places = roots(plugin.module.split(".")[0])
-    place, step = "", error.__traceback__
-    while step:
-        file = Path(step.tb_frame.f_code.co_filename)
-        root = next((root for root in places if file.is_relative_to(root)), None)
-        if root:
-            place = f" ({safe_text(file.relative_to(root.parent))}:{step.tb_lineno})"
-        step = step.tb_next
-    return place
+    place = places.of_error(error, plugin.module)
+    return place and f" ({place})"
 
 
 class Loaded:
@@ -93,6 +86,14 @@ class Loaded:
 
     def __init__(self, name: str, plugin: Plugin, manager: Any):
         self.name, self.plugin, self._manager = name, plugin, manager
+
+    def implements(self, hook: str) -> bool:
+        """Whether the plugin has the hook at all."""
+        return hook in hook_names(self._manager)
+
+    def place(self, hook: str) -> str:
+        """`zoo_tiny/plugin.py:12`, where a hook that the plugin implements begins."""
+        return places.of_code(getattr(self._manager.hook, hook).get_hookimpls()[0].function, self.plugin.module)
 
     def call(self, hook: str, request: Any) -> Any:
         """The hook's answer.
@@ -125,6 +126,38 @@ class Loaded:
         return result
 
 
+def load_command(command: PluginCommand) -> Any:
+    """Imports a command that a plugin brings: a click command or group.
+
+    Raises:
+        PluginError: it is set aside, or cannot be imported.
+    """
+    import click
+
+    where = f"{command.distribution} {command.version}"
+    aside = next((p.set_aside for p in installed() if p.problem and p.distribution == command.distribution), "")
+    if command.problem or aside:
+        raise PluginError(aside or f"{where}: {command.problem}")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            found = getattr(importlib.import_module(command.module), command.attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
+        raise PluginError(f"{where}: {command_fault(command, e)}") from e
+    if not isinstance(found, click.Command):
+        reason = f"{command.module}:{command.attribute} is a {type(found).__name__}, no click command"
+        raise PluginError(f"{where}: {reason}; {_REPORT.replace('{distribution}', command.distribution)}")
+    return found
+
+
+def command_fault(command: PluginCommand, error: BaseException) -> str:
+    """What a plugin's command raised, where, and what to do: one line."""
+    place = places.of_error(error, command.module)
+    reason = f"its command '{command.name}' failed{place and f' ({place})'}: {brief(error)}"
+    return f"{reason}; {_REPORT.replace('{distribution}', command.distribution)}"
+
+
 # What can be checked without importing torch.
 _RESULTS: dict[str, Any] = {
     "describe_family": Family,
@@ -146,15 +179,23 @@ def load(family: str) -> Loaded:
         NotFoundError: no plugin makes such a family.
         PluginError: plugins are off, or this one is set aside.
     """
-    return _load(family, "families", f"the family '{safe_text(family)}'", "makes")
+    return load_from(probe(candidate(family)).plugin, family)
 
 
 def load_target(target: str) -> Loaded:
     """As `load`, for a target."""
-    return _load(target, "targets", f"the target '{safe_text(target)}'", "writes")
+    return load_from(probe(candidate(target, "targets")).plugin, target)
 
 
-def _load(name: str, brought: str, what: str, does: str) -> Loaded:
+def candidate(name: str, brought: str = "families") -> Plugin:
+    """The installed plugin of a family, or of a target; one that is set aside where there is no other.
+
+    Raises:
+        NotFoundError: no plugin brings such a one.
+        PluginError: plugins are off.
+    """
+    what, does = ("family", "makes") if brought == "families" else ("target", "writes")
+    what = f"the {what} '{safe_text(name)}'"
     if not enabled():
         raise PluginError(f"{OFF}; {what} needs one: run without")
     plugins = installed()
@@ -164,7 +205,15 @@ def _load(name: str, brought: str, what: str, does: str) -> Loaded:
         raise NotFoundError(
             f"no installed plugin {does} {what}; installed: {', '.join(known) or 'none'}" + did_you_mean(name, known)
         )
-    plugin = probe(candidates[0]).plugin
+    return candidates[0]
+
+
+def load_from(plugin: Plugin, name: str) -> Loaded:
+    """Imports a plugin that was probed, for one of its families or targets.
+
+    Raises:
+        PluginError: it is set aside.
+    """
     if plugin.problem:
         raise PluginError(plugin.set_aside)
     try:

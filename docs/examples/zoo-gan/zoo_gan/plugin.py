@@ -1,0 +1,119 @@
+"""The family `gan`: what it can be told, its task, its hooks. Imports no torch; hooks that need it import it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from zoo.hookspecs import (
+    BuildRequest,
+    ConfigRequest,
+    DescribeRequest,
+    Family,
+    MeasureRequest,
+    Metric,
+    Port,
+    Preset,
+    Task,
+    TaskModuleRequest,
+    Tasks,
+    TasksRequest,
+    TrainRequest,
+    hookimpl,
+)
+from zoo.settings import TrainingSettings, read
+
+ZOO_CONTRACT = 1
+
+
+class GANConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Config of the family `gan`."""
+
+    image_channels: Literal[1, 3] = 1  # grey or RGB
+    image_size: Annotated[int, Meta(ge=8, le=128, multiple_of=4)] = 28  # pixels, height and width
+    hidden_channels: Annotated[int, Meta(ge=8, le=1024, multiple_of=2)] = 128  # width at the lowest resolution
+    latent_size: Annotated[int, Meta(ge=1, le=1024)] = 100  # length of z
+
+
+class GANSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the training of a GAN can be told."""
+
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.999  # of the generator's moving average, which is published
+    discriminator_channels: Annotated[int, Meta(ge=8, le=1024, multiple_of=2)] = 128  # width at the lowest resolution
+
+
+PRESETS = {
+    "fashion": Preset(
+        summary="grey 28x28 clothing out of 100 numbers",
+        config={"hidden_channels": 128},
+        training={"steps": 12_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
+    "tiny": Preset(
+        summary="a model for tests: it trains in a second and is good for nothing",
+        config={"hidden_channels": 8, "latent_size": 4},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 2e-3, "discriminator_channels": 8},
+    ),
+}
+
+
+@hookimpl
+def describe_family(request: DescribeRequest) -> Family:
+    return Family(
+        name="gan",
+        summary="Generative adversarial network: a picture out of noise, in one pass",
+        paper="https://arxiv.org/abs/1406.2661",
+        presets=PRESETS,
+    )
+
+
+def _config(config: Mapping[str, Any]) -> GANConfig:
+    return read(GANConfig, config, "gan config")
+
+
+@hookimpl
+def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
+    return msgspec.to_builtins(_config(request.config))
+
+
+@hookimpl
+def list_tasks(request: TasksRequest) -> Tasks:
+    c = _config(request.config)
+    image = Port(
+        kind="image",
+        dtype="uint8",
+        shape=("batch", c.image_size, c.image_size, c.image_channels),
+        summary="grey" if c.image_channels == 1 else "RGB",
+    )
+    seed = Port(kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1)
+    generate = Task(summary="Draw a picture", inputs={"seed": seed}, outputs={"image": image})
+    return Tasks(tasks={"generate": generate}, default="generate")
+
+
+@hookimpl
+def build_module(request: BuildRequest) -> Any:
+    """The generator alone: the discriminator belongs to the training, and is not published."""
+    from .model import Generator
+
+    return Generator(_config(request.config))
+
+
+@hookimpl
+def build_task(request: TaskModuleRequest) -> Any:
+    from .model import Generate
+
+    return Generate(request.module)
+
+
+@hookimpl
+def build_trainer(request: TrainRequest) -> Any:
+    from .model import GANTrainer
+
+    return GANTrainer(request, read(GANSettings, request.settings, "gan training"))
+
+
+@hookimpl
+def measure(request: MeasureRequest) -> list[Metric]:
+    from zoo.build.evaluate import measure_generator
+
+    return measure_generator(request)

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.mark.zoo("vae")
+def test_it_keeps_the_contract(zoo_check):
+    zoo_check()

@@ -1,0 +1,1 @@
+"""Variational autoencoder: Kingma and Welling 2014."""

@@ -1,0 +1,130 @@
+"""The family `vae`: what it can be told, its tasks, its hooks. Imports no torch; hooks that need it import it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from zoo.hookspecs import (
+    BuildRequest,
+    ConfigRequest,
+    DescribeRequest,
+    Family,
+    MeasureRequest,
+    Metric,
+    Port,
+    Preset,
+    Task,
+    TaskModuleRequest,
+    Tasks,
+    TasksRequest,
+    TrainRequest,
+    hookimpl,
+)
+from zoo.settings import TrainingSettings, read
+
+ZOO_CONTRACT = 1
+
+
+class VAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Config of the family `vae`."""
+
+    image_channels: Literal[1, 3] = 1  # grey or RGB
+    image_size: Annotated[int, Meta(ge=8, le=128, multiple_of=4)] = 28  # pixels, height and width
+    hidden_channels: Annotated[int, Meta(ge=8, le=1024, multiple_of=2)] = 64  # width at the lowest resolution
+    latent_size: Annotated[int, Meta(ge=1, le=1024)] = 32  # J of the paper
+
+
+class VAESettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the training of a VAE can be told."""
+
+    warmup_steps: Annotated[int, Meta(ge=0)] = 100  # of the learning rate
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
+
+
+PRESETS = {
+    "fashion": Preset(
+        summary="grey 28x28 clothing, 32 latents",
+        config={},
+        training={"steps": 8_000, "batch_size": 128, "learning_rate": 2e-3},
+    ),
+    "digits": Preset(
+        summary="grey 28x28 digits, 16 latents",
+        config={"hidden_channels": 32, "latent_size": 16},
+        training={"steps": 5_000, "batch_size": 128, "learning_rate": 2e-3},
+    ),
+    "tiny": Preset(
+        summary="a model for tests: it trains in a second and is good for nothing",
+        config={"hidden_channels": 8, "latent_size": 4},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
+    ),
+}
+
+
+@hookimpl
+def describe_family(request: DescribeRequest) -> Family:
+    return Family(
+        name="vae",
+        summary="Variational autoencoder: pictures to a few normal numbers and back",
+        paper="https://arxiv.org/abs/1312.6114",
+        presets=PRESETS,
+    )
+
+
+def _config(config: Mapping[str, Any]) -> VAEConfig:
+    return read(VAEConfig, config, "vae config")
+
+
+@hookimpl
+def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
+    return msgspec.to_builtins(_config(request.config))
+
+
+@hookimpl
+def list_tasks(request: TasksRequest) -> Tasks:
+    c = _config(request.config)
+    image = Port(
+        kind="image",
+        dtype="uint8",
+        shape=("batch", c.image_size, c.image_size, c.image_channels),
+        summary="grey" if c.image_channels == 1 else "RGB",
+    )
+    latents = Port(kind="tensor", dtype="float32", shape=("batch", c.latent_size), summary="normal where pictures are")
+    seed = Port(kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1)
+    return Tasks(
+        tasks={
+            "generate": Task(summary="Draw a picture", inputs={"seed": seed}, outputs={"image": image}),
+            "encode": Task(summary="A picture to its latents", inputs={"image": image}, outputs={"latents": latents}),
+            "decode": Task(summary="Latents to a picture", inputs={"latents": latents}, outputs={"image": image}),
+        },
+        default="generate",
+    )
+
+
+@hookimpl
+def build_module(request: BuildRequest) -> Any:
+    from .model import VAE
+
+    return VAE(_config(request.config))
+
+
+@hookimpl
+def build_task(request: TaskModuleRequest) -> Any:
+    from . import model
+
+    return {"generate": model.Generate, "encode": model.Encode, "decode": model.Decode}[request.task](request.module)
+
+
+@hookimpl
+def build_trainer(request: TrainRequest) -> Any:
+    from .model import VAETrainer
+
+    return VAETrainer(request, read(VAESettings, request.settings, "vae training"))
+
+
+@hookimpl
+def measure(request: MeasureRequest) -> list[Metric]:
+    from .measuring import measure_vae
+
+    return measure_vae(request)

@@ -1,0 +1,623 @@
+"""The conformance kit: what every plugin must keep, whoever wrote it, one check after another.
+
+`zoo plugin check` prints the outcomes as a table, `zoo.testing` makes tests of them. The checks of a family share one
+`Subject`: the family's smallest preset with fresh random weights, exported once.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import msgspec
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from .. import manifest as manifests
+from ..errors import UsageError, ZooError
+from ..graph.check import check as check_graphs
+from ..hookspecs import (
+    Batch,
+    BuildRequest,
+    ConfigRequest,
+    DescribeRequest,
+    Family,
+    Port,
+    Task,
+    TaskModuleRequest,
+    Tasks,
+    TasksRequest,
+    TrainRequest,
+)
+from ..manifest import Manifest, Training, graph_file
+from ..plugins import Loaded, Plugin, load_from, places, probe
+from ..plugins.finding import brief
+from ..replay import Case
+from ..runtime import open_session
+from ..sameness import Comparison, compare_task
+from ..settings import TrainingSettings, read
+from .bundling import read_weights
+from .card import CARD
+from .export import TorchTasks, export_bundle
+from .golden import Plan, draw, draw_cases
+from .tracing import IR_VERSION, OPSET
+from .train import load_weights
+
+LOAD_SECONDS = 1.0
+"""How long a plugin's module may take to be imported: every command that lists families may have to wait for it."""
+
+REQUIRED = ("describe_family", "validate_config", "list_tasks", "build_module", "build_task")
+
+PLANS = (Plan(3, 28, 28), Plan(4, 17, 23))
+"""Batches and picture sizes of the cases."""
+
+SIZES = (Plan(1, 0, 0), Plan(2, 57, 33))
+"""The smallest picture that a port takes, and one larger than any that was traced."""
+
+MAX_STEPS = 20
+"""Training steps, all on one batch with the same random numbers."""
+
+
+class Finding(Exception):
+    """What is wrong, the place in the plugin's code where it is known, and the section of the docs to read."""
+
+    def __init__(self, why: str, where: str = "", read: str = ""):
+        super().__init__(why)
+        self.why, self.where, self.read = why, where, read
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How one check of a family came out."""
+
+    family: str
+    check: str
+    verdict: Literal["pass", "fail", "blocked"]  # blocked: what it needs failed
+    why: str  # what was found wrong; for a pass, what was looked at
+    where: str = ""  # file and line in the plugin's code
+    read: str = ""  # section of the docs
+
+    @property
+    def line(self) -> str:
+        """Why, where, and what to read."""
+        told = [part for part in (self.where, self.read) if part and part not in self.why]
+        return "; ".join([self.why, *told])
+
+
+class Subject:
+    """A family under test. What several checks need is made once, when the first of them asks."""
+
+    def __init__(self, family: str, plugin: Plugin, folder: Path, *, preset: str | None = None, seed: int = 0):
+        """`folder` is for bundles; `preset` stands in for the smallest; `seed` is of the weights and all inputs."""
+        self.family, self.plugin, self.folder = family, plugin, folder
+        self.chosen, self.seed = preset, seed
+
+    @cached_property
+    def probe(self) -> Any:
+        return probe(self.plugin)
+
+    def presets(self) -> list[str]:
+        """Their names, as the probe told them."""
+        return list(self.probe.families[self.family].presets) if self.family in self.probe.families else []
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        return load_from(self.probe.plugin, self.family)
+
+    def call(self, hook: str, request: Any) -> Any:
+        return self.loaded.call(hook, request)
+
+    def fail(self, why: str, hook: str, where: str = "") -> NoReturn:
+        """Ends a check: `hook` is to blame, at `where` if that is known better."""
+        raise Finding(why, where or self.loaded.place(hook), f"docs/contract.md#{hook}")
+
+    @cached_property
+    def described(self) -> Family:
+        return self.call("describe_family", DescribeRequest(family=self.family))
+
+    @cached_property
+    def preset(self) -> str:
+        """The preset that is exported: the chosen one, else `tiny`, else the first."""
+        return self.chosen or ("tiny" if "tiny" in self.presets() else self.presets()[0])
+
+    def validated(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self.call("validate_config", ConfigRequest(family=self.family, config=deepcopy(dict(config)))))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self.validated(self.described.presets[self.preset].config)
+
+    def tasks_of(self, config: Mapping[str, Any]) -> Tasks:
+        return self.call("list_tasks", TasksRequest(family=self.family, config=config))
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        return self.tasks_of(self.config)
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        torch.manual_seed(self.seed)
+        return self.call("build_module", BuildRequest(family=self.family, config=config)).eval()
+
+    def modules_of(self, module: nn.Module, config: Mapping[str, Any], tasks: Tasks) -> dict[str, nn.Module]:
+        requests = {
+            name: TaskModuleRequest(family=self.family, config=config, task=name, module=module) for name in tasks.tasks
+        }
+        return {name: self.call("build_task", request).eval() for name, request in requests.items()}
+
+    @cached_property
+    def module(self) -> nn.Module:
+        return self.build(self.config)
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The torch module of each task."""
+        return self.modules_of(self.module, self.config, self.tasks)
+
+    def code_of(self, task: str) -> str:
+        module = self.modules[task]
+        return places.of_code(type(module).forward, self.plugin.module)
+
+    def export(self, folder: Path, module: nn.Module, config: Mapping[str, Any]) -> Manifest:
+        return export_bundle(
+            out=folder,
+            name=self.family,
+            version=1,
+            family=self.family,
+            loaded=self.loaded,
+            config=config,
+            module=module,
+            summary=f"{self.family} with random weights",
+            license="Apache-2.0",
+            training=Training(),
+        )
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The exported bundle's folder."""
+        self.export(self.folder / "first", self.module, self.config)
+        return self.folder / "first"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return manifests.read(self.bundle)
+
+    @cached_property
+    def sessions(self) -> dict[str, Any]:
+        return {task: open_session(self.bundle / graph_file(task), "cpu") for task in self.tasks.tasks}
+
+    @cached_property
+    def cases(self) -> dict[str, list[Case]]:
+        """Inputs of each task, one case a plan, and what torch makes of them."""
+        return self.draw(PLANS)
+
+    def draw(self, plans: Sequence[Plan]) -> dict[str, list[Case]]:
+        in_torch = TorchTasks(self.modules, self.tasks)
+        return draw_cases(self.tasks, in_torch.call, in_torch.margins, plans=plans, seed=self.seed)
+
+    def compare(self, task: str, case: Case, result: Mapping[str, np.ndarray]) -> list[Comparison]:
+        """ONNX Runtime's outputs against torch's; fails the check where they differ by more than the tolerance."""
+        compared = compare_task(self.tasks.tasks[task].outputs, case.outputs, result, self.tasks.tolerance)
+        for output, comparison in compared.items():
+            if comparison.verdict == "differs":
+                sizes = ", ".join(f"{port} {list(array.shape)}" for port, array in case.inputs.items())
+                why = f"{output} of {task} at {sizes} against torch: {comparison.text}"
+                self.fail(why, "build_task", self.code_of(task))
+        return list(compared.values())
+
+    @cached_property
+    def results(self) -> dict[str, list[dict[str, np.ndarray]]]:
+        """What ONNX Runtime makes of the same inputs."""
+        return {task: [self.sessions[task].run(case.inputs) for case in cases] for task, cases in self.cases.items()}
+
+    @cached_property
+    def trained(self) -> tuple[nn.Module, str, list[float]]:
+        """The module after a few steps on one batch; the name of the first loss, and its value at each step."""
+        settings = {"seed": self.seed} | dict(self.described.presets[self.preset].training)
+        module = self.build(self.config)
+        request = TrainRequest(
+            family=self.family,
+            config=self.config,
+            settings=settings,
+            module=module.train(),
+            device=torch.device("cpu"),
+            distribute=lambda module: module,
+        )
+        trainer = self.call("build_trainer", request)
+        batch, losses, name = self._batch(int(settings["batch_size"])), [], ""
+        for step in range(min(MAX_STEPS, int(settings["steps"]))):
+            try:
+                given = trainer.step(batch, step, torch.Generator().manual_seed(self.seed))
+            except ZooError:
+                raise
+            except Exception as e:
+                where = places.of_error(e, self.plugin.module)
+                raise Finding(f"step {step} of its trainer raised {type(e).__name__}: {e}", where, TRAINER) from e
+            name, loss = next(iter(given.items()))
+            losses.append(float(loss))
+        return trainer.trained_module().eval(), name, losses
+
+    def _batch(self, number: int) -> Batch:
+        ports = [port for task in self.tasks.tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
+        image = next((port for port in ports if port.kind == "image"), None)
+        if image is None:
+            self.fail("no task takes or gives a picture, so there is nothing to train on", "list_tasks")
+        sizes = [16 if isinstance(dim, str) else dim for dim in image.shape[1:3]]
+        rng = np.random.default_rng(self.seed)
+        pictures = draw(msgspec.structs.replace(image, minimum_size=None), [number, *sizes, image.shape[3]], rng)
+        most = next((int(port.maximum) for port in ports if port.kind == "label" and port.maximum), 1)
+        labels = torch.from_numpy(rng.integers(0, most, number, endpoint=True))
+        return Batch(images=torch.from_numpy(pictures), labels=labels)
+
+
+TRAINER = "docs/contract.md#trainer"
+
+
+# --- The checks: each says what it looked at, or raises a Finding -----------------------------------------------------
+
+
+def loads(s: Subject) -> str:
+    if problem := s.probe.plugin.problem:
+        raise Finding(problem, read="docs/contract.md")
+    seconds = s.probe.import_seconds
+    if seconds > LOAD_SECONDS:
+        raise Finding(
+            f"importing {s.plugin.module} takes {seconds:.2f} s, at most {LOAD_SECONDS:g} s are allowed:"
+            " import what is heavy inside the hooks",
+            read="docs/contract.md",
+        )
+    return f"in {seconds * 1000:.0f} ms, without torch and onnxruntime"
+
+
+def contract(s: Subject) -> str:
+    for hook in REQUIRED:
+        if not s.loaded.implements(hook):
+            raise Finding(f"it does not implement the hook {hook}", read=f"docs/contract.md#{hook}")
+    return f"contract {s.plugin.contract}, {len(s.probe.hooks)} hooks with their signatures"
+
+
+def family_card(s: Subject) -> str:
+    if not s.described.paper.startswith("https://"):
+        s.fail(f"the link to its paper is '{s.described.paper}'; it must begin with https://", "describe_family")
+    if not s.described.presets:
+        s.fail("it has no preset; one at least, so that it can be trained and tested", "describe_family")
+    if not (licence := _licence(s.plugin)):
+        raise Finding(
+            'its distribution names no licence; in pyproject.toml: license = "Apache-2.0", or whichever it is',
+            read="docs/writing-a-plugin.md",
+        )
+    return f"{_count(len(s.described.presets), 'preset')}, paper, licence of the code {licence}"
+
+
+def _licence(plugin: Plugin) -> str:
+    if plugin.folder:
+        return project_of(Path(plugin.folder)).license
+    about = metadata.metadata(plugin.distribution)
+    return str(about.get("License-Expression") or about.get("License") or "")
+
+
+def presets(s: Subject) -> str:
+    for name, preset in s.described.presets.items():
+        config = s.validated(preset.config)
+        if s.validated(config) != config:
+            s.fail(f"preset {name}: validating a complete config again must change nothing", "validate_config")
+        try:
+            plain = msgspec.json.decode(msgspec.json.encode(config))
+        except TypeError as e:
+            s.fail(f"preset {name}: its config must be plain dicts, lists, text and numbers: {e}", "validate_config")
+        if s.validated(plain) != config:
+            s.fail(f"preset {name}: a config that was written and read again is another one", "validate_config")
+        if s.loaded.implements("build_trainer"):
+            try:
+                read(TrainingSettings, preset.training, f"the training of the preset {name}")
+            except UsageError as e:
+                s.fail(str(e), "describe_family")
+        _check_tasks(s, name, s.tasks_of(config))
+    return ", ".join(s.described.presets)
+
+
+def _check_tasks(s: Subject, preset: str, tasks: Tasks) -> None:
+    if tasks.default not in tasks.tasks:
+        s.fail(f"preset {preset}: the default task '{tasks.default}' is none of {', '.join(tasks.tasks)}", "list_tasks")
+    for name, task in tasks.tasks.items():
+        if shared := task.inputs.keys() & task.outputs.keys():
+            s.fail(f"preset {preset}: '{min(shared)}' is input and output of {name}; a graph has one", "list_tasks")
+        if task.part_of and task.part_of not in tasks.tasks:
+            s.fail(f"preset {preset}: {name} is part of '{task.part_of}', which is no task", "list_tasks")
+        try:
+            msgspec.convert(msgspec.to_builtins(task), Task)
+        except msgspec.ValidationError as e:
+            s.fail(f"preset {preset}: the task {name} cannot stand in a manifest: {e}", "list_tasks")
+
+
+def config_errors(s: Subject) -> str:
+    wrong = [(f"{path}.no_such_field".lstrip("."), 1) for path in _mappings(s.config)]
+    wrong += [(path, {"wrong": ["type"]}) for path in _leaves(s.config)]
+    for path, value in wrong:
+        config = deepcopy(s.config)
+        *parents, last = path.split(".")
+        target = config
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+        try:
+            s.validated(config)
+        except UsageError as e:
+            if last not in str(e) or "\n" in str(e):
+                s.fail(f"a wrong {path} is refused with '{e}', which is no line that names the field", CONFIG)
+        else:
+            s.fail(f"a config with {path} = {value} was taken; refuse it with a UsageError that names it", CONFIG)
+    return f"{_count(len(wrong), 'wrong config')} refused, each in a line that names the field"
+
+
+CONFIG = "validate_config"
+
+
+def _mappings(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    yield path
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _mappings(value, f"{path}.{name}")
+
+
+def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def builds(s: Subject) -> str:
+    for preset in s.described.presets:
+        config = s.config if preset == s.preset else s.validated(s.described.presets[preset].config)
+        module = s.module if preset == s.preset else s.build(config)
+        own = {tensor.data_ptr() for tensor in module.state_dict().values()}
+        for name, task in s.modules_of(module, config, s.tasks_of(config)).items():
+            if copies := [n for n, tensor in task.named_parameters() if tensor.data_ptr() not in own]:
+                where = places.of_code(type(task).__init__, s.plugin.module)
+                s.fail(
+                    f"preset {preset}: {copies[0]} of {name} is a copy; it must be the module's own",
+                    "build_task",
+                    where,
+                )
+    numbers = sum(parameter.numel() for parameter in s.module.parameters())
+    return f"{_count(len(s.described.presets), 'preset')}; {s.preset} has {numbers:,} parameters"
+
+
+def exports(s: Subject) -> str:
+    s.bundle  # noqa: B018: making it is the check
+    return f"{s.preset}: {', '.join(s.tasks.tasks)}"
+
+
+def ports(s: Subject) -> str:
+    for name, task in s.tasks.tasks.items():
+        for case, result in zip(s.cases[name], s.results[name]):
+            sizes = _sizes(task.inputs, case.inputs)
+            for port_name, port in task.outputs.items():
+                if reason := _misfit(port, result[port_name], sizes):
+                    s.fail(f"'{port_name}' of {name} {reason}", "list_tasks", s.code_of(name))
+    return "names, types, shapes and ranges of real calls"
+
+
+def _sizes(declared: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    pairs = [pair for name, port in declared.items() for pair in zip(port.shape, arrays[name].shape)]
+    return {dim: size for dim, size in pairs if isinstance(dim, str)}
+
+
+def _misfit(port: Port, array: np.ndarray, sizes: dict[str, int]) -> str:
+    """How an output differs from its port; names its dimensions in `sizes` as it goes."""
+    if array.dtype != port.dtype or array.ndim != len(port.shape):
+        return f"is {array.dtype} with {array.ndim} axes; its port says {port.dtype} with {len(port.shape)}"
+    for axis, (dim, size) in enumerate(zip(port.shape, array.shape)):
+        wanted = sizes.setdefault(dim, size) if isinstance(dim, str) else dim
+        if size != wanted:
+            return f"has {size} along axis {axis}; its port says {dim}{f', which is {wanted}' if dim != wanted else ''}"
+    low, high = port.minimum, port.maximum
+    if array.size and ((low is not None and array.min() < low) or (high is not None and array.max() > high)):
+        return f"goes from {array.min()} to {array.max()}; its port says {low} to {high}"
+    return ""
+
+
+def parity(s: Subject) -> str:
+    verdicts = [
+        comparison.verdict
+        for name, cases in s.cases.items()
+        for case, result in zip(cases, s.results[name])
+        for comparison in s.compare(name, case, result)
+    ]
+    return f"{verdicts.count('identical')} of {len(verdicts)} outputs identical, the others within the tolerance"
+
+
+def batches(s: Subject) -> str:
+    compared = 0
+    for name, task in s.tasks.tasks.items():
+        rowed = [port for port, declared in task.inputs.items() if declared.shape[:1] == ("batch",)]
+        outputs = {port: declared for port, declared in task.outputs.items() if declared.shape[:1] == ("batch",)}
+        case, result = s.cases[name][0], s.results[name][0]
+        if not rowed or not outputs:
+            continue
+        rows = range(len(case.inputs[rowed[0]]))
+        alone = [
+            s.sessions[name].run(case.inputs | {port: case.inputs[port][row : row + 1] for port in rowed})
+            for row in rows
+        ]
+        joined = {port: np.concatenate([one[port] for one in alone]) for port in outputs}
+        for port, comparison in compare_task(outputs, joined, result, s.tasks.tolerance).items():
+            compared += 1
+            if comparison.verdict == "differs":
+                why = f"{port} of {name} depends on what else is in the batch: {comparison.text}"
+                s.fail(why, "build_task", s.code_of(name))
+    return f"{_count(compared, 'output')} of a batch of {PLANS[0].batch} as of batches of 1"
+
+
+def sizes(s: Subject) -> str:
+    dynamic = {
+        name: {dim for port in task.inputs.values() for dim in port.shape if isinstance(dim, str)} - {"batch"}
+        for name, task in s.tasks.tasks.items()
+    }
+    if not any(dynamic.values()):
+        return "none but the batch is dynamic"
+    for name, cases in s.draw(SIZES).items():
+        for case in cases if dynamic[name] else []:
+            s.compare(name, case, s.sessions[name].run(case.inputs))
+    return f"{', '.join(sorted(set().union(*dynamic.values())))}: the smallest, and larger than any that was traced"
+
+
+def seeds(s: Subject) -> str:
+    seeded = [name for name, task in s.tasks.tasks.items() if any(p.kind == "seed" for p in task.inputs.values())]
+    for name in s.tasks.tasks:
+        for case, result in zip(s.cases[name], s.results[name]):
+            again = s.sessions[name].run(case.inputs)
+            if any(array.tobytes() != again[port].tobytes() for port, array in result.items()):
+                s.fail(f"two calls of {name} with the same inputs differ", "build_task", s.code_of(name))
+    module = s.trained[0] if s.loaded.implements("build_trainer") else s.module
+    in_torch = TorchTasks(s.modules_of(module, s.config, s.tasks), s.tasks)
+    for name in (name for name in seeded if not s.tasks.tasks[name].part_of):
+        if not any(_other_seed_tells(in_torch, s.tasks.tasks[name], name, case) for case in s.cases[name]):
+            s.fail(f"another seed gives the same outputs of {name}", "build_task", s.code_of(name))
+    return f"{', '.join(seeded) or 'no task has a seed'}; two calls of every task are identical"
+
+
+def _other_seed_tells(in_torch: TorchTasks, task: Task, name: str, case: Case) -> bool:
+    other = {port: array ^ 1 if task.inputs[port].kind == "seed" else array for port, array in case.inputs.items()}
+    before, after = in_torch.call(name, case.inputs), in_torch.call(name, other)
+    return any(not np.array_equal(before[port], after[port]) for port in before)
+
+
+MAX_OPSET, MAX_IR = 20, 10
+
+
+def operators(s: Subject) -> str:
+    if findings := check_graphs(s.bundle, s.manifest):
+        s.fail("; ".join(findings), "build_task")
+    for task in s.tasks.tasks:
+        model = onnx.load(s.bundle / graph_file(task), load_external_data=False)
+        opset = max(entry.version for entry in model.opset_import)
+        if opset > MAX_OPSET or model.ir_version > MAX_IR:
+            s.fail(
+                f"{graph_file(task)} has opset {opset} and IR {model.ir_version};"
+                f" the targets take at most {MAX_OPSET} and {MAX_IR}",
+                "build_task",
+                s.code_of(task),
+            )
+    return f"ONNX's own domain, none random; opset {OPSET}, IR {IR_VERSION}"
+
+
+def training(s: Subject) -> str:
+    if not s.loaded.implements("build_trainer"):
+        return "it has no build_trainer: nothing to train"
+    _, name, losses = s.trained
+    if not losses[-1] < losses[0]:
+        s.fail(
+            f"the first loss, '{name}', went from {losses[0]:.4g} to {losses[-1]:.4g}"
+            f" in {len(losses)} steps on one batch; it must fall",
+            "build_trainer",
+        )
+    return f"{name} from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps on one batch"
+
+
+def round_trip(s: Subject) -> str:
+    weights = read_weights(s.bundle, s.manifest)
+    state = s.module.state_dict()
+    if weights.keys() != state.keys() or not all(torch.equal(weights[name], state[name]) for name in state):
+        s.fail("the weights that come out of the bundle are not those that went in", "build_module")
+    torch.manual_seed(s.seed + 1)
+    again = s.call("build_module", BuildRequest(family=s.family, config=s.manifest.config)).eval()
+    load_weights(again, weights)
+    s.export(s.folder / "second", again, s.manifest.config)
+    for path in sorted(s.bundle.iterdir()):
+        if (s.folder / "second" / path.name).read_bytes() != path.read_bytes():
+            s.fail(f"saved, loaded and saved again, {path.name} has other bytes", "build_module")
+    return f"{_count(len(s.manifest.files) + 1, 'file')} byte for byte"
+
+
+def card(s: Subject) -> str:
+    text = (s.bundle / CARD).read_text(encoding="utf-8")
+    if missing := [part for part in (s.manifest.license, *s.tasks.tasks) if part not in text]:
+        s.fail(f"the card does not name {', '.join(missing)}", "list_tasks")
+    return f"{CARD} with licence, tasks and ports"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """A check, and those that must have passed before it."""
+
+    name: str
+    summary: str  # what is checked, as a statement that should hold
+    run: Callable[[Subject], str]
+    needs: tuple[str, ...] = ()
+
+
+CHECKS = (
+    Check("loads", "its module loads fast and without torch", loads),
+    Check("contract", "its contract version and hook signatures are right", contract, ("loads",)),
+    Check("family", "it says who it is, and names a licence", family_card, ("contract",)),
+    Check("presets", "its presets are valid configs, and their tasks fit a manifest", presets, ("family",)),
+    Check("config errors", "a wrong config is refused in one line that names the field", config_errors, ("presets",)),
+    Check("builds", "its presets build, and tasks hold the module's own tensors", builds, ("presets",)),
+    Check("exports", "every task exports", exports, ("builds",)),
+    Check("ports", "ports match the graphs' real inputs and outputs", ports, ("exports",)),
+    Check("parity", "fresh weights and inputs give torch's numbers within the tolerance", parity, ("exports",)),
+    Check("batches", "a picture does not depend on its batch", batches, ("exports",)),
+    Check("sizes", "dimensions with a name are dynamic", sizes, ("exports",)),
+    Check("training", "training steps lower the first loss on one batch", training, ("builds",)),
+    Check("seeds", "the same seed gives the same output, another one another", seeds, ("exports", "training")),
+    Check("round trip", "save, load, save is byte-identical", round_trip, ("exports",)),
+    Check("operators", "no contrib or random operators; opset and IR that targets take", operators, ("exports",)),
+    Check("card", "the bundle has a card with the licence", card, ("exports",)),
+)
+
+_PLACE = re.compile(r"\(([\w./-]+\.py:\d+)\)")
+_SECTION = re.compile(r"(docs/[\w.-]+\.md(?:#\w+)?)")
+
+
+class Examination:
+    """The checks of a subject, each run once, when its outcome is asked for."""
+
+    def __init__(self, subject: Subject):
+        self.subject = subject
+        self._outcomes: dict[str, Outcome] = {}
+
+    def outcome(self, name: str) -> Outcome:
+        """How a check came out; those that it needs are run first."""
+        if name not in self._outcomes:
+            self._outcomes[name] = self._run(next(check for check in CHECKS if check.name == name))
+        return self._outcomes[name]
+
+    def _run(self, check: Check) -> Outcome:
+        def outcome(verdict: Any, why: str, where: str = "", read: str = "") -> Outcome:
+            family = self.subject.family
+            return Outcome(family=family, check=check.name, verdict=verdict, why=why, where=where, read=read)
+
+        for needed in check.needs:
+            if self.outcome(needed).verdict != "pass":
+                return outcome("blocked", f"'{needed}' has to pass first")
+        try:
+            return outcome("pass", check.run(self.subject))
+        except Finding as finding:
+            return outcome("fail", finding.why, finding.where or _found(_PLACE, finding.why), finding.read)
+        except ZooError as e:
+            return outcome("fail", str(e), _found(_PLACE, str(e)), _found(_SECTION, str(e)) or "docs/contract.md")
+        except Exception as e:  # the plugin's own modules are called
+            where = places.of_error(e, self.subject.plugin.module)
+            return outcome("fail", brief(e), where, "docs/contract.md#build_task")
+
+
+def examine(subject: Subject) -> Iterator[Outcome]:
+    """The outcome of every check of a family, in order."""
+    examination = Examination(subject)
+    for check in CHECKS:
+        yield examination.outcome(check.name)
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1] if found else ""
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}" + ("" if number == 1 else "s")

@@ -1,0 +1,38 @@
+"""Places in a plugin's own code, for messages: `zoo_tiny/model.py:12`."""
+
+import inspect
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from ..text import safe_text
+from .finding import roots
+
+
+def of_error(error: BaseException | None, owner: Any) -> str:
+    """The innermost line of the owner's package that an error went through; empty where it went through none.
+
+    Args:
+        owner: a module's dotted name, or any object of a class that the package defines.
+    """
+    place, step = "", error.__traceback__ if error else None
+    while step:
+        place = _relative(step.tb_frame.f_code.co_filename, step.tb_lineno, owner) or place
+        step = step.tb_next
+    return place
+
+
+def of_code(function: Any, owner: Any) -> str:
+    """Where a function begins; empty where it is not of the owner's package."""
+    function = inspect.unwrap(function)
+    if not isinstance(function, FunctionType):
+        return ""
+    return _relative(function.__code__.co_filename, function.__code__.co_firstlineno, owner)
+
+
+def _relative(file: str, line: int, owner: Any) -> str:
+    module = owner if isinstance(owner, str) else type(owner).__module__
+    for root in roots(module.split(".")[0]):
+        if Path(file).is_relative_to(root):
+            return f"{safe_text(Path(file).relative_to(root.parent))}:{line}"
+    return ""
