@@ -36,8 +36,44 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-CONTRACT_VERSION = 1
-"""Raised when an old plugin could break. A module says `ZOO_CONTRACT = 1`; it is read without running the module."""
+CHANGES = {
+    1: ("the hooks describe_family to import_checkpoint; the entry points zoo and zoo.registry",),
+    2: (
+        "the entry point zoo.commands: commands of the CLI",
+        "the entry point zoo.target and the hooks describe_target, write_target, run_target: other stacks",
+        "MeasureRequest.judged_by, training_images, samples, options and inception: figures of models that draw",
+        "the first loss that Trainer.step names is the one that training lowers",
+    ),
+}
+"""What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
+docs/decisions/0007-contract-versions.md says what raises the version."""
+
+CONTRACT_VERSION = max(CHANGES)
+
+OLDEST_CONTRACT = 1
+"""The oldest version whose plugins still work. Raised when something is taken away."""
+
+ENTRY_POINTS = {
+    "zoo": "family name = module of hooks",
+    "zoo.target": "target name = module of hooks",
+    "zoo.registry": "registry name = package whose folder holds a registry.yaml",
+    "zoo.commands": "command name = module:attribute, a click command or group",
+}
+"""How a distribution says what it brings."""
+
+PUBLIC_MODULES = (
+    "zoo",
+    "zoo.hookspecs",
+    "zoo.errors",
+    "zoo.settings",
+    "zoo.text",
+    "zoo.media",
+    "zoo.testing",
+    "zoo.build.evaluate",
+    "zoo.build.optim",
+    "zoo.build.random",
+)
+"""What a plugin may import. Their public names change as the contract does; the rest of zoo may change at any time."""
 
 hookspec = pluggy.HookspecMarker("zoo")
 hookimpl = pluggy.HookimplMarker("zoo")
@@ -273,7 +309,8 @@ class Trainer(Protocol):
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> Mapping[str, float | torch.Tensor]:
         """One update of the weights; `step` counts from 0. All randomness comes from `generator` (CPU, seeded by run
-        seed, step and process), so that a resumed run is the same run. Returns named losses for the log."""
+        seed, step and process), so that a resumed run is the same run. Returns named losses for the log, first the one
+        that training lowers."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` changes, the module's weights included: optimisers, averages."""

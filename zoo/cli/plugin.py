@@ -169,7 +169,7 @@ def _examine(plugin: Any, family: str, preset: str | None, seed: int) -> list[An
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def api(as_json: bool) -> None:
-    """The plugin contract: hooks, entry points, public modules, and what each version changed.
+    """The plugin contract: hooks, types (`?` has a default), entry points, modules, and what each version changed.
 
     \b
     Example:
@@ -183,10 +183,11 @@ def api(as_json: bool) -> None:
         return
     click.echo(f"contract {contract.version}; plugins written for {contract.oldest} and newer work")
     for title, rows in (
-        ("hooks", [(h.name, f"({h.request}) -> {h.answer}", f"since {h.since}", h.summary) for h in contract.hooks]),
+        ("hooks", [(h.name, f"{h.request} -> {h.answer}", h.summary) for h in contract.hooks]),
+        ("types", [(name, ", ".join(members)) for name, members in contract.types.items()]),
         ("entry points", list(contract.entry_points.items())),
-        ("public modules", list(contract.modules.items())),
-        ("changes", [(f"{version}", line) for version, lines in contract.changes.items() for line in lines]),
+        ("modules that a plugin may import", [(name,) for name in contract.modules]),
+        ("changes", [(version, line) for version, lines in contract.changes.items() for line in lines]),
     ):
         click.echo(f"\n{title}")
         output.table([("", *row) for row in rows], ())

@@ -18,9 +18,6 @@ from ..text import safe_text
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-OLDEST_CONTRACT = 1
-"""The oldest contract version that this zoo still speaks."""
-
 OWN_DISTRIBUTIONS = frozenset({"zoo-vqvae", "zoo-vqgan", "zoo-diffusion", "zoo-judge", "zoo-targets"})
 """This project's own plugins: where another distribution claims the name of one of their families, they win."""
 
@@ -293,7 +290,7 @@ def _claims(plugins: list[Plugin]) -> dict[tuple[str, str], list[str]]:
 
 def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plugin:
     """The plugin with what its metadata and its module's text say of it."""
-    from ..hookspecs import CONTRACT_VERSION
+    from ..hookspecs import CONTRACT_VERSION, OLDEST_CONTRACT
 
     try:
         for kind, name in _named(plugin):
@@ -348,7 +345,7 @@ def _read_contract(module: str) -> int:
                 | ast.AnnAssign(target=ast.Name("ZOO_CONTRACT"), value=ast.Constant(int(version)))
             ) if version is not True and version is not False:
                 return version
-    raise Fault(f"{module} does not say which contract it was written for, e.g. ZOO_CONTRACT = {OLDEST_CONTRACT}")
+    raise Fault(f"{module} does not say which contract it was written for, e.g. ZOO_CONTRACT = 1")
 
 
 def _source(module: str) -> Path | None:
