@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from zoo.hookspecs import CONTRACT_VERSION
+
 ROOT = Path(__file__).parent.parent
 
 HEAD = """
@@ -40,7 +42,10 @@ BROKEN = {
         "no hook 'build_modul'; did you mean 'build_module'?",
     ),
     "undecorated": (GOOD + "def build_module(request): ...", "its function build_module lacks @hookimpl"),
-    "newer": (GOOD.replace("CONTRACT = 1", "CONTRACT = 99"), "contract 99, this zoo has 1; run: pip install -U zoo"),
+    "newer": (
+        GOOD.replace("CONTRACT = 1", "CONTRACT = 99"),
+        f"contract 99, this zoo has {CONTRACT_VERSION}; run: pip install -U zoo",
+    ),
     "older": (GOOD.replace("CONTRACT = 1", "CONTRACT = 0"), "upgrade the plugin: pip install -U zoo-older"),
     "undeclared": (GOOD.replace("ZOO_CONTRACT = 1", ""), "does not say which contract it was written for"),
     "heavy": (HEAD + "import torch" + DESCRIBE, "imports torch while it is loaded"),

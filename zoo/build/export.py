@@ -5,7 +5,8 @@ torch; the graphs checked as a stranger's would be; the cases replayed in ONNX R
 beside the wanted one, which gets its name only when every step went well.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
