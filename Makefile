@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # plugins/diffusion is not among them yet: it trains, but has no tasks to export.
 PLUGINS := plugins/vqvae plugins/judge plugins/targets
+EXAMPLES := docs/examples/zoo-vae docs/examples/zoo-gan
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
 .PHONY: demo test quick lint docs
@@ -12,10 +13,10 @@ PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 demo: .venv/.core
 	@$(BIN)/zoo run vqvae-fashion reconstruct --example --out demo.png
 
-test: .venv/.all .venv/.node
+test: .venv/.all .venv/.examples .venv/.node
 	$(BIN)/python -m pytest
 
-quick: .venv/.all
+quick: .venv/.all .venv/.examples
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/.all
@@ -33,6 +34,11 @@ docs: .venv/.all
 .venv/.all: $(PROJECTS) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[build,test]' $(PLUGINS:%=--editable %)
 	@touch $@ .venv/.core
+
+# As a third party installs them: a change of any file of theirs installs again.
+.venv/.examples: .venv/.all $(shell find $(EXAMPLES) -name '*.py' -o -name '*.yaml' -o -name pyproject.toml)
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall $(EXAMPLES)
+	@touch $@
 
 # What the hosts on Node are tested with; without npm their tests are skipped by name. Its post-install step would fetch
 # CUDA files from outside of the package registry.

@@ -97,7 +97,6 @@ def test_the_list_says_what_a_plugin_brings(results):
         "targets": [],
         "hooks": ["describe_family"],
         "registry": None,
-        "targets": [],
         "command": None,
         "state": "ok",
         "problem": "",

@@ -1,10 +1,16 @@
-"""What every installed family must keep, whoever wrote it: the conformance kit, on all of them."""
+"""What every family of ours must keep: the conformance kit, on all of them."""
 
 import pytest
 
 from zoo import plugins
+from zoo.plugins.finding import OWN_DISTRIBUTIONS
 
-FAMILIES = [family for plugin in plugins.installed() if not plugin.problem for family in plugin.families]
+FAMILIES = [
+    family
+    for plugin in plugins.installed()
+    if plugin.distribution in OWN_DISTRIBUTIONS and not plugin.problem
+    for family in plugin.families
+]
 
 
 def test_there_are_families():
