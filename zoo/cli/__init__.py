@@ -28,6 +28,7 @@ COMMANDS = {
     "import": ("import_", "Make a bundle from a foreign checkpoint."),
     "eval": ("eval", "Measure a model's figures on a data set."),
     "export": ("export", "Ship a model into another stack: a folder that runs there."),
+    "play": ("play", "Serve a model's page on this machine and open the browser."),
     "publish": ("publish", "Copy a bundle into a registry folder."),
     "doctor": ("doctor", "What is wrong with this installation, and how to mend it."),
     "completion": ("completion", "Print the completion script of a shell."),

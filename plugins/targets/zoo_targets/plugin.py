@@ -20,6 +20,13 @@ TARGETS = {
         runtime="onnxruntime-node 1.30.0",
         int64="exact, as BigInt",
     ),
+    "web": Target(
+        name="web",
+        summary="A static page that computes in the browser",
+        runtime="onnxruntime-web 1.30.0",
+        initializers="outside",  # it cannot find external data of weights inside a loop's body
+        int64="exact, as BigInt; on WebGPU those operators run in WebAssembly",
+    ),
 }
 
 

@@ -1,0 +1,80 @@
+// Pictures between files, canvases and arrays. An array is {dtype: "uint8", shape: [batch, height, width, channels], data}.
+
+import { array } from "./ports.mjs";
+
+/**
+ * A picture file as an `image` port wants it: upright, on white, in its channels and size. What was done to it is told.
+ * Throws a TypeError or RangeError for what is no picture, or too small.
+ */
+export async function readPicture(file, port, tell) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    throw new TypeError(`${file.name || "that"} is no picture that this browser reads`);
+  }
+  const [, wantedHeight, wantedWidth, channels] = port.shape;
+  let { width, height } = bitmap, cut = [0, 0, width, height];
+  if (typeof wantedHeight === "number" && (width !== wantedWidth || height !== wantedHeight)) {
+    const scale = Math.min(width / wantedWidth, height / wantedHeight);
+    const [w, h] = [wantedWidth * scale, wantedHeight * scale];
+    cut = [(width - w) / 2, (height - h) / 2, w, h];
+    tell(`${width}x${height}: cut at the centre and scaled to ${wantedWidth}x${wantedHeight}`);
+    [width, height] = [wantedWidth, wantedHeight];
+  } else {
+    const smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
+    if (Math.min(width, height) < smallest)
+      throw new RangeError(`that picture is ${width}x${height}; a side has ${smallest} pixels or more`);
+    if (width * height > most) {
+      const scale = Math.sqrt(most / (width * height));
+      const small = [Math.floor(width * scale), Math.floor(height * scale)];
+      tell(`${width}x${height}: scaled to ${small.join("x")}`);
+      [width, height] = small;
+    }
+  }
+  const canvas = new OffscreenCanvas(width, height), pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.fillStyle = "white";
+  pen.fillRect(0, 0, width, height);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(bitmap, ...cut, 0, 0, width, height);
+  return fromPixels(pen.getImageData(0, 0, width, height), channels);
+}
+
+function fromPixels({ data, width, height }, channels) {
+  const picture = array("uint8", [1, height, width, channels]);
+  for (let i = 0; i < width * height; i++) {
+    const [r, g, b] = data.subarray(4 * i, 4 * i + 3);
+    if (channels === 3) picture.data.set([r, g, b], 3 * i);
+    else picture.data[i] = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16; // ITU-R 601, as Pillow rounds it
+  }
+  return picture;
+}
+
+/** Draws one picture of a batch on a canvas, pixel for pixel. */
+export function drawPicture(canvas, { shape: [, height, width, channels], data }, index = 0) {
+  canvas.width = width;
+  canvas.height = height;
+  const pixels = new ImageData(width, height), start = index * height * width * channels;
+  for (let i = 0; i < width * height; i++)
+    for (let c = 0; c < 4; c++) pixels.data[4 * i + c] = c === 3 ? 255 : data[start + i * channels + (channels === 3 ? c : 0)];
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+/** Draws the codes of one picture, int64 [batch, rows, columns], a colour each. */
+export function drawTokens(canvas, { shape: [, rows, columns], data }, index = 0) {
+  canvas.width = columns;
+  canvas.height = rows;
+  const pen = canvas.getContext("2d");
+  for (let i = 0; i < rows * columns; i++) {
+    const code = Number(data[index * rows * columns + i]);
+    pen.fillStyle = `hsl(${(code * 137.508) % 360} 60% ${35 + ((code * 29) % 40)}%)`;
+    pen.fillRect(i % columns, Math.floor(i / columns), 1, 1);
+  }
+}
+
+/** One picture again and again, a batch of it. */
+export function repeat({ dtype, shape, data }, times) {
+  const whole = array(dtype, [times, ...shape.slice(1)]);
+  for (let i = 0; i < times; i++) whole.data.set(data.subarray(0, data.length / shape[0]), (i * data.length) / shape[0]);
+  return whole;
+}

@@ -1,0 +1,46 @@
+"""`zoo play`: a model's page in the browser."""
+
+import click
+
+from .output import note
+
+
+@click.command("play")
+@click.argument("model")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the server; default: a free one.")
+@click.option("--no-browser", is_flag=True, help="Print the address alone.")
+@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
+def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]) -> None:
+    """Serve MODEL's page on 127.0.0.1 and open it: the one that `zoo export --target web` writes. Ctrl-C ends it.
+
+    The browser computes; the server gives files alone.
+
+    \b
+    Example:
+      zoo play vqvae-fashion
+    """
+    import webbrowser
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from ..errors import StoreError
+    from ..export import export
+    from ..site import Site
+    from .run import locate_with_progress
+
+    bundle = locate_with_progress(model, registries)
+    with TemporaryDirectory(prefix="zoo-play-") as folder:
+        site_folder = Path(folder) / "site"
+        export(bundle, "web", site_folder)
+        try:
+            site = Site(site_folder, port)
+        except OSError as e:
+            raise StoreError(f"cannot serve on port {port}: {e.strerror}; choose another --port") from None
+        with site:
+            click.echo(site.url)
+            if not no_browser and not webbrowser.open(site.url):
+                note("no browser could be opened: open the address yourself")
+            try:
+                site.serve_forever()
+            except KeyboardInterrupt:
+                note("ended")

@@ -1,0 +1,79 @@
+"""Serves a folder on this machine's loopback address, for a page that computes in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+MAX_POST_BYTES = 256 << 20
+
+
+class Site(ThreadingHTTPServer):
+    """A server of one folder on 127.0.0.1; call `serve_forever`, `shutdown`.
+
+    Args:
+        port: 0 is a free one.
+        on_post: gets path and body of each POST; None refuses them.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, port: int = 0, on_post: Callable[[str, bytes], None] | None = None):
+        self.folder, self.on_post = folder, on_post
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/"
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    server: Site
+    # Not from the system's table, which knows .mjs and .wasm on some machines only.
+    extensions_map = {
+        ".html": "text/html; charset=utf-8",
+        ".css": "text/css; charset=utf-8",
+        ".mjs": "text/javascript; charset=utf-8",
+        ".json": "application/json",
+        ".wasm": "application/wasm",
+        "": "application/octet-stream",
+    }
+
+    def __init__(self, request: object, address: object, server: Site):
+        super().__init__(request, address, server, directory=str(server.folder))
+
+    def handle_one_request(self) -> None:
+        self.close_connection = True
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        # Another page's script can't read what is served here, by its own name for 127.0.0.1 either (DNS rebinding).
+        if self.headers.get("Host", "").partition(":")[0] not in ("127.0.0.1", "localhost"):
+            self.send_error(403, "only 127.0.0.1")
+            return False
+        return True
+
+    def end_headers(self) -> None:
+        # Threads in WebAssembly need a page that is isolated from others.
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        super().end_headers()
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.server.on_post is None or length > MAX_POST_BYTES:
+            self.send_error(405)
+            return
+        self.server.on_post(self.path, self.rfile.read(length))
+        self.send_response(204)
+        self.end_headers()
+
+    def list_directory(self, path: str) -> None:
+        self.send_error(404)
+
+    def log_message(self, *args: object) -> None:
+        pass
