@@ -7,13 +7,9 @@ change shows without hashing.
 """
 
 import errno
-import hashlib
-import logging
 import os
 import queue
 import re
-import shutil
-import socket
 import stat
 import threading
 import time
@@ -24,9 +20,7 @@ from pathlib import Path
 from .errors import IntegrityError
 from .manifest import describe_file
 from .registry import sync_folder
-from .text import safe_text
-
-log = logging.getLogger("zoo")
+from .text import safe_text, warn
 
 PUBLISHED = 946_684_800
 """Modification time of every published file: 2000-01-01 UTC, which every file system can hold."""
@@ -189,15 +183,17 @@ class Blobs:
             if now != grown:
                 grown, since = now, time.monotonic()
             if time.monotonic() - since >= PATIENCE_SECONDS:
-                log.warning("another process does not get on with fetching %s…; going on without it", sha256[:12])
+                warn("another process does not get on with fetching %s…; going on without it", sha256[:12])
                 return False
-            log.warning("waiting for another process that fetches %s… (%s bytes so far)", sha256[:12], f"{now:,}")
+            warn("waiting for another process that fetches %s… (%s bytes so far)", sha256[:12], f"{now:,}")
 
 
 class _Hasher:
     """SHA-256 in a thread of its own, so that hashing and writing take the time of the longer one alone."""
 
     def __init__(self) -> None:
+        import hashlib
+
         self._sha256 = hashlib.sha256()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)  # bounded: memory stays flat
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -331,6 +327,8 @@ def make_folder(folder: Path) -> None:
 def _discard(path: Path) -> None:
     """Removes whatever has the name of a blob and is none."""
     if path.is_dir() and not path.is_symlink():
+        import shutil
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -340,6 +338,8 @@ def _discard(path: Path) -> None:
 
 
 def _owner() -> str:
+    import socket
+
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60]
     return f"{os.getpid()}@{host}"
 

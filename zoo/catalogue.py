@@ -5,8 +5,6 @@ only `zoo list` and `zoo pull` ask the network. A registry that can't be read is
 not break a command about another one.
 """
 
-import hashlib
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +17,7 @@ from .manifest import Name, Struct
 from .registry import DEFAULT, REGISTRY, Registry, write_atomically
 from .store import Store, home
 from .strictyaml import MAX_BYTES
-from .text import did_you_mean, safe_text
-
-log = logging.getLogger("zoo")
+from .text import did_you_mean, safe_text, warn
 
 FORMAT = 1
 
@@ -51,7 +47,7 @@ def registries(extra: Sequence[str] = (), *, refresh: bool = False) -> list[Regi
         try:
             found.append(registries_.read_default() if name == DEFAULT else _read(name, url, refresh=refresh))
         except ZooError as e:
-            log.warning("the registry '%s' is left out: %s", name, safe_text(e))
+            warn("the registry '%s' is left out: %s", name, safe_text(e))
     return found
 
 
@@ -123,7 +119,7 @@ def _standing(known: dict[str, str]) -> dict[str, str]:
     standing = {DEFAULT: (registries_.default_folder() / REGISTRY).absolute().as_uri()}
     for plugin in of_plugins():
         if plugin.folder is None:
-            log.warning("the registry '%s' of %s is left out: it is not there", plugin.name, plugin.distribution)
+            warn("the registry '%s' of %s is left out: it is not there", plugin.name, plugin.distribution)
         else:
             standing.setdefault(plugin.name, place_url(str(plugin.folder)))
     return standing | {name: url for name, url in known.items() if name not in standing}
@@ -133,7 +129,7 @@ def _added_or_nothing() -> dict[str, str]:
     try:
         return added()
     except ZooError as e:
-        log.warning("the added registries are left out: %s", safe_text(e))
+        warn("the added registries are left out: %s", safe_text(e))
         return {}
 
 
@@ -159,7 +155,7 @@ def _read(name: str, url: str, *, refresh: bool) -> Registry:
     except (TransportError, InvalidFileError, IntegrityError) as e:
         if kept is None:
             raise
-        log.warning("the registry '%s' is as it was last read: %s", name, safe_text(e))
+        warn("the registry '%s' is as it was last read: %s", name, safe_text(e))
         return kept
 
 
@@ -178,7 +174,7 @@ def _fetch(name: str, url: str, kept: Registry | None) -> Registry:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     except (OSError, StoreError) as e:  # a store that can't be written still lists
-        log.warning("the registry '%s' was read but cannot be kept: %s", name, safe_text(e))
+        warn("the registry '%s' was read but cannot be kept: %s", name, safe_text(e))
     return fetched
 
 
@@ -206,6 +202,8 @@ def _kept_path(name: str, url: str) -> Path:
 
 
 def _short_hash(text: str) -> str:
+    import hashlib
+
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

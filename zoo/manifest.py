@@ -5,7 +5,6 @@ The manifest lists path, size and SHA-256 of every other file; the SHA-256 of th
 digest. docs/bundle.md describes the format.
 """
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,11 +182,15 @@ def dump(manifest: Manifest) -> bytes:
 
 def digest(data: bytes) -> str:
     """SHA-256 of a manifest's bytes, 64 hex digits: the model's digest."""
+    import hashlib
+
     return hashlib.sha256(data).hexdigest()
 
 
 def describe_file(path: Path) -> File:
     """Size and SHA-256 of a file."""
+    import hashlib
+
     with path.open("rb") as f:
         sha256 = hashlib.file_digest(f, "sha256").hexdigest()
     return File(size=path.stat().st_size, sha256=sha256)

@@ -11,7 +11,6 @@ A process may be killed anywhere: what is visible is complete, what is not visib
 import errno
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -239,12 +238,16 @@ class Store:
                     raise
             sync_folder(self.views)
         finally:
+            import shutil
+
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _check_space(self, entry: Entry) -> None:
         lacking = {f.sha256: f.size for f in entry.files.values() if not self.blobs.has(f.sha256, f.size)}
         need = sum(lacking.values()) + MARGIN_BYTES
         existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        import shutil
+
         free = shutil.disk_usage(existing).free
         if lacking and free < need:
             raise StoreError(
@@ -309,6 +312,8 @@ class Store:
         """Forgets which digests a registry's versions had: its name may now mean another one."""
         with _storage(self.root):
             if _NAME.match(registry) and (self.seen / registry).is_dir():
+                import shutil
+
                 shutil.rmtree(self.seen / registry)
 
     def prune(self, *, dry_run: bool) -> Pruned:
@@ -457,4 +462,6 @@ def _remove(path: Path) -> None:
     trash = path.parent / f".trash-{os.getpid()}-{path.name[:16]}"
     with suppress(FileNotFoundError):
         path.rename(trash)
+    import shutil
+
     shutil.rmtree(trash, ignore_errors=True)

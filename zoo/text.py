@@ -1,6 +1,5 @@
 """Foreign text on its way to a terminal, and suggestions for names that miss."""
 
-import difflib
 from collections.abc import Iterable
 from unicodedata import category
 
@@ -23,8 +22,17 @@ def safe_text(text: object, *, keep_newlines: bool = False) -> str:
     return "".join(map(shown, str(text)))
 
 
+def warn(message: str, *values: object) -> None:
+    """A line by the logger `zoo`, on stderr unless a program says otherwise."""
+    import logging  # here, as some imports elsewhere: `zoo list` has no time for what it does not use
+
+    logging.getLogger("zoo").warning(message, *values)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, else the empty string. To be put at the end of a message."""
+    import difflib
+
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 

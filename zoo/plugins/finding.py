@@ -263,9 +263,12 @@ def _mentioned(group: str) -> bool:
         folder = Path(entry)
         if folder.is_file():  # a zip archive may hold distributions
             return True
-        for file in folder.glob("*-info/entry_points.txt"):
+        infos: list[Path] = []
+        with contextlib.suppress(OSError):
+            infos = [path for path in folder.iterdir() if path.name.endswith("-info")]  # glob asks the disk of each
+        for info in infos:
             with contextlib.suppress(OSError):
-                if f"[{group}]".encode() in file.read_bytes():
+                if f"[{group}]".encode() in (info / "entry_points.txt").read_bytes():
                     return True
     return False
 
