@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -630,7 +631,8 @@ def test_lock_of_a_killed_process_is_free_at_once(store, local):
 def test_lock_of_a_stopped_process_is_told_and_not_waited_for(store, local, monkeypatch, caplog):
     monkeypatch.setattr(blobs, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(blobs, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(blobs.log, "disabled", False)  # a library's logging set-up in another test disables loggers
+    # A library's logging set-up in another test disables loggers.
+    monkeypatch.setattr(logging.getLogger("zoo"), "disabled", False)
     ready = processes.Event()
     holder = processes.Process(target=hold_lock, args=(store.root, local.files["model.safetensors"].sha256, ready))
     holder.start()

@@ -178,7 +178,7 @@ def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
     Raises:
         NotFoundError, IntegrityError: none is there, or the one of that name has other bytes.
     """
-    shown = "a picture from stdin" if record.name == "-" else safe_text(record.name)
+    shown = "what stdin gave" if record.name == "-" else safe_text(record.name)
     changed = None
     for path in candidates:
         if not Path(path).is_file():
@@ -188,7 +188,7 @@ def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
             return path
         if file.name == record.name:
             changed = path
-    ask = f"give the file with --image FILE (SHA-256 {safe_text(record.sha256)[:12]}…)"
+    ask = f"give the file with --file FILE (SHA-256 {safe_text(record.sha256)[:12]}…)"
     if changed:
         raise IntegrityError(f"{safe_text(changed)} is no longer the file that the picture was made from; {ask}")
     raise NotFoundError(f"the picture was made from {shown}, which is not here; {ask}")

@@ -72,7 +72,7 @@ def test_an_input_is_found_beside_the_picture_or_given(bundle: Path, tmp_path: P
     Path("x.png").rename(tmp_path / "moved.png")
     said = error(zoo("again", "r.png", "--model", bundle), 3)
     assert said.startswith(
-        "the picture was made from x.png, which is not here; give the file with --image FILE (SHA-256 "
+        "the picture was made from x.png, which is not here; give the file with --file FILE (SHA-256 "
     )
     assert zoo("again", "r.png", "--model", bundle, "--image", tmp_path / "moved.png").code == 0
     Image.fromarray(PIXELS[::-1].copy()).save("x.png")
@@ -81,7 +81,7 @@ def test_an_input_is_found_beside_the_picture_or_given(bundle: Path, tmp_path: P
 
 def test_an_input_from_stdin_must_be_given(bundle: Path):
     zoo("run", bundle, "--image", "-", "--out", "r.png", stdin=Path("x.png").read_bytes())
-    assert "made from a picture from stdin" in error(zoo("again", "r.png", "--model", bundle), 3)
+    assert "made from what stdin gave" in error(zoo("again", "r.png", "--model", bundle), 3)
     assert zoo("again", "r.png", "--model", bundle, "--image", "x.png").code == 0
 
 

@@ -12,7 +12,7 @@ from .run import DEVICES, locate_with_progress
 
 @click.command("again")
 @click.argument("picture")
-@click.option("--image", "--file", "files", multiple=True, metavar="FILE", help="What the picture was made from.")
+@click.option("--file", "--image", "files", multiple=True, metavar="FILE", help="What the picture was made from.")
 @click.option("--model", metavar="MODEL", help="Where the model is, if not in a registry: a bundle's folder.")
 @click.option("--out", metavar="FILE", help="Write the new picture here, as PNG.")
 @click.option("--device", type=DEVICES, default="auto", show_default=True)
@@ -25,11 +25,11 @@ def command(
     """Make PICTURE again from its metadata, and say whether it came out identical, within tolerance, or differs.
 
     Files that it was made from are looked for beside the picture and here, and told by their SHA-256; give others with
-    --image. Exit code 5 when it differs.
+    --file. Exit code 5 when it differs.
 
     \b
     Example:
-      zoo again again.png --image shoe.png
+      zoo again again.png --file shoe.png
     """
     from ..media import Grid, encode_png
     from ..model import Model
