@@ -192,7 +192,7 @@ class Target:
     loops: bool = True  # False: it has no control flow; a sampler is shipped as its parts `begin`, `step` and `end`
     parts: bool = False  # ship those parts besides, for hosts that keep the loop
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights lie
-    int64: str = "exact"  # what becomes of 64-bit integers there, for the report
+    int64_bits: Literal[32, 64] = 64  # 32: it cuts 64-bit integers, so that a seed would give other noise
 
 
 # --- Requests: one a hook ---------------------------------------------------------------------------------------------

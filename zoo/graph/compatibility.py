@@ -52,10 +52,13 @@ def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Tar
         obstacles.append(f"it has no kernel for {', '.join(missing)}")
     if largest > target.file_bytes:
         obstacles.append(f"a file of {human_bytes(largest)}, and it opens at most {human_bytes(target.file_bytes)}")
-    parts = [n for n, t in manifest.tasks.items() if t.part_of == name]
     if loops and not target.loops:
-        instead = f"; {', '.join(parts)} and a loop in the host do the same" if parts else ""
-        obstacles.append(f"it has no {' or '.join(loops)}{instead}")
+        obstacles.append(f"it has no {' or '.join(loops)}")
+    if target.int64_bits < 64 and any(port.kind == "seed" for port in task.inputs.values()):
+        obstacles.append("it computes 64-bit integers in 32 bits, and the seed's noise would be another one")
+    parts = [n for n, t in manifest.tasks.items() if t.part_of == name]
+    if obstacles and parts:
+        obstacles.append(f"{', '.join(parts)} are its parts, for a loop in the host")
     return TaskReport(
         task=name,
         runs=not obstacles,

@@ -5,7 +5,7 @@ from typing import Any
 
 from zoo.hookspecs import RunTargetRequest, Target, TargetRequest, WriteTargetRequest, hookimpl
 
-ZOO_CONTRACT = 1
+ZOO_CONTRACT = 2
 
 # npm's ONNX Runtime reads IR 13 and opset 26, but what is exported stays within IR 10 and opset 20, the defaults.
 TARGETS = {
@@ -18,14 +18,23 @@ TARGETS = {
         name="node",
         summary="Node: an ES module and a command line, with types",
         runtime="onnxruntime-node 1.30.0",
-        int64="exact, as BigInt",
     ),
     "web": Target(
         name="web",
         summary="A static page that computes in the browser",
         runtime="onnxruntime-web 1.30.0",
         initializers="outside",  # it cannot find external data of weights inside a loop's body
-        int64="exact, as BigInt; on WebGPU those operators run in WebAssembly",
+    ),
+    "openvino": Target(
+        name="openvino",
+        summary="Python with NumPy and OpenVINO, on the CPU",
+        runtime="openvino 2026.4.1",
+        int64_bits=32,  # its CPU plugin computes int64 as int32, and float64 as float32: seeds give other noise
+    ),
+    "cpp": Target(
+        name="cpp",
+        summary="A C++ program of one file, and its CMake project",
+        runtime="ONNX Runtime 1.17 or newer, C++ API",
     ),
 }
 

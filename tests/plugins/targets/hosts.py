@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
+from zoo_targets import cpp
 
 from tests.tiny_tasks import studio
 from zoo import manifest as manifests
@@ -47,6 +49,16 @@ NODE_MODULES = Path(__file__).parents[3] / ".venv" / "node" / "node_modules"
 """Where `make test` installs what tests/plugins/targets/package.json names."""
 
 
+HEADERS = NODE_MODULES.parents[1] / "onnxruntime" / "usr" / "include" / "onnxruntime"
+"""Where `make test` puts ONNX Runtime's C++ headers."""
+
+
+def missing_cpp() -> str:
+    if HEADERS.is_dir():
+        os.environ.setdefault("ONNXRUNTIME_INCLUDE", str(HEADERS))
+    return cpp.missing()
+
+
 def missing_node() -> str:
     if not shutil.which("node"):
         return "node"
@@ -56,9 +68,25 @@ def missing_node() -> str:
     return ""
 
 
+def cpp_command(folder: Path) -> list[str]:
+    """The program, compiled once: its source is the same for every model."""
+    return ["env", f"MODEL_FOLDER={folder}", str(_compiled(folder))]
+
+
+_programs: dict[str, Path] = {}
+
+
+def _compiled(folder: Path) -> Path:
+    source = (folder / "main.cpp").read_text()
+    if source not in _programs:
+        _programs[source] = cpp.build(folder, Path(tempfile.mkdtemp(prefix="zoo-test-cpp-")))
+    return _programs[source]
+
+
 HOSTS = {
     "python": Host("python", lambda folder: [sys.executable, "run.py"], lambda: ""),
     "node": Host("node", lambda folder: ["node", "run.mjs"], missing_node),
+    "cpp": Host("cpp", cpp_command, missing_cpp),
 }
 
 

@@ -10,7 +10,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 HERE = Path(__file__).parent
 MODEL = json.loads((HERE / "model.json").read_bytes())
@@ -58,12 +57,19 @@ def check(name, port, array, sizes):
 
 
 def call(task, arrays):
-    for name, file in MODEL["files"].items() if task not in SESSIONS else ():
-        if (size := (HERE / "model" / name).stat().st_size) != file["size"]:
-            raise ValueError(f"model/{name} has {size:,} bytes of {file['size']:,}: copy the folder again")
     if task not in SESSIONS:
-        SESSIONS[task] = onnxruntime.InferenceSession(HERE / f"model/{task}.onnx", providers=["CPUExecutionProvider"])
-    return dict(zip(MODEL["tasks"][task]["outputs"], SESSIONS[task].run(None, arrays), strict=True))
+        for name, file in MODEL["files"].items():
+            if (size := (HERE / "model" / name).stat().st_size) != file["size"]:
+                raise ValueError(f"model/{name} has {size:,} bytes of {file['size']:,}: copy the folder again")
+        SESSIONS[task] = load(HERE / "model" / f"{task}.onnx")
+    return dict(zip(MODEL["tasks"][task]["outputs"], SESSIONS[task](arrays), strict=True))
+
+
+def load(graph):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return lambda arrays: session.run(None, arrays)
 
 
 def verify(out=None):

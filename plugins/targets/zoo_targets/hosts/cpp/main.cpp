@@ -1,0 +1,529 @@
+// Runs this folder's model with ONNX Runtime's C++ API.
+//
+//   run TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas
+//   run verify [--out FOLDER]              the golden cases
+//
+// In your own program: Model model(folder); Arrays outputs = model.run("generate", {{"seed", "7"}, {"label", "Sneaker"}});
+
+#define ORT_API_MANUAL_INIT  // the library is opened below
+#include <dlfcn.h>
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace fs = std::filesystem;
+using Shape = std::vector<int64_t>;
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+std::string slurp(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) refuse(path.string() + " cannot be read");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// --- JSON: what model.json and cases.json need ---------------------------------------------------------------------------
+
+struct Json {
+  enum Kind { null, boolean, number, text, list, object } kind = null;
+  double value = 0;
+  std::string string;                               // UTF-8; of a number, its digits
+  std::vector<Json> items;                          // list
+  std::vector<std::pair<std::string, Json>> fields; // object, in order
+
+  const Json* find(const std::string& name) const {
+    for (auto& [key, field] : fields)
+      if (key == name) return &field;
+    return nullptr;
+  }
+  const Json& at(const std::string& name) const {
+    if (auto found = find(name)) return *found;
+    refuse("model.json lacks '" + name + "': copy the folder again");
+  }
+  double get(const std::string& name, double otherwise) const { auto found = find(name); return found ? found->value : otherwise; }
+};
+
+class JsonReader {
+ public:
+  static Json read(const fs::path& path) {
+    std::string source = slurp(path);
+    JsonReader reader{source};
+    Json json = reader.any(0);
+    reader.space();
+    if (reader.at_ != source.size()) refuse(path.string() + " is no JSON");
+    return json;
+  }
+
+ private:
+  explicit JsonReader(const std::string& source) : source_(source) {}
+
+  const std::string& source_;
+  size_t at_ = 0;
+
+  void space() { while (at_ < source_.size() && std::strchr(" \t\r\n", source_[at_])) at_++; }
+  char peek() { space(); return at_ < source_.size() ? source_[at_] : '\0'; }
+  void expect(const std::string& word) {
+    if (source_.compare(at_, word.size(), word)) refuse("JSON is cut short or wrong at byte " + std::to_string(at_));
+    at_ += word.size();
+  }
+
+  Json any(int depth) {
+    if (depth > 64) refuse("JSON is nested too deep");
+    Json json;
+    switch (peek()) {
+      case '{': {
+        json.kind = Json::object;
+        at_++;
+        for (bool first = true; peek() != '}'; first = false) {
+          if (!first) expect(",");
+          space();
+          std::string name = text();
+          space();
+          expect(":");
+          json.fields.emplace_back(name, any(depth + 1));
+        }
+        at_++;
+        return json;
+      }
+      case '[':
+        json.kind = Json::list;
+        at_++;
+        for (bool first = true; peek() != ']'; first = false) {
+          if (!first) expect(",");
+          json.items.push_back(any(depth + 1));
+        }
+        at_++;
+        return json;
+      case '"': json.kind = Json::text; json.string = text(); return json;
+      case 't': expect("true"); json.kind = Json::boolean; json.value = 1; return json;
+      case 'f': expect("false"); json.kind = Json::boolean; return json;
+      case 'n': expect("null"); return json;
+      default: {
+        size_t end = source_.find_first_not_of("+-0123456789.eE", at_);
+        json.kind = Json::number;
+        json.string = source_.substr(at_, end - at_);
+        if (json.string.empty()) expect("a value");
+        json.value = std::strtod(json.string.c_str(), nullptr);
+        at_ = std::min(end, source_.size());
+        return json;
+      }
+    }
+  }
+
+  std::string text() {
+    expect("\"");
+    std::string result;
+    while (at_ < source_.size() && source_[at_] != '"') {
+      char c = source_[at_++];
+      if (c != '\\') { result += c; continue; }
+      switch (c = source_[at_++]) {
+        case 'n': result += '\n'; break;
+        case 't': result += '\t'; break;
+        case 'r': result += '\r'; break;
+        case 'b': result += '\b'; break;
+        case 'f': result += '\f'; break;
+        case 'u': {
+          uint32_t code = hex();
+          if (code >= 0xD800 && code < 0xDC00 && source_.compare(at_, 2, "\\u") == 0) {
+            at_ += 2;
+            code = 0x10000 + ((code - 0xD800) << 10) + (hex() - 0xDC00);
+          }
+          utf8(result, code);
+          break;
+        }
+        default: result += c;
+      }
+    }
+    expect("\"");
+    return result;
+  }
+
+  uint32_t hex() {
+    uint32_t code = uint32_t(std::strtoul(source_.substr(at_, 4).c_str(), nullptr, 16));
+    at_ += 4;
+    return code;
+  }
+
+  static void utf8(std::string& out, uint32_t code) {
+    if (code < 0x80) { out += char(code); return; }
+    int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    out += char((0xFF00 >> (more + 1) & 0xFF) | code >> 6 * more);  // 110, 1110 or 11110, then the upper bits
+    while (more--) out += char(0x80 | (code >> 6 * more & 0x3F));
+  }
+};
+
+// --- Arrays --------------------------------------------------------------------------------------------------------------
+
+struct Array {
+  std::variant<std::vector<uint8_t>, std::vector<int64_t>, std::vector<float>> data;
+  Shape shape;
+
+  std::string dtype() const { return std::vector<std::string>{"uint8", "int64", "float32"}[data.index()]; }
+  size_t size() const { return std::visit([](auto& values) { return values.size(); }, data); }
+  double at(size_t i) const { return std::visit([i](auto& values) { return double(values[i]); }, data); }
+};
+
+using Arrays = std::map<std::string, Array>;
+
+size_t count(const Shape& shape) { size_t n = 1; for (auto length : shape) n *= size_t(length); return n; }
+
+std::string show(const Shape& shape) {
+  std::string text;
+  for (auto length : shape) text += (text.empty() ? "" : ", ") + std::to_string(length);
+  return "[" + text + "]";
+}
+
+std::string show(double value) { std::ostringstream text; text.precision(value == std::floor(value) ? 17 : 6); text << value; return text.str(); }
+
+Array array_of(const std::string& dtype, Shape shape) {
+  size_t n = count(shape);
+  if (dtype == "uint8") return {std::vector<uint8_t>(n), shape};
+  if (dtype == "int64") return {std::vector<int64_t>(n), shape};
+  if (dtype == "float32") return {std::vector<float>(n), shape};
+  refuse("arrays of " + dtype + " are not known here");
+}
+
+/** An array out of raw bytes; little-endian, as this machine must be. */
+Array from_bytes(const std::string& dtype, Shape shape, const std::string& bytes, const std::string& name) {
+  Array array = array_of(dtype, std::move(shape));
+  std::visit([&](auto& values) {
+    if (values.size() * sizeof(values[0]) != bytes.size()) refuse(name + " has " + std::to_string(bytes.size()) + " bytes: it is cut short or too long");
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+  }, array.data);
+  return array;
+}
+
+// --- What a host checks before it calls a graph --------------------------------------------------------------------------
+
+std::string lower(std::string text) {
+  for (char& c : text) if (c >= 'A' && c <= 'Z') c += 'a' - 'A';
+  return text;
+}
+
+std::string names_of(const Json& object) {
+  std::string names;
+  for (auto& [name, field] : object.fields) names += (names.empty() ? "" : ", ") + name;
+  return names;
+}
+
+class Model {
+ public:
+  explicit Model(fs::path folder) : folder_(std::move(folder)), json_(JsonReader::read(folder_ / "model.json")) {}
+
+  const Json& json() const { return json_; }
+
+  const Json& task(const std::string& name) const {
+    if (auto found = json_.at("tasks").find(name)) return *found;
+    refuse("there is no task '" + name + "'; there are " + names_of(json_.at("tasks")));
+  }
+
+  /** One call: each port's value as text (numbers, class names, commas between several), or as an array in `arrays`. */
+  Arrays run(const std::string& task_name, const std::map<std::string, std::string>& texts, Arrays arrays = {}) {
+    const Json& ports = task(task_name).at("inputs");
+    for (auto& [name, text] : texts)
+      if (!ports.find(name)) refuse(task_name + " has no input '" + name + "'; it takes " + names_of(ports));
+    for (auto& [name, port] : ports.fields) {
+      if (arrays.count(name)) continue;
+      if (auto given = texts.find(name); given != texts.end()) arrays[name] = parse(name, port, given->second);
+      else if (auto preset = port.find("default")) arrays[name] = parse(name, port, preset->string);
+      else refuse(name + " is missing: " + port.at("dtype").string);
+    }
+    std::map<std::string, int64_t> sizes;
+    for (auto& [name, port] : ports.fields) {
+      auto& dims = port.at("shape").items;
+      if (arrays[name].shape.size() != dims.size()) continue;
+      for (size_t i = 0; i < dims.size(); i++) if (dims[i].kind == Json::text) sizes[dims[i].string] = arrays[name].shape[i];
+    }
+    for (auto& [name, port] : ports.fields) {
+      Shape wanted;
+      for (auto& dim : port.at("shape").items) {
+        auto found = sizes.find(dim.string);
+        wanted.push_back(dim.kind == Json::text ? (found == sizes.end() ? 1 : found->second) : int64_t(dim.value));
+      }
+      Array& array = arrays[name];
+      if (array.shape.empty() && !wanted.empty())  // one number stands for the whole batch
+        std::visit([&](auto& values) { values.assign(count(wanted), values[0]); array.shape = wanted; }, array.data);
+      check(name, port, array, wanted);
+    }
+    return call(task_name, arrays);
+  }
+
+  /** Calls a graph with arrays that were checked. */
+  Arrays call(const std::string& task_name, Arrays& inputs) {
+    Ort::Session& session = open(task_name);
+    auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+    std::vector<const char*> in, out;
+    std::vector<Ort::Value> values;
+    for (auto& [name, port] : task(task_name).at("inputs").fields) {
+      Array& array = inputs.at(name);
+      in.push_back(name.c_str());
+      std::visit([&](auto& data) {
+        values.push_back(Ort::Value::CreateTensor(memory, data.data(), data.size(), array.shape.data(), array.shape.size()));
+      }, array.data);
+    }
+    auto& ports = task(task_name).at("outputs").fields;
+    for (auto& [name, port] : ports) out.push_back(name.c_str());
+    auto results = session.Run(Ort::RunOptions{nullptr}, in.data(), values.data(), in.size(), out.data(), out.size());
+    Arrays outputs;
+    for (size_t i = 0; i < results.size(); i++) {
+      Array array = array_of(ports[i].second.at("dtype").string, results[i].GetTensorTypeAndShapeInfo().GetShape());
+      std::visit([&](auto& data) {
+        using Element = typename std::decay_t<decltype(data)>::value_type;
+        std::copy_n(results[i].GetTensorData<Element>(), data.size(), data.begin());
+      }, array.data);
+      outputs.emplace(ports[i].first, std::move(array));
+    }
+    return outputs;
+  }
+
+  fs::path folder() const { return folder_; }
+
+ private:
+  static Array parse(const std::string& name, const Json& port, const std::string& text) {
+    auto classes = port.find("classes");
+    auto is_class = [&](const std::string& word) -> int64_t {
+      if (classes)
+        for (size_t i = 0; i < classes->items.size(); i++) if (lower(classes->items[i].string) == lower(word)) return int64_t(i);
+      return -1;
+    };
+    std::vector<std::string> words;
+    if (is_class(text) >= 0) words = {text};
+    else { std::stringstream stream(text + ","); for (std::string word; std::getline(stream, word, ',');) words.push_back(word); }
+    bool many = words.size() > 1 || port.at("kind").string == "size";
+    Array array = array_of(port.at("dtype").string, many ? Shape{int64_t(words.size())} : Shape{});
+    for (size_t i = 0; i < words.size(); i++) {
+      const std::string& word = words[i];
+      char* end = nullptr;
+      if (int64_t number = is_class(word); number >= 0) std::get<std::vector<int64_t>>(array.data)[i] = number;
+      else if (auto floats = std::get_if<std::vector<float>>(&array.data)) (*floats)[i] = std::strtof(word.c_str(), &end);
+      else if (auto whole = std::get_if<std::vector<int64_t>>(&array.data)) (*whole)[i] = std::strtoll(word.c_str(), &end, 10);
+      if (end && (end == word.c_str() || *end)) {
+        std::string known;
+        if (classes) for (auto& one : classes->items) known += (known.empty() ? "" : ", ") + one.string;
+        refuse(name + " '" + word + "' is " + (classes ? "no class of this model: " + known : "no number"));
+      }
+    }
+    return array;
+  }
+
+  static void check(const std::string& name, const Json& port, const Array& array, const Shape& wanted) {
+    if (array.dtype() != port.at("dtype").string) refuse(name + " is " + array.dtype() + "; it must be " + port.at("dtype").string);
+    if (array.shape != wanted || array.size() == 0) refuse(name + " has the shape " + show(array.shape) + "; it must be " + show(wanted) + ", alike for all inputs");
+    auto& kind = port.at("kind").string;
+    if (kind == "image" || kind == "mask") {
+      int64_t height = array.shape[1], width = array.shape[2];
+      double smallest = port.get("minimum_size", 1), most = port.get("maximum_pixels", 4e7);
+      if (double(std::min(height, width)) < smallest || double(height) * double(width) > most)
+        refuse(name + " is " + std::to_string(width) + "x" + std::to_string(height) + "; a side has " + show(smallest) + " pixels or more, all at most " + show(most));
+    }
+    // 0.1 in model.json is not quite the float32 that stands for it.
+    auto held = [&](double bound) { return array.dtype() == "float32" ? double(float(bound)) : bound; };
+    double low = held(port.get("minimum", -INFINITY)), high = held(port.get("maximum", INFINITY));
+    for (size_t i = 0; i < array.size(); i++)
+      if (double value = array.at(i); !(value >= low && value <= high))
+        refuse(name + " is " + show(value) + "; it must be " + show(port.get("minimum", -INFINITY)) + " .. " + show(port.get("maximum", INFINITY)));
+  }
+
+  Ort::Session& open(const std::string& task_name) {
+    auto& session = sessions_[task_name];
+    if (session) return *session;
+    for (auto& [name, file] : json_.at("files").fields) {
+      std::error_code error;
+      auto size = fs::file_size(folder_ / "model" / name, error);
+      if (error || double(size) != file.at("size").value)
+        refuse("model/" + name + " has " + (error ? "no" : std::to_string(size)) + " bytes of " + file.at("size").string + ": copy the folder again");
+    }
+    static Ort::Env env(ORT_LOGGING_LEVEL_FATAL, "model");
+    session = std::make_unique<Ort::Session>(env, (folder_ / "model" / (task_name + ".onnx")).c_str(), Ort::SessionOptions{});
+    return *session;
+  }
+
+  fs::path folder_;
+  Json json_;
+  std::map<std::string, std::unique_ptr<Ort::Session>> sessions_;
+};
+
+// --- Files ---------------------------------------------------------------------------------------------------------------
+
+void write_file(const fs::path& path, const std::string& bytes) {
+  std::ofstream file(path, std::ios::binary);
+  if (!file.write(bytes.data(), std::streamsize(bytes.size()))) refuse(path.string() + " cannot be written");
+}
+
+std::string bytes_of(const Array& array) {
+  return std::visit([](auto& values) { return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(values[0])); }, array.data);
+}
+
+/** A picture out of PGM or PPM (P5, P6, 8 bits), or an array out of .npy. */
+Array read_array(const std::string& path) {
+  std::string bytes = slurp(path);
+  if (bytes.compare(0, 6, "\x93NUMPY") == 0 && bytes.size() > 10) {
+    size_t end = 10 + uint8_t(bytes[8]) + 256 * uint8_t(bytes[9]);
+    std::string head = bytes.substr(10, end - 10);
+    std::map<std::string, std::string> known{{"'|u1'", "uint8"}, {"'<i8'", "int64"}, {"'<f4'", "float32"}};
+    for (auto& [descr, dtype] : known) {
+      if (head.find(descr) == std::string::npos || head.find("True") != std::string::npos) continue;
+      Shape shape;
+      std::stringstream list(head.substr(head.find('(') + 1));
+      for (std::string word; std::getline(list, word, ',') && word.find_first_of("0123456789") != std::string::npos;) {
+        shape.push_back(std::stoll(word));
+        if (word.find(')') != std::string::npos) break;
+      }
+      return from_bytes(dtype, shape, bytes.substr(end), path);
+    }
+    refuse(path + " is no C-ordered array of uint8, int64 or float32");
+  }
+  std::istringstream head(bytes);
+  std::string magic;
+  int64_t width = 0, height = 0, levels = 0;
+  head >> magic >> width >> height >> levels;
+  if ((magic != "P5" && magic != "P6") || levels != 255 || width < 1 || height < 1) refuse(path + " is no PGM or PPM of 8 bits, and no .npy");
+  return from_bytes("uint8", {1, height, width, magic == "P5" ? 1 : 3}, bytes.substr(size_t(head.tellg()) + 1), path);
+}
+
+std::string big_endian(uint32_t value) { return {char(value >> 24), char(value >> 16), char(value >> 8), char(value)}; }
+
+std::string png_chunk(const std::string& name, const std::string& body) {
+  uint32_t crc = 0xFFFFFFFF;
+  for (uint8_t byte : name + body) {
+    crc ^= byte;
+    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320 : 0);
+  }
+  return big_endian(uint32_t(body.size())) + name + body + big_endian(~crc);
+}
+
+/** uint8 [batch, height, width, 1 or 3] as one PNG, the pictures one below the other; not compressed. */
+std::string png(const Array& pictures) {
+  size_t rows = size_t(pictures.shape[0] * pictures.shape[1]), row = size_t(pictures.shape[2] * pictures.shape[3]);
+  std::string pixels = bytes_of(pictures), raw, deflated = "\x78\x01";
+  for (size_t y = 0; y < rows; y++) raw += '\0' + pixels.substr(y * row, row);
+  uint32_t a = 1, b = 0;  // Adler-32
+  for (uint8_t byte : raw) { a = (a + byte) % 65521; b = (b + a) % 65521; }
+  for (size_t at = 0; at < raw.size(); at += 65535) {
+    uint16_t length = uint16_t(std::min<size_t>(65535, raw.size() - at)), inverse = uint16_t(~length);
+    deflated += char(at + length == raw.size());
+    for (uint16_t number : {length, inverse}) { deflated += char(number & 0xFF); deflated += char(number >> 8); }
+    deflated += raw.substr(at, length);
+  }
+  deflated += big_endian(b << 16 | a);
+  std::string head = big_endian(uint32_t(pictures.shape[2])) + big_endian(uint32_t(rows)) + char(8) + char(pictures.shape[3] == 3 ? 2 : 0) + std::string(3, '\0');
+  return "\x89PNG\r\n\x1a\n" + png_chunk("IHDR", head) + png_chunk("IDAT", deflated) + png_chunk("IEND", "");
+}
+
+std::string npy(const Array& array) {
+  std::string descr = array.dtype() == "uint8" ? "|u1" : array.dtype() == "int64" ? "<i8" : "<f4", shape;
+  for (auto length : array.shape) shape += std::to_string(length) + ",";
+  std::string head = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': (" + shape + "), }";
+  head.resize((head.size() + 11 + 63) / 64 * 64 - 11, ' ');
+  head += '\n';
+  return std::string("\x93NUMPY\x01\0", 8) + char(head.size() & 0xFF) + char(head.size() >> 8) + head + bytes_of(array);
+}
+
+// --- The golden cases ----------------------------------------------------------------------------------------------------
+
+Array read_raw(const Model& model, const Json& raw) {
+  Shape shape;
+  for (auto& length : raw.at("shape").items) shape.push_back(int64_t(length.value));
+  auto& file = raw.at("file").string;
+  return from_bytes(raw.at("dtype").string, shape, slurp(model.folder() / "golden" / file), file);
+}
+
+/** Runs the golden cases; throws where one is off by more than the model's tolerance. Keeps the outputs in `out`. */
+void verify(Model& model, const std::string& out) {
+  auto precision = model.json().at("export").find("precision");
+  auto& tolerance = model.json().at("tolerances").at((precision ? precision->string : "float32") + "/cpu");
+  for (auto& golden : JsonReader::read(model.folder() / "golden" / "cases.json").items) {
+    Arrays inputs;
+    for (auto& [name, raw] : golden.at("inputs").fields) inputs[name] = read_raw(model, raw);
+    Arrays outputs = model.call(golden.at("task").string, inputs);
+    for (auto& [name, raw] : golden.at("outputs").fields) {
+      Array expected = read_raw(model, raw), &actual = outputs.at(name);
+      double worst = actual.shape == expected.shape ? 0 : INFINITY;
+      size_t equal = 0, near = 0;
+      bool same = actual.shape == expected.shape;
+      for (size_t i = 0; same && i < expected.size(); i++) {
+        double wanted = expected.at(i), apart = std::abs(actual.at(i) - wanted);
+        worst = std::max(worst, apart);
+        equal += apart == 0;
+        near += apart <= tolerance.get("pixel_levels", 1);
+        if (expected.dtype() == "float32" && !(apart <= tolerance.get("absolute", 0) + tolerance.get("relative", 0) * std::abs(wanted))) same = false;
+      }
+      double total = double(expected.size());
+      if (expected.dtype() == "uint8") same &= near / total >= tolerance.get("pixel_share", 1) && worst <= tolerance.get("pixel_levels_worst", 0);
+      if (expected.dtype() == "int64") same &= worst == 0;
+      std::cout << golden.at("task").string << ' ' << golden.at("case").string << ' ' << name << ": worst " << worst << ", " << 100 * double(equal) / total << "% equal\n";
+      if (!out.empty()) write_file(fs::path(out) / raw.at("file").string, bytes_of(actual));
+      else if (!same) throw std::runtime_error("that differs");
+    }
+  }
+}
+
+// --- The command line ----------------------------------------------------------------------------------------------------
+
+void open_runtime() {
+  const char* chosen = std::getenv("ONNXRUNTIME_LIBRARY");
+  const char* library = chosen ? chosen : ONNXRUNTIME_LIBRARY;
+  void* handle = dlopen(library, RTLD_NOW | RTLD_GLOBAL);
+  if (!handle) throw std::runtime_error("ONNX Runtime's library cannot be opened: " + std::string(dlerror()));
+  auto base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
+  const OrtApi* api = base ? base()->GetApi(ORT_API_VERSION) : nullptr;
+  if (!api) throw std::runtime_error(std::string(library) + " is older than the headers that this was compiled with");
+  Ort::InitApi(api);
+}
+
+void command(std::vector<std::string> words) {
+  open_runtime();
+  Model model(std::getenv("MODEL_FOLDER") ? std::getenv("MODEL_FOLDER") : MODEL_FOLDER);
+  std::string task = words.empty() ? "" : words[0], out;
+  std::map<std::string, std::string> texts;
+  for (size_t i = 1; i < words.size(); i += 2) {
+    if (words[i].compare(0, 2, "--") || i + 1 == words.size()) refuse("options look like --port value; there is '" + words[i] + "'");
+    texts[words[i].substr(2)] = words[i + 1];
+  }
+  if (auto found = texts.find("out"); found != texts.end()) { out = found->second; texts.erase(found); }
+  if (task == "verify") return verify(model, out);
+  Arrays arrays;
+  for (auto& [name, port] : model.task(task).at("inputs").fields) {
+    auto given = texts.find(name);
+    auto& kind = port.at("kind").string;
+    bool is_file = kind == "image" || kind == "mask" || kind == "tensor" || kind == "tokens";
+    if (given == texts.end() || !(is_file || fs::path(given->second).extension() == ".npy")) continue;
+    arrays[name] = read_array(given->second);
+    texts.erase(given);
+  }
+  for (auto& [name, array] : model.run(task, texts, arrays)) {
+    auto suffix = fs::path(out).extension();
+    if (suffix == ".png" && array.shape.size() == 4) write_file(out, png(array));
+    else if (suffix == ".npy" && name != "size") write_file(out, npy(array));
+    else {
+      std::cout << "{\"" << name << "\": [";
+      for (size_t i = 0; i < array.size(); i++) std::cout << (i ? ", " : "") << show(array.at(i));
+      std::cout << "]}\n";
+    }
+  }
+}
+
+int main(int count, char** words) {
+  try {
+    command({words + 1, words + count});
+    return 0;
+  } catch (const std::exception& error) {
+    std::string line = error.what();
+    std::cerr << "Error: " << line.substr(0, line.find('\n')) << '\n';
+    return 1;
+  }
+}

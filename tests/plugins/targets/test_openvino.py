@@ -1,0 +1,83 @@
+"""OpenVINO: what it runs, and what is left out because its integers have 32 bits."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.commands import zoo
+from tests.tiny_tasks import studio
+
+from .hosts import need
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    need("" if importlib.util.find_spec("openvino") else "openvino")
+    place = tmp_path_factory.mktemp("openvino")
+    done = zoo("export", studio(place / "studio"), "--target", "openvino", "-o", place / "out")
+    assert done.code == 0, done.err
+    return place / "out"
+
+
+def call(folder, *words):
+    return subprocess.run([sys.executable, "run.py", *map(str, words)], cwd=folder, capture_output=True, text=True)
+
+
+def test_what_it_can_run_gives_the_golden_outputs(folder):
+    done = zoo("verify", folder, "--run-host", "--json")
+    assert done.code == 0, done.err
+    (report,) = json.loads(done.out)
+    assert [row["task"] for row in report["host"]] == ["reconstruct", "encode", "decode", "classify"]
+    assert report["ran_by"].startswith("OpenVINO 20")
+
+
+def test_a_task_with_a_seed_is_left_out_and_says_why(folder, tmp_path):
+    report = {r["task"]: r for r in json.loads((folder / "export.json").read_bytes())["report"]}
+    assert not report["generate"]["runs"] and "64-bit integers in 32 bits" in report["generate"]["reason"]
+    done = zoo("export", studio(tmp_path / "s"), "--target", "openvino", "-o", tmp_path / "out", "--task", "generate")
+    assert done.code == 10 and "openvino cannot run generate: it computes 64-bit integers in 32 bits" in done.err
+
+
+def test_its_integers_do_have_32_bits():
+    """Why: the day that this fails, samplers can be shipped whole."""
+    need("" if importlib.util.find_spec("openvino") else "openvino")
+    import onnx
+    import openvino
+
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (int64[n] x) => (int64[n] y)
+      <int64 k = {65536}> { z = Mul(x, k)  y = Div(z, k) }"""
+    model = openvino.Core().read_model(onnx.parser.parse_model(text).SerializeToString())
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert next(iter(compiled({"x": np.array([70_000])}).values()))[0] != 70_000
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["reconstruct", "--image", "small.pgm"], "image is 7x8.*8 pixels"),
+        (["classify"], "image is missing"),
+        (["generate", "--seed", 1], "no task 'generate'"),
+    ],
+)
+def test_bad_input_is_an_error(folder, tmp_path, words, says):
+    (tmp_path / "small.pgm").write_bytes(b"P5\n7 8\n255\n" + bytes(56))
+    words = [str(tmp_path / word) if str(word).endswith(".pgm") else word for word in words]
+    done = call(folder, *words)
+    assert done.returncode == 1 and re.search(f"Error: .*{says}", done.stderr), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_one_call_gives_the_picture(folder, tmp_path):
+    pixels = np.arange(8 * 12, dtype=np.uint8).reshape(8, 12)
+    (tmp_path / "a.pgm").write_bytes(b"P5\n12 8\n255\n" + pixels.tobytes())
+    done = call(folder, "reconstruct", "--image", tmp_path / "a.pgm", "--out", tmp_path / "a.png")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), pixels)
