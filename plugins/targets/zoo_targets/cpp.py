@@ -22,9 +22,10 @@ def write(request: WriteTargetRequest) -> None:
     ]
     notes = """
 Headers come from the distribution's `libonnxruntime-dev` or from a release: `-DONNXRUNTIME_INCLUDE=FOLDER` names
-another place. The library is opened when the program starts: `libonnxruntime.so.1`, or what `-DONNXRUNTIME_LIBRARY=FILE`
-said, or what the environment variable ONNXRUNTIME_LIBRARY names, e.g. the one in Python's `onnxruntime/capi/`. So a
-program runs on any ONNX Runtime that is at least as new as the headers. `main.cpp` is a class `Model` and a command line.
+another place. The library is opened when the program starts: `libonnxruntime.so.1`, or what
+`-DONNXRUNTIME_LIBRARY=FILE` said, or what the environment variable ONNXRUNTIME_LIBRARY names, e.g. the one in Python's
+`onnxruntime/capi/`. So a program runs on any ONNX Runtime that is at least as new as the headers. `main.cpp` is a class
+`Model` and a command line.
 """
     write_readme(request, "C++", commands, notes)
 
