@@ -234,6 +234,16 @@ def test_a_reader_that_goes_away_is_exit_code_141(bundle: Path):
     assert process.returncode == 141 and b"Traceback" not in errors and b"Error" not in errors
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this file")
+@pytest.mark.parametrize("words", [("list",), ("run", "BUNDLE", "--image", "x.png", "--out", "-")])
+def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_7(bundle: Path, words: tuple[str, ...]):
+    command = [sys.executable, "-m", "zoo", *(str(bundle) if word == "BUNDLE" else word for word in words)]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=_environment())
+    assert done.returncode == 7
+    assert done.stderr == "Error: cannot write the output: No space left on device\n"
+
+
 def test_running_does_not_import_onnx_or_torch(tmp_path: Path):
     """`onnx` costs 0.2 s: graphs are checked when a model is pulled."""
     registry = tiny.registry(tmp_path / "registry", tiny.bundle(tmp_path / "tiny"))

@@ -204,7 +204,7 @@ def test_registry_list(lab):
 def test_plain_http_is_told(lab):
     with FaultServer(lab) as server:
         outcome = zoo("registry", "add", "web", server.url(""))
-    assert outcome.code == 0 and "plain http" in outcome.err and "web: 1 models at http://127.0.0.1" in outcome.err
+    assert outcome.code == 0 and "plain http" in outcome.err and "web: 1 model at http://127.0.0.1" in outcome.err
 
 
 # --- As processes -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The `zoo` command. One short file per command, imported only when that command is called."""
 
+import errno
 import importlib
 import os
 import sys
@@ -7,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..errors import UsageError, ZooError
+from ..errors import StoreError, UsageError, ZooError
 from ..text import did_you_mean, safe_text
 
 # name: (module, what it does). The summaries stand here so that `zoo --help` imports no command.
@@ -94,15 +95,22 @@ class LazyGroup(click.Group):
                 sys.exit(141)
             raise
         except BrokenPipeError:
-            # The reader is gone: nothing to say, and Python must not try to flush to it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _forget_stdout()
             sys.exit(141)
         except Exception as e:
+            if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+                _forget_stdout()
+                _fail(f"cannot write {e.filename or 'the output'}: {e.strerror}", StoreError.exit_code)
             if not self.called:
                 raise
             from ..plugins import command_fault
 
             _fail(f"{self.called.distribution} {self.called.version}: {command_fault(self.called, e)}", 9)
+
+
+def _forget_stdout() -> None:
+    """What stdout still holds cannot be written: Python must not try to flush it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _of_plugins() -> dict[str, Any]:

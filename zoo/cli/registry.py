@@ -44,7 +44,8 @@ def add(name: str, place: str) -> None:
     registry = catalogue.add(name, place)
     if registry.url.startswith("http:"):
         note("plain http: anyone on the way can change what this registry says; https keeps it as it was published")
-    note(f"{name}: {len(registry.document.models)} models at {registry.url}")
+    count = len(registry.document.models)
+    note(f"{name}: {count} model{'' if count == 1 else 's'} at {registry.url}")
 
 
 @command.command("list")
