@@ -118,11 +118,12 @@ def learned_deviation(small: Number, large: Number, v: Tensor) -> Tensor:
     """The noise's standard deviation where the network predicts it: Nichol and Dhariwal 2021, equation 15.
 
     Args:
-        small, large: the two extremes of `ddpm`, both positive.
+        small, large: the two extremes of `ddpm`; both 0 where no noise is to be added.
         v: the network's second half, about -1 .. 1; -1 gives `small`.
     """
-    share = (v + 1) / 2
-    return large**share * small ** (1 - share)
+    # In logarithms, with something for that of 0: 0 ** (1 - share) is infinite where v is over 1, as it may be.
+    low, high = (torch.as_tensor(deviation).clamp(min=1e-20).log() for deviation in (small, large))
+    return torch.exp(low + (v + 1) / 2 * (high - low))
 
 
 def ddim(here: Point, there: Point, *, eta: float = 0.0) -> Step:
@@ -165,10 +166,10 @@ def timesteps(spacing: str, i: Tensor, steps: Tensor, total: int) -> Tensor:
     """The timestep, int64 0 .. total - 1, that step i (0 .. steps - 1) of `steps` starts from; falling in i.
 
     trailing: total - 1 first, evenly down (Lin et al. 2023, table 2). leading: ends at 0. linspace: evenly between
-    both, total - 1 first, and the way's last stretch leads from above 0 to the end.
+    both, total - 1 first, and the way's last stretch leads from above 0 to the end (from 0 where all are taken).
     """
     if spacing == "leading":
         return ((steps - 1 - i) * (total // steps)).clamp(0, total - 1)
     top = total if spacing == "trailing" else total - 1
-    t = torch.round(top - i.to(torch.float64) * (top / steps.to(torch.float64))).to(torch.int64)
+    t = torch.round(top - i.to(torch.float64) * (top / steps.clamp(max=top).to(torch.float64))).to(torch.int64)
     return (t - 1 if spacing == "trailing" else t).clamp(0, total - 1)

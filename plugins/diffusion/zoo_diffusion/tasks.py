@@ -41,9 +41,11 @@ class Sampler(nn.Module):
         self.learned = c.variance == "learned"
         self.noisy = self.sampler == "ddpm" or (self.sampler == "ddim" and self.eta > 0)
         abar = schedule.alphas_bar(schedule.betas(c)).clamp(0, 1)
-        # Place 0 is the end, a clean picture; place t + 1 is timestep t. In float32 two tables of 4,000 are small.
-        self.register_buffer("alpha", torch.cat((torch.ones(1), abar.sqrt().float())), persistent=False)
-        self.register_buffer("sigma", torch.cat((torch.zeros(1), (1 - abar).sqrt().float())), persistent=False)
+        # Place 0 is the end, a clean picture; place t + 1 is timestep t. A step's weights are differences of abar near 1,
+        # which float32 has lost: it is kept as the sum of two, each a small enough table also for 4,000 timesteps.
+        abar = torch.cat((torch.ones(1, dtype=torch.float64), abar))
+        self.register_buffer("abar", abar.float(), persistent=False)
+        self.register_buffer("abar_rest", (abar - abar.float()).float(), persistent=False)
 
     def plan(self, steps: Tensor) -> Tensor:
         """float32 [T, len(COLUMNS)]; the first `steps` rows (int64 [], 1 .. T) are the walk, the rest are zeros."""
@@ -72,7 +74,8 @@ class Sampler(nn.Module):
         return torch.where((i < steps).unsqueeze(1), rows, 0.0).to(torch.float32)
 
     def _point(self, place: Tensor) -> Point:
-        return Point(*(table.index_select(0, place).to(torch.float64) for table in (self.alpha, self.sigma)))
+        abar, rest = (table.index_select(0, place).to(torch.float64) for table in (self.abar, self.abar_rest))
+        return Point((abar + rest).sqrt(), (1 - abar - rest).sqrt())
 
     def _step(self, before: Point, here: Point, there: Point, inner: Tensor) -> tuple[Step, Tensor]:
         """The steps' weights and the larger bound of their noise; `inner`: neither the first step nor the last."""
@@ -81,7 +84,7 @@ class Sampler(nn.Module):
             step = samplers.ddpm(here, there, variance="large" if self.c.variance == "large" else "small")
             return step, samplers.ddpm(here, there, variance="large").noise
         if self.sampler == "ddim":
-            return samplers.ddim(here, there, eta=self.eta).without_eps(here)._replace(noise=none), none
+            return samplers.ddim(here, there, eta=self.eta).without_eps(here), none
         first_order = samplers.dpm_solver_2m(None, here, there)
         second_order = samplers.dpm_solver_2m(before, here, there)
         pairs = zip(first_order, second_order)
