@@ -41,8 +41,8 @@ class Sampler(nn.Module):
         self.learned = c.variance == "learned"
         self.noisy = self.sampler == "ddpm" or (self.sampler == "ddim" and self.eta > 0)
         abar = schedule.alphas_bar(schedule.betas(c)).clamp(0, 1)
-        # Place 0 is the end, a clean picture; place t + 1 is timestep t. A step's weights are differences of abar near 1,
-        # which float32 has lost: it is kept as the sum of two, each a small enough table also for 4,000 timesteps.
+        # Place 0 is the end, a clean picture; place t + 1 is timestep t. A step's weights are differences of abar near
+        # 1, which float32 has lost: it is kept as the sum of two, each a small enough table also for 4,000 timesteps.
         abar = torch.cat((torch.ones(1, dtype=torch.float64), abar))
         self.register_buffer("abar", abar.float(), persistent=False)
         self.register_buffer("abar_rest", (abar - abar.float()).float(), persistent=False)
