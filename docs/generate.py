@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 
@@ -15,11 +16,11 @@ import zoo.hookspecs as hookspecs
 from zoo.cli import COMMANDS, main
 from zoo.errors import exit_codes
 
-os.environ["ZOO_NO_PLUGINS"] = "1"  # the pages do not depend on what is installed here
 DOCS = Path(__file__).parent
 MADE_BY = "<!-- made by docs/generate.py: run `make docs` -->\n"
 
 
+@patch.dict(os.environ, ZOO_NO_PLUGINS="1")  # the page does not depend on what is installed here
 def cli_page() -> str:
     """Every command's help, and the exit codes."""
     zoo = _context(main, "zoo")

@@ -8,7 +8,7 @@ import click
 
 from ..errors import IntegrityError, NotFoundError
 from ..text import safe_text
-from .output import as_json, table
+from .output import as_json, progress, table
 
 if TYPE_CHECKING:
     from ..registry import Entry
@@ -42,13 +42,16 @@ def command(
     from ..store import Store
 
     store, reports = Store(), []
+    targets: list[tuple[str, Installed | None]] = [] if models else list(_everything(store))
     for model in models:
-        if is_export(Path(model).expanduser()):
-            reports.append(_examine_export(model, device, run_host or trust, trust))
-        else:
-            reports += [_examine(store, name, t, device if replay_ else None) for name, t in _named(store, model)]
-    if not models:
-        reports = [_examine(store, name, t, device if replay_ else None) for name, t in _everything(store)]
+        targets += [(model, None)] if is_export(Path(model).expanduser()) else _named(store, model)
+    with progress(len(targets), "verifying", unit="model") as bar:
+        for name, target in targets:
+            if target is None:
+                reports.append(_examine_export(name, device, run_host or trust, trust))
+            else:
+                reports.append(_examine(store, name, target, device if replay_ else None))
+            bar.update(1)
     if json_:
         as_json(reports)
     else:
