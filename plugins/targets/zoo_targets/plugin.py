@@ -36,6 +36,11 @@ TARGETS = {
         summary="A C++ program of one file, and its CMake project",
         runtime="ONNX Runtime 1.17 or newer, C++ API",
     ),
+    "triton": Target(
+        name="triton",
+        summary="Model repositories for a Triton server, and a client",
+        runtime="Triton 2.51 or newer, ONNX Runtime or Python backend",
+    ),
 }
 
 
