@@ -41,8 +41,8 @@ def write(request: WriteTargetRequest) -> None:
 and shapes alone. `python/` is one for the Python backend, which needs NumPy and ONNX Runtime; it checks inputs as every
 host does, so a label or a seed out of range is an error and not a picture. Serve one of the two, and remove the other.
 
-A task whose ports all have the batch axis is batched dynamically (`max_batch_size`); the others have 0 there. In Triton a
-tensor has one axis at least: a number is [1], and one number a picture is [batch, 1] where a task is batched.
+A task whose ports all have the batch axis is batched dynamically (`max_batch_size`); the others have 0 there. In Triton
+a tensor has one axis at least: a number is [1], and one number a picture is [batch, 1] where a task is batched.
 `onnxruntime/` holds the weights once a task, because Triton gives a model its own folder alone.
 """
     write_readme(request, "Triton", commands, notes)
