@@ -240,6 +240,7 @@ class TrainRequest:
     device: torch.device
     distribute: Callable[[torch.nn.Module], torch.nn.Module]  # DDP under torchrun, the identity else
     stage: str = ""  # --stage, for families that train in several
+    classes: tuple[str, ...] = ()  # class names of the data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -235,6 +235,7 @@ def _trainer(loaded: Any, run: Run, processes: Processes, weights: Mapping[str, 
         device=processes.device,
         distribute=processes.distribute,
         stage=run.stage,
+        classes=tuple(run.classes),
     )
     return loaded.call("build_trainer", request)
 

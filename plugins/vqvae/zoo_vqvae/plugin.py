@@ -14,9 +14,7 @@ from zoo.hookspecs import (
     ImportRequest,
     MeasureRequest,
     Metric,
-    Port,
     Preset,
-    Task,
     TaskModuleRequest,
     Tasks,
     TasksRequest,
@@ -26,6 +24,7 @@ from zoo.hookspecs import (
 from zoo.settings import read
 
 from .config import VQVAEConfig
+from .ports import codec_tasks
 
 ZOO_CONTRACT = 1
 
@@ -94,39 +93,13 @@ def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
 @hookimpl
 def list_tasks(request: TasksRequest) -> Tasks:
     codec = _config(request.config).codec
-    image = Port(
-        kind="image",
-        dtype="uint8",
-        shape=("batch", "height", "width", codec.image_channels),
-        summary="grey" if codec.image_channels == 1 else "RGB",
-        minimum_size=8,
+    tasks = codec_tasks(
+        channels=codec.image_channels,
+        downsampling=codec.downsampling,
+        num_codes=codec.num_codes,
         maximum_pixels=MEMORY_BYTES // (4 * codec.hidden_channels),
     )
-    tokens = Port(
-        kind="tokens",
-        dtype="int64",
-        shape=("batch", "rows", "columns"),
-        summary=f"one code for {codec.downsampling}x{codec.downsampling} pixels",
-        minimum=0,
-        maximum=codec.num_codes - 1,
-    )
-    size = Port(kind="size", dtype="int64", shape=(2,), summary="height and width of the picture", minimum=1)
-    return Tasks(
-        tasks={
-            "reconstruct": Task(
-                summary="Encode a picture and decode it again",
-                inputs={"image": image},
-                outputs={"reconstruction": image},
-            ),
-            "encode": Task(
-                summary="A picture to tokens", inputs={"image": image}, outputs={"tokens": tokens, "size": size}
-            ),
-            "decode": Task(
-                summary="Tokens to a picture", inputs={"tokens": tokens, "size": size}, outputs={"image": image}
-            ),
-        },
-        default="reconstruct",
-    )
+    return Tasks(tasks=tasks, default="reconstruct")
 
 
 @hookimpl

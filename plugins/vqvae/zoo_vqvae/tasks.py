@@ -40,6 +40,13 @@ def crop(x: Tensor, size: Tensor) -> Tensor:
     return x
 
 
+def margins(z_e: Tensor, codebook: Tensor) -> Tensor:
+    """Distance of the second-best code less that of the best: float [N, h, w, code_size] to [N, h, w]."""
+    distances = torch.cdist(z_e.flatten(1, 2), codebook.unsqueeze(0)).square()
+    best = distances.topk(2, dim=-1, largest=False).values
+    return (best[..., 1] - best[..., 0]).reshape(z_e.shape[:-1])
+
+
 class Encode(nn.Module):
     """image -> tokens, size."""
 
@@ -57,11 +64,7 @@ class Encode(nn.Module):
         return tokens, size
 
     def margins(self, image: Tensor) -> Tensor:
-        """Distance of the second-best code less that of the best, float32 [N, h, w]."""
-        z_e = self.latents(image)
-        distances = torch.cdist(z_e.flatten(1, 2), self.codec.quantizer.codebook.unsqueeze(0)).square()
-        best = distances.topk(2, dim=-1, largest=False).values
-        return (best[..., 1] - best[..., 0]).reshape(z_e.shape[:-1])
+        return margins(self.latents(image), self.codec.quantizer.codebook)
 
 
 class Decode(nn.Module):

@@ -1,0 +1,89 @@
+"""What a VQGAN, and a KL autoencoder, can be told. Read without torch."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from zoo.settings import TrainingSettings
+
+Width = Annotated[int, Meta(ge=4, le=2048)]
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Encoder and decoder, which VQGAN and the KL autoencoder share. A level has half the size of the one before."""
+
+    image_channels: Literal[1, 3] = 3  # grey or RGB
+    widths: Annotated[tuple[Width, ...], Meta(min_length=1, max_length=8)] = (128, 128, 256, 256, 512)
+    """Of each level, the picture's own size first; the pixels per token are 2^(levels - 1), each way."""
+    blocks: Annotated[int, Meta(ge=1, le=8)] = 2  # residual blocks a level; the decoder has one more
+    attention_levels: tuple[Annotated[int, Meta(ge=0, le=7)], ...] = ()  # from 0; after every block there
+    middle_attention: bool = True  # global attention at the lowest level, between its two blocks
+    latent_channels: Annotated[int, Meta(ge=1, le=1024)] = 256  # of the networks; 1x1 convolutions go to code_size
+    code_size: Annotated[int, Meta(ge=1, le=1024)] = 256  # D
+    norm_groups: Annotated[int, Meta(ge=1, le=256)] = 32
+    norm_epsilon: Annotated[float, Meta(gt=0, le=1)] = 1e-6
+    condition_classes: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    """With classes, encoder and decoder are told the picture's label; -1 is none. 0: they are told nothing."""
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per token, each way."""
+        return 2 ** (len(self.widths) - 1)
+
+
+class CodecConfig(NetworkConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The networks and the codebook between them."""
+
+    num_codes: Annotated[int, Meta(ge=2, le=262_144)] = 1024  # K
+    commitment_weight: Annotated[float, Meta(ge=0, le=10)] = 0.25  # beta
+    learn_codebook: Literal["ema", "loss"] = "ema"
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    normalize_latents: bool = False  # latents are taken to length 1 before the search, as ViT-VQGAN and LlamaGen do
+
+
+class VQGANConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Config of the family `vqgan`."""
+
+    codec: CodecConfig = CodecConfig()
+
+
+class KLConfig(NetworkConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The networks around a Gaussian latent."""
+
+    latent_channels: Annotated[int, Meta(ge=1, le=1024)] = 4
+    code_size: Annotated[int, Meta(ge=1, le=1024)] = 4
+    latent_convolutions: bool = True  # the 1x1 convolutions between latent_channels and code_size
+
+
+class KLVAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Config of the family `klvae`."""
+
+    codec: KLConfig = KLConfig()
+
+
+class CodecSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the training of a codec can be told."""
+
+    crop: Annotated[int, Meta(ge=0, le=4096)] = 0  # train on squares of this side, cut at random; 0: whole pictures
+    mirror: bool = False  # half of the pictures are mirrored
+    warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
+    clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # norm
+    pixel_loss: Literal["l1", "l2"] = "l1"
+    pixel_weight: Annotated[float, Meta(ge=0)] = 1.0
+    kl_weight: Annotated[float, Meta(ge=0)] = 1e-6  # klvae alone
+
+    perceptual_weight: Annotated[float, Meta(ge=0)] = 1.0
+    perceptual_backbone: str = "test_resnet"  # a timm model
+    perceptual_weights: str = ""
+    """Its weights: a safetensors file, `timm` for timm's own, or nothing: then the first `perceptual_steps` steps train
+    it on the training data, to tell the labels apart or, where there are none, which way up a picture is."""
+    perceptual_steps: Annotated[int, Meta(ge=0)] = 500
+    perceptual_scale: Annotated[int, Meta(ge=1, le=8)] = 1  # pictures are enlarged so much for it
+
+    discriminator_start: Annotated[int, Meta(ge=0)] = 2000  # the step from which the discriminator counts
+    discriminator_weight: Annotated[float, Meta(ge=0)] = 0.8
+    discriminator_width: Annotated[int, Meta(ge=4, le=512)] = 64
+    discriminator_layers: Annotated[int, Meta(ge=1, le=6)] = 3
+    discriminator_rate: Annotated[float, Meta(gt=0)] = 1.0  # its learning rate over the codec's

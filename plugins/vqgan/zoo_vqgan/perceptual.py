@@ -1,0 +1,83 @@
+"""A timm network as the eye of the perceptual loss, and its training where no weights are at hand."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from zoo.errors import InvalidFileError, UsageError
+from zoo.text import safe_text
+
+from .config import CodecSettings
+
+TURNS = 4  # quarter turns that unlabelled pictures are told apart by
+
+
+class Backbone(nn.Module):
+    """A timm classifier: features at several depths, and logits to train it by.
+
+    Weights come from a file or from timm, or `loss` trains them: to give each picture its label or, where pictures have
+    none, the quarter turns it was rotated by (Gidaris et al. 2018, https://arxiv.org/abs/1803.07728).
+    """
+
+    def __init__(self, settings: CodecSettings, image_channels: int, num_classes: int):
+        super().__init__()
+        import timm
+
+        self.scale, self.num_classes = settings.perceptual_scale, num_classes
+        self.trained_here = not settings.perceptual_weights
+        name = settings.perceptual_backbone
+        try:
+            self.network = timm.create_model(
+                name,
+                pretrained=settings.perceptual_weights == "timm",
+                in_chans=image_channels,
+                num_classes=num_classes or TURNS,
+            )
+        except Exception as e:
+            raise UsageError(
+                f"perceptual_backbone: timm can't make '{safe_text(name)}': {safe_text(e)[:200]}"
+            ) from None
+        if not hasattr(self.network, "forward_intermediates"):
+            raise UsageError(f"perceptual_backbone: timm gives no features of '{safe_text(name)}'")
+        if settings.perceptual_weights not in ("", "timm"):
+            self._load(Path(settings.perceptual_weights))
+        if not self.trained_here:
+            self.freeze()
+
+    def _load(self, path: Path) -> None:
+        try:
+            self.network.load_state_dict(load_file(path), strict=False)
+        except (OSError, SafetensorError, RuntimeError) as e:
+            raise InvalidFileError(
+                f"perceptual_weights: {safe_text(path)} does not fit: {safe_text(e)[:300]}"
+            ) from None
+
+    @property
+    def origin(self) -> str:
+        """Where the weights are from, for the card."""
+        if not self.trained_here:
+            return "given weights"
+        return "labels of the training data" if self.num_classes else "rotations of the training data"
+
+    def freeze(self) -> None:
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Pictures -1 .. 1 [N, C, H, W] to a feature map [N, c, h, w] a depth."""
+        return self.network.forward_intermediates(self._enlarged(x), intermediates_only=True)
+
+    def loss(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Cross-entropy of the classification that trains the backbone."""
+        if not self.num_classes:
+            labels = torch.randint(TURNS, (len(x),), generator=generator).to(x.device)
+            x = torch.stack([torch.rot90(picture, int(k), (1, 2)) for picture, k in zip(x, labels)])
+        return F.cross_entropy(self.network(self._enlarged(x)), labels)
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        if self.scale == 1:
+            return x
+        return F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=False)

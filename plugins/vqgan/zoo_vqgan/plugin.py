@@ -1,0 +1,303 @@
+"""The families `vqgan` and `klvae`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from zoo_vqvae.ports import codec_tasks, image_port, size_port
+
+from zoo.errors import UsageError
+from zoo.hookspecs import (
+    BuildRequest,
+    ConfigRequest,
+    DescribeRequest,
+    Family,
+    MeasureRequest,
+    Metric,
+    Port,
+    Preset,
+    Task,
+    TaskModuleRequest,
+    Tasks,
+    TasksRequest,
+    TrainRequest,
+    hookimpl,
+)
+from zoo.settings import read
+
+from .config import KLConfig, KLVAEConfig, NetworkConfig, VQGANConfig
+
+ZOO_CONTRACT = 1
+
+# Trains in a second, for tests.
+_TINY = {
+    "image_channels": 1,
+    "widths": [8, 8, 16],
+    "blocks": 1,
+    "latent_channels": 8,
+    "code_size": 4,
+    "norm_groups": 4,
+}
+_TINY_TRAINING = {
+    "steps": 20,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "warmup_steps": 0,
+    "perceptual_steps": 4,
+    "discriminator_start": 12,
+    "discriminator_width": 8,
+    "discriminator_layers": 2,
+}
+
+VQGAN_PRESETS = {
+    "fashion": Preset(
+        summary="grey 28x28 clothing, 7x7 tokens, 512 codes, sharp",
+        config={
+            "codec": {
+                "image_channels": 1,
+                "widths": [16, 32, 64],
+                "blocks": 1,
+                "latent_channels": 32,
+                "code_size": 8,
+                "norm_groups": 8,
+                "num_codes": 512,
+            }
+        },
+        training={
+            "steps": 4_500,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "perceptual_scale": 2,
+            "perceptual_weight": 0.3,
+            "perceptual_steps": 400,
+            "discriminator_start": 2_000,
+            "discriminator_width": 32,
+            "discriminator_layers": 2,
+            "discriminator_rate": 0.3,
+            "discriminator_weight": 0.5,
+        },
+    ),
+    "photo": Preset(
+        summary="colour photographs of any size, factor 4, no global attention",
+        config={
+            "codec": {
+                "image_channels": 3,
+                "widths": [16, 48, 96],
+                "blocks": 1,
+                "middle_attention": False,
+                "latent_channels": 64,
+                "code_size": 8,
+                "norm_groups": 8,
+                "num_codes": 2048,
+            }
+        },
+        training={
+            "steps": 3_000,
+            "batch_size": 12,
+            "learning_rate": 1e-3,
+            "crop": 64,
+            "mirror": True,
+            "pixel_loss": "l2",
+            "pixel_weight": 10.0,
+            "perceptual_weight": 0.1,
+            "perceptual_steps": 200,
+            "discriminator_start": 2_000,
+            "discriminator_width": 32,
+            "discriminator_rate": 0.3,
+            "discriminator_weight": 0.1,
+        },
+    ),
+    "imagenet": Preset(
+        summary="colour pictures, factor 16, the widths of the paper",
+        config={"codec": {"attention_levels": [4], "learn_codebook": "loss"}},
+        training={
+            "steps": 1_000_000,
+            "batch_size": 12,
+            "learning_rate": 5.4e-5,
+            "crop": 256,
+            "discriminator_start": 250_000,
+        },
+    ),
+    "tiny": Preset(
+        summary="a model for tests: it trains in a second and is good for nothing",
+        config={"codec": _TINY | {"num_codes": 8, "ema_decay": 0.5}},
+        training=_TINY_TRAINING,
+    ),
+}
+
+KLVAE_PRESETS = {
+    "f8": Preset(
+        summary="colour pictures, factor 8, the widths of Stable Diffusion's first stage",
+        config={"codec": {"widths": [128, 256, 512, 512]}},
+        training={
+            "steps": 400_000,
+            "batch_size": 12,
+            "learning_rate": 5.4e-5,
+            "crop": 256,
+            "discriminator_start": 50_000,
+        },
+    ),
+    "tiny": Preset(
+        summary="a model for tests: it trains in a second and is good for nothing",
+        config={"codec": _TINY},
+        training=_TINY_TRAINING,
+    ),
+}
+
+
+@hookimpl
+def describe_family(request: DescribeRequest) -> Family:
+    if request.family == "klvae":
+        return Family(
+            name="klvae",
+            summary="Continuous picture codec: the KL autoencoder under latent diffusion",
+            paper="https://arxiv.org/abs/2112.10752",
+            presets=KLVAE_PRESETS,
+            weights=("codec",),
+        )
+    return Family(
+        name="vqgan",
+        summary="Discrete picture codec that keeps texture: a VQ-VAE trained with perceptual and adversarial losses",
+        paper="https://arxiv.org/abs/2012.09841",
+        presets=VQGAN_PRESETS,
+        weights=("codec",),
+    )
+
+
+def _config(family: str, config: Mapping[str, Any]) -> VQGANConfig | KLVAEConfig:
+    c = read(KLVAEConfig if family == "klvae" else VQGANConfig, config, f"{family} config")
+    _check(c.codec, family)
+    return c
+
+
+def _check(codec: NetworkConfig, family: str) -> None:
+    """What the schema can't say: the parts agree with each other."""
+
+    def refuse(field: str, value: object, reason: str) -> None:
+        raise UsageError(f"{family} config: codec.{field} is {value}; {reason}")
+
+    for width in codec.widths:
+        if width % codec.norm_groups:
+            refuse("widths", list(codec.widths), f"each must be a multiple of norm_groups, {codec.norm_groups}")
+    if max(codec.attention_levels, default=0) >= len(codec.widths):
+        refuse("attention_levels", list(codec.attention_levels), f"there are {len(codec.widths)} levels, from 0")
+    if isinstance(codec, KLConfig):
+        if codec.condition_classes:
+            refuse("condition_classes", codec.condition_classes, "klvae has no condition; it must be 0")
+        if not codec.latent_convolutions and codec.code_size != codec.latent_channels:
+            refuse("code_size", codec.code_size, f"without latent_convolutions it is {codec.latent_channels} too")
+
+
+@hookimpl
+def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
+    return msgspec.to_builtins(_config(request.family, request.config))
+
+
+MEMORY_BYTES = 1 << 31
+"""What `reconstruct` may take in ONNX Runtime on a CPU."""
+
+
+def _maximum_pixels(codec: NetworkConfig) -> int:
+    """The largest picture that stays within `MEMORY_BYTES`."""
+    convolutions = MEMORY_BYTES // (24 * codec.widths[0])
+    if not (codec.middle_attention or codec.attention_levels):
+        return convolutions
+    # Attention holds two float32 for each pair of places at its finest level.
+    shrink = 2 ** min(codec.attention_levels, default=len(codec.widths) - 1)
+    return min(convolutions, int((MEMORY_BYTES / 8) ** 0.5) * shrink**2)
+
+
+@hookimpl
+def list_tasks(request: TasksRequest) -> Tasks:
+    codec = _config(request.family, request.config).codec
+    if request.family == "klvae":
+        return Tasks(tasks=_latent_tasks(codec), default="reconstruct")
+    label = None
+    if codec.condition_classes:
+        label = Port(
+            kind="label",
+            dtype="int64",
+            shape=("batch",),
+            summary="what the picture shows; -1 is not told",
+            default=-1,
+            minimum=-1,
+            maximum=codec.condition_classes - 1,
+            classes=request.classes if len(request.classes) == codec.condition_classes else (),
+        )
+    tasks = codec_tasks(
+        channels=codec.image_channels,
+        downsampling=codec.downsampling,
+        num_codes=codec.num_codes,
+        maximum_pixels=_maximum_pixels(codec),
+        label=label,
+    )
+    return Tasks(tasks=tasks, default="reconstruct")
+
+
+def _latent_tasks(codec: KLConfig) -> dict[str, Task]:
+    image, size = image_port(codec.image_channels, _maximum_pixels(codec)), size_port()
+    latents = Port(
+        kind="tensor",
+        dtype="float32",
+        shape=("batch", codec.code_size, "rows", "columns"),
+        summary=f"mean of the Gaussian, a place for {codec.downsampling}x{codec.downsampling} pixels",
+    )
+    return {
+        "reconstruct": Task(
+            summary="Encode a picture and decode it again", inputs={"image": image}, outputs={"reconstruction": image}
+        ),
+        "encode": Task(
+            summary="A picture to latents", inputs={"image": image}, outputs={"latents": latents, "size": size}
+        ),
+        "decode": Task(
+            summary="Latents to a picture", inputs={"latents": latents, "size": size}, outputs={"image": image}
+        ),
+    }
+
+
+@hookimpl
+def build_module(request: BuildRequest) -> Any:
+    from torch import nn
+
+    from .model import VQGAN, KLAutoencoder
+
+    model = KLAutoencoder if request.family == "klvae" else VQGAN
+    return nn.ModuleDict({"codec": model(_config(request.family, request.config).codec)})
+
+
+@hookimpl
+def build_task(request: TaskModuleRequest) -> Any:
+    import zoo_vqvae.tasks as plain
+
+    from . import tasks
+
+    codec = request.module["codec"]
+    if request.family == "klvae":
+        modules = {
+            "encode": tasks.EncodeLatents,
+            "decode": tasks.DecodeLatents,
+            "reconstruct": tasks.ReconstructLatents,
+        }
+    elif codec.config.condition_classes:
+        modules = {
+            "encode": tasks.ConditionalEncode,
+            "decode": tasks.ConditionalDecode,
+            "reconstruct": tasks.ConditionalReconstruct,
+        }
+    else:
+        modules = {"encode": plain.Encode, "decode": plain.Decode, "reconstruct": plain.Reconstruct}
+    return modules[request.task](codec)
+
+
+@hookimpl
+def build_trainer(request: TrainRequest) -> Any:
+    from .training import CodecTrainer
+
+    return CodecTrainer(request)
+
+
+@hookimpl
+def measure(request: MeasureRequest) -> list[Metric]:
+    from zoo.build.evaluate import measure_codec
+
+    return measure_codec(request, num_codes=request.config["codec"].get("num_codes"))

@@ -1,0 +1,90 @@
+"""What the graphs of codecs do beyond those of zoo-vqvae: labels as conditions, and continuous latents."""
+
+import torch
+from torch import Tensor, nn
+from zoo_vqvae import tasks
+from zoo_vqvae.quantize import nearest_code
+from zoo_vqvae.tasks import crop, pad_to_multiple, to_float, to_uint8
+
+
+class ConditionalEncode(nn.Module):
+    """image, label -> tokens, size."""
+
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.codec = codec
+
+    def latents(self, image: Tensor, label: Tensor) -> Tensor:  # -> float [N, h, w, code_size]
+        x = pad_to_multiple(to_float(image), self.codec.config.downsampling)
+        return self.codec.encoder(x, label).permute(0, 2, 3, 1)
+
+    def forward(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = nearest_code(self.latents(image, label), self.codec.quantizer.codebook)
+        return tokens, torch.tensor([image.shape[1], image.shape[2]], dtype=torch.int64)
+
+    def margins(self, image: Tensor, label: Tensor) -> Tensor:
+        return tasks.margins(self.latents(image, label), self.codec.quantizer.codebook)
+
+
+class ConditionalDecode(nn.Module):
+    """tokens, size, label -> image."""
+
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, tokens: Tensor, size: Tensor, label: Tensor) -> Tensor:
+        z_q = self.codec.quantizer.decode(tokens).permute(0, 3, 1, 2)
+        return to_uint8(crop(self.codec.decoder(z_q, label), size))
+
+
+class ConditionalReconstruct(nn.Module):
+    """image, label -> reconstruction."""
+
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.encode = ConditionalEncode(codec)
+
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        codec = self.encode.codec
+        tokens, _ = self.encode(image, label)
+        x = codec.decoder(codec.quantizer.decode(tokens).permute(0, 3, 1, 2), label)
+        return to_uint8(x[:, :, : image.shape[1], : image.shape[2]])
+
+    def margins(self, image: Tensor, label: Tensor) -> Tensor:
+        return self.encode.margins(image, label)
+
+
+class EncodeLatents(nn.Module):
+    """image -> latents (the mean), size."""
+
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        mean, _ = self.codec.encode(pad_to_multiple(to_float(image), self.codec.config.downsampling))
+        return mean, torch.tensor([image.shape[1], image.shape[2]], dtype=torch.int64)
+
+
+class DecodeLatents(nn.Module):
+    """latents, size -> image."""
+
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, latents: Tensor, size: Tensor) -> Tensor:
+        return to_uint8(crop(self.codec.decoder(latents), size))
+
+
+class ReconstructLatents(nn.Module):
+    """image -> reconstruction: the mean, decoded."""
+
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.encode = EncodeLatents(codec)
+
+    def forward(self, image: Tensor) -> Tensor:
+        mean, _ = self.encode(image)
+        return to_uint8(self.encode.codec.decoder(mean)[:, :, : image.shape[1], : image.shape[2]])
