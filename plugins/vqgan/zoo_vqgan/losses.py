@@ -43,7 +43,7 @@ def unit(features: Tensor) -> Tensor:
 
 
 def hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """(E max(0, 1 - D(x)) + E max(0, 1 + D(x'))) / 2: Lim and Ye 2017; the authors' code has it in place of equation 5."""
+    """(E max(0, 1 - D(x)) + E max(0, 1 + D(x'))) / 2: Lim and Ye 2017; the authors' code for equation 5."""
     return 0.5 * (F.relu(1 - logits_real).mean() + F.relu(1 + logits_fake).mean())
 
 
