@@ -43,6 +43,7 @@ CHANGES = {
         "the entry point zoo.target and the hooks describe_target, write_target, run_target: other stacks",
         "MeasureRequest.judged_by, training_images, samples, options and inception: figures of models that draw",
         "the first loss that Trainer.step names is the one that training lowers",
+        "ConfigRequest.stage, TrainRequest.classes and parent: families that train in stages",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
@@ -207,6 +208,7 @@ class DescribeRequest:
 class ConfigRequest:
     family: str
     config: Mapping[str, Any]  # partial, as the user or a preset gave it
+    stage: str = ""  # of the training that it is for: --stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +243,7 @@ class TrainRequest:
     distribute: Callable[[torch.nn.Module], torch.nn.Module]  # DDP under torchrun, the identity else
     stage: str = ""  # --stage, for families that train in several
     classes: tuple[str, ...] = ()  # class names of the data
+    parent: str = ""  # the model of --from
 
 
 @dataclass(frozen=True, kw_only=True)

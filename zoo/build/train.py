@@ -9,7 +9,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import InvalidFileError, StoreError, UsageError, ZooError
-from ..hookspecs import Batch, BuildRequest, Trainer, TrainRequest
+from ..hookspecs import Batch, BuildRequest, DescribeRequest, Trainer, TrainRequest
 from ..manifest import License, Line, Name, Text, Training, Version
 from ..registry import write_atomically
 from ..settings import TrainingSettings, read
@@ -226,7 +226,8 @@ def _trainer(loaded: Any, run: Run, processes: Processes, weights: Mapping[str, 
     build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
     module = loaded.call("build_module", build)
     if weights is not None:
-        load_weights(module, weights)
+        parts = loaded.call("describe_family", DescribeRequest(family=run.family)).weights
+        load_weights(module, weights, parts)
     request = TrainRequest(
         family=run.family,
         config=run.config,
@@ -236,13 +237,21 @@ def _trainer(loaded: Any, run: Run, processes: Processes, weights: Mapping[str, 
         distribute=processes.distribute,
         stage=run.stage,
         classes=tuple(run.classes),
+        parent=run.parent,
     )
     return loaded.call("build_trainer", request)
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Loads a `state_dict`; the error names each tensor that is missing, left over, or of another shape."""
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], parts: Sequence[str] = ()) -> None:
+    """Loads a `state_dict`; the error names each tensor that is missing, left over, or of another shape.
+
+    Args:
+        parts: submodules that the weights may lack as a whole: such a one, as a prior to come, keeps its own.
+    """
     own = module.state_dict()
+    lacking = tuple(f"{part}." for part in parts if not any(name.startswith(f"{part}.") for name in weights))
+    if len(lacking) < len(parts):
+        weights = dict(weights) | {name: tensor for name, tensor in own.items() if name.startswith(lacking)}
     wrong = [f"{name} is missing" for name in own.keys() - weights.keys()]
     wrong += [f"{name} has no place" for name in weights.keys() - own.keys()]
     wrong += [

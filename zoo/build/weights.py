@@ -28,6 +28,8 @@ class Weights:
         self.places: dict[str, tuple[str, tensors.Tensor]] = {}
         for file in files:
             mine = {name: tensor.detach() for name, tensor in state.items() if _belongs(name, file, files)}
+            if not mine:
+                continue  # a part that this config has not, e.g. no prior
             path = folder / f"{file}.safetensors"
             # Clones, since tied weights share memory, which the format does not know.
             save_file({name: tensor.contiguous().clone() for name, tensor in mine.items()}, path)

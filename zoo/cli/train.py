@@ -156,11 +156,16 @@ def _begin(loaded: Any, options: dict[str, Any], parent: _Parent | None) -> Any:
         summary = summary or preset.summary
     settings |= {k: options[k] for k in ("steps", "batch_size", "learning_rate") if options[k] is not None}
     settings["seed"] = options["seed"]
+
+    def validated(config: dict[str, Any]) -> dict[str, Any]:
+        request = ConfigRequest(family=family, config=config, stage=options["stage"])
+        return dict(loaded.call("validate_config", request))
+
     # Completed first, so that --set finds every field; copied, since the plugin may have given its preset itself.
-    config = deepcopy(dict(loaded.call("validate_config", ConfigRequest(family=family, config=config))))
+    config = deepcopy(validated(config))
     for assignment in options["assignments"]:
         assign(assignment, config, settings)
-    config = dict(loaded.call("validate_config", ConfigRequest(family=family, config=config)))
+    config = validated(config)
     name = options["name"] or (parent.manifest.name if parent else options["out"].name)
     check_name(name)
     same = parent is not None and parent.manifest.name == name

@@ -1,10 +1,12 @@
 """What a VQ-VAE can be told. Read without torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from zoo.errors import UsageError
+from zoo.hookspecs import TrainRequest
 from zoo.settings import TrainingSettings
 
 
@@ -26,10 +28,53 @@ class CodecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     zalandoresearch/pytorch-vq-vae and what was copied from it. Same tensors, another function; for imported weights."""
 
 
+class PriorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A transformer that draws a picture's tokens; see prior.py."""
+
+    kind: Literal["masked", "autoregressive"] = "masked"
+    rows: Annotated[int, Meta(ge=1, le=128)] = 7  # of the tokens of the pictures that it draws
+    columns: Annotated[int, Meta(ge=1, le=128)] = 7
+    num_classes: Annotated[int, Meta(ge=0, le=100_000)] = 0  # 0: pictures have no labels
+    width: Annotated[int, Meta(ge=8, le=8192)] = 128
+    depth: Annotated[int, Meta(ge=1, le=128)] = 4
+    heads: Annotated[int, Meta(ge=1, le=128)] = 4
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    choice_temperature: Annotated[float, Meta(ge=0, le=100)] = 4.5
+    """`masked`: how much noise decides, at first, which drawn tokens are kept; 4.5 is MaskGIT's."""
+    default_steps: Annotated[int, Meta(ge=1)] = 8  # `masked`
+    default_temperature: Annotated[float, Meta(ge=0.1, le=10)] = 1.0
+    default_guidance: Annotated[float, Meta(ge=0, le=10)] = 1.5
+
+
 class VQVAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Config of the family `vqvae`."""
 
     codec: CodecConfig = CodecConfig()
+    prior: PriorConfig | None = None
+
+
+def check_prior(prior: PriorConfig | None, family: str) -> None:
+    """What the schema can't say of a prior; UsageError."""
+    if prior and prior.width % prior.heads:
+        raise UsageError(f"{family} config: prior.heads is {prior.heads}; it must divide the width {prior.width}")
+
+
+def completed(config: Any, stage: str) -> dict[str, Any]:
+    """A family's config with `codec` and, perhaps, `prior`, as plain data; the stage `prior` needs one."""
+    if stage not in ("", "prior"):
+        raise UsageError(f"--stage is '{stage}'; it must be prior, or left out for the codec")
+    if stage == "prior" and config.prior is None:
+        config = msgspec.structs.replace(config, prior=PriorConfig())
+    return {name: part for name, part in msgspec.to_builtins(config).items() if part is not None}
+
+
+def trains_prior(request: TrainRequest) -> bool:
+    """Whether a training is of the prior; a codec under a prior must stay as it is, and is refused."""
+    if request.stage == "prior":
+        return True
+    if request.config.get("prior"):
+        raise UsageError("the prior was trained on this codec's tokens: train it with --stage prior, or a new codec")
+    return False
 
 
 class CodecSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,3 +83,14 @@ class CodecSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_
     warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # norm
+
+
+class PriorSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the training of a prior can be told."""
+
+    mirror: bool = False  # half of the pictures are mirrored
+    warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.03
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
+    clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # norm
+    label_dropout: Annotated[float, Meta(ge=0, le=1)] = 0.1  # share of pictures trained without their label

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from zoo.hookspecs import (
     BuildRequest,
     ConfigRequest,
@@ -23,13 +21,16 @@ from zoo.hookspecs import (
 )
 from zoo.settings import read
 
-from .config import VQVAEConfig
-from .ports import codec_tasks
+from .config import VQVAEConfig, check_prior, completed, trains_prior
+from .ports import codec_tasks, prior_tasks
 
 ZOO_CONTRACT = 1
 
 # 28x28 grey pictures to 7x7 tokens: shared by the two published models.
 _SMALL_GREY = {"codec": {"image_channels": 1, "hidden_channels": 128, "residual_channels": 32, "code_size": 8}}
+
+PRIOR = {"num_classes": 10, "width": 128, "depth": 4, "heads": 4}
+PRIOR_TRAINING = {"steps": 3_000, "batch_size": 64, "learning_rate": 1e-3}
 
 PRESETS = {
     "fashion": Preset(
@@ -46,6 +47,21 @@ PRESETS = {
         summary="colour photographs of any size, factor 4, the widths of the paper",
         config={"codec": {"image_channels": 3, "hidden_channels": 256, "residual_channels": 256, "code_size": 64}},
         training={"steps": 100_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
+    "prior": Preset(
+        summary="with --stage prior: a small masked transformer over 7x7 tokens, ten classes",
+        config={"prior": PRIOR},
+        training=PRIOR_TRAINING,
+    ),
+    "prior-autoregressive": Preset(
+        summary="with --stage prior: a small transformer that draws 7x7 tokens one by one, ten classes",
+        config={"prior": PRIOR | {"kind": "autoregressive"}},
+        training=PRIOR_TRAINING,
+    ),
+    "tiny-prior": Preset(
+        summary="with --stage prior, for tests: masked, 7x7 tokens",
+        config={"prior": {"width": 16, "depth": 1, "heads": 2}},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
     ),
     "tiny": Preset(
         summary="a model for tests: it trains in a second and is good for nothing",
@@ -77,17 +93,19 @@ def describe_family(request: DescribeRequest) -> Family:
         summary="Discrete picture codec: convolutional encoder and decoder around a learned codebook",
         paper="https://arxiv.org/abs/1711.00937",
         presets=PRESETS,
-        weights=("codec",),
+        weights=("codec", "prior"),
     )
 
 
 def _config(config: Mapping[str, Any]) -> VQVAEConfig:
-    return read(VQVAEConfig, config, "vqvae config")
+    c = read(VQVAEConfig, config, "vqvae config")
+    check_prior(c.prior, "vqvae")
+    return c
 
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return msgspec.to_builtins(_config(request.config))
+    return completed(_config(request.config), request.stage)
 
 
 @hookimpl
@@ -99,6 +117,11 @@ def list_tasks(request: TasksRequest) -> Tasks:
         num_codes=codec.num_codes,
         maximum_pixels=MEMORY_BYTES // (4 * codec.hidden_channels),
     )
+    prior = _config(request.config).prior
+    if prior:
+        tasks |= prior_tasks(
+            prior, channels=codec.image_channels, downsampling=codec.downsampling, classes=request.classes
+        )
     return Tasks(tasks=tasks, default="reconstruct")
 
 
@@ -108,7 +131,13 @@ def build_module(request: BuildRequest) -> Any:
 
     from .model import VQVAE
 
-    return nn.ModuleDict({"codec": VQVAE(_config(request.config).codec)})
+    c = _config(request.config)
+    parts: dict[str, nn.Module] = {"codec": VQVAE(c.codec)}
+    if c.prior:
+        from .prior import Prior
+
+        parts["prior"] = Prior(c.prior, c.codec.num_codes)
+    return nn.ModuleDict(parts)
 
 
 @hookimpl
@@ -116,21 +145,24 @@ def build_task(request: TaskModuleRequest) -> Any:
     from . import tasks
 
     modules = {"encode": tasks.Encode, "decode": tasks.Decode, "reconstruct": tasks.Reconstruct}
+    if request.task not in modules:
+        return tasks.build_prior_task(request.task, request.module["codec"], request.module["prior"])
     return modules[request.task](request.module["codec"])
 
 
 @hookimpl
 def build_trainer(request: TrainRequest) -> Any:
-    from .training import CodecTrainer
+    from .training import CodecTrainer, PriorTrainer
 
-    return CodecTrainer(request)
+    return (PriorTrainer if trains_prior(request) else CodecTrainer)(request)
 
 
 @hookimpl
 def measure(request: MeasureRequest) -> list[Metric]:
-    from zoo.build.evaluate import measure_codec
+    from zoo.build.evaluate import measure_codec, measure_generator
 
-    return measure_codec(request, num_codes=request.config["codec"]["num_codes"])
+    metrics = measure_codec(request, num_codes=request.config["codec"]["num_codes"])
+    return metrics + (measure_generator(request) if request.config.get("prior") else [])
 
 
 @hookimpl

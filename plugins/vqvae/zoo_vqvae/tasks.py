@@ -5,8 +5,10 @@ padded inside to a multiple of the downsampling factor by repeating the edge, an
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .prior import MaskedDrawing, Prior, SequentialDrawing
 from .quantize import nearest_code
 
 
@@ -94,3 +96,128 @@ class Reconstruct(nn.Module):
 
     def margins(self, image: Tensor) -> Tensor:
         return self.encode.margins(image)
+
+
+class Generate(nn.Module):
+    """What the tasks of a prior share: codec, prior, and the way from tokens to a picture."""
+
+    def __init__(self, codec: nn.Module, prior: Prior):
+        super().__init__()
+        self.codec, self.prior = codec, prior
+
+    def label(self, label: Tensor | None, seed: Tensor) -> Tensor:
+        """int64 [N]; -1 where the prior knows no labels."""
+        return torch.full_like(seed, -1) if label is None else label
+
+    def to_image(self, tokens: Tensor) -> Tensor:
+        """int64 [N, L] to uint8 [N, H, W, C]."""
+        c = self.prior.config
+        z_q = self.codec.quantizer.decode(tokens.unflatten(1, (c.rows, c.columns)))
+        return to_uint8(self.codec.decoder(z_q.permute(0, 3, 1, 2)))
+
+
+class GenerateMasked(Generate):
+    """seed, steps, temperature[, label, guidance] -> image."""
+
+    def __init__(self, codec: nn.Module, prior: Prior):
+        super().__init__(codec, prior)
+        self.drawing = MaskedDrawing(prior)
+
+    def start(self, seed: Tensor) -> Tensor:
+        """Nothing but masks, int64 [N, L]."""
+        masked = torch.full((1, self.prior.places), self.prior.num_codes, dtype=torch.int64, device=seed.device)
+        return masked + torch.zeros_like(seed).unsqueeze(1)
+
+    def forward(
+        self,
+        seed: Tensor,
+        steps: Tensor,
+        temperature: Tensor,
+        label: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        return self.to_image(
+            self.drawing(self.start(seed), seed, steps, temperature, self.label(label, seed), guidance)
+        )
+
+    def margins(
+        self,
+        seed: Tensor,
+        steps: Tensor,
+        temperature: Tensor,
+        label: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        return self.drawing.margins(self.start(seed), seed, steps, temperature, self.label(label, seed), guidance)
+
+
+class GenerateSequential(Generate):
+    """seed, temperature[, label, guidance] -> image."""
+
+    def __init__(self, codec: nn.Module, prior: Prior):
+        super().__init__(codec, prior)
+        self.drawing = SequentialDrawing(prior)
+
+    def forward(
+        self, seed: Tensor, temperature: Tensor, label: Tensor | None = None, guidance: Tensor | None = None
+    ) -> Tensor:
+        return self.to_image(self.drawing(seed, temperature, self.label(label, seed), guidance))
+
+    def margins(
+        self, seed: Tensor, temperature: Tensor, label: Tensor | None = None, guidance: Tensor | None = None
+    ) -> Tensor:
+        return self.drawing.margins(seed, temperature, self.label(label, seed), guidance)
+
+
+class Inpaint(Generate):
+    """image, mask, seed, steps, temperature[, label, guidance] -> inpainted.
+
+    Every token that stands for a masked pixel is drawn again; pixels that are not masked stay the picture's own.
+    """
+
+    def __init__(self, codec: nn.Module, prior: Prior):
+        super().__init__(codec, prior)
+        self.drawing = MaskedDrawing(prior)
+        self.encode = Encode(codec)
+
+    def start(self, image: Tensor, mask: Tensor) -> Tensor:
+        """The picture's tokens, K where the mask lies: int64 [N, L]."""
+        tokens, _ = self.encode(image)
+        anew = (mask >= 128).to(torch.float32).permute(0, 3, 1, 2)
+        anew = F.max_pool2d(anew, self.codec.config.downsampling).flatten(1) > 0
+        return torch.where(anew, self.prior.num_codes, tokens.flatten(1))
+
+    def forward(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        seed: Tensor,
+        steps: Tensor,
+        temperature: Tensor,
+        label: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        start, label = self.start(image, mask), self.label(label, seed)
+        drawn = self.to_image(self.drawing(start, seed, steps, temperature, label, guidance))
+        return torch.where(mask >= 128, drawn, image)
+
+    def margins(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        seed: Tensor,
+        steps: Tensor,
+        temperature: Tensor,
+        label: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        start, label = self.start(image, mask), self.label(label, seed)
+        drawing = self.drawing.margins(start, seed, steps, temperature, label, guidance)
+        return torch.minimum(drawing, self.encode.margins(image).flatten(1).amin(dim=1))
+
+
+def build_prior_task(task: str, codec: nn.Module, prior: Prior) -> nn.Module:
+    """The module of a task of `ports.prior_tasks`."""
+    if task == "inpaint":
+        return Inpaint(codec, prior)
+    return (GenerateMasked if prior.config.kind == "masked" else GenerateSequential)(codec, prior)

@@ -1,0 +1,324 @@
+"""Priors: pictures out of tokens. One transformer, used in two ways.
+
+- `masked`: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (https://arxiv.org/abs/2202.04200): all
+  tokens at once, the surest kept, the others masked and drawn again, in a few steps.
+- `autoregressive`: one token after the other, with a cache of keys and values, as in section 3.2 of Esser, Rombach,
+  Ommer 2021 (https://arxiv.org/abs/2012.09841).
+
+Labels are guided as Ho and Salimans 2022 do (https://arxiv.org/abs/2207.12598), on logits: u + g (c - u).
+
+Departs from MaskGIT: no label smoothing; learned positions, and the label in a place of its own before the tokens.
+Letters: K codes, L places of a picture's tokens, N pictures.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.build.random import uniform
+
+from .config import PriorConfig
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, c: PriorConfig):
+        super().__init__()
+        self.heads = c.heads
+        self.norm_1 = nn.LayerNorm(c.width)
+        self.qkv = nn.Linear(c.width, 3 * c.width)
+        self.proj = nn.Linear(c.width, c.width)
+        self.norm_2 = nn.LayerNorm(c.width)
+        self.mlp_in = nn.Linear(c.width, 4 * c.width)
+        self.mlp_out = nn.Linear(4 * c.width, c.width)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, T, width] to queries, keys, values [N, heads, T, width / heads]."""
+        q, k, v = self.qkv(self.norm_1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
+        """The block's output, [N, T, width]; `hidden` (bool, broadcast to [N, heads, T, S]): what is not looked at."""
+        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -1e9)
+        x = x + self.dropout(self.proj((scores.softmax(dim=3) @ v).transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))))
+
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:  # [N, T, width] -> the same
+        return self.finish(x, *self.split(x), hidden)
+
+
+class Prior(nn.Module):
+    """The transformer over [label, token, token, …], and its logits for the K codes."""
+
+    def __init__(self, c: PriorConfig, num_codes: int):
+        super().__init__()
+        self.config, self.num_codes, self.places = c, num_codes, c.rows * c.columns
+        self.tokens = nn.Embedding(num_codes + 1, c.width)  # the last is "masked"
+        self.labels = nn.Embedding(c.num_classes + 1, c.width)  # row 0 is "no label"
+        self.positions = nn.Parameter(torch.zeros(self.places + 1, c.width))
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.norm = nn.LayerNorm(c.width)
+        self.head = nn.Linear(c.width, num_codes, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor, label: Tensor) -> Tensor:
+        """Logits of every place, float [N, L, K].
+
+        Masked: tokens 0 .. K, K where masked; each place sees all. Autoregressive: a place's logits depend on the label
+        and the tokens before it.
+
+        Args:
+            tokens: int64 [N, L].
+            label: int64 [N], -1 is none.
+        """
+        x = torch.cat((self.labels(label + 1).unsqueeze(1), self.tokens(tokens)), dim=1) + self.positions
+        if self.config.kind == "masked":
+            for block in self.blocks:
+                x = block(x)
+            return self.logits(x[:, 1:])
+        x = x[:, :-1]
+        place = torch.arange(self.places, device=x.device)
+        for block in self.blocks:
+            x = block(x, place > place.unsqueeze(1))
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:  # [..., width] -> [..., K]
+        return self.head(self.norm(x))
+
+    def empty_cache(self, number: int) -> Tensor:
+        """Keys and values of no place yet, float [depth, 2, number, heads, L, width / heads]."""
+        c = self.config
+        return self.positions.new_zeros(c.depth, 2, number, c.heads, self.places, c.width // c.heads)
+
+    def next_logits(self, i: Tensor, before: Tensor, label: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of place i out of the token before it and a cache of the places before: [N, K], and the cache with it.
+
+        Args:
+            i: int64 [], 0 .. L-1.
+            before: int64 [N], the token at place i - 1; anything where i is 0.
+            label: int64 [N], -1 is none.
+        """
+        entered = torch.where(i == 0, self.labels(label + 1), self.tokens(before))
+        x = (entered + self.positions.index_select(0, i.reshape(1))).unsqueeze(1)  # [N, 1, width]
+        place = torch.arange(self.places, device=x.device)
+        here = (place == i)[:, None]  # [L, 1]
+        layers = []
+        for block, (keys, values) in zip(self.blocks, cache):
+            q, k, v = block.split(x)
+            keys, values = torch.where(here, k, keys), torch.where(here, v, values)
+            x = block.finish(x, q, keys, values, place > i)
+            layers.append(torch.stack((keys, values)))
+        return self.logits(x).squeeze(1), torch.stack(layers)
+
+
+# --- Learning ---------------------------------------------------------------------------------------------------------
+
+
+def masked_share(r: Tensor) -> Tensor:
+    """The share of tokens that is masked at r of the way, 1 at r = 0, 0 at r = 1: cos(pi r / 2) (section 3.3)."""
+    return torch.cos(r * (math.pi / 2))
+
+
+def mask_at_random(tokens: Tensor, mask_token: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Tokens with a random share masked, and where: int64 [N, L], bool [N, L], at least one in each picture."""
+    n, places = tokens.shape
+    share = masked_share(torch.rand(n, 1, generator=generator))
+    rank = torch.rand(n, places, generator=generator).argsort(dim=1).argsort(dim=1)
+    hidden = (rank < (share * places).ceil().clamp(min=1)).to(tokens.device)
+    return torch.where(hidden, mask_token, tokens), hidden
+
+
+def prior_loss(prior: nn.Module, kind: str, tokens: Tensor, label: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Mean -log p of the tokens, nats a token: of the masked ones given the others, or of each given those before.
+
+    Args:
+        prior: `Prior`, or a wrapper that computes the same.
+        tokens: int64 [N, L].
+        label: int64 [N], -1 is none.
+    """
+    if kind == "autoregressive":
+        return F.cross_entropy(prior(tokens, label).flatten(0, 1), tokens.flatten())
+    mask_token = getattr(prior, "module", prior).num_codes
+    shown, hidden = mask_at_random(tokens, mask_token, generator)
+    return F.cross_entropy(prior(shown, label)[hidden], tokens[hidden])
+
+
+# --- Drawing ----------------------------------------------------------------------------------------------------------
+
+
+def gumbel(seed: Tensor, shape: tuple[int, ...], stream: Tensor) -> Tensor:
+    """Gumbel noise, float32 [N, *shape]: -log(-log(u))."""
+    return -torch.log(-torch.log(uniform(seed, shape, stream)))
+
+
+def guided(logits: Tensor, guidance: Tensor) -> Tensor:
+    """[2N, …], those with a label first, to [N, …]: u + g (c - u); `guidance` float [N]."""
+    conditional, unconditional = logits.chunk(2)
+    g = guidance.reshape(-1, *[1] * (logits.ndim - 1))
+    return unconditional + g * (conditional - unconditional)
+
+
+class Drawing(nn.Module):
+    """What both ways to draw share: logits under guidance, and the draw of a token.
+
+    Streams of a seed: 2i is the noise of the tokens that step i draws, 2i + 1 that of its choice which to keep.
+    """
+
+    def __init__(self, prior: Prior):
+        super().__init__()
+        self.prior = prior
+
+    def both(self, label: Tensor, guidance: Tensor | None) -> Tensor:
+        """The labels of a forward pass: with guidance, each picture also without its label, [2N]."""
+        return label if guidance is None else torch.cat((label, torch.full_like(label, -1)))
+
+    def draw(self, logits: Tensor, temperature: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens out of logits [N, …, K] by the Gumbel trick, int64 [N, …]; and by how much each won, float [N, …]."""
+        t = temperature.reshape(-1, *[1] * (logits.ndim - 1))
+        best = (logits / t + noise).topk(2, dim=-1)
+        return best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
+
+
+class MaskedDrawing(Drawing):
+    """MaskGIT's decoding (section 3.3 and figure 3)."""
+
+    def step(
+        self,
+        i: Tensor,
+        tokens: Tensor,
+        number: Tensor,
+        seed: Tensor,
+        steps: Tensor,
+        temperature: Tensor,
+        label: Tensor,
+        guidance: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """One step: tokens with fewer masks, and the smallest margin of its choices, float [N].
+
+        1. Draw a token for every masked place.
+        2. Confidence: log p of what was drawn, plus Gumbel noise that fades out over the steps.
+        3. Mask the least confident again, so many that cos(pi/2 (i + 1) / steps) of the `number` stay masked.
+        """
+        p, k = self.prior, self.prior.num_codes
+        masked = tokens == k
+        labels = self.both(label, guidance)
+        logits = p(tokens.repeat(2, 1) if guidance is not None else tokens, labels)
+        if guidance is not None:
+            logits = guided(logits, guidance)
+        drawn, won = self.draw(logits, temperature, gumbel(seed, (p.places, k), 2 * i))
+
+        done = (i + 1).to(torch.float64) / steps.to(torch.float64)
+        log_p = logits.log_softmax(dim=2).gather(2, drawn.unsqueeze(2)).squeeze(2)
+        fading = (p.config.choice_temperature * (1 - done)).to(torch.float32)
+        confidence = log_p + fading * temperature.unsqueeze(1) * gumbel(seed, (p.places,), 2 * i + 1)
+        confidence = torch.where(masked, confidence, math.inf)
+
+        # A share that is a whole number (cos is 1/2 at a third) must not fall under it by rounding.
+        left = torch.floor(number.to(torch.float64) * masked_share(done) + 1e-6).to(torch.int64)
+        left = torch.minimum(left, masked.sum(dim=1) - 1).clamp(min=0).unsqueeze(1)  # [N, 1]
+        again = (confidence.argsort(dim=1).argsort(dim=1) < left) & masked
+        next_tokens = torch.where(masked & ~again, drawn, tokens)
+
+        surest_again = torch.where(again, confidence, -math.inf).amax(dim=1)
+        least_kept = torch.where(masked & ~again, confidence, math.inf).amin(dim=1)
+        margin = torch.minimum(torch.where(masked, won, math.inf).amin(dim=1), least_kept - surest_again)
+        return next_tokens, margin
+
+    def forward(
+        self,
+        tokens: Tensor,
+        seed: Tensor,
+        steps: Tensor,
+        temperature: Tensor,
+        label: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens [N, L] with all that were masked (K) drawn; the others never change."""
+        number = (tokens == self.prior.num_codes).sum(dim=1)
+
+        def more(i: Tensor, tokens: Tensor) -> Tensor:
+            return i < steps
+
+        def body(i: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+            return i + 1, self.step(i, tokens, number, seed, steps, temperature, label, guidance)[0]
+
+        return torch.while_loop(more, body, (torch.zeros_like(steps), tokens))[1]
+
+    def margins(
+        self,
+        tokens: Tensor,
+        seed: Tensor,
+        steps: Tensor,
+        temperature: Tensor,
+        label: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """The smallest margin of all steps, float [N]: how clear the picture is of a tie."""
+        number = (tokens == self.prior.num_codes).sum(dim=1)
+        margins = []
+        for i in range(int(steps)):
+            at = torch.full_like(steps, i)
+            tokens, margin = self.step(at, tokens, number, seed, steps, temperature, label, guidance)
+            margins.append(margin)
+        return torch.stack(margins).amin(dim=0)
+
+
+class SequentialDrawing(Drawing):
+    """One token after the other."""
+
+    def step(
+        self,
+        i: Tensor,
+        before: Tensor,
+        cache: Tensor,
+        seed: Tensor,
+        temperature: Tensor,
+        label: Tensor,
+        guidance: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The token at place i, int64 [N]; the cache with it; and by how much it won, float [N]."""
+        labels = self.both(label, guidance)
+        entered = before if guidance is None else before.repeat(2)
+        logits, cache = self.prior.next_logits(i, entered, labels, cache)
+        if guidance is not None:
+            logits = guided(logits, guidance)
+        drawn, won = self.draw(logits, temperature, gumbel(seed, (self.prior.num_codes,), 2 * i))
+        return drawn, cache, won
+
+    def start(self, label: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Place 0, no tokens, an empty cache."""
+        tokens = label.new_zeros(label.shape[0], self.prior.places)
+        return label.new_zeros(()), tokens, self.prior.empty_cache(self.both(label, guidance).shape[0])
+
+    def forward(self, seed: Tensor, temperature: Tensor, label: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """int64 [N, L]."""
+        places = torch.arange(self.prior.places, device=label.device)
+
+        def more(i: Tensor, tokens: Tensor, cache: Tensor) -> Tensor:
+            return i < self.prior.places
+
+        def body(i: Tensor, tokens: Tensor, cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            before = tokens.index_select(1, (i - 1).clamp(min=0).reshape(1)).squeeze(1)
+            drawn, cache, _ = self.step(i, before, cache, seed, temperature, label, guidance)
+            return i + 1, torch.where(places == i, drawn.unsqueeze(1), tokens), cache
+
+        return torch.while_loop(more, body, self.start(label, guidance))[1]
+
+    def margins(self, seed: Tensor, temperature: Tensor, label: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """The smallest margin of all draws, float [N]."""
+        i, tokens, cache = self.start(label, guidance)
+        before, margins = tokens[:, 0], []
+        for place in range(self.prior.places):
+            before, cache, won = self.step(i + place, before, cache, seed, temperature, label, guidance)
+            margins.append(won)
+        return torch.stack(margins).amin(dim=0)
