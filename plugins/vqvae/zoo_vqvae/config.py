@@ -94,3 +94,4 @@ class PriorSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # norm
     label_dropout: Annotated[float, Meta(ge=0, le=1)] = 0.1  # share of pictures trained without their label
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the matrix products; weights and sums stay float32

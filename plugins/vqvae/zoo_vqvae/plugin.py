@@ -30,7 +30,7 @@ ZOO_CONTRACT = 1
 _SMALL_GREY = {"codec": {"image_channels": 1, "hidden_channels": 128, "residual_channels": 32, "code_size": 8}}
 
 PRIOR = {"num_classes": 10, "width": 128, "depth": 4, "heads": 4}
-PRIOR_TRAINING = {"steps": 3_000, "batch_size": 64, "learning_rate": 1e-3}
+PRIOR_TRAINING = {"steps": 4_000, "batch_size": 64, "learning_rate": 1e-3, "precision": "bfloat16"}
 
 PRESETS = {
     "fashion": Preset(

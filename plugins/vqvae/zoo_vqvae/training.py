@@ -96,7 +96,8 @@ class PriorTrainer:
             images = torch.where(chance(0.5)[:, None, None, None], images.flip(2), images)
         tokens = self.tokens(images)
         label = torch.where(chance(s.label_dropout), -1, self.labels(batch.labels))
-        loss = prior_loss(self.prior, self.inner.config.kind, tokens, label, generator)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+            loss = prior_loss(self.prior, self.inner.config.kind, tokens, label, generator)
 
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
