@@ -71,6 +71,7 @@ PUBLIC_MODULES = (
     "zoo.media",
     "zoo.testing",
     "zoo.build.evaluate",
+    "zoo.build.keys",
     "zoo.build.optim",
     "zoo.build.random",
 )

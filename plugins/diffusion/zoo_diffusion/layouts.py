@@ -13,13 +13,13 @@ import msgspec
 import torch
 from torch import Tensor
 
+from zoo.build.keys import Keys
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported, ImportRequest
 from zoo.text import safe_text
 
 from .config import DDPMConfig, DiffusionConfig, DiTConfig, TransformerConfig, UNetConfig
 from .dit import DiT
-from .keys import Keys
 from .unet import UNet
 
 MAX_SCHEDULER_BYTES = 1 << 20

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from zoo_vqvae.config import PriorConfig
 
 from zoo.settings import TrainingSettings
 
@@ -46,6 +47,7 @@ class VQGANConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Config of the family `vqgan`."""
 
     codec: CodecConfig = CodecConfig()
+    prior: PriorConfig | None = None
 
 
 class KLConfig(NetworkConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

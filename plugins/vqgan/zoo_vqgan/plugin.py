@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from zoo_vqvae.ports import codec_tasks, image_port, size_port
+from zoo_vqvae.config import check_prior, completed, trains_prior
+from zoo_vqvae.plugin import PRIORS
+from zoo_vqvae.ports import codec_tasks, image_port, prior_tasks, size_port
 
 from zoo.errors import UsageError
 from zoo.hookspecs import (
@@ -12,6 +14,8 @@ from zoo.hookspecs import (
     ConfigRequest,
     DescribeRequest,
     Family,
+    Imported,
+    ImportRequest,
     MeasureRequest,
     Metric,
     Port,
@@ -27,7 +31,7 @@ from zoo.settings import read
 
 from .config import KLConfig, KLVAEConfig, NetworkConfig, VQGANConfig
 
-ZOO_CONTRACT = 1
+ZOO_CONTRACT = 2
 
 # Trains in a second, for tests.
 _TINY = {
@@ -43,7 +47,7 @@ _TINY_TRAINING = {
     "batch_size": 8,
     "learning_rate": 1e-2,
     "warmup_steps": 0,
-    "perceptual_steps": 4,
+    "perceptual_steps": 0,
     "discriminator_start": 12,
     "discriminator_width": 8,
     "discriminator_layers": 2,
@@ -123,6 +127,7 @@ VQGAN_PRESETS = {
         config={"codec": _TINY | {"num_codes": 8, "ema_decay": 0.5}},
         training=_TINY_TRAINING,
     ),
+    **PRIORS,
 }
 
 KLVAE_PRESETS = {
@@ -160,13 +165,17 @@ def describe_family(request: DescribeRequest) -> Family:
         summary="Discrete picture codec that keeps texture: a VQ-VAE trained with perceptual and adversarial losses",
         paper="https://arxiv.org/abs/2012.09841",
         presets=VQGAN_PRESETS,
-        weights=("codec",),
+        weights=("codec", "prior"),
     )
 
 
 def _config(family: str, config: Mapping[str, Any]) -> VQGANConfig | KLVAEConfig:
     c = read(KLVAEConfig if family == "klvae" else VQGANConfig, config, f"{family} config")
     _check(c.codec, family)
+    if isinstance(c, VQGANConfig) and c.prior:
+        check_prior(c.prior, family)
+        if c.codec.condition_classes:
+            raise UsageError("vqgan config: a codec with condition_classes can have no prior")
     return c
 
 
@@ -190,7 +199,8 @@ def _check(codec: NetworkConfig, family: str) -> None:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return msgspec.to_builtins(_config(request.family, request.config))
+    c = _config(request.family, request.config)
+    return msgspec.to_builtins(c) if isinstance(c, KLVAEConfig) else completed(c, request.stage)
 
 
 MEMORY_BYTES = 1 << 31
@@ -209,9 +219,10 @@ def _maximum_pixels(codec: NetworkConfig) -> int:
 
 @hookimpl
 def list_tasks(request: TasksRequest) -> Tasks:
-    codec = _config(request.family, request.config).codec
-    if request.family == "klvae":
-        return Tasks(tasks=_latent_tasks(codec), default="reconstruct")
+    c = _config(request.family, request.config)
+    codec = c.codec
+    if isinstance(c, KLVAEConfig):
+        return Tasks(tasks=_latent_tasks(c.codec), default="reconstruct")
     label = None
     if codec.condition_classes:
         label = Port(
@@ -231,6 +242,10 @@ def list_tasks(request: TasksRequest) -> Tasks:
         maximum_pixels=_maximum_pixels(codec),
         label=label,
     )
+    if c.prior:
+        tasks |= prior_tasks(
+            c.prior, channels=codec.image_channels, downsampling=codec.downsampling, classes=request.classes
+        )
     return Tasks(tasks=tasks, default="reconstruct")
 
 
@@ -258,11 +273,17 @@ def _latent_tasks(codec: KLConfig) -> dict[str, Task]:
 @hookimpl
 def build_module(request: BuildRequest) -> Any:
     from torch import nn
+    from zoo_vqvae.prior import Prior
 
     from .model import VQGAN, KLAutoencoder
 
-    model = KLAutoencoder if request.family == "klvae" else VQGAN
-    return nn.ModuleDict({"codec": model(_config(request.family, request.config).codec)})
+    c = _config(request.family, request.config)
+    if isinstance(c, KLVAEConfig):
+        return nn.ModuleDict({"codec": KLAutoencoder(c.codec)})
+    parts: dict[str, nn.Module] = {"codec": VQGAN(c.codec)}
+    if c.prior:
+        parts["prior"] = Prior(c.prior, c.codec.num_codes)
+    return nn.ModuleDict(parts)
 
 
 @hookimpl
@@ -286,18 +307,32 @@ def build_task(request: TaskModuleRequest) -> Any:
         }
     else:
         modules = {"encode": plain.Encode, "decode": plain.Decode, "reconstruct": plain.Reconstruct}
+    if request.task not in modules:
+        return plain.build_prior_task(request.task, codec, request.module["prior"])
     return modules[request.task](codec)
 
 
 @hookimpl
 def build_trainer(request: TrainRequest) -> Any:
+    from zoo_vqvae.training import PriorTrainer
+
     from .training import CodecTrainer
 
+    if request.family == "vqgan" and trains_prior(request):
+        return PriorTrainer(request)
     return CodecTrainer(request)
 
 
 @hookimpl
 def measure(request: MeasureRequest) -> list[Metric]:
-    from zoo.build.evaluate import measure_codec
+    from zoo.build.evaluate import measure_codec, measure_generator
 
-    return measure_codec(request, num_codes=request.config["codec"].get("num_codes"))
+    metrics = measure_codec(request, num_codes=request.config["codec"].get("num_codes"))
+    return metrics + (measure_generator(request) if request.config.get("prior") else [])
+
+
+@hookimpl
+def import_checkpoint(request: ImportRequest) -> Imported | None:
+    from .layouts import import_checkpoint
+
+    return import_checkpoint(request)

@@ -24,13 +24,32 @@ from zoo.settings import read
 from .config import VQVAEConfig, check_prior, completed, trains_prior
 from .ports import codec_tasks, prior_tasks
 
-ZOO_CONTRACT = 1
+ZOO_CONTRACT = 2
 
 # 28x28 grey pictures to 7x7 tokens: shared by the two published models.
 _SMALL_GREY = {"codec": {"image_channels": 1, "hidden_channels": 128, "residual_channels": 32, "code_size": 8}}
 
 PRIOR = {"num_classes": 10, "width": 128, "depth": 4, "heads": 4}
-PRIOR_TRAINING = {"steps": 4_000, "batch_size": 64, "learning_rate": 1e-3, "precision": "bfloat16"}
+PRIOR_TRAINING = {"steps": 2_500, "batch_size": 64, "learning_rate": 2e-3, "precision": "bfloat16"}
+
+# Of both families that have tokens; with --stage prior.
+PRIORS = {
+    "prior": Preset(
+        summary="with --stage prior: a small masked transformer over 7x7 tokens, ten classes",
+        config={"prior": PRIOR},
+        training=PRIOR_TRAINING,
+    ),
+    "prior-autoregressive": Preset(
+        summary="with --stage prior: a small transformer that draws 7x7 tokens one by one, ten classes",
+        config={"prior": PRIOR | {"kind": "autoregressive"}},
+        training=PRIOR_TRAINING,
+    ),
+    "tiny-prior": Preset(
+        summary="with --stage prior, for tests: masked, 7x7 tokens",
+        config={"prior": {"width": 16, "depth": 1, "heads": 2}},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
+    ),
+}
 
 PRESETS = {
     "fashion": Preset(
@@ -48,21 +67,6 @@ PRESETS = {
         config={"codec": {"image_channels": 3, "hidden_channels": 256, "residual_channels": 256, "code_size": 64}},
         training={"steps": 100_000, "batch_size": 64, "learning_rate": 2e-4},
     ),
-    "prior": Preset(
-        summary="with --stage prior: a small masked transformer over 7x7 tokens, ten classes",
-        config={"prior": PRIOR},
-        training=PRIOR_TRAINING,
-    ),
-    "prior-autoregressive": Preset(
-        summary="with --stage prior: a small transformer that draws 7x7 tokens one by one, ten classes",
-        config={"prior": PRIOR | {"kind": "autoregressive"}},
-        training=PRIOR_TRAINING,
-    ),
-    "tiny-prior": Preset(
-        summary="with --stage prior, for tests: masked, 7x7 tokens",
-        config={"prior": {"width": 16, "depth": 1, "heads": 2}},
-        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
-    ),
     "tiny": Preset(
         summary="a model for tests: it trains in a second and is good for nothing",
         config={
@@ -78,6 +82,7 @@ PRESETS = {
         },
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
     ),
+    **PRIORS,
 }
 
 

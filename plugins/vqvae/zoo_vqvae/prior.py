@@ -113,9 +113,9 @@ class Prior(nn.Module):
         place = torch.arange(self.places, device=x.device)
         here = (place == i)[:, None]  # [L, 1]
         layers = []
-        for block, (keys, values) in zip(self.blocks, cache):
+        for i_block, block in enumerate(self.blocks):
             q, k, v = block.split(x)
-            keys, values = torch.where(here, k, keys), torch.where(here, v, values)
+            keys, values = torch.where(here, k, cache[i_block, 0]), torch.where(here, v, cache[i_block, 1])
             x = block.finish(x, q, keys, values, place > i)
             layers.append(torch.stack((keys, values)))
         return self.logits(x).squeeze(1), torch.stack(layers)

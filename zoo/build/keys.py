@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from zoo.errors import InvalidFileError
-from zoo.text import safe_text
+from ..errors import InvalidFileError
+from ..text import safe_text
 
 MAX_TOLD = 12
 
