@@ -171,7 +171,7 @@ def guided(logits: Tensor, guidance: Tensor) -> Tensor:
 class Drawing(nn.Module):
     """What both ways to draw share: logits under guidance, and the draw of a token.
 
-    Streams of a seed: 2i is the noise of the tokens that step i draws, 2i + 1 that of its choice which to keep.
+    Stream i of a seed is the noise of step i.
     """
 
     def __init__(self, prior: Prior):
@@ -215,12 +215,13 @@ class MaskedDrawing(Drawing):
         logits = p(tokens.repeat(2, 1) if guidance is not None else tokens, labels)
         if guidance is not None:
             logits = guided(logits, guidance)
-        drawn, won = self.draw(logits, temperature, gumbel(seed, (p.places, k), 2 * i))
+        noise = gumbel(seed, (p.places, k + 1), i)  # K for the draw, one for the choice
+        drawn, won = self.draw(logits, temperature, noise[..., :k])
 
         done = (i + 1).to(torch.float64) / steps.to(torch.float64)
         log_p = logits.log_softmax(dim=2).gather(2, drawn.unsqueeze(2)).squeeze(2)
         fading = (p.config.choice_temperature * (1 - done)).to(torch.float32)
-        confidence = log_p + fading * temperature.unsqueeze(1) * gumbel(seed, (p.places,), 2 * i + 1)
+        confidence = log_p + fading * temperature.unsqueeze(1) * noise[..., k]
         confidence = torch.where(masked, confidence, math.inf)
 
         # A share that is a whole number (cos is 1/2 at a third) must not fall under it by rounding.
@@ -292,7 +293,7 @@ class SequentialDrawing(Drawing):
         logits, cache = self.prior.next_logits(i, entered, labels, cache)
         if guidance is not None:
             logits = guided(logits, guidance)
-        drawn, won = self.draw(logits, temperature, gumbel(seed, (self.prior.num_codes,), 2 * i))
+        drawn, won = self.draw(logits, temperature, gumbel(seed, (self.prior.num_codes,), i))
         return drawn, cache, won
 
     def start(self, label: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo_vqgan.layouts import import_checkpoint
 from zoo_vqgan.losses import kl_loss
 from zoo_vqvae.quantize import nearest_code
+from zoo_vqvae.tasks import pad_to_multiple
 
 from zoo import plugins
 from zoo.build import foreign
@@ -57,7 +58,7 @@ class Quantized(nn.Module):
         self.codec = codec
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        latents = self.codec.encoder(x)
+        latents = self.codec.encoder(pad_to_multiple(x, self.codec.config.downsampling))
         tokens = nearest_code(latents.permute(0, 2, 3, 1), self.codec.quantizer.codebook)
         z_q = self.codec.quantizer.decode(tokens).permute(0, 3, 1, 2)
         return latents, tokens, self.codec.decoder(z_q)
@@ -71,7 +72,7 @@ class Gaussian(nn.Module):
         self.codec = codec
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, log_variance = self.codec.encode(x)
+        mean, log_variance = self.codec.encode(pad_to_multiple(x, self.codec.config.downsampling))
         return mean, log_variance, self.codec.decoder(mean)
 
 
