@@ -3,7 +3,7 @@
 # make quick  the tests that take under two seconds each
 PYTHON ?= python3
 BIN := .venv/bin
-PLUGINS := plugins/vqvae plugins/judge plugins/diffusion plugins/targets
+PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/targets
 EXAMPLES := docs/examples/zoo-vae docs/examples/zoo-gan
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 

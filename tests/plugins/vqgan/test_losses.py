@@ -97,7 +97,7 @@ def test_each_term_reaches_the_parameters_that_it_should():
         reconstruction, quantized = codec(x)
         return reconstruction, quantized.losses
 
-    reconstruction, losses = terms()
+    reconstruction, _ = terms()
     assert reached(pixel_loss(reconstruction, x), **parts) == {"encoder", "decoder"}
     assert reached(perceptual_loss([eye(terms()[0])], [eye(x)]), **parts) == {"encoder", "decoder"}
     assert reached(terms()[1]["commitment"], **parts) == {"encoder"}
