@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from zoo_vqvae import plugin
-from zoo_vqvae.config import CodecSettings
+from zoo_vqvae.config import CodecSettings, PriorSettings
 
 from zoo.errors import UsageError
 from zoo.hookspecs import BuildRequest, ConfigRequest, DescribeRequest, TaskModuleRequest, TasksRequest
@@ -22,12 +22,12 @@ def test_every_preset_is_a_valid_config_with_valid_settings(name):
     preset = plugin.PRESETS[name]
     config = plugin.validate_config(ConfigRequest(family="vqvae", config=preset.config))
     assert plugin.validate_config(ConfigRequest(family="vqvae", config=config)) == config
-    read(CodecSettings, preset.training, name)
+    read(PriorSettings if "prior" in config else CodecSettings, preset.training, name)
 
 
 def test_the_description():
     family = plugin.describe_family(DescribeRequest(family="vqvae"))
-    assert family.name == "vqvae" and family.weights == ("codec",) and "1711.00937" in family.paper
+    assert family.name == "vqvae" and family.weights == ("codec", "prior") and "1711.00937" in family.paper
 
 
 def test_defaults_complete_a_config():
@@ -53,6 +53,50 @@ def test_a_wrong_config_is_one_line_that_names_field_value_and_what_is_allowed(c
     with pytest.raises(UsageError) as error:
         validate(**codec)
     assert str(error.value) == f"vqvae config: {line}"
+
+
+@pytest.mark.parametrize(
+    "prior, line",
+    [
+        ({"heads": 3}, "prior.heads is 3; it must divide the width 128"),
+        ({"kind": "pixelcnn"}, "prior.kind is 'pixelcnn'; it must be masked or autoregressive"),
+        ({"default_temperature": 0}, "prior.default_temperature is 0; it must be a number from 0.1 to 10"),
+    ],
+)
+def test_a_wrong_prior_is_one_line(prior, line):
+    with pytest.raises(UsageError) as error:
+        plugin.validate_config(ConfigRequest(family="vqvae", config={"prior": prior}))
+    assert str(error.value) == f"vqvae config: {line}"
+
+
+def test_the_stage_prior_completes_a_codecs_config_with_a_prior():
+    request = ConfigRequest(family="vqvae", config=validate(), stage="prior")
+    config = plugin.validate_config(request)
+    assert config["codec"] == validate()["codec"] and config["prior"]["kind"] == "masked"
+    assert "prior" not in validate()
+    with pytest.raises(UsageError, match="--stage is 'second'; it must be prior, or left out for the codec"):
+        plugin.validate_config(ConfigRequest(family="vqvae", config={}, stage="second"))
+
+
+@pytest.mark.parametrize("kind, tasks", [("masked", ["generate", "inpaint"]), ("autoregressive", ["generate"])])
+def test_a_prior_brings_its_tasks(kind, tasks):
+    prior = {"kind": kind, "rows": 2, "columns": 3, "num_classes": 3, "default_steps": 8}
+    config = plugin.validate_config(ConfigRequest(family="vqvae", config={"prior": prior}))
+    given = plugin.list_tasks(TasksRequest(family="vqvae", config=config, classes=("a", "b", "c"))).tasks
+    assert [*given] == ["reconstruct", "encode", "decode", *tasks]
+    inputs = given["generate"].inputs
+    assert ("steps" in inputs) == (kind == "masked")
+    assert inputs["label"].classes == ("a", "b", "c") and given["generate"].outputs["image"].shape == (
+        "batch",
+        8,
+        12,
+        3,
+    )
+    if kind == "masked":
+        assert (inputs["steps"].default, inputs["steps"].maximum) == (6, 6)  # no more than there are tokens
+    unlabelled = plugin.validate_config(ConfigRequest(family="vqvae", config={"prior": prior | {"num_classes": 0}}))
+    inputs = plugin.list_tasks(TasksRequest(family="vqvae", config=unlabelled)).tasks["generate"].inputs
+    assert not inputs.keys() & {"label", "guidance"}
 
 
 def test_a_foreign_field_name_cannot_steer_the_terminal():
