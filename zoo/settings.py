@@ -71,7 +71,10 @@ def _inside(kind: Any, step: str | int) -> Any:
     """The type of a field or item; None where the schema says it in another way than by Structs and lists."""
     if isinstance(step, int):
         return getattr(kind, "item_type", None)
-    return next((f.type for f in getattr(kind, "fields", ()) if f.encode_name == step), None)
+    found = next((f.type for f in getattr(kind, "fields", ()) if f.encode_name == step), None)
+    if isinstance(found, inspect.UnionType):  # T | None: a part that may be left out
+        found = next((t for t in found.types if not isinstance(t, inspect.NoneType)), None)
+    return found
 
 
 def _allowed(kind: Any) -> str:
