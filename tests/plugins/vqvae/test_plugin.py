@@ -59,7 +59,7 @@ def test_a_wrong_config_is_one_line_that_names_field_value_and_what_is_allowed(c
     "prior, line",
     [
         ({"heads": 3}, "prior.heads is 3; it must divide the width 128"),
-        ({"kind": "pixelcnn"}, "prior.kind is 'pixelcnn'; it must be masked or autoregressive"),
+        ({"kind": "pixelcnn"}, "prior.kind is 'pixelcnn'; it must be autoregressive or masked"),
         ({"default_temperature": 0}, "prior.default_temperature is 0; it must be a number from 0.1 to 10"),
     ],
 )
