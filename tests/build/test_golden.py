@@ -168,6 +168,17 @@ def test_where_all_is_near_a_tie_the_cases_tell_how_near(monkeypatch):
         np.testing.assert_allclose(case.margins, expected, rtol=1e-6)
 
 
+def test_what_ties_everywhere_is_given_up_soon():
+    calls = []
+
+    def margins(name, inputs):
+        calls.append(name)
+        return np.zeros((len(inputs["image"]), 2, 2), np.float32)
+
+    cases({"encode": ENCODE}, margins=margins)
+    assert len(calls) == len(PLANS) * len(golden.SHRINK) * (golden.HOPELESS_DRAWS + 1)
+
+
 def test_cases_that_are_clear_of_ties_have_no_margins():
     drawn = cases({"encode": ENCODE}, margins=lambda name, inputs: np.ones((len(inputs["image"]), 2, 2)))
     assert all(case.margins is None for case in drawn["encode"])

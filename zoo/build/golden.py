@@ -15,6 +15,9 @@ from . import drawings
 MAX_DRAWS = 200
 """How often a picture is drawn anew until its tokens are clear of ties."""
 
+HOPELESS_DRAWS = 50
+"""After so many drawings of which none was clear, a size is given up: codes tie everywhere, as after a few steps."""
+
 SHRINK = (1, 2, 3)
 """A picture of which no drawing was clear is drawn this much smaller: it has fewer tokens, which all should be."""
 
@@ -98,9 +101,11 @@ def _draw_clear_of_ties(
         smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
         inputs = draw_inputs(task, smaller, rng, fed)
         gaps = _smallest(margins(name, inputs))
-        for _ in range(MAX_DRAWS):
+        for number in range(MAX_DRAWS):
             if gaps is None or not (unclear := gaps <= limit).any():
                 return inputs, None
+            if number == HOPELESS_DRAWS and unclear.all():
+                break
             fresh = draw_inputs(task, smaller, rng, fed)
             for port in task.inputs.keys() - fed.keys():
                 if task.inputs[port].shape[:1] == ("batch",):
