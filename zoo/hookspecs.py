@@ -44,6 +44,7 @@ CHANGES = {
         "MeasureRequest.judged_by, training_images, samples, options and inception: figures of models that draw",
         "the first loss that Trainer.step names is the one that training lowers",
         "ConfigRequest.stage, TrainRequest.classes and parent: families that train in stages",
+        "Task.tile: tasks that hosts can run in tiles",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
@@ -121,12 +122,20 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     relative: Annotated[float, Meta(ge=0)] = 1e-4
 
 
+class Tile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a task of pictures of any size depends on, so that hosts can work in tiles."""
+
+    multiple: Annotated[int, Meta(ge=1)]  # tiles begin at multiples of so many pixels: those of a token
+    context: Annotated[int, Meta(ge=0)]  # pixels around a place, each way, beyond which nothing counts for it
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A named graph with typed inputs and outputs; the graph's inputs and outputs have these names and this order."""
 
     summary: Line
     inputs: dict[PortName, Port]
     outputs: dict[PortName, Port]
+    tile: Tile | None = None  # None: every place depends on the whole picture
     part_of: PortName | None = None  # a piece of that task's loop, for hosts that keep the loop; not listed by itself
 
 

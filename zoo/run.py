@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from .errors import UsageError
 from .hookspecs import Kind, Port, Task
 from .media import STDIN, InputFile, Note, read_input, read_pictures
 from .model import Model
 from .ports import MAX_SEED, complete, label_numbers, range_text
 from .text import did_you_mean, safe_text
+from .tiling import check_tile, run_in_tiles
 from .tokens import read_npy, read_tokens
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Call:
     example: bool
     seed: int | None  # of the first picture; None for a task without, and for the example's seeds
     number: int | None  # -n
+    tile: int | None = None  # --tile: the side of a tile, pixels
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def gather(
     *,
     number: int | None = None,
     example: bool = False,
+    tile: int | None = None,
     note: Note,
 ) -> Call:
     """A call out of options. Every file is read and every range checked here, before ONNX Runtime is loaded.
@@ -116,6 +121,7 @@ def gather(
         given: by port: paths of pictures (a list; `-` is stdin), path of a `tokens` or tensor file, class names or
             numbers, `HEIGHTxWIDTH`, numbers. A seed may be a list, one a picture.
         number: of pictures, for a task that has a seed.
+        tile: work in tiles of this side; pictures may then be larger than their port says.
         example: the model's first golden case gives every input that `given` lacks.
         note: told, in one line each, what a person should know: what was done to a picture, the seed that was drawn.
 
@@ -123,6 +129,9 @@ def gather(
         NotFoundError, UsageError, InvalidFileError: one line.
     """
     name, task = model.manifest.task(task_name)
+    if tile is not None:
+        check_tile(name, task, tile)
+        task = _of_any_size(task)
     if unfit := next((n for n, port in task.inputs.items() if port.kind in ("audio", "video")), None):
         raise UsageError(f"{name} takes {task.inputs[unfit].kind} ({unfit}), which no option gives; use zoo.load")
     given = {key: value for key, value in given.items() if value is not None and value != ()}
@@ -168,15 +177,24 @@ def gather(
         for port_name, port in task.inputs.items()
         if port.kind != "seed" and port_name not in in_files and port_name not in from_example
     }
-    return Call(name, inputs, options, files, example, seed, number)
+    return Call(name, inputs, options, files, example, seed, number, tile)
 
 
 def execute(model: Model, call: Call) -> Result:
     """Runs a call. `seconds` is the call's own time, without opening the session."""
     session = model.session(call.task)
     start = time.perf_counter()
-    outputs = session.run(call.inputs)
+    if call.tile:
+        outputs = run_in_tiles(session.run, model.manifest.tasks[call.task], call.inputs, call.tile)
+    else:
+        outputs = session.run(call.inputs)
     return Result(outputs, session.provider, str(session), time.perf_counter() - start, session.left_on_cpu)
+
+
+def _of_any_size(task: Task) -> Task:
+    """The task with the limit on pixels lifted to what any picture may have."""
+    ports = {name: msgspec.structs.replace(port, maximum_pixels=None) for name, port in task.inputs.items()}
+    return msgspec.structs.replace(task, inputs=ports)
 
 
 def _refuse_stdin_twice(given: Mapping[str, Any]) -> None:
@@ -219,7 +237,7 @@ def option_name(port: str) -> str:
     return f"--port-{name}" if name in OWN_OPTIONS else f"--{name}"
 
 
-OWN_OPTIONS = frozenset({"device", "example", "help", "json", "out", "registry"})
+OWN_OPTIONS = frozenset({"device", "example", "help", "json", "out", "registry", "tile"})
 
 
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:

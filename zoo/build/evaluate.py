@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
 from ..hookspecs import MeasureRequest, Metric
 from . import statistics
@@ -14,6 +18,7 @@ from . import statistics
 BATCH = 250
 TASK = "generate"
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
+MS_SSIM_SIDE = 161  # pixels: the window at a sixteenth of the size; smaller pictures have no MS-SSIM
 
 
 def batches(request: MeasureRequest) -> Iterator[slice]:
@@ -57,9 +62,26 @@ def perplexity(counts: np.ndarray) -> float:
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
-def measure_codec(request: MeasureRequest, *, num_codes: int) -> list[Metric]:
-    """PSNR, SSIM, codebook use, perplexity of `encode` then `decode`; with a judge, how many labels survive."""
-    counts = np.zeros(num_codes, np.int64)
+def ms_ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """Structural similarity over five scales (Wang, Simoncelli, Bovik 2003), a perceptual likeness without a network.
+
+    Both uint8 [N, H, W, C], at least `MS_SSIM_SIDE` pixels each way; gives float64 [N].
+    """
+    a, b = (torch.tensor(x).permute(0, 3, 1, 2).double() for x in (pictures, originals))
+    measure = multiscale_structural_similarity_index_measure
+    return measure(a, b, data_range=255.0, reduction="none", normalize="relu").numpy()
+
+
+def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Metric]:
+    """How like `request.images` they are after `encode` and `decode`.
+
+    - `psnr`, `ssim` and, for large pictures, `ms_ssim`: the mean over pictures.
+    - `codebook_use` and `perplexity` of the tokens, where there are `num_codes`.
+    - With a judge: `label_kept`, the share whose label it still sees, beside `label_of_originals`;
+      `perceptual_distance`, the mean distance between its features of a picture and of the reconstruction, over that of
+      two pictures; `reconstruction_frechet_distance` between its features of all pictures and all reconstructions.
+    """
+    counts = np.zeros(num_codes or 0, np.int64)
     values: dict[str, list[np.ndarray]] = {}
 
     def add(name: str, each: np.ndarray) -> None:
@@ -68,29 +90,46 @@ def measure_codec(request: MeasureRequest, *, num_codes: int) -> list[Metric]:
     for part in batches(request):
         images, labels = request.images[part], request.labels[part]
         encoded = request.model.run("encode", image=images)
-        counts += np.bincount(encoded["tokens"].ravel(), minlength=num_codes)
+        if num_codes:
+            counts += np.bincount(encoded["tokens"].ravel(), minlength=num_codes)
         decoded = request.model.run("decode", **encoded)["image"]
         add("psnr", psnr(decoded, images))
         if min(images.shape[1:3]) >= SSIM_WINDOW:
             add("ssim", ssim(decoded, images))
+        if min(images.shape[1:3]) >= MS_SSIM_SIDE:
+            add("ms_ssim", ms_ssim(decoded, images))
         if request.judge is not None:
             add("label_kept", _judged(request.judge, decoded) == labels)
             add("label_of_originals", _judged(request.judge, images) == labels)
+            add("features", request.judge.run("features", image=decoded)["features"])
+            add("features_of_originals", request.judge.run("features", image=images)["features"])
 
     def mean(name: str) -> float:
         return float(np.concatenate(values[name]).mean())
 
     metrics = [Metric(name="psnr", value=round(mean("psnr"), 3), unit="dB", better="higher")]
-    if "ssim" in values:
-        metrics.append(Metric(name="ssim", value=round(mean("ssim"), 4), better="higher"))
-    metrics += [
-        Metric(name="codebook_use", value=round(codebook_use(counts), 2), unit="%", better="higher"),
-        Metric(name="perplexity", value=round(perplexity(counts), 1), better="higher"),
-    ]
+    for name in ("ssim", "ms_ssim"):
+        if name in values:
+            metrics.append(Metric(name=name, value=round(mean(name), 4), better="higher"))
+    if num_codes:
+        metrics += [
+            Metric(name="codebook_use", value=round(codebook_use(counts), 2), unit="%", better="higher"),
+            Metric(name="perplexity", value=round(perplexity(counts), 1), better="higher"),
+        ]
     if request.judge is not None:
         metrics += [
             Metric(name=name, value=round(100 * mean(name), 2), unit="%", better="higher", judge=request.judged_by)
             for name in ("label_kept", "label_of_originals")
+        ]
+        ours, real = (np.concatenate(values[name]) for name in ("features", "features_of_originals"))
+        apart = statistics.spread(real, np.zeros(len(real), np.int64))
+        found = {
+            "perceptual_distance": float(np.linalg.norm(ours - real, axis=1).mean()) / apart,
+            "reconstruction_frechet_distance": statistics.frechet_distance(ours, real),
+        }
+        metrics += [
+            Metric(name=name, value=float(f"{value:.4g}"), better="lower", judge=request.judged_by)
+            for name, value in found.items()
         ]
     return metrics
 

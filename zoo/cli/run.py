@@ -112,6 +112,8 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
     ]
     if any(option.kind == "seed" for option in options_of(task)):
         params.append(click.Option(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
+    if task.tile:
+        params.append(click.Option(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side."))
     params += [
         click.Option(["--example"], is_flag=True, help="Inputs that are not given come from the model's own example."),
         click.Option(["--out"], metavar="FILE", help="Where to; - is stdout, x-{i}.png is one file a picture."),
@@ -158,7 +160,15 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         note(line)
 
     given = {name.removeprefix("port_"): value for name, value in options.items() if name.startswith("port_")}
-    call = gather(model, task_name, given, number=options.get("number"), example=options["example"], note=say)
+    call = gather(
+        model,
+        task_name,
+        given,
+        number=options.get("number"),
+        example=options["example"],
+        tile=options.get("tile"),
+        note=say,
+    )
     result = execute(model, call)
     if result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))

@@ -22,6 +22,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     middle_attention: bool = True  # global attention at the lowest level, between its two blocks
     latent_channels: Annotated[int, Meta(ge=1, le=1024)] = 256  # of the networks; 1x1 convolutions go to code_size
     code_size: Annotated[int, Meta(ge=1, le=1024)] = 256  # D
+    norm: Literal["group", "place"] = "group"
+    """`group`: over a group of channels and the whole picture. `place`: over all channels of one place, so that without
+    attention no place depends on the whole picture, and large ones can be run in tiles."""
     norm_groups: Annotated[int, Meta(ge=1, le=256)] = 32
     norm_epsilon: Annotated[float, Meta(gt=0, le=1)] = 1e-6
     condition_classes: Annotated[int, Meta(ge=0, le=100_000)] = 0
@@ -31,6 +34,17 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def downsampling(self) -> int:
         """Pixels per token, each way."""
         return 2 ** (len(self.widths) - 1)
+
+    @property
+    def context(self) -> tuple[int, int] | None:
+        """How far encoder and decoder see around a place, pixels, at most; None: over the whole picture."""
+        if self.norm == "group" or self.middle_attention or self.attention_levels:
+            return None
+        sides = [2**i for i in range(len(self.widths))]  # pixels that a place of each level stands for
+        lowest = 5 * sides[-1]  # the middle's four convolutions and one to or from it
+        encoder = 1 + sum(2 * self.blocks * side for side in sides) + sum(2 * side for side in sides[:-1]) + lowest
+        decoder = 1 + sum(2 * (self.blocks + 1) * side for side in sides) + sum(2 * side for side in sides) + lowest
+        return encoder, decoder
 
 
 class CodecConfig(NetworkConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,14 +16,28 @@ from zoo_vqvae.quantize import Quantized, VectorQuantizer
 from .config import CodecConfig, KLConfig, NetworkConfig
 
 
+class PlaceNorm(nn.LayerNorm):
+    """Mean 0 and variance 1 over the channels of each place, then a scale and a shift a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> the same
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def norm(c: NetworkConfig, channels: int) -> nn.Module:
+    """The config's norm, for so many channels."""
+    if c.norm == "place":
+        return PlaceNorm(channels, c.norm_epsilon)
+    return nn.GroupNorm(c.norm_groups, channels, c.norm_epsilon)
+
+
 class Block(nn.Module):
     """skip(x) + conv3x3(silu(norm(conv3x3(silu(norm(x))) + c)))."""
 
     def __init__(self, c: NetworkConfig, inputs: int, outputs: int):
         super().__init__()
-        self.norm_in = nn.GroupNorm(c.norm_groups, inputs, c.norm_epsilon)
+        self.norm_in = norm(c, inputs)
         self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm_out = nn.GroupNorm(c.norm_groups, outputs, c.norm_epsilon)
+        self.norm_out = norm(c, outputs)
         self.conv_out = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
         # Row 0 is "no label".
@@ -42,7 +56,7 @@ class Attention(nn.Module):
 
     def __init__(self, c: NetworkConfig, channels: int):
         super().__init__()
-        self.norm = nn.GroupNorm(c.norm_groups, channels, c.norm_epsilon)
+        self.norm = norm(c, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
@@ -122,7 +136,7 @@ class Encoder(nn.Module):
             for i, (a, b) in enumerate(zip(widths, widths[1:]))
         )
         self.middle = Middle(c, c.widths[-1])
-        self.norm_out = nn.GroupNorm(c.norm_groups, c.widths[-1], c.norm_epsilon)
+        self.norm_out = norm(c, c.widths[-1])
         self.conv_out = nn.Conv2d(c.widths[-1], outputs, 3, padding=1)
         self.to_code = nn.Conv2d(outputs, code, 1) if code else nn.Identity()
 
@@ -150,7 +164,7 @@ class Decoder(nn.Module):
             Level(c, a, b, c.blocks + 1, attention[i], Upsample(b) if i < last else nn.Identity())
             for i, (a, b) in enumerate(zip(widths, widths[1:]))
         )
-        self.norm_out = nn.GroupNorm(c.norm_groups, c.widths[0], c.norm_epsilon)
+        self.norm_out = norm(c, c.widths[0])
         self.conv_out = nn.Conv2d(c.widths[0], c.image_channels, 3, padding=1)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

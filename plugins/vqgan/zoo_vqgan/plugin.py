@@ -91,7 +91,7 @@ VQGAN_PRESETS = {
                 "middle_attention": False,
                 "latent_channels": 64,
                 "code_size": 8,
-                "norm_groups": 8,
+                "norm": "place",
                 "num_codes": 2048,
             }
         },
@@ -185,7 +185,7 @@ def _check(codec: NetworkConfig, family: str) -> None:
     def refuse(field: str, value: object, reason: str) -> None:
         raise UsageError(f"{family} config: codec.{field} is {value}; {reason}")
 
-    for width in codec.widths:
+    for width in codec.widths if codec.norm == "group" else ():
         if width % codec.norm_groups:
             refuse("widths", list(codec.widths), f"each must be a multiple of norm_groups, {codec.norm_groups}")
     if max(codec.attention_levels, default=0) >= len(codec.widths):
@@ -241,6 +241,7 @@ def list_tasks(request: TasksRequest) -> Tasks:
         num_codes=codec.num_codes,
         maximum_pixels=_maximum_pixels(codec),
         label=label,
+        context=codec.context,
     )
     if c.prior:
         tasks |= prior_tasks(

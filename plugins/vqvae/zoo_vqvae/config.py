@@ -27,6 +27,12 @@ class CodecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Whether a residual block adds to relu(x) in place of x. Networks whose first ReLU works in place do so unsaid:
     zalandoresearch/pytorch-vq-vae and what was copied from it. Same tensors, another function; for imported weights."""
 
+    @property
+    def context(self) -> tuple[int, int]:
+        """How far encoder and decoder see around a place, pixels: no nearer than the sum of their kernels' reaches."""
+        lowest = 1 + self.residual_layers  # 3x3 convolutions at the lowest resolution
+        return (lowest + 2) * self.downsampling, (lowest + 4) * self.downsampling
+
 
 class PriorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A transformer that draws a picture's tokens; see prior.py."""

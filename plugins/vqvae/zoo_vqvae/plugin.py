@@ -121,6 +121,7 @@ def list_tasks(request: TasksRequest) -> Tasks:
         downsampling=codec.downsampling,
         num_codes=codec.num_codes,
         maximum_pixels=MEMORY_BYTES // (4 * codec.hidden_channels),
+        context=codec.context,
     )
     prior = _config(request.config).prior
     if prior:

@@ -1,6 +1,6 @@
 """The tasks of a VQ codec and their ports. Read without torch."""
 
-from zoo.hookspecs import Port, Task
+from zoo.hookspecs import Port, Task, Tile
 
 from .config import PriorConfig
 
@@ -22,9 +22,19 @@ def size_port() -> Port:
 
 
 def codec_tasks(
-    *, channels: int, downsampling: int, num_codes: int, maximum_pixels: int, label: Port | None = None
+    *,
+    channels: int,
+    downsampling: int,
+    num_codes: int,
+    maximum_pixels: int,
+    label: Port | None = None,
+    context: tuple[int, int] | None = None,
 ) -> dict[str, Task]:
-    """`reconstruct`, `encode` and `decode`; all take a label where the codec does."""
+    """`reconstruct`, `encode` and `decode`; all take a label where the codec does.
+
+    Args:
+        context: how far the encoder and the decoder see around a place, pixels; None: over the whole picture.
+    """
     image, size = image_port(channels, maximum_pixels), size_port()
     tokens = Port(
         kind="tokens",
@@ -35,19 +45,26 @@ def codec_tasks(
         maximum=num_codes - 1,
     )
     told = {"label": label} if label else {}
+    seen = dict(zip(("encode", "decode"), context)) | {"reconstruct": sum(context)} if context else {}
+    tiles = {name: Tile(multiple=downsampling, context=pixels) for name, pixels in seen.items()}
     return {
         "reconstruct": Task(
             summary="Encode a picture and decode it again",
             inputs={"image": image, **told},
             outputs={"reconstruction": image},
+            tile=tiles.get("reconstruct"),
         ),
         "encode": Task(
-            summary="A picture to tokens", inputs={"image": image, **told}, outputs={"tokens": tokens, "size": size}
+            summary="A picture to tokens",
+            inputs={"image": image, **told},
+            outputs={"tokens": tokens, "size": size},
+            tile=tiles.get("encode"),
         ),
         "decode": Task(
             summary="Tokens to a picture",
             inputs={"tokens": tokens, "size": size, **told},
             outputs={"image": image},
+            tile=tiles.get("decode"),
         ),
     }
 
