@@ -9,7 +9,7 @@ import torch
 
 from zoo.build.data import Dataset
 from zoo.build.train import Run
-from zoo.hookspecs import Batch, BuildRequest, ConfigRequest, TrainRequest
+from zoo.hookspecs import Batch, BuildRequest, ConfigRequest, DescribeRequest, Preset, TrainRequest
 
 
 class Loaded:
@@ -36,9 +36,13 @@ def drawings(number: int, size: int = 16, seed: int = 0) -> Dataset:
     return Dataset("drawings", "train", images, labels.astype(np.int64), ("square", "disc"))
 
 
+def preset_of(plugin: ModuleType, family: str, name: str = "tiny") -> Preset:
+    return plugin.describe_family(DescribeRequest(family=family)).presets[name]
+
+
 def config_of(plugin: ModuleType, family: str, over: Mapping[str, Any] | None = None, preset: str = "tiny") -> dict:
     """A preset's config, complete, with fields of one level changed."""
-    config = dict(plugin.PRESETS[preset].config)
+    config = dict(preset_of(plugin, family, preset).config)
     for key, value in (over or {}).items():
         config[key] = config.get(key, {}) | value if isinstance(value, Mapping) else value
     return dict(plugin.validate_config(ConfigRequest(family=family, config=config)))
@@ -49,7 +53,7 @@ def run_of(plugin: ModuleType, family: str, over: Mapping[str, Any] | None = Non
     return Run(
         family=family,
         config=config_of(plugin, family, over),
-        settings={"seed": 0} | dict(plugin.PRESETS["tiny"].training) | settings,
+        settings={"seed": 0} | dict(preset_of(plugin, family).training) | settings,
         name="test",
         version=1,
         summary="A model for tests",
@@ -69,6 +73,7 @@ def trainer_of(plugin: ModuleType, run: Run, distribute: Any = lambda module: mo
             module=module.train(),
             device=torch.device("cpu"),
             distribute=distribute,
+            classes=tuple(run.classes),
         )
     )
 

@@ -46,6 +46,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any]
     seed: int | None  # of the first picture
     number: int | None  # -n
+    tile: int | None = None  # --tile
     example: bool  # inputs from the model's first golden case
     files: dict[str, list[FileRecord]]  # by option
     provider: str
@@ -78,6 +79,7 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
         options=call.options,
         seed=call.seed,
         number=call.number,
+        tile=call.tile,
         example=call.example,
         files={port: [FileRecord(f.name, f.sha256) for f in files] for port, files in call.files.items()},
         provider=result.provider,
@@ -151,7 +153,7 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
         given[option] = paths[0] if single and paths else paths
     if recipe.seed is not None:
         given |= {name: recipe.seed for name, kind in kinds.items() if kind == "seed"}
-    call = gather(model, recipe.task, given, number=recipe.number, example=recipe.example, note=note)
+    call = gather(model, recipe.task, given, number=recipe.number, example=recipe.example, tile=recipe.tile, note=note)
     result = execute(model, call)
     pictures = result.outputs[recipe.output]
     if recipe.index is not None:

@@ -11,6 +11,7 @@ from zoo.build.evaluate import (
     measure_classifier,
     measure_codec,
     measure_generator,
+    ms_ssim,
     perplexity,
     psnr,
     ssim,
@@ -117,7 +118,10 @@ class BrightOrNot:
     """A judge: label 1 for pictures whose mean is at least 100."""
 
     def run(self, task, image):
-        return {"label": (image.mean(axis=(1, 2, 3)) >= 100).astype(np.int64)}
+        brightness = image.mean(axis=(1, 2, 3))
+        if task == "features":
+            return {"features": np.stack((brightness, 0 * brightness), axis=1).astype(np.float32)}
+        return {"label": (brightness >= 100).astype(np.int64)}
 
 
 def request(images, labels, *, model, judge=None, seen=None, **more):
@@ -161,7 +165,33 @@ def test_a_judge_says_how_many_labels_survive():
     values = {m.name: m.value for m in metrics}
     assert values["label_kept"] == 50 and values["label_of_originals"] == 75
     judged = {m.name for m in metrics if m.judge == "bright:1"}
-    assert judged == {"label_kept", "label_of_originals"}
+    assert judged == {
+        "label_kept",
+        "label_of_originals",
+        "perceptual_distance",
+        "reconstruction_frechet_distance",
+    }
+
+
+def test_a_judge_says_how_far_reconstructions_are_from_their_originals():
+    """Features are the brightness, which falls by 5. Pairs of 102, 110, 50 and 50 are 41 apart on average; the means
+    are 5 apart, the variances equal."""
+    metrics = measure_codec(
+        request(flat(102, 110, 50, 50), np.zeros(4, int), model=Darkener(), judge=BrightOrNot()), num_codes=256
+    )
+    values = {m.name: m.value for m in metrics}
+    pairs = (8 + 52 + 52 + 60 + 60 + 0) / 6
+    assert values["perceptual_distance"] == pytest.approx(5 / pairs, rel=1e-3)
+    assert values["reconstruction_frechet_distance"] == pytest.approx(25, rel=1e-3)
+    assert {m.name: m.better for m in metrics}["perceptual_distance"] == "lower"
+
+
+def test_large_pictures_have_ms_ssim_and_a_codec_may_have_no_codes():
+    images = np.concatenate([noise(1, 176, 180, 1), np.full((1, 176, 180, 1), 50, np.uint8)])
+    assert ms_ssim(images, images) == pytest.approx([1, 1])
+    assert 0 < ms_ssim(images[:1] // 2, images[:1])[0] < 1
+    metrics = measure_codec(request(images[:1] // 2 + 5, np.zeros(1, int), model=Darkener()), num_codes=None)
+    assert [m.name for m in metrics] == ["psnr", "ssim", "ms_ssim"]
 
 
 def test_pictures_smaller_than_the_window_have_no_ssim():
