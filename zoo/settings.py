@@ -26,6 +26,13 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
 
 
+class AveragedSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `zoo.build.optim.AveragedTrainer` is told."""
+
+    warmup_steps: Annotated[int, Meta(ge=0)] = 100  # of the learning rate
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
+
+
 def read(schema: type[T], values: Mapping[str, Any], what: str) -> T:
     """The values as an instance of `schema`, a msgspec Struct or a dataclass.
 

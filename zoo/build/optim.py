@@ -1,10 +1,15 @@
-"""Learning rates and weight averages that families share."""
+"""Learning rates, weight averages and a trainer that families share."""
 
 import copy
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ..hookspecs import Batch, TrainRequest
+from ..settings import AveragedSettings
 
 
 def cosine_rate(step: int, steps: int, peak: float, warmup_steps: int = 0) -> float:
@@ -36,3 +41,49 @@ class WeightAverage:
         torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, buffer in zip(self.module.buffers(), self.source.buffers(), strict=True):
             average.copy_(buffer)
+
+
+class AveragedTrainer:
+    """A `Trainer` of one module: Adam with a cosine rate; what is published is the moving average of the weights.
+
+    A family adds `losses`. `self.module` is the module, `self.network` the same one to be called: under torchrun it is
+    wrapped, so that gradients are summed over the processes.
+    """
+
+    def __init__(self, request: TrainRequest, settings: AveragedSettings):
+        self.settings, self.device = settings, request.device
+        self.module = request.module
+        self.network = request.distribute(self.module)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate)
+        self.average = WeightAverage(self.module, settings.average_decay)
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named losses, scalars; the first is minimised, the others are for the log. All randomness is `generator`'s
+        (on the CPU)."""
+        raise NotImplementedError
+
+    def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        s = self.settings
+        losses = self.losses(batch, generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
+        self.optimizer.zero_grad()
+        next(iter(losses.values())).backward()
+        self.optimizer.step()
+        self.average.update(step)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def trained_module(self) -> nn.Module:
+        return self.average.module

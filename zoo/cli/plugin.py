@@ -208,12 +208,8 @@ def new(name: str, template: str, out: Path | None) -> None:
     Example:
       zoo plugin new sharpener
     """
-    from ..plugins.scaffold import write
+    from ..plugins.scaffold import package_of, write
 
     folder = write(name, template, out or Path(f"zoo-{name}"))
-    output.note(f"next: fill in {folder}/{_module(name)}/model.py, then `zoo plugin check {folder}`")
+    output.note(f"next: fill in {folder / package_of(name) / 'model.py'}, then run: zoo plugin check {folder}")
     click.echo(folder)
-
-
-def _module(name: str) -> str:
-    return f"zoo_{name.replace('-', '_')}"

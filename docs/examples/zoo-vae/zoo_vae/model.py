@@ -7,18 +7,15 @@ Departs from the paper: strided convolutions in place of its multi-layer percept
 of black and white as the means of the Bernoulli, Adam in place of Adagrad, and a moving average of the weights.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.build.optim import WeightAverage, cosine_rate
+from zoo.build.optim import AveragedTrainer
 from zoo.build.random import normal
-from zoo.hookspecs import Batch, TrainRequest
+from zoo.hookspecs import Batch
 
-from .plugin import VAEConfig, VAESettings
+from .plugin import VAEConfig
 
 
 class Encoder(nn.Module):
@@ -87,46 +84,15 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
 
 
-class VAETrainer:
-    """Adam with a cosine rate; what is published is the moving average of the weights."""
+class VAETrainer(AveragedTrainer):
+    """Minimises the bound with one draw of z a picture; section 2.3, L = 1."""
 
-    def __init__(self, request: TrainRequest, settings: VAESettings):
-        self.settings = settings
-        self.module = request.module
-        self.vae = request.distribute(self.module)
-        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate)
-        self.average = WeightAverage(self.module, settings.average_decay)
-
-    def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        s = self.settings
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         x = to_float(batch.images)
-        epsilon = torch.randn(len(x), self.module.config.latent_size, generator=generator).to(x.device)
-        logits, mean, log_variance = self.vae(x, epsilon)
+        epsilon = torch.randn(len(x), self.module.config.latent_size, generator=generator).to(self.device)
+        logits, mean, log_variance = self.network(x, epsilon)
         reconstruction, kl = reconstruction_loss(logits, x), kl_divergence(mean, log_variance)
-        loss = reconstruction + kl
-
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.average.update(step)
-        return {"loss": loss.detach(), "reconstruction": reconstruction.detach(), "kl": kl.detach()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "module": self.module.state_dict(),
-            "average": self.average.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.module.load_state_dict(state["module"])
-        self.average.module.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def trained_module(self) -> nn.Module:
-        return self.average.module
+        return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
 # --- Tasks: pixels in, pixels out -------------------------------------------------------------------------------------

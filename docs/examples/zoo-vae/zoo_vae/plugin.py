@@ -22,9 +22,9 @@ from zoo.hookspecs import (
     TrainRequest,
     hookimpl,
 )
-from zoo.settings import TrainingSettings, read
+from zoo.settings import AveragedSettings, read
 
-ZOO_CONTRACT = 1
+ZOO_CONTRACT = 2
 
 
 class VAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,13 +36,6 @@ class VAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     latent_size: Annotated[int, Meta(ge=1, le=1024)] = 32  # J of the paper
 
 
-class VAESettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the training of a VAE can be told."""
-
-    warmup_steps: Annotated[int, Meta(ge=0)] = 100  # of the learning rate
-    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
-
-
 PRESETS = {
     "fashion": Preset(
         summary="grey 28x28 clothing, 32 latents",
@@ -50,9 +43,9 @@ PRESETS = {
         training={"steps": 8_000, "batch_size": 128, "learning_rate": 2e-3},
     ),
     "digits": Preset(
-        summary="grey 28x28 digits, 16 latents",
-        config={"hidden_channels": 32, "latent_size": 16},
-        training={"steps": 5_000, "batch_size": 128, "learning_rate": 2e-3},
+        summary="grey 28x28 digits, 12 latents",
+        config={"hidden_channels": 32, "latent_size": 12},
+        training={"steps": 2_000, "batch_size": 64, "learning_rate": 2e-3},
     ),
     "tiny": Preset(
         summary="a model for tests: it trains in a second and is good for nothing",
@@ -120,7 +113,7 @@ def build_task(request: TaskModuleRequest) -> Any:
 def build_trainer(request: TrainRequest) -> Any:
     from .model import VAETrainer
 
-    return VAETrainer(request, read(VAESettings, request.settings, "vae training"))
+    return VAETrainer(request, read(AveragedSettings, request.settings, "vae training"))
 
 
 @hookimpl
