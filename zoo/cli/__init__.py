@@ -46,7 +46,7 @@ class LazyGroup(click.Group):
     """The plugin's command that was called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *_of_plugins()]
+        return [*COMMANDS, *(name for name, command in _of_plugins().items() if not command.problem)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
@@ -61,9 +61,10 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-        if brought := _of_plugins():
+        brought = [(name, c) for name, c in _of_plugins().items() if not c.problem]
+        if brought:
             with formatter.section("Commands of plugins"):
-                formatter.write_dl([(name, f"from {c.distribution} {c.version}") for name, c in brought.items()])
+                formatter.write_dl([(name, f"from {c.distribution} {c.version}") for name, c in brought])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if ctx.params.get("no_plugins"):  # click looks for the command before it calls `main`
@@ -114,10 +115,10 @@ def _forget_stdout() -> None:
 
 
 def _of_plugins() -> dict[str, Any]:
-    """The commands that plugins bring, by name; of those that clash none is used (`zoo plugin list` names them)."""
+    """The commands that plugins bring, by name; of those that clash one stands for all, with its problem."""
     from ..plugins import commands
 
-    return {command.name: command for command in commands(COMMANDS) if not command.problem}
+    return {command.name: command for command in commands(COMMANDS)}
 
 
 def _fail(message: str, exit_code: int) -> None:

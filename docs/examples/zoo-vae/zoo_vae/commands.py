@@ -35,7 +35,9 @@ def morph(first: Path, second: Path, model: str, steps: int, out: Path) -> None:
     if vae.manifest.family != "vae":
         raise UsageError(f"{model} is of the family {vae.manifest.family}; morph needs one of the family vae")
     port = vae.manifest.tasks["encode"].inputs["image"]
-    images = read_pictures([read_input(str(first)), read_input(str(second))], "image", port, lambda line: click.echo(line, err=True))
+    images = read_pictures(
+        [read_input(str(first)), read_input(str(second))], "image", port, lambda line: click.echo(line, err=True)
+    )
     start, end = vae.encode(image=images)["latents"]
     share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
     row = vae.decode(latents=(1 - share) * start + share * end)["image"]  # [steps, H, W, C]
