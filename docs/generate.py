@@ -1,18 +1,25 @@
-"""Makes the pages that can be made: docs/cli.md from the commands, docs/contract.md from zoo/hookspecs.py.
+"""Makes the pages that can be made: docs/cli.md from the commands, docs/contract.md from zoo/hookspecs.py,
+docs/models.md from the cards, docs/writing-a-plugin.md from the code of an example.
 
 Run `make docs` after a change; a test compares.
 """
 
 import ast
 import inspect
+import json
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import click
 
 import zoo.hookspecs as hookspecs
+from zoo import manifest as manifests
+from zoo import registry as registries
 from zoo.cli import COMMANDS, main
 from zoo.errors import exit_codes
 
@@ -82,7 +89,103 @@ def _signature(node: ast.FunctionDef) -> str:
     return f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
 
 
-PAGES = {"cli.md": cli_page, "contract.md": contract_page}
+KINDS = {
+    "Pictures to codes, and back": (
+        ("psnr", "ssim", "label_kept", "codebook_use", "perplexity"),
+        """`psnr` and `ssim` compare with the original; `label_kept` is the share of pictures that the judge still sees
+as what they were; `codebook_use` and `perplexity` say how many of the codes are used.""",
+    ),
+    "Pictures out of noise": (
+        ("frechet_distance", "frechet_floor", "precision", "recall", "diversity", "asked_label", "nearest_training"),
+        """`frechet_distance` is quality and diversity in one, in the judge's features; its floor, that of as many real
+pictures, is `frechet_floor`. `precision` is the share of drawn pictures that lie among the real ones (quality),
+`recall` the share of real ones that lie among the drawn (diversity), `diversity` the spread within a class over
+that of real pictures. `asked_label` is the share whose label is the one asked for, where a model takes one.
+`nearest_training` well under 1 would be copying.""",
+    ),
+    "Judges": (("accuracy",), "What pictures show, and the features that the others are measured with."),
+}
+"""Title: the figures that are shown, of which a model of this kind has the first, and what they mean."""
+
+
+def models_page() -> str:
+    """The newest version of every model of the default registry, by kind, with what its card measured."""
+    registry = registries.read(DOCS.parent, "default").document
+    models = [
+        manifests.read(DOCS.parent / "models" / name / str(max(model.versions)))
+        for name, model in registry.models.items()
+    ]
+    speeds = {row["model"]: row for row in json.loads((DOCS.parent / "bench" / "models.json").read_text())["models"]}
+    parts = [
+        MADE_BY,
+        """# Models side by side
+
+Every model of the default registry by what it does, with the figures of its card, measured on the test pictures of its
+data set (`zoo info MODEL --card` names the command of each). MB is 10^6 bytes, weights and graphs. `ms` is the time of
+one picture with the model's default task, as `python bench/models.py` measured it on one CPU thread.
+""",
+    ]
+    for title, (shown, text) in KINDS.items():
+        group = [m for m in models if shown[0] in {metric.name for metric in m.metrics}]
+        parts += [f"## {title}\n", f"{text}\n", *_models_tables(group, shown, speeds)]
+    return "\n".join(parts)
+
+
+def _models_tables(models: list[Any], shown: tuple[str, ...], speeds: dict[str, Any]) -> Iterator[str]:
+    """A table for each data set."""
+    for source in sorted({metric.data for m in models for metric in m.metrics if metric.name == shown[0]}):
+        here = {m.name: m for m in models if any(metric.data == source for metric in m.metrics)}
+        metrics = {
+            (m.name, metric.name): metric for m in here.values() for metric in m.metrics if metric.data == source
+        }
+        names = [name for name in shown if any(name == metric for _, metric in metrics)]
+        units = {metric.name: f" ({metric.unit})" if metric.unit else "" for metric in metrics.values()}
+        yield f"### {source}\n"
+        yield "| " + " | ".join(["model", "family", "MB", "ms", *(f"{name}{units[name]}" for name in names)]) + " |"
+        yield "|" + "---|" * (len(names) + 4)
+        for m in here.values():
+            speed = f"{speeds[m.name]['milliseconds']:.3g}" if m.name in speeds else ""
+            values = [f"{metrics[m.name, name].value:g}" if (m.name, name) in metrics else "" for name in names]
+            yield "| " + " | ".join([f"`{m.name}`", f"`{m.family}`", f"{m.size / 1e6:.1f}", speed, *values]) + " |"
+        yield ""
+
+
+EXAMPLE = DOCS / "examples" / "zoo-vae"
+INCLUDE = re.compile(r"<!-- include (\S+) ?(.*?) -->")
+
+
+def plugin_page() -> str:
+    """docs/writing-a-plugin.md.in with the example's own code in it."""
+    text = (DOCS / "writing-a-plugin.md.in").read_text()
+    return MADE_BY + INCLUDE.sub(lambda found: _included(EXAMPLE / found[1], found[2].split()), text)
+
+
+def _included(file: Path, names: list[str]) -> str:
+    """A file, or the functions, classes and constants of it that are named, as a block of code."""
+    source = file.read_text().rstrip()
+    parts = [source]
+    if names:
+        nodes = {_name_of(node): node for node in ast.parse(source).body}
+        parts = [_lines_of(source, nodes[name]) for name in names]
+    language = {".py": "python", ".toml": "toml"}[file.suffix]
+    return f"```{language}\n# {file.relative_to(EXAMPLE)}\n" + "\n\n\n".join(parts) + "\n```"
+
+
+def _name_of(node: ast.stmt) -> str:
+    return getattr(node, "name", "") or (node.targets[0].id if isinstance(node, ast.Assign) else "")
+
+
+def _lines_of(source: str, node: ast.stmt) -> str:
+    start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+    return "\n".join(source.splitlines()[start : node.end_lineno])
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "contract.md": contract_page,
+    "models.md": models_page,
+    "writing-a-plugin.md": plugin_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -23,7 +23,7 @@ def _generate():
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "contract.md"])
+@pytest.mark.parametrize("name", ["cli.md", "contract.md", "models.md", "writing-a-plugin.md"])
 def test_generated_pages_are_fresh(name):
     page = _generate().PAGES[name]()
     assert (ROOT / "docs" / name).read_text() == page, f"docs/{name} is out of date: run `make docs`"
