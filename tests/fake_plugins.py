@@ -55,6 +55,14 @@ BROKEN = {
     "huge": (GOOD.replace("presets={}", "presets={}, weights=('w' * 2_000_000,)"), "the limit is 1,048,576"),
     "silent": (HEAD, "does not implement the hook describe_family; docs/contract.md#describe_family"),
     "fails": (GOOD.replace("    return", "    return 1 / 0 and"), "plugin.py:7): ZeroDivisionError"),
+    "patches": (GOOD + "import builtins\nbuiltins.open = None", "it replaces Python's own open"),
+    "binary": (
+        HEAD + "import importlib.machinery as m, importlib.util as u\n"
+        "u.module_from_spec(u.spec_from_loader('x', m.ExtensionFileLoader('x', __file__)))",
+        "cannot be imported (zoo_binary/plugin.py:5): ImportError: ",
+    ),
+    "hoards": (HEAD + "x = bytearray(1 << 46)", "cannot be imported (zoo_hoards/plugin.py:4): MemoryError"),
+    "large": (HEAD + "#" * 1_100_000, "bytes, the limit is 1,048,576"),
     "escapes": (HEAD + "raise ValueError('\\x1b]0;owned\\x07\\u202e')", "\\x1b]0;owned\\x07\\u202e"),
 }
 HANGS = HEAD + "import time\ntime.sleep(600)"

@@ -73,15 +73,17 @@ def place(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         for i in range(2):
             Image.fromarray(silhouette(name, 28, 28, 1, rng)[..., 0]).save(folder / f"{i}.png")
-    Image.open(tmp_path / "my-pictures" / SHAPES[0] / "0.png").save(tmp_path / "shoe.png")
+    for number, name in enumerate(["shoe.png", "boot.png"]):
+        Image.open(tmp_path / "my-pictures" / SHAPES[number] / "0.png").save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     return tmp_path
 
 
 @pytest.mark.slow
-def test_the_readme_s_commands_work(place):
-    commands = _commands(ROOT / "README.md")
+@pytest.mark.parametrize("page", ["README.md", "docs/writing-a-plugin.md"])
+def test_a_page_s_commands_work(place, page):
+    commands = _commands(ROOT / page)
     assert len(commands) >= 10
     for command in commands:
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

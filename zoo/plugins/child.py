@@ -3,6 +3,7 @@
 Run by `zoo.plugins.probing`, with a time limit. Nothing that the plugin does here reaches the command that asked.
 """
 
+import builtins
 import contextlib
 import os
 import sys
@@ -57,6 +58,7 @@ def examine(plugin: Plugin, printed: int) -> Probe:
     Raises:
         Fault: for whatever it does that a plugin must not.
     """
+    built_in = dict(vars(builtins))
     before = time.perf_counter()
     fault = None
     try:
@@ -73,6 +75,8 @@ def examine(plugin: Plugin, printed: int) -> Probe:
         raise Fault(f"it prints while it is loaded ('{text}'), which would spoil the output of commands")
     if fault:
         raise fault
+    if replaced := [name for name, value in built_in.items() if vars(builtins).get(name) is not value]:
+        raise Fault(f"it replaces Python's own {replaced[0]} while it is loaded, for everybody")
     if heavy := [name for name in HEAVY if name in sys.modules]:
         raise Fault(f"it imports {' and '.join(heavy)} while it is loaded; a plugin does that inside its hooks")
     return Probe(plugin=plugin, import_seconds=seconds, families=families, targets=targets, hooks=hook_names(manager))
