@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .graph.compatibility import TaskReport
     from .plugins import Loaded
+    from .precision import Cost
 
 EXPORT = "export.json"
 MODEL = "model"
@@ -50,6 +51,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: str  # name:version
     digest: str  # of the bundle that was exported
     precision: str
+    cost: list[dict[str, Any]] = []  # a Cost for each metric, where the precision is not float32
     report: list[dict[str, Any]]  # a TaskReport for each task
     host: list[str]  # the files that the target wrote; the rest is the model's
     files: dict[str, File]
@@ -79,12 +81,14 @@ def export(
     *,
     tasks: Sequence[str] = (),
     force: bool = False,
+    cost: Sequence[Cost] = (),
 ) -> tuple[Export, list[TaskReport]]:
     """Writes an export of a model at `out`, or fails and leaves nothing there.
 
     Args:
         tasks: only these, by name; all that the target can run when empty.
         force: replace an export that is there. Nothing but an export is ever replaced.
+        cost: of the bundle's precision, for export.json.
 
     Returns:
         export.json, and the report on every task of the bundle, those that were left out included.
@@ -97,7 +101,7 @@ def export(
     from .graph.compatibility import report_on
     from .plugins import load_target
 
-    _check_out(out, force)
+    check_out(out, force)
     loaded = load_target(target_name)
     target: Target = loaded.call("describe_target", TargetRequest(target=target_name))
     if wrong := manifests.check_files(bundle.folder, bundle.manifest):
@@ -120,6 +124,7 @@ def export(
             model=f"{manifest.name}:{manifest.version}",
             digest=bundle.digest,
             precision=manifest.export.precision,
+            cost=[msgspec.to_builtins(c) for c in cost],
             report=[msgspec.to_builtins(r) for r in reports],
             host=sorted(set(files) - common),
             files={name: manifests.describe_file(path) for name, path in files.items()},
@@ -129,7 +134,8 @@ def export(
     return written, reports
 
 
-def _check_out(out: Path, force: bool) -> None:
+def check_out(out: Path, force: bool) -> None:
+    """Refuses a place that is taken."""
     if not out.exists() and not out.is_symlink():
         return
     if not force:

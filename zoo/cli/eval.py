@@ -53,9 +53,9 @@ def command(model: str, registries: tuple[str, ...], device: str, save: bool, js
         raise UsageError(f"--save writes into a bundle's folder; '{model}' is a published model, which never changes")
     judge = options["judge"]
     judging = Model(locate(judge, registries=registries), device=device) if judge else None
-    metrics = _measure(Model(bundle, device=device), judging, options)
-    command_line = shlex.join(_command_line(bundle.manifest.name, judging, options))
-    metrics = [msgspec.structs.replace(m, command=command_line) for m in metrics]
+    metrics = measure(Model(bundle, device=device), judging, options)
+    again = shlex.join(command_line(bundle.manifest.name, judging, options))
+    metrics = [msgspec.structs.replace(m, command=again) for m in metrics]
     if save:
         from ..build.export import update_bundle
 
@@ -71,7 +71,7 @@ def command(model: str, registries: tuple[str, ...], device: str, save: bool, js
     table(rows, ["metric", "measured", "unit", "card", "pictures", "data"])
 
 
-def _command_line(name: str, judge: Any, options: dict[str, Any]) -> list[str]:
+def command_line(name: str, judge: Any, options: dict[str, Any]) -> list[str]:
     """The command that measures the same again."""
     words = ["zoo", "eval", name, "--data", str(options["data"])]
     words += ["--split", options["split"]] if options["split"] != "test" else []
@@ -82,7 +82,8 @@ def _command_line(name: str, judge: Any, options: dict[str, Any]) -> list[str]:
     return words + (["--judge", judge.manifest.name] if judge else [])
 
 
-def _measure(model: Any, judge: Any, options: dict[str, Any]) -> list[Any]:
+def measure(model: Any, judge: Any, options: dict[str, Any]) -> list[Any]:
+    """A model's metrics, as its family measures them; `options` are those of the command."""
     from ..build import data as datasets
     from ..hookspecs import MeasureRequest
     from ..plugins import load

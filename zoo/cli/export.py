@@ -1,11 +1,22 @@
 """`zoo export`: a model shipped to another stack."""
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import ExportError, UsageError
 from ..text import human_bytes, safe_text
 from .output import as_json, note, table
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..precision import Cost
+
+CALIBRATION_PICTURES = 128
 
 
 @click.command("export")
@@ -13,6 +24,11 @@ from .output import as_json, note, table
 @click.option("--target", required=True, metavar="TARGET", help="The stack; `zoo plugin list` shows those installed.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only this task; may be given again.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="For fp16 and int8: pictures to measure the cost with.")
+@click.option("--judge", metavar="MODEL", help="A classifier for that, as in `zoo eval`.")
+@click.option("--limit", type=click.IntRange(2), default=1000, show_default=True, help="Pictures to measure with.")
+@click.option("--accept-loss", is_flag=True, help="Write the folder though a metric fell by more than the bound, 2 %.")
 @click.option("--force", is_flag=True, help="Replace an export that is there.")
 @click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
 @click.option("--json", "json_", is_flag=True, help="The report as JSON.")
@@ -21,6 +37,11 @@ def command(
     target: str,
     out: Path,
     tasks: tuple[str, ...],
+    precision: str,
+    data: Path | None,
+    judge: str | None,
+    limit: int,
+    accept_loss: bool,
     force: bool,
     registries: tuple[str, ...],
     json_: bool,
@@ -29,15 +50,22 @@ def command(
 
     Ends with a report: what the target's runtime makes of each task. `zoo verify FOLDER` checks the folder again.
 
+    fp16 stores the weights in 16 bits; int8 computes products in 8, with ranges seen on training pictures. What that
+    costs is measured on the model's own metrics, on the same test pictures before and after.
+
     \b
     Example:
       zoo export vqvae-fashion --target python -o vqvae-python/
       python vqvae-python/run.py verify
+      zoo export vqvae-fashion --target node -o small/ --precision int8 --data fashion-mnist/
     """
-    from ..export import export
+    from ..export import check_out, export
     from .run import locate_with_progress
 
-    written, reports = export(locate_with_progress(model, registries), target, out, tasks=tasks, force=force)
+    check_out(out, force)
+    bundle = locate_with_progress(model, registries)
+    with _in_precision(bundle, precision, data, judge, limit, accept_loss) as (lighter, cost):
+        written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
     if json_:
         as_json(written)
         return
@@ -55,5 +83,61 @@ def command(
         for r in reports
     ]
     note(f"{written.model} for {written.target} ({written.runtime})")
+    if cost:
+        table(
+            [(c.name, f"{c.float32:g} {c.unit}", f"{c.now:g} {c.unit}", f"{c.worse:.2%}") for c in cost],
+            ["METRIC", "FLOAT32", precision.upper(), "WORSE BY"],
+        )
     table(rows, ["TASK", "THERE", "VERSIONS", "OPERATORS", "CONTROL FLOW", "INT64", "LARGEST FILE", "WHY"])
     click.echo(safe_text(out))
+
+
+@contextlib.contextmanager
+def _in_precision(
+    bundle: "Bundle", precision: str, data: Path | None, judge: str | None, limit: int, accept_loss: bool
+) -> "Iterator[tuple[Bundle, list[Cost]]]":
+    """The bundle in a precision, and what that costs."""
+    if precision == "fp32":
+        if data or judge or accept_loss:
+            raise UsageError("--data, --judge and --accept-loss are for --precision fp16 and int8")
+        yield bundle, []
+        return
+    if data is None:
+        raise UsageError(f"--precision {precision} needs --data FOLDER, pictures to measure its cost with")
+    from ..bundle import locate
+    from ..model import Model
+    from ..precision import BOUND, costs, lighten, with_metrics
+    from .eval import command_line, measure
+
+    options: dict[str, Any] = dict.fromkeys(("image_size", "samples", "inception"))
+    options |= {"data": data, "split": "test", "data_name": "", "skip": 0, "limit": limit, "assignments": ()}
+    judging = Model(locate(judge)) if judge else None
+    before = measure(Model(bundle), judging, options)
+    with tempfile.TemporaryDirectory(prefix="zoo-precision-") as place:
+        lighter = lighten(bundle, precision, Path(place) / "model", _training_pictures(bundle, data), note)
+        after = measure(Model(lighter), judging, options)
+        cost = costs(before, after)
+        worst = max(cost, key=lambda c: c.worse, default=None)
+        if worst and worst.worse > BOUND and not accept_loss:
+            raise ExportError(
+                f"{precision} makes {worst.name} worse by {worst.worse:.1%}, from {worst.float32:g} to {worst.now:g}"
+                f" {worst.unit}".rstrip()
+                + f"; the bound is {BOUND:.0%}, and --accept-loss takes it all the same"
+            )
+        words = " ".join(command_line(bundle.manifest.name, judging, options))
+        yield with_metrics(lighter, [_measured_here(m, words) for m in after]), cost
+
+
+def _measured_here(metric: Any, command: str) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(metric, command=command)
+
+
+def _training_pictures(bundle: "Bundle", data: Path) -> Any:
+    """Pictures that are not measured with, for the ranges of activations."""
+    from ..build import data as datasets
+
+    ports = [p for t in bundle.manifest.tasks.values() for p in (*t.inputs.values(), *t.outputs.values())]
+    channels = next(int(p.shape[-1]) for p in ports if p.kind == "image")
+    return datasets.read(data, split="train", channels=channels, limit=CALIBRATION_PICTURES).images

@@ -1,0 +1,182 @@
+"""Smaller bundles: what is stored, that loops are reached, and what a loss does."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.cli.commands import zoo
+from tests.trainers import drawings
+from zoo import precision, tensors
+from zoo.bundle import locate
+from zoo.errors import UsageError
+from zoo.graph import precision as rewriting
+from zoo.graph.check import check
+from zoo.hookspecs import Metric
+from zoo.model import Model
+from zoo.replay import replay
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return drawings(32, size=28).images
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8"])
+def lighter(request, tmp_path_factory, pictures):
+    folder = tmp_path_factory.mktemp("lighter") / "model"
+    return precision.lighten(locate("vqvae-fashion"), request.param, folder, pictures)
+
+
+def test_it_is_a_bundle_of_its_own(lighter):
+    assert check(lighter.folder, lighter.manifest) == []
+    assert {task.verdict for task in replay(lighter.folder, lighter.manifest, "cpu")} == {"identical"}
+    assert lighter.manifest.export.precision in ("float16", "int8")
+    assert set(lighter.manifest.tolerances) == {f"{lighter.manifest.export.precision}/{p}" for p in ("cpu", "cuda")}
+
+
+def test_it_is_at_most_half_as_large(lighter):
+    whole = locate("vqvae-fashion").manifest.files["codec.safetensors"].size
+    assert lighter.manifest.files["codec.safetensors"].size < 0.56 * whole
+
+
+def test_its_pictures_are_nearly_those_of_float32(lighter, pictures):
+    exact = Model(locate("vqvae-fashion"), "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
+    near = Model(lighter, "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
+    bound = {"float16": 0.5, "int8": 4.0}[lighter.manifest.export.precision]
+    assert 0 < np.abs(near - exact).mean() < bound and near.max() > 128
+
+
+def test_a_smaller_model_is_not_made_smaller_again(lighter, tmp_path, pictures):
+    with pytest.raises(UsageError, match="already; export the float32 model"):
+        precision.lighten(lighter, "int8", tmp_path / "again", pictures)
+
+
+# --- Graphs -----------------------------------------------------------------------------------------------------------
+
+
+def looping():
+    """x goes `steps` times through x = w x / 2: a weight that lies in a loop's body."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (int64 steps, float[1,32] x) => (float[1,32] z)
+      <bool go = {1}> { z = Loop(steps, go, x) <body = b (int64 i, bool c, float[1,32] x0) => (bool d, float[1,32] y)
+        <float half = {0.5}> { d = Identity(c) s = MatMul(x0, w) y = Mul(s, half) }> }"""
+    model = onnx.parser.parse_model(text)
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[32, 32], data_location=onnx.TensorProto.EXTERNAL)
+    model.graph.node[0].attribute[0].g.initializer.append(tensor)
+    return model, {"w": np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32) / 3}
+
+
+def run(model, arrays, folder, **inputs):
+    from zoo.runtime import open_session
+
+    tensors.save(folder / "model.safetensors", arrays)
+    header = tensors.read_header(folder / "model.safetensors")
+    rewriting.point_at(model.graph, {name: ("model.safetensors", found) for name, found in header.items()})
+    (folder / "g.onnx").write_bytes(model.SerializeToString())
+    return open_session(folder / "g.onnx", "cpu").run(inputs)
+
+
+def by_hand(x, w, steps):
+    seen = [x]
+    for _ in range(steps):
+        seen.append(seen[-1] @ w / 2)
+    return seen
+
+
+def test_ranges_are_those_of_all_steps_of_a_loop(tmp_path):
+    model, arrays = looping()
+    fit = rewriting.quantizable([model.graph], arrays)
+    assert fit == {"w"}
+    watched, names = rewriting.watching(model, arrays, fit)
+    x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
+    outputs = run(watched, arrays, tmp_path, steps=np.array(3), x=x)
+    seen = np.concatenate(by_hand(x, arrays["w"], 3)[:3])
+    assert names == ["x0"]
+    np.testing.assert_allclose(outputs["x0.ReduceMin"], seen.min(), rtol=1e-5)
+    np.testing.assert_allclose(outputs["x0.ReduceMax"], seen.max(), rtol=1e-5)
+
+
+def test_a_loop_s_products_are_quantized(tmp_path):
+    model, arrays = looping()
+    x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
+    exact = by_hand(x, arrays["w"], 3)
+    rewriting.quantize(model.graph, arrays, {"w"}, {"x0": (min(map(np.min, exact)), max(map(np.max, exact)))})
+    assert arrays["w"].dtype == np.int8 and np.abs(arrays["w"]).max() == 63
+    off = run(model, arrays, tmp_path, steps=np.array(3), x=x)["z"] - exact[3]
+    assert 0 < np.abs(off).max() < 0.1 * np.abs(exact[3]).max()
+
+
+def test_a_weight_that_something_else_reads_stays(tmp_path):
+    model, arrays = looping()
+    other = """<ir_version: 8, opset_import: ["" : 18]> o (int64 i) => (float[32] r) { r = Gather(w, i) }"""
+    assert rewriting.quantizable([model.graph, onnx.parser.parse_model(other).graph], arrays) == set()
+
+
+def test_half_precision_keeps_what_it_cannot_hold(tmp_path):
+    model, arrays = looping()
+    arrays["w"][0, 0] = 1e6  # over 65504: infinity, and a black picture
+    rewriting.halve(model.graph, arrays)
+    assert arrays["w"].dtype == np.float32
+    model, arrays = looping()
+    x = np.ones((1, 32), np.float32)
+    exact = by_hand(x, arrays["w"], 2)[2]
+    rewriting.halve(model.graph, arrays)
+    assert arrays["w"].dtype == np.float16
+    np.testing.assert_allclose(run(model, arrays, tmp_path, steps=np.array(2), x=x)["z"], exact, rtol=0.02, atol=0.01)
+
+
+# --- What it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cost_is_a_share_and_knows_its_direction():
+    def metrics(psnr, fid):
+        return [
+            Metric(name="psnr", value=psnr, unit="dB", better="higher"),
+            Metric(name="fid", value=fid, better="lower"),
+            Metric(name="neutral", value=1.0),
+        ]
+
+    psnr, fid = precision.costs(metrics(20, 10), metrics(19, 10.5))
+    assert (psnr.worse, fid.worse) == (pytest.approx(0.05), pytest.approx(0.05))
+    psnr, fid = precision.costs(metrics(20, 10), metrics(21, 9))
+    assert psnr.worse < 0 and fid.worse < 0
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    arrays = {f"{part}_images": drawings(16, size=28, seed=i).images for i, part in enumerate(("train", "test"))}
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path / "data.npz"
+
+
+@pytest.mark.slow
+def test_the_cost_is_measured_printed_and_written(tmp_path, data):
+    words = ["export", "vqvae-fashion", "--target", "python", "-o", tmp_path / "out", "--precision", "int8"]
+    done = zoo(*words, "--data", data, "--limit", 16)
+    assert done.code == 0, done.err
+    assert "WORSE BY" in done.out and "psnr" in done.out
+    found = json.loads((tmp_path / "out" / "export.json").read_bytes())
+    cost = {c["name"]: c for c in found["cost"]}
+    assert found["precision"] == "int8" and cost["psnr"]["float32"] != cost["psnr"]["now"]
+    metrics = {m["name"]: m for m in json.loads((tmp_path / "out" / "model.json").read_bytes())["metrics"]}
+    assert metrics["psnr"]["value"] == cost["psnr"]["now"] and metrics["psnr"]["samples"] == 16
+    assert zoo("verify", tmp_path / "out", "--run-host").code == 0
+
+
+@pytest.mark.slow
+def test_a_loss_over_the_bound_is_refused(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(precision, "BOUND", -1.0)  # whatever it costs is too much
+    words = ["export", "vqvae-fashion", "--target", "python", "-o", tmp_path / "out", "--precision", "fp16"]
+    done = zoo(*words, "--data", data, "--limit", 16)
+    assert done.code == 10 and "--accept-loss takes it all the same" in done.err and not (tmp_path / "out").exists()
+    assert zoo(*words, "--data", data, "--limit", 16, "--accept-loss").code == 0
+
+
+def test_precision_and_data_go_together(tmp_path):
+    words = ["export", "vqvae-fashion", "--target", "python", "-o", tmp_path / "out"]
+    done = zoo(*words, "--precision", "int8")
+    assert done.code == 2 and "--precision int8 needs --data FOLDER" in done.err
+    done = zoo(*words, "--accept-loss")
+    assert done.code == 2 and "are for --precision fp16 and int8" in done.err

@@ -1,0 +1,253 @@
+"""Graphs with smaller weights: stored in 16 bits, or computed in 8.
+
+float16: weights are stored in half precision and widened where they are used, so that every stack computes in float32
+as before, from the same rounded weights. int8: convolutions and matrix products compute in 8 bits, between nodes
+QuantizeLinear and DequantizeLinear (QDQ), with ranges of activations that were seen on real inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from .compatibility import graphs_of
+from .weights import subgraphs
+
+MIN_ELEMENTS = 256
+"""Smaller weights (biases, scales) stay as they are: they cost nothing and matter most."""
+
+Arrays = dict[str, np.ndarray]
+
+
+def weights_of(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, TensorProto]]:
+    """Each weight that lies in a safetensors file, with the graph that it is an initializer of."""
+    for inner in graphs_of(graph):
+        for tensor in list(inner.initializer):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                yield inner, tensor
+
+
+# --- float16 ----------------------------------------------------------------------------------------------------------
+
+
+def halve(graph: onnx.GraphProto, arrays: Arrays) -> None:
+    """Stores the large float32 weights of a graph in half precision, and widens them in the graph.
+
+    A weight that half precision cannot hold (over 65504, or rounded away by more than 1 %) stays float32.
+
+    Args:
+        arrays: the weights by name; those that are stored anew are replaced.
+    """
+    for inner, tensor in weights_of(graph):
+        name = tensor.name
+        half = arrays[name] if arrays[name].dtype == np.float16 else _half(arrays[name])
+        if half is None:
+            continue
+        arrays[name] = half
+        tensor.data_type = TensorProto.FLOAT16
+        _rename(inner, name, f"{name}.wide")
+        inner.node.insert(0, helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.FLOAT))
+
+
+def _half(array: np.ndarray) -> np.ndarray | None:
+    if array.dtype != np.float32 or array.size < MIN_ELEMENTS:
+        return None
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    off = np.abs(half.astype(np.float32) - array).max()
+    return half if np.isfinite(half).all() and off <= 0.01 * np.abs(array).max() else None
+
+
+# --- int8 -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A Conv, MatMul or Gemm whose second input is a weight."""
+
+    graph: onnx.GraphProto
+    node: onnx.NodeProto
+    axis: int  # of the weight, along which each channel has a scale of its own
+
+
+def quantizable(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> set[str]:
+    """The weights that only products read, in all graphs of a model: what else reads one needs it as it is."""
+    read: set[str] = set()
+    multiplied: set[str] = set()
+
+    def look(graph: onnx.GraphProto, reached: bool, outermost: bool) -> None:
+        for node in graph.node:
+            for place, name in enumerate(node.input):
+                (multiplied if reached and place == 1 and _is_product(node) else read).add(name)
+            for body in subgraphs(node):
+                look(body, outermost and node.op_type == "Loop", False)
+
+    for graph in graphs:
+        look(graph, True, True)
+    large = {name for name, array in arrays.items() if array.dtype == np.float32 and array.size >= MIN_ELEMENTS}
+    return (multiplied - read) & large
+
+
+def _is_product(node: onnx.NodeProto) -> bool:
+    return node.op_type in ("Conv", "MatMul", "Gemm")
+
+
+def _reached(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """The outermost graph and its loops' bodies; what lies deeper stays float32."""
+    return [graph, *(body for _, body in _loops(graph))]
+
+
+def _products(graph: onnx.GraphProto, arrays: Arrays, fit: set[str]) -> list[_Product]:
+    found = []
+    for inner in _reached(graph):
+        for node in inner.node:
+            if not _is_product(node) or node.input[1] not in fit:
+                continue
+            weight = arrays[node.input[1]]
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            found.append(_Product(inner, node, 0 if node.op_type == "Conv" or transposed else weight.ndim - 1))
+    return found
+
+
+def _loops(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, onnx.GraphProto]]:
+    return [(node, a.g) for node in graph.node if node.op_type == "Loop" for a in node.attribute if a.name == "body"]
+
+
+def _watched(product: _Product) -> list[str]:
+    """What must be known the range of: a product's input, and a Conv's output, for which there is an integer kernel."""
+    return [product.node.input[0]] + ([product.node.output[0]] if product.node.op_type == "Conv" else [])
+
+
+def watching(model: onnx.ModelProto, arrays: Arrays, fit: set[str]) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with the smallest and largest value of each activation that will be quantized as outputs besides.
+
+    In a loop they are collected over all steps, as scan outputs. Returns the names too; output i has the minimum of
+    name i, and as many outputs later comes the maximum.
+    """
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    names = list(dict.fromkeys(n for p in _products(watched.graph, arrays, fit) for n in _watched(p)))
+    loops = _loops(watched.graph)
+    for kind in ("ReduceMin", "ReduceMax"):
+        for name in names:
+            seen = f"{name}.{kind}"
+            home = next(((node, body) for node, body in loops if _makes(body, name)), None)
+            if home:
+                node, body = home
+                body.node.append(helper.make_node(kind, [name], [f"{seen}.step"], keepdims=0))
+                body.output.append(helper.make_tensor_value_info(f"{seen}.step", TensorProto.FLOAT, []))
+                node.output.append(f"{seen}.steps")
+                watched.graph.node.append(helper.make_node(kind, [f"{seen}.steps"], [seen], keepdims=0))
+            else:
+                watched.graph.node.append(helper.make_node(kind, [name], [seen], keepdims=0))
+            watched.graph.output.append(helper.make_tensor_value_info(seen, TensorProto.FLOAT, []))
+    return watched, names
+
+
+def _makes(graph: onnx.GraphProto, name: str) -> bool:
+    return any(name in node.output for node in graph.node) or any(name == value.name for value in graph.input)
+
+
+def quantize(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Makes the products of a graph compute in 8 bits.
+
+    Args:
+        arrays: the weights by name; quantized ones become int8, and their scales are added as `NAME.scale`.
+        fit: what `quantizable` says of all graphs of the model.
+        ranges: smallest and largest value of each activation that `watching` names.
+    """
+    done: set[tuple[str, str]] = set()
+    for product in _products(graph, arrays, fit):
+        node, inner = product.node, product.graph
+        weight = node.input[1]
+        if arrays[weight].dtype != np.int8:
+            arrays[weight], arrays[f"{weight}.scale"] = _quantized(arrays[weight], product.axis)
+        if (inner.name, weight) not in done:
+            done.add((inner.name, weight))
+            _dequantize_weight(graph, inner, weight, product.axis)
+        scale = _activation(inner, node, node.input[0], ranges, into=node)
+        node.input[1] = f"{weight}.wide"
+        if node.op_type == "Conv":
+            if len(node.input) == 3 and node.input[2] in arrays and arrays[node.input[2]].dtype == np.float32:
+                node.input[2] = _bias(inner, node.input[2], arrays, scale * arrays[f"{weight}.scale"])
+            _activation(inner, node, node.output[0], ranges, into=None)
+
+
+def _quantized(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """int8 and a scale a channel, symmetric. 7 bits: 8 overflow where a processor adds pairs in 16 bits."""
+    others = tuple(i for i in range(array.ndim) if i != axis)
+    scale = np.maximum(np.abs(array).max(axis=others), 1e-12).astype(np.float32) / 63
+    shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+    return np.clip(np.rint(array / scale.reshape(shape)), -63, 63).astype(np.int8), scale
+
+
+def _dequantize_weight(graph: onnx.GraphProto, inner: onnx.GraphProto, name: str, axis: int) -> None:
+    for holder, tensor in weights_of(graph):
+        if tensor.name == name and tensor.data_type == TensorProto.FLOAT:
+            tensor.data_type = TensorProto.INT8
+            scale = TensorProto(name=f"{name}.scale", data_type=TensorProto.FLOAT, dims=[tensor.dims[axis]])
+            scale.data_location = TensorProto.EXTERNAL
+            holder.initializer.append(scale)
+    node = helper.make_node("DequantizeLinear", [name, f"{name}.scale"], [f"{name}.wide"], axis=axis)
+    inner.node.insert(0, node)
+
+
+def _activation(
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    name: str,
+    ranges: Mapping[str, tuple[float, float]],
+    into: onnx.NodeProto | None,
+) -> float:
+    """Puts Quantize and Dequantize around an activation: before `into`, or for None behind `node`. Its scale."""
+    low, high = min(ranges[name][0], 0.0), max(ranges[name][1], 0.0)
+    scale = max(high - low, 1e-8) / 255
+    zero = int(np.clip(round(-low / scale), 0, 255))
+    place = f"{name}.{node.output[0]}.in" if into is not None else f"{name}.out"
+    graph.initializer.append(helper.make_tensor(f"{place}.scale", TensorProto.FLOAT, [], [scale]))
+    graph.initializer.append(helper.make_tensor(f"{place}.zero", TensorProto.UINT8, [], [zero]))
+    at = next(i for i, other in enumerate(graph.node) if other.output == node.output)
+    constants = [f"{place}.scale", f"{place}.zero"]
+    if into is not None:
+        source, result = name, f"{place}.wide"
+        node.input[0] = result
+    else:
+        source, result, at = f"{name}.exact", name, at + 1
+        node.output[0] = source
+    graph.node.insert(at, helper.make_node("DequantizeLinear", [f"{place}.small", *constants], [result]))
+    graph.node.insert(at, helper.make_node("QuantizeLinear", [source, *constants], [f"{place}.small"]))
+    return scale
+
+
+def _bias(graph: onnx.GraphProto, name: str, arrays: Arrays, scale: np.ndarray) -> str:
+    """A Conv's bias as int32 in the scale of its sums, as the integer kernel wants it; kept in the graph."""
+    small = np.rint(arrays[name].astype(np.float64) / scale).clip(-(2**31), 2**31 - 1).astype(np.int32)
+    place = f"{name}.{len(graph.initializer)}"
+    graph.initializer.append(onnx.numpy_helper.from_array(small, f"{place}.small"))
+    graph.initializer.append(onnx.numpy_helper.from_array(scale.astype(np.float32), f"{place}.scale"))
+    node = helper.make_node("DequantizeLinear", [f"{place}.small", f"{place}.scale"], [f"{place}.wide"], axis=0)
+    graph.node.insert(0, node)
+    return f"{place}.wide"
+
+
+def _rename(graph: onnx.GraphProto, before: str, after: str) -> None:
+    """Renames a value wherever the graph and those inside it read it."""
+    for inner in graphs_of(graph):
+        for node in inner.node:
+            node.input[:] = [after if name == before else name for name in node.input]
+        for output in inner.output:
+            output.name = after if output.name == before else output.name
+
+
+def point_at(graph: onnx.GraphProto, places: Mapping[str, tuple[str, Any]]) -> None:
+    """Points each weight at its tensor: by name, the file and the `zoo.tensors.Tensor` in it."""
+    for _, tensor in weights_of(graph):
+        file, found = places[tensor.name]
+        del tensor.external_data[:]
+        for key, value in (("location", file), ("offset", found.offset), ("length", found.length)):
+            tensor.external_data.add(key=key, value=str(value))

@@ -1,0 +1,214 @@
+"""A bundle made smaller: weights in 16 bits, or products in 8, with golden cases of its own.
+
+What that costs is measured on the model's own metrics, before and after, on the same pictures; `zoo export` refuses a
+bundle that lost more than `BOUND`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import manifest as manifests
+from . import tensors
+from .errors import UsageError
+from .hookspecs import Metric, Tolerance
+from .manifest import MANIFEST, Manifest, graph_file
+from .replay import GOLDEN, Case, read_cases, write_cases
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .bundle import Bundle
+
+PRECISIONS = {"fp16": "float16", "int8": "int8"}
+"""What the command line says, and what the manifest says."""
+
+BOUND = 0.02
+"""A metric may get worse by this share of its value."""
+
+# Integer kernels of two processors add in another order, and a level of an activation is many of a pixel.
+INT8_TOLERANCE = Tolerance(pixel_levels=8, pixel_share=0.99, pixel_levels_worst=64, absolute=0.05, relative=0.05)
+
+CALIBRATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A metric before and after."""
+
+    name: str
+    unit: str
+    better: str
+    float32: float
+    now: float
+
+    @property
+    def worse(self) -> float:
+        """By which share of its value it got worse; below 0 where it got better."""
+        change = (self.now - self.float32) / max(abs(self.float32), 1e-12)
+        return -change if self.better == "higher" else change if self.better == "lower" else 0.0
+
+
+def costs(before: list[Metric], after: list[Metric]) -> list[Cost]:
+    """The metrics that both have, and that say which way is better."""
+    now = {metric.name: metric.value for metric in after}
+    return [Cost(m.name, m.unit, m.better, m.value, now[m.name]) for m in before if m.better and m.name in now]
+
+
+def lighten(
+    bundle: Bundle, precision: str, folder: Path, pictures: Any, on_progress: Callable[[str], None] = lambda line: None
+) -> Bundle:
+    """Writes a smaller bundle of a model at `folder`, which must not exist.
+
+    Args:
+        precision: `fp16` or `int8`.
+        pictures: uint8 [number, height, width, channels], real ones that are not measured with: the ranges of int8's
+            activations are taken from them.
+    """
+    import onnx
+
+    from .bundle import Bundle
+    from .graph import precision as rewriting
+
+    folder.mkdir()
+    before = bundle.manifest
+    if before.export.precision != "float32":
+        raise UsageError(f"{before.name} is {before.export.precision} already; export the float32 model")
+    files = sorted(n for n in before.files if n.endswith(".safetensors") and n != GOLDEN)
+    home = {name: file for file in files for name in tensors.read_header(bundle.folder / file)}
+    arrays = {name: array for file in files for name, array in tensors.load(bundle.folder / file).items()}
+    cases = read_cases(bundle.folder / GOLDEN, before)
+    models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in before.tasks}
+    fit = rewriting.quantizable([model.graph for model in models.values()], arrays)
+    ranges = {}
+    if precision == "int8":
+        inputs = _Calibration(bundle, pictures, cases)
+        for name, model in models.items():
+            on_progress(f"looking at the activations of {name}")
+            ranges[name] = _ranges(bundle.folder, rewriting.watching(model, arrays, fit), inputs.of(name))
+    for name, model in models.items():
+        if precision == "int8":
+            rewriting.quantize(model.graph, arrays, fit, ranges[name])
+        else:
+            rewriting.halve(model.graph, arrays)
+    places = {}
+    for file in files:
+        tensors.save(folder / file, {n: a for n, a in arrays.items() if home.get(n.removesuffix(".scale")) == file})
+        places |= {n: (file, found) for n, found in tensors.read_header(folder / file).items()}
+    for name, model in models.items():
+        rewriting.point_at(model.graph, places)
+        (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
+    on_progress("running the golden cases")
+    write_cases(folder / GOLDEN, {name: [_answer(folder, name, case) for case in cases[name]] for name in before.tasks})
+    shutil.copyfile(bundle.folder / "README.md", folder / "README.md")
+    manifest = _manifest(before, folder, PRECISIONS[precision])
+    digest = manifests.digest((folder / MANIFEST).read_bytes())
+    return Bundle(folder, manifest, digest, f"{bundle.reference} in {precision}")
+
+
+def with_metrics(bundle: Bundle, metrics: list[Metric]) -> Bundle:
+    """The bundle with its measured metrics in its manifest."""
+    from .bundle import Bundle
+
+    manifest = msgspec.structs.replace(bundle.manifest, metrics=tuple(metrics))
+    data = manifests.dump(manifest)
+    (bundle.folder / MANIFEST).write_bytes(data)
+    return Bundle(bundle.folder, manifest, manifests.digest(data), bundle.reference)
+
+
+def _manifest(before: Manifest, folder: Path, precision: str) -> Manifest:
+    tolerance = next(iter(before.tolerances.values())) if precision == "float16" else INT8_TOLERANCE
+    manifest = msgspec.structs.replace(
+        before,
+        tolerances={f"{precision}/{provider}": tolerance for provider in ("cpu", "cuda")},
+        metrics=(),
+        export=msgspec.structs.replace(before.export, precision=precision),
+        files={path.name: manifests.describe_file(path) for path in sorted(folder.iterdir())},
+    )
+    (folder / MANIFEST).write_bytes(manifests.dump(manifest))
+    return manifests.read(folder)
+
+
+def _answer(folder: Path, task: str, case: Case) -> Case:
+    """A golden case with what the new graph gives."""
+    from .runtime import open_session
+
+    return Case(case.inputs, open_session(folder / graph_file(task), "cpu").run(case.inputs))
+
+
+def _ranges(
+    folder: Path, watched: tuple[Any, list[str]], calls: list[dict[str, Any]]
+) -> dict[str, tuple[float, float]]:
+    """The smallest and largest value of each activation over some calls."""
+    from tempfile import TemporaryDirectory
+
+    from .graph.compatibility import weight_files
+    from .runtime import open_session
+
+    model, names = watched
+    with TemporaryDirectory(prefix="zoo-int8-") as place:
+        for file in weight_files(model.graph):
+            shutil.copyfile(folder / file, Path(place) / file)
+        graph = Path(place) / "watched.onnx"
+        graph.write_bytes(model.SerializeToString())
+        session = open_session(graph, "cpu")
+        seen = [session.run(call) for call in calls]
+    return {
+        name: (
+            min(float(outputs[f"{name}.ReduceMin"]) for outputs in seen),
+            max(float(outputs[f"{name}.ReduceMax"]) for outputs in seen),
+        )
+        for name in names
+    }
+
+
+class _Calibration:
+    """Real inputs of each task: pictures, their tokens, every label in turn, seeds from 0, defaults for the rest."""
+
+    def __init__(self, bundle: Bundle, pictures: np.ndarray, cases: Mapping[str, list[Case]]):
+        from .model import Model
+
+        self.model, self.cases = Model(bundle, "cpu"), cases
+        self.batches = [pictures[i : i + CALIBRATION_BATCH] for i in range(0, len(pictures), CALIBRATION_BATCH)]
+        self.tokens = self._encode()
+
+    def _encode(self) -> list[dict[str, np.ndarray]]:
+        tasks = self.model.manifest.tasks
+        if "encode" not in tasks or list(tasks["encode"].inputs) != ["image"]:
+            return []
+        return [self.model.encode(image=batch) for batch in self.batches]
+
+    def of(self, name: str) -> list[dict[str, np.ndarray]]:
+        """Calls of a task; its golden ones where it takes what can't be made here."""
+        task = self.model.manifest.tasks[name]
+        kinds = {port.kind for port in task.inputs.values()}
+        if kinds & {"tensor", "mask"} or (kinds & {"tokens", "size"} and not self.tokens):
+            return [case.inputs for case in self.cases[name]]
+        count = len(self.batches) if kinds & {"image", "tokens"} else 2
+        return [self._call(name, i) for i in range(count)]
+
+    def _call(self, name: str, number: int) -> dict[str, np.ndarray]:
+        import numpy as np
+
+        from .ports import complete
+
+        task, given = self.model.manifest.tasks[name], {}
+        index = np.arange(CALIBRATION_BATCH) + number * CALIBRATION_BATCH
+        for port_name, port in task.inputs.items():
+            if port.kind == "image":
+                given[port_name] = self.batches[number]
+            elif port.kind in ("tokens", "size"):
+                given[port_name] = self.tokens[number][port_name]
+            elif port.kind == "seed":
+                given[port_name] = index
+            elif port.kind == "label":
+                given[port_name] = index % (int(port.maximum or 0) + 1)
+        length = next((len(v) for v in given.values() if getattr(v, "ndim", 0) > 1), CALIBRATION_BATCH)
+        given = {k: v[:length] if task.inputs[k].kind in ("seed", "label") else v for k, v in given.items()}
+        return complete(name, task, given)
