@@ -1,5 +1,6 @@
 # make demo   a picture, from the core alone (no PyTorch)
 # make test   everything installed, all tests
+# make targets  every model on every target
 # make quick  the tests that take under two seconds each
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,13 +8,18 @@ PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/t
 EXAMPLES := docs/examples/zoo-vae docs/examples/zoo-gan
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
-.PHONY: demo test quick lint docs
+.PHONY: demo test targets quick lint docs
 
 demo: .venv/.core
 	@$(BIN)/zoo run vqvae-fashion reconstruct --example --out demo.png
 
 test: .venv/.all .venv/.examples .venv/.node
 	$(BIN)/python -m pytest
+
+# Every published model on every target; the table of docs/targets.md.
+targets: .venv/.all .venv/.node
+	NODE_PATH=$(CURDIR)/.venv/node/node_modules ONNXRUNTIME_INCLUDE=$(CURDIR)/.venv/onnxruntime/usr/include/onnxruntime \
+	ZOO_TRITON_PYTHON=$(CURDIR)/.venv/triton/bin/python $(BIN)/python bench/targets.py --write
 
 quick: .venv/.all .venv/.examples
 	$(BIN)/python -m pytest -m "not slow"

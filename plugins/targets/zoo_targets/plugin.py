@@ -41,6 +41,12 @@ TARGETS = {
         summary="Model repositories for a Triton server, and a client",
         runtime="Triton 2.51 or newer, ONNX Runtime or Python backend",
     ),
+    "cuda": Target(
+        name="cuda",
+        summary="Python with NumPy and ONNX Runtime on an NVIDIA GPU",
+        runtime="onnxruntime-gpu 1.23 or newer; not run on a GPU yet",
+        parts=True,
+    ),
 }
 
 

@@ -1,0 +1,89 @@
+"""Every model on every target: does the same seed give the same picture?
+
+    python bench/targets.py [--write] [MODEL ...]        make targets
+
+Exports each model (those of the default registry, or the named ones) to each installed target, runs the host program on
+the golden cases in its own stack, and compares. Prints a Markdown table; with --write it stands in docs/targets.md too.
+A target whose stack is not installed has a row that says so.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from zoo.plugins import installed
+from zoo.registry import read_default
+
+PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
+START, END = "<!-- made by bench/targets.py: run `make targets` -->\n", "<!-- end -->\n"
+ZOO = [sys.executable, "-m", "zoo"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--target", action="append", help="only this one")
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    targets = given.target or sorted({name for plugin in installed() for name in plugin.targets})
+    models = given.models or list(read_default().document.models)
+    rows = [
+        "| model | target | ran on | largest difference | equal pixels | equal tokens | tasks left out |",
+        "|" + "---|" * 7,
+    ]
+    differ = []
+    for model in models:
+        for target in targets:
+            cells = row(model, target)
+            differ += [f"{model} on {target}"] if "DIFFERS" in cells else []
+            rows.append("| " + " | ".join([Path(model).name, target, *cells]) + " |")
+            print(rows[-1], file=sys.stderr)
+    table = "\n".join(rows) + "\n"
+    print(table)
+    if given.write:
+        before, _, rest = PAGE.read_text().partition(START)
+        _, _, after = rest.partition(END)
+        PAGE.write_text(before + START + "\n" + table + "\n" + END + after)
+    if differ:
+        sys.exit(f"not the same: {', '.join(differ)}")
+
+
+def row(model: str, target: str) -> list[str]:
+    """The cells of a model on a target, from what ran it on."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        done = subprocess.run(
+            [*ZOO, "export", model, "--target", target, "-o", out, "--json"], capture_output=True, text=True
+        )
+        if done.returncode:
+            return [done.stderr.strip().removeprefix("Error: "), "", "", "", ""]
+        left = [r["task"] for r in json.loads(done.stdout)["report"] if not r["runs"]]
+        done = subprocess.run([*ZOO, "verify", out, "--run-host", "--json"], capture_output=True, text=True)
+        if not done.stdout.strip():
+            return [done.stderr.strip().removeprefix("Error: ").replace(str(out), ""), "", "", "", ", ".join(left)]
+        (report,) = json.loads(done.stdout)
+    return [*cells(report), ", ".join(left)]
+
+
+def cells(report: dict[str, Any]) -> list[str]:
+    """Worst pixel in levels, share of equal pixels and of equal integers, over all tasks and golden cases."""
+    outputs = [(name, c) for task in report["host"] for name, c in task["outputs"].items()]
+    pixels = [c for name, c in outputs if "level" in c["text"] or (c["verdict"] == "identical" and is_picture(name))]
+    tokens = [c for name, c in outputs if name.startswith("tokens") or name == "label"]
+    worst = f"{max(c['worst'] for c in pixels):g} levels" if pixels else f"{max(c['worst'] for _, c in outputs):.2g}"
+    if any(c["verdict"] == "differs" for _, c in outputs):
+        worst += ", DIFFERS"
+    share = [f"{min(c['share_equal'] for c in some):.2%}" if some else "" for some in (pixels, tokens)]
+    return [report["ran_by"], worst, *share]
+
+
+def is_picture(name: str) -> bool:
+    return name not in ("size", "label") and not name.startswith(("tokens", "probabilities", "features"))
+
+
+if __name__ == "__main__":
+    main()
