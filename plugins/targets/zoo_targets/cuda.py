@@ -20,8 +20,8 @@ def write(request: WriteTargetRequest) -> None:
     ]
     notes = """
 From Python, beside `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
-batch axis. On the command line a picture goes in as `.npy`, PGM or PPM. Without a GPU that works it is an error, never a
-slow picture. A sampler's `begin`, `step` and `end` graphs are in `model/` too, for a host that keeps the loop (I/O
+batch axis. On the command line a picture goes in as `.npy`, PGM or PPM. Without a GPU that works it is an error, never
+a slow picture. A sampler's `begin`, `step` and `end` graphs are in `model/` too, for a host that keeps the loop (I/O
 binding, CUDA Graph).
 """
     write_readme(request, "CUDA", commands, notes)
