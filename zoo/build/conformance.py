@@ -200,7 +200,8 @@ class Subject:
 
     def compare(self, task: str, case: Case, result: Mapping[str, np.ndarray]) -> list[Comparison]:
         """ONNX Runtime's outputs against torch's; fails the check where they differ by more than the tolerance."""
-        compared = compare_task(self.tasks.tasks[task].outputs, case.outputs, result, self.tasks.tolerance)
+        outputs, tolerance = self.tasks.tasks[task].outputs, self.tasks.tolerance
+        compared = compare_task(outputs, case.outputs, result, tolerance, case.margins)
         for output, comparison in compared.items():
             if comparison.verdict == "differs":
                 sizes = ", ".join(f"{port} {list(array.shape)}" for port, array in case.inputs.items())
@@ -372,20 +373,12 @@ def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 
 def builds(s: Subject) -> str:
-    for preset in s.described.presets:
-        config = s.config if preset == s.preset else s.validated(s.described.presets[preset].config)
-        module = s.module if preset == s.preset else s.build(config)
-        own = {tensor.data_ptr() for tensor in module.state_dict().values()}
-        for name, task in s.modules_of(module, config, s.tasks_of(config)).items():
-            if copies := [n for n, tensor in task.named_parameters() if tensor.data_ptr() not in own]:
-                where = places.of_code(type(task).__init__, s.plugin.module)
-                s.fail(
-                    f"preset {preset}: {copies[0]} of {name} is a copy; it must be the module's own",
-                    "build_task",
-                    where,
-                )
-    numbers = sum(parameter.numel() for parameter in s.module.parameters())
-    return f"{_count(len(s.described.presets), 'preset')}; {s.preset} has {numbers:,} parameters"
+    own = {tensor.data_ptr() for tensor in s.module.state_dict().values()}
+    for name, task in s.modules.items():
+        if copies := [n for n, tensor in task.named_parameters() if tensor.data_ptr() not in own]:
+            why = f"preset {s.preset}: {copies[0]} of {name} is a copy; it must be the module's own"
+            s.fail(why, "build_task", places.of_code(type(task).__init__, s.plugin.module))
+    return f"{s.preset} has {sum(parameter.numel() for parameter in s.module.parameters()):,} parameters"
 
 
 def exports(s: Subject) -> str:
@@ -445,7 +438,7 @@ def batches(s: Subject) -> str:
             for row in rows
         ]
         joined = {port: np.concatenate([one[port] for one in alone]) for port in outputs}
-        for port, comparison in compare_task(outputs, joined, result, s.tasks.tolerance).items():
+        for port, comparison in compare_task(outputs, joined, result, s.tasks.tolerance, case.margins).items():
             compared += 1
             if comparison.verdict == "differs":
                 why = f"{port} of {name} depends on what else is in the batch: {comparison.text}"
@@ -556,7 +549,7 @@ CHECKS = (
     Check("family", "it says who it is, and names a licence", family_card, ("contract",)),
     Check("presets", "its presets are valid configs, and their tasks fit a manifest", presets, ("family",)),
     Check("config errors", "a wrong config is refused in one line that names the field", config_errors, ("presets",)),
-    Check("builds", "its presets build, and tasks hold the module's own tensors", builds, ("presets",)),
+    Check("builds", "it builds, and its tasks hold the module's own tensors", builds, ("presets",)),
     Check("exports", "every task exports", exports, ("builds",)),
     Check("ports", "ports match the graphs' real inputs and outputs", ports, ("exports",)),
     Check("parity", "fresh weights and inputs give torch's numbers within the tolerance", parity, ("exports",)),
