@@ -5,6 +5,7 @@ Run `make docs` after a change; a test compares.
 """
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -82,7 +83,23 @@ def contract_page() -> str:
             start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
             body = "\n".join(source.splitlines()[start : node.end_lineno])
             types += [f"### {node.name}\n", f"```python\n{body}\n```\n"]
-    return "\n".join([*parts, "## What the hooks exchange\n", *types])
+    parts += ["## What the hooks exchange\n", *types, "## Entry points\n", "| group | an entry |\n|---|---|"]
+    parts += [f"| `{group}` | {what} |" for group, what in hookspecs.ENTRY_POINTS.items()]
+    parts += ["", "## Modules that a plugin may import\n", "Everything else of zoo may change at any time.\n"]
+    parts += ["| module | what is in it |\n|---|---|", *map(_module_row, hookspecs.PUBLIC_MODULES)]
+    parts += ["", "## Changes\n"]
+    parts += [f"- **{version}**: {'; '.join(lines)}" for version, lines in hookspecs.CHANGES.items()]
+    return "\n".join([*parts, ""])
+
+
+def _module_row(module: str) -> str:
+    """A public module: the first line of its docstring, and its public functions and classes."""
+    tree = ast.parse(Path(importlib.import_module(module).__file__).read_text())
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    public = [f"`{name}`" for name in names if not name.startswith(("_", "pytest_"))]
+    listed = {"zoo": ["`load`, `Model`, `ZooError`"], "zoo.hookspecs": []}.get(module, public)
+    said = ast.get_docstring(tree).splitlines()[0].rstrip(".")
+    return f"| `{module}` | {said}{': ' if listed else ''}{', '.join(listed)} |"
 
 
 def _signature(node: ast.FunctionDef) -> str:
