@@ -46,7 +46,8 @@ def test_what_is_new_has_a_version():
     assert list(CHANGES) == list(range(1, CONTRACT_VERSION + 1)) and all(CHANGES.values())
     path = f"tests/contract/versions/{CONTRACT_VERSION}.json"
     assert now() == VERSIONS[CONTRACT_VERSION], (
-        f"the contract changed: raise CONTRACT_VERSION and say what is new in CHANGES; before a release, change {path}"
+        "the contract changed: say what is new in CHANGES, under a new CONTRACT_VERSION if this one was released, then"
+        f" run `python -m tests.contract.test_versions > {path}`"
     )
 
 
@@ -111,3 +112,7 @@ def test_the_api_prints_hooks_types_and_changes():
     assert all(line in printed for lines in CHANGES.values() for line in lines)
     as_json = json.loads(run_cli("plugin", "api", "--json").out)
     assert as_json == json.loads(msgspec.json.encode(api.describe()))
+
+
+if __name__ == "__main__":
+    print(json.dumps(now(), indent=2))
