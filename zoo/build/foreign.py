@@ -84,6 +84,8 @@ def _weights_file(path: Path) -> Path:
     found = safe or found
     if not found:
         inner = sorted({file.parent.name for suffix in SUFFIXES for file in path.glob(f"*/*{suffix}")})
+        if len(inner) == 1 and (path / "model_index.json").is_file():  # a diffusers pipeline of one network
+            return _weights_file(path / inner[0])
         hint = f"; its folders {', '.join(inner)} do: name one" if inner else f" ({', '.join(SUFFIXES)})"
         raise NotFoundError(f"{safe_text(path)} holds no weights{safe_text(hint)}")
     if len(found) > 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidFileError
@@ -16,28 +17,38 @@ class Keys:
     def __init__(self, tensors: Mapping[str, Tensor]):
         self.left = dict(tensors)
         self.taken: dict[str, Tensor] = {}  # our name: tensor
-        self.sources: dict[str, str] = {}  # our name: the checkpoint's
-        self.missing: list[str] = []
+        self.asked: dict[str, tuple[Tensor | None, str, int]] = {}
+        """The checkpoint's name: its tensor, ours that it is for, and of how many equal parts of that it is one."""
 
     def has(self, source: str) -> bool:
-        """Whether a layer's weight is there."""
-        return f"{source}.weight" in self.left
+        """Whether anything of a layer is there."""
+        return f"{source}.weight" in self.left or f"{source}.bias" in self.left
 
-    def put(self, target: str, source: str, tensor: Tensor) -> None:
-        self.taken[target], self.sources[target] = tensor, source
+    def take(self, source: str, target: str, parts: int = 1) -> Tensor | None:
+        """A tensor by its full name, for our `target` or one of so many parts of it; None where it is missing."""
+        tensor = self.left.pop(source, None)
+        self.asked[source] = (tensor, target, parts)
+        return tensor
 
-    def take(self, name: str) -> Tensor | None:
-        """A tensor by its full name; None, and a note, where the checkpoint lacks it."""
-        if name not in self.left:
-            self.missing.append(name)
-        return self.left.pop(name, None)
+    def put(self, target: str, tensor: Tensor) -> None:
+        self.taken[target] = tensor
 
     def move(self, source: str, target: str, *, bias: bool = True) -> None:
-        """A layer's weight and bias as they are."""
+        """A layer's weight and bias as they are; a 1x1 convolution is a matrix where `target` is one."""
         for part in ("weight", "bias") if bias else ("weight",):
-            tensor = self.take(f"{source}.{part}")
-            if tensor is not None:
-                self.put(f"{target}.{part}", f"{source}.{part}", tensor)
+            self.move_tensor(f"{source}.{part}", f"{target}.{part}")
+
+    def move_tensor(self, source: str, target: str) -> None:
+        tensor = self.take(source, target)
+        if tensor is not None:
+            self.put(target, tensor)
+
+    def join(self, sources: list[str], target: str) -> None:
+        """Several layers, one above the other, as one: q, k and v."""
+        for part in ("weight", "bias"):
+            tensors = [self.take(f"{source}.{part}", f"{target}.{part}", len(sources)) for source in sources]
+            if all(tensor is not None and tensor.shape == tensors[0].shape for tensor in tensors):
+                self.put(f"{target}.{part}", torch.cat(tensors))
 
     def finish(self, module: nn.Module, *, unused: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """The module's `state_dict`, and the tensors that it has no use for.
@@ -51,16 +62,29 @@ class Keys:
         """
         own = module.state_dict()
         spare = tuple(name for name in self.left if name.startswith(unused)) if unused else ()
-        wrong = [f"{name} is missing" for name in self.missing]
-        wrong += [f"{name} has no place" for name in self.left if name not in spare]
-        wrong += [
-            f"{self.sources[name]} is {list(tensor.shape)} where {list(own[name].shape)} belongs"
-            for name, tensor in self.taken.items()
-            if name in own and tensor.shape != own[name].shape
-        ]
-        if not wrong and (odd := own.keys() ^ self.taken.keys()):
-            wrong = [f"{name} has no counterpart" for name in sorted(odd)]
+        wrong = []
+        for source, (tensor, target, parts) in self.asked.items():
+            shape = list(own[target].shape) if target in own else None
+            if shape is not None:
+                shape[0] //= parts
+            if tensor is None:
+                wrong.append(f"{source}{'' if shape is None else f' {shape}'} is missing")
+            elif shape is None:
+                wrong.append(f"{source} {list(tensor.shape)} has no place")
+            elif _matrix(tensor, len(shape)) != shape:
+                wrong.append(f"{source} is {list(tensor.shape)} where {shape} belongs")
+        wrong += [f"{name} {list(self.left[name].shape)} has no place" for name in self.left if name not in spare]
+        if not wrong:
+            wrong = [f"{name} has no counterpart" for name in sorted(own.keys() ^ self.taken.keys())]
         if wrong:
             told = "; ".join(wrong[:MAX_TOLD]) + (f"; and {len(wrong) - MAX_TOLD} more" if wrong[MAX_TOLD:] else "")
             raise InvalidFileError(f"the checkpoint does not fit its config: {safe_text(told)}")
-        return {name: tensor.contiguous() for name, tensor in self.taken.items()}, spare
+        return {name: tensor.reshape(own[name].shape).contiguous() for name, tensor in self.taken.items()}, spare
+
+
+def _matrix(tensor: Tensor, dimensions: int) -> list[int]:
+    """A tensor's shape without the ones by which it has more than so many dimensions: those of a 1x1 convolution."""
+    shape = list(tensor.shape)
+    while len(shape) > dimensions and shape[-1] == 1:
+        shape.pop()
+    return shape

@@ -5,8 +5,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from zoo.settings import TrainingSettings
+
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Beta = Annotated[float, Meta(gt=0, lt=1)]
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,8 +21,8 @@ class DiffusionConfig(Struct):
 
     schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"
     num_timesteps: Annotated[int, Meta(ge=2, le=4000)] = 1000  # T
-    beta_start: Share = 1e-4  # not for cosine
-    beta_end: Share = 0.02
+    beta_start: Beta = 1e-4  # not for cosine
+    beta_end: Beta = 0.02
     zero_terminal_snr: bool = False  # Lin et al. 2023: the last timestep is noise alone
     timestep_scale: Annotated[float, Meta(gt=0, le=1)] = 1.0  # the network is fed t times this
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
@@ -99,3 +102,14 @@ class DiTConfig(Struct):
 
     network: TransformerConfig = TransformerConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+
+
+class DiffusionSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the training of a denoiser can be told."""
+
+    warmup_steps: Annotated[int, Meta(ge=0)] = 300  # of the learning rate
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.999  # of the weights' moving average, which is published
+    clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # to this norm
+    label_dropout: Share = 0.1  # pictures trained without their label, where the network knows "no label"
+    mirror: bool = False  # half of the pictures left to right

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from zoo.build.keys import Keys
-from zoo.errors import InvalidFileError
-from zoo.hookspecs import Imported, ImportRequest
+from zoo.errors import InvalidFileError, UsageError
+from zoo.hookspecs import ConfigRequest, Imported, ImportRequest
 from zoo.text import safe_text
 
 from .config import DDPMConfig, DiffusionConfig, DiTConfig, TransformerConfig, UNetConfig
 from .dit import DiT
+from .plugin import validate_config
 from .unet import UNet
 
 MAX_SCHEDULER_BYTES = 1 << 20
@@ -43,7 +44,22 @@ RESIDUAL_OPENAI = {
 
 
 def read(request: ImportRequest) -> Imported | None:
-    """The checkpoint as the family's, or None where it has none of its layouts."""
+    """The checkpoint as the family's, or None where it has none of its layouts.
+
+    Raises:
+        InvalidFileError: a layout that is known, with tensors missing, left over or of wrong shapes (all are named), or
+            a config beside it that is not one of it, or that the family cannot hold.
+    """
+    try:
+        return _read(request)
+    except KeyError as e:
+        what = f"the config beside it has no '{safe_text(e.args[0])}'"
+    except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as e:
+        what = f"the config beside it can't be that of these weights ({safe_text(e)[:200]})"
+    raise InvalidFileError(f"{safe_text(request.path)}: {what}")
+
+
+def _read(request: ImportRequest) -> Imported | None:
     tensors, config = request.tensors, request.config
     if request.family == "dit":
         if is_dit(tensors):
@@ -93,11 +109,22 @@ def _sides(size: int | list[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _imported(layout: str, config: Any, keys: Keys, network: type, **finish: Any) -> Imported:
+def _need(tensors: Mapping[str, Tensor], layout: str, *names: str) -> None:
+    """Refuses a checkpoint that lacks tensors from which its architecture is read."""
+    if missing := [name for name in names if name not in tensors]:
+        raise InvalidFileError(f"{layout}: the checkpoint is not whole: {', '.join(missing)} missing")
+
+
+def _imported(layout: str, config: DDPMConfig | DiTConfig, keys: Keys, network: type) -> Imported:
+    try:
+        family = "dit" if isinstance(config, DiTConfig) else "ddpm"
+        complete = validate_config(ConfigRequest(family=family, config=msgspec.to_builtins(config)))
+    except UsageError as e:
+        raise InvalidFileError(f"{layout}, but one that this family cannot hold: {e}") from None
     with torch.device("meta"):
         module = network(config.network, outputs=2 if config.diffusion.variance == "learned" else 1)
-    state, unused = keys.finish(module, **finish)
-    return Imported(layout=layout, config=msgspec.to_builtins(config), state_dict=state, unused=unused)
+    state, _ = keys.finish(module)
+    return Imported(layout=layout, config=complete, state_dict=state)
 
 
 # --- diffusers: UNet2DModel -------------------------------------------------------------------------------------------
@@ -146,6 +173,8 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, sche
     scale_shift = config.get("resnet_time_scale_shift", "default") == "scale_shift"
     # Where the key is left out the class's default counts: 8 channels a head; null is one head.
     head_size = config.get("attention_head_dim", 8)
+    if config.get("num_class_embeds") is not None:
+        _need(tensors, layout, "class_embedding.weight")
     classes = tensors["class_embedding.weight"].shape[0] if "class_embedding.weight" in tensors else 0
     height, width = _sides(config.get("sample_size") or 32)
     conv = "conv_asymmetric" if config.get("downsample_padding", 1) == 0 else "conv"
@@ -176,10 +205,7 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, sche
     def attention_layer(source: str, target: str) -> None:
         if network.middle_attention_norm or not target.startswith("middle"):
             keys.move(f"{source}.group_norm", f"{target}.norm")
-        for part in ("weight", "bias"):
-            parts = [keys.take(f"{source}.to_{name}.{part}") for name in "qkv"]
-            if all(tensor is not None for tensor in parts):
-                keys.put(f"{target}.qkv.{part}", f"{source}.to_qkv.{part}", torch.cat(parts))
+        keys.join([f"{source}.to_{name}" for name in "qkv"], f"{target}.qkv")
         keys.move(f"{source}.to_out.0", f"{target}.proj")
 
     keys.move("time_embedding.linear_1", "time_in")
@@ -258,6 +284,10 @@ CHANNEL_MULTIPLES = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128:
 """What guided-diffusion takes for an image size when `channel_mult` is empty."""
 
 
+GUIDED_ONLY = {"num_head_channels", "resblock_updown", "use_new_attention_order"}
+"""Flags that improved-diffusion does not have."""
+
+
 def openai(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Imported:
     """A U-Net of guided-diffusion or improved-diffusion; `config`: the repository's flags or constructor arguments."""
     layout = "openai guided-diffusion"
@@ -268,6 +298,8 @@ def openai(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> I
         )
     flags = config.get("flags", config)
     constructed = "model_channels" in flags
+    if flags.get("num_classes") if constructed else flags.get("class_cond"):
+        _need(tensors, layout, "label_emb.weight")
     channels = flags.get("model_channels") or flags.get("num_channels", 128)
     size = flags.get("image_size") or 32
     multiples = flags.get("channel_mult") or CHANNEL_MULTIPLES.get(size, (1, 2, 2, 2))
@@ -284,6 +316,7 @@ def openai(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> I
     learned = tensors["out.2.weight"].shape[0] == 2 * tensors["input_blocks.0.0.weight"].shape[1]
     classes = tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else 0
     steps = flags.get("diffusion_steps", 1000)
+    improved = not constructed and not flags.keys() & GUIDED_ONLY
     network = UNetConfig(
         image_size=size,
         image_channels=tensors["input_blocks.0.0.weight"].shape[1],
@@ -306,11 +339,11 @@ def openai(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> I
         schedule=flags.get("noise_schedule", "linear"),
         num_timesteps=steps,
         beta_start=1e-4 * 1000 / steps,
-        beta_end=min(1.0, 0.02 * 1000 / steps),
+        beta_end=min(0.999, 0.02 * 1000 / steps),
         # improved-diffusion's default is to feed t as if there were 1000 steps, guided-diffusion's not to.
-        timestep_scale=1000 / steps if flags.get("rescale_timesteps", False) else 1.0,
+        timestep_scale=1000 / steps if flags.get("rescale_timesteps", improved) else 1.0,
         prediction="x0" if flags.get("predict_xstart", False) else "epsilon",
-        variance="learned" if learned else "large",
+        variance="learned" if learned else "small" if flags.get("sigma_small", False) else "large",
     )
     keys = Keys(tensors)
 
@@ -318,20 +351,14 @@ def openai(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> I
         keys.move(f"{source}.norm", f"{target}.norm")
         heads = width // network.head_size if network.head_size else network.heads
         for part in ("weight", "bias"):
-            qkv = keys.take(f"{source}.qkv.{part}")
+            qkv = keys.take(f"{source}.qkv.{part}", f"{target}.qkv.{part}")
             if qkv is None:
                 continue
-            if part == "weight":
-                qkv = qkv.flatten(1)  # a 1x1 convolution, [3C, C, 1]
             if not flags.get("use_new_attention_order", False) and qkv.shape[0] == 3 * width:
                 # The old order has q, k, v of the first head, then those of the second, …
                 qkv = qkv.unflatten(0, (heads, 3, width // heads)).transpose(0, 1).flatten(0, 2)
-            keys.put(f"{target}.qkv.{part}", f"{source}.qkv.{part}", qkv)
-        weight = keys.take(f"{source}.proj_out.weight")
-        bias = keys.take(f"{source}.proj_out.bias")
-        if weight is not None and bias is not None:
-            keys.put(f"{target}.proj.weight", f"{source}.proj_out.weight", weight.flatten(1))
-            keys.put(f"{target}.proj.bias", f"{source}.proj_out.bias", bias)
+            keys.put(f"{target}.qkv.{part}", qkv)
+        keys.move(f"{source}.proj_out", f"{target}.proj")
 
     def resampling(source: str, target: str, conv: str) -> None:
         if updown:
@@ -394,6 +421,7 @@ def dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Impo
     """facebookresearch/DiT; `config` (its constructor's arguments) is needed where the width is not a published one."""
     layout = "facebookresearch/DiT"
     config = config or {}
+    _need(tensors, layout, "pos_embed", "y_embedder.embedding_table.weight", "blocks.0.mlp.fc1.weight")
     width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     heads = config.get("num_heads") or HEADS.get(width)
     if heads is None:
@@ -417,9 +445,7 @@ def dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Impo
     )
     keys = Keys(tensors)
     keys.move("x_embedder.proj", "patches.proj")
-    positions = keys.take("pos_embed")
-    if positions is not None:
-        keys.put("positions", "pos_embed", positions)
+    keys.move_tensor("pos_embed", "positions")
     keys.move("t_embedder.mlp.0", "conditions.0.time_in")
     keys.move("t_embedder.mlp.2", "conditions.0.time_out")
     keys.move("y_embedder.embedding_table", "conditions.0.label", bias=False)
@@ -451,8 +477,10 @@ def diffusers_dit(
         norm_elementwise_affine=False,
         attention_bias=True,
     )
+    labels = "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
+    _need(tensors, layout, "pos_embed.proj.weight", labels, "transformer_blocks.0.ff.net.0.proj.weight")
     width, channels, patch, _ = tensors["pos_embed.proj.weight"].shape
-    rows = tensors["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"].shape[0]
+    rows = tensors[labels].shape[0]
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("transformer_blocks."))
     outputs = tensors["proj_out_2.weight"].shape[0] // (patch**2 * channels)
     embedding = {
@@ -485,21 +513,20 @@ def diffusers_dit(
     )
     keys = Keys(tensors)
     keys.move("pos_embed.proj", "patches.proj")
-    module_positions = DiT.positions_of(network)
-    keys.put("positions", "pos_embed", keys.left.pop("pos_embed.pos_embed", module_positions))
+    if "pos_embed.pos_embed" in tensors:
+        keys.move_tensor("pos_embed.pos_embed", "positions")
+    else:
+        keys.put("positions", DiT.positions_of(network))
     for i in range(depth):
         source, target = f"transformer_blocks.{i}", f"blocks.{i}"
         for theirs, ours in embedding.items():
             if same and i > 0:  # a copy of the first block's
-                for part in ("weight", "bias"):
-                    keys.left.pop(f"{source}.norm1.emb.{theirs}.{part}", None)
+                for part in ("weight", "bias") if ours != "label" else ("weight",):
+                    keys.take(f"{source}.norm1.emb.{theirs}.{part}", f"conditions.0.{ours}.{part}")
             else:
                 keys.move(f"{source}.norm1.emb.{theirs}", f"conditions.{i}.{ours}", bias=ours != "label")
         keys.move(f"{source}.norm1.linear", f"{target}.modulation")
-        for part in ("weight", "bias"):
-            parts = [keys.take(f"{source}.attn1.to_{name}.{part}") for name in "qkv"]
-            if all(tensor is not None for tensor in parts):
-                keys.put(f"{target}.attn.qkv.{part}", f"{source}.attn1.to_qkv.{part}", torch.cat(parts))
+        keys.join([f"{source}.attn1.to_{name}" for name in "qkv"], f"{target}.attn.qkv")
         keys.move(f"{source}.attn1.to_out.0", f"{target}.attn.proj")
         keys.move(f"{source}.ff.net.0.proj", f"{target}.mlp.fc1")
         keys.move(f"{source}.ff.net.2", f"{target}.mlp.fc2")

@@ -22,6 +22,7 @@ from zoo.hookspecs import (
     TrainRequest,
     hookimpl,
 )
+from zoo.settings import read
 from zoo.text import did_you_mean
 
 from .config import DDPMConfig, DiTConfig, TransformerConfig, UNetConfig
@@ -113,11 +114,13 @@ def describe_family(request: DescribeRequest) -> Family:
 
 
 def _config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfig:
-    try:
-        c = msgspec.convert(config, DiTConfig if family == "dit" else DDPMConfig)
-    except msgspec.ValidationError as e:
-        raise UsageError(f"{family} config: {e}") from None
+    c = read(DiTConfig if family == "dit" else DDPMConfig, config, f"{family} config")
     (_check_transformer if family == "dit" else _check_unet)(c.network)
+    if c.diffusion.zero_terminal_snr and c.diffusion.prediction == "epsilon":
+        raise UsageError(
+            f"{family} config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: "
+            "of a picture that is noise alone, the noise says nothing"
+        )
     return c
 
 
@@ -147,6 +150,9 @@ def _check_unet(network: UNetConfig) -> None:
         if width % (network.head_size or network.heads) or width < network.head_size:
             field = "head_size" if network.head_size else "heads"
             _refuse(field, getattr(network, field), f"it must divide the width {width}")
+    channels = network.time_channels or network.widths[0]
+    if channels % 2 or channels < 4:
+        _refuse("time_channels", channels, "it must be even, half sines and half cosines, and at least 4")
 
 
 @hookimpl

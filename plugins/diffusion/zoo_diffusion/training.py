@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.build.optim import WeightAverage, cosine_rate
+from zoo.errors import UsageError
 from zoo.hookspecs import Batch, TrainRequest
+from zoo.settings import read
 
 from . import schedule
-from .config import DiffusionConfig
+from .config import DiffusionConfig, DiffusionSettings
 from .pixels import to_float
 
 
@@ -43,42 +45,38 @@ def denoising_loss(
 class DenoiserTrainer:
     """AdamW with a cosine rate; what is published is the moving average of the weights.
 
-    Settings: `learning_rate` (peak), `steps`, `warmup_steps`, `weight_decay`, `average_decay`, `clip_gradient` (norm),
-    `label_dropout` (share of pictures trained without their label), `mirror` (half of the pictures, left to right).
+    Settings: `DiffusionSettings`.
     """
 
     def __init__(self, request: TrainRequest, diffusion: DiffusionConfig):
-        self.settings = {
-            "warmup_steps": 300,
-            "weight_decay": 0.0,
-            "average_decay": 0.999,
-            "clip_gradient": 1.0,
-            "label_dropout": 0.1,
-            "mirror": False,
-        } | dict(request.settings)
+        self.settings = s = read(DiffusionSettings, request.settings, f"{request.family} training")
+        if diffusion.variance == "learned":
+            raise UsageError("a learned variance can be imported, not trained: give --set diffusion.variance=small")
         self.diffusion = diffusion
         self.abar = schedule.alphas_bar(schedule.betas(diffusion)).float().to(request.device)
         self.module = request.module.to(memory_format=torch.channels_last)
         self.network = request.distribute(self.module)
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(),
-            lr=self.settings["learning_rate"],
+            lr=s.learning_rate,
             betas=(0.9, 0.99),
-            weight_decay=self.settings["weight_decay"],
+            weight_decay=s.weight_decay,
         )
-        self.average = WeightAverage(self.module, self.settings["average_decay"])
+        self.average = WeightAverage(self.module, s.average_decay)
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
+        self._check(batch.labels)
         x0, label = to_float(batch.images), batch.labels
         number, device = len(x0), x0.device
 
         def chance(share: float) -> Tensor:
             return (torch.rand(number, generator=generator) < share).to(device)
 
-        if s["mirror"]:
+        if s.mirror:
             x0 = torch.where(chance(0.5)[:, None, None, None], x0.flip(3), x0)
-        label = torch.where(chance(s["label_dropout"]), -1, label)
+        if self.module.config.null_label:
+            label = torch.where(chance(s.label_dropout), -1, label)
         # One timestep out of each N-th of the range: every batch sees all noise levels, each timestep equally often.
         places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
         t = (places * len(self.abar)).long().clamp(max=len(self.abar) - 1).to(device)
@@ -86,13 +84,27 @@ class DenoiserTrainer:
         loss = denoising_loss(self.network, self.diffusion, self.abar, x0, t, eps, label)
 
         for group in self.optimizer.param_groups:
-            group["lr"] = cosine_rate(step, s["steps"], s["learning_rate"], s["warmup_steps"])
+            group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), s["clip_gradient"])
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), s.clip_gradient)
         self.optimizer.step()
         self.average.update(step)
         return {"loss": loss.detach()}
+
+    def _check(self, labels: Tensor) -> None:
+        network = self.module.config
+        if not network.num_classes:
+            return
+        if labels.max() >= network.num_classes:
+            raise UsageError(
+                f"a label is {int(labels.max())}, and num_classes is {network.num_classes}: "
+                "give --set network.num_classes=…"
+            )
+        if labels.min() < 0 and not network.null_label:
+            raise UsageError(
+                "pictures have no label, and the network knows no null label: give --set network.null_label=true"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {

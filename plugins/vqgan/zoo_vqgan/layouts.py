@@ -314,13 +314,8 @@ def _take(
 
     def attention(source: str, target: str) -> None:
         keys.move(f"{source}.{norm}", f"codec.{target}.norm")
-        for part in ("weight", "bias"):
-            parts = [keys.take(f"{source}.{name}.{part}") for name in attended]
-            if all(tensor is not None for tensor in parts):
-                keys.put(f"codec.{target}.qkv.{part}", f"{source}.{attended[0]}.{part}", _matrix(torch.cat(parts)))
-            tensor = keys.take(f"{source}.{proj}.{part}")
-            if tensor is not None:
-                keys.put(f"codec.{target}.proj.{part}", f"{source}.{proj}.{part}", _matrix(tensor))
+        keys.join([f"{source}.{name}" for name in attended], f"codec.{target}.qkv")
+        keys.move(f"{source}.{proj}", f"codec.{target}.proj")
 
     for side, template, blocks in (("encoder", layout.down, codec.blocks), ("decoder", layout.up, codec.blocks + 1)):
         keys.move(f"{side}.conv_in", f"codec.{side}.conv_in")
@@ -346,17 +341,12 @@ def _take(
         keys.move("quant_conv", "codec.encoder.to_code")
         keys.move("post_quant_conv", "codec.decoder.from_code")
     if isinstance(codec, CodecConfig):
-        codebook = keys.take("quantize.embedding.weight")
+        codebook = keys.take("quantize.embedding.weight", "codec.quantizer.codebook")
         if codebook is not None:
             codebook = F.normalize(codebook, dim=1) if codec.normalize_latents else codebook
-            keys.put("codec.quantizer.codebook", "quantize.embedding.weight", codebook)
+            keys.put("codec.quantizer.codebook", codebook)
     with torch.device("meta"):
         module = torch.nn.ModuleDict({"codec": (VQGAN if isinstance(codec, CodecConfig) else KLAutoencoder)(codec)})
     state, unused = keys.finish(module, unused=UNUSED)
     config = {name: part for name, part in msgspec.to_builtins(c).items() if part is not None}
     return Imported(layout=layout.name, config=config, state_dict=state, unused=(*unused, *outside))
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    """A 1x1 convolution's weight as a linear layer's; biases and matrices as they are."""
-    return tensor.flatten(1) if tensor.ndim == 4 else tensor
