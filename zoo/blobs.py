@@ -241,13 +241,16 @@ def publish(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def place(blob: Path, target: Path) -> None:
+def place(blob: Path, target: Path, *, hard_link: bool = True) -> None:
     """The blob's bytes at `target`, read-only: shared by reflink, else by hard link, else copied.
+
+    Args:
+        hard_link: whether the file may have several names.
 
     Raises:
         FileNotFoundError: the blob is gone.
     """
-    for way in (_reflink, _hard_link, _copy):
+    for way in (_reflink, _hard_link, _copy) if hard_link else (_reflink, _copy):
         try:
             return way(blob, target)
         except OSError as e:
