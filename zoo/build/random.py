@@ -70,7 +70,8 @@ def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tens
     u1, u2 = ((w.to(torch.float64) + 0.5) * 2.0**-32 for w in (w0, w1))  # in (0, 1), exact
     radius = torch.sqrt(torch.log(u1) * -2.0)
     # A tensor: torch's exporter writes Python numbers that multiply tensors as float32, which would cut 2 pi short.
-    angle = u2 * torch.tensor(2 * math.pi, dtype=torch.float64, device=seed.device)
+    # Made by `full`, since the body of a `while_loop` may not hold a `torch.tensor`.
+    angle = u2 * torch.full((), 2 * math.pi, dtype=torch.float64, device=seed.device)
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)  # [batch, pairs, 2]
     return z.flatten(1)[:, :count].to(torch.float32).reshape(-1, *shape)
 

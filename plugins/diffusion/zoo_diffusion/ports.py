@@ -10,6 +10,9 @@ x = alpha x_0 + sigma eps stands; x_0 = from_x x + from_output output; the weigh
 noise in the next x; and, where the network predicts the noise's deviation, the larger of its bounds (the smaller is
 `noise`)."""
 
+SAMPLERS = {"dpm++2m": "DPM-Solver++(2M)", "ddim": "DDIM", "ddpm": "ancestral sampling (DDPM)"}
+"""What people call them."""
+
 
 def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> dict[str, Task]:
     """Every task that a config gives, `generate` first."""
@@ -84,7 +87,7 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
             kind="count",
             dtype="int64",
             shape=(),
-            summary="more take longer and come nearer to the model's own distribution",
+            summary=f"of {SAMPLERS[c.sampler]}; more take longer and come nearer to the model's own distribution",
             default=c.default_steps,
             minimum=1,
             maximum=c.num_timesteps,
