@@ -1,0 +1,228 @@
+"""`generate` of an imported DDPM against diffusers: same weights, same sampler and steps, one run.
+
+Run: .venv/bin/python bench/diffusion.py [--rounds N] [--device cuda] [--fp16]. A U-Net with random weights is saved as
+a diffusers pipeline and imported with `zoo import ddpm`. Compared, in interleaved rounds, by medians:
+
+- warm, 20 steps of DPM-Solver++(2M), batch 1 and 16: our one graph; the diffusers pipeline in eager PyTorch and with
+  its U-Net through torch.compile. Goals: at least 1.2x eager, not slower than compiled.
+- the one graph against a Python loop around the step graph. Goal: at most 6 % slower.
+- cold, process start to PNG: `zoo run` against a diffusers script. Goal: 5x.
+- peak memory of the one graph against a single step's graph. Goal: at most 1.2x.
+- the share of this machine's fp32 matrix product rate that the denoiser reaches.
+
+On a GPU (`--device cuda`) diffusers runs with TF32 off and on, labelled, and with `--fp16` in half precision.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STEPS, SIZE = 20, 32
+GOALS = {"eager": 1.2, "compiled": 1.0, "host loop": 1 / 1.06, "cold": 5.0}
+GOAL_MEMORY = 1.2
+
+SCRIPT = """
+import sys, torch
+from diffusers import DDPMPipeline
+pipeline = DDPMPipeline.from_pretrained(sys.argv[1])
+pipeline.set_progress_bar_config(disable=True)
+image = pipeline(num_inference_steps=20, generator=torch.Generator().manual_seed(0)).images[0]
+image.save(sys.argv[2])
+"""
+
+
+def make_pipeline(folder: Path) -> Any:
+    """A DDPM for 32x32 colour pictures, 9 million parameters, with diffusers' DPM-Solver++ as its scheduler."""
+    import torch
+    from diffusers import DDPMPipeline, DPMSolverMultistepScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=SIZE,
+        block_out_channels=(64, 128, 128),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ).eval()
+    scheduler = DPMSolverMultistepScheduler(timestep_spacing="trailing")
+    pipeline = DDPMPipeline(unet, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder)
+    return pipeline
+
+
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median seconds of each call; the first round fills caches and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def host_loop(model: Any, seeds: np.ndarray) -> np.ndarray:
+    """`generate` by its three parts."""
+    begun = model.run("generate_begin", seed=seeds, steps=np.asarray(STEPS))
+    x, previous = begun["x"], begun["previous_x0"]
+    for row in begun["plan"][:STEPS]:
+        stepped = model.run("generate_step", x=x, previous_x0=previous, row=row)
+        x, previous = stepped["next_x"], stepped["x0"]
+    return model.run("generate_end", x=x)["image"]
+
+
+def warm(model: Any, pipeline: Any, batch: int, rounds: int, device: str) -> bool:
+    import torch
+
+    seeds = np.arange(batch)
+    eager_unet = pipeline.unet
+
+    def diffusers(unet: Any) -> None:
+        pipeline.unet = unet
+        generator = torch.Generator().manual_seed(0)
+        pipeline(batch_size=batch, num_inference_steps=STEPS, output_type="np", generator=generator)
+
+    compiled = torch.compile(eager_unet)
+    compiled.config, compiled.dtype = eager_unet.config, eager_unet.dtype
+    calls = {
+        "zoo": lambda: model.generate(seed=seeds, steps=STEPS),
+        "host loop": lambda: host_loop(model, seeds),
+        "eager": lambda: diffusers(eager_unet),
+        "compiled": lambda: diffusers(compiled),
+    }
+    if device == "cuda":
+        calls["eager, TF32"] = lambda: with_tf32(lambda: diffusers(eager_unet))
+        calls["compiled, TF32"] = lambda: with_tf32(lambda: diffusers(compiled))
+    medians = interleaved(calls, rounds)
+    pipeline.unet = eager_unet
+    print(f"warm, batch {batch}, {STEPS} steps:")
+    reached = True
+    for name, median in medians.items():
+        ratio = median / medians["zoo"]
+        goal = GOALS.get(name)
+        said = "" if goal is None else f" (goal {goal:.2f}): {'reached' if ratio >= goal else 'MISSED'}"
+        reached &= goal is None or ratio >= goal
+        print(f"  {name:15} {batch / median:8.2f} pictures/s   zoo is {ratio:.2f} times as fast{said}")
+    return reached
+
+
+def with_tf32(call: Callable[[], None]) -> None:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        call()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def cold(bundle: Path, saved: Path, rounds: int, device: str) -> bool:
+    zoo = [str(Path(sys.executable).with_name("zoo")), "run", str(bundle), "generate", "--seed", "0"]
+    calls = {
+        "zoo run": [*zoo, "--device", device, "--out", str(saved.parent / "zoo.png")],
+        "diffusers": [sys.executable, "-c", SCRIPT, str(saved), str(saved.parent / "diffusers.png")],
+    }
+    runs = {
+        name: lambda words=words: subprocess.run(words, check=True, capture_output=True, env=os.environ)
+        for name, words in calls.items()
+    }
+    medians = interleaved(runs, rounds)
+    ratio = medians["diffusers"] / medians["zoo run"]
+    print(f"cold: zoo run {medians['zoo run']:.2f} s, diffusers {medians['diffusers']:.2f} s: {_said(ratio, 'cold')}")
+    return ratio >= GOALS["cold"]
+
+
+def _said(ratio: float, what: str) -> str:
+    return f"{ratio:.2f}x (goal {GOALS[what]:g}): {'reached' if ratio >= GOALS[what] else 'MISSED'}"
+
+
+def peak(bundle: Path, task: str) -> int:
+    """Peak resident memory in bytes of a process that runs a task once with a batch of 16."""
+    words = [sys.executable, __file__, "--peak", str(bundle), task]
+    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def run_once(bundle: str, task: str) -> None:
+    import zoo
+
+    model = zoo.load(bundle, device="cpu")
+    if task == "generate":
+        model.generate(seed=np.arange(16), steps=STEPS)
+    elif task == "generate_step":
+        x = np.random.default_rng(0).standard_normal((16, 3, SIZE, SIZE)).astype(np.float32)
+        row = np.zeros(model.manifest.tasks[task].inputs["row"].shape, np.float32)
+        model.run(task, x=x, previous_x0=x, row=row)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def memory(bundle: Path) -> bool:
+    whole, step = (peak(bundle, task) for task in ("generate", "generate_step"))
+    ratio = whole / step
+    good = ratio <= GOAL_MEMORY
+    print(
+        f"peak memory, batch 16: {whole / 1e6:.0f} MB, one step's graph {step / 1e6:.0f} MB:"
+        f" {ratio:.2f}x (goal at most {GOAL_MEMORY}): {'reached' if good else 'MISSED'}"
+    )
+    return good
+
+
+def share_of_matmul(model: Any, unet: Any) -> None:
+    """What the step graph reaches of the rate that a large fp32 matrix product has here."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(torch.zeros(16, 3, SIZE, SIZE), torch.zeros(16))
+    x = np.random.default_rng(0).standard_normal((16, 3, SIZE, SIZE)).astype(np.float32)
+    row = np.zeros(model.manifest.tasks["generate_step"].inputs["row"].shape, np.float32)
+    a = torch.rand(2048, 2048)
+    calls = {"step": lambda: model.run("generate_step", x=x, previous_x0=x, row=row), "matmul": lambda: a @ a}
+    seconds = interleaved(calls, 7)
+    ours, peak_rate = counter.get_total_flops() / seconds["step"], 2 * 2048**3 / seconds["matmul"]
+    share = ours / peak_rate
+    print(f"denoiser: {ours / 1e9:.0f} GFLOP/s, {share:.0%} of a matrix product's {peak_rate / 1e9:.0f} GFLOP/s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--fp16", action="store_true", help="diffusers in half precision; on CUDA")
+    parser.add_argument("--peak", nargs=2, metavar=("BUNDLE", "TASK"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        run_once(*options.peak)
+        return 0
+    import torch
+
+    import zoo
+
+    with tempfile.TemporaryDirectory() as name:
+        saved, bundle = Path(name, "pipeline"), Path(name, "bundle")
+        pipeline = make_pipeline(saved)
+        importing = [str(Path(sys.executable).with_name("zoo")), "import", "ddpm", str(saved), "--out", str(bundle)]
+        subprocess.run(importing, check=True, capture_output=True)
+        pipeline.to(options.device, torch.float16 if options.fp16 else torch.float32)
+        model = zoo.load(str(bundle), device=options.device)
+        with torch.no_grad():
+            reached = [warm(model, pipeline, batch, options.rounds, options.device) for batch in (1, 16)]
+        reached.append(cold(bundle, saved, options.rounds, options.device))
+        if options.device == "cpu":
+            reached.append(memory(bundle))
+            share_of_matmul(model, pipeline.unet)
+    return 0 if all(reached) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
