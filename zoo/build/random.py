@@ -18,6 +18,7 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA  # a Skein constant; without it the key 0 would be weak
 ROUNDS = 20
 MASK = 0xFFFFFFFF
+TWO_PI = 7074237752028440  # times 2^-50: 2 pi as float64 has it
 
 Words = tuple[Tensor, Tensor]
 
@@ -69,9 +70,10 @@ def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tens
     w0, w1 = words(seed, (count + 1) // 2, stream)
     u1, u2 = ((w.to(torch.float64) + 0.5) * 2.0**-32 for w in (w0, w1))  # in (0, 1), exact
     radius = torch.sqrt(torch.log(u1) * -2.0)
-    # A tensor: torch's exporter writes Python numbers that multiply tensors as float32, which would cut 2 pi short.
-    # Made by `full`, since the body of a `while_loop` may not hold a `torch.tensor`.
-    angle = u2 * torch.full((), 2 * math.pi, dtype=torch.float64, device=seed.device)
+    # torch's exporter writes Python's fractions as float32, which would cut 2 pi short; whole numbers it keeps. Made by
+    # `full`, since the body of a `while_loop` may hold no `torch.tensor`.
+    two_pi = torch.full((), TWO_PI, dtype=torch.int64, device=seed.device).to(torch.float64) * 2.0**-50
+    angle = u2 * two_pi
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)  # [batch, pairs, 2]
     return z.flatten(1)[:, :count].to(torch.float32).reshape(-1, *shape)
 

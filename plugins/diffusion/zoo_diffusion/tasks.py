@@ -286,7 +286,7 @@ class Denoise(Restore):
 
     DDNM+ (Wang et al. 2022, section 3.3) with A = I: y itself is noisy, by sigma_y. The predicted picture moves to y by
     the share lambda, so that no more of y's noise comes in than the next point may hold, and fresh noise fills that up:
-    lambda = min(1, sigma' / (alpha' sigma_y)), variance sigma'^2 - (alpha' lambda sigma_y)^2.
+    lambda = min(1, sigma' / (alpha' sigma_y)), variance sigma'^2 - (alpha' lambda sigma_y)^2; 1 where y has no noise.
     """
 
     def forward(
@@ -299,7 +299,7 @@ class Denoise(Restore):
         guidance: Tensor | None = None,
     ) -> Tensor:
         y = to_float(image)
-        sigma_y = (sigma / 127.5).clamp(min=1e-6)[:, None, None, None]  # in the unit of y
+        sigma_y = (sigma / 127.5)[:, None, None, None]  # in the unit of y
         ends = self.plan(steps)[:, 1:3]
         # Row i: alpha and sigma where step i leads.
         ends = torch.cat((ends[1:], torch.zeros_like(ends[:1])))
@@ -308,7 +308,8 @@ class Denoise(Restore):
             last = i == steps - 1
             end = ends.index_select(0, i.reshape(1)).squeeze(0)
             alpha, sigma = torch.where(last, 1.0, end[0]), torch.where(last, 0.0, end[1])
-            share = (sigma / (alpha * sigma_y)).clamp(max=1)  # lambda
+            most = alpha * sigma_y  # of y's noise, if all of y comes in
+            share = torch.where(sigma >= most, 1.0, sigma / most.clamp(min=1e-6))  # lambda
             x0 = self.predict(x, row, label, guidance)[0]
             x0 = x0 + share * (y - x0)
             deviation = (sigma**2 - (alpha * share * sigma_y) ** 2).clamp(min=0).sqrt()

@@ -109,7 +109,7 @@ def test_guidance_0_takes_no_notice_of_the_label_and_labels_matter_else(made: Ma
 
     assert np.abs(drawn(0, 0.0) - drawn(2, 0.0)).max() <= 1
     assert np.abs(drawn(0, 0.0) - drawn(-1, 1.0)).max() <= 1  # unconditional, both ways
-    assert np.abs(drawn(0, 1.0) - drawn(2, 1.0)).max() > 10
+    assert np.abs(drawn(0, 1.0) - drawn(2, 1.0)).max() > 3
 
 
 def test_a_picture_does_not_depend_on_its_batch(made: Made):
