@@ -6,7 +6,9 @@ from torch import Tensor
 
 def to_float(image: Tensor) -> Tensor:
     """uint8 [N, H, W, C], 0 .. 255, to float [N, C, H, W], -1 .. 1."""
-    return image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+    x = image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+    # A loop's values must keep their strides, those of axes of length 1 too, which `contiguous` leaves alone.
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def to_uint8(x: Tensor) -> Tensor:

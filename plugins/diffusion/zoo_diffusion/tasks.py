@@ -138,10 +138,9 @@ class Sampler(nn.Module):
         def step(i: Tensor, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             row = Row(rows.index_select(0, i.reshape(1)).squeeze(0))
             x, x0 = body(i, row, x, previous_x0)
-            return i + 1, x.contiguous(), x0.contiguous()
+            return i + 1, x, x0
 
         first = torch.zeros_like(steps) if first is None else first
-        x = x.contiguous()  # a loop's values keep their memory layout, and pixels come in another
         return torch.while_loop(more, step, (first, x, torch.zeros_like(x)))[1]
 
 
