@@ -45,6 +45,7 @@ CHANGES = {
         "the first loss that Trainer.step names is the one that training lowers",
         "ConfigRequest.stage, TrainRequest.classes and parent: families that train in stages",
         "Task.tile: tasks that hosts can run in tiles",
+        "Trainer.note: a line for the card",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
@@ -321,7 +322,10 @@ class Batch:
 
 
 class Trainer(Protocol):
-    """One family's training: what happens in a step. Loop, data, checkpoints, logs and resuming are zoo's."""
+    """One family's training: what happens in a step. Loop, data, checkpoints, logs and resuming are zoo's.
+
+    It may have a `note`, one line for the card: what else went into the training.
+    """
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> Mapping[str, float | torch.Tensor]:
         """One update of the weights; `step` counts from 0. All randomness comes from `generator` (CPU, seeded by run

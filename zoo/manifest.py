@@ -55,6 +55,7 @@ class Training(Struct, kw_only=True):
     steps: int = 0
     seed: int = 0
     seconds: float = 0.0
+    note: Text = ""  # what else went into it, e.g. where a loss has its weights from
     parent: Text = ""  # name:version@sha256:digest that the training went on from
     environment: Text = ""  # python, torch, processor
 

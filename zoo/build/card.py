@@ -125,6 +125,7 @@ def _training(t: Training) -> str:
         ("pictures seen", f"{t.images_seen:,}" if t.images_seen else ""),
         ("seed", str(t.seed)),
         ("time", f"{t.seconds / 60:.1f} minutes" if t.seconds else ""),
+        ("note", t.note),
         ("went on from", t.parent),
         ("environment", t.environment),
     )

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Run:
     data_license: Text = ""
     data_sha256: str = ""
     parent: str = ""
+    note: Text = ""  # the trainer's, for the card
 
     @classmethod
     def of(cls, saved: Checkpoint) -> "Run":
@@ -82,6 +83,7 @@ class Run:
             seed=self.settings["seed"],
             seconds=round(seconds, 1),
             parent=self.parent,
+            note=self.note,
             environment=f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}",
         )
 
@@ -174,6 +176,7 @@ def train(
 
     with processes.connected():
         trainer = _trainer(loaded, run, processes, weights)
+        run = replace(run, note=getattr(trainer, "note", ""))
         start, seconds = 0, 0.0
         if resume:
             saved = checkpoints.load(folder)

@@ -196,7 +196,7 @@ def _shortened(text: str, length: int = 2000) -> str:
 
 def _refuse_other(begun: Any, run: Any, folder: Path) -> None:
     """A resumed run is the same run: what the command says must be what the checkpoint's said."""
-    before, now = (_flat(asdict(replace(r, command=""))) for r in (begun, run))
+    before, now = (_flat(asdict(replace(r, command="", note=""))) for r in (begun, run))
     for key in before.keys() | now.keys():
         if before.get(key) != now.get(key):
             raise UsageError(

@@ -58,9 +58,7 @@ class Backbone(nn.Module):
 
     @property
     def origin(self) -> str:
-        """Where the weights are from, for the card."""
-        if not self.trained_here:
-            return "given weights"
+        """What a backbone without weights learns from."""
         return "labels of the training data" if self.num_classes else "rotations of the training data"
 
     def freeze(self) -> None:

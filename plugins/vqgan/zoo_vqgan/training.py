@@ -68,6 +68,15 @@ class CodecTrainer:
         }
         self.average = WeightAverage(self.module, s.average_decay)
 
+    @property
+    def note(self) -> str:
+        """Which weights the perceptual loss had."""
+        s = self.settings
+        if not s.perceptual_weight:
+            return "no perceptual loss"
+        how = f", trained on the {self.backbone.origin}" if self.backbone.trained_here else ", given weights"
+        return f"perceptual loss: timm's {s.perceptual_backbone}{how}"
+
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
         images = random_squares(batch.images, s.crop, generator) if s.crop else batch.images

@@ -82,6 +82,14 @@ def test_a_resumed_training_is_the_same_training():
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_the_card_is_told_which_weights_the_perceptual_loss_had(tmp_path):
+    assert trainer().note == "perceptual loss: timm's test_resnet, trained on the labels of the training data"
+    assert trainer(perceptual_weight=0.0).note == "no perceptual loss"
+    save_file(trainer().backbone.network.state_dict(), tmp_path / "w.safetensors")
+    given = trainer(perceptual_weights=str(tmp_path / "w.safetensors"))
+    assert given.note == "perceptual loss: timm's test_resnet, given weights"
+
+
 # --- What the perceptual loss sees with -------------------------------------------------------------------------------
 
 
@@ -111,7 +119,7 @@ def test_the_backbones_weights_may_come_from_a_file(tmp_path):
     given = backbone(num_classes=2, perceptual_weights=str(tmp_path / "weights.safetensors"))
     x = torch.rand(1, 1, 32, 32)
     assert all(torch.equal(a, b) for a, b in zip(ours.eval()(x), given(x)))
-    assert given.origin == "given weights" and not any(p.requires_grad for p in given.parameters())
+    assert not any(p.requires_grad for p in given.parameters())
     with pytest.raises(InvalidFileError, match="perceptual_weights: nowhere does not fit"):
         backbone(perceptual_weights="nowhere")
     with pytest.raises(UsageError, match="perceptual_backbone: timm can't make 'resnet10000'"):
