@@ -12,6 +12,7 @@ Letters: K codes, L places of a picture's tokens, N pictures.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -168,6 +169,15 @@ def guided(logits: Tensor, guidance: Tensor) -> Tensor:
     return unconditional + g * (conditional - unconditional)
 
 
+def loop(more: Callable[..., Tensor], body: Callable[..., tuple], carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`torch.while_loop`; when nothing is traced the same in Python, since torch would compile it at every call."""
+    if torch.compiler.is_exporting():
+        return torch.while_loop(more, body, carried)
+    while more(*carried):
+        carried = body(*carried)
+    return carried
+
+
 class Drawing(nn.Module):
     """What both ways to draw share: logits under guidance, and the draw of a token.
 
@@ -253,7 +263,7 @@ class MaskedDrawing(Drawing):
         def body(i: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
             return i + 1, self.step(i, tokens, number, seed, steps, temperature, label, guidance)[0]
 
-        return torch.while_loop(more, body, (torch.zeros_like(steps), tokens))[1]
+        return loop(more, body, (torch.zeros_like(steps), tokens))[1]
 
     def margins(
         self,
@@ -313,7 +323,7 @@ class SequentialDrawing(Drawing):
             drawn, cache, _ = self.step(i, before, cache, seed, temperature, label, guidance)
             return i + 1, torch.where(places == i, drawn.unsqueeze(1), tokens), cache
 
-        return torch.while_loop(more, body, self.start(label, guidance))[1]
+        return loop(more, body, self.start(label, guidance))[1]
 
     def margins(self, seed: Tensor, temperature: Tensor, label: Tensor, guidance: Tensor | None = None) -> Tensor:
         """The smallest margin of all draws, float [N]."""

@@ -30,7 +30,7 @@ def nearest_code(z_e: Tensor, e: Tensor) -> Tensor:
     Returns:
         int64 [...], each in 0 .. num_codes - 1; the lowest index where two codes tie.
     """
-    distances = e.pow(2).sum(dim=1) - 2 * (z_e @ e.t())  # [..., num_codes]
+    distances = F.linear(-2 * z_e, e, bias=e.pow(2).sum(dim=1))  # [..., num_codes], the one large tensor
     return distances.argmin(dim=-1)
 
 

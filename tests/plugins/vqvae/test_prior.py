@@ -130,7 +130,6 @@ def test_guidance_is_u_plus_g_times_c_minus_u():
         assert guided(logits, torch.tensor([g])).tolist() == [expected]
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_masked_drawing_never_changes_a_token_that_is_kept():
     prior = prior_of()
@@ -168,7 +167,6 @@ def test_any_number_of_steps_draws_every_token(steps):
     assert (drawn < K).all()
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_a_seed_gives_its_picture_in_any_batch():
     masked, sequential = MaskedDrawing(prior_of()), SequentialDrawing(prior_of("autoregressive"))
