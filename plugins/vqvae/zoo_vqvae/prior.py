@@ -164,7 +164,8 @@ def gumbel(seed: Tensor, shape: tuple[int, ...], stream: Tensor) -> Tensor:
 
 def guided(logits: Tensor, guidance: Tensor) -> Tensor:
     """[2N, …], those with a label first, to [N, …]: u + g (c - u); `guidance` float [N]."""
-    conditional, unconditional = logits.chunk(2)
+    both = logits.unflatten(0, (2, -1))  # chunk would be exported as a sequence, which few runtimes take
+    conditional, unconditional = both[0], both[1]
     g = guidance.reshape(-1, *[1] * (logits.ndim - 1))
     return unconditional + g * (conditional - unconditional)
 
