@@ -204,7 +204,7 @@ def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
 
 
 MEMORY_BYTES = 1 << 31
-"""What `reconstruct` may take in ONNX Runtime on a CPU. Measured, above what a 64x64 picture takes: 650 MB for a picture
+"""What `reconstruct` may take in ONNX Runtime on a CPU. Measured above what a 64x64 picture takes: 650 MB for a picture
 of 1024x1024 with 16 channels at its own size, 916 MB with 32; 1470 MB for 512x512 with attention at factor 4, over
 128x128 places. So at most 50 bytes a pixel and channel, and two float32 for each pair of places."""
 
