@@ -48,7 +48,7 @@ def test_a_codec_gets_a_prior_and_stays_as_it_is(workshop, here):
     assert (inpainted[:, 6:] == drawn[:, 6:]).all() and inpainted.shape == drawn.shape
 
     assert "train it with --stage prior, or a new codec" in refused(
-        "train", "vqvae", "--from", "drawing", "--data", workshop.data, "--steps", 1, "--out", "x"
+        "train", "vqvae", "--from", "drawing", "--data", workshop.data, "--batch-size", 8, "--out", "x"
     )
 
 
@@ -61,6 +61,15 @@ def test_a_prior_needs_a_codec_and_its_tokens(workshop):
     assert "a label is 1, and prior.num_classes 1" in refused(
         "train", "vqvae", *PRIOR, "--set", "prior.num_classes=1", "--from", workshop.codec, *data
     )
+
+
+def test_files_without_an_option_are_the_pictures_or_the_tokens(workshop, here):
+    (here / "x.png").write_bytes(encode_png(np.zeros((16, 20, 1), np.uint8)))
+    assert zoo("run", workshop.codec, "encode", "x.png", "--out", "t.npy").code == 0
+    assert np.load(here / "t.npy").shape == (1, 4, 5)
+    assert zoo("run", workshop.codec, "decode", "t.npy", "--out", "y.png").out == "y.png\n"
+    assert "give image once" in refused("run", workshop.codec, "encode", "x.png", "--image", "x.png")
+    assert "decode takes one file of tokens, not 2" in refused("run", workshop.codec, "decode", "t.npy", "t.npy")
 
 
 @pytest.mark.slow

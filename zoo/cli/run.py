@@ -44,6 +44,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     \b
     Example:
       zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
+      zoo run vqvae-fashion encode shoe.png --out tokens.npy
     """
     if not words or words[0] in ("-h", "--help"):
         click.echo(ctx.get_help())
@@ -110,6 +111,8 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         )
         for option in options_of(task)
     ]
+    if main := _main_input(task):
+        params.append(click.Argument(["files"], nargs=-1, metavar=f"[{main.upper()}]..."))
     if any(option.kind == "seed" for option in options_of(task)):
         params.append(click.Option(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
     if task.tile:
@@ -130,6 +133,13 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         + (f"\n\nOther tasks of {bundle.manifest.name}: {', '.join(others)}." if others else ""),
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+def _main_input(task: "Task") -> str | None:
+    """The option that files without one are for: the first that takes pictures or tokens."""
+    from ..run import options_of
+
+    return next((option.port for option in options_of(task) if option.kind in ("image", "tokens")), None)
 
 
 _TYPES = {"seed": int, "count": int, "scalar": float}
@@ -160,6 +170,14 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         note(line)
 
     given = {name.removeprefix("port_"): value for name, value in options.items() if name.startswith("port_")}
+    if files := options.get("files"):
+        main = _main_input(task)
+        if given.get(main):
+            raise UsageError(f"give {main} once: as --{main}, or as files without an option")
+        pictures = main in task.inputs and task.inputs[main].kind == "image"
+        if not pictures and len(files) > 1:
+            raise UsageError(f"{task_name} takes one file of {main}, not {len(files)}")
+        given[main] = files if pictures else files[0]
     call = gather(
         model,
         task_name,
