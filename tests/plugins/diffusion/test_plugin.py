@@ -8,7 +8,7 @@ from zoo_diffusion import plugin
 from zoo_diffusion.config import DiffusionSettings
 
 from zoo.errors import UsageError
-from zoo.hookspecs import BuildRequest, ConfigRequest, DescribeRequest, TaskModuleRequest, TasksRequest
+from zoo.hookspecs import BuildRequest, ConfigRequest, DescribeRequest, TaskModuleRequest, TasksRequest, Tolerance
 from zoo.settings import read
 
 PRESETS = {"ddpm": plugin.DDPM_PRESETS, "dit": plugin.DIT_PRESETS}
@@ -88,6 +88,13 @@ def test_tasks_follow_the_picture():
     assert set(latents.tasks) == {"generate", "generate_begin", "generate_step"}
     chosen = tasks_of("ddpm", tasks=["inpaint"])
     assert list(chosen.tasks) == ["inpaint"] and chosen.default == "inpaint"
+
+
+def test_only_unbounded_latents_have_another_tolerance():
+    bounded = {"clip": True}, {"clip": False, "prediction": "v"}
+    assert all(tasks_of("dit", network={"image_channels": 4}, diffusion=d).tolerance == Tolerance() for d in bounded)
+    assert tasks_of("dit", network={"image_channels": 3}, diffusion={"clip": False}).tolerance == Tolerance()
+    assert tasks_of("dit", network={"image_channels": 4}, diffusion={"clip": False}).tolerance.absolute == 0.05
 
 
 def test_labels_follow_the_classes():
