@@ -169,9 +169,9 @@ def list_tasks(request: TasksRequest) -> Tasks:
         if name not in fit:
             raise UsageError(f"config: tasks: '{name}' is none of {', '.join(fit)}{did_you_mean(name, fit)}")
     chosen = {name: task for name, task in fit.items() if not c.tasks or name in c.tasks or task.part_of in c.tasks}
-    # Nothing bounds latents of a network that predicts noise: the first step divides its error by alpha, 0.006 at the end
-    # of the linear schedule, and guidance multiplies it by up to 20. Of values up to 8,000, random weights' last bits
-    # move some by 0.006.
+    # Nothing bounds latents of a network that predicts noise: the first step divides its error by alpha, 0.006 at the
+    # end of the linear schedule, and guidance multiplies it by up to 20. With random weights, latents reach 8,000, and
+    # the weights' last bits alone move some by 0.006.
     unbounded = c.network.image_channels not in (1, 3) and not c.diffusion.clip and c.diffusion.prediction == "epsilon"
     tolerance = Tolerance(absolute=0.05) if unbounded else Tolerance()
     return Tasks(tasks=chosen, default=next(iter(chosen)), tolerance=tolerance)
