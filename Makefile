@@ -11,7 +11,7 @@ PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 .PHONY: demo test targets quick lint docs
 
 demo: .venv/.core
-	@$(BIN)/zoo run vqvae-fashion reconstruct --example --out demo.png
+	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
 
 test: .venv/.all .venv/.examples .venv/.node
 	$(BIN)/python -m pytest
