@@ -52,7 +52,7 @@ _TINY = _SMALL_GREY | {"widths": [16, 16], "attention_levels": [], "head_size": 
 DDPM_PRESETS = {
     "fashion": Preset(
         summary="grey 28x28 clothing by class",
-        config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
+        config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.2}},
         training={"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
     "mnist": Preset(
