@@ -1,5 +1,6 @@
 """From module to bundle, and every way in which it must not become one."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -163,20 +164,20 @@ def test_a_graph_with_other_weights_fails_with_a_table(tmp_path, monkeypatch):
     """The guard of all guards: were the comparison left out, this bundle would be written."""
     prove = export._prove
 
-    def perturb_then_prove(folder, manifest):
+    def perturb_then_prove(folder, manifest, modules):
         weights = load_file(folder / "model.safetensors")
         weights["conv_out.bias"] += 0.1
         from safetensors.torch import save_file
 
         save_file(weights, folder / "model.safetensors")
-        prove(folder, manifest)
+        prove(folder, manifest, modules)
 
     monkeypatch.setattr(export, "_prove", perturb_then_prove)
     message = fails(tmp_path)
     assert message.splitlines()[0] == "the graphs do not give torch's numbers; no bundle was written"
-    assert message.splitlines()[1].split() == ["task", "output", "ONNX", "Runtime", "against", "torch"]
+    assert message.splitlines()[1].split() == ["task", "output", "ONNX", "Runtime", "against", "torch", "code"]
     assert message.splitlines()[2].startswith("filter  filtered  ") and ", worst " in message.splitlines()[2]
-    assert message.endswith(")") and "(case " in message
+    assert "(case " in message and re.search(r" tests/build/families\.py:\d+$", message)
 
 
 def test_a_batch_of_one_at_tracing_is_caught(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_training_goes_on_from_a_bundle(workshop):
 @pytest.mark.parametrize(
     "words, code, text",
     [
-        (["--preset", "tinny"], 3, "vqvae has no preset 'tinny'; it has fashion, mnist, photo, tiny; did you mean"),
+        (["--preset", "tinny"], 3, "vqvae has no preset 'tinny'; it has fashion, mnist, photo, tiny, "),
         (["--set", "codec.num_codez=4"], 2, "vqvae config: there is no 'codec.num_codez'; did you mean 'num_codes'?"),
         (["--set", "codec.num_codes=1"], 2, "codec.num_codes is 1; it must be a whole number from 2 to 65536"),
         (["--set", "codec.num_codes=x"], 2, "codec.num_codes is 'x'; it must be a whole number from 2 to 65536"),
