@@ -71,6 +71,7 @@ PUBLIC_MODULES = (
     "zoo.settings",
     "zoo.text",
     "zoo.media",
+    "zoo.runtime",
     "zoo.site",
     "zoo.testing",
     "zoo.graph.compatibility",

@@ -16,7 +16,7 @@ GRAPHS = [
     for file in model.versions[max(model.versions)].files.values()
     if str(file.url).endswith(".onnx")
 ]
-ADDS_NOISE = {"inpaint", "outpaint", "upscale", "denoise", "colorize", "variations"}
+ADDS_NOISE = {"inpaint", "upscale2", "upscale4", "denoise", "colorize"}
 """Tasks whose sampler draws fresh noise at every step: docs/decisions/0006-host-loop.md says why inside the loop."""
 
 

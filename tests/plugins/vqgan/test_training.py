@@ -85,7 +85,8 @@ def test_a_resumed_training_is_the_same_training():
 def test_the_card_is_told_which_weights_the_perceptual_loss_had(tmp_path):
     assert trainer().note == "perceptual loss: timm's test_resnet, trained on the labels of the training data"
     assert trainer(perceptual_weight=0.0).note == "no perceptual loss"
-    save_file(trainer().backbone.network.state_dict(), tmp_path / "w.safetensors")
+    weights = {name: tensor.contiguous() for name, tensor in trainer().backbone.network.state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors")
     given = trainer(perceptual_weights=str(tmp_path / "w.safetensors"))
     assert given.note == "perceptual loss: timm's test_resnet, given weights"
 
