@@ -101,6 +101,28 @@ def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note)
     return np.stack(pictures)
 
 
+def check_masks(pictures: Sequence[InputFile], masks: Sequence[InputFile]) -> None:
+    """A mask has its picture's size: scaled apart, each by its own factor, they would not lie on each other.
+
+    Raises:
+        InvalidFileError: the first mask that has another.
+    """
+    for mask in masks:
+        for picture in pictures:
+            if (size := _upright_size(mask)) != (expected := _upright_size(picture)):
+                raise InvalidFileError(
+                    f"the mask {shown_name(mask.name)} is {size[0]}x{size[1]} pixels and {shown_name(picture.name)} is"
+                    f" {expected[0]}x{expected[1]}; a mask has its picture's size"
+                )
+
+
+def _upright_size(file: InputFile) -> tuple[int, int]:
+    """Width and height from the header, as a viewer shows the picture."""
+    image = _open(file)
+    lies = image.getexif().get(0x0112, 1) >= 5  # the EXIF orientations that exchange width and height
+    return (image.height, image.width) if lies else (image.width, image.height)
+
+
 def decode_picture(file: InputFile, name: str, port: Port, note: Note) -> np.ndarray:
     """One picture, uint8 [height, width, channels]: upright (EXIF), on white, in the port's channels and fixed size.
 

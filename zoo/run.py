@@ -16,7 +16,7 @@ import msgspec
 
 from .errors import UsageError
 from .hookspecs import Kind, Port, Task
-from .media import STDIN, InputFile, Note, read_input, read_pictures
+from .media import STDIN, InputFile, Note, check_masks, read_input, read_pictures
 from .model import Model
 from .ports import MAX_SEED, complete, label_numbers, range_text
 from .text import did_you_mean, safe_text
@@ -158,6 +158,9 @@ def gather(
         else:
             values[port_name] = value
         from_example.discard(port_name)
+    for mask in (n for n, port in task.inputs.items() if port.kind == "mask" and n in files):
+        for image in (n for n, port in task.inputs.items() if port.kind == "image" and n in files):
+            check_masks(files[image], files[mask])
     if TOKENS in given and _has_tokens(task):
         files[TOKENS] = [read_input(given[TOKENS])]
         read = read_tokens(files[TOKENS][0], task, model.digest, model.reference, note)

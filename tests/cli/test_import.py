@@ -34,6 +34,7 @@ def test_a_complete_bundle(tmp_path, checkpoint):
         "model.ckpt: took 'state_dict', left epoch\n"
         "model.ckpt: dropped the prefix 'module.' of all names\n"
         "zalandoresearch/pytorch-vq-vae: took 21 of 21 tensors\n"
+        "traced reconstruct\ntraced encode\ntraced decode\ncomparing with torch\n"
         "small:1, reconstruct, encode, decode\n"
     )
     manifest = manifests.read(out)
