@@ -49,7 +49,7 @@ def test_a_plugin_uses_public_names_only(plugin):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["zoo-vae", "zoo-gan"])
 def test_an_example_passes_its_own_tests(name, tmp_path):
-    command = [sys.executable, "-m", "pytest", "-q", str(EXAMPLES / name)]
+    command = [sys.executable, "-m", "pytest", str(EXAMPLES / name)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout and "skipped" not in done.stdout
