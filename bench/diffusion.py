@@ -94,7 +94,6 @@ def warm(model: Any, pipeline: Any, batch: int, rounds: int, device: str) -> boo
         pipeline(batch_size=batch, num_inference_steps=STEPS, output_type="np", generator=generator)
 
     compiled = torch.compile(eager_unet)
-    compiled.config, compiled.dtype = eager_unet.config, eager_unet.dtype
     calls = {
         "zoo": lambda: model.generate(seed=seeds, steps=STEPS),
         "host loop": lambda: host_loop(model, seeds),
