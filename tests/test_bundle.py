@@ -1,5 +1,6 @@
 import os
 
+import msgspec
 import pytest
 
 from tests import tiny
@@ -119,7 +120,7 @@ def test_graph_of_a_folder_is_checked(tmp_path):
     size = (folder / "double.onnx").stat().st_size
     m = manifest.read(folder)
     files = m.files | {"double.onnx": manifest.File(size=size, sha256="0" * 64)}
-    (folder / "model.yaml").write_bytes(manifest.dump(manifest.msgspec.structs.replace(m, files=files)))
+    (folder / "model.yaml").write_bytes(manifest.dump(msgspec.structs.replace(m, files=files)))
     with pytest.raises(InvalidFileError, match="may not be run"):
         locate(str(folder))
 

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import zipfile
+from importlib import metadata as importlib_metadata
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from zoo import plugins
 from zoo.errors import NotFoundError, PluginError, UsageError
 from zoo.hookspecs import ConfigRequest, DescribeRequest, ImportRequest
 from zoo.plugins.finding import Fault
+from zoo.plugins.metadata import entry_points, normalized
 from zoo.plugins.probing import ALLOWANCE_SECONDS, _cache_file
 
 from .fake_plugins import BROKEN, DESCRIBE, GOOD, HANGS, HEAD, install, install_fake_torch, run_python
@@ -57,6 +60,28 @@ def test_metadata_that_is_broken_hides_itself_alone(site):
     nameless.mkdir()
     (nameless / "entry_points.txt").write_text("[zoo]\nx = y\n")
     assert found("zoo-good").problem == ""
+
+
+@pytest.mark.parametrize("group", ["zoo", "zoo.registry", "pytest11", "console_scripts"])
+def test_entry_points_are_those_of_importlib_metadata(site, group):
+    install(site, "good", extra="# a comment = none\n\n[zoo.registry]\ngood = zoo_good\n")
+    distributions = {normalized(d.metadata["Name"]): d for d in reversed(list(importlib_metadata.distributions()))}
+    expected = [
+        (name, d.version, entry.name, entry.value)
+        for name, d in distributions.items()
+        for entry in d.entry_points.select(group=group)
+    ]
+    assert sorted(entry_points(group)) == sorted(expected) and expected
+
+
+def test_a_zip_archive_on_the_path_holds_plugins_too(site, tmp_path, monkeypatch):
+    archive = tmp_path / "plugins.zip"
+    with zipfile.ZipFile(archive, "w") as z:
+        z.writestr("zoo_zipped-2.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: zoo_zipped\nVersion: 2.0\n")
+        z.writestr("zoo_zipped-2.0.dist-info/entry_points.txt", "[zoo]\nzipped = zoo_zipped.plugin\n")
+    (tmp_path / "no-archive.txt").write_text("text")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "no-archive.txt"), str(archive)])
+    assert ("zoo-zipped", "2.0", "zipped", "zoo_zipped.plugin") in list(entry_points("zoo"))
 
 
 @pytest.mark.parametrize(

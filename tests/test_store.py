@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests import tiny
@@ -269,7 +270,7 @@ def test_dangerous_graph_never_becomes_visible(store, tmp_path):
     tiny.write_graph(bundle / "double.onnx", 0, 4, location="../../../etc/passwd")
     m = manifest.read(bundle)
     files = m.files | {"double.onnx": manifest.describe_file(bundle / "double.onnx")}
-    (bundle / MANIFEST).write_bytes(manifest.dump(manifest.msgspec.structs.replace(m, files=files)))
+    (bundle / MANIFEST).write_bytes(manifest.dump(msgspec.structs.replace(m, files=files)))
     entry = _published(tmp_path / "r", bundle, lambda files: None)
     with pytest.raises(InvalidFileError, match=r"may not be run: .*passwd"):
         store.pull(entry)

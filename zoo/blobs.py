@@ -8,7 +8,6 @@ change shows without hashing.
 
 import errno
 import os
-import queue
 import re
 import stat
 import threading
@@ -18,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import IntegrityError
-from .manifest import describe_file
+from .fields import describe_file
 from .registry import sync_folder
 from .text import safe_text, warn
 
@@ -193,6 +192,7 @@ class _Hasher:
 
     def __init__(self) -> None:
         import hashlib
+        import queue
 
         self._sha256 = hashlib.sha256()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)  # bounded: memory stays flat

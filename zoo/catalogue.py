@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from . import registry as registries_
 from . import strictyaml
 from .errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
-from .manifest import Name, Struct
+from .fields import Name, Struct
 from .registry import DEFAULT, REGISTRY, Registry, write_atomically
 from .store import Store, home
 from .strictyaml import MAX_BYTES

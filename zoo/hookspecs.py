@@ -32,6 +32,8 @@ import msgspec
 import pluggy
 from msgspec import Meta
 
+from .fields import Line, PortName
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -87,12 +89,10 @@ hookimpl = pluggy.HookimplMarker("zoo")
 
 # --- What graphs and hosts agree on: ports, tasks, sameness -----------------------------------------------------------
 
-PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 Kind = Literal[
     "image", "mask", "tokens", "size", "label", "seed", "count", "scalar", "tensor", "audio", "video"
 ]  # docs/bundle.md has the table
 DType = Literal["uint8", "int64", "float32"]
-Line = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^[^\n\r]*\Z")]
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

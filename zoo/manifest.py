@@ -5,43 +5,32 @@ The manifest lists path, size and SHA-256 of every other file; the SHA-256 of th
 digest. docs/bundle.md describes the format.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
 from . import strictyaml
 from .errors import InvalidFileError, NotFoundError
-from .hookspecs import Line, Metric, PortName, Task, Tolerance
+from .fields import (
+    MANIFEST,
+    File,
+    FileName,
+    License,
+    Line,
+    Name,
+    PortName,
+    Struct,
+    Text,
+    Version,
+    check_file_names,
+    describe_file,
+)
+from .fields import digest_of as digest  # noqa: F401  of a manifest: part of this module's interface
+from .hookspecs import Metric, Task, Tolerance
 from .text import safe_text
 
 FORMAT = 1
-MANIFEST = "model.yaml"
-
-# Patterns end in \Z, since `$` matches before a last newline too.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-# A file of a bundle lies in its folder itself: no separators, no leading dot, nothing Windows reads differently.
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")]
-Text = Annotated[str, Meta(max_length=2000)]
-Size = Annotated[int, Meta(ge=0, le=1 << 50)]
-Version = Annotated[int, Meta(ge=1, le=10**9)]
-License = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]{1,100}\Z")]  # SPDX expression
-
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
-
-
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of the file formats' parts: immutable, and strict about unknown fields."""
-
-
-class File(Struct, kw_only=True):
-    """Size in bytes and digest of a bundle's file."""
-
-    size: Size
-    sha256: Sha256
 
 
 class Training(Struct, kw_only=True):
@@ -165,36 +154,9 @@ def _check(m: Manifest, source: str) -> None:
         refuse(f"files: {MANIFEST} cannot list itself")
 
 
-def check_file_names(names: Any, source: str) -> None:
-    """Refuses names that some operating system reads as another file or as a device."""
-    seen: set[str] = set()
-    for name in names:
-        if _RESERVED.match(name) or name.endswith("."):
-            raise InvalidFileError(f"{safe_text(source)}: files: '{safe_text(name)}' is a reserved file name")
-        if name.lower() in seen:
-            raise InvalidFileError(f"{safe_text(source)}: files: '{safe_text(name)}' differs only in case from another")
-        seen.add(name.lower())
-
-
 def dump(manifest: Manifest) -> bytes:
     """The manifest's bytes; their SHA-256 is the model's digest. `parse(dump(m))` gives `m` back."""
     return strictyaml.dump(manifest)
-
-
-def digest(data: bytes) -> str:
-    """SHA-256 of a manifest's bytes, 64 hex digits: the model's digest."""
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
-
-
-def describe_file(path: Path) -> File:
-    """Size and SHA-256 of a file."""
-    import hashlib
-
-    with path.open("rb") as f:
-        sha256 = hashlib.file_digest(f, "sha256").hexdigest()
-    return File(size=path.stat().st_size, sha256=sha256)
 
 
 def check_files(folder: Path, manifest: Manifest) -> list[str]:

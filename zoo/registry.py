@@ -10,16 +10,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote, urljoin, urlsplit
 
 from msgspec import Meta
 
 from . import strictyaml
 from .errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, UsageError
-from .hookspecs import Line, PortName
-from .manifest import MANIFEST, FileName, Manifest, Name, Sha256, Size, Struct, check_file_names
+from .fields import MANIFEST, FileName, Line, Name, PortName, Sha256, Size, Struct, check_file_names
 from .text import did_you_mean, safe_text
+
+if TYPE_CHECKING:
+    from .manifest import Manifest  # it knows the whole contract, which reading a registry does not need
 
 FORMAT = 1
 REGISTRY = "registry.yaml"
@@ -260,7 +262,7 @@ def path_of(url: str) -> Path:
 # --- Publishing -------------------------------------------------------------------------------------------------------
 
 
-def add_version(document: RegistryDocument, manifest: Manifest, digest: str, manifest_size: int) -> RegistryDocument:
+def add_version(document: RegistryDocument, manifest: "Manifest", digest: str, manifest_size: int) -> RegistryDocument:
     """The document with a version added.
 
     Raises:

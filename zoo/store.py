@@ -17,14 +17,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import manifest as manifests
 from .blobs import PUBLISHED, Blobs, make_folder, place, publish
 from .errors import IntegrityError, InvalidFileError, StoreError
-from .manifest import MANIFEST, Manifest
+from .fields import MANIFEST, describe_file, digest_of
 from .registry import Entry, Reference, sync_folder
 from .strictyaml import MAX_BYTES
 from .text import human_bytes, safe_text
+
+if TYPE_CHECKING:
+    from .manifest import Manifest  # imported when one is read: an empty store needs none of the contract
 
 YOUNG_SECONDS = 3600
 """What is younger may belong to a pull under way; `prune` leaves it."""
@@ -128,16 +131,18 @@ class Store:
                 findings.append(f"{name} is not a plain file")
             elif status.st_size != expected.size:
                 findings.append(f"{name} has {status.st_size:,} bytes; the manifest says {expected.size:,}")
-            elif status.st_mtime != PUBLISHED and manifests.describe_file(path).sha256 != expected.sha256:
+            elif status.st_mtime != PUBLISHED and describe_file(path).sha256 != expected.sha256:
                 findings.append(f"{name} has other bytes than its SHA-256 {expected.sha256[:12]}… says")
         return findings
 
     def verify(self, installed: Installed) -> list[str]:
         """Hashes every file again; what is wrong, a line each, empty when all is right."""
+        from .manifest import check_files
+
         manifest, findings = self._read_manifest(installed)
         if manifest is None:
             return findings
-        findings += manifests.check_files(installed.folder, manifest)
+        findings += check_files(installed.folder, manifest)
         for path in sorted(installed.folder.iterdir()):
             if path.name != MANIFEST and path.name not in manifest.files:
                 findings.append(f"{safe_text(path.name)} is not listed in the manifest")
@@ -149,13 +154,15 @@ class Store:
             return 0
         return sum(self.blobs.missing(file.sha256, file.size) for file in entry.files.values())
 
-    def _read_manifest(self, installed: Installed) -> tuple[Manifest | None, list[str]]:
+    def _read_manifest(self, installed: Installed) -> tuple["Manifest | None", list[str]]:
+        from . import manifest as manifests
+
         path = installed.folder / MANIFEST
         try:
             if path.is_symlink() or not path.is_file():
                 return None, [f"{MANIFEST} is missing, or no plain file"]
             data = path.read_bytes()
-            if manifests.digest(data) != installed.digest:
+            if digest_of(data) != installed.digest:
                 return None, [f"{MANIFEST} has other bytes than the model's digest {installed.digest[:12]}… says"]
             return manifests.parse(data, str(path)), []
         except OSError as e:
@@ -194,6 +201,8 @@ class Store:
         return installed.folder.is_dir() and not self.damage(installed)
 
     def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], None]) -> None:
+        from . import manifest as manifests
+
         listed = entry.files[MANIFEST]
         if listed.size > MAX_BYTES:
             raise InvalidFileError(f"{entry}: a {MANIFEST} of {listed.size:,} bytes; it has at most {MAX_BYTES:,}")
@@ -212,7 +221,7 @@ class Store:
         except IntegrityError as e:
             raise IntegrityError(f"{entry}: {name}: {e}") from None
 
-    def _show(self, entry: Entry, manifest: Manifest, installed: Installed) -> None:
+    def _show(self, entry: Entry, manifest: "Manifest", installed: Installed) -> None:
         """Makes the bundle's folder under a temporary name, checks its graphs, and only then names it."""
         import tempfile
 
@@ -350,6 +359,8 @@ class Store:
         return _children(self.views)
 
     def _needed_blobs(self, folders: list[Path]) -> set[str]:
+        from . import manifest as manifests
+
         needed = set()
         for folder in folders:
             try:
@@ -357,7 +368,7 @@ class Store:
                 manifest = manifests.parse(data, str(folder))
             except (OSError, InvalidFileError):
                 continue
-            needed |= {manifests.digest(data), *(f.sha256 for f in manifest.files.values())}
+            needed |= {digest_of(data), *(f.sha256 for f in manifest.files.values())}
         return needed
 
     # --- Paths ---
@@ -398,7 +409,7 @@ def _storage(root: Path) -> Iterator[None]:
         ) from None
 
 
-def _check_agreement(entry: Entry, manifest: Manifest) -> None:
+def _check_agreement(entry: Entry, manifest: "Manifest") -> None:
     """The registry and the manifest say the same of the model."""
     if (manifest.name, manifest.version) != (entry.name, entry.version):
         raise IntegrityError(f"{entry}: its {MANIFEST} is of {manifest.name}:{manifest.version}")

@@ -1,22 +1,18 @@
 """Finding plugins: metadata and module texts only. Nothing is imported."""
 
-import contextlib
 import importlib.util
 import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..errors import UsageError
 from ..text import safe_text
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+from .metadata import entry_points, normalized
 
 OWN_DISTRIBUTIONS = frozenset({"zoo-vqvae", "zoo-vqgan", "zoo-diffusion", "zoo-judge", "zoo-targets"})
 """This project's own plugins: where another distribution claims the name of one of their families, they win."""
@@ -29,7 +25,6 @@ MAX_MODULE_BYTES = 1 << 20
 
 OFF = "plugins are off (--no-plugins or ZOO_NO_PLUGINS)"
 
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")  # PEP 508, with an end
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _REPLACE = "upgrade it (pip install -U {distribution}) or remove it (pip uninstall {distribution})"
@@ -107,8 +102,9 @@ def installed() -> list[Plugin]:
         return []
     names: dict[tuple[str, str, str], dict[str, list[str]]] = {}
     for group, kind in _GROUPS.items():
-        for distribution, entry in _entry_points(group):
-            kinds = names.setdefault((*distribution, entry.value), {kind: [] for kind in _GROUPS.values()})
+        for entry in entry_points(group):
+            module = entry.distribution, entry.version, entry.value
+            kinds = names.setdefault(module, {kind: [] for kind in _GROUPS.values()})
             kinds[kind].append(entry.name)
     plugins = [
         Plugin(
@@ -129,10 +125,10 @@ def registries() -> list[PluginRegistry]:
     if not enabled():
         return []
     found = []
-    for (name, version), entry in _entry_points("zoo.registry"):
-        top, *rest = entry.value.split(".") if _MODULE.fullmatch(entry.value) else [""]
+    for distribution, version, name, package in entry_points("zoo.registry"):
+        top, *rest = package.split(".") if _MODULE.fullmatch(package) else [""]
         folder = next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
-        found.append(PluginRegistry(name=entry.name, distribution=name, version=version, folder=folder))
+        found.append(PluginRegistry(name=name, distribution=distribution, version=version, folder=folder))
     return sorted(found, key=lambda registry: (registry.name, registry.distribution))
 
 
@@ -145,9 +141,9 @@ def commands(reserved: Collection[str]) -> list[PluginCommand]:
     if not enabled():
         return []
     found = []
-    for (name, version), entry in _entry_points("zoo.commands"):
-        module, _, attribute = entry.value.partition(":")
-        found.append((entry.name, name, version, module.strip(), attribute.strip()))
+    for distribution, version, name, value in entry_points("zoo.commands"):
+        module, _, attribute = value.partition(":")
+        found.append((name, distribution, version, module.strip(), attribute.strip()))
     owners: dict[str, set[str]] = {}
     for command, distribution, *_ in found:
         owners.setdefault(command, set()).add(distribution)
@@ -227,54 +223,11 @@ def project_of(folder: Path) -> Project:
     if isinstance(licence, dict):
         licence = licence.get("text") or licence.get("file", "")
     return Project(
-        name=_normalized(project["name"]),
+        name=normalized(project["name"]),
         version=str(project.get("version", "0")),
         license=str(licence),
         families=dict(families),
     )
-
-
-def _entry_points(group: str) -> Iterator[tuple[tuple[str, str], "EntryPoint"]]:
-    """((distribution, version), entry point) of a group. Metadata that can't be read belongs to no plugin of ours."""
-    if not _mentioned(group):
-        return
-    from importlib import metadata
-
-    seen = set()
-    for distribution in metadata.distributions():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            # A look at the text first: parsing the metadata of all distributions is what makes start-up slow.
-            if f"[{group}]" not in (distribution.read_text("entry_points.txt") or ""):
-                continue
-            name, version = str(distribution.metadata["Name"]), safe_text(distribution.version)
-            if not _DISTRIBUTION.fullmatch(name) or _normalized(name) in seen:  # the first on sys.path is the one
-                continue
-            seen.add(_normalized(name))
-            for entry in distribution.entry_points.select(group=group):
-                yield (_normalized(name), version), entry
-
-
-def _mentioned(group: str) -> bool:
-    """Whether any distribution may have entry points of the group.
-
-    A look at the files first: `zoo list` has to know, and `importlib.metadata` takes as long to import as click.
-    """
-    for entry in sys.path:
-        folder = Path(entry)
-        if folder.is_file():  # a zip archive may hold distributions
-            return True
-        infos: list[Path] = []
-        with contextlib.suppress(OSError):
-            infos = [path for path in folder.iterdir() if path.name.endswith("-info")]  # glob asks the disk of each
-        for info in infos:
-            with contextlib.suppress(OSError):
-                if f"[{group}]".encode() in (info / "entry_points.txt").read_bytes():
-                    return True
-    return False
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _named(plugin: Plugin) -> list[tuple[str, str]]:
