@@ -68,17 +68,16 @@ VQGAN_PRESETS = {
             }
         },
         training={
-            "steps": 4_500,
+            "steps": 7_000,
             "batch_size": 32,
             "learning_rate": 1e-3,
             "perceptual_scale": 2,
-            "perceptual_weight": 0.3,
-            "perceptual_steps": 400,
-            "discriminator_start": 2_000,
+            "perceptual_steps": 1_000,
+            "discriminator_start": 3_500,
             "discriminator_width": 32,
             "discriminator_layers": 2,
             "discriminator_rate": 0.3,
-            "discriminator_weight": 0.5,
+            "discriminator_weight": 0.2,
         },
     ),
     "photo": Preset(
