@@ -312,6 +312,7 @@ class Imported:
     config: Mapping[str, Any]
     state_dict: Mapping[str, torch.Tensor]  # of `build_module(config)`
     unused: tuple[str, ...] = ()  # tensors of the file that the model has no use for
+    notes: tuple[str, ...] = ()  # what the user should know: what was assumed, what the model lacks; a line each
 
 
 @dataclass(frozen=True, kw_only=True)

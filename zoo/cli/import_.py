@@ -72,6 +72,8 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     note(f"{imported.layout}: took {taken} of {found} tensors")
     if imported.unused:
         note(f"left unused: {foreign.some(imported.unused)}")
+    for line in imported.notes:
+        note(f"{imported.layout}: {line}")
 
     config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
     run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}")

@@ -21,6 +21,7 @@ from zoo.text import safe_text
 from .config import DDPMConfig, DiffusionConfig, DiTConfig, TransformerConfig, UNetConfig
 from .dit import DiT
 from .plugin import validate_config
+from .ports import SAMPLERS
 from .unet import UNet
 
 MAX_SCHEDULER_BYTES = 1 << 20
@@ -115,7 +116,9 @@ def _need(tensors: Mapping[str, Tensor], layout: str, *names: str) -> None:
         raise InvalidFileError(f"{layout}: the checkpoint is not whole: {', '.join(missing)} missing")
 
 
-def _imported(layout: str, config: DDPMConfig | DiTConfig, keys: Keys, network: type) -> Imported:
+def _imported(
+    layout: str, config: DDPMConfig | DiTConfig, keys: Keys, network: type, notes: tuple[str, ...] = ()
+) -> Imported:
     try:
         family = "dit" if isinstance(config, DiTConfig) else "ddpm"
         complete = validate_config(ConfigRequest(family=family, config=msgspec.to_builtins(config)))
@@ -124,7 +127,12 @@ def _imported(layout: str, config: DDPMConfig | DiTConfig, keys: Keys, network: 
     with torch.device("meta"):
         module = network(config.network, outputs=2 if config.diffusion.variance == "learned" else 1)
     state, _ = keys.finish(module)
-    return Imported(layout=layout, config=complete, state_dict=state)
+    picture = config.network
+    if picture.num_classes and not picture.null_label:
+        notes += ("has no null label, so no guidance",)
+    if picture.image_channels not in (1, 3):
+        notes += (f"draws latents of {picture.image_channels} channels; their decoder is another model",)
+    return Imported(layout=layout, config=complete, state_dict=state, notes=notes)
 
 
 # --- diffusers: UNet2DModel -------------------------------------------------------------------------------------------
@@ -235,7 +243,9 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, sche
     keys.move("conv_norm_out", "norm_out")
     keys.move("conv_out", "conv_out")
     diffusion = diffusers_schedule(scheduler, learned=config.get("out_channels", 3) == 2 * network.image_channels)
-    return _imported(layout, DDPMConfig(network=network, diffusion=diffusion), keys, UNet)
+    return _imported(
+        layout, DDPMConfig(network=network, diffusion=diffusion), keys, UNet, notes=_about_scheduler(scheduler)
+    )
 
 
 def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -249,8 +259,25 @@ def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+SCHEDULERS = {
+    "DDPMScheduler": ("ddpm", ("leading", "trailing")),
+    "DDIMScheduler": ("ddim", ("leading", "trailing")),
+    "DPMSolverMultistepScheduler": ("dpm++2m", ("linspace", "trailing")),
+}
+"""Our sampler of the kind, and the spacings, its default first, that give the timesteps of our spacing of that name."""
+
+_FORWARD = {"num_train_timesteps", "beta_start", "beta_end", "rescale_betas_zero_snr", "clip_sample", "variance_type"}
+_MOOT = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final", "flow_shift"}
+_MOOT |= {"time_shift_type", "clip_sample_range", "steps_offset", "tensor_format"}
+"""What counts for nothing where the fields that it serves are off or as ours."""
+
+
 def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
-    """The forward process that a scheduler_config.json describes."""
+    """The forward process that a scheduler_config.json describes, and its timesteps; the sampler is ours to choose.
+
+    Raises:
+        InvalidFileError: a field, known or not, asks for what we don't do.
+    """
     layout = "scheduler_config.json"
     schedules = {
         "linear": "linear",
@@ -259,8 +286,32 @@ def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> Diffus
         "sigmoid": "sigmoid",
     }
     predictions = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
-    _require(scheduler, layout, beta_schedule=tuple(schedules), prediction_type=("epsilon", *predictions))
-    _require(scheduler, layout, trained_betas=(None,))
+    _require(scheduler, layout, _class_name=tuple(SCHEDULERS))
+    kind, spacings = SCHEDULERS[scheduler.get("_class_name", "DDPMScheduler")]
+    variances = ("learned_range", None) if learned else ("fixed_small", "fixed_small_log", "fixed_large", None)
+    # DPM-Solver++'s scheduler knows no clipping.
+    clip = kind != "dpm++2m" and scheduler.get("clip_sample", True)
+    spacing = scheduler.get("timestep_spacing", spacings[0]) if scheduler else DiffusionConfig().spacing
+    as_ours = {
+        "beta_schedule": tuple(schedules),
+        "prediction_type": tuple(predictions),
+        "variance_type": variances,
+        "timestep_spacing": spacings,
+        "set_alpha_to_one": True,
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "final_sigmas_type": "zero",
+        "lambda_min_clipped": float("-inf"),
+    }
+    as_ours |= {"clip_sample_range": 1} if clip else {}
+    as_ours |= {"steps_offset": 0} if spacing == "leading" else {}
+    _require(scheduler, layout, **as_ours)
+    known = as_ours.keys() | _FORWARD | _MOOT
+    for field, value in scheduler.items():
+        # What is null or false asks for nothing: thresholding, trained_betas, use_karras_sigmas.
+        if value not in (None, False) and not field.startswith("_") and field not in known:
+            raise InvalidFileError(f"{layout}: {safe_text(field)} is {safe_text(value)[:100]}; that can't be imported")
     return DiffusionConfig(
         schedule=schedules[scheduler.get("beta_schedule", "linear")],
         num_timesteps=scheduler.get("num_train_timesteps", 1000),
@@ -269,8 +320,19 @@ def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> Diffus
         zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
         prediction=predictions[scheduler.get("prediction_type", "epsilon")],
         variance="learned" if learned else "large" if scheduler.get("variance_type") == "fixed_large" else "small",
-        clip=scheduler.get("clip_sample", True),
+        clip=clip,
+        spacing=spacing,
     )
+
+
+def _about_scheduler(scheduler: Mapping[str, Any]) -> tuple[str, ...]:
+    if not scheduler:
+        return ("no scheduler_config.json: took Ho et al.'s linear schedule of 1,000 steps, and predicted noise",)
+    name = scheduler.get("_class_name", "DDPMScheduler")
+    sampler, ours = SCHEDULERS[name][0], DiffusionConfig().sampler
+    if sampler == ours:
+        return ()
+    return (f"draws with {SAMPLERS[ours]} and not with {name}'s {sampler}: zoo build --sampler {sampler} gives that",)
 
 
 # --- OpenAI: guided-diffusion and improved-diffusion ------------------------------------------------------------------
@@ -532,6 +594,8 @@ def diffusers_dit(
         keys.move(f"{source}.ff.net.2", f"{target}.mlp.fc2")
     keys.move("proj_out_1", "modulation_out")
     keys.move("proj_out_2", "linear_out")
-    base = diffusers_schedule(scheduler, learned=outputs == 2)
-    diffusion = msgspec.structs.replace(base, **_DIT_DIFFUSION)
-    return _imported(layout, DiTConfig(network=network, diffusion=diffusion), keys, DiT)
+    said = diffusers_schedule(scheduler, learned=outputs == 2)
+    diffusion = msgspec.structs.replace(said, **(_DIT_DIFFUSION | ({"clip": said.clip} if scheduler else {})))
+    return _imported(
+        layout, DiTConfig(network=network, diffusion=diffusion), keys, DiT, notes=_about_scheduler(scheduler)
+    )

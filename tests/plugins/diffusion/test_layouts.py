@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from zoo_diffusion import plugin
+from zoo_diffusion import layouts, plugin
 
 from tests.cli.commands import zoo
 from zoo import manifest as manifests
@@ -170,28 +171,79 @@ def write_unet2d(folder: Path, tensors: dict[str, Tensor], config: dict) -> Path
     return folder
 
 
+def whole(bundle: Path, tasks: set[str], *words: object) -> None:
+    """The bundle has these tasks, its golden cases come out again, and it draws a picture."""
+    assert {name for name, task in manifests.read(bundle).tasks.items() if not task.part_of} == tasks
+    outcome = zoo("verify", bundle, "--replay")
+    assert outcome.code == 0 and "differs" not in outcome.out, outcome.out
+    picture = bundle.with_suffix(".png")
+    assert zoo("run", bundle, "generate", "--seed", 1, "--steps", 5, *words, "--out", picture).code == 0
+    pixels = np.asarray(Image.open(picture))
+    port = manifests.read(bundle).tasks["generate"].outputs["image"]
+    assert pixels.reshape(1, *port.shape[1:]).std() > 5  # of a shape that fits, and not of one colour
+
+
+PICTURES = {"generate", "inpaint", "upscale2", "upscale4", "denoise", "variations"}
+
+
 @pytest.mark.slow
-def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
     """model_index.json, unet/ and scheduler/, as diffusers writes them; the bundle gives its model's numbers."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    config, tensors = unet2d(in_channels=4, out_channels=4)
+    small = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    config, tensors = unet2d(in_channels=channels, out_channels=channels, add_attention=False, **small)
     model = UNet2DModel(**config).eval()
     model.load_state_dict(tensors)
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500, clip_sample=False)
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
     folder, out = tmp_path / "pipeline", tmp_path / "bundle"
     DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(folder)
     outcome = zoo("import", "ddpm", folder, "--out", out)
     assert outcome.code == 0, outcome.err
-    assert f"diffusers UNet2DModel: took {len(tensors)} of {len(tensors)} tensors" in outcome.err
+    assert f"diffusers UNet2DModel: took {len(tensors)} of {len(tensors)} tensors\n" in outcome.err
+    assert (
+        "draws with DPM-Solver++(2M) and not with DDPMScheduler's ddpm: zoo build --sampler ddpm gives" in outcome.err
+    )
     diffusion = manifests.read(out).config["diffusion"]
     assert (diffusion["schedule"], diffusion["num_timesteps"], diffusion["sampler"]) == ("cosine", 500, "dpm++2m")
-    inputs = {"x": torch.randn(2, 4, 8, 8), "t": torch.tensor([3.0, 480.0])}
+    inputs = {"x": torch.randn(2, channels, 8, 8), "t": torch.tensor([3.0, 480.0])}
     with torch.no_grad():
-        expected = model(inputs["x"], inputs["t"]).sample
+        expected = model(inputs["x"], inputs["t"]).sample.clamp(-1, 1)  # as the step does with the picture
     for i in range(2):
         assert_same(torch.from_numpy(step_of(out, inputs, i)), expected[i : i + 1])
+    whole(out, PICTURES | ({"colorize"} if channels == 3 else set()))
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_a_whole_guided_diffusion_checkpoint(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    folder, out = shared_data / "parity/openai/adm_scale_shift_sigma", tmp_path / "bundle"
+    outcome = zoo("import", "ddpm", folder, "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert "openai guided-diffusion: took 128 of 128 tensors\n" in outcome.err
+    assert manifests.read(out).config["diffusion"]["variance"] == "learned"
+    whole(out, PICTURES | {"colorize"})
+
+
+@pytest.mark.parametrize(
+    ("network", "said", "line"),
+    [
+        ({}, None, "no scheduler_config.json: took Ho et al.'s linear schedule of 1,000 steps, and predicted noise"),
+        ({}, {"_class_name": "DDIMScheduler"}, "draws with DPM-Solver++(2M) and not with DDIMScheduler's ddim: "
+                                               "zoo build --sampler ddim gives that"),
+        ({"num_class_embeds": 3}, None, "has no null label, so no guidance"),
+        ({"in_channels": 4, "out_channels": 4}, None, "draws latents of 4 channels; their decoder is another model"),
+    ],
+)  # fmt: skip
+def test_what_is_assumed_and_what_lacks_is_said(tmp_path, network, said, line):
+    config, tensors = unet2d(**network)
+    folder = write_unet2d(tmp_path, tensors, config)
+    if said:
+        (folder / "scheduler_config.json").write_text(json.dumps(said))
+    assert line in importing("ddpm", folder).notes
 
 
 def test_names_of_2022_are_taken(tmp_path):
@@ -216,7 +268,16 @@ def test_names_of_2022_are_taken(tmp_path):
         ({"prediction_type": "sample"}, "prediction", "x0"),
         ({"variance_type": "fixed_large"}, "variance", "large"),
         ({"clip_sample": False}, "clip", False),
+        ({"clip_sample": False, "clip_sample_range": 2.0}, "clip", False),
+        ({"_class_name": "DPMSolverMultistepScheduler", "clip_sample": True}, "clip", False),  # it knows no clipping
+        ({"variance_type": "fixed_small_log"}, "variance", "small"),
+        ({"beta_schedule": "sigmoid"}, "schedule", "sigmoid"),
+        ({"timestep_spacing": "trailing", "steps_offset": 1}, "spacing", "trailing"),
+        ({"_class_name": "DDIMScheduler"}, "spacing", "leading"),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, "spacing", "linspace"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": float("-inf")}, "spacing", "linspace"),
         ({}, "schedule", "linear"),
+        ({}, "spacing", "trailing"),
     ],
 )
 def test_the_schedule_beside_the_weights_is_read(tmp_path, said, field, value):
@@ -352,14 +413,75 @@ def test_a_config_without_its_fields_or_no_config(tmp_path, monkeypatch):
     assert "there is no config.json beside the weights" in refused(tmp_path, monkeypatch, "ddpm", folder)
 
 
-@pytest.mark.parametrize("said", ["[1, 2]", "{", '{"beta_schedule": "exotic"}', '{"num_train_timesteps": -1}',
-                                  '{"prediction_type": "epsilon", "rescale_betas_zero_snr": true}'])  # fmt: skip
-def test_a_scheduler_that_is_none_of_ours(tmp_path, monkeypatch, said):
+@pytest.mark.parametrize("said", ["[1, 2]", "{", "[" * 5000])
+def test_a_scheduler_that_cannot_be_read(tmp_path, monkeypatch, said):
     config, tensors = unet2d()
     folder = write_unet2d(tmp_path / "unet", tensors, config)
     (folder / "scheduler_config.json").write_text(said)
-    error = refused(tmp_path, monkeypatch, "ddpm", folder)
-    assert "scheduler" in error or "diffusion." in error
+    assert "scheduler_config.json is no scheduler's config: " in refused(tmp_path, monkeypatch, "ddpm", folder)
+
+
+DPM = {"_class_name": "DPMSolverMultistepScheduler"}
+
+
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        ({"beta_schedule": "laplace"}, "beta_schedule is laplace; only linear, scaled_linear, squaredcos_cap_v2, "),
+        ({"prediction_type": "flow_prediction"}, "prediction_type is flow_prediction; only epsilon, sample, "),
+        ({"thresholding": True}, "thresholding is True; that can't be imported"),
+        ({"clip_sample_range": 2.0}, "clip_sample_range is 2.0; only 1 can be imported"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas is [0.1, 0.2]; that can't be imported"),
+        ({"variance_type": "fixed_large_log"}, "variance_type is fixed_large_log; only fixed_small, "),
+        ({"variance_type": "learned_range"}, "variance_type is learned_range; only fixed_small, "),
+        ({"steps_offset": 1}, "steps_offset is 1; only 0 can be imported"),
+        ({"timestep_spacing": "linspace"}, "timestep_spacing is linspace; only leading, trailing can be imported"),
+        ({"timestep_spacing": "karras"}, "timestep_spacing is karras; only leading, trailing can be imported"),
+        ({"_class_name": "DDIMScheduler", "set_alpha_to_one": False}, "set_alpha_to_one is False; only True can be"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name is ScoreSdeVeScheduler; only DDPMScheduler, DDIM"),
+        (DPM | {"timestep_spacing": "leading"}, "timestep_spacing is leading; only linspace, trailing can be imported"),
+        (DPM | {"solver_order": 3}, "solver_order is 3; only 2 can be imported"),
+        (DPM | {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type is sde-dpmsolver++; only dpmsolver++ can be"),
+        (DPM | {"use_karras_sigmas": True}, "use_karras_sigmas is True; that can't be imported"),
+        (DPM | {"final_sigmas_type": "sigma_min"}, "final_sigmas_type is sigma_min; only zero can be imported"),
+        ({"exotic": "yes"}, "exotic is yes; that can't be imported"),
+        ({"num_train_timesteps": -1}, "diffusion.num_timesteps is -1; it must be a whole number from 2 to 4000"),
+        ({"clip_sample": "yes"}, "diffusion.clip is 'yes'; it must be true or false"),
+        (
+            {"rescale_betas_zero_snr": True},
+            "diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0",
+        ),
+    ],
+)
+def test_a_scheduler_that_asks_for_what_we_do_not(tmp_path, said, told):
+    config, tensors = unet2d()
+    folder = write_unet2d(tmp_path / "unet", tensors, config)
+    (folder / "scheduler_config.json").write_text(json.dumps(said))
+    with pytest.raises(InvalidFileError) as e:
+        importing("ddpm", folder)
+    assert told in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("kind", ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_the_steps_of_an_imported_scheduler_are_diffusers_own(tmp_path, kind, spacing):
+    """Where a spacing is taken, our steps are at its timesteps, and the schedule is its schedule."""
+    import diffusers
+    from zoo_diffusion import samplers, schedule
+
+    theirs = getattr(diffusers, kind)(timestep_spacing=spacing, beta_schedule="squaredcos_cap_v2")
+    theirs.save_config(tmp_path)  # writes scheduler_config.json with all of the class's fields
+    said = json.loads((tmp_path / "scheduler_config.json").read_text())
+    if spacing not in layouts.SCHEDULERS[kind][1]:
+        with pytest.raises(InvalidFileError, match=f"timestep_spacing is {spacing}"):
+            layouts.diffusers_schedule(said, learned=False)
+        return
+    ours = layouts.diffusers_schedule(said, learned=False)
+    torch.testing.assert_close(schedule.betas(ours).float(), theirs.betas, rtol=1e-5, atol=1e-6)
+    for steps in (1, 2, 7, 20, 50):
+        theirs.set_timesteps(steps)
+        t = samplers.timesteps(ours.spacing, torch.arange(steps), torch.tensor(steps), 1000)
+        assert t.tolist() == theirs.timesteps.tolist(), steps
 
 
 def test_a_folder_that_is_not_what_it_says(tmp_path, monkeypatch):
