@@ -48,6 +48,7 @@ CHANGES = {
         "ConfigRequest.stage, TrainRequest.classes and parent: families that train in stages",
         "Task.tile: tasks that hosts can run in tiles",
         "Trainer.note: a line for the card",
+        "Imported.notes: what an import assumes and what the model lacks",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.

@@ -169,7 +169,8 @@ def timesteps(spacing: str, i: Tensor, steps: Tensor, total: int) -> Tensor:
     both, total - 1 first, and the way's last stretch leads from above 0 to the end (from 0 where all are taken).
     """
     if spacing == "leading":
-        return ((steps - 1 - i) * (total // steps)).clamp(0, total - 1)
+        stride = torch.full_like(steps, total) // steps  # torch's exporter divides no number by a tensor
+        return ((steps - 1 - i) * stride).clamp(0, total - 1)
     top = total if spacing == "trailing" else total - 1
     t = torch.round(top - i.to(torch.float64) * (top / steps.clamp(max=top).to(torch.float64))).to(torch.int64)
     return (t - 1 if spacing == "trailing" else t).clamp(0, total - 1)

@@ -203,9 +203,7 @@ def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
     outcome = zoo("import", "ddpm", folder, "--out", out)
     assert outcome.code == 0, outcome.err
     assert f"diffusers UNet2DModel: took {len(tensors)} of {len(tensors)} tensors\n" in outcome.err
-    assert (
-        "draws with DPM-Solver++(2M) and not with DDPMScheduler's ddpm: zoo build --sampler ddpm gives" in outcome.err
-    )
+    assert "draws with DPM-Solver++(2M) and not with DDPMScheduler's ddpm: zoo build" in outcome.err
     diffusion = manifests.read(out).config["diffusion"]
     assert (diffusion["schedule"], diffusion["num_timesteps"], diffusion["sampler"]) == ("cosine", 500, "dpm++2m")
     inputs = {"x": torch.randn(2, channels, 8, 8), "t": torch.tensor([3.0, 480.0])}
