@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from zoo.build.evaluate import (
+    batches,
     codebook_use,
     measure_classifier,
     measure_codec,
@@ -205,6 +206,14 @@ def test_batches_cover_every_picture_once():
     metrics = measure_codec(request(images, np.zeros(601, int), model=Darkener(), seen=seen), num_codes=256)
     assert seen == [3, 3, 3]
     assert {m.name: m.value for m in metrics}["perplexity"] == round(perplexity(np.array([600, 1])), 1)
+
+
+def test_large_pictures_are_measured_few_at_a_time():
+    for side, most in ((28, 250), (321, 2), (1000, 1)):
+        pictures = request(np.zeros((5, side, side, 3), np.uint8), np.zeros(5, int), model=None)
+        parts = list(batches(pictures))
+        assert [i for part in parts for i in range(5)[part]] == [0, 1, 2, 3, 4]
+        assert max(part.stop - part.start for part in parts) == most
 
 
 def test_a_classifier_is_measured():

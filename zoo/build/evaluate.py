@@ -15,7 +15,8 @@ from torchmetrics.functional.image import (
 from ..hookspecs import MeasureRequest, Metric
 from . import statistics
 
-BATCH = 250
+BATCH = 250  # pictures, and fewer of large ones:
+BATCH_PIXELS = BATCH * 32 * 32  # a codec needs kilobytes a pixel
 TASK = "generate"
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
 MS_SSIM_SIDE = 176  # pixels: 16 times the window; smaller pictures have no MS-SSIM
@@ -23,9 +24,11 @@ MS_SSIM_SIDE = 176  # pixels: 16 times the window; smaller pictures have no MS-S
 
 def batches(request: MeasureRequest) -> Iterator[slice]:
     """Slices of the pictures, with the request's progress around them."""
-    starts = range(0, len(request.images), BATCH)
+    height, width = request.images.shape[1:3]
+    size = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+    starts = range(0, len(request.images), size)
     for start in request.progress(iter(starts), len(starts)):
-        yield slice(start, start + BATCH)
+        yield slice(start, start + size)
 
 
 def psnr(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
