@@ -222,6 +222,7 @@ def test_plugin_registries(folder, monkeypatch, tmp_path, caplog):
         PluginRegistry(name="carried", distribution="zoo-x", version="1", folder=folder),
         PluginRegistry(name="gone", distribution="zoo-y", version="1", folder=None),
         PluginRegistry(name="broken", distribution="zoo-z", version="1", folder=tmp_path),
+        PluginRegistry(name="carried", distribution="zoo-late", version="1", folder=tmp_path / "other"),
         PluginRegistry(name="default", distribution="zoo-evil", version="1", folder=folder),  # can't take the name
     ]
     monkeypatch.setattr("zoo.plugins.registries", lambda: found)
@@ -230,6 +231,8 @@ def test_plugin_registries(folder, monkeypatch, tmp_path, caplog):
     assert (
         "the registry 'gone' of zoo-y is left out" in caplog.text and "the registry 'broken' is left out" in caplog.text
     )
+    assert "the registry 'carried' of zoo-late is left out: zoo-x has that name" in caplog.text
+    assert "the registry 'default' of zoo-evil is left out: zoo has that name" in caplog.text
 
 
 def test_store_that_cannot_be_written_still_lists(server, home, caplog):

@@ -1,12 +1,14 @@
 """The example plugins, as a third party has them: their own tests pass, and they use public names only."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from zoo.hookspecs import PUBLIC_MODULES
 
@@ -53,3 +55,20 @@ def test_an_example_passes_its_own_tests(name, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout and "skipped" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_model_that_an_example_brings_is_listed_and_runs(tmp_path):
+    def zoo(*args):
+        env = os.environ | {"ZOO_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-m", "zoo", *args]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (row,) = (row for row in json.loads(zoo("list", "--json")) if row["name"] == "vae-digits")
+    assert (row["registry"], row["family"], row["where"]) == ("vae", "vae", "folder")
+    zoo("pull", "vae-digits")
+    zoo("run", "vae-digits", "generate", "--seed", "1", "--out", "digit.png")
+    with Image.open(tmp_path / "digit.png") as picture:
+        assert picture.size == (28, 28) and picture.getextrema()[1] > 127

@@ -113,15 +113,19 @@ def place_url(place: str) -> str:
 
 
 def _standing(known: dict[str, str]) -> dict[str, str]:
-    """Name to URL of the registries that every call has; of two with one name the first counts."""
+    """Name to URL of the registries that every call has; of two with one name the first counts, and it is said."""
     from .plugins import registries as of_plugins
 
     standing = {DEFAULT: (registries_.default_folder() / REGISTRY).absolute().as_uri()}
+    owners = {DEFAULT: "zoo"}
     for plugin in of_plugins():
         if plugin.folder is None:
             warn("the registry '%s' of %s is left out: it is not there", plugin.name, plugin.distribution)
+        elif owner := owners.get(plugin.name):
+            warn("the registry '%s' of %s is left out: %s has that name", plugin.name, plugin.distribution, owner)
         else:
-            standing.setdefault(plugin.name, place_url(str(plugin.folder)))
+            owners[plugin.name] = plugin.distribution
+            standing[plugin.name] = place_url(str(plugin.folder))
     return standing | {name: url for name, url in known.items() if name not in standing}
 
 
