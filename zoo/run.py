@@ -123,7 +123,8 @@ def gather(
         number: of pictures, for a task that has a seed.
         tile: work in tiles of this side; pictures may then be larger than their port says.
         example: the model's first golden case gives every input that `given` lacks.
-        note: told, in one line each, what a person should know: what was done to a picture, the seed that was drawn.
+        note: told, in one line each, what a person should know: what was done to a picture, the seed that was drawn;
+            nothing where the call is refused.
 
     Raises:
         NotFoundError, UsageError, InvalidFileError: one line.
@@ -138,6 +139,7 @@ def gather(
     if unknown := next((key for key in given if key not in task.inputs and key != TOKENS), None):
         raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
     _refuse_stdin_twice(given)
+    notes: list[str] = []
     files: dict[str, list[InputFile]] = {}
     values = dict(_example(model, name)) if example else {}
     from_example = set(values)
@@ -147,7 +149,7 @@ def gather(
         value = given[port_name]
         if port.kind in _PICTURES:
             files[port_name] = [read_input(source) for source in value]
-            values[port_name] = read_pictures(files[port_name], port_name, port, note)
+            values[port_name] = read_pictures(files[port_name], port_name, port, notes.append)
         elif port.kind == "tensor":
             files[port_name] = [read_input(value)]
             values[port_name] = read_npy(files[port_name][0])
@@ -163,15 +165,17 @@ def gather(
             check_masks(files[image], files[mask])
     if TOKENS in given and _has_tokens(task):
         files[TOKENS] = [read_input(given[TOKENS])]
-        read = read_tokens(files[TOKENS][0], task, model.digest, model.reference, note)
+        read = read_tokens(files[TOKENS][0], task, model.digest, model.reference, notes.append)
         read = {k: v for k, v in read.items() if task.inputs[k].kind == "tokens" or k not in given}
         values |= read
         from_example -= set(read)
     _require(name, task, values)
 
     batch = _spread(task, values, number)
-    seed = _fill_seeds(task, values, given, batch, note)
+    seed = _fill_seeds(task, values, given, batch, notes.append)
     inputs = complete(name, task, values)
+    for line in notes:
+        note(line)
     in_files = set(files) | ({n for n, p in task.inputs.items() if p.kind == "tokens"} if TOKENS in files else set())
     if TOKENS in files:
         in_files |= {n for n, p in task.inputs.items() if p.kind == "size" and n not in given}

@@ -31,6 +31,7 @@ class AveragedSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unkno
 
     warmup_steps: Annotated[int, Meta(ge=0)] = 100  # of the learning rate
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
+    clip_gradient: Annotated[float, Meta(gt=0)] | None = None  # to this norm
 
 
 def read(schema: type[T], values: Mapping[str, Any], what: str) -> T:

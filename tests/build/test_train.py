@@ -127,7 +127,7 @@ def test_the_log_has_the_losses_of_every_tenth_step(tmp_path):
     seen = {}
     trained(tmp_path, run(), on_step=lambda done, steps, losses: seen.update({done: dict(losses)} if losses else {}))
     assert logged(tmp_path) == [{"step": step, **losses} for step, losses in seen.items()]
-    assert list(seen) == [10, 20] and set(seen[10]) == {"reconstruction", "commitment", "perplexity"}
+    assert list(seen) == [10, 20] and set(seen[10]) == {"loss", "reconstruction", "commitment", "perplexity"}
 
 
 def test_tensorboard_events_when_asked(tmp_path):

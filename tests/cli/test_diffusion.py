@@ -67,7 +67,7 @@ def test_a_masked_part_is_drawn_anew():
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(words, line):
-    outcome = zoo("run", "ddpm-fashion", "generate", "--seed", 1, *words, "--out", "x.png")
+    outcome = zoo("run", "ddpm-fashion", "generate", *words, "--out", "x.png")  # no seed: none is drawn and told either
     assert outcome.code == 2 and outcome.err == f"Error: {line}\n"
     assert not Path("x.png").exists()
 
@@ -78,7 +78,7 @@ def test_a_mask_of_another_size_is_one_line():
     words = ("run", "ddpm-fashion", "inpaint", "--image", "coat.png", "--mask", "mask.png", "--seed", 2)
     outcome = zoo(*words, "--out", "x.png")
     line = "the mask mask.png is 10x10 pixels and coat.png is 28x28; a mask has its picture's size"
-    assert outcome.code == 4 and outcome.err.splitlines()[-1] == f"Error: {line}"
+    assert outcome.code == 4 and outcome.err == f"Error: {line}\n"
     assert not Path("x.png").exists()
 
 

@@ -46,16 +46,18 @@ class WeightAverage:
 class AveragedTrainer:
     """A `Trainer` of one module: Adam with a cosine rate; what is published is the moving average of the weights.
 
-    A family adds `losses`. `self.module` is the module, `self.network` the same one to be called: under torchrun it is
-    wrapped, so that gradients are summed over the processes.
+    A family adds `losses`, and may replace `optimizer`. `self.module` is the module, `self.network` what is trained of
+    it, to be called: under torchrun it is wrapped, so that gradients are summed over the processes.
     """
 
-    def __init__(self, request: TrainRequest, settings: AveragedSettings):
+    def __init__(self, request: TrainRequest, settings: AveragedSettings, part: nn.Module | None = None):
+        """`part` of the request's module is trained, the rest stays as it is; default: all of it."""
         self.settings, self.device = settings, request.device
         self.module = request.module
-        self.network = request.distribute(self.module)
-        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings.learning_rate)
-        self.average = WeightAverage(self.module, settings.average_decay)
+        self.part = self.module if part is None else part
+        self.network = request.distribute(self.part)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.part.parameters(), lr=settings.learning_rate)
+        self.average = WeightAverage(self.part, settings.average_decay)
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses, scalars; the first is minimised, the others are for the log. All randomness is `generator`'s
@@ -69,6 +71,8 @@ class AveragedTrainer:
             group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
         self.optimizer.zero_grad()
         next(iter(losses.values())).backward()
+        if s.clip_gradient is not None:
+            torch.nn.utils.clip_grad_norm_(self.part.parameters(), s.clip_gradient)
         self.optimizer.step()
         self.average.update(step)
         return {name: loss.detach() for name, loss in losses.items()}

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from zoo.settings import TrainingSettings
+from zoo.settings import AveragedSettings
 
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -104,7 +104,7 @@ class DiTConfig(Struct):
     diffusion: DiffusionConfig = DiffusionConfig()
 
 
-class DiffusionSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DiffusionSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the training of a denoiser can be told."""
 
     warmup_steps: Annotated[int, Meta(ge=0)] = 300  # of the learning rate

@@ -1,13 +1,10 @@
 """Training of a denoiser: Ho et al. 2020, algorithm 1, with labels left out at random (Ho and Salimans 2022)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.build.optim import WeightAverage, cosine_rate
+from zoo.build.optim import AveragedTrainer
 from zoo.errors import UsageError
 from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
@@ -42,29 +39,25 @@ def denoising_loss(
     return F.mse_loss(predicted, target(c.prediction, x0, eps, signal))
 
 
-class DenoiserTrainer:
+class DenoiserTrainer(AveragedTrainer):
     """AdamW with a cosine rate; what is published is the moving average of the weights.
 
     Settings: `DiffusionSettings`.
     """
 
     def __init__(self, request: TrainRequest, diffusion: DiffusionConfig):
-        self.settings = s = read(DiffusionSettings, request.settings, f"{request.family} training")
+        s = read(DiffusionSettings, request.settings, f"{request.family} training")
         if diffusion.variance == "learned":
             raise UsageError("a learned variance can be imported, not trained: give --set diffusion.variance=small")
+        request.module.to(memory_format=torch.channels_last)
+        super().__init__(request, s)
         self.diffusion = diffusion
         self.abar = schedule.alphas_bar(schedule.betas(diffusion)).float().to(request.device)
-        self.module = request.module.to(memory_format=torch.channels_last)
-        self.network = request.distribute(self.module)
         self.optimizer = torch.optim.AdamW(
-            self.module.parameters(),
-            lr=s.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=s.weight_decay,
+            self.module.parameters(), lr=s.learning_rate, betas=(0.9, 0.99), weight_decay=s.weight_decay
         )
-        self.average = WeightAverage(self.module, s.average_decay)
 
-    def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
         self._check(batch.labels)
         x0, label = to_float(batch.images), batch.labels
@@ -81,16 +74,7 @@ class DenoiserTrainer:
         places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
         t = (places * len(self.abar)).long().clamp(max=len(self.abar) - 1).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        loss = denoising_loss(self.network, self.diffusion, self.abar, x0, t, eps, label)
-
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), s.clip_gradient)
-        self.optimizer.step()
-        self.average.update(step)
-        return {"loss": loss.detach()}
+        return {"loss": denoising_loss(self.network, self.diffusion, self.abar, x0, t, eps, label)}
 
     def _check(self, labels: Tensor) -> None:
         network = self.module.config
@@ -105,18 +89,3 @@ class DenoiserTrainer:
             raise UsageError(
                 "pictures have no label, and the network knows no null label: give --set network.null_label=true"
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "module": self.module.state_dict(),
-            "average": self.average.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.module.load_state_dict(state["module"])
-        self.average.module.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def trained_module(self) -> nn.Module:
-        return self.average.module

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from zoo.errors import UsageError
 from zoo.hookspecs import TrainRequest
-from zoo.settings import TrainingSettings
+from zoo.settings import AveragedSettings
 
 
 class CodecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +83,7 @@ def trains_prior(request: TrainRequest) -> bool:
     return False
 
 
-class CodecSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CodecSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the training of a codec can be told."""
 
     warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
@@ -91,7 +91,7 @@ class CodecSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # norm
 
 
-class PriorSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PriorSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the training of a prior can be told."""
 
     mirror: bool = False  # half of the pictures are mirrored

@@ -22,8 +22,8 @@ def test_the_reconstruction_loss_is_the_mean_squared_error():
 @pytest.mark.parametrize(
     "learn, terms",
     [
-        ("ema", {"reconstruction", "commitment", "perplexity"}),
-        ("loss", {"reconstruction", "commitment", "codebook", "perplexity"}),
+        ("ema", {"loss", "reconstruction", "commitment", "perplexity"}),
+        ("loss", {"loss", "reconstruction", "commitment", "codebook", "perplexity"}),
     ],
 )
 def test_a_step_lowers_the_reconstruction_loss_and_names_every_term(learn, terms):
