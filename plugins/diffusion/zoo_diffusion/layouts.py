@@ -155,6 +155,7 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, sche
     _require(
         config,
         layout,
+        _class_name="UNet2DModel",
         time_embedding_type="positional",
         center_input_sample=False,
         mid_block_type=("UNetMidBlock2D",),

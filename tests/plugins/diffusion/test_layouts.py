@@ -390,6 +390,7 @@ def test_nan_in_the_weights(tmp_path, monkeypatch):
         ({"layers_per_block": "many"}, "the config beside it can't be that of these weights"),
         ({"layers_per_block": 9}, "network.blocks is 9; it must be a whole number from 1 to 8"),
         ({"sample_size": -4}, "network.image_size is -4; it must be a whole number from 4 to 1024"),
+        ({"_class_name": "AutoencoderKL"}, "_class_name is AutoencoderKL; only UNet2DModel can be imported"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type is fourier; only positional can be imported"),
         ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "a block of the kind SkipDownBlock2D can't"),
         ({"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "attention on other levels down than up can't"),
