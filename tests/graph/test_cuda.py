@@ -17,8 +17,8 @@ GRAPHS = [
     if str(file.url).endswith(".onnx")
 ]
 ADDS_NOISE = {"inpaint", "upscale2", "upscale4", "denoise", "colorize"}
-"""Tasks whose sampler draws fresh noise at every step: docs/decisions/0006-host-loop.md says why inside the loop. So does
-`generate` where it draws tokens."""
+"""Tasks whose sampler draws fresh noise at every step: docs/decisions/0006-host-loop.md says why inside the loop.
+So does `generate` where it draws tokens."""
 
 
 def test_there_are_graphs():
