@@ -170,11 +170,10 @@ def list_tasks(request: TasksRequest) -> Tasks:
             raise UsageError(f"config: tasks: '{name}' is none of {', '.join(fit)}{did_you_mean(name, fit)}")
     chosen = {name: task for name, task in fit.items() if not c.tasks or name in c.tasks or task.part_of in c.tasks}
     # Nothing bounds latents of a network that predicts noise: the first step divides its error by alpha, 0.006 at the
-    # end of the linear schedule, and guidance multiplies it by up to 20. With random weights, latents reach 4,000, and
-    # the graph is off by 2e-6 of the largest, also where the latent is small: by 2.2e-3 beyond the relative tolerance
-    # (test_tasks.py measures it). Trained ones are near 1, and as much nearer.
+    # end of the linear schedule, and guidance multiplies it by up to 20. With random weights, latents reach 8,000, and
+    # the weights' last bits alone move some by 0.006.
     unbounded = c.network.image_channels not in (1, 3) and not c.diffusion.clip and c.diffusion.prediction == "epsilon"
-    tolerance = Tolerance(absolute=5e-3) if unbounded else Tolerance()
+    tolerance = Tolerance(absolute=0.05) if unbounded else Tolerance()
     return Tasks(tasks=chosen, default=next(iter(chosen)), tolerance=tolerance)
 
 
