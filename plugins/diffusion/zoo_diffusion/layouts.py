@@ -4,9 +4,7 @@ A layout is known by its tensors' names; the config beside it says what shapes c
 that these functions provide for are named where they are.
 """
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,10 +19,8 @@ from zoo.text import safe_text
 from .config import DDPMConfig, DiffusionConfig, DiTConfig, TransformerConfig, UNetConfig
 from .dit import DiT
 from .plugin import validate_config
-from .ports import SAMPLERS
+from .scheduler_config import about_scheduler, diffusers_schedule, read_scheduler, require
 from .unet import UNet
-
-MAX_SCHEDULER_BYTES = 1 << 20
 
 RESIDUAL_DIFFUSERS = {
     "norm1": "norm_in",
@@ -65,38 +61,10 @@ def _read(request: ImportRequest) -> Imported | None:
     if request.family == "dit":
         if is_dit(tensors):
             return dit(tensors, config)
-        return diffusers_dit(tensors, config, _scheduler(request.path)) if is_diffusers_dit(tensors) else None
+        return diffusers_dit(tensors, config, read_scheduler(request.path)) if is_diffusers_dit(tensors) else None
     if is_openai(tensors):
         return openai(tensors, config)
-    return unet2d(tensors, config, _scheduler(request.path)) if is_unet2d(tensors) else None
-
-
-def _scheduler(path: Path) -> dict[str, Any]:
-    """A diffusers pipeline's scheduler_config.json: beside the weights, or in the folder `scheduler` beside theirs."""
-    folder = path if path.is_dir() else path.parent
-    for file in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
-        if not file.is_file():
-            continue
-        try:
-            if file.stat().st_size > MAX_SCHEDULER_BYTES:
-                raise ValueError(f"more than {MAX_SCHEDULER_BYTES:,} bytes")
-            scheduler = json.loads(file.read_bytes())
-            if not isinstance(scheduler, dict):
-                raise ValueError("it holds no fields")
-            return scheduler
-        except (OSError, ValueError, RecursionError) as e:
-            raise InvalidFileError(f"{safe_text(file)} is no scheduler's config: {safe_text(e)[:200]}") from None
-    return {}
-
-
-def _require(config: Mapping[str, Any], layout: str, **expected: Any) -> None:
-    """Refuses what a config asks for and we don't have."""
-    for field, value in expected.items():
-        allowed = value if isinstance(value, tuple) else (value,)
-        if config.get(field, allowed[0]) not in allowed:
-            raise InvalidFileError(
-                f"{layout}: {field} is {safe_text(config[field])}; only {', '.join(map(str, allowed))} can be imported"
-            )
+    return unet2d(tensors, config, read_scheduler(request.path)) if is_unet2d(tensors) else None
 
 
 def _residual(keys: Keys, source: str, target: str, names: Mapping[str, str]) -> None:
@@ -152,7 +120,7 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, sche
     layout = "diffusers UNet2DModel"
     if config is None:
         raise InvalidFileError(f"{layout}: there is no config.json beside the weights, which says sizes and heads")
-    _require(
+    require(
         config,
         layout,
         _class_name="UNet2DModel",
@@ -245,7 +213,7 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, sche
     keys.move("conv_out", "conv_out")
     diffusion = diffusers_schedule(scheduler, learned=config.get("out_channels", 3) == 2 * network.image_channels)
     return _imported(
-        layout, DDPMConfig(network=network, diffusion=diffusion), keys, UNet, notes=_about_scheduler(scheduler)
+        layout, DDPMConfig(network=network, diffusion=diffusion), keys, UNet, notes=about_scheduler(scheduler)
     )
 
 
@@ -258,82 +226,6 @@ def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.replace(old, new)
         result[name] = tensor
     return result
-
-
-SCHEDULERS = {
-    "DDPMScheduler": ("ddpm", ("leading", "trailing")),
-    "DDIMScheduler": ("ddim", ("leading", "trailing")),
-    "DPMSolverMultistepScheduler": ("dpm++2m", ("linspace", "trailing")),
-}
-"""Our sampler of the kind, and the spacings, its default first, that give the timesteps of our spacing of that name."""
-
-_FORWARD = {"num_train_timesteps", "beta_start", "beta_end", "rescale_betas_zero_snr", "clip_sample", "variance_type"}
-_MOOT = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final", "flow_shift"}
-_MOOT |= {"time_shift_type", "clip_sample_range", "steps_offset", "tensor_format"}
-"""What counts for nothing where the fields that it serves are off or as ours."""
-
-
-def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
-    """The forward process that a scheduler_config.json describes, and its timesteps; the sampler is ours to choose.
-
-    Raises:
-        InvalidFileError: a field, known or not, asks for what we don't do.
-    """
-    layout = "scheduler_config.json"
-    schedules = {
-        "linear": "linear",
-        "scaled_linear": "scaled_linear",
-        "squaredcos_cap_v2": "cosine",
-        "sigmoid": "sigmoid",
-    }
-    predictions = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
-    _require(scheduler, layout, _class_name=tuple(SCHEDULERS))
-    kind, spacings = SCHEDULERS[scheduler.get("_class_name", "DDPMScheduler")]
-    variances = ("learned_range", None) if learned else ("fixed_small", "fixed_small_log", "fixed_large", None)
-    # DPM-Solver++'s scheduler knows no clipping.
-    clip = kind != "dpm++2m" and scheduler.get("clip_sample", True)
-    spacing = scheduler.get("timestep_spacing", spacings[0]) if scheduler else DiffusionConfig().spacing
-    as_ours = {
-        "beta_schedule": tuple(schedules),
-        "prediction_type": tuple(predictions),
-        "variance_type": variances,
-        "timestep_spacing": spacings,
-        "set_alpha_to_one": True,
-        "algorithm_type": "dpmsolver++",
-        "solver_order": 2,
-        "solver_type": "midpoint",
-        "final_sigmas_type": "zero",
-        "lambda_min_clipped": float("-inf"),
-    }
-    as_ours |= {"clip_sample_range": 1} if clip else {}
-    as_ours |= {"steps_offset": 0} if spacing == "leading" else {}
-    _require(scheduler, layout, **as_ours)
-    known = as_ours.keys() | _FORWARD | _MOOT
-    for field, value in scheduler.items():
-        # What is null or false asks for nothing: thresholding, trained_betas, use_karras_sigmas.
-        if value not in (None, False) and not field.startswith("_") and field not in known:
-            raise InvalidFileError(f"{layout}: {safe_text(field)} is {safe_text(value)[:100]}; that can't be imported")
-    return DiffusionConfig(
-        schedule=schedules[scheduler.get("beta_schedule", "linear")],
-        num_timesteps=scheduler.get("num_train_timesteps", 1000),
-        beta_start=scheduler.get("beta_start", 1e-4),
-        beta_end=scheduler.get("beta_end", 0.02),
-        zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
-        prediction=predictions[scheduler.get("prediction_type", "epsilon")],
-        variance="learned" if learned else "large" if scheduler.get("variance_type") == "fixed_large" else "small",
-        clip=clip,
-        spacing=spacing,
-    )
-
-
-def _about_scheduler(scheduler: Mapping[str, Any]) -> tuple[str, ...]:
-    if not scheduler:
-        return ("no scheduler_config.json: took Ho et al.'s linear schedule of 1,000 steps, and predicted noise",)
-    name = scheduler.get("_class_name", "DDPMScheduler")
-    sampler, ours = SCHEDULERS[name][0], DiffusionConfig().sampler
-    if sampler == ours:
-        return ()
-    return (f"draws with {SAMPLERS[ours]} and not with {name}'s {sampler}: zoo build --sampler {sampler} gives that",)
 
 
 # --- OpenAI: guided-diffusion and improved-diffusion ------------------------------------------------------------------
@@ -532,7 +424,7 @@ def diffusers_dit(
     layout = "diffusers DiTTransformer2DModel"
     if config is None:
         raise InvalidFileError(f"{layout}: there is no config.json beside the weights, which says the number of heads")
-    _require(
+    require(
         config,
         layout,
         activation_fn="gelu-approximate",
@@ -598,5 +490,5 @@ def diffusers_dit(
     said = diffusers_schedule(scheduler, learned=outputs == 2)
     diffusion = msgspec.structs.replace(said, **(_DIT_DIFFUSION | ({"clip": said.clip} if scheduler else {})))
     return _imported(
-        layout, DiTConfig(network=network, diffusion=diffusion), keys, DiT, notes=_about_scheduler(scheduler)
+        layout, DiTConfig(network=network, diffusion=diffusion), keys, DiT, notes=about_scheduler(scheduler)
     )

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from zoo_diffusion import layouts, plugin
+from zoo_diffusion import plugin, scheduler_config
 
 from tests.cli.commands import zoo
 from zoo import manifest as manifests
@@ -112,6 +112,15 @@ def test_guidance_is_dits_own(shared_data, case):
     assert_same(guided, theirs)
 
 
+def imported(tmp_path: Path, monkeypatch, family: str, source: Path) -> tuple[Path, str]:
+    """The bundle that `zoo import` makes of a checkpoint, and what it says."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    out = tmp_path / "bundle"
+    outcome = zoo("import", family, source, "--out", out)
+    assert outcome.code == 0, outcome.err
+    return out, outcome.err
+
+
 def step_of(bundle: Path, inputs: dict[str, Tensor], i: int) -> np.ndarray:
     """What the exported step says of picture i, as x0: its row takes the network's output for the picture."""
     from zoo_diffusion.ports import COLUMNS
@@ -132,10 +141,8 @@ def step_of(bundle: Path, inputs: dict[str, Tensor], i: int) -> np.ndarray:
 @pytest.mark.shared
 def test_a_bundle_gives_the_references_numbers(shared_data, tmp_path, monkeypatch):
     """`zoo import` from file to bundle. Latents of four channels, so that there are few tasks to export."""
-    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    folder, out = shared_data / "parity/dit/dit_p2_sigma", tmp_path / "bundle"
-    outcome = zoo("import", "dit", folder, "--out", out)
-    assert outcome.code == 0, outcome.err
+    folder = shared_data / "parity/dit/dit_p2_sigma"
+    out, _ = imported(tmp_path, monkeypatch, "dit", folder)
     inputs, expected = given(folder)
     for i in range(len(expected)):
         got = torch.from_numpy(step_of(out, inputs, i))
@@ -192,18 +199,15 @@ def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
     """model_index.json, unet/ and scheduler/, as diffusers writes them; the bundle gives its model's numbers."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     small = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
     config, tensors = unet2d(in_channels=channels, out_channels=channels, add_attention=False, **small)
     model = UNet2DModel(**config).eval()
     model.load_state_dict(tensors)
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
-    folder, out = tmp_path / "pipeline", tmp_path / "bundle"
-    DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(folder)
-    outcome = zoo("import", "ddpm", folder, "--out", out)
-    assert outcome.code == 0, outcome.err
-    assert f"diffusers UNet2DModel: took {len(tensors)} of {len(tensors)} tensors\n" in outcome.err
-    assert "draws with DPM-Solver++(2M) and not with DDPMScheduler's ddpm: zoo build" in outcome.err
+    DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(tmp_path / "pipeline")
+    out, told = imported(tmp_path, monkeypatch, "ddpm", tmp_path / "pipeline")
+    assert f"diffusers UNet2DModel: took {len(tensors)} of {len(tensors)} tensors\n" in told
+    assert "draws with DPM-Solver++(2M) and not with DDPMScheduler's ddpm: zoo build" in told
     diffusion = manifests.read(out).config["diffusion"]
     assert (diffusion["schedule"], diffusion["num_timesteps"], diffusion["sampler"]) == ("cosine", 500, "dpm++2m")
     inputs = {"x": torch.randn(2, channels, 8, 8), "t": torch.tensor([3.0, 480.0])}
@@ -217,11 +221,8 @@ def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
 @pytest.mark.slow
 @pytest.mark.shared
 def test_a_whole_guided_diffusion_checkpoint(shared_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    folder, out = shared_data / "parity/openai/adm_scale_shift_sigma", tmp_path / "bundle"
-    outcome = zoo("import", "ddpm", folder, "--out", out)
-    assert outcome.code == 0, outcome.err
-    assert "openai guided-diffusion: took 128 of 128 tensors\n" in outcome.err
+    out, told = imported(tmp_path, monkeypatch, "ddpm", shared_data / "parity/openai/adm_scale_shift_sigma")
+    assert "openai guided-diffusion: took 128 of 128 tensors\n" in told
     assert manifests.read(out).config["diffusion"]["variance"] == "learned"
     whole(out, PICTURES | {"colorize"})
 
@@ -471,11 +472,11 @@ def test_the_steps_of_an_imported_scheduler_are_diffusers_own(tmp_path, kind, sp
     theirs = getattr(diffusers, kind)(timestep_spacing=spacing, beta_schedule="squaredcos_cap_v2")
     theirs.save_config(tmp_path)  # writes scheduler_config.json with all of the class's fields
     said = json.loads((tmp_path / "scheduler_config.json").read_text())
-    if spacing not in layouts.SCHEDULERS[kind][1]:
+    if spacing not in scheduler_config.SCHEDULERS[kind][1]:
         with pytest.raises(InvalidFileError, match=f"timestep_spacing is {spacing}"):
-            layouts.diffusers_schedule(said, learned=False)
+            scheduler_config.diffusers_schedule(said, learned=False)
         return
-    ours = layouts.diffusers_schedule(said, learned=False)
+    ours = scheduler_config.diffusers_schedule(said, learned=False)
     torch.testing.assert_close(schedule.betas(ours).float(), theirs.betas, rtol=1e-5, atol=1e-6)
     for steps in (1, 2, 7, 20, 50):
         theirs.set_timesteps(steps)

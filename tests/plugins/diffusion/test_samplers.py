@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 from zoo_diffusion import samplers, schedule
 from zoo_diffusion.config import DiffusionConfig, UNetConfig
-from zoo_diffusion.layouts import diffusers_schedule
 from zoo_diffusion.samplers import Point
+from zoo_diffusion.scheduler_config import diffusers_schedule
 from zoo_diffusion.tasks import Row, Sampler
 
 from . import recorded

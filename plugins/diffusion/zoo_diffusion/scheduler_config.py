@@ -1,0 +1,123 @@
+"""diffusers' scheduler_config.json, as our schedule.
+
+Every field is honoured, refused in one line, or counts for nothing where we stand.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import InvalidFileError
+from zoo.text import safe_text
+
+from .config import DiffusionConfig
+from .ports import SAMPLERS
+
+MAX_SCHEDULER_BYTES = 1 << 20
+
+SCHEDULERS = {
+    "DDPMScheduler": ("ddpm", ("leading", "trailing")),
+    "DDIMScheduler": ("ddim", ("leading", "trailing")),
+    "DPMSolverMultistepScheduler": ("dpm++2m", ("linspace", "trailing")),
+}
+"""Our sampler of the kind, and the spacings, its default first, that give the timesteps of our spacing of that name."""
+
+_READ = {"num_train_timesteps", "beta_start", "beta_end", "rescale_betas_zero_snr", "clip_sample"}
+"""Taken as they are, whatever they say."""
+
+_MOOT = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final", "flow_shift"}
+_MOOT |= {"time_shift_type", "clip_sample_range", "steps_offset", "tensor_format"}
+"""What counts for nothing where the fields that it serves are off or as ours."""
+
+
+def read_scheduler(path: Path) -> dict[str, Any]:
+    """A diffusers pipeline's scheduler_config.json: beside the weights, or in the folder `scheduler` beside theirs."""
+    folder = path if path.is_dir() else path.parent
+    for file in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
+        if not file.is_file():
+            continue
+        try:
+            if file.stat().st_size > MAX_SCHEDULER_BYTES:
+                raise ValueError(f"more than {MAX_SCHEDULER_BYTES:,} bytes")
+            scheduler = json.loads(file.read_bytes())
+            if not isinstance(scheduler, dict):
+                raise ValueError("it holds no fields")
+            return scheduler
+        except (OSError, ValueError, RecursionError) as e:
+            raise InvalidFileError(f"{safe_text(file)} is no scheduler's config: {safe_text(e)[:200]}") from None
+    return {}
+
+
+def require(config: Mapping[str, Any], layout: str, **expected: Any) -> None:
+    """Refuses what a config asks for and we don't have."""
+    for field, value in expected.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        if config.get(field, allowed[0]) not in allowed:
+            raise InvalidFileError(
+                f"{layout}: {field} is {safe_text(config[field])}; only {', '.join(map(str, allowed))} can be imported"
+            )
+
+
+def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
+    """The forward process that a scheduler_config.json describes, and its timesteps; the sampler is ours to choose.
+
+    Raises:
+        InvalidFileError: a field, known or not, asks for what we don't do.
+    """
+    layout = "scheduler_config.json"
+    schedules = {
+        "linear": "linear",
+        "scaled_linear": "scaled_linear",
+        "squaredcos_cap_v2": "cosine",
+        "sigmoid": "sigmoid",
+    }
+    predictions = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+    require(scheduler, layout, _class_name=tuple(SCHEDULERS))
+    kind, spacings = SCHEDULERS[scheduler.get("_class_name", "DDPMScheduler")]
+    variances = ("learned_range", None) if learned else ("fixed_small", "fixed_small_log", "fixed_large", None)
+    # DPM-Solver++'s scheduler knows no clipping.
+    clip = kind != "dpm++2m" and scheduler.get("clip_sample", True)
+    spacing = scheduler.get("timestep_spacing", spacings[0]) if scheduler else DiffusionConfig().spacing
+    as_ours = {
+        "beta_schedule": tuple(schedules),
+        "prediction_type": tuple(predictions),
+        "variance_type": variances,
+        "timestep_spacing": spacings,
+        "set_alpha_to_one": True,
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "final_sigmas_type": "zero",
+        "lambda_min_clipped": float("-inf"),
+    }
+    as_ours |= {"clip_sample_range": 1} if clip else {}
+    as_ours |= {"steps_offset": 0} if spacing == "leading" else {}
+    require(scheduler, layout, **as_ours)
+    known = as_ours.keys() | _READ | _MOOT
+    for field, value in scheduler.items():
+        # What is null or false asks for nothing: thresholding, trained_betas, use_karras_sigmas.
+        if value not in (None, False) and not field.startswith("_") and field not in known:
+            raise InvalidFileError(f"{layout}: {safe_text(field)} is {safe_text(value)[:100]}; that can't be imported")
+    return DiffusionConfig(
+        schedule=schedules[scheduler.get("beta_schedule", "linear")],
+        num_timesteps=scheduler.get("num_train_timesteps", 1000),
+        beta_start=scheduler.get("beta_start", 1e-4),
+        beta_end=scheduler.get("beta_end", 0.02),
+        zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
+        prediction=predictions[scheduler.get("prediction_type", "epsilon")],
+        variance="learned" if learned else "large" if scheduler.get("variance_type") == "fixed_large" else "small",
+        clip=clip,
+        spacing=spacing,
+    )
+
+
+def about_scheduler(scheduler: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a user should know of an import with this scheduler: what was assumed, and which sampler draws."""
+    if not scheduler:
+        return ("no scheduler_config.json: took Ho et al.'s linear schedule of 1,000 steps, and predicted noise",)
+    name = scheduler.get("_class_name", "DDPMScheduler")
+    sampler, ours = SCHEDULERS[name][0], DiffusionConfig().sampler
+    if sampler == ours:
+        return ()
+    return (f"draws with {SAMPLERS[ours]} and not with {name}'s {sampler}: zoo build --sampler {sampler} gives that",)
