@@ -235,6 +235,16 @@ def test_plugin_registries(folder, monkeypatch, tmp_path, caplog):
     assert "the registry 'default' of zoo-evil is left out: zoo has that name" in caplog.text
 
 
+def test_an_added_registry_whose_name_a_plugin_took_is_left_out_with_a_line(folder, server, monkeypatch, caplog):
+    catalogue.add("lab", server.url())
+    monkeypatch.setattr(
+        "zoo.plugins.registries",
+        lambda: [PluginRegistry(name="lab", distribution="zoo-x", version="1", folder=folder)],
+    )
+    assert [r.url for r in catalogue.registries() if r.name == "lab"] == [(folder / "registry.yaml").as_uri()]
+    assert "the registry 'lab' that was added is left out: zoo-x has that name" in caplog.text
+
+
 def test_store_that_cannot_be_written_still_lists(server, home, caplog):
     home.write_text("a file")
     assert names(server.url())[1:] == ["default"]

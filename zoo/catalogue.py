@@ -126,7 +126,12 @@ def _standing(known: dict[str, str]) -> dict[str, str]:
         else:
             owners[plugin.name] = plugin.distribution
             standing[plugin.name] = place_url(str(plugin.folder))
-    return standing | {name: url for name, url in known.items() if name not in standing}
+    for name, url in known.items():
+        if owner := owners.get(name):
+            warn("the registry '%s' that was added is left out: %s has that name", name, owner)
+        else:
+            standing[name] = url
+    return standing
 
 
 def _added_or_nothing() -> dict[str, str]:
