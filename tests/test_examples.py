@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.cli.commands import zoo
 from zoo.hookspecs import PUBLIC_MODULES
 
 ROOT = Path(__file__).parent.parent
@@ -58,17 +59,12 @@ def test_an_example_passes_its_own_tests(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_that_an_example_brings_is_listed_and_runs(tmp_path):
-    def zoo(*args):
-        env = os.environ | {"ZOO_HOME": str(tmp_path / "home")}
-        command = [sys.executable, "-m", "zoo", *args]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    (row,) = (row for row in json.loads(zoo("list", "--json")) if row["name"] == "vae-digits")
+def test_a_model_that_an_example_brings_is_listed_and_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    (row,) = (row for row in json.loads(zoo("list", "--json").out) if row["name"] == "vae-digits")
     assert (row["registry"], row["family"], row["where"]) == ("vae", "vae", "folder")
-    zoo("pull", "vae-digits")
-    zoo("run", "vae-digits", "generate", "--seed", "1", "--out", "digit.png")
-    with Image.open(tmp_path / "digit.png") as picture:
-        assert picture.size == (28, 28) and picture.getextrema()[1] > 127
+    assert zoo("pull", "vae-digits").code == 0
+    picture = tmp_path / "digit.png"
+    assert zoo("run", "vae-digits", "generate", "--seed", 1, "--out", picture).code == 0
+    with Image.open(picture) as image:
+        assert image.size == (28, 28) and image.getextrema()[1] > 127

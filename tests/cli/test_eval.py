@@ -42,7 +42,7 @@ def test_json_names_the_judge_and_the_command(data: Path):
         (["--skip", "30"], "drawn.npz has no pictures after the first 30"),
         (["--samples", "10"], "draws no pictures: --samples means nothing to it"),
         (["--set", "steps=3"], "draws no pictures: --set means nothing to it"),
-        (["--save"], "is a published model, which never changes"),
+        (["--save"], "'vqvae-fashion:1' is a published model, which never changes"),
         (["--judge", "judge-fashon"], "judge-fashion"),
     ],
 )

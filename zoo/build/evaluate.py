@@ -15,8 +15,8 @@ from torchmetrics.functional.image import (
 from ..hookspecs import MeasureRequest, Metric
 from . import statistics
 
-BATCH = 250  # pictures, and fewer of large ones:
-BATCH_PIXELS = BATCH * 32 * 32  # a codec needs kilobytes a pixel
+BATCH = 250  # pictures
+BATCH_PIXELS = BATCH * 32 * 32  # of a batch of large pictures: a codec needs kilobytes a pixel
 TASK = "generate"
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
 MS_SSIM_SIDE = 176  # pixels: 16 times the window; smaller pictures have no MS-SSIM

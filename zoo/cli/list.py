@@ -111,14 +111,14 @@ def _rows(places: tuple[str, ...]) -> Iterator[Row]:
                     str(entry), registry.name, name, version, entry.digest, model.family, model.summary, model.tasks,
                     model.license, entry.size, missing, where,
                 )  # fmt: skip
-    if pulled:
-        from .. import manifest as manifests
     for i in pulled.values():
         damage = store.damage(i)
         if any(finding.startswith("model.yaml") for finding in damage):
             yield Row(str(i), i.registry, i.name, i.version, i.digest, "", "", (), "", 0, 0, "damaged")
             continue
-        m = manifests.read(i.folder)
+        from ..manifest import read  # it takes the whole contract with it, which a list seldom needs
+
+        m = read(i.folder)
         size = m.size + (i.folder / "model.yaml").stat().st_size
         where = "damaged" if damage else "pulled"
         yield Row(
