@@ -1,7 +1,7 @@
 """The entry points of what is installed, read from the distributions' files.
 
-`importlib.metadata` reads the same. It takes half as long to import as click, and `zoo list` and `zoo --help` have to
-look, so only distributions inside zip archives are left to it.
+`importlib.metadata` reads the same. Its import takes nearly as long as that of click, and `zoo list` and `zoo --help`
+have to look, so only distributions inside zip archives are left to it.
 """
 
 import contextlib
