@@ -134,8 +134,13 @@ class Exchange:
 
     def send(self, data: bytes) -> None:
         for begin in range(0, len(data), 1 << 16):
-            self.handler.wfile.write(data[begin : begin + (1 << 16)])
-            self.request.sent += len(data[begin : begin + (1 << 16)])
+            piece = data[begin : begin + (1 << 16)]
+            self.request.sent += len(piece)  # first, so that no client holds bytes that are not counted yet
+            try:
+                self.handler.wfile.write(piece)
+            except OSError:
+                self.request.sent -= len(piece)
+                raise
 
     def answer(self, status: int, body: bytes, *headers: tuple[str, object]) -> None:
         """A complete and honest answer."""

@@ -2,7 +2,9 @@ import os
 import shutil
 import ssl
 import subprocess
+import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -333,3 +335,15 @@ def test_small_local_file(tmp_path):
         transport.read_small(path.as_uri(), 1000)
     with pytest.raises(TransportError, match="No such file"):
         transport.read_small((tmp_path / "missing").as_uri(), 10)
+
+
+def test_the_server_of_the_tests_has_counted_what_its_client_holds():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with FaultServer({"file": BODY[:2000]}) as server:
+            for done in range(1, 201):
+                urllib.request.urlopen(server.url("file")).read()
+                assert server.sent() == 2000 * done
+    finally:
+        sys.setswitchinterval(interval)
