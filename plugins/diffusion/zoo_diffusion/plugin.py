@@ -29,7 +29,7 @@ from zoo.text import did_you_mean
 from .config import DDPMConfig, DiTConfig, TransformerConfig, UNetConfig
 from .ports import tasks_of
 
-ZOO_CONTRACT = 1
+ZOO_CONTRACT = 2
 
 # v of a cosine schedule: every timestep's target has the same scale, and guidance and few steps stay stable.
 _VELOCITY = {"schedule": "cosine", "prediction": "v"}
