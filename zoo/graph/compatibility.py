@@ -47,7 +47,7 @@ def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Tar
             model, task, _ = take_noise(model, task, read_cases(folder / GOLDEN, manifest)[name])
             note = "it takes the seed's noise as an input; the host draws it"
         except ExportError as e:
-            no_noise = f"it computes 64-bit integers in 32 bits, and the seed's noise would be another one: {e}"
+            no_noise = f"it computes 64-bit integers in 32 bits, so the host must draw the seed's noise, but {e}"
     operators = sorted({node.op_type for node in nodes_of(model.graph)})
     missing = tuple(op for op in operators if op in target.missing_operators)
     loops = tuple(op for op in operators if op in CONTROL_FLOW)

@@ -43,22 +43,22 @@ def take_noise(model: onnx.ModelProto, task: Task, cases: list[Case]) -> tuple[o
     """
     seed, *more = [name for name, port in task.inputs.items() if port.kind == "seed"]
     if more:
-        raise ExportError("it has several seeds")
+        raise ExportError("the task has several seeds")
     if NOISE in _names(model.graph):
-        raise ExportError(f"it has a value called {NOISE} already")
+        raise ExportError(f"its graph has a value called {NOISE} already")
     cut = _copy(model)
     _count_the_noise(cut, seed)
     if any(seed in names_used(body) for node in cut.graph.node for body in subgraphs(node)):
-        raise ExportError("it is drawn inside a loop")
+        raise ExportError("a loop draws it")
     found = list(_noise_among(model, seed, task, cases))
     if not found:
-        raise ExportError("what is made of the seed is not stream 0 of docs/noise.md")
+        raise ExportError("what comes of the seed is not the noise of docs/noise.md, stream 0")
     for value, port in found:
         rest = _copy(cut)
         _cut_at(rest.graph, value, seed, port)
         if seed not in names_used(rest.graph):
             return rest, _in_place(task, seed, port), [_with_noise(case, seed, port) for case in cases]
-    raise ExportError("the seed gives more than that")
+    raise ExportError("more than one noise comes of the seed")
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
@@ -116,9 +116,9 @@ def _drawn(graph: onnx.GraphProto, seed: str, task: Task) -> Iterator[str]:
         elif reads <= fixed | of_seed:
             of_seed.update(node.output)
             to_float = node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == TensorProto.FLOAT
-            if to_float or reads & of_floats:
+            if len(node.output) == 1 and (to_float or reads & of_floats):
                 of_floats.update(node.output)
-                yield from node.output[:1] if len(node.output) == 1 else ()
+                yield node.output[0]
 
 
 def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str) -> bool:

@@ -43,7 +43,7 @@ def test_what_it_can_run_gives_the_golden_outputs(folder):
 def test_a_task_with_a_seed_is_left_out_and_says_why(folder, tmp_path):
     report = {r["task"]: r for r in json.loads((folder / "export.json").read_bytes())["report"]}
     assert not report["generate"]["runs"] and "64-bit integers in 32 bits" in report["generate"]["reason"]
-    assert report["generate"]["reason"].endswith("what is made of the seed is not stream 0 of docs/noise.md")
+    assert report["generate"]["reason"].endswith("what comes of the seed is not the noise of docs/noise.md, stream 0")
     done = zoo("export", studio(tmp_path / "s"), "--target", "openvino", "-o", tmp_path / "out", "--task", "generate")
     assert done.code == 10 and "openvino cannot run generate: it computes 64-bit integers in 32 bits" in done.err
 
@@ -125,7 +125,7 @@ def test_the_folder_says_what_draws_the_noise(sampler):
 def test_noise_in_a_loop_is_left_out_and_says_why(sampler):
     report = {r["task"]: r for r in json.loads((sampler / "export.json").read_bytes())["report"]}
     assert {name for name, r in report.items() if not r["runs"]} == {"inpaint", "upscale2", "upscale4", "denoise"}
-    assert report["inpaint"]["reason"].endswith("the seed's noise would be another one: it is drawn inside a loop")
+    assert report["inpaint"]["reason"].endswith("so the host must draw the seed's noise, but a loop draws it")
     assert report["generate"]["int64_ports"] == ["steps", "label"] and "host draws it" in report["generate"]["reason"]
 
 
