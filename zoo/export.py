@@ -171,32 +171,34 @@ def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target
     import onnx
 
     from .graph.compatibility import weight_files
+    from .graph.noise import has_seed, take_noise
     from .graph.weights import move_out_of_bodies
 
     folder.mkdir()
     before = bundle.manifest
-    graphs, weights, changed = {}, set(), len(chosen) < len(before.tasks)
+    cases = read_cases(bundle.folder / GOLDEN, before)
+    graphs, weights, tasks, changed = {}, set(), {}, len(chosen) < len(before.tasks)
     for name in chosen:
-        data = (bundle.folder / graph_file(name)).read_bytes()
+        data, task = (bundle.folder / graph_file(name)).read_bytes(), _standing_alone(before, name, chosen)
         model = onnx.load_model_from_string(data)
-        weights |= weight_files(model.graph)
+        if draws := target.int64_bits < 64 and has_seed(task):
+            model, task, cases[name] = take_noise(model, task, cases[name])
         if target.initializers == "outside":
             move_out_of_bodies(model.graph)
-            data = model.SerializeToString(deterministic=True)
-            changed = True
-        graphs[graph_file(name)] = data
+        if draws or target.initializers == "outside":
+            data, changed = model.SerializeToString(deterministic=True), True
+        weights |= weight_files(model.graph)
+        graphs[graph_file(name)], tasks[name] = data, task
     if not changed:
         for name in (*before.files, MANIFEST):
             shutil.copyfile(bundle.folder / name, folder / name)
         return before
     for name, data in graphs.items():
         (folder / name).write_bytes(data)
-    cases = read_cases(bundle.folder / GOLDEN, before)
     write_cases(folder / GOLDEN, {name: cases[name] for name in chosen})
     kept = {n for n in before.files if n in weights or not n.endswith((".onnx", ".safetensors"))}
     for name in sorted(kept):
         shutil.copyfile(bundle.folder / name, folder / name)
-    tasks = {name: _standing_alone(before, name, chosen) for name in chosen}
     manifest = msgspec.structs.replace(
         before,
         tasks=tasks,

@@ -50,6 +50,7 @@ CHANGES = {
         "Trainer.note: a line for the card",
         "Imported.notes: what an import assumes and what the model lacks",
         "the module zoo.build.loop",
+        "Port.noise and the module zoo.noise: noise that a host draws, for targets of int64_bits 32",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
@@ -75,6 +76,7 @@ PUBLIC_MODULES = (
     "zoo.settings",
     "zoo.text",
     "zoo.media",
+    "zoo.noise",
     "zoo.runtime",
     "zoo.site",
     "zoo.testing",
@@ -116,6 +118,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     minimum_size: Annotated[int, Meta(ge=1)] | None = None  # image, mask: smallest height and width, pixels
     maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask: height x width at most
     classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()  # label: the name of each value from 0
+    noise: Literal["", "normal", "uniform"] = ""  # tensor: stream 0 of docs/noise.md; hosts draw it from a seed
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,7 +213,7 @@ class Target:
     loops: bool = True  # False: it has no control flow; a sampler is shipped as its parts `begin`, `step` and `end`
     parts: bool = False  # ship those parts besides, for hosts that keep the loop
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights lie
-    int64_bits: Literal[32, 64] = 64  # 32: it cuts 64-bit integers, so that a seed would give other noise
+    int64_bits: Literal[32, 64] = 64  # 32: it cuts 64-bit integers; tasks take noise, not a seed: docs/targets.md
 
 
 # --- Requests: one a hook ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo import noise
 from zoo.build.random import normal, threefry2x32, uniform, words
 
 M = 0xFFFFFFFF
@@ -89,12 +90,29 @@ def test_every_value_is_that_of_the_plain_implementation(seed, count, stream):
     assert ulps(normal(batch, (count,), stream)[0], [plain_normal(seed, i, stream) for i in range(count)]) <= 4
 
 
+@settings(max_examples=30, deadline=None)
+@given(batch=st.lists(seeds, min_size=1, max_size=3), count=st.integers(1, 9), stream=st.integers(0, M))
+def test_numpys_values_are_those_of_torch(batch, count, stream):
+    seed = np.array(batch)
+    for ours, torchs in zip(noise.words(seed, count, stream), words(torch.tensor(batch), count, stream), strict=True):
+        assert ours.dtype == np.uint32 and ours.tolist() == torchs.tolist()
+    for draw, torchs in ((noise.uniform, uniform), (noise.normal, normal)):
+        ours, expected = draw(seed, (count, 3), stream), torchs(torch.tensor(batch), (count, 3), stream).numpy()
+        assert ours.dtype == np.float32 and ours.shape == expected.shape
+        assert ulps(ours, expected) <= (4 if draw is noise.normal else 0)
+
+
 def test_values_that_docs_noise_quotes():
     seed = torch.tensor([7])
     assert [hex(int(w[0, 0])) for w in words(seed, 1)] == ["0xe892296a", "0xbc3b53b9"]
     assert uniform(seed, (2,))[0].tolist() == [0.9084802269935608, 0.7352802157402039]
     documented = [-0.04046419635415077, -0.4362647235393524, -0.3205668330192566, 0.7990275025367737]
     assert ulps(normal(seed, (4,))[0], documented) <= 4
+    seed = np.array([7])
+    assert [hex(w[0, 0]) for w in noise.words(seed, 1)] == ["0xe892296a", "0xbc3b53b9"]
+    assert noise.uniform(seed, (2,))[0].tolist() == [0.9084802269935608, 0.7352802157402039]
+    assert ulps(noise.normal(seed, (4,))[0], documented) <= 4
+    assert [hex(w[0, 0]) for w in noise.words(np.array([0]), 1)] == ["0x6b200159", "0x99ba4efe"]  # Random123's first
 
 
 def test_a_picture_depends_on_its_own_seed_alone():

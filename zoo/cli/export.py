@@ -69,16 +69,17 @@ def command(
     if json_:
         as_json(written)
         return
+    there = {r.task for r in reports if f"model/{r.task}.onnx" in written.files}
     rows = [
         (
             r.task,
-            "runs" if f"model/{r.task}.onnx" in written.files else "left out",
+            "runs" if r.task in there else "left out",
             f"opset {r.opset}, IR {r.ir_version}",
             f"{len(r.operators)} kinds" + (f", {len(r.missing)} missing" if r.missing else ""),
             ", ".join(r.control_flow) or "none",
             ", ".join(r.int64_ports) or "none",
             human_bytes(r.largest_file),
-            r.reason or ("" if f"model/{r.task}.onnx" in written.files else "not asked for"),
+            "not asked for" if r.runs and r.task not in there else r.reason,
         )
         for r in reports
     ]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import onnx
 
+from ..errors import ExportError
 from ..hookspecs import Target, Task
 from ..manifest import Manifest, graph_file
+from ..replay import GOLDEN, read_cases
 from ..text import human_bytes
 from .weights import subgraphs
 
@@ -36,8 +38,16 @@ def report_on(folder: Path, manifest: Manifest, target: Target) -> list[TaskRepo
 
 
 def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Target) -> TaskReport:
+    from .noise import has_seed, take_noise
+
     path = folder / graph_file(name)
-    model = onnx.load(path, load_external_data=False)
+    model, note, no_noise = onnx.load(path, load_external_data=False), "", ""
+    if target.int64_bits < 64 and has_seed(task):
+        try:
+            model, task, _ = take_noise(model, task, read_cases(folder / GOLDEN, manifest)[name])
+            note = "it takes the seed's noise as an input; the host draws it"
+        except ExportError as e:
+            no_noise = f"it computes 64-bit integers in 32 bits, so the host must draw the seed's noise, but {e}"
     operators = sorted({node.op_type for node in nodes_of(model.graph)})
     missing = tuple(op for op in operators if op in target.missing_operators)
     loops = tuple(op for op in operators if op in CONTROL_FLOW)
@@ -54,15 +64,15 @@ def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Tar
         obstacles.append(f"a file of {human_bytes(largest)}, and it opens at most {human_bytes(target.file_bytes)}")
     if loops and not target.loops:
         obstacles.append(f"it has no {' or '.join(loops)}")
-    if target.int64_bits < 64 and any(port.kind == "seed" for port in task.inputs.values()):
-        obstacles.append("it computes 64-bit integers in 32 bits, and the seed's noise would be another one")
+    if no_noise:
+        obstacles.append(no_noise)
     parts = [n for n, t in manifest.tasks.items() if t.part_of == name]
     if obstacles and parts:
         obstacles.append(f"{', '.join(parts)} are its parts, for a loop in the host")
     return TaskReport(
         task=name,
         runs=not obstacles,
-        reason="; ".join(obstacles),
+        reason="; ".join(obstacles) or note,
         opset=opset,
         ir_version=model.ir_version,
         operators=tuple(operators),

@@ -13,9 +13,9 @@ from zoo.text import safe_text
 HOSTS = Path(__file__).parent / "hosts"
 LIMIT_SECONDS = 900
 _ABOUT = """
-Sampler, noise and pixels are inside the graphs: a host passes what `model.json` asks for and gets pictures, and the
-same seed gives the same picture in every stack. `golden/` holds inputs and the outputs that they must give, as raw
-little-endian arrays that `golden/cases.json` names. `zoo verify` on this folder checks all of it again.
+Sampler, pixels and, where an input is a seed, noise are inside the graphs: a host passes what `model.json` asks for and
+gets pictures, and the same seed gives the same picture in every stack. `golden/` holds inputs and the outputs that they
+must give, as raw little-endian arrays that `golden/cases.json` names. `zoo verify` on this folder checks it all again.
 """
 
 
@@ -36,7 +36,7 @@ def example(request: WriteTargetRequest, command: str) -> str:
     task_name, task = manifest.task(None)
     words = [command, task_name]
     for name, port in task.inputs.items():
-        value = _sample(port)
+        name, value = ("seed", "7") if port.noise else (name, _sample(port))
         words += [f"--{name}", value] if value else []
     suffix = ".png" if any(port.kind == "image" for port in task.outputs.values()) else ".npy"
     return " ".join([*words, "--out", f"{next(iter(task.outputs))}{suffix}"])

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 
+from zoo import noise
 from zoo.errors import NotFoundError
 from zoo.hookspecs import RunTargetRequest, WriteTargetRequest
 
@@ -14,6 +15,7 @@ from .common import HOSTS, copy_host, example, run_program, write_readme
 def write(request: WriteTargetRequest) -> None:
     copy_host(request, ["run.py"])
     shutil.copyfile(HOSTS / "python" / "run.py", request.folder / "host.py")
+    shutil.copyfile(noise.__file__, request.folder / "noise.py")
     commands = [
         ("pip install numpy openvino", "the runtime"),
         ("python run.py verify", "the golden cases"),
@@ -23,9 +25,11 @@ def write(request: WriteTargetRequest) -> None:
 From Python, beside `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
 batch axis. On the command line a picture goes in as `.npy`, PGM or PPM.
 
-OpenVINO's CPU plugin computes 64-bit integers in 32 bits and float64 as float32. A seed's noise would come out as
-another one, so tasks that draw from a seed are not in this folder; of a sampler, the `step` and `end` graphs are, for a
-host that draws the noise itself. OpenVINO keeps a telemetry id in `~/intel`; `opt_in_out --opt_out` switches that off.
+OpenVINO's CPU plugin computes 64-bit integers in 32 bits and float64 as float32, so in a graph a seed's noise would
+come out as another one. Here a graph takes the noise, and `run.py` draws it from `seed` (`noise.py`, NumPy): the same
+seed gives the same picture as elsewhere. A task that draws noise inside a loop is not in this folder; of a sampler, its
+parts are, for a host that keeps the loop. OpenVINO keeps a telemetry id in `~/intel`; `opt_in_out --opt_out` switches
+that off.
 """
     write_readme(request, "OpenVINO", commands, notes)
 

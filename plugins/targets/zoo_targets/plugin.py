@@ -29,7 +29,7 @@ TARGETS = {
         name="openvino",
         summary="Python with NumPy and OpenVINO, on the CPU",
         runtime="openvino 2026.4.1",
-        int64_bits=32,  # its CPU plugin computes int64 as int32, and float64 as float32: seeds give other noise
+        int64_bits=32,  # its CPU plugin computes int64 as int32, and float64 as float32: no noise in a graph
     ),
     "cpp": Target(
         name="cpp",

@@ -200,6 +200,17 @@ def test_without_loops_a_sampler_is_shipped_as_its_parts(tmp_path, monkeypatch):
     assert zoo("verify", tmp_path / "out", "--run-host").code == 0
 
 
+def test_a_sampler_whose_noise_is_no_input_is_shipped_as_its_parts(tmp_path, monkeypatch):
+    bundle = sampler(tmp_path / "sampler")
+    target_with(monkeypatch, int64_bits=32)
+    done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "so the host must draw the seed's noise, but what comes of the seed is not the noise" in done.out
+    names = {p.name for p in (tmp_path / "out" / "model").iterdir()}
+    assert "generate_step.onnx" in names and "generate.onnx" not in names
+    assert zoo("verify", tmp_path / "out", "--run-host").code == 0
+
+
 def test_parts_stay_at_home_where_the_whole_runs(tmp_path):
     bundle = sampler(tmp_path / "sampler")
     done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "out")
