@@ -97,6 +97,41 @@ def test_ranges_are_those_of_all_steps_of_a_loop(tmp_path):
     np.testing.assert_allclose(outputs["x0.ReduceMax"], seen.max(), rtol=1e-5)
 
 
+def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
+    bundle = locate("ddpm-fashion")
+    arrays = tensors.load(bundle.folder / "model.safetensors")
+    whole, step, begin = (
+        onnx.load(bundle.folder / f"{name}.onnx", load_external_data=False)
+        for name in ("generate", "generate_step", "generate_begin")
+    )
+    fit = rewriting.quantizable([whole.graph, step.graph], arrays)
+    names = rewriting.watching(whole, arrays, fit)[1]
+    ranges = {name: (-1.0 - i, 1.0 + i) for i, name in enumerate(names)}
+    found = rewriting.ranges_of_part(step, whole, ranges, arrays, fit)
+    assert set(found) == set(rewriting.watching(step, arrays, fit)[1]) and set(found.values()) <= set(ranges.values())
+
+    def last(graph):
+        return next(node for node in reversed(graph.node) if node.op_type == "Conv").input[0]
+
+    body = next(node for node in whole.graph.node if node.op_type == "Loop").attribute[0].g
+    assert found[last(step.graph)] == ranges[last(body)]
+    assert rewriting.ranges_of_part(begin, whole, ranges, arrays, fit) is None  # no products: another computation
+
+
+def test_inputs_of_every_task_are_made_of_pictures(pictures):
+    bundle = locate("ddpm-fashion")
+    inputs = precision._Calibration(bundle, pictures, {})
+    for name, task in bundle.manifest.tasks.items():
+        if task.part_of:
+            continue
+        calls = inputs.of(name)
+        assert len(calls) == precision.DRAWN_BATCHES and calls[0].keys() == task.inputs.keys()
+        if "image" in task.inputs:
+            assert calls[0]["image"].shape == (16, *task.inputs["image"].shape[1:]), name
+    small = inputs.of("upscale2")[0]["image"].astype(int)
+    np.testing.assert_allclose(small[0, 0, 0], pictures[0, :2, :2].mean(axis=(0, 1)), atol=0.5)
+
+
 def test_a_loop_s_products_are_quantized(tmp_path):
     model, arrays = looping()
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
@@ -178,5 +213,7 @@ def test_precision_and_data_go_together(tmp_path):
     words = ["export", "vqvae-fashion", "--target", "python", "-o", tmp_path / "out"]
     done = zoo(*words, "--precision", "int8")
     assert done.code == 2 and "--precision int8 needs --data FOLDER" in done.err
+    done = zoo(*words, "--samples", 8)
+    assert done.code == 2 and "--samples, --set and --accept-loss are for --precision fp16 and int8" in done.err
     done = zoo(*words, "--accept-loss")
     assert done.code == 2 and "are for --precision fp16 and int8" in done.err

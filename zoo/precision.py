@@ -36,6 +36,8 @@ BOUND = 0.02
 INT8_TOLERANCE = Tolerance(pixel_levels=8, pixel_share=0.99, pixel_levels_worst=64, absolute=0.05, relative=0.05)
 
 CALIBRATION_BATCH = 16
+DRAWN_BATCHES = 2
+"""So many batches are drawn to see activations of: a loop shows those of every step."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ def lighten(
     if precision == "int8":
         inputs = _Calibration(bundle, pictures, cases)
         for name, model in models.items():
+            whole = before.tasks[name].part_of
+            shared = whole and rewriting.ranges_of_part(model, models[whole], ranges[whole], arrays, fit)
+            if shared:  # a step of its own would be seen at the golden cases' steps alone
+                ranges[name] = shared
+                continue
             on_progress(f"looking at the activations of {name}")
             ranges[name] = _ranges(bundle.folder, rewriting.watching(model, arrays, fit), inputs.of(name))
     for name, model in models.items():
@@ -186,29 +193,49 @@ class _Calibration:
 
     def of(self, name: str) -> list[dict[str, np.ndarray]]:
         """Calls of a task; its golden ones where it takes what can't be made here."""
-        task = self.model.manifest.tasks[name]
-        kinds = {port.kind for port in task.inputs.values()}
-        if kinds & {"tensor", "mask"} or (kinds & {"tokens", "size"} and not self.tokens):
-            return [case.inputs for case in self.cases[name]]
-        count = len(self.batches) if kinds & {"image", "tokens"} else 2
-        return [self._call(name, i) for i in range(count)]
+        ports = self.model.manifest.tasks[name].inputs
+        draws = any(port.kind == "seed" for port in ports.values())  # each call is a whole loop
+        count = min(DRAWN_BATCHES, len(self.batches)) if draws else len(self.batches)
+        calls = [self._call(name, i) for i in range(count)]
+        return [case.inputs for case in self.cases[name]] if None in calls else [c for c in calls if c is not None]
 
-    def _call(self, name: str, number: int) -> dict[str, np.ndarray]:
+    def _call(self, name: str, number: int) -> dict[str, np.ndarray] | None:
         import numpy as np
 
         from .ports import complete
 
-        task, given = self.model.manifest.tasks[name], {}
-        index = np.arange(CALIBRATION_BATCH) + number * CALIBRATION_BATCH
+        task, batch, given = self.model.manifest.tasks[name], self.batches[number], {}
+        index = np.arange(len(batch)) + number * CALIBRATION_BATCH
         for port_name, port in task.inputs.items():
             if port.kind == "image":
-                given[port_name] = self.batches[number]
+                given[port_name] = _shrunk(batch, port.shape)
+            elif port.kind == "mask":
+                given[port_name] = _right_half(batch)
             elif port.kind in ("tokens", "size"):
-                given[port_name] = self.tokens[number][port_name]
+                given[port_name] = self.tokens[number][port_name] if self.tokens else None
             elif port.kind == "seed":
                 given[port_name] = index
             elif port.kind == "label":
                 given[port_name] = index % (int(port.maximum or 0) + 1)
-        length = next((len(v) for v in given.values() if getattr(v, "ndim", 0) > 1), CALIBRATION_BATCH)
-        given = {k: v[:length] if task.inputs[k].kind in ("seed", "label") else v for k, v in given.items()}
-        return complete(name, task, given)
+            elif port.default is None:
+                return None
+        return None if any(value is None for value in given.values()) else complete(name, task, given)
+
+
+def _shrunk(pictures: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray | None:
+    """Pictures in a port's fixed size, each pixel the mean of a block; None where no blocks fit."""
+    height, width = (have if isinstance(want, str) else want for have, want in zip(pictures.shape[1:3], shape[1:3]))
+    number, rows, columns, channels = pictures.shape
+    if rows % height or columns % width:
+        return None
+    blocks = pictures.reshape(number, height, rows // height, width, columns // width, channels)
+    return blocks.mean(axis=(2, 4)).round().astype(pictures.dtype)
+
+
+def _right_half(pictures: np.ndarray) -> np.ndarray:
+    """A mask that has the right half of each picture drawn anew."""
+    import numpy as np
+
+    mask = np.zeros((*pictures.shape[:3], 1), np.uint8)
+    mask[:, :, pictures.shape[2] // 2 :] = 255
+    return mask

@@ -149,6 +149,28 @@ def watching(model: onnx.ModelProto, arrays: Arrays, fit: set[str]) -> tuple[onn
     return watched, names
 
 
+def ranges_of_part(
+    part: onnx.ModelProto,
+    whole: onnx.ModelProto,
+    ranges: Mapping[str, tuple[float, float]],
+    arrays: Arrays,
+    fit: set[str],
+) -> dict[str, tuple[float, float]] | None:
+    """The ranges of a part's activations out of those of its whole, whose products are the same in the same order.
+
+    None where they are not the same.
+    """
+    ours, theirs = (_products(model.graph, arrays, fit) for model in (part, whole))
+    if [p.node.input[1] for p in ours] != [p.node.input[1] for p in theirs]:
+        return None
+    found: dict[str, tuple[float, float]] = {}
+    for one, other in zip(ours, theirs, strict=True):
+        for name, seen in zip(_watched(one), _watched(other), strict=True):
+            low, high = found.get(name, ranges[seen])
+            found[name] = min(low, ranges[seen][0]), max(high, ranges[seen][1])
+    return found
+
+
 def _makes(graph: onnx.GraphProto, name: str) -> bool:
     return any(name in node.output for node in graph.node) or any(name == value.name for value in graph.input)
 
