@@ -92,7 +92,7 @@ def test_ranges_are_those_of_all_steps_of_a_loop(tmp_path):
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
     outputs = run(watched, arrays, tmp_path, steps=np.array(3), x=x)
     seen = np.concatenate(by_hand(x, arrays["w"], 3)[:3])
-    assert names == ["x0"]
+    assert names == ["x0", "s"]
     np.testing.assert_allclose(outputs["x0.ReduceMin"], seen.min(), rtol=1e-5)
     np.testing.assert_allclose(outputs["x0.ReduceMax"], seen.max(), rtol=1e-5)
 
@@ -120,7 +120,7 @@ def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
 
 def test_inputs_of_every_task_are_made_of_pictures(pictures):
     bundle = locate("ddpm-fashion")
-    inputs = precision._Calibration(bundle, pictures, {})
+    inputs = precision.Calibration(bundle, pictures, {})
     for name, task in bundle.manifest.tasks.items():
         if task.part_of:
             continue
@@ -161,6 +161,63 @@ def test_half_precision_keeps_what_it_cannot_hold(tmp_path):
     np.testing.assert_allclose(run(model, arrays, tmp_path, steps=np.array(2), x=x)["z"], exact, rtol=0.02, atol=0.01)
 
 
+def overflowing():
+    """A picture out of x in a loop's body: one product goes over 65504, and what follows scales it down again."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (int64 steps, float[1,32] x) => (float[1,32] z)
+      <bool go = {1}> { z = Loop(steps, go, x) <body = b (int64 i, bool c, float[1,32] x0) => (bool d, float[1,32] y)
+        <float small = {0.00001}> {
+          d = Identity(c) a = MatMul(x0, first) b = Gemm(a, second, bias) s = MatMul(b, up) y = Mul(s, small) }> }"""
+    model = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    arrays = {name: random.uniform(0, 0.1, (32, 32)).astype(np.float32) for name in ("first", "second")}
+    arrays |= {"up": random.uniform(1e4, 3e4, (32, 32)).astype(np.float32), "bias": np.full(32, 0.1, np.float32)}
+    for name, array in arrays.items():
+        tensor = onnx.TensorProto(name=name, data_type=1, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
+        model.graph.node[0].attribute[0].g.initializer.append(tensor)
+    return model, arrays
+
+
+def seen_ranges(model, arrays, folder, **inputs):
+    watched, names = rewriting.watching(model, arrays, rewriting.halvable(arrays))
+    outputs = run(watched, arrays, folder, **inputs)
+    return {name: (float(outputs[f"{name}.ReduceMin"]), float(outputs[f"{name}.ReduceMax"])) for name in names}
+
+
+def test_a_product_that_overflows_half_precision_keeps_float32(tmp_path):
+    inputs = {"steps": np.array(2), "x": np.ones((1, 32), np.float32)}
+    exact = run(*overflowing(), tmp_path, **inputs)["z"]
+    model, arrays = overflowing()
+    ranges = seen_ranges(model, arrays, tmp_path, **inputs)
+    assert ranges["s"][1] > 65504 and np.isfinite(exact).all()
+    assert rewriting.halve(model.graph, arrays, ranges) == (2, ["up"])
+    rewriting.round_in_half(model.graph)
+    z = run(model, arrays, tmp_path, **inputs)["z"]
+    assert 0 < np.abs(z - exact).max() < 0.005 * np.abs(exact).max()
+
+    # The same without the guard: infinity, which is a white or a black picture.
+    model, arrays = overflowing()
+    assert rewriting.halve(model.graph, arrays, dict.fromkeys(ranges, (0.0, 1.0))) == (3, [])
+    rewriting.round_in_half(model.graph)
+    assert not np.isfinite(run(model, arrays, tmp_path, **inputs)["z"]).any()
+
+
+def test_products_in_half_precision_that_follow_each_other_have_no_casts_between(tmp_path):
+    model, arrays = overflowing()
+    rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], (0.0, 1.0)))
+    body = model.graph.node[0].attribute[0].g
+    kinds = [node.op_type for node in body.node]
+    assert kinds == ["Identity", "Cast", "MatMul", "Cast", "Gemm", "MatMul", "Cast", "Mul"]  # x0, bias, s
+
+
+def test_what_was_seen_without_a_number_keeps_float32():
+    model, arrays = overflowing()
+    ranges = dict.fromkeys(["x0", "a", "b"], (0.0, 1.0)) | {"s": (float("nan"), float("nan"))}
+    assert rewriting.halve(model.graph, arrays, ranges) == (2, ["up"])
+    model, arrays = overflowing()
+    arrays["bias"][0] = 5000
+    assert rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], (0.0, 1.0)))[1] == ["second"]
+
+
 # --- What it costs ----------------------------------------------------------------------------------------------------
 
 
@@ -176,12 +233,16 @@ def test_a_cost_is_a_share_and_knows_its_direction():
     assert (psnr.worse, fid.worse) == (pytest.approx(0.05), pytest.approx(0.05))
     psnr, fid = precision.costs(metrics(20, 10), metrics(21, 9))
     assert psnr.worse < 0 and fid.worse < 0
+    gaps = [[Metric(name="gap", value=value, unit="points", better="lower")] for value in (-0.5, 1.0)]
+    assert precision.costs(*gaps)[0].worse == pytest.approx(0.015)  # a difference has no value to take a share of
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    arrays = {f"{part}_images": drawings(16, size=28, seed=i).images for i, part in enumerate(("train", "test"))}
+    parts = {part: drawings(16, size=28, seed=i) for i, part in enumerate(("train", "test"))}
+    arrays = {f"{part}_images": drawn.images for part, drawn in parts.items()}
+    arrays |= {f"{part}_labels": drawn.labels for part, drawn in parts.items()}
     np.savez(tmp_path / "data.npz", **arrays)
     return tmp_path / "data.npz"
 
@@ -207,6 +268,21 @@ def test_a_loss_over_the_bound_is_refused(tmp_path, data, monkeypatch):
     done = zoo(*words, "--data", data, "--limit", 16)
     assert done.code == 10 and "--accept-loss takes it all the same" in done.err and not (tmp_path / "out").exists()
     assert zoo(*words, "--data", data, "--limit", 16, "--accept-loss").code == 0
+
+
+@pytest.mark.slow
+def test_a_model_that_draws_is_measured_by_what_it_draws(tmp_path, data):
+    words = ["export", "ddpm-fashion", "--target", "python", "--task", "generate", "-o", tmp_path / "out"]
+    words += ["--precision", "fp16", "--data", data, "--limit", 16, "--samples", 20, "--set", "steps=1"]
+    done = zoo(*words)
+    assert done.code == 2 and "says what fp16 costs: --judge MODEL" in done.err and not (tmp_path / "out").exists()
+    done = zoo(*words, "--judge", "judge-fashion", "--accept-loss")
+    assert done.code == 0, done.err
+    assert "with 16 test pictures and 20 drawn ones" in done.err and "asked_label" in done.out
+    metrics = json.loads((tmp_path / "out" / "model.json").read_bytes())["metrics"]
+    drawn = next(m for m in metrics if m["name"] == "asked_label")
+    assert drawn["samples"] == 20 and "zoo eval model --data" in drawn["command"]
+    assert "--samples 20 --set steps=1 --judge judge-fashion" in drawn["command"]
 
 
 def test_precision_and_data_go_together(tmp_path):

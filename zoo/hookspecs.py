@@ -49,6 +49,7 @@ CHANGES = {
         "Task.tile: tasks that hosts can run in tiles",
         "Trainer.note: a line for the card",
         "Imported.notes: what an import assumes and what the model lacks",
+        "Target.half: stacks that compute in half precision",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
@@ -208,6 +209,7 @@ class Target:
     loops: bool = True  # False: it has no control flow; a sampler is shipped as its parts `begin`, `step` and `end`
     parts: bool = False  # ship those parts besides, for hosts that keep the loop
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights lie
+    half: bool = False  # `--precision fp16` computes in half precision there; else it stores weights so, and no more
     int64_bits: Literal[32, 64] = 64  # 32: it cuts 64-bit integers, so that a seed would give other noise
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from . import manifest as manifests
 from . import tensors
-from .errors import UsageError
+from .errors import ExportError, UsageError
 from .hookspecs import Metric, Tolerance
 from .manifest import MANIFEST, Manifest, graph_file
 from .replay import GOLDEN, Case, read_cases, write_cases
@@ -52,8 +52,9 @@ class Cost:
 
     @property
     def worse(self) -> float:
-        """By which share of its value it got worse; below 0 where it got better."""
-        change = (self.now - self.float32) / max(abs(self.float32), 1e-12)
+        """By which share of its value it got worse; below 0 where it got better. Of points, which may be 0: of 100."""
+        whole = 100.0 if self.unit == "points" else max(abs(self.float32), 1e-12)
+        change = (self.now - self.float32) / whole
         return -change if self.better == "higher" else change if self.better == "lower" else 0.0
 
 
@@ -64,14 +65,24 @@ def costs(before: list[Metric], after: list[Metric]) -> list[Cost]:
 
 
 def lighten(
-    bundle: Bundle, precision: str, folder: Path, pictures: Any, on_progress: Callable[[str], None] = lambda line: None
+    bundle: Bundle,
+    precision: str,
+    folder: Path,
+    pictures: Any,
+    on_progress: Callable[[str], None] = lambda line: None,
+    *,
+    half: bool = False,
 ) -> Bundle:
     """Writes a smaller bundle of a model at `folder`, which must not exist.
 
     Args:
         precision: `fp16` or `int8`.
-        pictures: uint8 [number, height, width, channels], real ones that are not measured with: the ranges of int8's
+        pictures: uint8 [number, height, width, channels], real ones that are not measured with: the ranges of
             activations are taken from them.
+        half: fp16 computes in 16 bits too.
+
+    Raises:
+        ExportError: the smaller graphs give values that are not finite.
     """
     import onnx
 
@@ -87,23 +98,28 @@ def lighten(
     arrays = {name: array for file in files for name, array in tensors.load(bundle.folder / file).items()}
     cases = read_cases(bundle.folder / GOLDEN, before)
     models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in before.tasks}
-    fit = rewriting.quantizable([model.graph for model in models.values()], arrays)
-    ranges = {}
-    if precision == "int8":
-        inputs = _Calibration(bundle, pictures, cases)
-        for name, model in models.items():
-            whole = before.tasks[name].part_of
+    int8 = precision == "int8"
+    fit = rewriting.quantizable([m.graph for m in models.values()], arrays) if int8 else rewriting.halvable(arrays)
+    ranges: dict[str, dict[str, tuple[float, float]]] = {}
+    if int8 or half:
+        inputs = Calibration(bundle, pictures, cases)
+        for name in sorted(models, key=lambda n: before.tasks[n].part_of is not None):  # parts last
+            model, whole = models[name], before.tasks[name].part_of
             shared = whole and rewriting.ranges_of_part(model, models[whole], ranges[whole], arrays, fit)
             if shared:  # a step of its own would be seen at the golden cases' steps alone
                 ranges[name] = shared
                 continue
-            on_progress(f"looking at the activations of {name}")
-            ranges[name] = _ranges(bundle.folder, rewriting.watching(model, arrays, fit), inputs.of(name))
+            watched = rewriting.watching(model, arrays, fit)
+            if watched[1]:
+                on_progress(f"looking at the activations of {name}")
+            ranges[name] = _ranges(bundle.folder, watched, inputs.of(name)) if watched[1] else {}
     for name, model in models.items():
-        if precision == "int8":
+        if int8:
             rewriting.quantize(model.graph, arrays, fit, ranges[name])
         else:
-            rewriting.halve(model.graph, arrays)
+            in_half, kept = rewriting.halve(model.graph, arrays, ranges.get(name))
+            if in_half or kept:
+                on_progress(f"{name}: {in_half} products compute in 16 bits" + _keep_32(kept))
     places = {}
     for file in files:
         tensors.save(folder / file, {n: a for n, a in arrays.items() if home.get(n.removesuffix(".scale")) == file})
@@ -112,11 +128,37 @@ def lighten(
         rewriting.point_at(model.graph, places)
         (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
     on_progress("running the golden cases")
-    write_cases(folder / GOLDEN, {name: [_answer(folder, name, case) for case in cases[name]] for name in before.tasks})
+    answers = {name: [_answer(folder, name, case) for case in cases[name]] for name in before.tasks}
+    write_cases(folder / GOLDEN, answers)
     shutil.copyfile(bundle.folder / "README.md", folder / "README.md")
     manifest = _manifest(before, folder, PRECISIONS[precision])
     digest = manifests.digest((folder / MANIFEST).read_bytes())
     return Bundle(folder, manifest, digest, f"{bundle.reference} in {precision}")
+
+
+def rounded(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle as a stack computes it that rounds in half precision, for our own runtime on the CPU, which does not.
+
+    Args:
+        folder: where to write it; it must not exist.
+
+    Raises:
+        ExportError: a golden case's outputs are not finite.
+    """
+    import onnx
+
+    from .bundle import Bundle
+    from .graph.precision import round_in_half
+
+    shutil.copytree(bundle.folder, folder)
+    for name in bundle.manifest.tasks:
+        model = onnx.load(folder / graph_file(name), load_external_data=False)
+        round_in_half(model.graph)
+        (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
+    for name, cases in read_cases(folder / GOLDEN, bundle.manifest).items():
+        for case in cases:
+            _answer(folder, name, case)
+    return Bundle(folder, bundle.manifest, bundle.digest, f"{bundle.reference}, rounded")
 
 
 def with_metrics(bundle: Bundle, metrics: list[Metric]) -> Bundle:
@@ -142,11 +184,21 @@ def _manifest(before: Manifest, folder: Path, precision: str) -> Manifest:
     return manifests.read(folder)
 
 
+def _keep_32(weights: list[str]) -> str:
+    return f"; {len(weights)} keep 32, their activations are too large: {', '.join(weights)}" if weights else ""
+
+
 def _answer(folder: Path, task: str, case: Case) -> Case:
     """A golden case with what the new graph gives."""
+    import numpy as np
+
     from .runtime import open_session
 
-    return Case(case.inputs, open_session(folder / graph_file(task), "cpu").run(case.inputs))
+    outputs = open_session(folder / graph_file(task), "cpu").run(case.inputs)
+    for port, array in outputs.items():
+        if np.isfinite(case.outputs[port]).all() and not np.isfinite(array).all():
+            raise ExportError(f"the smaller {task} gives a {port} that is not finite")
+    return Case(case.inputs, outputs)
 
 
 def _ranges(
@@ -159,7 +211,7 @@ def _ranges(
     from .runtime import open_session
 
     model, names = watched
-    with TemporaryDirectory(prefix="zoo-int8-") as place:
+    with TemporaryDirectory(prefix="zoo-watched-") as place:
         for file in weight_files(model.graph):
             shutil.copyfile(folder / file, Path(place) / file)
         graph = Path(place) / "watched.onnx"
@@ -175,7 +227,7 @@ def _ranges(
     }
 
 
-class _Calibration:
+class Calibration:
     """Real inputs of each task: pictures, their tokens, every label in turn, seeds from 0, defaults for the rest."""
 
     def __init__(self, bundle: Bundle, pictures: np.ndarray, cases: Mapping[str, list[Case]]):

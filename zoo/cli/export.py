@@ -64,12 +64,13 @@ def command(
       python vqvae-python/run.py verify
       zoo export vqvae-fashion --target node -o small/ --precision int8 --data fashion-mnist/
     """
-    from ..export import check_out, export
+    from ..export import check_out, export, find_target
     from .run import locate_with_progress
 
     check_out(out, force)
+    half = find_target(target)[1].half
     bundle = locate_with_progress(model, registries)
-    with _in_precision(bundle, precision, accept_loss, options) as (lighter, cost):
+    with _in_precision(bundle, precision, half, accept_loss, options) as (lighter, cost):
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
     if json_:
         as_json(written)
@@ -99,9 +100,12 @@ def command(
 
 @contextlib.contextmanager
 def _in_precision(
-    bundle: "Bundle", precision: str, accept_loss: bool, given: dict[str, Any]
+    bundle: "Bundle", precision: str, half: bool, accept_loss: bool, given: dict[str, Any]
 ) -> "Iterator[tuple[Bundle, list[Cost]]]":
-    """The bundle in a precision, and what that costs; `given` are the options that say how it is measured."""
+    """The bundle in a precision, and what that costs.
+
+    `half`: the target computes in 16 bits. `given` are the options that say how the cost is measured.
+    """
     if precision == "fp32":
         if accept_loss or any(given[option] for option in ("data", "judge", "samples", "assignments")):
             raise UsageError("--data, --judge, --samples, --set and --accept-loss are for --precision fp16 and int8")
@@ -112,7 +116,7 @@ def _in_precision(
     from ..bundle import locate
     from ..export import MODEL
     from ..model import Model
-    from ..precision import BOUND, costs, lighten, with_metrics
+    from ..precision import BOUND, costs, lighten, rounded, with_metrics
     from .eval import GENERATE, command_line, measure
 
     options = given | {"image_size": None, "inception": None, "split": "test", "data_name": "", "skip": 0}
@@ -120,11 +124,17 @@ def _in_precision(
     judging = Model(locate(options["judge"])) if options["judge"] else None
     note(f"measuring {bundle.manifest.name} in float32, with {options['limit']} test pictures{drawn}")
     before = measure(Model(bundle), judging, options)
+    if not costs(before, before) and not accept_loss:
+        raise UsageError(
+            f"nothing that was measured of {bundle.manifest.name} says what {precision} costs: --judge MODEL, a"
+            " classifier of such pictures, does; --accept-loss goes on without"
+        )
     with tempfile.TemporaryDirectory(prefix="zoo-precision-") as place:
         pictures = _training_pictures(bundle, options["data"])
-        lighter = lighten(bundle, precision, Path(place) / "model", pictures, note)
+        lighter = lighten(bundle, precision, Path(place) / "model", pictures, note, half=half)
         note(f"measuring it in {precision}, with the same")
-        after = measure(Model(lighter), judging, options)
+        computed = rounded(lighter, Path(place) / "rounded") if half and precision == "fp16" else lighter
+        after = measure(Model(computed), judging, options)
         cost = costs(before, after)
         worst = max(cost, key=lambda c: c.worse, default=None)
         if worst and worst.worse > BOUND and not accept_loss:

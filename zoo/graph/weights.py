@@ -30,7 +30,7 @@ def move_into_bodies(graph: onnx.GraphProto) -> None:
     """
     bodies = [body for node in graph.node for body in subgraphs(node)]
     used_here = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    used_in = [_names_used(body) for body in bodies]
+    used_in = [names_used(body) for body in bodies]
     stays = []
     for tensor in graph.initializer:
         users = [body for body, used in zip(bodies, used_in, strict=True) if tensor.name in used]
@@ -61,11 +61,11 @@ def move_out_of_bodies(graph: onnx.GraphProto) -> None:
         body.initializer.extend(inside)
 
 
-def _names_used(graph: onnx.GraphProto) -> set[str]:
+def names_used(graph: onnx.GraphProto) -> set[str]:
     """Every value that the graph, and those inside it, read."""
     used = {output.name for output in graph.output}
     for node in graph.node:
         used.update(node.input)
         for body in subgraphs(node):
-            used |= _names_used(body)
+            used |= names_used(body)
     return used
