@@ -13,6 +13,7 @@ from zoo.bundle import locate
 from zoo.errors import UsageError
 from zoo.graph import precision as rewriting
 from zoo.graph.check import check
+from zoo.graph.precision import Seen
 from zoo.hookspecs import Metric
 from zoo.model import Model
 from zoo.replay import replay
@@ -95,6 +96,7 @@ def test_ranges_are_those_of_all_steps_of_a_loop(tmp_path):
     assert names == ["x0", "s"]
     np.testing.assert_allclose(outputs["x0.ReduceMin"], seen.min(), rtol=1e-5)
     np.testing.assert_allclose(outputs["x0.ReduceMax"], seen.max(), rtol=1e-5)
+    np.testing.assert_allclose(outputs["x0.ReduceMean"], np.square(seen).mean(), rtol=1e-5)
 
 
 def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
@@ -106,7 +108,7 @@ def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
     )
     fit = rewriting.quantizable([whole.graph, step.graph], arrays)
     names = rewriting.watching(whole, arrays, fit)[1]
-    ranges = {name: (-1.0 - i, 1.0 + i) for i, name in enumerate(names)}
+    ranges = {name: Seen(-1.0 - i, 1.0 + i, 1.0) for i, name in enumerate(names)}
     found = rewriting.ranges_of_part(step, whole, ranges, arrays, fit)
     assert set(found) == set(rewriting.watching(step, arrays, fit)[1]) and set(found.values()) <= set(ranges.values())
 
@@ -136,7 +138,7 @@ def test_a_loop_s_products_are_quantized(tmp_path):
     model, arrays = looping()
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
     exact = by_hand(x, arrays["w"], 3)
-    rewriting.quantize(model.graph, arrays, {"w"}, {"x0": (min(map(np.min, exact)), max(map(np.max, exact)))})
+    rewriting.quantize(model.graph, arrays, {"w"}, {"x0": Seen(min(map(np.min, exact)), max(map(np.max, exact)), 1.0)})
     assert arrays["w"].dtype == np.int8 and np.abs(arrays["w"]).max() == 63
     off = run(model, arrays, tmp_path, steps=np.array(3), x=x)["z"] - exact[3]
     assert 0 < np.abs(off).max() < 0.1 * np.abs(exact[3]).max()
@@ -161,6 +163,17 @@ def test_half_precision_keeps_what_it_cannot_hold(tmp_path):
     np.testing.assert_allclose(run(model, arrays, tmp_path, steps=np.array(2), x=x)["z"], exact, rtol=0.02, atol=0.01)
 
 
+SMALL = Seen(0.0, 1.0, 0.3)
+
+
+def test_a_product_whose_input_has_a_few_values_far_beyond_the_rest_keeps_float32():
+    model, arrays = looping()
+    even = Seen(-1.0, 1.0, 1 / 3)  # 47 dB
+    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even}) == set()
+    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(high=30.0)}) == {"w"}
+    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(power=float("nan"))}) == {"w"}
+
+
 def overflowing():
     """A picture out of x in a loop's body: one product goes over 65504, and what follows scales it down again."""
     text = """<ir_version: 8, opset_import: ["" : 18]> g (int64 steps, float[1,32] x) => (float[1,32] z)
@@ -180,7 +193,7 @@ def overflowing():
 def seen_ranges(model, arrays, folder, **inputs):
     watched, names = rewriting.watching(model, arrays, rewriting.halvable(arrays))
     outputs = run(watched, arrays, folder, **inputs)
-    return {name: (float(outputs[f"{name}.ReduceMin"]), float(outputs[f"{name}.ReduceMax"])) for name in names}
+    return {name: Seen(*(float(outputs[f"{name}.{kind}"]) for kind in rewriting.WATCHES)) for name in names}
 
 
 def test_a_product_that_overflows_half_precision_keeps_float32(tmp_path):
@@ -196,14 +209,14 @@ def test_a_product_that_overflows_half_precision_keeps_float32(tmp_path):
 
     # The same without the guard: infinity, which is a white or a black picture.
     model, arrays = overflowing()
-    assert rewriting.halve(model.graph, arrays, dict.fromkeys(ranges, (0.0, 1.0))) == (3, [])
+    assert rewriting.halve(model.graph, arrays, dict.fromkeys(ranges, SMALL)) == (3, [])
     rewriting.round_in_half(model.graph)
     assert not np.isfinite(run(model, arrays, tmp_path, **inputs)["z"]).any()
 
 
 def test_products_in_half_precision_that_follow_each_other_have_no_casts_between(tmp_path):
     model, arrays = overflowing()
-    rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], (0.0, 1.0)))
+    rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))
     body = model.graph.node[0].attribute[0].g
     kinds = [node.op_type for node in body.node]
     assert kinds == ["Identity", "Cast", "MatMul", "Cast", "Gemm", "MatMul", "Cast", "Mul"]  # x0, bias, s
@@ -211,11 +224,11 @@ def test_products_in_half_precision_that_follow_each_other_have_no_casts_between
 
 def test_what_was_seen_without_a_number_keeps_float32():
     model, arrays = overflowing()
-    ranges = dict.fromkeys(["x0", "a", "b"], (0.0, 1.0)) | {"s": (float("nan"), float("nan"))}
+    ranges = dict.fromkeys(["x0", "a", "b"], SMALL) | {"s": Seen(*[float("nan")] * 3)}
     assert rewriting.halve(model.graph, arrays, ranges) == (2, ["up"])
     model, arrays = overflowing()
     arrays["bias"][0] = 5000
-    assert rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], (0.0, 1.0)))[1] == ["second"]
+    assert rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))[1] == ["second"]
 
 
 # --- What it costs ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .bundle import Bundle
+    from .graph.precision import Seen
 
 PRECISIONS = {"fp16": "float16", "int8": "int8"}
 """What the command line says, and what the manifest says."""
@@ -100,7 +101,7 @@ def lighten(
     models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in before.tasks}
     int8 = precision == "int8"
     fit = rewriting.quantizable([m.graph for m in models.values()], arrays) if int8 else rewriting.halvable(arrays)
-    ranges: dict[str, dict[str, tuple[float, float]]] = {}
+    ranges: dict[str, dict[str, rewriting.Seen]] = {}
     if int8 or half:
         inputs = Calibration(bundle, pictures, cases)
         for name in sorted(models, key=lambda n: before.tasks[n].part_of is not None):  # parts last
@@ -113,13 +114,25 @@ def lighten(
             if watched[1]:
                 on_progress(f"looking at the activations of {name}")
             ranges[name] = _ranges(bundle.folder, watched, inputs.of(name)) if watched[1] else {}
+    delicate: set[str] = set()
+    if int8:
+        delicate = set().union(*(rewriting.delicate(m.graph, arrays, fit, ranges[n]) for n, m in models.items()))
+        fit -= delicate
+        on_progress(
+            f"{len(fit)} products compute in 8 bits" + _keep_32(sorted(delicate), "8 bits are too few for them")
+        )
+    rest = {name: arrays[name] for name in delicate}
     for name, model in models.items():
         if int8:
             rewriting.quantize(model.graph, arrays, fit, ranges[name])
+            rewriting.halve(model.graph, rest)
         else:
             in_half, kept = rewriting.halve(model.graph, arrays, ranges.get(name))
             if in_half or kept:
-                on_progress(f"{name}: {in_half} products compute in 16 bits" + _keep_32(kept))
+                on_progress(
+                    f"{name}: {in_half} products compute in 16 bits" + _keep_32(kept, "their activations are too large")
+                )
+    arrays |= rest
     places = {}
     for file in files:
         tensors.save(folder / file, {n: a for n, a in arrays.items() if home.get(n.removesuffix(".scale")) == file})
@@ -184,8 +197,8 @@ def _manifest(before: Manifest, folder: Path, precision: str) -> Manifest:
     return manifests.read(folder)
 
 
-def _keep_32(weights: list[str]) -> str:
-    return f"; {len(weights)} keep 32, their activations are too large: {', '.join(weights)}" if weights else ""
+def _keep_32(weights: list[str], reason: str) -> str:
+    return f"; {len(weights)} keep 32, {reason}: {', '.join(weights)}" if weights else ""
 
 
 def _answer(folder: Path, task: str, case: Case) -> Case:
@@ -201,13 +214,12 @@ def _answer(folder: Path, task: str, case: Case) -> Case:
     return Case(case.inputs, outputs)
 
 
-def _ranges(
-    folder: Path, watched: tuple[Any, list[str]], calls: list[dict[str, Any]]
-) -> dict[str, tuple[float, float]]:
-    """The smallest and largest value of each activation over some calls."""
+def _ranges(folder: Path, watched: tuple[Any, list[str]], calls: list[dict[str, Any]]) -> dict[str, Seen]:
+    """What each activation was over some calls."""
     from tempfile import TemporaryDirectory
 
     from .graph.compatibility import weight_files
+    from .graph.precision import WATCHES, Seen, together
     from .runtime import open_session
 
     model, names = watched
@@ -219,10 +231,7 @@ def _ranges(
         session = open_session(graph, "cpu")
         seen = [session.run(call) for call in calls]
     return {
-        name: (
-            min(float(outputs[f"{name}.ReduceMin"]) for outputs in seen),
-            max(float(outputs[f"{name}.ReduceMax"]) for outputs in seen),
-        )
+        name: together([Seen(*(float(outputs[f"{name}.{kind}"]) for kind in WATCHES)) for outputs in seen])
         for name in names
     }
 

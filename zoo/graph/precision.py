@@ -3,14 +3,15 @@
 float16: weights are stored in half precision and widened where they are used, so that every stack computes in float32
 as before, from the same rounded weights; for stacks that compute in half precision, products do, but for those whose
 activations come near the end of its range. int8: convolutions and matrix products compute in 8 bits, between nodes
-QuantizeLinear and DequantizeLinear (QDQ), with ranges of activations that were seen on real inputs.
+QuantizeLinear and DequantizeLinear (QDQ), with ranges of activations that were seen on real inputs; those keep float32
+that 8 bits are too few for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -23,6 +24,14 @@ MIN_ELEMENTS = 256
 """Smaller weights (biases, scales) stay as they are: they cost nothing and matter most."""
 
 Arrays = dict[str, np.ndarray]
+
+
+class Seen(NamedTuple):
+    """What an activation was, over some calls and all steps of a loop."""
+
+    low: float
+    high: float
+    power: float  # mean square
 
 
 def weights_of(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, TensorProto]]:
@@ -44,15 +53,13 @@ in half precision too, where a part of the sum may be larger than the whole.
 """
 
 
-def halve(
-    graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, tuple[float, float]] | None = None
-) -> tuple[int, list[str]]:
+def halve(graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, Seen] | None = None) -> tuple[int, list[str]]:
     """Stores the large float32 weights of a graph in half precision, and widens them in the graph.
 
     A weight that half precision cannot hold (over 65504, or rounded away by more than 1 %) stays float32.
 
     Args:
-        arrays: the weights by name; those that are stored anew are replaced.
+        arrays: the weights by name, or those of them that are meant; those that are stored anew are replaced.
         ranges: smallest and largest value of each activation that `watching` names: products compute in half precision
             too, but for those that come near the end of its range. None: all compute in float32.
 
@@ -63,6 +70,8 @@ def halve(
     weights = [p.node.input[1] for p in products]
     for inner, tensor in weights_of(graph):
         name = tensor.name
+        if name not in arrays:
+            continue
         half = arrays[name] if arrays[name].dtype == np.float16 else _half(arrays[name])
         if half is None:
             continue
@@ -86,8 +95,8 @@ def halvable(arrays: Arrays) -> set[str]:
     return {name for name, array in arrays.items() if array.dtype == np.float16 or _half(array) is not None}
 
 
-def _fits_half(node: onnx.NodeProto, arrays: Arrays, ranges: Mapping[str, tuple[float, float]]) -> bool:
-    bounds = [*ranges[node.input[0]], *ranges[node.output[0]]]
+def _fits_half(node: onnx.NodeProto, arrays: Arrays, ranges: Mapping[str, Seen]) -> bool:
+    bounds = [*ranges[node.input[0]][:2], *ranges[node.output[0]][:2]]
     if len(node.input) == 3 and node.input[2]:
         bias = arrays.get(node.input[2].removesuffix(".wide"))
         bounds.append(np.inf if bias is None else float(np.abs(bias).max()))
@@ -204,28 +213,31 @@ def _watched(product: _Product) -> list[str]:
     return [product.node.input[0], product.node.output[0]]
 
 
-def watching(model: onnx.ModelProto, arrays: Arrays, fit: set[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """The model with the smallest and largest value of each activation before and after a product as outputs besides.
+WATCHES = ("ReduceMin", "ReduceMax", "ReduceMean")
+"""What is collected of an activation, and of its square the mean: the fields of `Seen`."""
 
-    In a loop they are collected over all steps, as scan outputs. Returns the names too; output i has the minimum of
-    name i, and as many outputs later comes the maximum.
+
+def watching(model: onnx.ModelProto, arrays: Arrays, fit: set[str]) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with what each activation before and after a product was as outputs besides.
+
+    Of the activation NAME they are `NAME.ReduceMin` and so on; in a loop they are collected over all steps, as scan
+    outputs. Returns the names too.
     """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     names = list(dict.fromkeys(n for p in _products(watched.graph, arrays, fit) for n in _watched(p)))
     loops = _loops(watched.graph)
-    for kind in ("ReduceMin", "ReduceMax"):
-        for name in names:
+    for name in names:
+        loop, home = next(((node, body) for node, body in loops if _makes(body, name)), (None, watched.graph))
+        home.node.append(helper.make_node("Mul", [name, name], [f"{name}.square"]))
+        for kind, value in zip(WATCHES, (name, name, f"{name}.square"), strict=True):
             seen = f"{name}.{kind}"
-            home = next(((node, body) for node, body in loops if _makes(body, name)), None)
-            if home:
-                node, body = home
-                body.node.append(helper.make_node(kind, [name], [f"{seen}.step"], keepdims=0))
-                body.output.append(helper.make_tensor_value_info(f"{seen}.step", TensorProto.FLOAT, []))
-                node.output.append(f"{seen}.steps")
-                watched.graph.node.append(helper.make_node(kind, [f"{seen}.steps"], [seen], keepdims=0))
-            else:
-                watched.graph.node.append(helper.make_node(kind, [name], [seen], keepdims=0))
+            if loop is not None:
+                home.node.append(helper.make_node(kind, [value], [f"{seen}.step"], keepdims=0))
+                home.output.append(helper.make_tensor_value_info(f"{seen}.step", TensorProto.FLOAT, []))
+                loop.output.append(f"{seen}.steps")
+                value = f"{seen}.steps"
+            watched.graph.node.append(helper.make_node(kind, [value], [seen], keepdims=0))
             watched.graph.output.append(helper.make_tensor_value_info(seen, TensorProto.FLOAT, []))
     return watched, names
 
@@ -233,10 +245,10 @@ def watching(model: onnx.ModelProto, arrays: Arrays, fit: set[str]) -> tuple[onn
 def ranges_of_part(
     part: onnx.ModelProto,
     whole: onnx.ModelProto,
-    ranges: Mapping[str, tuple[float, float]],
+    ranges: Mapping[str, Seen],
     arrays: Arrays,
     fit: set[str],
-) -> dict[str, tuple[float, float]] | None:
+) -> dict[str, Seen] | None:
     """The ranges of a part's activations out of those of its whole, whose products are the same in the same order.
 
     None where they are not the same.
@@ -244,24 +256,53 @@ def ranges_of_part(
     ours, theirs = (_products(model.graph, arrays, fit) for model in (part, whole))
     if [p.node.input[1] for p in ours] != [p.node.input[1] for p in theirs]:
         return None
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, Seen] = {}
     for one, other in zip(ours, theirs, strict=True):
-        for name, seen in zip(_watched(one), _watched(other), strict=True):
-            low, high = found.get(name, ranges[seen])
-            found[name] = min(low, ranges[seen][0]), max(high, ranges[seen][1])
+        for name, name_there in zip(_watched(one), _watched(other), strict=True):
+            found[name] = together([found.get(name, ranges[name_there]), ranges[name_there]])
     return found
+
+
+def together(seen: Iterable[Seen]) -> Seen:
+    """One for several."""
+    lows, highs, powers = zip(*seen, strict=True)
+    return Seen(min(lows), max(highs), sum(powers) / len(powers))
 
 
 def _makes(graph: onnx.GraphProto, name: str) -> bool:
     return any(name in node.output for node in graph.node) or any(name == value.name for value in graph.input)
 
 
-def quantize(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapping[str, tuple[float, float]]) -> None:
+COARSE = 0.025
+"""A product keeps float32 where rounding its input to 8 bits makes noise of more than this share of it, as root mean
+squares: 32 dB. Of such inputs, with a few values far beyond the rest, 256 levels leave few for the rest."""
+
+NARROW = 4
+"""A Conv from or to so few channels keeps float32: that is where pixels go in and out, and little is computed."""
+
+
+def delicate(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapping[str, Seen]) -> set[str]:
+    """The weights of the products that 8 bits are too few for."""
+    found = set()
+    for product in _products(graph, arrays, fit):
+        name, seen = product.node.input[1], ranges[product.node.input[0]]
+        narrow = product.node.op_type == "Conv" and min(arrays[name].shape[:2]) <= NARROW
+        if narrow or not _level(seen) / 12**0.5 <= COARSE * seen.power**0.5:
+            found.add(name)
+    return found
+
+
+def _level(seen: Seen) -> float:
+    """The width of one of 256 levels from the smallest to the largest value, 0 among them."""
+    return max(max(seen.high, 0.0) - min(seen.low, 0.0), 1e-8) / 255
+
+
+def quantize(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapping[str, Seen]) -> None:
     """Makes the products of a graph compute in 8 bits.
 
     Args:
         arrays: the weights by name; quantized ones become int8, and their scales are added as `NAME.scale`.
-        fit: what `quantizable` says of all graphs of the model.
+        fit: what `quantizable` says of all graphs of the model, without what `delicate` says of any.
         ranges: smallest and largest value of each activation that `watching` names.
     """
     done: set[tuple[str, str]] = set()
@@ -304,12 +345,11 @@ def _activation(
     graph: onnx.GraphProto,
     node: onnx.NodeProto,
     name: str,
-    ranges: Mapping[str, tuple[float, float]],
+    ranges: Mapping[str, Seen],
     into: onnx.NodeProto | None,
 ) -> float:
     """Puts Quantize and Dequantize around an activation: before `into`, or for None behind `node`. Its scale."""
-    low, high = min(ranges[name][0], 0.0), max(ranges[name][1], 0.0)
-    scale = max(high - low, 1e-8) / 255
+    low, scale = min(ranges[name].low, 0.0), _level(ranges[name])
     zero = int(np.clip(round(-low / scale), 0, 255))
     place = f"{name}.{node.output[0]}.in" if into is not None else f"{name}.out"
     graph.initializer.append(helper.make_tensor(f"{place}.scale", TensorProto.FLOAT, [], [scale]))
