@@ -24,10 +24,26 @@ def pictures():
     return drawings(32, size=28).images
 
 
-@pytest.fixture(scope="module", params=["fp16", "int8"])
+@pytest.fixture(scope="module", params=["fp16", "fp16 for a GPU", "int8"])
 def lighter(request, tmp_path_factory, pictures):
-    folder = tmp_path_factory.mktemp("lighter") / "model"
-    return precision.lighten(locate("vqvae-fashion"), request.param, folder, pictures)
+    folder, word = tmp_path_factory.mktemp("lighter") / "model", request.param.split()[0]
+    return precision.lighten(locate("vqvae-fashion"), word, folder, pictures, half=request.param != word)
+
+
+def computes_in_half(bundle):
+    """Whether some product does; the bundle's own inputs and outputs have other types."""
+    graph = onnx.load(bundle.folder / "decode.onnx", load_external_data=False).graph
+    return any(node.op_type == "Conv" and node.output[0].endswith(".half") for node in graph.node)
+
+
+def test_pictures_stay_right_where_a_stack_rounds_in_half_precision(pictures, tmp_path):
+    lighter = precision.lighten(locate("vqvae-fashion:1"), "fp16", tmp_path / "half", pictures, half=True)
+    stored = precision.lighten(locate("vqvae-fashion:1"), "fp16", tmp_path / "stored", pictures)
+    assert computes_in_half(lighter) and not computes_in_half(stored)
+    as_on_a_gpu = Model(precision.rounded(lighter, tmp_path / "rounded"), "cpu").reconstruct(image=pictures)
+    here = Model(lighter, "cpu").reconstruct(image=pictures)
+    off = np.abs(as_on_a_gpu["reconstruction"].astype(int) - here["reconstruction"])
+    assert 0 < off.mean() < 0.5 and here["reconstruction"].max() > 128
 
 
 def test_it_is_a_bundle_of_its_own(lighter):
