@@ -160,6 +160,30 @@ def test_a_loop_s_products_are_quantized(tmp_path):
     assert 0 < np.abs(off).max() < 0.1 * np.abs(exact[3]).max()
 
 
+def linear(other=""):
+    """x times a weight that is read transposed, as torch exports a linear layer over a sequence."""
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[1,4,32] x) => (float[1,4,16] z)
+      {{ t = Transpose<perm = [1, 0]>(w) z = MatMul(x, t) {other} }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(
+        onnx.TensorProto(name="w", data_type=1, dims=[16, 32], data_location=onnx.TensorProto.EXTERNAL)
+    )
+    return model, {"w": np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32)}
+
+
+def test_a_weight_that_is_read_transposed_is_stored_so(tmp_path):
+    x = np.random.default_rng(1).normal(size=(1, 4, 32)).astype(np.float32)
+    model, arrays = linear()
+    exact = x @ arrays["w"].T
+    rewriting.fold_transposes([model.graph], arrays)
+    assert [node.op_type for node in model.graph.node] == ["MatMul"]
+    assert rewriting.quantizable([model.graph], arrays) == {"w"}
+    np.testing.assert_allclose(run(model, arrays, tmp_path, x=x)["z"], exact, rtol=1e-5, atol=1e-5)
+    model, arrays = linear("other = Neg(w)")
+    rewriting.fold_transposes([model.graph], arrays)
+    assert arrays["w"].shape == (16, 32) and len(model.graph.node) == 3
+
+
 def test_a_weight_that_something_else_reads_stays(tmp_path):
     model, arrays = looping()
     other = """<ir_version: 8, opset_import: ["" : 18]> o (int64 i) => (float[32] r) { r = Gather(w, i) }"""

@@ -99,6 +99,7 @@ def lighten(
     arrays = {name: array for file in files for name, array in tensors.load(bundle.folder / file).items()}
     cases = read_cases(bundle.folder / GOLDEN, before)
     models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in before.tasks}
+    rewriting.fold_transposes([model.graph for model in models.values()], arrays)
     int8 = precision == "int8"
     fit = rewriting.quantizable([m.graph for m in models.values()], arrays) if int8 else rewriting.halvable(arrays)
     ranges: dict[str, dict[str, rewriting.Seen]] = {}
@@ -113,7 +114,7 @@ def lighten(
             watched = rewriting.watching(model, arrays, fit)
             if watched[1]:
                 on_progress(f"looking at the activations of {name}")
-            ranges[name] = _ranges(bundle.folder, watched, inputs.of(name)) if watched[1] else {}
+            ranges[name] = _ranges(watched, arrays, inputs.of(name)) if watched[1] else {}
     delicate: set[str] = set()
     if int8:
         delicate = set().union(*(rewriting.delicate(m.graph, arrays, fit, ranges[n]) for n, m in models.items()))
@@ -214,19 +215,20 @@ def _answer(folder: Path, task: str, case: Case) -> Case:
     return Case(case.inputs, outputs)
 
 
-def _ranges(folder: Path, watched: tuple[Any, list[str]], calls: list[dict[str, Any]]) -> dict[str, Seen]:
+def _ranges(
+    watched: tuple[Any, list[str]], arrays: dict[str, np.ndarray], calls: list[dict[str, Any]]
+) -> dict[str, Seen]:
     """What each activation was over some calls."""
     from tempfile import TemporaryDirectory
 
-    from .graph.compatibility import weight_files
-    from .graph.precision import WATCHES, Seen, together
+    from .graph.precision import WATCHES, Seen, point_at, together
     from .runtime import open_session
 
     model, names = watched
     with TemporaryDirectory(prefix="zoo-watched-") as place:
-        for file in weight_files(model.graph):
-            shutil.copyfile(folder / file, Path(place) / file)
-        graph = Path(place) / "watched.onnx"
+        weights, graph = Path(place) / "weights.safetensors", Path(place) / "watched.onnx"
+        tensors.save(weights, arrays)
+        point_at(model.graph, {name: (weights.name, found) for name, found in tensors.read_header(weights).items()})
         graph.write_bytes(model.SerializeToString())
         session = open_session(graph, "cpu")
         seen = [session.run(call) for call in calls]

@@ -42,6 +42,37 @@ def weights_of(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, Tensor
                 yield inner, tensor
 
 
+def fold_transposes(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> None:
+    """Stores the weights that are only read transposed, by MatMul, that way round: linear layers over sequences.
+
+    Args:
+        arrays: the weights by name; those that are turned are replaced.
+    """
+    inners = [inner for graph in graphs for inner in graphs_of(graph)]
+    turned: dict[str, list[tuple[onnx.GraphProto, onnx.NodeProto]]] = {}
+    otherwise: set[str] = set()
+    for inner in inners:
+        second = {node.input[1] for node in inner.node if node.op_type == "MatMul"}
+        others = {n for node in inner.node for i, n in enumerate(node.input) if node.op_type != "MatMul" or i != 1}
+        others |= {output.name for output in inner.output}
+        others |= {name for node in inner.node for body in subgraphs(node) for name in names_used(body)}
+        for node in inner.node:
+            perm = [list(a.ints) for a in node.attribute if a.name == "perm"]
+            if node.op_type == "Transpose" and perm == [[1, 0]] and node.output[0] in second - others:
+                turned.setdefault(node.input[0], []).append((inner, node))
+            else:
+                otherwise.update(node.input)
+    for name in turned.keys() & arrays.keys() - otherwise:
+        arrays[name] = np.ascontiguousarray(arrays[name].T)
+        for inner, node in turned[name]:
+            _rename(inner, node.output[0], name)
+            inner.node.remove(node)
+        for inner in inners:
+            for tensor in inner.initializer:
+                if tensor.name == name:
+                    tensor.dims[:] = arrays[name].shape
+
+
 # --- float16 ----------------------------------------------------------------------------------------------------------
 
 
