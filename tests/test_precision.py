@@ -27,7 +27,7 @@ def pictures():
 @pytest.fixture(scope="module", params=["fp16", "fp16 for a GPU", "int8"])
 def lighter(request, tmp_path_factory, pictures):
     folder, word = tmp_path_factory.mktemp("lighter") / "model", request.param.split()[0]
-    return precision.lighten(locate("vqvae-fashion"), word, folder, pictures, half=request.param != word)
+    return precision.lighten(locate("vqvae-fashion:1"), word, folder, pictures, half=request.param != word)
 
 
 def computes_in_half(bundle):
@@ -54,12 +54,12 @@ def test_it_is_a_bundle_of_its_own(lighter):
 
 
 def test_it_is_at_most_half_as_large(lighter):
-    whole = locate("vqvae-fashion").manifest.files["codec.safetensors"].size
+    whole = locate("vqvae-fashion:1").manifest.files["codec.safetensors"].size
     assert lighter.manifest.files["codec.safetensors"].size < 0.56 * whole
 
 
 def test_its_pictures_are_nearly_those_of_float32(lighter, pictures):
-    exact = Model(locate("vqvae-fashion"), "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
+    exact = Model(locate("vqvae-fashion:1"), "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
     near = Model(lighter, "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
     bound = {"float16": 0.5, "int8": 4.0}[lighter.manifest.export.precision]
     assert 0 < np.abs(near - exact).mean() < bound and near.max() > 128
