@@ -13,6 +13,7 @@ from zoo.bundle import locate
 from zoo.errors import UsageError
 from zoo.graph import precision as rewriting
 from zoo.graph.check import check
+from zoo.graph.precision import Seen
 from zoo.hookspecs import Metric
 from zoo.model import Model
 from zoo.replay import replay
@@ -23,10 +24,26 @@ def pictures():
     return drawings(32, size=28).images
 
 
-@pytest.fixture(scope="module", params=["fp16", "int8"])
+@pytest.fixture(scope="module", params=["fp16", "fp16 for a GPU", "int8"])
 def lighter(request, tmp_path_factory, pictures):
-    folder = tmp_path_factory.mktemp("lighter") / "model"
-    return precision.lighten(locate("vqvae-fashion"), request.param, folder, pictures)
+    folder, word = tmp_path_factory.mktemp("lighter") / "model", request.param.split()[0]
+    return precision.lighten(locate("vqvae-fashion:1"), word, folder, pictures, half=request.param != word)
+
+
+def computes_in_half(bundle):
+    """Whether some product does; the bundle's own inputs and outputs have other types."""
+    graph = onnx.load(bundle.folder / "decode.onnx", load_external_data=False).graph
+    return any(node.op_type == "Conv" and node.output[0].endswith(".half") for node in graph.node)
+
+
+def test_pictures_stay_right_where_a_stack_rounds_in_half_precision(pictures, tmp_path):
+    lighter = precision.lighten(locate("vqvae-fashion:1"), "fp16", tmp_path / "half", pictures, half=True)
+    stored = precision.lighten(locate("vqvae-fashion:1"), "fp16", tmp_path / "stored", pictures)
+    assert computes_in_half(lighter) and not computes_in_half(stored)
+    as_on_a_gpu = Model(precision.rounded(lighter, tmp_path / "rounded"), "cpu").reconstruct(image=pictures)
+    here = Model(lighter, "cpu").reconstruct(image=pictures)
+    off = np.abs(as_on_a_gpu["reconstruction"].astype(int) - here["reconstruction"])
+    assert 0 < off.mean() < 0.5 and here["reconstruction"].max() > 128
 
 
 def test_it_is_a_bundle_of_its_own(lighter):
@@ -37,12 +54,12 @@ def test_it_is_a_bundle_of_its_own(lighter):
 
 
 def test_it_is_at_most_half_as_large(lighter):
-    whole = locate("vqvae-fashion").manifest.files["codec.safetensors"].size
+    whole = locate("vqvae-fashion:1").manifest.files["codec.safetensors"].size
     assert lighter.manifest.files["codec.safetensors"].size < 0.56 * whole
 
 
 def test_its_pictures_are_nearly_those_of_float32(lighter, pictures):
-    exact = Model(locate("vqvae-fashion"), "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
+    exact = Model(locate("vqvae-fashion:1"), "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
     near = Model(lighter, "cpu").reconstruct(image=pictures)["reconstruction"].astype(int)
     bound = {"float16": 0.5, "int8": 4.0}[lighter.manifest.export.precision]
     assert 0 < np.abs(near - exact).mean() < bound and near.max() > 128
@@ -92,19 +109,79 @@ def test_ranges_are_those_of_all_steps_of_a_loop(tmp_path):
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
     outputs = run(watched, arrays, tmp_path, steps=np.array(3), x=x)
     seen = np.concatenate(by_hand(x, arrays["w"], 3)[:3])
-    assert names == ["x0"]
+    assert names == ["x0", "s"]
     np.testing.assert_allclose(outputs["x0.ReduceMin"], seen.min(), rtol=1e-5)
     np.testing.assert_allclose(outputs["x0.ReduceMax"], seen.max(), rtol=1e-5)
+    np.testing.assert_allclose(outputs["x0.ReduceMean"], np.square(seen).mean(), rtol=1e-5)
+
+
+def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
+    bundle = locate("ddpm-fashion")
+    arrays = tensors.load(bundle.folder / "model.safetensors")
+    whole, step, begin = (
+        onnx.load(bundle.folder / f"{name}.onnx", load_external_data=False)
+        for name in ("generate", "generate_step", "generate_begin")
+    )
+    fit = rewriting.quantizable([whole.graph, step.graph], arrays)
+    names = rewriting.watching(whole, arrays, fit)[1]
+    ranges = {name: Seen(-1.0 - i, 1.0 + i, 1.0) for i, name in enumerate(names)}
+    found = rewriting.ranges_of_part(step, whole, ranges, arrays, fit)
+    assert set(found) == set(rewriting.watching(step, arrays, fit)[1]) and set(found.values()) <= set(ranges.values())
+
+    def last(graph):
+        return next(node for node in reversed(graph.node) if node.op_type == "Conv").input[0]
+
+    body = next(node for node in whole.graph.node if node.op_type == "Loop").attribute[0].g
+    assert found[last(step.graph)] == ranges[last(body)]
+    assert rewriting.ranges_of_part(begin, whole, ranges, arrays, fit) is None  # no products: another computation
+
+
+def test_inputs_of_every_task_are_made_of_pictures(pictures):
+    bundle = locate("ddpm-fashion")
+    inputs = precision.Calibration(bundle, pictures, {})
+    for name, task in bundle.manifest.tasks.items():
+        if task.part_of:
+            continue
+        calls = inputs.of(name)
+        assert len(calls) == precision.DRAWN_BATCHES and calls[0].keys() == task.inputs.keys()
+        if "image" in task.inputs:
+            assert calls[0]["image"].shape == (16, *task.inputs["image"].shape[1:]), name
+    small = inputs.of("upscale2")[0]["image"].astype(int)
+    np.testing.assert_allclose(small[0, 0, 0], pictures[0, :2, :2].mean(axis=(0, 1)), atol=0.5)
 
 
 def test_a_loop_s_products_are_quantized(tmp_path):
     model, arrays = looping()
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
     exact = by_hand(x, arrays["w"], 3)
-    rewriting.quantize(model.graph, arrays, {"w"}, {"x0": (min(map(np.min, exact)), max(map(np.max, exact)))})
+    rewriting.quantize(model.graph, arrays, {"w"}, {"x0": Seen(min(map(np.min, exact)), max(map(np.max, exact)), 1.0)})
     assert arrays["w"].dtype == np.int8 and np.abs(arrays["w"]).max() == 63
     off = run(model, arrays, tmp_path, steps=np.array(3), x=x)["z"] - exact[3]
     assert 0 < np.abs(off).max() < 0.1 * np.abs(exact[3]).max()
+
+
+def linear(other=""):
+    """x times a weight that is read transposed, as torch exports a linear layer over a sequence."""
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[1,4,32] x) => (float[1,4,16] z)
+      {{ t = Transpose<perm = [1, 0]>(w) z = MatMul(x, t) {other} }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(
+        onnx.TensorProto(name="w", data_type=1, dims=[16, 32], data_location=onnx.TensorProto.EXTERNAL)
+    )
+    return model, {"w": np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32)}
+
+
+def test_a_weight_that_is_read_transposed_is_stored_so(tmp_path):
+    x = np.random.default_rng(1).normal(size=(1, 4, 32)).astype(np.float32)
+    model, arrays = linear()
+    exact = x @ arrays["w"].T
+    rewriting.fold_transposes([model.graph], arrays)
+    assert [node.op_type for node in model.graph.node] == ["MatMul"]
+    assert rewriting.quantizable([model.graph], arrays) == {"w"}
+    np.testing.assert_allclose(run(model, arrays, tmp_path, x=x)["z"], exact, rtol=1e-5, atol=1e-5)
+    model, arrays = linear("other = Neg(w)")
+    rewriting.fold_transposes([model.graph], arrays)
+    assert arrays["w"].shape == (16, 32) and len(model.graph.node) == 3
 
 
 def test_a_weight_that_something_else_reads_stays(tmp_path):
@@ -126,6 +203,74 @@ def test_half_precision_keeps_what_it_cannot_hold(tmp_path):
     np.testing.assert_allclose(run(model, arrays, tmp_path, steps=np.array(2), x=x)["z"], exact, rtol=0.02, atol=0.01)
 
 
+SMALL = Seen(0.0, 1.0, 0.3)
+
+
+def test_a_product_whose_input_has_a_few_values_far_beyond_the_rest_keeps_float32():
+    model, arrays = looping()
+    even = Seen(-1.0, 1.0, 1 / 3)  # 47 dB
+    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even}) == set()
+    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(high=30.0)}) == {"w"}
+    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(power=float("nan"))}) == {"w"}
+
+
+def overflowing():
+    """A picture out of x in a loop's body: one product goes over 65504, and what follows scales it down again."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (int64 steps, float[1,32] x) => (float[1,32] z)
+      <bool go = {1}> { z = Loop(steps, go, x) <body = b (int64 i, bool c, float[1,32] x0) => (bool d, float[1,32] y)
+        <float small = {0.00001}> {
+          d = Identity(c) a = MatMul(x0, first) b = Gemm(a, second, bias) s = MatMul(b, up) y = Mul(s, small) }> }"""
+    model = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    arrays = {name: random.uniform(0, 0.1, (32, 32)).astype(np.float32) for name in ("first", "second")}
+    arrays |= {"up": random.uniform(1e4, 3e4, (32, 32)).astype(np.float32), "bias": np.full(32, 0.1, np.float32)}
+    for name, array in arrays.items():
+        tensor = onnx.TensorProto(name=name, data_type=1, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
+        model.graph.node[0].attribute[0].g.initializer.append(tensor)
+    return model, arrays
+
+
+def seen_ranges(model, arrays, folder, **inputs):
+    watched, names = rewriting.watching(model, arrays, rewriting.halvable(arrays))
+    outputs = run(watched, arrays, folder, **inputs)
+    return {name: Seen(*(float(outputs[f"{name}.{kind}"]) for kind in rewriting.WATCHES)) for name in names}
+
+
+def test_a_product_that_overflows_half_precision_keeps_float32(tmp_path):
+    inputs = {"steps": np.array(2), "x": np.ones((1, 32), np.float32)}
+    exact = run(*overflowing(), tmp_path, **inputs)["z"]
+    model, arrays = overflowing()
+    ranges = seen_ranges(model, arrays, tmp_path, **inputs)
+    assert ranges["s"][1] > 65504 and np.isfinite(exact).all()
+    assert rewriting.halve(model.graph, arrays, ranges) == (2, ["up"])
+    rewriting.round_in_half(model.graph)
+    z = run(model, arrays, tmp_path, **inputs)["z"]
+    assert 0 < np.abs(z - exact).max() < 0.005 * np.abs(exact).max()
+
+    # The same without the guard: infinity, which is a white or a black picture.
+    model, arrays = overflowing()
+    assert rewriting.halve(model.graph, arrays, dict.fromkeys(ranges, SMALL)) == (3, [])
+    rewriting.round_in_half(model.graph)
+    assert not np.isfinite(run(model, arrays, tmp_path, **inputs)["z"]).any()
+
+
+def test_products_in_half_precision_that_follow_each_other_have_no_casts_between(tmp_path):
+    model, arrays = overflowing()
+    rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))
+    body = model.graph.node[0].attribute[0].g
+    kinds = [node.op_type for node in body.node]
+    assert kinds == ["Identity", "Cast", "MatMul", "Cast", "Gemm", "MatMul", "Cast", "Mul"]  # x0, bias, s
+
+
+def test_what_was_seen_without_a_number_keeps_float32():
+    model, arrays = overflowing()
+    ranges = dict.fromkeys(["x0", "a", "b"], SMALL) | {"s": Seen(*[float("nan")] * 3)}
+    assert rewriting.halve(model.graph, arrays, ranges) == (2, ["up"])
+    model, arrays = overflowing()
+    arrays["bias"][0] = 5000
+    assert rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))[1] == ["second"]
+
+
 # --- What it costs ----------------------------------------------------------------------------------------------------
 
 
@@ -141,12 +286,16 @@ def test_a_cost_is_a_share_and_knows_its_direction():
     assert (psnr.worse, fid.worse) == (pytest.approx(0.05), pytest.approx(0.05))
     psnr, fid = precision.costs(metrics(20, 10), metrics(21, 9))
     assert psnr.worse < 0 and fid.worse < 0
+    gaps = [[Metric(name="gap", value=value, unit="points", better="lower")] for value in (-0.5, 1.0)]
+    assert precision.costs(*gaps)[0].worse == pytest.approx(0.015)  # a difference has no value to take a share of
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    arrays = {f"{part}_images": drawings(16, size=28, seed=i).images for i, part in enumerate(("train", "test"))}
+    parts = {part: drawings(16, size=28, seed=i) for i, part in enumerate(("train", "test"))}
+    arrays = {f"{part}_images": drawn.images for part, drawn in parts.items()}
+    arrays |= {f"{part}_labels": drawn.labels for part, drawn in parts.items()}
     np.savez(tmp_path / "data.npz", **arrays)
     return tmp_path / "data.npz"
 
@@ -174,9 +323,26 @@ def test_a_loss_over_the_bound_is_refused(tmp_path, data, monkeypatch):
     assert zoo(*words, "--data", data, "--limit", 16, "--accept-loss").code == 0
 
 
+@pytest.mark.slow
+def test_a_model_that_draws_is_measured_by_what_it_draws(tmp_path, data):
+    words = ["export", "ddpm-fashion", "--target", "python", "--task", "generate", "-o", tmp_path / "out"]
+    words += ["--precision", "fp16", "--data", data, "--limit", 16, "--samples", 20, "--set", "steps=1"]
+    done = zoo(*words)
+    assert done.code == 2 and "says what fp16 costs: --judge MODEL" in done.err and not (tmp_path / "out").exists()
+    done = zoo(*words, "--judge", "judge-fashion", "--accept-loss")
+    assert done.code == 0, done.err
+    assert "with 16 test pictures and 20 drawn ones" in done.err and "asked_label" in done.out
+    metrics = json.loads((tmp_path / "out" / "model.json").read_bytes())["metrics"]
+    drawn = next(m for m in metrics if m["name"] == "asked_label")
+    assert drawn["samples"] == 20 and "zoo eval model --data" in drawn["command"]
+    assert "--samples 20 --set steps=1 --judge judge-fashion" in drawn["command"]
+
+
 def test_precision_and_data_go_together(tmp_path):
     words = ["export", "vqvae-fashion", "--target", "python", "-o", tmp_path / "out"]
     done = zoo(*words, "--precision", "int8")
     assert done.code == 2 and "--precision int8 needs --data FOLDER" in done.err
+    done = zoo(*words, "--samples", 8)
+    assert done.code == 2 and "--samples, --set and --accept-loss are for --precision fp16 and int8" in done.err
     done = zoo(*words, "--accept-loss")
     assert done.code == 2 and "are for --precision fp16 and int8" in done.err

@@ -99,11 +99,9 @@ def export(
         UsageError: `out` exists.
     """
     from .graph.compatibility import report_on
-    from .plugins import load_target
 
     check_out(out, force)
-    loaded = load_target(target_name)
-    target: Target = loaded.call("describe_target", TargetRequest(target=target_name))
+    loaded, target = find_target(target_name)
     if wrong := manifests.check_files(bundle.folder, bundle.manifest):
         raise IntegrityError(f"{safe_text(bundle.reference)}: {safe_text('; '.join(wrong))}")
     reports = report_on(bundle.folder, bundle.manifest, target)
@@ -132,6 +130,18 @@ def export(
         (folder / EXPORT).write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=1) + b"\n")
         put_in_place(folder, out)
     return written, reports
+
+
+def find_target(name: str) -> tuple[Loaded, Target]:
+    """The plugin of a target, and what it says of it.
+
+    Raises:
+        NotFoundError: no such target.
+    """
+    from .plugins import load_target
+
+    loaded = load_target(name)
+    return loaded, loaded.call("describe_target", TargetRequest(target=name))
 
 
 def check_out(out: Path, force: bool) -> None:

@@ -49,6 +49,7 @@ CHANGES = {
         "Task.tile: tasks that hosts can run in tiles",
         "Trainer.note: a line for the card",
         "Imported.notes: what an import assumes and what the model lacks",
+    half: bool = False  # `--precision fp16` computes in half precision there; else it stores weights so, and no more
         "the module zoo.build.loop",
         "Port.noise and the module zoo.noise: noise that a host draws, for targets of int64_bits 32",
     ),
@@ -213,6 +214,7 @@ class Target:
     loops: bool = True  # False: it has no control flow; a sampler is shipped as its parts `begin`, `step` and `end`
     parts: bool = False  # ship those parts besides, for hosts that keep the loop
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights lie
+    half: bool = False  # `--precision fp16` computes in half precision there; else it stores weights so, and no more
     int64_bits: Literal[32, 64] = 64  # 32: it cuts 64-bit integers; tasks take noise, not a seed: docs/targets.md
 
 

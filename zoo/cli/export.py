@@ -1,6 +1,7 @@
 """`zoo export`: a model shipped to another stack."""
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ CALIBRATION_PICTURES = 128
 @click.option("--data", type=click.Path(path_type=Path), help="For fp16 and int8: pictures to measure the cost with.")
 @click.option("--judge", metavar="MODEL", help="A classifier for that, as in `zoo eval`.")
 @click.option("--limit", type=click.IntRange(2), default=1000, show_default=True, help="Pictures to measure with.")
+@click.option(
+    "--samples", type=click.IntRange(2), help="Pictures that a model which draws shall draw; default: --limit."
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10."
+)
 @click.option("--accept-loss", is_flag=True, help="Write the folder though a metric fell by more than the bound, 2 %.")
 @click.option("--force", is_flag=True, help="Replace an export that is there.")
 @click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
@@ -38,13 +45,11 @@ def command(
     out: Path,
     tasks: tuple[str, ...],
     precision: str,
-    data: Path | None,
-    judge: str | None,
-    limit: int,
     accept_loss: bool,
     force: bool,
     registries: tuple[str, ...],
     json_: bool,
+    **options: Any,
 ) -> None:
     """Write a folder in which MODEL runs in another stack, and which checks itself against the golden cases.
 
@@ -59,12 +64,13 @@ def command(
       python vqvae-python/run.py verify
       zoo export vqvae-fashion --target node -o small/ --precision int8 --data fashion-mnist/
     """
-    from ..export import check_out, export
+    from ..export import check_out, export, find_target
     from .run import locate_with_progress
 
     check_out(out, force)
+    half = find_target(target)[1].half
     bundle = locate_with_progress(model, registries)
-    with _in_precision(bundle, precision, data, judge, limit, accept_loss) as (lighter, cost):
+    with _in_precision(bundle, precision, half, accept_loss, options) as (lighter, cost):
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
     if json_:
         as_json(written)
@@ -95,28 +101,41 @@ def command(
 
 @contextlib.contextmanager
 def _in_precision(
-    bundle: "Bundle", precision: str, data: Path | None, judge: str | None, limit: int, accept_loss: bool
+    bundle: "Bundle", precision: str, half: bool, accept_loss: bool, given: dict[str, Any]
 ) -> "Iterator[tuple[Bundle, list[Cost]]]":
-    """The bundle in a precision, and what that costs."""
+    """The bundle in a precision, and what that costs.
+
+    `half`: the target computes in 16 bits. `given` are the options that say how the cost is measured.
+    """
     if precision == "fp32":
-        if data or judge or accept_loss:
-            raise UsageError("--data, --judge and --accept-loss are for --precision fp16 and int8")
+        if accept_loss or any(given[option] for option in ("data", "judge", "samples", "assignments")):
+            raise UsageError("--data, --judge, --samples, --set and --accept-loss are for --precision fp16 and int8")
         yield bundle, []
         return
-    if data is None:
+    if given["data"] is None:
         raise UsageError(f"--precision {precision} needs --data FOLDER, pictures to measure its cost with")
     from ..bundle import locate
+    from ..export import MODEL
     from ..model import Model
-    from ..precision import BOUND, costs, lighten, with_metrics
-    from .eval import command_line, measure
+    from ..precision import BOUND, costs, lighten, rounded, with_metrics
+    from .eval import GENERATE, command_line, measure
 
-    options: dict[str, Any] = dict.fromkeys(("image_size", "samples", "inception"))
-    options |= {"data": data, "split": "test", "data_name": "", "skip": 0, "limit": limit, "assignments": ()}
-    judging = Model(locate(judge)) if judge else None
+    options = given | {"image_size": None, "inception": None, "split": "test", "data_name": "", "skip": 0}
+    drawn = f" and {options['samples'] or options['limit']} drawn ones" if GENERATE in bundle.manifest.tasks else ""
+    judging = Model(locate(options["judge"])) if options["judge"] else None
+    note(f"measuring {bundle.manifest.name} in float32, with {options['limit']} test pictures{drawn}")
     before = measure(Model(bundle), judging, options)
+    if not costs(before, before) and not accept_loss:
+        raise UsageError(
+            f"nothing that was measured of {bundle.manifest.name} says what {precision} costs: --judge MODEL, a"
+            " classifier of such pictures, does; --accept-loss goes on without"
+        )
     with tempfile.TemporaryDirectory(prefix="zoo-precision-") as place:
-        lighter = lighten(bundle, precision, Path(place) / "model", _training_pictures(bundle, data), note)
-        after = measure(Model(lighter), judging, options)
+        pictures = _training_pictures(bundle, options["data"])
+        lighter = lighten(bundle, precision, Path(place) / "model", pictures, note, half=half)
+        note(f"measuring it in {precision}, with the same")
+        computed = rounded(lighter, Path(place) / "rounded") if half and precision == "fp16" else lighter
+        after = measure(Model(computed), judging, options)
         cost = costs(before, after)
         worst = max(cost, key=lambda c: c.worse, default=None)
         if worst and worst.worse > BOUND and not accept_loss:
@@ -125,7 +144,7 @@ def _in_precision(
                 f" {worst.unit}".rstrip()
                 + f"; the bound is {BOUND:.0%}, and --accept-loss takes it all the same"
             )
-        words = " ".join(command_line(bundle.manifest.name, judging, options))
+        words = shlex.join(command_line(MODEL, judging, options))  # in the export's folder
         yield with_metrics(lighter, [_measured_here(m, words) for m in after]), cost
 
 

@@ -23,6 +23,7 @@ TARGETS = {
         name="web",
         summary="A static page that computes in the browser",
         runtime="onnxruntime-web 1.30.0",
+        half=True,  # on WebGPU
         initializers="outside",  # it cannot find external data of weights inside a loop's body
     ),
     "openvino": Target(
@@ -46,6 +47,7 @@ TARGETS = {
         summary="Python with NumPy and ONNX Runtime on an NVIDIA GPU",
         runtime="onnxruntime-gpu 1.23 or newer; not run on a GPU yet",
         parts=True,
+        half=True,
     ),
 }
 
