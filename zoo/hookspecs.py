@@ -49,9 +49,9 @@ CHANGES = {
         "Task.tile: tasks that hosts can run in tiles",
         "Trainer.note: a line for the card",
         "Imported.notes: what an import assumes and what the model lacks",
-    half: bool = False  # `--precision fp16` computes in half precision there; else it stores weights so, and no more
         "the module zoo.build.loop",
         "Port.noise and the module zoo.noise: noise that a host draws, for targets of int64_bits 32",
+        "Target.half: stacks that compute in half precision",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
