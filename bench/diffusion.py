@@ -187,7 +187,9 @@ def share_of_matmul(model: Any, unet: Any) -> None:
     seconds = medians(calls, 7)
     best = min(("numpy", "torch"), key=lambda name: seconds[name])
     ours, rate = counter.get_total_flops() / seconds["step"], 2 * 2048**3 / seconds[best]
-    print(f"denoiser: {ours / 1e9:.0f} GFLOP/s, {ours / rate:.0%} of a matrix product's {rate / 1e9:.0f} ({best})")
+    print(
+        f"denoiser: {ours / 1e9:.0f} GFLOP/s, {ours / rate:.0%} of a matrix product's {rate / 1e9:.0f} GFLOP/s ({best})"
+    )
 
 
 def main() -> int:

@@ -156,6 +156,8 @@ def check_out(out: Path, force: bool) -> None:
 
 def _choose(manifest: Manifest, target: Target, reports: list[TaskReport], wanted: Sequence[str]) -> list[str]:
     """The tasks to export, in the manifest's order."""
+    from .graph.compatibility import running_parts
+
     for name in wanted:
         manifest.task(name)  # refuses a name that is none
     by_name = {report.task: report for report in reports}
@@ -164,7 +166,8 @@ def _choose(manifest: Manifest, target: Target, reports: list[TaskReport], wante
     chosen = []
     for name, task in manifest.tasks.items():
         whole = task.part_of or name
-        needed = not task.part_of or target.parts or not by_name[whole].runs
+        useful = target.parts or not by_name[whole].runs
+        needed = not task.part_of or (useful and name in running_parts(manifest, by_name, whole))
         if by_name[name].runs and (name in wanted or ((not wanted or whole in wanted) and needed)):
             chosen.append(name)
     if not chosen:

@@ -1,6 +1,6 @@
 """Noise out of seeds, as docs/noise.md specifies it, in NumPy; `zoo.build.random` is the same in torch.
 
-Imports nothing but NumPy: a host whose runtime cannot compute the noise has this file beside it.
+Needs nothing but NumPy: a host whose runtime cannot compute the noise has this file beside it.
 """
 
 import math

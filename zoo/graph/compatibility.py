@@ -1,7 +1,7 @@
 """Whether a target's runtime can run a task's graph: versions, operators, file sizes, 64-bit integers, control flow."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -34,7 +34,18 @@ class TaskReport:
 
 def report_on(folder: Path, manifest: Manifest, target: Target) -> list[TaskReport]:
     """A report for each task of a bundle, parts included, in the manifest's order."""
-    return [_report(folder, manifest, name, task, target) for name, task in manifest.tasks.items()]
+    reports = {name: _report(folder, manifest, name, task, target) for name, task in manifest.tasks.items()}
+    for name, report in reports.items():
+        if not report.runs and (parts := running_parts(manifest, reports, name)):
+            reason = f"{report.reason}; {', '.join(parts)} are its parts, for a loop in the host"
+            reports[name] = replace(report, reason=reason)
+    return list(reports.values())
+
+
+def running_parts(manifest: Manifest, reports: Mapping[str, TaskReport], whole: str) -> list[str]:
+    """The parts of a task, for a host that keeps the loop; none where one of them does not run, since it takes all."""
+    parts = [name for name, task in manifest.tasks.items() if task.part_of == whole]
+    return parts if all(reports[name].runs for name in parts) else []
 
 
 def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Target) -> TaskReport:
@@ -66,9 +77,6 @@ def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Tar
         obstacles.append(f"it has no {' or '.join(loops)}")
     if no_noise:
         obstacles.append(no_noise)
-    parts = [n for n, t in manifest.tasks.items() if t.part_of == name]
-    if obstacles and parts:
-        obstacles.append(f"{', '.join(parts)} are its parts, for a loop in the host")
     return TaskReport(
         task=name,
         runs=not obstacles,

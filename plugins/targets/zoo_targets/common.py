@@ -27,17 +27,20 @@ def copy_host(request: WriteTargetRequest, names: Sequence[str]) -> None:
         shutil.copyfile(HOSTS / request.target / name, path)
 
 
-def example(request: WriteTargetRequest, command: str) -> str:
+def example(request: WriteTargetRequest, command: str, *, draws: bool = False) -> str:
     """The default task's call on a host's command line: `COMMAND TASK --port value … --out FILE`.
 
     Labels are given by number, since class names are foreign text.
+
+    Args:
+        draws: the host takes a seed where the graph takes its noise.
     """
     manifest = request.manifest
     task_name, task = manifest.task(None)
     words = [command, task_name]
     for name, port in task.inputs.items():
-        name, value = ("seed", "7") if port.noise else (name, _sample(port))
-        words += [f"--{name}", value] if value else []
+        option, value = ("seed", "7") if draws and port.noise else (name, _sample(port))
+        words += [f"--{option}", value] if value else []
     suffix = ".png" if any(port.kind == "image" for port in task.outputs.values()) else ".npy"
     return " ".join([*words, "--out", f"{next(iter(task.outputs))}{suffix}"])
 

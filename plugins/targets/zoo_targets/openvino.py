@@ -19,7 +19,7 @@ def write(request: WriteTargetRequest) -> None:
     commands = [
         ("pip install numpy openvino", "the runtime"),
         ("python run.py verify", "the golden cases"),
-        (example(request, "python run.py"), "a call"),
+        (example(request, "python run.py", draws=True), "a call"),
     ]
     notes = """
 From Python, beside `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
@@ -27,9 +27,8 @@ batch axis. On the command line a picture goes in as `.npy`, PGM or PPM.
 
 OpenVINO's CPU plugin computes 64-bit integers in 32 bits and float64 as float32, so in a graph a seed's noise would
 come out as another one. Here a graph takes the noise, and `run.py` draws it from `seed` (`noise.py`, NumPy): the same
-seed gives the same picture as elsewhere. A task that draws noise inside a loop is not in this folder; of a sampler, its
-parts are, for a host that keeps the loop. OpenVINO keeps a telemetry id in `~/intel`; `opt_in_out --opt_out` switches
-that off.
+seed gives the same picture as elsewhere. A task that draws noise inside a loop is not in this folder. OpenVINO keeps a
+telemetry id in `~/intel`; `opt_in_out --opt_out` switches that off.
 """
     write_readme(request, "OpenVINO", commands, notes)
 

@@ -156,8 +156,8 @@ def test_the_other_tasks_are_still_exported(tmp_path, bundle, monkeypatch):
     assert zoo("verify", tmp_path / "out", "--run-host").code == 0
 
 
-def sampler(folder):
-    """The studio with a `generate` that loops, and its parts."""
+def sampler(folder, step="reconstruct"):
+    """The studio with a `generate` that loops, and its part, which is like another task."""
     bundle = studio(folder)
     manifest = manifests.read(bundle)
     loop = """<ir_version: 8, opset_import: ["" : 17]>
@@ -175,14 +175,14 @@ def sampler(folder):
     pictures = (golden["generate/0/inputs/seed"] + 20).astype(np.uint8)[:, None, None, None]
     golden["generate/0/outputs/image"] = np.broadcast_to(pictures, (2, 8, 8, 1)).copy()
     for name, array in list(golden.items()):
-        if name.startswith("reconstruct/"):
-            golden[name.replace("reconstruct/", "generate_step/")] = array
+        if name.startswith(f"{step}/"):
+            golden[name.replace(f"{step}/", "generate_step/")] = array
     tensors.save(bundle / "golden.safetensors", golden)
-    shutil.copyfile(bundle / "reconstruct.onnx", bundle / "generate_step.onnx")
-    step = msgspec.structs.replace(manifest.tasks["reconstruct"], part_of="generate")
+    shutil.copyfile(bundle / f"{step}.onnx", bundle / "generate_step.onnx")
+    part = msgspec.structs.replace(manifest.tasks[step], part_of="generate")
     manifest = msgspec.structs.replace(
         manifest,
-        tasks=manifest.tasks | {"generate_step": step},
+        tasks=manifest.tasks | {"generate_step": part},
         files={p.name: manifests.describe_file(p) for p in sorted(bundle.iterdir()) if p.name != "model.yaml"},
     )
     (bundle / "model.yaml").write_bytes(manifests.dump(manifest))
@@ -209,6 +209,15 @@ def test_a_sampler_whose_noise_is_no_input_is_shipped_as_its_parts(tmp_path, mon
     names = {p.name for p in (tmp_path / "out" / "model").iterdir()}
     assert "generate_step.onnx" in names and "generate.onnx" not in names
     assert zoo("verify", tmp_path / "out", "--run-host").code == 0
+
+
+def test_a_part_that_does_not_run_leaves_the_others_at_home(tmp_path, monkeypatch):
+    """A host that keeps the loop needs all of them."""
+    bundle = sampler(tmp_path / "sampler", step="generate")
+    target_with(monkeypatch, int64_bits=32)
+    done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "out")
+    assert done.code == 0 and "parts" not in done.out
+    assert not list((tmp_path / "out" / "model").glob("generate*.onnx"))
 
 
 def test_parts_stay_at_home_where_the_whole_runs(tmp_path):

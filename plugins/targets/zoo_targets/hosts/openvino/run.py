@@ -10,14 +10,14 @@ import noise
 import openvino
 
 CORE = openvino.Core()
-SEED = {"kind": "seed", "dtype": "int64", "shape": ["batch"], "minimum": 0, "maximum": 2**53 - 1}
+SEED = {"kind": "seed", "dtype": "int64", "minimum": 0, "maximum": 2**53 - 1}
 
 # Integers have 32 bits here, so graphs take noise as an input. A caller gives a seed, and the noise is drawn here.
 DRAWN = {}
 for task, declared in host.MODEL["tasks"].items():
     if names := [name for name, port in declared["inputs"].items() if "noise" in port]:
         DRAWN[task] = names[0], declared["inputs"].pop(names[0])
-        declared["inputs"]["seed"] = SEED
+        declared["inputs"]["seed"] = SEED | {"shape": DRAWN[task][1]["shape"][:1]}
 
 
 def load(graph):
