@@ -7,18 +7,15 @@ medians are compared, on as many threads each. Goals: encode + decode of 256x256
 """
 
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import medians, peak_memory
 
 from zoo import plugins
 from zoo.build.export import export_bundle
@@ -53,26 +50,15 @@ def export(family: str, presets: list[str], folder: Path) -> tuple[Model, dict[s
     return model, {task: loaded.call("build_task", TaskModuleRequest(task=task, **request)).eval() for task in tasks}
 
 
-def medians(rounds: int, **functions: Callable[[], Any]) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for round_ in range(rounds + 1):  # the first does not count
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if round_:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 @torch.no_grad()
 def codec(folder: Path, rounds: int) -> bool:
     model, modules = export("vqgan", ["photo"], folder / "photo")
     image = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
-    found = medians(
-        rounds,
-        zoo=lambda: model.run("decode", **model.run("encode", image=image)),
-        torch=lambda: modules["decode"](*modules["encode"](torch.from_numpy(image))),
-    )
+    calls = {
+        "zoo": lambda: model.run("decode", **model.run("encode", image=image)),
+        "torch": lambda: modules["decode"](*modules["encode"](torch.from_numpy(image))),
+    }
+    found = medians(calls, rounds)
     ratio = found["torch"] / found["zoo"]
     print(f"encode + decode, 256x256: zoo {found['zoo'] * 1000:.0f} ms, torch {found['torch'] * 1000:.0f} ms: "
           f"{ratio:.2f}x (goal {GOAL_CODEC})")  # fmt: skip
@@ -100,7 +86,7 @@ def drawing(folder: Path, rounds: int) -> None:
         return model.run("generate", temperature=temperature.numpy(), **ports)["image"]
 
     same = float((in_zoo() == in_torch()).mean())
-    found = medians(rounds, zoo=in_zoo, torch=in_torch)
+    found = medians({"zoo": in_zoo, "torch": in_torch}, rounds)
     rate = {name: PICTURES / seconds for name, seconds in found.items()}
     print(f"generate, {STEPS} steps: zoo {rate['zoo']:.1f}, torch loop {rate['torch']:.1f} pictures/s: "
           f"{rate['zoo'] / rate['torch']:.2f}x; {same:.2%} of pixels equal")  # fmt: skip
@@ -111,7 +97,7 @@ def cold(folder: Path, rounds: int) -> bool:
     zoo = str(Path(sys.executable).with_name("zoo"))
     command = [zoo, "run", str(folder / "fashion"), "generate", "--seed", "1", "--out", str(folder / "x.png")]
     env = os.environ | {"ZOO_HOME": str(folder / "home")}
-    found = medians(rounds, cold=lambda: subprocess.run(command, env=env, check=True, capture_output=True))["cold"]
+    found = medians({"cold": lambda: subprocess.run(command, env=env, check=True, capture_output=True)}, rounds)["cold"]
     print(f"cold start to PNG: {found:.2f} s (goal {GOAL_COLD_SECONDS})")
     return found < GOAL_COLD_SECONDS
 
@@ -133,14 +119,14 @@ def search_once(form: str, rounds: int) -> None:
 
     torch.set_num_threads(1)
     z, e = torch.randn(LATENTS, CODE_SIZE), torch.randn(CODES, CODE_SIZE)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     function = {
         "product": lambda: nearest_code(z, e),
         "cdist": lambda: torch.cdist(z, e, compute_mode="donot_use_mm_for_euclid_dist").argmin(1),
         "difference": lambda: (z[:, None] - e).square().sum(2).argmin(1),
     }[form]
-    seconds = medians(rounds, form=function)["form"]
-    print(seconds * 1000, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    seconds = medians({form: function}, rounds)[form]
+    print(seconds * 1000, (peak_memory() - before) // 2**20)
 
 
 def main(rounds: int) -> int:

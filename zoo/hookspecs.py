@@ -49,6 +49,7 @@ CHANGES = {
         "Task.tile: tasks that hosts can run in tiles",
         "Trainer.note: a line for the card",
         "Imported.notes: what an import assumes and what the model lacks",
+        "the module zoo.build.loop",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
@@ -80,6 +81,7 @@ PUBLIC_MODULES = (
     "zoo.graph.compatibility",
     "zoo.build.evaluate",
     "zoo.build.keys",
+    "zoo.build.loop",
     "zoo.build.optim",
     "zoo.build.random",
 )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.build.loop import while_loop
 from zoo.hookspecs import Family, Port, Task, TaskModuleRequest, Tasks, Tolerance
 
 IMAGE = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 3), minimum_size=4)
@@ -114,7 +115,7 @@ class Refine(nn.Module):
             rate = self.net.table.index_select(0, i.reshape(1))
             return i + 1, x - rate * self.net(x)
 
-        _, x = torch.while_loop(more, step, (torch.zeros((), dtype=torch.int64), to_float(image)))
+        _, x = while_loop(more, step, (torch.zeros((), dtype=torch.int64), to_float(image)))
         return to_uint8(x)
 
 

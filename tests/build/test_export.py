@@ -19,6 +19,7 @@ from zoo.build.export import export_bundle, update_bundle
 from zoo.build.golden import Plan
 from zoo.errors import ExportError, UsageError
 from zoo.graph.check import check
+from zoo.graph.compatibility import graphs_of
 from zoo.hookspecs import Metric, Port
 from zoo.manifest import Training
 from zoo.replay import GOLDEN, read_cases, replay
@@ -115,6 +116,11 @@ def test_a_loops_weights_lie_in_its_body(whole):
     [loop] = [node for node in model.graph.node if node.op_type == "Loop"]
     assert {t.name for t in loop.attribute[0].g.initializer} >= {"conv_in.weight", "conv_out.weight", "table"}
     assert not [t for t in model.graph.initializer if t.external_data]
+
+
+def test_no_graph_tells_sizes_of_what_is_inside(whole):
+    """The tracer's names of sizes kept ONNX Runtime from computing in place in a loop's body."""
+    assert not [g.name for g in graphs_of(graph(whole[0], "refine").graph) if g.value_info]
 
 
 def test_ports_keep_names_and_order_and_nothing_of_this_machine(whole):

@@ -1,8 +1,8 @@
 """What the graphs of a diffusion model do: a whole sampler each, noise in, pixels out.
 
 Each module's `forward` is one task, as the ports in ports.py name it; label and guidance come last, since only networks
-that know them have the ports. The loop is `torch.while_loop`, which exports to ONNX's Loop. What a step needs of the
-schedule is a row of a table that is made once before the loop (`ports.COLUMNS`), because `steps` is an input.
+that know them have the ports. The loop is `zoo.build.loop.while_loop`, which exports to ONNX's Loop. What a step needs
+of the schedule is a row of a table that is made once before the loop (`ports.COLUMNS`), because `steps` is an input.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.build.loop import while_loop
 from zoo.build.random import normal
 
 from . import samplers, schedule
@@ -141,7 +142,7 @@ class Sampler(nn.Module):
             return i + 1, x, x0
 
         first = torch.zeros_like(steps) if first is None else first
-        return torch.while_loop(more, step, (first, x, torch.zeros_like(x)))[1]
+        return while_loop(more, step, (first, x, torch.zeros_like(x)))[1]
 
 
 class Generate(Sampler):

@@ -12,12 +12,12 @@ Letters: K codes, L places of a picture's tokens, N pictures.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.build.loop import while_loop
 from zoo.build.random import uniform
 
 from .config import PriorConfig
@@ -170,15 +170,6 @@ def guided(logits: Tensor, guidance: Tensor) -> Tensor:
     return unconditional + g * (conditional - unconditional)
 
 
-def loop(more: Callable[..., Tensor], body: Callable[..., tuple], carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`torch.while_loop`; when nothing is traced the same in Python, since torch would compile it at every call."""
-    if torch.compiler.is_exporting():
-        return torch.while_loop(more, body, carried)
-    while more(*carried):
-        carried = body(*carried)
-    return carried
-
-
 class Drawing(nn.Module):
     """What both ways to draw share: logits under guidance, and the draw of a token.
 
@@ -264,7 +255,7 @@ class MaskedDrawing(Drawing):
         def body(i: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
             return i + 1, self.step(i, tokens, number, seed, steps, temperature, label, guidance)[0]
 
-        return loop(more, body, (torch.zeros_like(steps), tokens))[1]
+        return while_loop(more, body, (torch.zeros_like(steps), tokens))[1]
 
     def margins(
         self,
@@ -324,7 +315,7 @@ class SequentialDrawing(Drawing):
             drawn, cache, _ = self.step(i, before, cache, seed, temperature, label, guidance)
             return i + 1, torch.where(places == i, drawn.unsqueeze(1), tokens), cache
 
-        return loop(more, body, self.start(label, guidance))[1]
+        return while_loop(more, body, self.start(label, guidance))[1]
 
     def margins(self, seed: Tensor, temperature: Tensor, label: Tensor, guidance: Tensor | None = None) -> Tensor:
         """The smallest margin of all draws, float [N]."""

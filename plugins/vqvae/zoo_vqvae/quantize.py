@@ -30,8 +30,9 @@ def nearest_code(z_e: Tensor, e: Tensor) -> Tensor:
     Returns:
         int64 [...], each in 0 .. num_codes - 1; the lowest index where two codes tie.
     """
-    distances = F.linear(-2 * z_e, e, bias=e.pow(2).sum(dim=1))  # [..., num_codes], the one large tensor
-    return distances.argmin(dim=-1)
+    flat = z_e.reshape(-1, e.shape[1])  # a matrix, so that product and sum are exported as one Gemm
+    distances = F.linear(-2 * flat, e, bias=e.pow(2).sum(dim=1))  # [latents, num_codes], the one large tensor
+    return distances.argmin(dim=1).reshape(z_e.shape[:-1])
 
 
 def straight_through(z_e: Tensor, z_q: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+"""What the benches share."""
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median seconds of each call, in interleaved rounds, so that a busy machine slows all alike.
+
+    The first round fills caches and does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held; on Linux.
+
+    Not getrusage's ru_maxrss: a process takes that over from the one that started it.
+    """
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
