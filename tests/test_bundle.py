@@ -114,12 +114,21 @@ def test_folder_is_read_where_it_is(tmp_path, monkeypatch, home):
     assert not home.exists()
 
 
+def test_changed_weights_of_the_same_size_do_not_run(tmp_path):
+    folder = tiny.bundle(tmp_path / "b" / "one")
+    inside = tmp_path / "default" / "models" / "inside" / "1"
+    for place, text in ((folder, str(folder)), (inside, "inside")):
+        weights = (place / "model.safetensors").read_bytes()
+        (place / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+        with pytest.raises(IntegrityError, match=r"model\.safetensors has other bytes than its SHA-256 .*`zoo verify "):
+            locate(text)
+
+
 def test_graph_of_a_folder_is_checked(tmp_path):
     folder = tiny.bundle(tmp_path / "b" / "one")
     tiny.write_graph(folder / "double.onnx", 0, 4, location="/etc/hostname___")
-    size = (folder / "double.onnx").stat().st_size
     m = manifest.read(folder)
-    files = m.files | {"double.onnx": manifest.File(size=size, sha256="0" * 64)}
+    files = m.files | {"double.onnx": manifest.describe_file(folder / "double.onnx")}
     (folder / "model.yaml").write_bytes(manifest.dump(msgspec.structs.replace(m, files=files)))
     with pytest.raises(InvalidFileError, match="may not be run"):
         locate(str(folder))

@@ -271,6 +271,12 @@ def test_a_tensor_that_no_file_takes(tmp_path):
     assert message == "the tensor 'prior.codebook' belongs to none of the weight files codec"
 
 
+def test_weights_that_hold_nan(tmp_path):
+    net = Net()
+    net.conv_out.weight.data[0, 0, 1, 1] = torch.nan
+    assert "the tensor 'conv_out.weight' holds NaN" in fails(tmp_path, module=net)
+
+
 def test_a_name_that_is_input_and_output(tmp_path):
     message = fails(tmp_path, one(lambda net, image: image, outputs={"image": IMAGE}))
     assert "the task 'try' has 'image' as input and output" in message
@@ -298,6 +304,48 @@ def test_a_module_that_raises(tmp_path):
         f"torch cannot trace the task 'try': no such thing (tests/build/test_export.py:{line}); "
         "docs/contract.md#build_task says what a task is"
     )
+
+
+class Bessel(nn.Module):
+    """An operator that has no ONNX form, three lines into `forward`."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        levels = image.float()
+        levels = levels / 2
+        levels = torch.special.bessel_j0(levels)
+        return levels.to(torch.uint8)
+
+
+class BesselInLoop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Bessel()
+
+    def forward(self, image: Tensor) -> Tensor:
+        def step(i: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            return i + 1, self.inner(x)
+
+        return torch.while_loop(lambda i, x: i < 3, step, (torch.zeros((), dtype=torch.int64), image))[1]
+
+
+@pytest.mark.parametrize(("module", "below"), [(Bessel, 3), (BesselInLoop, 4)])
+def test_an_operator_without_an_onnx_form_is_named_with_its_line(tmp_path, module, below):
+    """Torch says so in colour, in the middle of many lines. Of a loop's body it knows where the loop is."""
+    line = module.forward.__code__.co_firstlineno + below
+    tasks = {"try": (task({"image": IMAGE}, {"result": IMAGE}), lambda net: module())}
+    assert fails(tmp_path, tasks) == (
+        "torch cannot trace the task 'try': the operator prims.bessel_j0 has no ONNX form "
+        f"(tests/build/test_export.py:{line}); docs/contract.md#build_task says what a task is"
+    )
+
+
+def test_a_branch_on_a_value_is_one_line(tmp_path):
+    def forward(net, image):
+        return image + 1 if image.float().mean() > 3 else image + 2
+
+    message = fails(tmp_path, one(forward))
+    assert "\n" not in message and "\x1b" not in message and "x1b" not in message
+    assert f"(tests/build/test_export.py:{forward.__code__.co_firstlineno + 1})" in message
 
 
 def test_random_operators_are_refused(tmp_path):

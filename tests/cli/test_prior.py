@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import zoo as package
 from zoo import manifest as manifests
 from zoo.media import encode_png
+from zoo.text import human_bytes
 
 from .commands import zoo
 
@@ -52,6 +54,38 @@ def test_a_codec_gets_a_prior_and_stays_as_it_is(workshop, here):
     )
 
 
+@pytest.mark.slow
+def test_an_autoregressive_prior_from_its_training_to_a_pulled_model(workshop, here):
+    words = [*PRIOR, "--set", "prior.kind=autoregressive", "--set", "prior.num_classes=2", "--steps", 5]
+    outcome = zoo("train", "vqvae", *words, "--from", workshop.codec, "--data", workshop.data, "--out", "drawing")
+    assert outcome.code == 0, outcome.err
+    for bundle in (workshop.codec, "drawing"):
+        assert zoo("publish", bundle, "--to", "shelf").code == 0
+    assert zoo("registry", "add", "shelf", "shelf").code == 0
+    assert zoo("pull", "shelf/codec:1").code == 0
+    pulled = zoo("pull", "shelf/codec:2")
+    second, had = Path(pulled.out.strip()), {file.sha256 for file in manifests.read(workshop.codec).files.values()}
+    assert (second / "codec.safetensors").read_bytes() == (workshop.codec / "codec.safetensors").read_bytes()
+    new = [file.size for file in manifests.read(second).files.values() if file.sha256 not in had]
+    new.append((second / "model.yaml").stat().st_size)
+    assert pulled.err == f"shelf/codec:2: {human_bytes(sum(new))} to fetch\n", "the codec is in the store already"
+    assert zoo("verify", "shelf/codec:2", "--replay", "--device", "cpu").code == 0
+
+    tasks = manifests.read(second).tasks
+    assert [*tasks] == ["reconstruct", "encode", "decode", "generate"]
+    assert [*tasks["generate"].inputs] == ["seed", "temperature", "label", "guidance"]
+    draw = ["run", "codec", "generate", "--label", "disc", "--device", "cpu"]
+    assert zoo(*draw, "-n", 4, "--seed", 3, "--out", "four-{i}.png").code == 0
+    for i in range(4):
+        assert zoo(*draw, "--seed", 3 + i, "--out", "one.png").code == 0
+        alone, among = (np.asarray(Image.open(name)) for name in ("one.png", f"four-{i}.png"))
+        assert alone.shape == (16, 16) and (alone == among).all()
+    model = package.load("codec", device="cpu")
+    assert len({picture.tobytes() for picture in model.generate(seed=np.arange(3, 7), label=1)["image"]}) == 4
+    assert "No such option '--steps'" in refused(*draw, "--steps", 3)
+    assert "codec has no task 'inpaint'" in refused("run", "codec", "inpaint")
+
+
 def test_a_prior_needs_a_codec_and_its_tokens(workshop):
     data = ["--data", workshop.data, "--out", "x"]
     assert "name it with --from MODEL" in refused("train", "vqvae", *PRIOR, *data)
@@ -83,8 +117,6 @@ def test_tiles_give_the_picture_of_one_call(workshop, here):
         decode = ["run", workshop.codec, "decode", "--tokens", f"{out}.safetensors", "--out", f"{out}-decoded.png"]
         assert zoo(*decode, *tile).code == 0
         results.append([(here / f"{out}{end}").read_bytes() for end in (".safetensors",)])
-    from PIL import Image
-
     for name in ("{}.png", "{}-decoded.png"):
         a, b = (np.asarray(Image.open(name.format(out))).astype(int) for out in ("whole", "tiled"))
         assert a.shape == (90, 131) and np.abs(a - b).max() <= 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests import tiny
@@ -178,7 +179,8 @@ def test_verify_names_what_is_wrong(lab, home):
     outcome = zoo("verify", "tiny:1")
     assert outcome.code == 5
     assert "model.safetensors has other bytes than its SHA-256" in outcome.out
-    assert outcome.err.startswith("Error: not as published: lab/tiny:1; ")
+    mended = "`zoo rm lab/tiny:1` and `zoo pull lab/tiny:1` fetch it anew"
+    assert outcome.err == f"Error: not as published: lab/tiny:1; {mended}\n"
     (report,) = json.loads(zoo("verify", "tiny:1", "--json").out)
     assert not report["right"] and len(report["findings"]) == 1
     assert zoo("pull", "tiny:1").code == 0 and zoo("verify").code == 0  # mended
@@ -191,7 +193,26 @@ def test_verify_replays_and_takes_folders(lab, tmp_path):
     assert reports[0]["replay"][0]["verdict"] == "identical" and reports[0]["replay"][0]["task"] == "double"
     golden = tmp_path / "b" / "one" / "golden.safetensors"
     golden.write_bytes(golden.read_bytes()[:-1] + b"\x07")
-    assert zoo("verify", tmp_path / "b" / "one").code == 5
+    outcome = zoo("verify", tmp_path / "b" / "one")
+    assert outcome.code == 5 and "golden.safetensors has other bytes" in outcome.out
+    assert "was never pulled: build it anew" in outcome.err and "zoo pull" not in outcome.err
+    (tmp_path / "default" / "models" / "inside" / "1" / "README.md").write_text("x")
+    assert zoo("verify", "inside").err == "Error: not as published: inside:1; install zoo again\n"
+
+
+def test_outputs_that_differ_are_no_reason_to_fetch_anew(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = tiny.bundle(tmp_path / "b" / "other")
+    golden = load_file(folder / "golden.safetensors")
+    golden["double/0/outputs/doubled"] ^= 64
+    save_file(golden, folder / "golden.safetensors")
+    m = manifest.read(folder)
+    files = m.files | {"golden.safetensors": manifest.describe_file(folder / "golden.safetensors")}
+    (folder / "model.yaml").write_bytes(manifest.dump(msgspec.structs.replace(m, files=files)))
+    outcome = zoo("verify", folder, "--replay", "--device", "cpu")
+    assert outcome.code == 5 and "every file is as published" in outcome.out and "differs" in outcome.out
+    assert f"the files of {folder} are, its outputs here are not" in outcome.err
 
 
 def test_registry_list(lab):

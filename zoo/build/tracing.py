@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import re
+import traceback
 import warnings
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import nn
+from torch.onnx.errors import OnnxExporterError
 
 from ..errors import ExportError, ZooError
 from ..graph.compatibility import graphs_of
@@ -79,9 +82,30 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
     except ZooError:
         raise
     except Exception as e:
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise ExportError(f"torch cannot trace the task '{name}': {safe_text(reason)[:500]}") from e
+        raise ExportError(f"torch cannot trace the task '{name}': {_reason(e)}") from e
     return exported.model
+
+
+def _reason(error: Exception) -> str:
+    """Why torch can't, in one plain line; the line of an operator that is to blame becomes a note of the error."""
+    cause: BaseException = error
+    while (
+        isinstance(cause, OnnxExporterError) and cause.__cause__
+    ):  # these tell how to report a bug of torch, in colour
+        cause = cause.__cause__
+    reason = re.sub(r"\x1b\[[0-9;]*m", "", str(cause))
+    reason = next((line for line in reason.splitlines() if line.strip()), type(cause).__name__)
+    if isinstance(error, OnnxExporterError) and (node := _node(cause)):
+        error.add_note(node.stack_trace or "")
+        if "No ONNX function found" in reason:
+            reason = f"the operator {str(node.target).removesuffix('.default')} has no ONNX form"
+    return safe_text(reason)[:500]
+
+
+def _node(error: BaseException) -> torch.fx.Node | None:
+    """What torch's exporter was at when it failed: it writes the node into its message, but not the node's own line."""
+    nodes = [frame.f_locals.get("node") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((node for node in reversed(nodes) if isinstance(node, torch.fx.Node)), None)
 
 
 def _simplify(model: ir.Model) -> None:

@@ -25,6 +25,9 @@ class Weights:
         state = module.state_dict()
         if left := [name for name in state if not any(_belongs(name, file, files) for file in files)]:
             raise ExportError(f"the tensor '{left[0]}' belongs to none of the weight files {', '.join(files)}")
+        for name, tensor in state.items():  # infinity may be meant: a mask's
+            if tensor.is_floating_point() and tensor.isnan().any():
+                raise ExportError(f"the tensor '{name}' holds NaN; such a model computes nothing: train it anew")
         self.places: dict[str, tuple[str, tensors.Tensor]] = {}
         for file in files:
             mine = {name: tensor.detach() for name, tensor in state.items() if _belongs(name, file, files)}

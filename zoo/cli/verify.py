@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..registry import Entry
     from ..store import Installed, Store
 
+FOLDER = "a folder"  # stands for the registry of a bundle that has none; no registry has a name with a space
+
 
 @click.command("verify")
 @click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
@@ -57,10 +59,9 @@ def command(
     else:
         for report in reports:
             _print(report)
-    if wrong := [report["model"] for report in reports if not report["right"]]:
-        raise IntegrityError(
-            f"not as published: {', '.join(wrong)}; `zoo rm MODEL` and `zoo pull MODEL` fetch a pulled model anew"
-        )
+    if wrong := [(target, report) for (_, target), report in zip(targets, reports, strict=True) if not report["right"]]:
+        names, advice = [report["model"] for _, report in wrong], dict.fromkeys(_advice(*one) for one in wrong)
+        raise IntegrityError(f"not as published: {', '.join(names)}; {'; '.join(advice)}")
 
 
 def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
@@ -90,7 +91,7 @@ def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
         folder = Path(text).expanduser()
         manifest = manifests.read(folder)
         digest = manifests.describe_file(folder / manifests.MANIFEST).sha256
-        yield text, Installed("folder", manifest.name, manifest.version, digest, folder)
+        yield text, Installed(FOLDER, manifest.name, manifest.version, digest, folder)
         return
     reference = Reference.parse(text)
     pulled = store.matching(reference)
@@ -105,6 +106,22 @@ def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
         yield str(entry), _in_package(entry)
     elif not pulled:
         raise NotFoundError(f"{entry} is not here; `zoo pull {entry}` fetches it")
+
+
+def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
+    """What to do about a model that is wrong: it depends on where it came from."""
+    from ..registry import DEFAULT
+
+    name = report["model"]
+    if not report["findings"]:
+        return f"the files of {name} are, its outputs here are not: report it with what `zoo doctor` prints"
+    if target is None:
+        return f"`zoo export` writes {name} anew"
+    if target.registry == FOLDER:
+        return f"{name} was never pulled: build it anew, or copy it again from where it came"
+    if target.registry == DEFAULT:
+        return "install zoo again"
+    return f"`zoo rm {name}` and `zoo pull {name}` fetch it anew"
 
 
 def _in_package(entry: "Entry") -> "Installed":

@@ -1,6 +1,7 @@
 """Places in a plugin's own code, for messages: `zoo_tiny/model.py:12`."""
 
 import inspect
+import re
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -12,6 +13,8 @@ from .finding import roots
 def of_error(error: BaseException | None, owner: Any) -> str:
     """The innermost line of the owner's package that an error went through; empty where it went through none.
 
+    Code that ran before, when it was traced, may be in the error's notes, as Python prints a traceback.
+
     Args:
         owner: a module's dotted name, or any object of a class that the package defines.
     """
@@ -19,6 +22,9 @@ def of_error(error: BaseException | None, owner: Any) -> str:
     while step:
         place = _relative(step.tb_frame.f_code.co_filename, step.tb_lineno, owner) or place
         step = step.tb_next
+    if not place:
+        for file, line in re.findall(r'File "([^"\n]+)", line (\d+)', "\n".join(getattr(error, "__notes__", ()))):
+            place = _relative(file, int(line), owner) or place
     return place
 
 

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from zoo_diffusion import plugin, scheduler_config
 
+import zoo as package
 from tests.cli.commands import zoo
 from zoo import manifest as manifests
-from zoo.build import foreign
+from zoo.build import foreign, random
 from zoo.build.tracing import export_task
 from zoo.build.train import load_weights
 from zoo.build.weights import Weights
@@ -216,6 +217,65 @@ def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
     for i in range(2):
         assert_same(torch.from_numpy(step_of(out, inputs, i)), expected[i : i + 1])
     whole(out, PICTURES | ({"colorize"} if channels == 3 else set()))
+
+
+@pytest.mark.slow
+def test_an_imported_model_with_another_sampler_draws_as_diffusers_does(tmp_path, monkeypatch):
+    """`zoo build MODEL --sampler`: the weights' bytes stay, and of the same noise comes what the pipeline makes of it.
+
+    Of four channels, so that there are few tasks to export.
+    """
+    import diffusers
+
+    small = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    config, tensors = unet2d(in_channels=4, out_channels=4, add_attention=False, **small)
+    model = diffusers.UNet2DModel(**config).eval()
+    model.load_state_dict(tensors)
+    said = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 500}
+    diffusers.DDPMPipeline(model, diffusers.DDPMScheduler(**said)).save_pretrained(tmp_path / "pipeline")
+    bundle, _ = imported(tmp_path, monkeypatch, "ddpm", tmp_path / "pipeline")
+    before, digest = manifests.read(bundle), manifests.describe_file(bundle / "model.yaml").sha256
+    seeds, steps = np.arange(3), 6
+    drawn = [package.load(str(bundle), device="cpu").generate(seed=seeds, steps=steps)["latents"]]
+    for sampler, scheduler in (("ddim", "DDIMScheduler"), ("ddpm", "DDPMScheduler")):
+        out = tmp_path / sampler
+        outcome = zoo("build", bundle, "--sampler", sampler, "--out", out)
+        assert outcome.code == 0 and outcome.out == f"{out}\n", outcome.err
+        manifest = manifests.read(out)
+        assert manifest.config["diffusion"] == before.config["diffusion"] | {"sampler": sampler}
+        assert manifest.files["model.safetensors"] == before.files["model.safetensors"]
+        assert manifest.training.parent == f"bundle:1@sha256:{digest}"
+        assert zoo("verify", out, "--replay").code == 0
+        drawn.append(package.load(str(out), device="cpu").generate(seed=seeds, steps=steps)["latents"])
+
+        theirs = getattr(diffusers, scheduler)(**said, timestep_spacing=before.config["diffusion"]["spacing"])
+        theirs.set_timesteps(steps)
+        x, *fresh = (random.normal(torch.from_numpy(seeds), (4, 8, 8), stream) for stream in range(steps + 1))
+        fresh = iter(fresh)
+        monkeypatch.setattr(
+            "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, fresh=fresh, **__: next(fresh)
+        )
+        options = {"use_clipped_model_output": True} if sampler == "ddim" else {}
+        for t in theirs.timesteps:
+            with torch.no_grad():
+                x = theirs.step(model(x, t).sample, t, x, **options).prev_sample
+        torch.testing.assert_close(torch.from_numpy(drawn[-1]), x, rtol=1e-3, atol=1e-3)
+    assert len({latents.tobytes() for latents in drawn}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--sampler", "euler"], "diffusion.sampler is 'euler'; it must be ddim or ddpm or dpm++2m"),
+        (["--sampler", "ddim", "--set", "diffusion.eta=2"], "diffusion.eta is 2; it must be a number from 0 to 1"),
+        (["--set", 'tasks=["generat"]'], "'generat' is none of "),
+    ],
+)
+def test_what_a_model_cannot_be_built_with_is_one_line(tmp_path, monkeypatch, words, line):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    outcome = zoo("build", "ddpm-fashion", *words, "--out", tmp_path / "out")
+    assert outcome.code != 0 and line in outcome.err and outcome.err.count("\n") == 1, outcome.err
+    assert [p.name for p in tmp_path.iterdir() if p.name != "home"] == []
 
 
 @pytest.mark.slow
