@@ -161,17 +161,18 @@ def cuda_options(exact: bool = False) -> dict[str, str]:
     Raises:
         UsageError: no such option or value.
     """
-    given = os.environ.get("ZOO_CUDA_OPTIONS", "")
     set_here: dict[str, str] = {}
-    for word in filter(None, given.split(",")):
+    for word in filter(None, os.environ.get("ZOO_CUDA_OPTIONS", "").split(",")):
         name, equals, value = word.partition("=")
         if not equals:
             raise UsageError(f"ZOO_CUDA_OPTIONS: '{safe_text(word)}' must be NAME=VALUE; a comma stands between two")
         set_here[name.strip()] = value.strip()
-    from .settings import read
+    options = CudaOptions()
+    if set_here:
+        from .settings import read
 
-    options = structs.asdict(read(CudaOptions, set_here, "ZOO_CUDA_OPTIONS"))
-    return options | ({"use_tf32": "0"} if exact else {})
+        options = read(CudaOptions, set_here, "ZOO_CUDA_OPTIONS")
+    return structs.asdict(options) | ({"use_tf32": "0"} if exact else {})
 
 
 def _create(graph: Path, providers: list, threads: int | None, profile: TemporaryDirectory | None) -> Any:
