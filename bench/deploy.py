@@ -373,6 +373,11 @@ def write_inputs(folder: Path, inputs: dict[str, np.ndarray], one: dict[str, np.
     (folder / "bench" / "inputs.json").write_text(json.dumps(listed))
 
 
+def figure(number: float) -> str:
+    """Three digits that count."""
+    return f"{float(f'{number:.3g}'):g}"
+
+
 def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -403,7 +408,7 @@ def rows_of(model: str, given: argparse.Namespace) -> tuple[list[list[str]], lis
         def prepare(target: str) -> None:
             folder = place / target
             export(model, target, folder)
-            cells[target]["folder, MB"] = f"{size(folder) / 1e6:.3g}"
+            cells[target]["folder, MB"] = figure(size(folder) / 1e6)
             if task not in json.loads((folder / "model.json").read_bytes())["tasks"]:
                 raise NotFoundError(f"this target leaves the task `{task}` out")
             write_inputs(folder, inputs, one)
@@ -428,14 +433,14 @@ def rows_of(model: str, given: argparse.Namespace) -> tuple[list[list[str]], lis
                     busy[target] += processors.shares
         for target, host in hosts.items():
             row, rate = cells[target], statistics.median(rates[target])
-            row["cold start, s"] = f"{statistics.median(seconds[target]):.3g}"
+            row["cold start, s"] = figure(statistics.median(seconds[target]))
             row["processors busy"] = f"{statistics.median(busy[target]):.1f}" if busy[target] else ""
-            row["pictures/s"] = f"{rate:.3g}"
+            row["pictures/s"] = figure(rate)
             if "python" in hosts:
                 row["beside Python"] = f"{rate / statistics.median(rates['python']):.2f}"
             if isinstance(host, WebPage):
-                row["folder, MB"] += f", of which a browser loads {host.loads / 1e6:.3g}"
-                row["cold start, s"] += f"; the page is ready after {statistics.median(host.ready):.3g}"
+                row["folder, MB"] += f", of which a browser loads {figure(host.loads / 1e6)}"
+                row["cold start, s"] += f"; the page is ready after {figure(statistics.median(host.ready))}"
     name = f"{bundle.manifest.name} {task}"
     return [[name, target, *(row.get(column, "") for column in COLUMNS[2:])] for target, row in cells.items()], failed
 
