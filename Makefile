@@ -1,6 +1,7 @@
 # make demo   a picture, from the core alone (no PyTorch)
 # make test   everything installed, all tests
 # make targets  every model on every target
+# make deploy   how large and how fast the targets are
 # make quick  the tests that take under two seconds each
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,11 @@ PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/t
 EXAMPLES := docs/examples/zoo-vae docs/examples/zoo-gan
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
-.PHONY: demo test targets quick lint docs
+# Where the stacks of the targets are installed, by this file and .ci/.
+STACKS := NODE_PATH=$(CURDIR)/.venv/node/node_modules ONNXRUNTIME_INCLUDE=$(CURDIR)/.venv/onnxruntime/usr/include/onnxruntime \
+  ZOO_TRITON_PYTHON=$(CURDIR)/.venv/triton/bin/python
+
+.PHONY: demo test targets deploy quick lint docs
 
 demo: .venv/.core
 	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
@@ -18,8 +23,11 @@ test: .venv/.all .venv/.examples .venv/.node
 
 # Every published model on every target; the table of docs/targets.md.
 targets: .venv/.all .venv/.node
-	NODE_PATH=$(CURDIR)/.venv/node/node_modules ONNXRUNTIME_INCLUDE=$(CURDIR)/.venv/onnxruntime/usr/include/onnxruntime \
-	ZOO_TRITON_PYTHON=$(CURDIR)/.venv/triton/bin/python $(BIN)/python bench/targets.py --write
+	$(STACKS) $(BIN)/python bench/targets.py --write
+
+# Sizes and speeds of two models on every target; the other table there. Only on a machine that does nothing else.
+deploy: .venv/.all .venv/.node
+	$(STACKS) $(BIN)/python bench/deploy.py --write
 
 quick: .venv/.all .venv/.examples
 	$(BIN)/python -m pytest -m "not slow"

@@ -15,11 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from common import write_between
+
 from zoo.plugins import installed
 from zoo.registry import read_default
 
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
-START, END = "<!-- made by bench/targets.py: run `make targets` -->\n", "<!-- end -->\n"
+START = "<!-- made by bench/targets.py: run `make targets` -->\n"
 ZOO = [sys.executable, "-m", "zoo"]
 
 
@@ -45,9 +47,7 @@ def main() -> None:
     table = "\n".join(rows) + "\n"
     print(table)
     if given.write:
-        before, _, rest = PAGE.read_text().partition(START)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(before + START + "\n" + table + "\n" + END + after)
+        write_between(PAGE, START, table)
     if differ:
         sys.exit(f"not the same: {', '.join(differ)}")
 

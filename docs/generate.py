@@ -49,6 +49,7 @@ def cli_page() -> str:
         "| variable | meaning |\n|---|---|",
         "| `ZOO_HOME` | the store's folder; default `$XDG_DATA_HOME/zoo` or `~/.local/share/zoo` |",
         "| `ZOO_NO_PLUGINS` | `1`: no plugin is used, as with `--no-plugins` |",
+        "| `ZOO_CUDA_OPTIONS` | `NAME=VALUE,…`: options of ONNX Runtime's CUDA provider, see [gpu.md](gpu.md) |",
         "| `HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE` | proxies and certificates, as usual |",
         "| `NO_COLOR` | zoo prints no colour anyway |",
         "",

@@ -53,7 +53,7 @@ def test_a_sound_installation_has_no_problem_and_ran_a_real_call(site, tmp_path)
 def test_problems_end_with_exit_code_1_and_each_has_its_mend(site, tmp_path):
     distribution(site, "onnx", "1.20.1")
     install(site, "raises", BROKEN["raises"][0])
-    env = {"ORT_LOAD_CONFIG_FROM_MODEL": "1"}
+    env = {"ORT_LOAD_CONFIG_FROM_MODEL": "1", "ZOO_CUDA_OPTIONS": "use_tf32=maybe"}
     result = run_zoo("doctor", site=site, home=tmp_path / "home", **env)
     assert (result.returncode, result.stderr) == (1, "")
     lines = result.stdout.splitlines()
@@ -61,6 +61,7 @@ def test_problems_end_with_exit_code_1_and_each_has_its_mend(site, tmp_path):
         ("problem  dependencies: onnx 1.20.1 is installed; zoo needs >=1.21", "pip install -U 'onnx>=1.21'"),
         ("problem  security: onnx 1.20.1 is older than 1.21: it follows links", "pip install -U 'onnx>=1.21'"),
         ("problem  environment: ORT_LOAD_CONFIG_FROM_MODEL is set", "unset ORT_LOAD_CONFIG_FROM_MODEL"),
+        ("problem  environment: ZOO_CUDA_OPTIONS: use_tf32 is 'maybe'", "unset ZOO_CUDA_OPTIONS, or mend it"),
         ("warning  plugins: zoo-raises 1.0 is set aside: ", "upgrade it (pip install -U zoo-raises)"),
     ]:
         [at] = [i for i, text in enumerate(lines) if text.startswith(line)]

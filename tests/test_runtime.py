@@ -10,8 +10,18 @@ import pytest
 
 from tests.tiny_tasks import studio
 from zoo import runtime
-from zoo.errors import DeviceError, InvalidFileError, NotFoundError
-from zoo.runtime import CPU, CUDA, cuda_obstacle, nvidia_gpus, open_session, physical_cores, placement, require_cuda
+from zoo.errors import DeviceError, InvalidFileError, NotFoundError, UsageError
+from zoo.runtime import (
+    CPU,
+    CUDA,
+    cuda_obstacle,
+    cuda_options,
+    nvidia_gpus,
+    open_session,
+    physical_cores,
+    placement,
+    require_cuda,
+)
 
 LOOP = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[batch,2,4,4] x, int64 n) => (float[batch,2,4,4] y)
@@ -108,6 +118,80 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(bundle: Path,
     session = open_session(bundle / "decode.onnx", "auto")
     assert session.provider == "cpu" and session.reason
     assert capfd.readouterr() == ("", "")  # ONNX Runtime's own words stay unsaid
+
+
+@pytest.fixture
+def asked_for(monkeypatch) -> list:
+    """What sessions are asked for, on a machine that seems to have CUDA; they run on the CPU."""
+    import onnxruntime
+
+    asked, real = [], onnxruntime.InferenceSession
+
+    def session(graph, options, *, providers, **more):
+        asked.append(providers)
+        return real(graph, options, providers=[CPU], **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(runtime, "cuda_obstacle", lambda: "")
+    return asked
+
+
+DEFAULTS = {
+    "cudnn_conv_algo_search": "EXHAUSTIVE",
+    "use_tf32": "1",
+    "arena_extend_strategy": "kNextPowerOfTwo",
+    "gpu_mem_limit": "18446744073709551615",
+}
+
+
+@pytest.mark.parametrize(
+    "given, exact, changed",
+    [
+        ("", False, {}),
+        ("use_tf32=0", False, {"use_tf32": "0"}),
+        (
+            "cudnn_conv_algo_search=HEURISTIC, gpu_mem_limit=2000000000,arena_extend_strategy=kSameAsRequested",
+            False,
+            {
+                "cudnn_conv_algo_search": "HEURISTIC",
+                "gpu_mem_limit": "2000000000",
+                "arena_extend_strategy": "kSameAsRequested",
+            },
+        ),
+        ("use_tf32=1", True, {"use_tf32": "0"}),  # golden cases are compared without TF32, whatever is set
+    ],
+)
+def test_the_cuda_options_that_are_set_reach_the_session(bundle: Path, monkeypatch, asked_for, given, exact, changed):
+    monkeypatch.setenv("ZOO_CUDA_OPTIONS", given)
+    open_session(bundle / "decode.onnx", "auto", exact=exact)
+    assert asked_for[0] == [(CUDA, DEFAULTS | changed), CPU]
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ("use_tf32", "'use_tf32' must be NAME=VALUE"),
+        ("use_tf32=yes", "use_tf32 is 'yes'; it must be 0 or 1"),
+        ("cudnn_conv_algo=DEFAULT", "there is no 'cudnn_conv_algo'; did you mean 'cudnn_conv_algo_search'"),
+        ("gpu_mem_limit=2GB", "gpu_mem_limit is '2GB'; it must be text that matches"),
+    ],
+)
+def test_wrong_cuda_options_are_one_line(bundle: Path, monkeypatch, given, says):
+    monkeypatch.setenv("ZOO_CUDA_OPTIONS", given)
+    with pytest.raises(UsageError, match=f"^ZOO_CUDA_OPTIONS: {says}[^\n]*$"):
+        open_session(bundle / "decode.onnx", "auto")
+    open_session(bundle / "decode.onnx", "cpu")  # which has no use for them
+
+
+def test_the_cuda_options_are_ones_that_the_provider_knows():
+    import onnxruntime
+
+    library = next((Path(onnxruntime.__file__).parent / "capi").glob("*onnxruntime_providers_cuda.*"), None)
+    if library is None:
+        pytest.skip("this ONNX Runtime has no CUDA")
+    words = library.read_bytes()
+    values = [v for name, value in cuda_options().items() for v in (name, value) if not v.isdigit()]
+    assert [word for word in [*values, "HEURISTIC", "kSameAsRequested"] if word.encode() not in words] == []
 
 
 def test_the_profile_of_a_call_decides_whether_it_ran_on_cuda(loop: Path):

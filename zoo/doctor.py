@@ -168,7 +168,7 @@ def _session() -> Iterator[Finding]:
 
 def native_findings() -> Iterator[Finding]:
     """What a real session gets, judged by the profile of a real call; and why not CUDA, where there is a GPU."""
-    from .errors import DeviceError
+    from .errors import DeviceError, UsageError
     from .runtime import cuda_obstacle, nvidia_gpus
 
     gpus = nvidia_gpus()
@@ -185,6 +185,8 @@ def native_findings() -> Iterator[Finding]:
         if obstacle := cuda_obstacle():
             raise DeviceError("; ".join([obstacle, *_other_cuda()]))
         yield _run("cuda", f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''}")
+    except UsageError:
+        yield _run("cpu", "ZOO_CUDA_OPTIONS is wrong")  # said by the environment
     except DeviceError as e:
         yield Finding(check="cuda", severity="warning", text=f"the GPU is not used: {e}", mend=CUDA_MEND)
         yield _run("cpu", "CUDA cannot be used")
@@ -251,6 +253,13 @@ def _environment() -> Iterator[Finding]:
             text="ORT_LOAD_CONFIG_FROM_MODEL is set: a model could choose ONNX Runtime's settings",
             mend="unset ORT_LOAD_CONFIG_FROM_MODEL",
         )
+    from .errors import UsageError
+    from .runtime import cuda_options
+
+    try:
+        cuda_options()
+    except UsageError as e:
+        yield Finding(check="environment", severity="problem", text=str(e), mend="unset ZOO_CUDA_OPTIONS, or mend it")
 
 
 def _store() -> Iterator[Finding]:

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from .errors import DeviceError, InvalidFileError, NotFoundError
+from msgspec import Meta, Struct, structs
+
+from .errors import DeviceError, InvalidFileError, NotFoundError, UsageError
 from .text import safe_text
 
 if TYPE_CHECKING:
@@ -32,6 +34,18 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _HEAVY = re.compile("Conv|MatMul|Gemm")  # with what the optimiser makes of them: FusedConv, FusedMatMul, …
 NO_GPU = "no NVIDIA GPU is here, or no driver for it"
 _MEND = "pip install 'zoo[cuda]'"
+
+
+class CudaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of ONNX Runtime's CUDA provider, by its names; `ZOO_CUDA_OPTIONS` sets them.
+
+    The defaults are ONNX Runtime's; `bench/cuda_options.py` measures what the others cost and bring.
+    """
+
+    cudnn_conv_algo_search: Literal["EXHAUSTIVE", "HEURISTIC", "DEFAULT"] = "EXHAUSTIVE"  # tried at the first call
+    use_tf32: Literal["0", "1"] = "1"  # 10 bits of mantissa in products: faster, and other pictures
+    arena_extend_strategy: Literal["kNextPowerOfTwo", "kSameAsRequested"] = "kNextPowerOfTwo"
+    gpu_mem_limit: Annotated[str, Meta(pattern=r"^[0-9]+\Z")] = str(2**64 - 1)  # of the arena, in bytes
 
 
 class Session:
@@ -112,6 +126,7 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         exact: no TF32 on CUDA, for comparing outputs.
 
     Raises:
+        UsageError: `ZOO_CUDA_OPTIONS` says what there is not; where `device` is `cpu` it is not read.
         NotFoundError: there is no such file.
         InvalidFileError: ONNX Runtime refuses the graph.
         DeviceError: `cuda` was asked for and can't be had.
@@ -120,12 +135,11 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         raise NotFoundError(f"{safe_text(graph)} is not there")
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a model must not set session options
 
-    obstacle = "" if device == "cpu" else cuda_obstacle()
+    options, obstacle = ({}, "") if device == "cpu" else (cuda_options(exact), cuda_obstacle())
     if device != "cpu" and not obstacle:
         profile = TemporaryDirectory(prefix="zoo-profile-") if device == "cuda" else None
-        cuda = (CUDA, {"use_tf32": "0"} if exact else {})
         try:
-            session = _create(graph, [cuda, CPU], threads, profile)
+            session = _create(graph, [(CUDA, options), CPU], threads, profile)
         except InvalidFileError as e:
             obstacle = str(e)
         else:
@@ -136,6 +150,29 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         raise DeviceError(f"CUDA was asked for, but {obstacle}")
     reason = "" if obstacle == NO_GPU else obstacle  # nothing is left unused
     return Session(_create(graph, [CPU], threads, None), "cpu", reason, graph.name)
+
+
+def cuda_options(exact: bool = False) -> dict[str, str]:
+    """The CUDA provider's options: the defaults, and what `ZOO_CUDA_OPTIONS` sets, as in `use_tf32=0,gpu_mem_limit=9`.
+
+    Args:
+        exact: no TF32, whatever is set.
+
+    Raises:
+        UsageError: no such option or value.
+    """
+    set_here: dict[str, str] = {}
+    for word in filter(None, os.environ.get("ZOO_CUDA_OPTIONS", "").split(",")):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UsageError(f"ZOO_CUDA_OPTIONS: '{safe_text(word)}' must be NAME=VALUE; a comma stands between two")
+        set_here[name.strip()] = value.strip()
+    options = CudaOptions()
+    if set_here:
+        from .settings import read
+
+        options = read(CudaOptions, set_here, "ZOO_CUDA_OPTIONS")
+    return structs.asdict(options) | ({"use_tf32": "0"} if exact else {})
 
 
 def _create(graph: Path, providers: list, threads: int | None, profile: TemporaryDirectory | None) -> Any:

@@ -342,6 +342,16 @@ def test_wrong_pictures_are_told(asked, tmp_path):
     assert asked.status() == "Error: image is missing: choose a file, or the example"
 
 
+def test_a_page_asks_for_weights_and_runtime_once(chromium, tmp_path):
+    done = zoo("export", tiny.bundle(tmp_path / "tiny"), "--target", "web", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    with serving(Site(tmp_path / "out")) as url:
+        asked = Asked(chromium, f"{url}?device=wasm")
+        asked.page.close()
+        large = [address for address in asked.addresses if address.endswith((".safetensors", ".wasm"))]
+    assert large == [f"{url}model/model.safetensors"]  # the runtime waits for the first call
+
+
 def test_damaged_weights_draw_nothing(chromium, tmp_path):
     damaged = tmp_path / "damaged"
     done = zoo("export", tiny.bundle(tmp_path / "tiny"), "--target", "web", "-o", damaged)

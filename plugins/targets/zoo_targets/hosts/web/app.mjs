@@ -88,10 +88,10 @@ async function gpuIsThere() {
 async function choose(name, device) {
   if (device === "webgpu") {
     try {
-      const { opened } = await open("webgpu");
+      const { opened, model } = await open("webgpu");
       say("Comparing WebGPU with the golden cases");
       const off = (await opened.ask("verify", { task: name })).filter((row) => !row.same);
-      if (!off.length) return { opened, why: "WebGPU: it gives the golden outputs" };
+      if (!off.length) return { opened, model, why: "WebGPU: it gives the golden outputs" };
       opened.end();
       return { ...(await open("wasm")), why: `WebAssembly: WebGPU is off by ${off[0].worst} in ${off[0].port}` };
     } catch (error) {
@@ -114,9 +114,8 @@ async function start() {
 
 async function use(name, device) {
   worker?.end();
-  const { opened, why } = await choose(name, device);
-  worker = opened;
-  ({ model } = await worker.ask("open"));
+  const chosen = await choose(name, device), { why } = chosen;
+  ({ opened: worker, model } = chosen);
   $("device").value = worker.device;
   $("device").title = why;
   document.documentElement.dataset.device = worker.device;
