@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,19 @@ def test_a_model_can_not_set_session_options_by_its_metadata(bundle: Path, monke
 
 def test_physical_cores_are_between_one_and_what_the_process_may_use():
     assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+
+
+def test_after_a_call_no_thread_goes_on_looking_for_work(loop: Path, monkeypatch):
+    """It would take the cores of the session that runs next; ONNX Runtime's default does, for tens of milliseconds."""
+    monkeypatch.setattr(runtime, "physical_cores", lambda: 4)
+    session, inputs = open_session(loop, "cpu"), {"x": np.ones((64, 2, 4, 4), np.float32), "n": np.array(9)}
+    idle = []
+    for _ in range(5):
+        session.run(inputs)
+        busy = time.process_time()
+        time.sleep(0.03)
+        idle.append(time.process_time() - busy)
+    assert min(idle) < 0.01
 
 
 @pytest.mark.slow
