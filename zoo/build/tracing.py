@@ -89,9 +89,8 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
 def _reason(error: Exception) -> str:
     """Why torch can't, in one plain line; the line of an operator that is to blame becomes a note of the error."""
     cause: BaseException = error
-    while (
-        isinstance(cause, OnnxExporterError) and cause.__cause__
-    ):  # these tell how to report a bug of torch, in colour
+    # Those of the exporter tell, in colour, how to report a bug of torch.
+    while isinstance(cause, OnnxExporterError) and cause.__cause__:
         cause = cause.__cause__
     reason = re.sub(r"\x1b\[[0-9;]*m", "", str(cause))
     reason = next((line for line in reason.splitlines() if line.strip()), type(cause).__name__)

@@ -18,6 +18,8 @@ from zoo.build.weights import Weights
 from zoo.hookspecs import BuildRequest, ConfigRequest, ImportRequest, Port, Task
 from zoo.runtime import open_session
 
+from .graphs import SIZES, assert_graphs_are_torchs
+
 pytestmark = pytest.mark.shared
 
 QUANTIZED = [
@@ -106,6 +108,14 @@ def test_a_quantised_codec_gives_its_references_numbers(shared_data, tmp_path, c
         torch.testing.assert_close(result["latents"], expected, **TOLERANCE)
         assert torch.equal(result["tokens"].flatten(), io["indices"].flatten())
         torch.testing.assert_close(result["out"], io["out"], **TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in QUANTIZED if "lightning" not in case])  # that one is vqgan_f4 again
+def test_an_imported_codecs_graphs_give_torchs_numbers_at_any_size(shared_data, tmp_path, case):
+    codec = imported("vqgan", shared_data / "parity" / case)["codec"]
+    small = case == "llamagen/vq_ds2_nol2"  # it attends over places of 2x2 pixels: 12 GB at 481x321, which it refuses
+    assert_graphs_are_torchs(codec, tmp_path, (*SIZES[:2], (241, 161)) if small else SIZES)
 
 
 @pytest.mark.parametrize("case", GAUSSIAN)

@@ -10,6 +10,8 @@ from zoo.errors import UsageError
 from zoo.hookspecs import BuildRequest, ConfigRequest, TaskModuleRequest, TasksRequest
 from zoo.settings import read
 
+from .graphs import assert_graphs_are_torchs
+
 SMALL = {"image_channels": 1, "widths": (8, 8, 16), "blocks": 1, "latent_channels": 8, "code_size": 4, "norm_groups": 4}
 
 
@@ -44,6 +46,12 @@ def test_pictures_of_any_size_come_back_in_their_size(height, width):
     assert tokens.shape == (2, -(-height // 4), -(-width // 4)) and size.tolist() == [height, width]
     decoded = Decode(model)(tokens, size)
     assert decoded.shape == image.shape and torch.equal(decoded, Reconstruct(model)(image))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"norm": "place", "middle_attention": False}], ids=["attended", "local"])
+def test_the_graphs_give_torchs_numbers_at_any_size(tmp_path, fields):
+    assert_graphs_are_torchs(codec(**{"widths": (8, 8, 16, 16)} | fields), tmp_path)
 
 
 @torch.no_grad()
