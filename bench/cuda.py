@@ -1,33 +1,45 @@
-"""A sampler on a device: the whole loop as one graph, its steps by the host, and its steps as a CUDA Graph.
+"""A sampler on a device: its loop in one graph, its steps by the host, its steps as a CUDA Graph; and diffusers.
 
-    python bench/cuda.py MODEL [--device cuda|cpu] [--steps N] [--batch N] [--repeat N]
+    python bench/cuda.py [MODEL] [--device cuda|cpu] [--steps N] [--batch N] [--repeat N]
 
-MODEL has the parts generate_begin, generate_step and generate_end. The ways are timed in turn, REPEAT times each, after
-one call that is not counted, and the pictures of all must be the same. With --device cpu the CUDA Graph is left out; so
-the rest can be tried on a machine without a GPU.
+MODEL, a name or a bundle's folder, has the parts generate_begin, generate_step and generate_end. Without one, a U-Net
+with random weights is saved as a diffusers pipeline and imported, and diffusers draws with the same weights from the
+same noise, eager and through torch.compile: in float32, with TF32 on a GPU, and in half precision.
+
+The ways are timed in turn, REPEAT times each, after one call that is not counted, and the pictures of all in float32
+must be the same. With --device cpu the CUDA Graph and TF32 are left out; so the rest can be tried without a GPU.
 """
 
 import argparse
+import copy
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
+from diffusion import import_pipeline, make_pipeline, set_tf32
 
 from zoo.bundle import locate
 from zoo.manifest import graph_file
 from zoo.ports import complete
+from zoo.runtime import CPU, CUDA, cuda_options
 
-PROVIDERS = {
-    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"})],
-    "cpu": ["CPUExecutionProvider"],
-}
+Way = Callable[[], np.ndarray]
+"""Draws the pictures, uint8 [batch, height, width, channels]."""
+
+ONE_GRAPH = "one graph with its loop"
+ROUNDED = ("TF32", "half precision")
+"""What stands in the name of a way that computes in fewer bits: its pictures may be others."""
 
 
 class Ways:
-    """The ways to draw the same pictures; each is a function without arguments that gives uint8 pictures."""
+    """Our ways to draw the same pictures."""
 
     def __init__(self, model: str, device: str, steps: int, batch: int):
         self.bundle, self.device, self.steps = locate(model), device, steps
@@ -41,11 +53,9 @@ class Ways:
         self.sessions = {name: self._session(name) for name in names}
 
     def _session(self, name: str, **more: str) -> onnxruntime.InferenceSession:
-        providers = PROVIDERS[self.device]
-        if more:
-            providers = [(providers[0][0], providers[0][1] | more)]
+        providers = [(CUDA, cuda_options(exact=True) | more)] if self.device == "cuda" else [CPU]
         session = onnxruntime.InferenceSession(self.bundle.folder / graph_file(name), providers=providers)
-        if self.device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        if self.device == "cuda" and CUDA not in session.get_providers():
             sys.exit("Error: ONNX Runtime has no CUDA here; `zoo doctor` says why, --device cpu tries the rest")
         return session
 
@@ -91,6 +101,10 @@ class Ways:
                 a, b = b, a
         return self.sessions["generate_end"].run(None, {"x": a[0].numpy()})[0]
 
+    def noise(self) -> np.ndarray:
+        """What all ways start from, float32 [batch, channels, height, width]."""
+        return self._begin()[0]
+
     def _begin(self) -> list[np.ndarray]:
         return self.sessions["generate_begin"].run(None, {name: self.inputs[name] for name in ("seed", "steps")})
 
@@ -99,38 +113,81 @@ class Ways:
         found = {name: self.inputs[name] for name in self.step.inputs if name in self.inputs}
         return found | ({"index": np.array(i)} if "index" in self.step.inputs else {})
 
+    def all(self) -> dict[str, Way]:
+        ways: dict[str, Way] = {
+            ONE_GRAPH: self.loop_graph,
+            "steps, through NumPy": self.steps_through_numpy,
+            "steps, kept on the device": self.steps_on_device,
+        }
+        return ways | ({"steps, as a CUDA Graph": self.cuda_graph} if self.device == "cuda" else {})
+
+
+def diffusers_ways(pipeline: Any, noise: np.ndarray, steps: int, device: str) -> dict[str, Way]:
+    """How diffusers draws from the same noise."""
+    import torch
+    from diffusers.pipelines.ddpm import pipeline_ddpm
+
+    pipeline.to(device)
+    single, half = pipeline.unet, copy.deepcopy(pipeline.unet).half()
+
+    def way(unet: Any, dtype: torch.dtype, tf32: bool = False) -> Way:
+        def draw() -> np.ndarray:
+            set_tf32(tf32)
+            pipeline.unet = unet
+            start = torch.from_numpy(noise).to(device, dtype)
+            with torch.no_grad(), patch.object(pipeline_ddpm, "randn_tensor", lambda *_, **__: start):
+                drawn = pipeline(batch_size=len(noise), num_inference_steps=steps, output_type="np").images
+            return (drawn * 255).round().astype(np.uint8)
+
+        return draw
+
+    ways = {}
+    for name, prepare in {"eager": lambda unet: unet, "compiled": torch.compile}.items():
+        prepared = prepare(single)
+        ways[f"diffusers, {name}"] = way(prepared, torch.float32)
+        if device == "cuda":
+            ways[f"diffusers, {name}, TF32"] = way(prepared, torch.float32, tf32=True)
+        ways[f"diffusers, {name}, half precision"] = way(prepare(half), torch.float16)
+    return ways
+
+
+def compare(title: str, ways: dict[str, Way], batch: int, repeat: int) -> None:
+    first = {name: way() for name, way in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeat):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    base = statistics.median(seconds[ONE_GRAPH])
+    print(title)
+    off = {name: int(np.abs(pictures - first[ONE_GRAPH].astype(int)).max()) for name, pictures in first.items()}
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        print(f"{name:36} {batch / median:8.1f} pictures/s {base / median:6.2f}x  off by {off[name]} levels at most")
+    if differ := [name for name in ways if off[name] > 2 and not name.endswith(ROUNDED)]:
+        sys.exit(f"Error: other pictures: {'; '.join(differ)}")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="?")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=5)
     given = parser.parse_args()
-    ways = Ways(given.model, given.device, given.steps, given.batch)
-    found: dict[str, Callable[[], np.ndarray]] = {
-        "one graph with its loop": ways.loop_graph,
-        "steps, through NumPy": ways.steps_through_numpy,
-        "steps, kept on the device": ways.steps_on_device,
-    }
-    if given.device == "cuda":
-        found["steps, as a CUDA Graph"] = ways.cuda_graph
-    first = {name: way() for name, way in found.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(given.repeat):
-        for name, way in found.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    base = statistics.median(seconds["one graph with its loop"])
-    print(f"{given.model}, {given.batch} pictures, {given.steps} steps, {given.device}")
-    expected = first["one graph with its loop"].astype(int)
-    for name, times in seconds.items():
-        median, off = statistics.median(times), int(np.abs(first[name] - expected).max())
-        print(f"{name:28} {given.batch / median:8.1f} pictures/s  {base / median:5.2f}x  off by {off} levels at most")
-    if any(np.abs(pictures - expected).max() > 2 for pictures in first.values()):
-        sys.exit("Error: the ways do not give the same pictures")
+    title = f"{given.batch} pictures, {given.steps} steps, {given.device}"
+    if given.model:
+        ways = Ways(given.model, given.device, given.steps, given.batch).all()
+        return compare(f"{given.model}: {title}", ways, given.batch, given.repeat)
+    with tempfile.TemporaryDirectory() as place:
+        saved, bundle = Path(place, "pipeline"), Path(place, "bundle")
+        pipeline = make_pipeline(saved)
+        import_pipeline(saved, bundle)
+        ours = Ways(str(bundle), given.device, given.steps, given.batch)
+        ways = ours.all() | diffusers_ways(pipeline, ours.noise(), given.steps, given.device)
+        compare(f"random U-Net: {title}", ways, given.batch, given.repeat)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ def make_pipeline(folder: Path) -> Any:
     return pipeline
 
 
+def import_pipeline(saved: Path, bundle: Path) -> None:
+    importing = [str(Path(sys.executable).with_name("zoo")), "import", "ddpm", str(saved), "--out", str(bundle)]
+    subprocess.run(importing, check=True, capture_output=True)
+
+
 def host_loop(model: Any, seeds: np.ndarray) -> np.ndarray:
     """`generate` by its three parts."""
     begun = model.run("generate_begin", seed=seeds, steps=np.asarray(STEPS))
@@ -74,9 +79,10 @@ def warm(model: Any, pipeline: Any, batch: int, rounds: int, device: str) -> boo
     seeds = np.arange(batch)
     eager_unet = pipeline.unet
 
-    def diffusers(unet: Any) -> None:
+    def diffusers(unet: Any, with_tf32: bool = False) -> None:
         pipeline.unet = unet
         generator = torch.Generator().manual_seed(0)
+        set_tf32(with_tf32)
         pipeline(batch_size=batch, num_inference_steps=STEPS, output_type="np", generator=generator)
 
     compiled = torch.compile(eager_unet)
@@ -87,8 +93,8 @@ def warm(model: Any, pipeline: Any, batch: int, rounds: int, device: str) -> boo
         "compiled": lambda: diffusers(compiled),
     }
     if device == "cuda":
-        calls["eager, TF32"] = lambda: with_tf32(lambda: diffusers(eager_unet))
-        calls["compiled, TF32"] = lambda: with_tf32(lambda: diffusers(compiled))
+        calls["eager, TF32"] = lambda: diffusers(eager_unet, True)
+        calls["compiled, TF32"] = lambda: diffusers(compiled, True)
     found = medians(calls, rounds)
     pipeline.unet = eager_unet
     print(f"warm, batch {batch}, {STEPS} steps:")
@@ -102,14 +108,11 @@ def warm(model: Any, pipeline: Any, batch: int, rounds: int, device: str) -> boo
     return reached
 
 
-def with_tf32(call: Callable[[], None]) -> None:
+def set_tf32(on: bool) -> None:
+    """TF32 in torch's matrix products and convolutions, or in neither: by itself it has it in the latter alone."""
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    try:
-        call()
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
 
 
 def cold(bundle: Path, saved: Path, rounds: int, device: str) -> bool:
@@ -209,8 +212,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         saved, bundle = Path(name, "pipeline"), Path(name, "bundle")
         pipeline = make_pipeline(saved)
-        importing = [str(Path(sys.executable).with_name("zoo")), "import", "ddpm", str(saved), "--out", str(bundle)]
-        subprocess.run(importing, check=True, capture_output=True)
+        import_pipeline(saved, bundle)
         pipeline.to(options.device, torch.float16 if options.fp16 else torch.float32)
         model = zoo.load(str(bundle), device=options.device)
         with torch.no_grad():
