@@ -1,4 +1,4 @@
-"""A model in float32, in fp16 and in int8: pictures a second in one process, the three in turn, and the files' size.
+"""A model in float32, in fp16 and in int8: pictures a second in one process, in turn, and the size of the files.
 
     python bench/precision.py MODEL --data FOLDER [--task TASK] [--rounds R]
 
