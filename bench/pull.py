@@ -31,6 +31,7 @@ PULL = """
 import json, sys, time
 from pathlib import Path
 import requests, tenacity, filelock
+from bench.measuring import peak_memory
 from zoo import blobs, registry, store, transport
 from zoo.graph import apart
 url, root = sys.argv[1], Path(sys.argv[2])
@@ -44,14 +45,11 @@ def timed(folder, check=apart.check_apart):
 apart.check_apart = timed
 known = registry.parse(transport.read_small(url, 1 << 20), "bench", url)
 entry = registry.resolve(registry.Reference.parse("tiny"), [known])
-def peak():
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])  # kB
-before = peak()
+before = peak_memory()
 begin = time.perf_counter()
 store.Store(root).pull(entry)
 seconds = time.perf_counter() - begin
-print(json.dumps({"seconds": seconds - checking, "check": checking, "before": before, "peak": peak()}))
+print(json.dumps({"seconds": seconds - checking, "check": checking, "before": before, "peak": peak_memory()}))
 """
 
 
@@ -135,7 +133,7 @@ def main() -> None:
             all_ = " ".join(f"{r[way]:.2f}" for r in rounds)
             print(f"{way:13} {options.megabytes / seconds:7.0f} MB/s   median {seconds:.2f} s of {all_}")
         print(f"graph check, once a pull: {result['check']:.2f} s")
-        print(f"peak memory of the pull: {result['peak'] / 1024:.0f} MiB, {result['before'] / 1024:.0f} before it")
+        print(f"peak memory of the pull: {result['peak'] >> 20} MiB, {result['before'] >> 20} before it")
         print(f"ratio to curl + fsync: {medians['curl + fsync'] / medians['pull']:.2f} (goal 0.80)")
         print(f"ratio to curl without fsync: {medians['curl'] / medians['pull']:.2f}")
     finally:

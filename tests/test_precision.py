@@ -6,17 +6,18 @@ import numpy as np
 import onnx
 import pytest
 
+from tests import tiny
 from tests.cli.commands import zoo
 from tests.trainers import drawings
 from zoo import precision, tensors
 from zoo.bundle import locate
-from zoo.errors import UsageError
+from zoo.errors import ExportError, UsageError
 from zoo.graph import precision as rewriting
 from zoo.graph.check import check
 from zoo.graph.precision import Seen
 from zoo.hookspecs import Metric
 from zoo.model import Model
-from zoo.replay import replay
+from zoo.replay import Case, replay
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,8 @@ def test_ranges_are_those_of_all_steps_of_a_loop(tmp_path):
     model, arrays = looping()
     fit = rewriting.quantizable([model.graph], arrays)
     assert fit == {"w"}
-    watched, names = rewriting.watching(model, arrays, fit)
+    names = rewriting.activations(model.graph, arrays, fit)
+    watched = rewriting.watching(model, names)
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
     outputs = run(watched, arrays, tmp_path, steps=np.array(3), x=x)
     seen = np.concatenate(by_hand(x, arrays["w"], 3)[:3])
@@ -123,10 +125,12 @@ def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
         for name in ("generate", "generate_step", "generate_begin")
     )
     fit = rewriting.quantizable([whole.graph, step.graph], arrays)
-    names = rewriting.watching(whole, arrays, fit)[1]
+    names = rewriting.activations(whole.graph, arrays, fit)
     ranges = {name: Seen(-1.0 - i, 1.0 + i, 1.0) for i, name in enumerate(names)}
     found = rewriting.ranges_of_part(step, whole, ranges, arrays, fit)
-    assert set(found) == set(rewriting.watching(step, arrays, fit)[1]) and set(found.values()) <= set(ranges.values())
+    assert set(found) == set(rewriting.activations(step.graph, arrays, fit)) and set(found.values()) <= set(
+        ranges.values()
+    )
 
     def last(graph):
         return next(node for node in reversed(graph.node) if node.op_type == "Conv").input[0]
@@ -138,7 +142,7 @@ def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
 
 def test_inputs_of_every_task_are_made_of_pictures(pictures):
     bundle = locate("ddpm-fashion")
-    inputs = precision.Calibration(bundle, pictures, {})
+    inputs = precision.Calibration(bundle, pictures)
     for name, task in bundle.manifest.tasks.items():
         if task.part_of:
             continue
@@ -177,7 +181,7 @@ def test_a_weight_that_is_read_transposed_is_stored_so(tmp_path):
     exact = x @ arrays["w"].T
     rewriting.fold_transposes([model.graph], arrays)
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
-    assert rewriting.quantizable([model.graph], arrays) == {"w"}
+    assert rewriting.quantizable([model.graph], arrays) == {"w.transposed"}  # another name: it is another array
     np.testing.assert_allclose(run(model, arrays, tmp_path, x=x)["z"], exact, rtol=1e-5, atol=1e-5)
     model, arrays = linear("other = Neg(w)")
     rewriting.fold_transposes([model.graph], arrays)
@@ -231,8 +235,8 @@ def overflowing():
 
 
 def seen_ranges(model, arrays, folder, **inputs):
-    watched, names = rewriting.watching(model, arrays, rewriting.halvable(arrays))
-    outputs = run(watched, arrays, folder, **inputs)
+    names = rewriting.activations(model.graph, arrays, rewriting.halvable(arrays))
+    outputs = run(rewriting.watching(model, names), arrays, folder, **inputs)
     return {name: Seen(*(float(outputs[f"{name}.{kind}"]) for kind in rewriting.WATCHES)) for name in names}
 
 
@@ -252,6 +256,31 @@ def test_a_product_that_overflows_half_precision_keeps_float32(tmp_path):
     assert rewriting.halve(model.graph, arrays, dict.fromkeys(ranges, SMALL)) == (3, [])
     rewriting.round_in_half(model.graph)
     assert not np.isfinite(run(model, arrays, tmp_path, **inputs)["z"]).any()
+
+
+def test_a_picture_of_what_overflowed_is_refused():
+    ranges = dict.fromkeys(["x0", "a", "b", "s"], SMALL)
+    for at_s, fine in ((SMALL, False), (Seen(0.0, 1e6, 1e10), True)):
+        model, arrays = overflowing()
+        model.graph.node.append(onnx.helper.make_node("Cast", ["z"], ["picture"], to=onnx.TensorProto.UINT8))
+        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("picture", onnx.TensorProto.UINT8, [1, 32]))
+        rewriting.halve(model.graph, arrays, ranges | {"s": at_s})
+        cases = {"draw": [Case({"steps": np.array(2), "x": np.ones((1, 32), np.float32)})]}
+        if fine:
+            precision.refuse_overflow({"draw": model}, arrays, cases)
+        else:  # its pixels are 0 .. 255, as any
+            with pytest.raises(ExportError, match="draw overflows half precision on its golden cases"):
+                precision.refuse_overflow({"draw": model}, arrays, cases)
+
+
+def test_what_is_to_compute_in_half_precision_is_looked_at_for_overflows(tmp_path, pictures, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(precision, "refuse_overflow", lambda models, arrays, cases: looked_at.append(models.keys()))
+    bundle = locate("vqvae-fashion:1")
+    precision.lighten(bundle, "fp16", tmp_path / "stored", pictures)
+    assert looked_at == []
+    precision.lighten(bundle, "fp16", tmp_path / "half", pictures, half=True)
+    assert looked_at == [bundle.manifest.tasks.keys()]
 
 
 def test_products_in_half_precision_that_follow_each_other_have_no_casts_between(tmp_path):
@@ -288,6 +317,21 @@ def test_a_cost_is_a_share_and_knows_its_direction():
     assert psnr.worse < 0 and fid.worse < 0
     gaps = [[Metric(name="gap", value=value, unit="points", better="lower")] for value in (-0.5, 1.0)]
     assert precision.costs(*gaps)[0].worse == pytest.approx(0.015)  # a difference has no value to take a share of
+
+
+@pytest.mark.parametrize("values", [(float("nan"), 20.0), (20.0, float("nan"))])
+def test_a_metric_that_is_no_number_any_more_is_over_the_bound(tmp_path, data, monkeypatch, values):
+    def metrics(*values):
+        return [Metric(name=f"psnr{i}", value=value, better="higher") for i, value in enumerate(values)]
+
+    measured = iter([metrics(20.0, 20.0), metrics(*values)])
+    monkeypatch.setattr("zoo.cli.eval.measure", lambda *_: next(measured))
+    monkeypatch.setattr(precision, "lighten", lambda *_, **__: locate(str(tiny.bundle(tmp_path / "lighter"))))
+    words = ["export", "vqvae-fashion:1", "--target", "python", "-o", tmp_path / "out", "--precision", "int8"]
+    done = zoo(*words, "--data", data)
+    assert done.code == 10 and "from 20 to nan; the bound is 2%" in done.err and not (tmp_path / "out").exists()
+    # What was no number before says nothing.
+    assert [c.name for c in precision.costs(metrics(float("nan"), 20.0), metrics(1.0, 20.0))] == ["psnr1"]
 
 
 @pytest.fixture
@@ -334,8 +378,22 @@ def test_a_model_that_draws_is_measured_by_what_it_draws(tmp_path, data):
     assert "with 16 test pictures and 20 drawn ones" in done.err and "asked_label" in done.out
     metrics = json.loads((tmp_path / "out" / "model.json").read_bytes())["metrics"]
     drawn = next(m for m in metrics if m["name"] == "asked_label")
-    assert drawn["samples"] == 20 and "zoo eval model --data" in drawn["command"]
-    assert "--samples 20 --set steps=1 --judge judge-fashion" in drawn["command"]
+    assert drawn["samples"] == 20
+    assert drawn["command"] == (
+        f"zoo export ddpm-fashion:1 --target python -o FOLDER --precision fp16 --data {data} --judge judge-fashion"
+        " --limit 16 --samples 20 --set steps=1 --accept-loss"
+    )
+
+
+@pytest.mark.slow
+def test_only_a_target_that_computes_in_half_precision_gets_such_products(tmp_path, data):
+    for target, half in (("web", True), ("node", False)):
+        words = ["export", "vqvae-fashion:1", "--target", target, "-o", tmp_path / target, "--precision", "fp16"]
+        done = zoo(*words, "--data", data, "--limit", 16)
+        assert done.code == 0, done.err
+        nodes = onnx.load(tmp_path / target / "model" / "decode.onnx", load_external_data=False).graph.node
+        found = {node.op_type for node in nodes for name in node.output if name.endswith(".half")}
+        assert found == ({"Cast", "Conv"} if half else set())  # not the Max that rounds in what is measured
 
 
 def test_precision_and_data_go_together(tmp_path):

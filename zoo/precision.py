@@ -6,39 +6,49 @@ bundle that lost more than `BOUND`.
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
+import numpy as np
+import onnx
 
 from . import manifest as manifests
 from . import tensors
+from .build import data as datasets
+from .bundle import Bundle
 from .errors import ExportError, UsageError
+from .graph import precision as rewriting
+from .graph.noise import has_seed
+from .graph.precision import WATCHES, Arrays, Seen
 from .hookspecs import Metric, Tolerance
-from .manifest import MANIFEST, Manifest, graph_file
+from .manifest import MANIFEST, graph_file
+from .model import Model
+from .ports import complete
 from .replay import GOLDEN, Case, read_cases, write_cases
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from .bundle import Bundle
-    from .graph.precision import Seen
+from .runtime import open_session
 
 PRECISIONS = {"fp16": "float16", "int8": "int8"}
 """What the command line says, and what the manifest says."""
 
 BOUND = 0.02
-"""A metric may get worse by this share of its value."""
+"""A metric may get worse by this share of its value; one in points by this share of 100 points, which is 2."""
 
 # Integer kernels of two processors add in another order, and a level of an activation is many of a pixel.
 INT8_TOLERANCE = Tolerance(pixel_levels=8, pixel_share=0.99, pixel_levels_worst=64, absolute=0.05, relative=0.05)
 
+CALIBRATION_PICTURES = 128
 CALIBRATION_BATCH = 16
 DRAWN_BATCHES = 2
 """So many batches are drawn to see activations of: a loop shows those of every step."""
+
+Models = dict[str, onnx.ModelProto]
+"""The graphs of a bundle, by task."""
 
 
 @dataclass(frozen=True)
@@ -53,28 +63,47 @@ class Cost:
 
     @property
     def worse(self) -> float:
-        """By which share of its value it got worse; below 0 where it got better. Of points, which may be 0: of 100."""
+        """By which share of its value it got worse; below 0 where it got better. Of points, which may be 0: of 100.
+
+        Infinite where it is no number any more.
+        """
+        if math.isnan(self.now):
+            return math.inf
         whole = 100.0 if self.unit == "points" else max(abs(self.float32), 1e-12)
         change = (self.now - self.float32) / whole
         return -change if self.better == "higher" else change if self.better == "lower" else 0.0
 
 
 def costs(before: list[Metric], after: list[Metric]) -> list[Cost]:
-    """The metrics that both have, and that say which way is better."""
+    """The metrics that both have, that say which way is better, and that were finite in float32."""
     now = {metric.name: metric.value for metric in after}
-    return [Cost(m.name, m.unit, m.better, m.value, now[m.name]) for m in before if m.better and m.name in now]
+    return [
+        Cost(m.name, m.unit, m.better, m.value, now[m.name])
+        for m in before
+        if m.better and m.name in now and math.isfinite(m.value)
+    ]
+
+
+def calibration_pictures(bundle: Bundle, data: Path) -> np.ndarray:
+    """Pictures of the training part, which metrics are not measured with: uint8 [number, height, width, channels]."""
+    ports = [p for t in bundle.manifest.tasks.values() for p in (*t.inputs.values(), *t.outputs.values())]
+    channels = next(int(p.shape[-1]) for p in ports if p.kind == "image")
+    return datasets.read(data, split="train", channels=channels, limit=CALIBRATION_PICTURES).images
 
 
 def lighten(
     bundle: Bundle,
     precision: str,
     folder: Path,
-    pictures: Any,
+    pictures: np.ndarray,
     on_progress: Callable[[str], None] = lambda line: None,
     *,
     half: bool = False,
 ) -> Bundle:
     """Writes a smaller bundle of a model at `folder`, which must not exist.
+
+    Its weights have the names that they had, but for those that are only read transposed, of linear layers over
+    sequences: they are stored that way round, as `NAME.transposed`.
 
     Args:
         precision: `fp16` or `int8`.
@@ -85,69 +114,25 @@ def lighten(
     Raises:
         ExportError: the smaller graphs give values that are not finite.
     """
-    import onnx
-
-    from .bundle import Bundle
-    from .graph import precision as rewriting
-
-    folder.mkdir()
     before = bundle.manifest
     if before.export.precision != "float32":
         raise UsageError(f"{before.name} is {before.export.precision} already; export the float32 model")
-    files = sorted(n for n in before.files if n.endswith(".safetensors") and n != GOLDEN)
-    home = {name: file for file in files for name in tensors.read_header(bundle.folder / file)}
-    arrays = {name: array for file in files for name, array in tensors.load(bundle.folder / file).items()}
-    cases = read_cases(bundle.folder / GOLDEN, before)
+    folder.mkdir()
     models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in before.tasks}
+    arrays = {n: array for file in _weight_files(bundle) for n, array in tensors.load(bundle.folder / file).items()}
     rewriting.fold_transposes([model.graph for model in models.values()], arrays)
-    int8 = precision == "int8"
-    fit = rewriting.quantizable([m.graph for m in models.values()], arrays) if int8 else rewriting.halvable(arrays)
-    ranges: dict[str, dict[str, rewriting.Seen]] = {}
-    if int8 or half:
-        inputs = Calibration(bundle, pictures, cases)
-        for name in sorted(models, key=lambda n: before.tasks[n].part_of is not None):  # parts last
-            model, whole = models[name], before.tasks[name].part_of
-            shared = whole and rewriting.ranges_of_part(model, models[whole], ranges[whole], arrays, fit)
-            if shared:  # a step of its own would be seen at the golden cases' steps alone
-                ranges[name] = shared
-                continue
-            watched = rewriting.watching(model, arrays, fit)
-            if watched[1]:
-                on_progress(f"looking at the activations of {name}")
-            ranges[name] = _ranges(watched, arrays, inputs.of(name)) if watched[1] else {}
-    delicate: set[str] = set()
-    if int8:
-        delicate = set().union(*(rewriting.delicate(m.graph, arrays, fit, ranges[n]) for n, m in models.items()))
-        fit -= delicate
-        on_progress(
-            f"{len(fit)} products compute in 8 bits" + _keep_32(sorted(delicate), "8 bits are too few for them")
-        )
-    rest = {name: arrays[name] for name in delicate}
-    for name, model in models.items():
-        if int8:
-            rewriting.quantize(model.graph, arrays, fit, ranges[name])
-            rewriting.halve(model.graph, rest)
-        else:
-            in_half, kept = rewriting.halve(model.graph, arrays, ranges.get(name))
-            if in_half or kept:
-                on_progress(
-                    f"{name}: {in_half} products compute in 16 bits" + _keep_32(kept, "their activations are too large")
-                )
-    arrays |= rest
-    places = {}
-    for file in files:
-        tensors.save(folder / file, {n: a for n, a in arrays.items() if home.get(n.removesuffix(".scale")) == file})
-        places |= {n: (file, found) for n, found in tensors.read_header(folder / file).items()}
-    for name, model in models.items():
-        rewriting.point_at(model.graph, places)
-        (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
+    if precision == "int8":
+        _to_int8(models, arrays, Calibration(bundle, pictures), on_progress)
+    elif half:
+        _to_half(models, arrays, Calibration(bundle, pictures), on_progress)
+        on_progress("looking at the golden cases, rounded")
+        refuse_overflow(models, arrays, read_cases(bundle.folder / GOLDEN, before))
+    else:
+        for model in models.values():
+            rewriting.halve(model.graph, arrays)
+    _write_graphs(bundle, folder, models, arrays)
     on_progress("running the golden cases")
-    answers = {name: [_answer(folder, name, case) for case in cases[name]] for name in before.tasks}
-    write_cases(folder / GOLDEN, answers)
-    shutil.copyfile(bundle.folder / "README.md", folder / "README.md")
-    manifest = _manifest(before, folder, PRECISIONS[precision])
-    digest = manifests.digest((folder / MANIFEST).read_bytes())
-    return Bundle(folder, manifest, digest, f"{bundle.reference} in {precision}")
+    return _write_rest(bundle, folder, PRECISIONS[precision])
 
 
 def rounded(bundle: Bundle, folder: Path) -> Bundle:
@@ -155,37 +140,133 @@ def rounded(bundle: Bundle, folder: Path) -> Bundle:
 
     Args:
         folder: where to write it; it must not exist.
-
-    Raises:
-        ExportError: a golden case's outputs are not finite.
     """
-    import onnx
-
-    from .bundle import Bundle
-    from .graph.precision import round_in_half
-
     shutil.copytree(bundle.folder, folder)
     for name in bundle.manifest.tasks:
         model = onnx.load(folder / graph_file(name), load_external_data=False)
-        round_in_half(model.graph)
+        rewriting.round_in_half(model.graph)
         (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
-    for name, cases in read_cases(folder / GOLDEN, bundle.manifest).items():
-        for case in cases:
-            _answer(folder, name, case)
     return Bundle(folder, bundle.manifest, bundle.digest, f"{bundle.reference}, rounded")
 
 
-def with_metrics(bundle: Bundle, metrics: list[Metric]) -> Bundle:
-    """The bundle with its measured metrics in its manifest."""
-    from .bundle import Bundle
+def refuse_overflow(models: Models, arrays: Arrays, cases: Mapping[str, list[Case]]) -> None:
+    """Runs the golden cases as a stack does that rounds in half precision, and looks at every value in it.
 
-    manifest = msgspec.structs.replace(bundle.manifest, metrics=tuple(metrics))
+    Not at the outputs alone: a picture in whole levels looks finite whatever it was cast from.
+
+    Raises:
+        ExportError: one is not finite.
+    """
+    for task, model in models.items():
+        names = rewriting.in_half(model.graph)
+        if not names:
+            continue
+        watched = rewriting.watching(model, names)
+        rewriting.round_in_half(watched.graph)
+        for name, seen in _ranges(watched, names, arrays, [case.inputs for case in cases[task]]).items():
+            if not np.isfinite(seen).all():
+                raise ExportError(f"{task} overflows half precision on its golden cases, at {name}; take int8")
+
+
+def with_metrics(bundle: Bundle, metrics: list[Metric]) -> Bundle:
+    """The bundle with its measured metrics in its manifest, those that are numbers."""
+    finite = tuple(metric for metric in metrics if math.isfinite(metric.value))
+    manifest = msgspec.structs.replace(bundle.manifest, metrics=finite)
     data = manifests.dump(manifest)
     (bundle.folder / MANIFEST).write_bytes(data)
     return Bundle(bundle.folder, manifest, manifests.digest(data), bundle.reference)
 
 
-def _manifest(before: Manifest, folder: Path, precision: str) -> Manifest:
+# --- The graphs -------------------------------------------------------------------------------------------------------
+
+
+def _to_int8(models: Models, arrays: Arrays, inputs: Calibration, on_progress: Callable[[str], None]) -> None:
+    fit = rewriting.quantizable([model.graph for model in models.values()], arrays)
+    ranges = _seen(models, arrays, fit, inputs, on_progress)
+    delicate = set().union(*(rewriting.delicate(m.graph, arrays, fit, ranges[n]) for n, m in models.items()))
+    fit -= delicate
+    keep = _keep_32(sorted(delicate), "8 bits are too few for them")
+    on_progress(f"{len(fit)} products compute in 8 bits{keep}")
+    rest = {name: arrays[name] for name in delicate}
+    for name, model in models.items():
+        rewriting.quantize(model.graph, arrays, fit, ranges[name])
+        rewriting.halve(model.graph, rest)
+    arrays.update(rest)
+
+
+def _to_half(models: Models, arrays: Arrays, inputs: Calibration, on_progress: Callable[[str], None]) -> None:
+    ranges = _seen(models, arrays, rewriting.halvable(arrays), inputs, on_progress)
+    for name, model in models.items():
+        in_half, kept = rewriting.halve(model.graph, arrays, ranges[name])
+        if in_half or kept:
+            keep = _keep_32(kept, "half precision may not hold what they compute")
+            on_progress(f"{name}: {in_half} products compute in 16 bits{keep}")
+
+
+def _keep_32(weights: list[str], reason: str) -> str:
+    return f"; {len(weights)} keep 32, {reason}: {', '.join(weights)}" if weights else ""
+
+
+def _seen(
+    models: Models, arrays: Arrays, fit: set[str], inputs: Calibration, on_progress: Callable[[str], None]
+) -> dict[str, dict[str, Seen]]:
+    """What goes into and comes out of the products of each task was, on real inputs."""
+    found: dict[str, dict[str, Seen]] = {}
+    wholes = {name: task.part_of for name, task in inputs.model.manifest.tasks.items()}
+    for name in sorted(models, key=lambda n: wholes[n] is not None):  # parts last
+        model, whole = models[name], wholes[name]
+        names = rewriting.activations(model.graph, arrays, fit)
+        shared = whole and rewriting.ranges_of_part(model, models[whole], found[whole], arrays, fit)
+        if shared or not names:  # a step of its own would be seen at the golden cases' steps alone
+            found[name] = shared or {}
+            continue
+        on_progress(f"looking at the activations of {name}")
+        found[name] = _ranges(rewriting.watching(model, names), names, arrays, inputs.of(name))
+    return found
+
+
+def _ranges(
+    watched: onnx.ModelProto, names: Sequence[str], arrays: Arrays, calls: list[dict[str, Any]]
+) -> dict[str, Seen]:
+    """What each of the values that a model watches was over some calls."""
+    with TemporaryDirectory(prefix="zoo-watched-") as place:
+        weights, graph = Path(place) / "weights.safetensors", Path(place) / "watched.onnx"
+        tensors.save(weights, arrays)
+        places = {name: (weights.name, found) for name, found in tensors.read_header(weights).items()}
+        rewriting.point_at(watched.graph, places)
+        graph.write_bytes(watched.SerializeToString())
+        session = open_session(graph, "cpu")
+        seen = [session.run(call) for call in calls]
+    return {n: rewriting.together(Seen(*(float(o[f"{n}.{kind}"]) for kind in WATCHES)) for o in seen) for n in names}
+
+
+# --- The folder -------------------------------------------------------------------------------------------------------
+
+
+def _weight_files(bundle: Bundle) -> list[str]:
+    return sorted(n for n in bundle.manifest.files if n.endswith(".safetensors") and n != GOLDEN)
+
+
+def _write_graphs(bundle: Bundle, folder: Path, models: Models, arrays: Arrays) -> None:
+    """The weights, each in the file that it was in, and the graphs that point at them."""
+    places = {}
+    for file in _weight_files(bundle):
+        there = tensors.read_header(bundle.folder / file).keys()
+        there |= {f"{name}.transposed" for name in there}
+        there |= {f"{name}.scale" for name in there}
+        tensors.save(folder / file, {name: array for name, array in arrays.items() if name in there})
+        places |= {name: (file, found) for name, found in tensors.read_header(folder / file).items()}
+    for name, model in models.items():
+        rewriting.point_at(model.graph, places)
+        (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _write_rest(bundle: Bundle, folder: Path, precision: str) -> Bundle:
+    """The golden cases with what the new graphs give, the card and the manifest."""
+    before = bundle.manifest
+    cases = read_cases(bundle.folder / GOLDEN, before)
+    write_cases(folder / GOLDEN, {name: [_answer(folder, name, case) for case in cases[name]] for name in before.tasks})
+    shutil.copyfile(bundle.folder / "README.md", folder / "README.md")
     tolerance = next(iter(before.tolerances.values())) if precision == "float16" else INT8_TOLERANCE
     manifest = msgspec.structs.replace(
         before,
@@ -194,57 +275,28 @@ def _manifest(before: Manifest, folder: Path, precision: str) -> Manifest:
         export=msgspec.structs.replace(before.export, precision=precision),
         files={path.name: manifests.describe_file(path) for path in sorted(folder.iterdir())},
     )
-    (folder / MANIFEST).write_bytes(manifests.dump(manifest))
-    return manifests.read(folder)
-
-
-def _keep_32(weights: list[str], reason: str) -> str:
-    return f"; {len(weights)} keep 32, {reason}: {', '.join(weights)}" if weights else ""
+    data = manifests.dump(manifest)
+    (folder / MANIFEST).write_bytes(data)
+    return Bundle(folder, manifests.read(folder), manifests.digest(data), f"{bundle.reference} in {precision}")
 
 
 def _answer(folder: Path, task: str, case: Case) -> Case:
     """A golden case with what the new graph gives."""
-    import numpy as np
-
-    from .runtime import open_session
-
     outputs = open_session(folder / graph_file(task), "cpu").run(case.inputs)
-    for port, array in outputs.items():
+    for port, array in outputs.items():  # of floats; integers look finite whatever they were cast from
         if np.isfinite(case.outputs[port]).all() and not np.isfinite(array).all():
             raise ExportError(f"the smaller {task} gives a {port} that is not finite")
     return Case(case.inputs, outputs)
 
 
-def _ranges(
-    watched: tuple[Any, list[str]], arrays: dict[str, np.ndarray], calls: list[dict[str, Any]]
-) -> dict[str, Seen]:
-    """What each activation was over some calls."""
-    from tempfile import TemporaryDirectory
-
-    from .graph.precision import WATCHES, Seen, point_at, together
-    from .runtime import open_session
-
-    model, names = watched
-    with TemporaryDirectory(prefix="zoo-watched-") as place:
-        weights, graph = Path(place) / "weights.safetensors", Path(place) / "watched.onnx"
-        tensors.save(weights, arrays)
-        point_at(model.graph, {name: (weights.name, found) for name, found in tensors.read_header(weights).items()})
-        graph.write_bytes(model.SerializeToString())
-        session = open_session(graph, "cpu")
-        seen = [session.run(call) for call in calls]
-    return {
-        name: together([Seen(*(float(outputs[f"{name}.{kind}"]) for kind in WATCHES)) for outputs in seen])
-        for name in names
-    }
+# --- Real inputs ------------------------------------------------------------------------------------------------------
 
 
 class Calibration:
     """Real inputs of each task: pictures, their tokens, every label in turn, seeds from 0, defaults for the rest."""
 
-    def __init__(self, bundle: Bundle, pictures: np.ndarray, cases: Mapping[str, list[Case]]):
-        from .model import Model
-
-        self.model, self.cases = Model(bundle, "cpu"), cases
+    def __init__(self, bundle: Bundle, pictures: np.ndarray):
+        self.model, self.cases = Model(bundle, "cpu"), read_cases(bundle.folder / GOLDEN, bundle.manifest)
         self.batches = [pictures[i : i + CALIBRATION_BATCH] for i in range(0, len(pictures), CALIBRATION_BATCH)]
         self.tokens = self._encode()
 
@@ -256,24 +308,19 @@ class Calibration:
 
     def of(self, name: str) -> list[dict[str, np.ndarray]]:
         """Calls of a task; its golden ones where it takes what can't be made here."""
-        ports = self.model.manifest.tasks[name].inputs
-        draws = any(port.kind == "seed" for port in ports.values())  # each call is a whole loop
-        count = min(DRAWN_BATCHES, len(self.batches)) if draws else len(self.batches)
-        calls = [self._call(name, i) for i in range(count)]
-        return [case.inputs for case in self.cases[name]] if None in calls else [c for c in calls if c is not None]
+        loops = has_seed(self.model.manifest.tasks[name])  # each call is a whole loop
+        calls = [self._call(name, i) for i in range(len(self.batches))[: DRAWN_BATCHES if loops else None]]
+        if any(call is None for call in calls):
+            return [case.inputs for case in self.cases[name]]
+        return calls
 
     def _call(self, name: str, number: int) -> dict[str, np.ndarray] | None:
-        import numpy as np
-
-        from .ports import complete
-
         task, batch, given = self.model.manifest.tasks[name], self.batches[number], {}
         index = np.arange(len(batch)) + number * CALIBRATION_BATCH
         for port_name, port in task.inputs.items():
-            if port.kind == "image":
-                given[port_name] = _shrunk(batch, port.shape)
-            elif port.kind == "mask":
-                given[port_name] = _right_half(batch)
+            if port.kind in ("image", "mask"):
+                shrunk = _shrunk(batch, port.shape)
+                given[port_name] = _right_half(shrunk) if port.kind == "mask" and shrunk is not None else shrunk
             elif port.kind in ("tokens", "size"):
                 given[port_name] = self.tokens[number][port_name] if self.tokens else None
             elif port.kind == "seed":
@@ -297,8 +344,6 @@ def _shrunk(pictures: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray | 
 
 def _right_half(pictures: np.ndarray) -> np.ndarray:
     """A mask that has the right half of each picture drawn anew."""
-    import numpy as np
-
     mask = np.zeros((*pictures.shape[:3], 1), np.uint8)
     mask[:, :, pictures.shape[2] // 2 :] = 255
     return mask

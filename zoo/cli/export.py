@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from ..errors import ExportError, UsageError
 from ..text import human_bytes, safe_text
@@ -16,8 +17,6 @@ from .output import as_json, note, table
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..precision import Cost
-
-CALIBRATION_PICTURES = 128
 
 
 @click.command("export")
@@ -35,7 +34,7 @@ CALIBRATION_PICTURES = 128
 @click.option(
     "--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10."
 )
-@click.option("--accept-loss", is_flag=True, help="Write the folder though a metric fell by more than the bound, 2 %.")
+@click.option("--accept-loss", is_flag=True, help="Write it though a metric got worse by over 2 %, or 2 points.")
 @click.option("--force", is_flag=True, help="Replace an export that is there.")
 @click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
 @click.option("--json", "json_", is_flag=True, help="The report as JSON.")
@@ -70,7 +69,8 @@ def command(
     check_out(out, force)
     half = find_target(target)[1].half
     bundle = locate_with_progress(model, registries)
-    with _in_precision(bundle, precision, half, accept_loss, options) as (lighter, cost):
+    again = _command_line(bundle, target, precision, accept_loss, options)
+    with _in_precision(bundle, precision, half, accept_loss, again, options) as (lighter, cost):
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
     if json_:
         as_json(written)
@@ -101,11 +101,12 @@ def command(
 
 @contextlib.contextmanager
 def _in_precision(
-    bundle: "Bundle", precision: str, half: bool, accept_loss: bool, given: dict[str, Any]
+    bundle: "Bundle", precision: str, half: bool, accept_loss: bool, again: str, given: dict[str, Any]
 ) -> "Iterator[tuple[Bundle, list[Cost]]]":
     """The bundle in a precision, and what that costs.
 
-    `half`: the target computes in 16 bits. `given` are the options that say how the cost is measured.
+    `half`: the target computes in 16 bits. `again`: the command that measures the same again. `given` are the options
+    that say how the cost is measured.
     """
     if precision == "fp32":
         if accept_loss or any(given[option] for option in ("data", "judge", "samples", "assignments")):
@@ -115,10 +116,9 @@ def _in_precision(
     if given["data"] is None:
         raise UsageError(f"--precision {precision} needs --data FOLDER, pictures to measure its cost with")
     from ..bundle import locate
-    from ..export import MODEL
     from ..model import Model
-    from ..precision import BOUND, costs, lighten, rounded, with_metrics
-    from .eval import GENERATE, command_line, measure
+    from ..precision import BOUND, calibration_pictures, costs, lighten, rounded, with_metrics
+    from .eval import GENERATE, measure
 
     options = given | {"image_size": None, "inception": None, "split": "test", "data_name": "", "skip": 0}
     drawn = f" and {options['samples'] or options['limit']} drawn ones" if GENERATE in bundle.manifest.tasks else ""
@@ -131,7 +131,7 @@ def _in_precision(
             " classifier of such pictures, does; --accept-loss goes on without"
         )
     with tempfile.TemporaryDirectory(prefix="zoo-precision-") as place:
-        pictures = _training_pictures(bundle, options["data"])
+        pictures = calibration_pictures(bundle, options["data"])
         lighter = lighten(bundle, precision, Path(place) / "model", pictures, note, half=half)
         note(f"measuring it in {precision}, with the same")
         computed = rounded(lighter, Path(place) / "rounded") if half and precision == "fp16" else lighter
@@ -144,20 +144,14 @@ def _in_precision(
                 f" {worst.unit}".rstrip()
                 + f"; the bound is {BOUND:.0%}, and --accept-loss takes it all the same"
             )
-        words = shlex.join(command_line(MODEL, judging, options))  # in the export's folder
-        yield with_metrics(lighter, [_measured_here(m, words) for m in after]), cost
+        yield with_metrics(lighter, [msgspec.structs.replace(m, command=again) for m in after]), cost
 
 
-def _measured_here(metric: Any, command: str) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(metric, command=command)
-
-
-def _training_pictures(bundle: "Bundle", data: Path) -> Any:
-    """Pictures that are not measured with, for the ranges of activations."""
-    from ..build import data as datasets
-
-    ports = [p for t in bundle.manifest.tasks.values() for p in (*t.inputs.values(), *t.outputs.values())]
-    channels = next(int(p.shape[-1]) for p in ports if p.kind == "image")
-    return datasets.read(data, split="train", channels=channels, limit=CALIBRATION_PICTURES).images
+def _command_line(bundle: "Bundle", target: str, precision: str, accept_loss: bool, given: dict[str, Any]) -> str:
+    """The command that exports the same again, into a folder called FOLDER."""
+    words = ["zoo", "export", bundle.reference, "--target", target, "-o", "FOLDER", "--precision", precision]
+    for option in ("data", "judge", "limit", "samples"):
+        words += [f"--{option}", str(given[option])] if given[option] else []
+    for assignment in given["assignments"]:
+        words += ["--set", assignment]
+    return shlex.join(words + (["--accept-loss"] if accept_loss else []))

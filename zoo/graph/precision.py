@@ -46,7 +46,7 @@ def fold_transposes(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> None:
     """Stores the weights that are only read transposed, by MatMul, that way round: linear layers over sequences.
 
     Args:
-        arrays: the weights by name; those that are turned are replaced.
+        arrays: the weights by name; in the place of one that is turned comes `NAME.transposed`.
     """
     inners = [inner for graph in graphs for inner in graphs_of(graph)]
     turned: dict[str, list[tuple[onnx.GraphProto, onnx.NodeProto]]] = {}
@@ -62,15 +62,16 @@ def fold_transposes(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> None:
                 turned.setdefault(node.input[0], []).append((inner, node))
             else:
                 otherwise.update(node.input)
-    for name in turned.keys() & arrays.keys() - otherwise:
-        arrays[name] = np.ascontiguousarray(arrays[name].T)
+    for name in sorted(turned.keys() & arrays.keys() - otherwise):
+        now = f"{name}.transposed"
+        arrays[now] = np.ascontiguousarray(arrays.pop(name).T)
         for inner, node in turned[name]:
-            _rename(inner, node.output[0], name)
+            _rename(inner, node.output[0], now)
             inner.node.remove(node)
         for inner in inners:
             for tensor in inner.initializer:
                 if tensor.name == name:
-                    tensor.dims[:] = arrays[name].shape
+                    tensor.name, tensor.dims[:] = now, arrays[now].shape
 
 
 # --- float16 ----------------------------------------------------------------------------------------------------------
@@ -91,8 +92,8 @@ def halve(graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, Seen] | N
 
     Args:
         arrays: the weights by name, or those of them that are meant; those that are stored anew are replaced.
-        ranges: smallest and largest value of each activation that `watching` names: products compute in half precision
-            too, but for those that come near the end of its range. None: all compute in float32.
+        ranges: what each of the `activations` was: products compute in half precision too, but for those that come near
+            the end of its range. None: all compute in float32.
 
     Returns:
         How many products compute in half precision, and the weights of those that keep float32.
@@ -127,7 +128,8 @@ def halvable(arrays: Arrays) -> set[str]:
 
 
 def _fits_half(node: onnx.NodeProto, arrays: Arrays, ranges: Mapping[str, Seen]) -> bool:
-    bounds = [*ranges[node.input[0]][:2], *ranges[node.output[0]][:2]]
+    seen = (ranges[node.input[0]], ranges[node.output[0]])
+    bounds = [b for s in seen for b in (s.low, s.high, s.power**0.5)]  # of many values, a mean shows NaN for sure
     if len(node.input) == 3 and node.input[2]:
         bias = arrays.get(node.input[2].removesuffix(".wide"))
         bounds.append(np.inf if bias is None else float(np.abs(bias).max()))
@@ -166,6 +168,11 @@ def round_in_half(graph: onnx.GraphProto) -> None:
                 result = node.output[0]
                 node.output[0] = f"{result}.exact"
                 inner.node.insert(at + 1, helper.make_node("Max", [f"{result}.exact"], [result]))
+
+
+def in_half(graph: onnx.GraphProto) -> list[str]:
+    """The values that `halve` left in half precision."""
+    return [n for inner in _reached(graph) for node in inner.node for n in node.output if n.endswith(".half")]
 
 
 def _drop_unused_casts(graph: onnx.GraphProto) -> None:
@@ -244,24 +251,29 @@ def _watched(product: _Product) -> list[str]:
     return [product.node.input[0], product.node.output[0]]
 
 
+def activations(graph: onnx.GraphProto, arrays: Arrays, fit: set[str]) -> list[str]:
+    """What goes into and comes out of the products of a graph."""
+    return list(dict.fromkeys(name for product in _products(graph, arrays, fit) for name in _watched(product)))
+
+
 WATCHES = ("ReduceMin", "ReduceMax", "ReduceMean")
 """What is collected of an activation, and of its square the mean: the fields of `Seen`."""
 
 
-def watching(model: onnx.ModelProto, arrays: Arrays, fit: set[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """The model with what each activation before and after a product was as outputs besides.
+def watching(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with what some of its values were as outputs besides.
 
-    Of the activation NAME they are `NAME.ReduceMin` and so on; in a loop they are collected over all steps, as scan
-    outputs. Returns the names too.
+    Of the value NAME they are `NAME.ReduceMin` and so on; in a loop they are collected over all steps, as scan outputs.
     """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    names = list(dict.fromkeys(n for p in _products(watched.graph, arrays, fit) for n in _watched(p)))
     loops = _loops(watched.graph)
     for name in names:
         loop, home = next(((node, body) for node, body in loops if _makes(body, name)), (None, watched.graph))
-        home.node.append(helper.make_node("Mul", [name, name], [f"{name}.square"]))
-        for kind, value in zip(WATCHES, (name, name, f"{name}.square"), strict=True):
+        wide, square = f"{name}.float", f"{name}.square"
+        home.node.append(helper.make_node("Cast", [name], [wide], to=TensorProto.FLOAT))
+        home.node.append(helper.make_node("Mul", [wide, wide], [square]))
+        for kind, value in zip(WATCHES, (wide, wide, square), strict=True):
             seen = f"{name}.{kind}"
             if loop is not None:
                 home.node.append(helper.make_node(kind, [value], [f"{seen}.step"], keepdims=0))
@@ -270,7 +282,7 @@ def watching(model: onnx.ModelProto, arrays: Arrays, fit: set[str]) -> tuple[onn
                 value = f"{seen}.steps"
             watched.graph.node.append(helper.make_node(kind, [value], [seen], keepdims=0))
             watched.graph.output.append(helper.make_tensor_value_info(seen, TensorProto.FLOAT, []))
-    return watched, names
+    return watched
 
 
 def ranges_of_part(
@@ -295,9 +307,9 @@ def ranges_of_part(
 
 
 def together(seen: Iterable[Seen]) -> Seen:
-    """One for several."""
-    lows, highs, powers = zip(*seen, strict=True)
-    return Seen(min(lows), max(highs), sum(powers) / len(powers))
+    """One for several; NaN where one is."""
+    lows, highs, powers = np.array([*seen]).T
+    return Seen(float(lows.min()), float(highs.max()), float(powers.mean()))
 
 
 def _makes(graph: onnx.GraphProto, name: str) -> bool:
@@ -334,7 +346,7 @@ def quantize(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapp
     Args:
         arrays: the weights by name; quantized ones become int8, and their scales are added as `NAME.scale`.
         fit: what `quantizable` says of all graphs of the model, without what `delicate` says of any.
-        ranges: smallest and largest value of each activation that `watching` names.
+        ranges: what each of the `activations` was.
     """
     done: set[tuple[str, str]] = set()
     for product in _products(graph, arrays, fit):

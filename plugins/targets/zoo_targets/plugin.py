@@ -46,8 +46,7 @@ TARGETS = {
         name="cuda",
         summary="Python with NumPy and ONNX Runtime on an NVIDIA GPU",
         runtime="onnxruntime-gpu 1.23 or newer; not run on a GPU yet",
-        parts=True,
-        half=True,
+        parts=True,  # not half: fp16 computes in float32 until that has run on a GPU
     ),
 }
 
