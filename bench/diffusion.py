@@ -117,6 +117,7 @@ def set_tf32(on: bool) -> None:
 def cold(bundle: Path, saved: Path, rounds: int, device: str) -> bool:
     place = saved.parent
     environment = os.environ | {"ZOO_HOME": str(place / "home")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps what it compiled, ours and diffusers'
     zoo, registry = str(Path(sys.executable).with_name("zoo")), str(place / "registry")
     subprocess.run([zoo, "publish", str(bundle), "--to", registry], check=True, capture_output=True)
     subprocess.run([zoo, "registry", "add", "bench", registry], check=True, capture_output=True, env=environment)
