@@ -32,6 +32,7 @@ def test_clean_text_stays_clean_and_is_json(text):
 
 
 def test_nearest_name():
+    assert did_you_mean("t-shirt", ["Shirt", "T-shirt/top"]) == "; did you mean 'T-shirt/top'?"
     assert did_you_mean("vqvae-fasion", ["vqvae-mnist", "vqvae-fashion"]) == "; did you mean 'vqvae-fashion'?"
     assert did_you_mean("zebra", ["cat"]) == ""
 

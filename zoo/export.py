@@ -350,7 +350,8 @@ def check_export(folder: Path, found: Export) -> list[str]:
 def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
     """The files beside model/ and golden/ that are not byte for byte what the installed exporter writes for the model.
 
-    Files that it does not write are among them: a host may load what lies beside it.
+    Files that it does not write are among them: a host may load what lies beside it. Pictures and arrays are not: they
+    are what its own commands leave there, and no code.
     """
     manifest = manifests.read(folder / MODEL)
     with TemporaryDirectory(prefix="zoo-export-") as name:
@@ -360,7 +361,8 @@ def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
         _write_common(again, manifest)
         _call_writer(loaded, again, manifest)
         ours, theirs = _files(again), _files(folder)
-        return sorted(n for n in ours | theirs if n not in ours or n not in theirs or not _same(ours[n], theirs[n]))
+        names = [n for n in ours | theirs if n in ours or not n.endswith((".png", ".npy"))]
+        return sorted(n for n in names if n not in ours or n not in theirs or not _same(ours[n], theirs[n]))
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -128,7 +128,8 @@ def read(folder: Path) -> Manifest:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{safe_text(folder)} is no bundle: it has no {MANIFEST}") from None
+        inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
+        raise NotFoundError(f"{safe_text(folder)} is no bundle: it has no {MANIFEST}{inside}") from None
     return parse(data, str(path))
 
 

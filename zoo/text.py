@@ -33,7 +33,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, else the empty string. To be put at the end of a message."""
     import difflib
 
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    known = list(known)
+    near = [k for k in known if name and k.casefold().startswith(name.casefold())]  # `t-shirt`: 'T-shirt/top'
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

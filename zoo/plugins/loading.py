@@ -202,9 +202,12 @@ def candidate(name: str, brought: str = "families") -> Plugin:
     candidates = sorted((p for p in plugins if name in getattr(p, brought)), key=lambda p: bool(p.problem))
     if not candidates:
         known = sorted({n for p in plugins if not p.problem for n in getattr(p, brought)})
-        raise NotFoundError(
-            f"no installed plugin {does} {what}; installed: {', '.join(known) or 'none'}" + did_you_mean(name, known)
+        there = (
+            f"installed: {', '.join(known)}"
+            if known
+            else f"no plugin with {brought} is installed: zoo's are in plugins/"
         )
+        raise NotFoundError(f"no installed plugin {does} {what}; {there}" + did_you_mean(name, known))
     return candidates[0]
 
 

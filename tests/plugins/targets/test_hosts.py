@@ -31,6 +31,15 @@ def folder(host, tmp_path_factory):
     return place / "out"
 
 
+def test_what_a_host_drew_into_its_folder_is_no_code(host, folder):
+    picture = folder / "image.png"
+    picture.write_bytes(b"a picture")
+    try:
+        assert zoo("verify", folder, "--run-host").code == 0
+    finally:
+        picture.unlink()
+
+
 def test_every_task_gives_its_golden_outputs(host, folder):
     done = zoo("verify", folder, "--run-host", "--json")
     assert done.code == 0, done.err
@@ -133,5 +142,9 @@ def test_truncated_weights_are_an_error(host, folder):
         done = call(host, folder, "generate", "--seed", 1)
         assert done.returncode not in (0, -6, -11) and "model.safetensors has" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+        if host.target != "cpp":  # it compares sizes alone
+            weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            done = call(host, folder, "generate", "--seed", 1)
+            assert done.returncode not in (0, -6, -11) and "has other bytes than it should" in done.stderr
     finally:
         weights.write_bytes(whole)

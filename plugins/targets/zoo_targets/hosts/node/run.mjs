@@ -3,7 +3,8 @@
 //   node run.mjs TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas
 //   node run.mjs verify [--out FOLDER]              the golden cases
 
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { crc32, deflateSync } from "node:zlib";
@@ -33,9 +34,9 @@ async function call(task, inputs) {
 }
 
 async function open(task) {
-  for (const [name, { size }] of Object.entries(model.files)) {
-    const found = (await stat(here(`model/${name}`))).size;
-    if (found !== size) throw new RangeError(`model/${name} has ${found} bytes of ${size}: copy the folder again`);
+  for (const [name, { sha256 }] of Object.entries(model.files)) {
+    const found = createHash("sha256").update(await readFile(here(`model/${name}`))).digest("hex");
+    if (found !== sha256) throw new RangeError(`model/${name} has other bytes than it should: copy the folder again`);
   }
   const { fileURLToPath } = await import("node:url");
   return ort.InferenceSession.create(fileURLToPath(here(`model/${task}.onnx`)));

@@ -3,6 +3,7 @@
 python run.py TASK --PORT VALUE ... --out FILE: pictures in as .pgm, .ppm or .npy; several values with commas.
 """
 
+import hashlib
 import json
 import struct
 import sys
@@ -38,7 +39,8 @@ def to_array(name, port, value):
         raise ValueError(f"{name} is missing: {port['dtype']} {port['shape']}")
     names, values = [c.casefold() for c in port.get("classes", [])], value if isinstance(value, list) else [value]
     if unknown := [v for v in values if isinstance(v, str) and v.casefold() not in names]:
-        raise ValueError(f"{name} '{unknown[0]}' is no class of this model: {', '.join(port.get('classes', []))}")
+        known = f"class of this model: {', '.join(port['classes'])}" if names else "number"
+        raise ValueError(f"{name} '{unknown[0]}' is no {known}")
     values = [names.index(v.casefold()) if isinstance(v, str) else v for v in values]
     return np.asarray(values if isinstance(value, list) else values[0]).astype(port["dtype"], casting="same_kind")
 
@@ -59,8 +61,8 @@ def check(name, port, array, sizes):
 def call(task, arrays):
     if task not in SESSIONS:
         for name, file in MODEL["files"].items():
-            if (size := (HERE / "model" / name).stat().st_size) != file["size"]:
-                raise ValueError(f"model/{name} has {size:,} bytes of {file['size']:,}: copy the folder again")
+            if hashlib.sha256((HERE / "model" / name).read_bytes()).hexdigest() != file["sha256"]:
+                raise ValueError(f"model/{name} has other bytes than it should: copy the folder again")
         SESSIONS[task] = load(HERE / "model" / f"{task}.onnx")
     return dict(zip(MODEL["tasks"][task]["outputs"], SESSIONS[task](arrays), strict=True))
 
@@ -94,6 +96,8 @@ def read_value(port, text):
     if text.endswith(".npy"):
         return np.load(text)
     if port["kind"] in ("image", "mask"):
+        if Path(text).read_bytes()[:2] not in (b"P5", b"P6"):
+            raise ValueError(f"{text} is no .npy, PGM or PPM")
         _, size, _, pixels = Path(text).read_bytes().split(b"\n", 3)  # P5 or P6, width and height, 255
         return np.frombuffer(pixels, np.uint8).reshape(1, *map(int, reversed(size.split())), -1)
     values = [text] if text.casefold() in [c.casefold() for c in port.get("classes", [])] else text.split(",")
@@ -111,10 +115,14 @@ def write_png(path, pictures):  # uint8 [batch, height, width, 1 or 3], one belo
 
 
 def main(task="", *words):
-    options = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
+    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
+        raise ValueError(f"after the task come --PORT VALUE and --out FILE; tasks: {', '.join(MODEL['tasks'])}")
+    options = {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
     out, ports = options.pop("out", ""), MODEL["tasks"].get(task, {}).get("inputs", {})
     if task == "verify":
         return verify(out)
+    if out and not out.endswith((".png", ".npy")):
+        raise ValueError(f"{out} ends in neither .png nor .npy")
     given = {name: read_value(ports[name], text) if name in ports else text for name, text in options.items()}
     for name, array in run(task, **given).items():
         if out.endswith(".png") and array.ndim == 4:
