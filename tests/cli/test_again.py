@@ -40,6 +40,8 @@ def test_a_grid_of_drawn_pictures_comes_out_identical(bundle: Path):
     outcome = zoo("again", "g.png", "--model", bundle, "--out", "h.png")
     assert outcome.code == 0 and outcome.out.startswith("identical (made on ") and outcome.out.endswith("\nh.png\n")
     assert Path("g.png").read_bytes() == Path("h.png").read_bytes()
+    refused = zoo("again", "g.png")
+    assert refused.code == 3 and "--model names a folder" in refused.err
 
 
 def test_a_model_that_was_published_is_found_by_its_digest(bundle: Path, tmp_path: Path):

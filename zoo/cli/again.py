@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import IntegrityError, UsageError
+from ..errors import IntegrityError, NotFoundError, UsageError
 from ..text import safe_text
 from .output import as_json, note
 from .run import DEVICES, locate_with_progress
@@ -41,7 +41,12 @@ def command(
     if out is not None:
         check_picture_out(out)
     recipe, expected = read_recipe(picture)
-    found = Model(locate_with_progress(model or recipe_reference(recipe), registry), device)
+    try:
+        bundle = locate_with_progress(model or recipe_reference(recipe), registry)
+    except NotFoundError as e:
+        where = "" if model else "; --model names a folder, where a bundle of yours made it"
+        raise NotFoundError(f"{e}{where}") from None
+    found = Model(bundle, device)
     folders = dict.fromkeys([Path(picture).parent, Path()])
     beside = [str(folder / Path(r.name).name) for rs in recipe.files.values() for r in rs for folder in folders]
     remade = make_again(recipe, expected, found, [*files, *beside], note)
