@@ -189,23 +189,19 @@ def sampler(folder, step="reconstruct"):
     return bundle
 
 
-def test_without_loops_a_sampler_is_shipped_as_its_parts(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("lacks", "says"),
+    [
+        ({"loops": False}, "it has no Loop"),
+        ({"int64_bits": 32}, "the host must draw the seed's noise, but what comes of the seed is not the noise"),
+    ],
+)
+def test_a_sampler_that_does_not_run_is_shipped_as_its_parts(tmp_path, monkeypatch, lacks, says):
     bundle = sampler(tmp_path / "sampler")
-    target_with(monkeypatch, loops=False)
+    target_with(monkeypatch, **lacks)
     done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "out")
     assert done.code == 0, done.err
-    assert "it has no Loop; generate_step are its parts, for a loop in the host" in done.out
-    names = {p.name for p in (tmp_path / "out" / "model").iterdir()}
-    assert "generate_step.onnx" in names and "generate.onnx" not in names
-    assert zoo("verify", tmp_path / "out", "--run-host").code == 0
-
-
-def test_a_sampler_whose_noise_is_no_input_is_shipped_as_its_parts(tmp_path, monkeypatch):
-    bundle = sampler(tmp_path / "sampler")
-    target_with(monkeypatch, int64_bits=32)
-    done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "out")
-    assert done.code == 0, done.err
-    assert "so the host must draw the seed's noise, but what comes of the seed is not the noise" in done.out
+    assert says in done.out and "; generate_step are its parts, for a loop in the host" in done.out
     names = {p.name for p in (tmp_path / "out" / "model").iterdir()}
     assert "generate_step.onnx" in names and "generate.onnx" not in names
     assert zoo("verify", tmp_path / "out", "--run-host").code == 0

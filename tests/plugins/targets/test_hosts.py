@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,3 +150,20 @@ def test_truncated_weights_are_an_error(host, folder):
             assert done.returncode not in (0, -6, -11) and "has other bytes than it should" in done.stderr
     finally:
         weights.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["reconstruct", "--image", "run.py"], "run.py is no .npy, PGM or PPM"),
+        (["generate", "--seed"], "after the task come --PORT VALUE"),
+        (["generate", "7"], "after the task come --PORT VALUE"),
+        (["generate", "--seed", "1", "--out", "picture.jpg"], "picture.jpg ends in neither .png nor .npy"),
+    ],
+)
+def test_the_python_host_says_what_its_command_line_takes(tmp_path, words, says):
+    done = zoo("export", studio(tmp_path / "studio"), "--target", "python", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    done = subprocess.run([sys.executable, "run.py", *words], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("Error: ") and says in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out" / "picture.jpg").exists()

@@ -96,9 +96,10 @@ def read_value(port, text):
     if text.endswith(".npy"):
         return np.load(text)
     if port["kind"] in ("image", "mask"):
-        if Path(text).read_bytes()[:2] not in (b"P5", b"P6"):
+        magic, *rest = Path(text).read_bytes().split(b"\n", 3)  # P5 or P6, width and height, 255, pixels
+        if magic not in (b"P5", b"P6") or len(rest) < 3:
             raise ValueError(f"{text} is no .npy, PGM or PPM")
-        _, size, _, pixels = Path(text).read_bytes().split(b"\n", 3)  # P5 or P6, width and height, 255
+        size, _, pixels = rest
         return np.frombuffer(pixels, np.uint8).reshape(1, *map(int, reversed(size.split())), -1)
     values = [text] if text.casefold() in [c.casefold() for c in port.get("classes", [])] else text.split(",")
     numbers = [float(v) if port["dtype"] == "float32" else int(v) if v.lstrip("-").isdigit() else v for v in values]
