@@ -1,6 +1,7 @@
 """safetensors: what is read, and the files that are refused before anything else opens them."""
 
 import contextlib
+import errno
 import json
 import struct
 from pathlib import Path
@@ -125,3 +126,10 @@ def test_any_bytes_give_a_header_or_one_kind_of_error(tmp_path, data):
     (tmp_path / "a").write_bytes(data)
     with contextlib.suppress(InvalidFileError):
         tensors.read_header(tmp_path / "a")
+
+
+def test_what_cannot_be_written_is_the_systems_error(tmp_path):
+    """safetensors has an error of its own, for a full disk too, which the command line would show as a traceback."""
+    with pytest.raises(FileNotFoundError, match="No such file or directory") as raised:
+        tensors.save(tmp_path / "nowhere" / "x.safetensors", {"x": np.zeros(1, np.float32)})
+    assert raised.value.errno == errno.ENOENT

@@ -7,6 +7,8 @@ tensors and their layout are checked here first, before any other code opens the
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,14 +75,23 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes arrays; the same arrays give the same bytes, if `metadata` has one entry at most: their order varies."""
+    """Writes arrays; the same arrays give the same bytes, if `metadata` has one entry at most: their order varies.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # Not np.ascontiguousarray: it turns a scalar into an array of one.
-    save_file(
-        {name: np.asarray(a, order="C") for name, a in arrays.items()}, path, metadata=dict(metadata or {}) or None
-    )
+    whole = {name: np.asarray(a, order="C") for name, a in arrays.items()}
+    try:
+        save_file(whole, path, metadata=dict(metadata or {}) or None)
+    except SafetensorError as e:
+        if number := re.search(r"\(os error (\d+)\)", str(e)):  # the system's error, which it tells as text
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
