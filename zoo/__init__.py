@@ -16,19 +16,13 @@ if TYPE_CHECKING:
     from .model import Model, load
 
 __all__ = ["Model", "ZooError", "__version__", "load"]
+__version__ = "0.1.0"
 
 _HOME = {"Model": "model", "ZooError": "errors", "load": "model"}
 
 
 def __getattr__(name: str) -> Any:
     """Public names are imported when they are used (PEP 562)."""
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("zoo")
-        except PackageNotFoundError:  # a checkout that is not installed
-            return "0+unknown"
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module 'zoo' has no attribute '{name}'")

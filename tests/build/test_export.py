@@ -1,6 +1,7 @@
 """From module to bundle, and every way in which it must not become one."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from zoo import manifest as manifests
 from zoo.build import export, golden, tracing
 from zoo.build.export import export_bundle, update_bundle
 from zoo.build.golden import Plan
+from zoo.build.loop import while_loop
 from zoo.errors import ExportError, UsageError
 from zoo.graph.check import check
 from zoo.graph.compatibility import graphs_of
@@ -123,6 +125,24 @@ def test_no_graph_tells_sizes_of_what_is_inside(whole):
     assert not [g.name for g in graphs_of(graph(whole[0], "refine").graph) if g.value_info]
 
 
+def test_nothing_is_computed_or_held_twice_in_a_loop(tmp_path):
+    """The optimiser's pass that merges what is doubled leaves loops' bodies out."""
+
+    def forward(net, image):
+        def body(i, x):
+            return i + 1, torch.sigmoid(x) * torch.sigmoid(x) / (torch.arange(3) + 1) + 1e-3
+
+        return while_loop(lambda i, x: i < 3, body, (torch.zeros((), dtype=torch.int64), image.float()))[1]
+
+    make(tmp_path, one(forward, outputs={"result": Port(kind="tensor", dtype="float32", shape=IMAGE.shape)}))
+    *_, body = graphs_of(graph(tmp_path / "bundle", "try").graph)
+    counted = Counter(node.op_type for node in body.node)
+    assert counted["Sigmoid"] == 1
+    assert not counted.keys() & {"Range", "CastLike", "Identity"}  # arange(3) + 1 is three numbers
+    constants = [node.attribute[0].t.SerializeToString() for node in body.node if node.op_type == "Constant"]
+    assert len(set(constants)) == len(constants)
+
+
 def test_ports_keep_names_and_order_and_nothing_of_this_machine(whole):
     model = graph(whole[0], "refine")
     assert [v.name for v in model.graph.input] == ["image", "steps"]
@@ -221,7 +241,7 @@ def test_a_constant_that_was_copied_out_of_the_model(tmp_path):
             self.big = torch.randn(80, 80)
 
         def forward(self, image):
-            return (super().forward(image).float() + self.big.sum() * 0).to(torch.uint8)
+            return (super().forward(image).float() + (image.float().mean() * self.big).sum() * 0).to(torch.uint8)
 
     tasks = {"filter": (FILTER["filter"][0], Copying)}
     message = fails(tmp_path, tasks)

@@ -25,10 +25,14 @@ from ..graph.weights import move_into_bodies
 from ..hookspecs import Port, Task
 from ..text import safe_text
 from .golden import TRACE, draw_inputs
+from .translations import TRANSLATIONS
 from .weights import Weights
 
 OPSET = 18
 """The lowest that torch's exporter writes without a conversion; stacks as old as 2023 read it."""
+
+MAX_FOLDED = 1024
+"""Elements that a constant may have which is computed once, at export, or held once where it stood twice."""
 
 IR_VERSION = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", OPSET)])
 
@@ -44,7 +48,7 @@ def export_task(module: nn.Module, name: str, task: Task, weights: Weights, path
             f"the task '{name}' has '{min(shared)}' as input and output; a graph has one value of a name: rename one"
         )
     model = _trace(module, name, task)
-    _simplify(model)
+    _simplify(model, weights)
     weights.point(model, name)
     _declare_ports(model, name, task)
     proto = ir.to_proto(model)
@@ -75,6 +79,7 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
                 input_names=list(task.inputs),
                 output_names=list(task.outputs),
                 opset_version=OPSET,
+                custom_translation_table=TRANSLATIONS,
                 dynamo=True,
                 optimize=False,
                 verbose=False,
@@ -107,17 +112,20 @@ def _node(error: BaseException) -> torch.fx.Node | None:
     return next((node for node in reversed(nodes) if isinstance(node, torch.fx.Node)), None)
 
 
-def _simplify(model: ir.Model) -> None:
-    """Folds constants, drops what is unused or doubled. Weights stay: a folded one would be a second copy."""
+def _simplify(model: ir.Model, weights: Weights) -> None:
+    """Folds constants, drops what is unused or doubled, in loops' bodies too: each node left costs every start of the
+    model, half of which was spent on them. Weights stay: a folded one would be a second copy."""
     optimizer.fold_constants_ir(
         model,
         onnx_shape_inference=False,
-        output_size_limit=1024,
-        should_fold=lambda node: False if any(v is not None and v.is_initializer() for v in node.inputs) else None,
+        output_size_limit=MAX_FOLDED,
+        should_fold=lambda node: False if any(map(weights.name_of, node.inputs)) else None,
     )
+    passes.IdentityEliminationPass()(model)
+    merge_doubled = passes.CommonSubexpressionEliminationPass(size_limit=MAX_FOLDED)
+    for graph in model.graphs():  # the pass looks at a model's outermost graph alone
+        merge_doubled(ir.Model(graph, ir_version=model.ir_version))
     ir.passes.Sequential(
-        passes.IdentityEliminationPass(),
-        passes.CommonSubexpressionEliminationPass(),
         passes.RemoveUnusedNodesPass(),
         passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),

@@ -39,12 +39,16 @@ class Weights:
             self.places |= {name: (path.name, place) for name, place in tensors.read_header(path).items()}
         self.names = {_identity(tensor): name for name, tensor in reversed(state.items())}
 
+    def name_of(self, value: ir.Value | None) -> str | None:
+        """The name in the `state_dict`; None for a value that is no tensor of the module."""
+        tensor = getattr(value.const_value, "raw", None) if value is not None and value.is_initializer() else None
+        return self.names.get(_identity(tensor)) if isinstance(tensor, torch.Tensor) else None
+
     def point(self, model: ir.Model, task: str) -> None:
         """Names the initializers as the `state_dict` does, and points them into the files."""
         for graph in model.graphs():
             for value in list(graph.initializers.values()):
-                tensor = getattr(value.const_value, "raw", None)
-                name = self.names.get(_identity(tensor)) if isinstance(tensor, torch.Tensor) else None
+                name = self.name_of(value)
                 if name is None:
                     _refuse_large(value.const_value, task)
                     continue

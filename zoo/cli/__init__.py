@@ -1,6 +1,8 @@
 """The `zoo` command. One short file per command, imported only when that command is called."""
 
+import atexit
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -80,6 +82,8 @@ class LazyGroup(click.Group):
         """Turns what goes wrong on purpose into one line and an exit code; a bug keeps its traceback."""
         if not kwargs.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **kwargs)
+        # At exit Python looks through every object of numpy's and ONNX Runtime's modules for cycles to free.
+        atexit.register(gc.freeze)
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
             sys.stdout.flush()

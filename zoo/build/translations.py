@@ -1,0 +1,71 @@
+"""Operators of torch in ONNX, where the exporter's own form has more nodes than it needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import opset18 as op
+from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
+
+
+def group_norm(
+    x: ir.Value,
+    num_groups: int,
+    weight: ir.Value | None = None,
+    bias: ir.Value | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> ir.Value:
+    """Wu and He 2018, equations 1 and 7: a group's channels, in one row, are an instance of instance normalisation.
+
+    Args:
+        x: float [N, C, ...].
+        weight, bias: float [C].
+    """
+    groups = op.Reshape(x, _constant([0, num_groups, -1]))
+    ones, zeros = np.ones(num_groups, x.dtype.numpy()), np.zeros(num_groups, x.dtype.numpy())
+    normal = op.InstanceNormalization(groups, _constant(ones), _constant(zeros), epsilon=eps)
+    sizes = list(x.shape)
+    known = all(isinstance(size, int) for size in sizes[1:])
+    y = op.Reshape(normal, _constant([-1, *sizes[1:]]) if known else op.Shape(x))
+    axes = _constant(range(1, len(sizes) - 1))
+    if weight is not None:
+        y = op.Mul(y, op.Unsqueeze(weight, axes))
+    return y if bias is None else op.Add(y, op.Unsqueeze(bias, axes))
+
+
+def attention(
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    attn_mask: ir.Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> ir.Value:
+    """Vaswani et al. 2017, equation 1; with a mask or shared heads, the exporter's form.
+
+    Args:
+        query, key, value: float [N, heads, positions, channels].
+    """
+    if attn_mask is not None or is_causal or enable_gqa or dropout_p:
+        options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        return aten_scaled_dot_product_attention(query, key, value, attn_mask, **options)
+    factor = np.asarray(query.shape[3] ** -0.5 if scale is None else scale, query.dtype.numpy())
+    turned = op.Transpose(key, perm=[0, 1, 3, 2])
+    weights = op.Softmax(op.MatMul(op.Mul(query, _constant(factor)), turned), axis=-1)
+    return op.MatMul(weights, value)
+
+
+def _constant(value: Any) -> ir.Value:
+    array = value if isinstance(value, np.ndarray) else np.asarray(list(value), np.int64)
+    return op.Constant(value=ir.tensor(array))
+
+
+TRANSLATIONS: dict[Callable, Callable] = {
+    torch.ops.aten.group_norm.default: group_norm,
+    torch.ops.aten.scaled_dot_product_attention.default: attention,
+}
