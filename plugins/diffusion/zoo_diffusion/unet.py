@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
             change = _halve if self.resample == "down" else _double
             h, x = change(h), change(x)
         h = self.conv_in(h)
-        time = self.time(F.silu(time)).unsqueeze(2).unsqueeze(3)
+        time = self.time(F.silu(time)).unflatten(1, (-1, 1, 1))
         if self.scale_shift:
             scale, shift = halves(time)
             h = self.norm_out(h) * (1 + scale) + shift
