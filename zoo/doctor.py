@@ -21,6 +21,7 @@ import msgspec
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from . import __version__
 from .isolate import describe_end, run_isolated
 from .text import human_bytes, safe_text
 
@@ -96,7 +97,7 @@ def _dependencies() -> Iterator[Finding]:
     findings = list(filter(None, map(_requirement, declared)))
     yield from findings
     if not findings:
-        yield Finding(check="dependencies", severity="ok", text=f"zoo {metadata.version('zoo')}, all packages fit")
+        yield Finding(check="dependencies", severity="ok", text=f"zoo {__version__}, all packages fit")
 
 
 def _requirement(requirement: Requirement) -> Finding | None:

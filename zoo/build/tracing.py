@@ -32,7 +32,7 @@ OPSET = 18
 """The lowest that torch's exporter writes without a conversion; stacks as old as 2023 read it."""
 
 MAX_FOLDED = 1024
-"""Elements that a constant may have which is computed once, at export, or held once where it stood twice."""
+"""Elements that a constant may have to be computed at export, or to be held once where it stood twice."""
 
 IR_VERSION = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", OPSET)])
 
@@ -113,24 +113,31 @@ def _node(error: BaseException) -> torch.fx.Node | None:
 
 
 def _simplify(model: ir.Model, weights: Weights) -> None:
-    """Folds constants, drops what is unused or doubled, in loops' bodies too: each node left costs every start of the
-    model, half of which was spent on them. Weights stay: a folded one would be a second copy."""
+    """Folds constants, drops what is unused or doubled, in loops' bodies too: sessions open the faster the fewer nodes
+    there are. Weights stay: a folded one would be a second copy."""
+    _merge_doubled(model)  # what is folded becomes a tensor of its own, and those are not compared
     optimizer.fold_constants_ir(
         model,
         onnx_shape_inference=False,
+        input_size_limit=MAX_FOLDED,
         output_size_limit=MAX_FOLDED,
         should_fold=lambda node: False if any(map(weights.name_of, node.inputs)) else None,
     )
     passes.IdentityEliminationPass()(model)
-    merge_doubled = passes.CommonSubexpressionEliminationPass(size_limit=MAX_FOLDED)
-    for graph in model.graphs():  # the pass looks at a model's outermost graph alone
-        merge_doubled(ir.Model(graph, ir_version=model.ir_version))
+    _merge_doubled(model)
     ir.passes.Sequential(
         passes.RemoveUnusedNodesPass(),
         passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),
         passes.ClearMetadataAndDocStringPass(),  # it names files of the machine that traced
     )(model)
+
+
+def _merge_doubled(model: ir.Model) -> None:
+    """One node for those of a graph that compute the same."""
+    merge = passes.CommonSubexpressionEliminationPass(size_limit=MAX_FOLDED)
+    for graph in model.graphs():  # the pass looks at a model's outermost graph alone
+        merge(ir.Model(graph, ir_version=model.ir_version))
 
 
 def _declare_ports(model: ir.Model, name: str, task: Task) -> None:

@@ -22,7 +22,7 @@ def group_norm(
 
     Args:
         x: float [N, C, ...].
-        weight, bias: float [C].
+        weight, bias: [C].
     """
     groups = op.Reshape(x, _constant([0, num_groups, -1]))
     ones, zeros = np.ones(num_groups, x.dtype.numpy()), np.zeros(num_groups, x.dtype.numpy())
@@ -32,8 +32,8 @@ def group_norm(
     y = op.Reshape(normal, _constant([-1, *sizes[1:]]) if known else op.Shape(x))
     axes = _constant(range(1, len(sizes) - 1))
     if weight is not None:
-        y = op.Mul(y, op.Unsqueeze(weight, axes))
-    return y if bias is None else op.Add(y, op.Unsqueeze(bias, axes))
+        y = op.Mul(y, op.Unsqueeze(_like(weight, x), axes))
+    return y if bias is None else op.Add(y, op.Unsqueeze(_like(bias, x), axes))
 
 
 def attention(
@@ -46,18 +46,23 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> ir.Value:
-    """Vaswani et al. 2017, equation 1; with a mask or shared heads, the exporter's form.
+    """Vaswani et al. 2017, equation 1; with a mask, shared heads or heads of no fixed size, the exporter's form.
 
     Args:
         query, key, value: float [N, heads, positions, channels].
     """
-    if attn_mask is not None or is_causal or enable_gqa or dropout_p:
+    plain = len(query.shape) == 4 and isinstance(query.shape[3], int)
+    if attn_mask is not None or is_causal or enable_gqa or dropout_p or not plain:
         options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         return aten_scaled_dot_product_attention(query, key, value, attn_mask, **options)
     factor = np.asarray(query.shape[3] ** -0.5 if scale is None else scale, query.dtype.numpy())
     turned = op.Transpose(key, perm=[0, 1, 3, 2])
     weights = op.Softmax(op.MatMul(op.Mul(query, _constant(factor)), turned), axis=-1)
     return op.MatMul(weights, value)
+
+
+def _like(weight: ir.Value, x: ir.Value) -> ir.Value:
+    return weight if weight.dtype == x.dtype else op.Cast(weight, to=x.dtype)
 
 
 def _constant(value: Any) -> ir.Value:

@@ -82,7 +82,8 @@ class LazyGroup(click.Group):
         """Turns what goes wrong on purpose into one line and an exit code; a bug keeps its traceback."""
         if not kwargs.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **kwargs)
-        # At exit Python looks through every object of numpy's and ONNX Runtime's modules for cycles to free.
+        # At exit Python looks through all objects of numpy's and ONNX Runtime's modules for cycles; not frozen ones.
+        atexit.unregister(gc.freeze)  # of a call before, in the same process
         atexit.register(gc.freeze)
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
