@@ -1,4 +1,5 @@
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -187,8 +188,9 @@ def test_wrong_cuda_options_are_one_line(bundle: Path, monkeypatch, given, says)
 def test_the_cuda_options_are_ones_that_the_provider_knows():
     import onnxruntime
 
-    if CUDA not in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime was built without CUDA")
+    if sys.platform == "darwin" or platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("ONNX Runtime has no CUDA for this platform")
+    assert CUDA in onnxruntime.get_available_providers()
     [library] = (Path(onnxruntime.__file__).parent / "capi").glob("*onnxruntime_providers_cuda.*")
     words = library.read_bytes()
     values = [v for name, value in cuda_options().items() for v in (name, value) if not v.isdigit()]

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import StoreError, UsageError, ZooError
 from ..text import did_you_mean, safe_text
 
@@ -132,7 +133,7 @@ def _fail(message: str, exit_code: int) -> None:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="zoo", message="zoo %(version)s")
+@click.version_option(__version__, message="zoo %(version)s")
 @click.option("--no-plugins", is_flag=True, help="Use no plugin at all; the same as ZOO_NO_PLUGINS=1.")
 def main(no_plugins: bool) -> None:
     """A registry of generative models: list them, pull them, run them without PyTorch.
