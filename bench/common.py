@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.bundle import Bundle
-from zoo.replay import GOLDEN, read_cases
+from zoo.formats.golden import read_cases
+from zoo.names import GOLDEN
+from zoo.store.locate import Bundle
 
 END = "<!-- end -->\n"
 

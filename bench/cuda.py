@@ -25,10 +25,10 @@ import numpy as np
 import onnxruntime
 from diffusion import import_pipeline, make_pipeline, set_tf32
 
-from zoo.bundle import locate
-from zoo.manifest import graph_file
-from zoo.ports import complete
+from zoo.names import graph_file
+from zoo.ports.inputs import complete
 from zoo.runtime import CPU, CUDA, cuda_options
+from zoo.store.locate import locate
 
 Way = Callable[[], np.ndarray]
 """Draws the pictures, uint8 [batch, height, width, channels]."""

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from common import example
 
-from zoo.bundle import locate
-from zoo.manifest import graph_file
+from zoo.names import graph_file
 from zoo.runtime import open_session
+from zoo.store.locate import locate
 
 WITHOUT_TF32 = "use_tf32=0"
 SETTINGS = (

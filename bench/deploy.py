@@ -41,10 +41,10 @@ from zoo_targets import cpp, triton, web
 from zoo_targets.common import run_program
 from zoo_targets.plugin import TARGETS
 
-from zoo.bundle import locate
 from zoo.errors import NotFoundError, ZooError
 from zoo.runtime import cuda_obstacle, physical_cores
 from zoo.site import Site
+from zoo.store.locate import locate
 
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
 START = "<!-- made by bench/deploy.py: run `make deploy` -->\n"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import manifest as manifests
-from zoo import registry as registries
-from zoo.manifest import graph_file
-from zoo.replay import GOLDEN, read_cases
+from zoo.formats import manifest as manifests
+from zoo.formats import registry as registries
+from zoo.formats.golden import read_cases
+from zoo.names import GOLDEN, graph_file
 from zoo.runtime import open_session
 
 ROOT = Path(__file__).parents[1]

@@ -15,10 +15,10 @@ from unittest.mock import patch
 import numpy as np
 from measuring import medians
 
-from zoo.bundle import locate
-from zoo.graph import precision as rewriting
-from zoo.model import Model
-from zoo.precision import PRECISIONS, Calibration, calibration_pictures, lighten
+from zoo.run.model import Model
+from zoo.ship import rewriting
+from zoo.ship.precision import PRECISIONS, Calibration, calibration_pictures, lighten
+from zoo.store.locate import locate
 
 
 def main() -> None:

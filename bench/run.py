@@ -42,7 +42,7 @@ Image.fromarray(levels[0, 0].numpy()).save(target)
 
 
 def main(rounds: int) -> int:
-    from zoo.bundle import locate
+    from zoo.store.locate import locate
 
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)

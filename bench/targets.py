@@ -17,8 +17,8 @@ from typing import Any
 
 from common import write_between
 
+from zoo.formats.registry import read_default
 from zoo.plugins import installed
-from zoo.registry import read_default
 
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
 START = "<!-- made by bench/targets.py: run `make targets` -->\n"

@@ -19,11 +19,11 @@ from measuring import medians, peak_memory
 
 from zoo import plugins
 from zoo.build.export import export_bundle
-from zoo.bundle import locate
+from zoo.formats.manifest import Training
 from zoo.hookspecs import BuildRequest, ConfigRequest, DescribeRequest, TaskModuleRequest
-from zoo.manifest import Training
-from zoo.model import Model
+from zoo.run.model import Model
 from zoo.runtime import physical_cores
+from zoo.store.locate import locate
 
 GOAL_CODEC, GOAL_COLD_SECONDS = 1.2, 1.5
 STEPS, PICTURES = 8, 16

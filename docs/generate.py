@@ -19,10 +19,10 @@ from unittest.mock import patch
 import click
 
 import zoo.hookspecs as hookspecs
-from zoo import manifest as manifests
-from zoo import registry as registries
 from zoo.cli import COMMANDS, main
 from zoo.errors import exit_codes
+from zoo.formats import manifest as manifests
+from zoo.formats import registry as registries
 
 DOCS = Path(__file__).parent
 MADE_BY = "<!-- made by docs/generate.py: run `make docs` -->\n"

@@ -4,10 +4,11 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from zoo import registry, transport
 from zoo.errors import ZooError
-from zoo.registry import Entry
-from zoo.store import Store
+from zoo.formats import registry
+from zoo.formats.registry import Entry
+from zoo.store import transport
+from zoo.store.store import Store
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.pullers", "requests", "tenacity", "filelock"])

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.pullers import entry_at
-from zoo import transport
 from zoo.errors import StoreError, ZooError
+from zoo.formats.registry import Entry
 from zoo.graph import apart
-from zoo.registry import Entry
-from zoo.store import Store
+from zoo.store import transport
+from zoo.store.store import Store
 
 KINDS = ("open", "write", "fsync", "chmod", "utime", "mkdir", "link", "rename", "unlink")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.EROFS)

@@ -66,7 +66,7 @@ def _commands(page: Path) -> list[list[str]]:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty folder with the pictures that the pages speak of, and a store of its own."""
-    from zoo.build.drawings import SHAPES, silhouette
+    from zoo.media.drawings import SHAPES, silhouette
 
     rng = np.random.default_rng(0)
     for name in SHAPES[:3]:
@@ -109,8 +109,8 @@ def test_the_readme_s_plugin_exports_and_runs(place):
 
     import zoo
     from zoo.build.export import export_bundle
+    from zoo.formats.manifest import Training
     from zoo.hookspecs import BuildRequest
-    from zoo.manifest import Training
 
     class Inverter(torch.nn.Module):
         def __init__(self):

@@ -18,6 +18,12 @@ EXAMPLES = ROOT / "docs" / "examples"
 PLUGINS = [*sorted(EXAMPLES.iterdir()), *sorted((ROOT / "plugins").iterdir())]
 
 
+def _homes(module: str) -> list[Path]:
+    """The files that a module may be."""
+    place = ROOT / module.replace(".", "/")
+    return [place.with_suffix(".py"), place / "__init__.py"]
+
+
 def private_imports(file: Path) -> list[str]:
     """What a file imports of zoo that is not declared public."""
     found = []
@@ -27,7 +33,7 @@ def private_imports(file: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "zoo":
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [alias.name for alias in node.names if alias.name.startswith("_")]
-            modules = [name for name in whole if (ROOT / (name.replace(".", "/") + ".py")).exists()]
+            modules = [name for name in whole if any(path.exists() for path in _homes(name))]
             found += names or modules or [node.module]
     return [name for name in found if name not in PUBLIC_MODULES]
 
@@ -38,8 +44,8 @@ def test_private_imports_are_seen(tmp_path):
         "import zoo\nfrom zoo import hookspecs, store\nfrom zoo.build import optim, train\nimport zoo.run\n"
     )
     assert private_imports(file) == ["zoo.store", "zoo.build.train", "zoo.run"]
-    file.write_text("from zoo.settings import _explain\nfrom zoo.registry import read\nfrom .zoo import x\n")
-    assert private_imports(file) == ["_explain", "zoo.registry"]
+    file.write_text("from zoo.settings import _explain\nfrom zoo.formats.registry import read\nfrom .zoo import x\n")
+    assert private_imports(file) == ["_explain", "zoo.formats.registry"]
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda p: p.name)

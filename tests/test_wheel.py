@@ -37,7 +37,7 @@ def _python(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
 
 
 def test_the_wheel_is_small_and_holds_the_newest_versions_only(wheel):
-    from zoo import registry
+    from zoo.formats import registry
 
     assert wheel.stat().st_size <= 60_000_000
     names = zipfile.ZipFile(wheel).namelist()

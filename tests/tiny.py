@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import manifest as manifests
-from zoo import registry as registries
+from zoo.formats import manifest as manifests
+from zoo.formats import registry as registries
+from zoo.formats.manifest import Export, Manifest
 from zoo.hookspecs import Port, Task, Tolerance
-from zoo.manifest import MANIFEST, Export, Manifest
+from zoo.names import MANIFEST
 
 SCALE = 2.0
 

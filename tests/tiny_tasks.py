@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 
-from zoo import manifest as manifests
-from zoo import tensors
+from zoo.formats import manifest as manifests
+from zoo.formats.manifest import Export, Manifest
 from zoo.hookspecs import Port, Task, Tolerance
-from zoo.manifest import MANIFEST, Export, Manifest
+from zoo.media import tensors
+from zoo.names import MANIFEST
 
 CLASSES = ("Shirt", "Sneaker", "Ankle boot")
 
@@ -159,7 +160,7 @@ def studio(folder: Path, name: str = "studio", version: int = 1) -> Path:
 
 
 def bundle_of(folder: Path) -> SimpleNamespace:
-    """What `zoo.bundle.locate` gives for a folder, without its checks."""
+    """What `zoo.store.locate` gives for a folder, without its checks."""
     data = (folder / MANIFEST).read_bytes()
     manifest = manifests.parse(data, str(folder))
     reference = f"{manifest.name}:{manifest.version}"

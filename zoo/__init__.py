@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import ZooError
-    from .model import Model, load
+    from .run.model import Model, load
 
 __all__ = ["Model", "ZooError", "__version__", "load"]
 __version__ = "0.1.0"
 
-_HOME = {"Model": "model", "ZooError": "errors", "load": "model"}
+_HOME = {"Model": "run.model", "ZooError": "errors", "load": "run.model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from . import __version__
-from .isolate import describe_end, run_isolated
+from .system.processes import describe_end, run_isolated
 from .text import human_bytes, safe_text
 
 Severity = Literal["ok", "warning", "problem"]
@@ -206,7 +206,7 @@ def _nvidia_cards(devices: Path = Path("/sys/bus/pci/devices")) -> int:
 def _run(device: Literal["cpu", "cuda"], why: str) -> Finding:
     import numpy as np
 
-    from .graph.sample import write_matmul
+    from .doctor import write_matmul
     from .runtime import open_session
 
     with tempfile.TemporaryDirectory(prefix="zoo-doctor-") as folder:
@@ -265,7 +265,7 @@ def _environment() -> Iterator[Finding]:
 
 def _store() -> Iterator[Finding]:
     """Whether the store, or the folder that it will be made in, can be written."""
-    from .store import home
+    from .system.places import home
 
     folder = home()
     there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -302,3 +302,17 @@ def _plugins() -> Iterator[Finding]:
 if __name__ == "__main__":
     # The last line of stdout is the answer: libraries print what they like before it.
     sys.stdout.write("\n" + msgspec.json.encode(list(_guarded(native_findings))).decode())
+
+
+def write_matmul(path: Path) -> None:
+    """Writes `product = x @ w`: float32 [batch, 64] times a constant [64, 64] of ones."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    ones = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 64]) for name in ("x", "product")]
+    node = helper.make_node("MatMul", ["x", "w"], ["product"])
+    graph = helper.make_graph([node], "matmul", ports[:1], ports[1:], [ones])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())

@@ -32,7 +32,7 @@ import msgspec
 import pluggy
 from msgspec import Meta
 
-from .fields import Line, PortName
+from .names import Line, PortName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,10 @@ CHANGES = {
         "the module zoo.build.loop",
         "Port.noise and the module zoo.noise: noise that a host draws, for targets of int64_bits 32",
         "Target.half: stacks that compute in half precision",
+    ),
+    3: (
+        "the module zoo.graph.walk; zoo.graph.compatibility only forwards to it, with a warning",
+        "Port.kind: a name from zoo.ports, no longer a closed list",
     ),
 }
 """What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
@@ -82,6 +86,7 @@ PUBLIC_MODULES = (
     "zoo.site",
     "zoo.testing",
     "zoo.graph.compatibility",
+    "zoo.graph.walk",
     "zoo.build.evaluate",
     "zoo.build.keys",
     "zoo.build.loop",
@@ -95,9 +100,9 @@ hookimpl = pluggy.HookimplMarker("zoo")
 
 # --- What graphs and hosts agree on: ports, tasks, sameness -----------------------------------------------------------
 
-Kind = Literal[
-    "image", "mask", "tokens", "size", "label", "seed", "count", "scalar", "tensor", "audio", "video"
-]  # docs/bundle.md has the table
+Kind = PortName
+"""The name of a kind of port. `zoo.ports.kinds` lists those that this zoo knows; docs/bundle.md has the table."""
+
 DType = Literal["uint8", "int64", "float32"]
 
 
@@ -301,7 +306,7 @@ class TargetRequest:
 class WriteTargetRequest:
     target: str
     folder: Path  # holds model/ (a bundle), model.json (its manifest) and golden/ (raw cases); see docs/targets.md
-    manifest: Any  # zoo.manifest.Manifest of model/
+    manifest: Any  # zoo.formats.manifest.Manifest of model/
     digest: str  # of model/model.yaml
 
 

@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from tests import tiny
-from zoo import manifest as manifests
 from zoo.build.card import card
+from zoo.formats import manifest as manifests
+from zoo.formats.manifest import Training
 from zoo.hookspecs import Metric, Port
-from zoo.manifest import Training
 
 CARD = """\
 # tiny

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 
 from tests.build import families
 from tests.build.families import CODEC, FILTER, IMAGE, REFINE, Filter, Loaded, Net, task
-from zoo import manifest as manifests
 from zoo.build import export, golden, tracing
 from zoo.build.export import export_bundle, update_bundle
 from zoo.build.golden import Plan
 from zoo.build.loop import while_loop
 from zoo.errors import ExportError, UsageError
+from zoo.formats import manifest as manifests
+from zoo.formats.golden import read_cases
+from zoo.formats.manifest import Training
 from zoo.graph.check import check
-from zoo.graph.compatibility import graphs_of
+from zoo.graph.walk import graphs_of
 from zoo.hookspecs import Metric, Port
-from zoo.manifest import Training
-from zoo.replay import GOLDEN, read_cases, replay
+from zoo.names import GOLDEN
+from zoo.run.replay import replay
 
 pytestmark = pytest.mark.slow  # tracing takes torch a second or more
 

@@ -21,7 +21,7 @@ from zoo.build import checkpoint as checkpoints
 from zoo.build.checkpoint import CHECKPOINT, Checkpoint
 from zoo.build.train import LOG, Interrupted, Processes, Run, load_weights, restore, train
 from zoo.errors import InvalidFileError, StoreError, UsageError
-from zoo.manifest import Training
+from zoo.formats.manifest import Training
 
 DATA = drawings(40)
 PLUGINS = {"vqvae": vqvae, "judge": judge}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo import manifest as manifests
+from zoo.formats import manifest as manifests
 
 from .commands import zoo
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo import tensors
+from zoo.media import tensors
 
 from .commands import Outcome, zoo
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo.build import drawings
+from zoo.media import drawings
 
 from .commands import zoo
 

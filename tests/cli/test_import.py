@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from zoo import manifest as manifests
 from zoo.build import foreign
+from zoo.formats import manifest as manifests
 
 from ..build import hostile
 from ..plugins.vqvae.test_importing import fresh, zalando

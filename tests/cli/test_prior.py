@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import zoo as package
-from zoo import manifest as manifests
-from zoo.media import encode_png
+from zoo.formats import manifest as manifests
+from zoo.media.pictures import encode_png
 from zoo.text import human_bytes
 
 from .commands import zoo

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests import tiny
 from tests.tiny_tasks import copy_with_version, studio
-from zoo import tensors
+from zoo.media import tensors
 
 from .commands import Outcome, zoo
 

@@ -12,7 +12,8 @@ import pytest
 from tests import tiny
 from tests.cli.commands import zoo
 from tests.http_server import FaultServer
-from zoo import manifest, registry, transport
+from zoo.formats import manifest, registry
+from zoo.store import transport
 
 COMMANDS = ("list", "pull", "rm", "prune", "verify", "registry", "registry add", "registry list", "registry remove")
 
@@ -157,7 +158,7 @@ def test_rm_and_prune(lab, home):
 
 
 def test_prune_prints_what_goes(home, monkeypatch):
-    from zoo import store
+    from zoo.store import store
 
     monkeypatch.setattr(store, "YOUNG_SECONDS", 0)
     (home / "blobs").mkdir(parents=True)

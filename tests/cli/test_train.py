@@ -15,10 +15,10 @@ import pytest
 import zoo as package
 from tests import tiny
 from tests.trainers import drawings
-from zoo import manifest as manifests
 from zoo.build import checkpoint as checkpoints
-from zoo.manifest import MANIFEST
-from zoo.tensors import load
+from zoo.formats import manifest as manifests
+from zoo.media.tensors import load
+from zoo.names import MANIFEST
 
 from .commands import Outcome, zoo
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from tests import tiny
-from zoo import manifest as manifests
+from zoo.formats import manifest as manifests
 from zoo.graph import check as checks
 from zoo.graph.check import check
 from zoo.hookspecs import Port

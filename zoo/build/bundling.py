@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ..formats.manifest import Manifest, Training
 from ..hookspecs import BuildRequest
-from ..manifest import Manifest, Training
-from ..replay import GOLDEN
+from ..names import GOLDEN
 from .train import Run, load_weights
 
 

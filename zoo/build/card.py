@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from ..formats.manifest import Drift, Manifest, Training
 from ..hookspecs import Metric, Port, Task
-from ..manifest import Drift, Manifest, Training
+from ..ports.count import count_of
+from ..ports.kind import Form
+from ..ports.kinds import kind_of
 from ..text import safe_text
 
 CARD = "README.md"
@@ -38,8 +41,8 @@ def card(manifest: Manifest) -> str:
 def _usage(m: Manifest) -> str:
     name, task = m.task(None)
     options = " ".join(_option(port_name, port) for port_name, port in task.inputs.items() if port.default is None)
-    pictures = any(port.kind == "image" for port in task.outputs.values())
-    command = " ".join(part for part in ("zoo run", m.name, name, options, "--out out.png" if pictures else "") if part)
+    out = next((f"--out out{form.suffixes[0]}" for form in _own_files(task)), "")
+    command = " ".join(part for part in ("zoo run", m.name, name, options, out) if part)
     values = ", ".join(f"{port}={port}" for port in task.inputs if task.inputs[port].default is None)
     first = next(iter(task.outputs))
     return (
@@ -50,9 +53,14 @@ def _usage(m: Manifest) -> str:
     )
 
 
+def _own_files(task: Task) -> list[Form]:
+    """The forms of outputs that have a file of their own: pictures."""
+    forms = [kind_of(port).form for port in task.outputs.values()]
+    return [form for form in forms if not form.shared]
+
+
 def _option(name: str, port: Port) -> str:
-    values = {"image": "picture.png", "mask": "mask.png", "tokens": "tokens.safetensors", "size": ""}
-    value = values.get(port.kind, "0")
+    value = kind_of(port).sample
     return f"--{name.replace('_', '-')} {value}" if value else ""
 
 
@@ -155,7 +163,7 @@ def _graphs(m: Manifest) -> str:
 
 
 def _drift(task: Task, name: str, curve: Sequence[Drift]) -> str:
-    port = next((port_name for port_name, port in task.inputs.items() if port.kind == "count"), "rounds")
+    port = count_of(task.inputs) or "rounds"
     rows = ((f"{d.count:,}", _number(d.worst), f"{d.share_equal:.4%}") for d in curve)
     return f"\n\nDrift of `{name}` from torch:\n\n" + _table((port, "largest difference", "equal values"), rows)
 

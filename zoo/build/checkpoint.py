@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import InvalidFileError, NotFoundError, StoreError
-from ..registry import sync_folder
+from ..system.files import sync_folder
 from ..text import safe_text
 
 CHECKPOINT = "checkpoint.safetensors"

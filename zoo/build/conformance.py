@@ -18,8 +18,10 @@ import onnx
 import torch
 from torch import nn
 
-from .. import manifest as manifests
 from ..errors import UsageError, ZooError
+from ..formats import manifest as manifests
+from ..formats.golden import Case
+from ..formats.manifest import Manifest, Training
 from ..graph.check import check as check_graphs
 from ..hookspecs import (
     Batch,
@@ -34,17 +36,20 @@ from ..hookspecs import (
     TasksRequest,
     TrainRequest,
 )
-from ..manifest import Manifest, Training, graph_file
+from ..names import graph_file
 from ..plugins import Loaded, Plugin, load_from, places, probe
 from ..plugins.finding import brief, project_of
-from ..replay import Case
+from ..ports.image import first_image
+from ..ports.kinds import kind_of
+from ..ports.label import highest
+from ..ports.seed import seeds_of
+from ..run.comparison import Comparison, compare_task
 from ..runtime import open_session
-from ..sameness import Comparison, compare_task
 from ..settings import TrainingSettings, read
 from .bundling import read_weights
 from .card import CARD
 from .export import TorchTasks, export_bundle
-from .golden import Plan, draw, draw_cases
+from .golden import Plan, draw_cases
 from .tracing import IR_VERSION, OPSET
 from .train import load_weights
 
@@ -243,13 +248,13 @@ class Subject:
 
     def _batch(self, number: int) -> Batch:
         ports = [port for task in self.tasks.tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
-        image = next((port for port in ports if port.kind == "image"), None)
+        image = first_image(ports)
         if image is None:
             self.fail("no task takes or gives a picture, so there is nothing to train on", "list_tasks")
         sizes = [16 if isinstance(dim, str) else dim for dim in image.shape[1:3]]
         rng = np.random.default_rng(self.seed)
-        pictures = draw(msgspec.structs.replace(image, minimum_size=None), [number, *sizes, image.shape[3]], rng)
-        most = next((int(port.maximum) for port in ports if port.kind == "label" and port.maximum), 1)
+        pictures = kind_of(image).draw_case(image, [number, *sizes, int(image.shape[3])], rng)
+        most = highest(ports) or 1
         labels = torch.from_numpy(rng.integers(0, most, number, endpoint=True))
         return Batch(images=torch.from_numpy(pictures), labels=labels)
 
@@ -460,7 +465,7 @@ def sizes(s: Subject) -> str:
 
 
 def seeds(s: Subject) -> str:
-    seeded = [name for name, task in s.tasks.tasks.items() if any(p.kind == "seed" for p in task.inputs.values())]
+    seeded = [name for name, task in s.tasks.tasks.items() if seeds_of(task.inputs)]
     for name in s.tasks.tasks:
         for case, result in zip(s.cases[name], s.results[name]):
             again = s.sessions[name].run(case.inputs)
@@ -475,7 +480,7 @@ def seeds(s: Subject) -> str:
 
 
 def _other_seed_tells(in_torch: TorchTasks, task: Task, name: str, case: Case) -> bool:
-    other = {port: array ^ 1 if task.inputs[port].kind == "seed" else array for port, array in case.inputs.items()}
+    other = case.inputs | {port: case.inputs[port] ^ 1 for port in seeds_of(task.inputs)}
     before, after = in_torch.call(name, case.inputs), in_torch.call(name, other)
     return any(not np.array_equal(before[port], after[port]) for port in before)
 

@@ -13,9 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
+from ..formats.manifest import Manifest
 from ..hookspecs import Port
-from ..media import decode_picture, read_input
+from ..media.files import read_input
+from ..media.pictures import decode_picture
+from ..ports.image import channels_of
 from ..text import did_you_mean, safe_text
+
+CALIBRATION_PICTURES = 128
+"""So many show what the activations of a model are."""
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
@@ -229,3 +235,16 @@ class Sampler:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.number)
         return self._order[place * self.batch_size : (place + 1) * self.batch_size]
+
+
+def calibration_pictures(manifest: Manifest, data: Path) -> np.ndarray:
+    """Pictures of the training part, which metrics are not measured with: uint8 [number, height, width, channels].
+
+    Args:
+        manifest: of the model, which takes or gives pictures.
+    """
+    ports = (p for t in manifest.tasks.values() for p in (*t.inputs.values(), *t.outputs.values()))
+    channels = channels_of(ports)
+    if channels is None:
+        raise UsageError(f"{manifest.name} neither takes nor gives pictures")
+    return read(data, split="train", channels=channels, limit=CALIBRATION_PICTURES).images

@@ -18,17 +18,19 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from .. import manifest as manifests
 from ..errors import ExportError, UsageError
-from ..folders import folder_beside, put_in_place
+from ..formats import manifest as manifests
+from ..formats.golden import write_cases
+from ..formats.manifest import Drift, Export, Manifest, Training
 from ..graph.check import check
 from ..hookspecs import DescribeRequest, Family, Metric, TaskModuleRequest, Tasks, TasksRequest
-from ..manifest import MANIFEST, Drift, Export, Manifest, Training, graph_file
+from ..names import GOLDEN, MANIFEST, graph_file
 from ..plugins import places
-from ..registry import write_atomically
-from ..replay import GOLDEN, replay, write_cases
+from ..ports.count import count_of
+from ..run.comparison import compare_task
+from ..run.replay import replay
 from ..runtime import open_session
-from ..sameness import compare_task
+from ..system.files import folder_beside, put_in_place, write_atomically
 from ..text import safe_text
 from .card import CARD, card
 from .golden import TRACE, draw_cases, draw_inputs
@@ -94,6 +96,7 @@ def export_bundle(
 
         manifest = Manifest(
             format=manifests.FORMAT,
+            needs_zoo=manifests.zoo_needed(tasks.tasks),
             name=name,
             version=version,
             family=family,
@@ -206,7 +209,7 @@ def _measure_drift(folder: Path, manifest: Manifest, in_torch: TorchTasks) -> di
         ExportError: they grow beyond the tolerance.
     """
     name, task = manifest.task(None)
-    port = next((name for name, port in task.inputs.items() if port.kind == "count"), None)
+    port = count_of(task.inputs)
     if port is None:
         return {}
     session = open_session(folder / graph_file(name), "cpu", exact=True)

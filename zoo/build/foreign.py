@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import strictyaml, tensors
 from ..errors import InvalidFileError, NotFoundError, UsageError
+from ..formats import strictyaml
+from ..media import tensors
 from ..text import human_bytes, safe_text
 from . import torchfile
 from .torchfile import StoredTensor

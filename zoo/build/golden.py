@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..hookspecs import Port, Task, Tasks
-from ..replay import Case
-from . import drawings
+from ..formats.golden import Case
+from ..hookspecs import Task, Tasks
+from ..ports.kinds import kind_of
 
 MAX_DRAWS = 200
 """How often a picture is drawn anew until its tokens are clear of ties."""
@@ -82,9 +82,12 @@ def _feeders_first(tasks: Tasks) -> list[str]:
 
 def _feeder(tasks: Tasks, name: str, port: str, among: Collection[str]) -> str | None:
     """The first other task that gives a port's values under its name and kind; pictures are drawn, not fed."""
-    kind = tasks.tasks[name].inputs[port].kind
+    taken = tasks.tasks[name].inputs[port]
+    if not kind_of(taken).fed:
+        return None
     for other, task in tasks.tasks.items():
-        if other in among and other != name and port in task.outputs and kind == task.outputs[port].kind != "image":
+        given = task.outputs.get(port)
+        if other in among and other != name and given and kind_of(given) is kind_of(taken):
             return other
     return None
 
@@ -127,7 +130,7 @@ def draw_inputs(
     for port, array in fed.items():
         sizes |= {dim: n for dim, n in zip(task.inputs[port].shape, array.shape, strict=True) if isinstance(dim, str)}
     return {
-        name: fed[name] if name in fed else draw(port, [sizes.get(d, d) for d in port.shape], rng)
+        name: fed[name] if name in fed else kind_of(port).draw_case(port, [sizes.get(d, d) for d in port.shape], rng)
         for name, port in task.inputs.items()
     }
 
@@ -136,52 +139,9 @@ def _dimensions(task: Task, plan: Plan) -> dict[str, int]:
     """A size for each named dimension: pictures as the plan says, batches too, the others small and distinct."""
     sizes: dict[str, int] = {}
     for port in task.inputs.values():
-        if port.kind in ("image", "mask"):
-            sizes |= _picture_dimensions(port, plan)
+        sizes |= kind_of(port).dimensions(port, plan.height, plan.width)
     for port in task.inputs.values():
         for dim in port.shape:
             if isinstance(dim, str):
                 sizes.setdefault(dim, plan.batch if dim == "batch" else 3 + 2 * len(sizes) + plan.batch)
     return sizes
-
-
-def _picture_dimensions(port: Port, plan: Plan) -> dict[str, int]:
-    smallest = port.minimum_size or 1
-    wanted = [
-        max(smallest, size) if isinstance(dim, str) else dim
-        for dim, size in zip(port.shape[1:3], (plan.height, plan.width), strict=True)
-    ]
-    if port.maximum_pixels and wanted[0] * wanted[1] > port.maximum_pixels:
-        wanted = [smallest, smallest]
-    return {dim: size for dim, size in zip(port.shape[1:3], wanted, strict=True) if isinstance(dim, str)}
-
-
-def draw(port: Port, shape: list[int], rng: np.random.Generator) -> np.ndarray:
-    """An array for a port: pictures for pictures, else values in the port's range."""
-    low, high = port.minimum, port.maximum
-    if port.kind == "image":
-        return np.stack([picture(*shape[1:], rng) for _ in range(shape[0])])
-    if port.kind == "mask":
-        return np.stack([(picture(*shape[1:], rng) >= 128).astype(np.uint8) * 255 for _ in range(shape[0])])
-    if port.kind == "count":
-        # Few: a sampler's default of steps would make export and every later check slow.
-        least = 1 if low is None else int(low)
-        most = least + 4 if high is None else int(high)
-        return rng.integers(least, min(most, least + 4), shape, dtype=np.int64, endpoint=True)
-    if port.kind == "size":
-        return rng.integers(low or 1, min(high or 32, 32), shape, dtype=np.int64, endpoint=True)
-    if port.dtype == "int64":
-        top = len(port.classes) - 1 if port.classes else 2**53 - 1 if port.kind == "seed" else 1
-        return rng.integers(low or 0, top if high is None else high, shape, dtype=np.int64, endpoint=True)
-    if port.dtype == "uint8":
-        return rng.integers(0, 255, shape, dtype=np.uint8, endpoint=True)
-    if low is None or high is None:
-        return rng.standard_normal(shape).astype(np.float32).clip(low, high)
-    return rng.uniform(low, high, shape).astype(np.float32)
-
-
-def picture(height: int, width: int, channels: int, rng: np.random.Generator) -> np.ndarray:
-    """A picture drawn by code, uint8 [height, width, channels]: now a scene of shapes, now one thing on black."""
-    if rng.random() < 0.5:
-        return drawings.scene(height, width, channels, rng)
-    return drawings.silhouette(str(rng.choice(drawings.SHAPES)), height, width, channels, rng)

@@ -20,10 +20,10 @@ from torch import nn
 from torch.onnx.errors import OnnxExporterError
 
 from ..errors import ExportError, ZooError
-from ..graph.compatibility import graphs_of
-from ..graph.weights import move_into_bodies
+from ..graph.walk import graphs_of
 from ..hookspecs import Port, Task
 from ..text import safe_text
+from .bodies import move_into_bodies
 from .golden import TRACE, draw_inputs
 from .translations import TRANSLATIONS
 from .weights import Weights

@@ -22,10 +22,11 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import InvalidFileError, StoreError, UsageError, ZooError
+from ..formats.manifest import Training
 from ..hookspecs import Batch, BuildRequest, DescribeRequest, Trainer, TrainRequest
-from ..manifest import License, Line, Name, Text, Training, Version
-from ..registry import write_atomically
+from ..names import License, Line, Name, Text, Version
 from ..settings import TrainingSettings, read
+from ..system.files import write_atomically
 from ..text import safe_text
 from . import checkpoint as checkpoints
 from .checkpoint import CHECKPOINT, Checkpoint

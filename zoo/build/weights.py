@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from .. import tensors
 from ..errors import ExportError
+from ..media import tensors
 
 MAX_CONSTANT_BYTES = 16 << 10
 """A tensor that is no weight may stay in a graph up to this size: a table of 4,096 floats does, a folded copy of a

@@ -31,16 +31,16 @@ def command(
     Example:
       zoo again again.png --file shoe.png
     """
-    from ..media import Grid, encode_png
-    from ..model import Model
-    from ..outputs import check_picture_out, write_file
-    from ..recipe import make_again, read_recipe, recipe_reference, write_recipe
+    from ..formats.recipe import read_recipe, recipe_reference
+    from ..run.again import make_again, write_recipe
+    from ..run.model import Model
+    from ..run.outputs import check_again_out, write_file
 
     if out == "-":
         raise UsageError("--out - is not for `again`, which says on stdout how it came out; give a file")
+    recipe, form, expected = read_recipe(picture)
     if out is not None:
-        check_picture_out(out)
-    recipe, expected = read_recipe(picture)
+        check_again_out(out, form)
     try:
         bundle = locate_with_progress(model or recipe_reference(recipe), registry)
     except NotFoundError as e:
@@ -53,9 +53,8 @@ def command(
     result, comparison = remade.result, remade.comparison
     paths: list[str] = []
     if out is not None:
-        whole = Grid.of(remade.pictures).join(remade.pictures)
         text = write_recipe(found, remade.call, result, recipe.output, recipe.index)
-        paths = write_file(out, encode_png(whole, text))
+        paths = write_file(out, form.encode_batch(remade.batch, text))
     words = {"identical": "identical", "within": "the same within tolerance", "differs": "differs"}
     verdict = words[comparison.verdict]
     made = f"made on {safe_text(recipe.provider)}, again on {result.provider}"

@@ -38,9 +38,9 @@ def command(
       zoo build my-vqvae.training/ --out my-vqvae/
       zoo build ddpm-fashion --sampler ddim --out ddpm-fashion-ddim/
     """
+    from ..build.begin import check_name
     from ..build.bundling import bundle_of
     from ..plugins import load
-    from .train import check_name
 
     if out.exists():
         raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
@@ -59,8 +59,8 @@ def command(
 
 def _is_checkpoint(source: str) -> bool:
     from ..build.checkpoint import CHECKPOINT
-    from ..bundle import is_path
-    from ..manifest import MANIFEST
+    from ..names import MANIFEST
+    from ..store.locate import is_path
 
     path = Path(source)
     return path.is_file() or (path / CHECKPOINT).exists() or (is_path(source) and not (path / MANIFEST).exists())
@@ -80,10 +80,10 @@ def _from_model(source: str, name: str) -> Any:
     """The same of a model. Its figures are not taken along: they are of the graphs that it has."""
     import msgspec
 
+    from ..build.begin import check_name
     from ..build.bundling import read_weights, rebuild
     from ..build.train import Run
-    from ..bundle import locate
-    from .train import check_name
+    from ..store.locate import locate
 
     bundle = locate(source)
     check_name(name)
@@ -105,17 +105,12 @@ def _from_model(source: str, name: str) -> Any:
 
 def _chosen(loaded: Any, run: Any, sampler: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
     """The run's config with what the command chooses."""
-    from copy import deepcopy
+    from ..build.begin import choose
+    from ..hookspecs import DescribeRequest
 
-    from ..hookspecs import ConfigRequest, DescribeRequest
-    from .train import assign
-
-    config = deepcopy(dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=run.config))))
     if sampler:
         field = loaded.call("describe_family", DescribeRequest(family=run.family)).sampler
         if not field:
             raise UsageError(f"the family '{run.family}' has no samplers to choose from: leave out --sampler {sampler}")
-        assign(f"{field}={sampler}", config, config)
-    for assignment in assignments:
-        assign(assignment, config, config)
-    return dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=config)))
+        assignments = (f"{field}={sampler}", *assignments)
+    return choose(loaded, run.family, run.config, assignments)

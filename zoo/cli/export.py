@@ -2,7 +2,6 @@
 
 import contextlib
 import shlex
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ..errors import ExportError, UsageError
+from ..errors import UsageError
 from ..text import human_bytes, safe_text
 from .output import as_json, note, table
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
-    from ..precision import Cost
+    from ..hookspecs import Metric
+    from ..ship.precision import Cost
+    from ..store.locate import Bundle
 
 
 @click.command("export")
@@ -63,7 +63,7 @@ def command(
       python vqvae-python/run.py verify
       zoo export vqvae-fashion --target node -o small/ --precision int8 --data fashion-mnist/
     """
-    from ..export import check_out, export, find_target
+    from ..ship.export import check_out, export, find_target
     from .run import locate_with_progress
 
     check_out(out, force)
@@ -115,36 +115,25 @@ def _in_precision(
         return
     if given["data"] is None:
         raise UsageError(f"--precision {precision} needs --data FOLDER, pictures to measure its cost with")
-    from ..bundle import locate
-    from ..model import Model
-    from ..precision import BOUND, calibration_pictures, costs, lighten, rounded, with_metrics
-    from .eval import GENERATE, measure
+    from ..build.data import calibration_pictures
+    from ..build.measure import GENERATE, Measurement, measure
+    from ..run.model import Model
+    from ..ship.precision import in_precision
+    from ..store.locate import locate
+    from .eval import measuring
 
-    options = given | {"image_size": None, "inception": None, "split": "test", "data_name": "", "skip": 0}
-    drawn = f" and {options['samples'] or options['limit']} drawn ones" if GENERATE in bundle.manifest.tasks else ""
-    judging = Model(locate(options["judge"])) if options["judge"] else None
-    note(f"measuring {bundle.manifest.name} in float32, with {options['limit']} test pictures{drawn}")
-    before = measure(Model(bundle), judging, options)
-    if not costs(before, before) and not accept_loss:
-        raise UsageError(
-            f"nothing that was measured of {bundle.manifest.name} says what {precision} costs: --judge MODEL, a"
-            " classifier of such pictures, does; --accept-loss goes on without"
-        )
-    with tempfile.TemporaryDirectory(prefix="zoo-precision-") as place:
-        pictures = calibration_pictures(bundle, options["data"])
-        lighter = lighten(bundle, precision, Path(place) / "model", pictures, note, half=half)
-        note(f"measuring it in {precision}, with the same")
-        computed = rounded(lighter, Path(place) / "rounded") if half and precision == "fp16" else lighter
-        after = measure(Model(computed), judging, options)
-        cost = costs(before, after)
-        worst = max(cost, key=lambda c: c.worse, default=None)
-        if worst and worst.worse > BOUND and not accept_loss:
-            raise ExportError(
-                f"{precision} makes {worst.name} worse by {worst.worse:.1%}, from {worst.float32:g} to {worst.now:g}"
-                f" {worst.unit}".rstrip()
-                + f"; the bound is {BOUND:.0%}, and --accept-loss takes it all the same"
-            )
-        yield with_metrics(lighter, [msgspec.structs.replace(m, command=again) for m in after]), cost
+    how = Measurement(**{option: given[option] for option in ("data", "limit", "samples", "assignments")})
+    drawn = f" and {how.samples or how.limit} drawn ones" if GENERATE in bundle.manifest.tasks else ""
+    judge = Model(locate(given["judge"])) if given["judge"] else None
+
+    def measured(one: "Bundle") -> "list[Metric]":
+        metrics = measure(Model(one), judge, how, measuring(one.manifest.name))
+        return [msgspec.structs.replace(m, command=again) for m in metrics]
+
+    note(f"measuring {bundle.manifest.name} in float32, with {how.limit} test pictures{drawn}")
+    pictures = calibration_pictures(bundle.manifest, how.data)
+    with in_precision(bundle, precision, measured, pictures, note, half=half, accept_loss=accept_loss) as lighter:
+        yield lighter
 
 
 def _command_line(bundle: "Bundle", target: str, precision: str, accept_loss: bool, given: dict[str, Any]) -> str:

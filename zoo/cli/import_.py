@@ -36,8 +36,9 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     from ..build import foreign
     from ..build.bundling import bundle_of, rebuild
     from ..build.train import Run
+    from ..formats.fields import describe_file
+    from ..formats.manifest import Training
     from ..hookspecs import ConfigRequest, ImportRequest
-    from ..manifest import Training, describe_file
     from ..plugins import load
     from ..settings import read
 

@@ -1,6 +1,5 @@
 """`zoo info`: what a model says of itself."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,11 @@ from typing import Any
 import click
 
 from ..errors import NotFoundError, UsageError
+from ..formats.manifest import Manifest
+from ..formats.registry import Entry
 from ..hookspecs import Port
-from ..manifest import MANIFEST, Manifest
-from ..ports import range_text
-from ..registry import Entry
+from ..names import MANIFEST
+from ..ports.kinds import kind_of
 from ..text import human_bytes, safe_text
 from .output import as_json, table
 
@@ -62,10 +62,11 @@ def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> Non
 
 
 def _find(model: str, places: tuple[str, ...]) -> Here | Entry:
-    from ..bundle import is_path, locate
-    from ..catalogue import registries
-    from ..manifest import digest, read
-    from ..registry import Reference, resolve
+    from ..formats.manifest import digest, read
+    from ..formats.reference import Reference
+    from ..formats.registry import resolve
+    from ..store.catalogue import registries
+    from ..store.locate import is_path, locate
 
     if is_path(model):  # only read: its graphs are checked when they are to be run
         folder = Path(model).expanduser()
@@ -152,19 +153,7 @@ def _print_model(here: Here) -> None:
 def _port_cells(port: Port) -> tuple[str, str, str, str]:
     """Kind, dtype and shape, limits, and what it is."""
     shape = ", ".join(map(str, port.shape))
-    return port.kind, f"{port.dtype} [{shape}]", "; ".join(_limits(port)), port.summary
-
-
-def _limits(port: Port) -> Iterator[str]:
-    if port.kind in ("image", "mask"):
-        if port.minimum_size:
-            yield f"{port.minimum_size}x{port.minimum_size} or more"
-        if port.maximum_pixels:
-            yield f"at most {port.maximum_pixels:,} pixels"
-    if values := range_text(port):
-        yield values
-    if port.default is not None:
-        yield f"default {port.default}"
+    return port.kind, f"{port.dtype} [{shape}]", "; ".join(kind_of(port).limits(port)), port.summary
 
 
 def _print_files(files: dict[str, tuple[int, str]]) -> None:

@@ -90,9 +90,9 @@ def command(
 
 def _rows(places: tuple[str, ...]) -> Iterator[Row]:
     """Every version that a registry lists, then what was pulled from registries that are gone."""
-    from ..catalogue import registries
-    from ..registry import DEFAULT, Entry
-    from ..store import Store
+    from ..formats.registry import DEFAULT, Entry
+    from ..store.catalogue import registries
+    from ..store.store import Store
 
     store = Store()
     pulled = {(i.registry, i.name, i.version, i.digest): i for i in store.installed()}
@@ -116,7 +116,7 @@ def _rows(places: tuple[str, ...]) -> Iterator[Row]:
         if any(finding.startswith("model.yaml") for finding in damage):
             yield Row(str(i), i.registry, i.name, i.version, i.digest, "", "", (), "", 0, 0, "damaged")
             continue
-        from ..manifest import read  # it takes the whole contract with it, which a list seldom needs
+        from ..formats.manifest import read  # it takes the whole contract with it, which a list seldom needs
 
         m = read(i.folder)
         size = m.size + (i.folder / "model.yaml").stat().st_size

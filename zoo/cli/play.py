@@ -24,7 +24,7 @@ def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]
     from tempfile import TemporaryDirectory
 
     from ..errors import StoreError
-    from ..export import export
+    from ..ship.export import export
     from ..site import Site
     from .run import locate_with_progress
 

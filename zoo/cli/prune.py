@@ -18,7 +18,7 @@ def command(dry_run: bool, json_: bool) -> None:
     Example:
       zoo prune --dry-run
     """
-    from ..store import Store
+    from ..store.store import Store
 
     pruned = Store().prune(dry_run=dry_run)
     if json_:

@@ -20,7 +20,7 @@ def command(bundle: Path, folder: Path) -> None:
       zoo publish my-vqvae/ --to my-registry/
       zoo registry add mine my-registry/
     """
-    from ..publish import publish
+    from ..store.publish import publish
 
     manifest = publish(bundle, folder)
     note(f"published {manifest.name}:{manifest.version} ({len(manifest.files) + 1} files)")

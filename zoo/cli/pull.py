@@ -21,10 +21,11 @@ def command(models: tuple[str, ...], places: tuple[str, ...], json_: bool) -> No
       zoo pull vqvae-fashion
       zoo pull lab/portraits:2 --registry https://models.example.org/
     """
-    from ..bundle import read_in_place
-    from ..catalogue import registries
-    from ..registry import DEFAULT, Reference, resolve
-    from ..store import Store
+    from ..formats.reference import Reference
+    from ..formats.registry import DEFAULT, resolve
+    from ..store.catalogue import registries
+    from ..store.locate import read_in_place
+    from ..store.store import Store
 
     known, store = registries(places, refresh=True), Store()
     entries = [resolve(Reference.parse(model), known) for model in models]

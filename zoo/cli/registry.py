@@ -39,7 +39,7 @@ def add(name: str, place: str) -> None:
       zoo registry add lab https://models.example.org/
       zoo registry add mine ~/models
     """
-    from .. import catalogue
+    from ..store import catalogue
 
     registry = catalogue.add(name, place)
     if registry.url.startswith("http:"):
@@ -57,7 +57,7 @@ def list_(json_: bool) -> None:
     Example:
       zoo registry list
     """
-    from .. import catalogue
+    from ..store import catalogue
 
     rows = [
         {"name": registry.name, "models": len(registry.document.models), "url": registry.url}
@@ -78,7 +78,7 @@ def remove(name: str) -> None:
     Example:
       zoo registry remove lab
     """
-    from .. import catalogue
+    from ..store import catalogue
 
     catalogue.remove(name)
     note(f"removed the registry {name}")

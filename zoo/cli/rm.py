@@ -9,7 +9,7 @@ from ..text import did_you_mean, human_bytes
 from .output import note
 
 if TYPE_CHECKING:
-    from ..store import Installed, Store
+    from ..store.store import Installed, Store
 
 
 @click.command("rm")
@@ -25,7 +25,7 @@ def command(models: tuple[str, ...], all_versions: bool) -> None:
       zoo rm lab/portraits:1
       zoo rm portraits --all-versions
     """
-    from ..store import Store
+    from ..store.store import Store
 
     store = Store()
     chosen = [installed for model in models for installed in _chosen(store, model, all_versions)]
@@ -34,7 +34,7 @@ def command(models: tuple[str, ...], all_versions: bool) -> None:
 
 
 def _chosen(store: "Store", model: str, all_versions: bool) -> list["Installed"]:
-    from ..registry import Reference
+    from ..formats.reference import Reference
 
     wanted = Reference.parse(model)
     found = store.matching(wanted)

@@ -10,11 +10,12 @@ from ..text import human_bytes, safe_text
 from .output import as_json, note, progress, table
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
+    from ..formats.registry import Entry
     from ..hookspecs import Task
-    from ..outputs import Written
-    from ..registry import Entry
-    from ..run import Call, Result
+    from ..ports.kind import Option
+    from ..run.call import Call, Result
+    from ..run.outputs import Written
+    from ..store.locate import Bundle
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 
@@ -71,7 +72,7 @@ def _locate(model: str, rest: list[str]) -> "Bundle":
     registries += [after for word, after in zip(rest, rest[1:], strict=False) if word == "--registry"]
     if "--help" not in rest and "-h" not in rest:
         return locate_with_progress(model, registries)
-    from ..bundle import locate
+    from ..store.locate import locate
 
     try:
         return locate(model, registries=registries, pull=False)
@@ -81,7 +82,7 @@ def _locate(model: str, rest: list[str]) -> "Bundle":
 
 def locate_with_progress(model: str, registries: Sequence[str]) -> "Bundle":
     """The bundle, fetched when it is not here, after saying how many bytes that takes."""
-    from ..bundle import locate
+    from ..store.locate import locate
 
     bars: list[Any] = []
 
@@ -98,22 +99,23 @@ def locate_with_progress(model: str, registries: Sequence[str]) -> "Bundle":
 
 def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
     """The command of one task, made from its ports."""
-    from ..run import option_name, options_of
+    from ..ports.kinds import drawn
+    from ..run.call import option_name, options_of
 
     name, task = bundle.manifest.task(task_name)
     params: list[click.Parameter] = [
         click.Option(
-            [option_name(option.port), f"port_{option.port}"],
-            type=_TYPES.get(option.kind, str),
+            [option_name(option.name), f"port_{option.name}"],
+            type=option.type,
             multiple=option.multiple,
-            metavar=_METAVARS.get(option.kind),
+            metavar=option.metavar,
             help=option.help,
         )
         for option in options_of(task)
     ]
     if main := _main_input(task):
-        params.append(click.Argument(["files"], nargs=-1, metavar=f"[{main.upper()}]..."))
-    if any(option.kind == "seed" for option in options_of(task)):
+        params.append(click.Argument(["files"], nargs=-1, metavar=f"[{main.name.upper()}]..."))
+    if drawn(task.inputs):
         params.append(click.Option(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
     if task.tile:
         params.append(click.Option(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side."))
@@ -135,28 +137,17 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
     )
 
 
-def _main_input(task: "Task") -> str | None:
+def _main_input(task: "Task") -> "Option | None":
     """The option that files without one are for: the first that takes pictures or tokens."""
-    from ..run import options_of
+    from ..run.call import options_of
 
-    return next((option.port for option in options_of(task) if option.kind in ("image", "tokens")), None)
-
-
-_TYPES = {"seed": int, "count": int, "scalar": float}
-_METAVARS = {
-    "image": "FILE",
-    "mask": "FILE",
-    "tokens": "FILE",
-    "tensor": "FILE",
-    "label": "NAME|NUMBER",
-    "size": "HEIGHTxWIDTH",
-}
+    return next((option for option in options_of(task) if option.positional), None)
 
 
 def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
-    from ..model import Model
-    from ..outputs import check_out, write_outputs
-    from ..run import execute, gather
+    from ..run.call import execute, gather
+    from ..run.model import Model
+    from ..run.outputs import check_out, write_outputs
 
     out, as_data = options["out"], options["json"]
     if as_data and out == "-":
@@ -172,12 +163,12 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     given = {name.removeprefix("port_"): value for name, value in options.items() if name.startswith("port_")}
     if files := options.get("files"):
         main = _main_input(task)
-        if given.get(main):
-            raise UsageError(f"give {main} once: as --{main}, or as files without an option")
-        pictures = main in task.inputs and task.inputs[main].kind == "image"
-        if not pictures and len(files) > 1:
-            raise UsageError(f"{task_name} takes one file of {main}, not {len(files)}")
-        given[main] = files if pictures else files[0]
+        assert main is not None  # else there is no such argument
+        if given.get(main.name):
+            raise UsageError(f"give {main.name} once: as --{main.name}, or as files without an option")
+        if not main.multiple and len(files) > 1:
+            raise UsageError(f"{task_name} takes one file of {main.name}, not {len(files)}")
+        given[main.name] = files if main.multiple else files[0]
     call = gather(
         model,
         task_name,

@@ -11,8 +11,8 @@ from ..text import safe_text
 from .output import as_json, progress, table
 
 if TYPE_CHECKING:
-    from ..registry import Entry
-    from ..store import Installed, Store
+    from ..formats.registry import Entry
+    from ..store.store import Installed, Store
 
 FOLDER = "a folder"  # stands for the registry of a bundle that has none; no registry has a name with a space
 
@@ -40,8 +40,8 @@ def command(
       zoo verify vqvae-fashion --replay --device cpu
       zoo verify site/ --run-host
     """
-    from ..export import is_export
-    from ..store import Store
+    from ..ship.export import is_export
+    from ..store.store import Store
 
     store, reports = Store(), []
     targets: list[tuple[str, Installed | None]] = [] if models else list(_everything(store))
@@ -65,7 +65,7 @@ def command(
 
 
 def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
-    from ..registry import Entry, read_default
+    from ..formats.registry import Entry, read_default
 
     try:
         models = read_default().document.models
@@ -81,11 +81,12 @@ def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
 
 def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
     """What a reference or folder means: pulled models, a model in the package, a bundle."""
-    from .. import manifest as manifests
-    from ..bundle import is_path
-    from ..catalogue import registries
-    from ..registry import DEFAULT, Reference, resolve
-    from ..store import Installed
+    from ..formats import manifest as manifests
+    from ..formats.reference import Reference
+    from ..formats.registry import DEFAULT, resolve
+    from ..store.catalogue import registries
+    from ..store.locate import is_path
+    from ..store.store import Installed
 
     if is_path(text):
         folder = Path(text).expanduser()
@@ -110,7 +111,7 @@ def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
 
 def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
     """What to do about a model that is wrong: it depends on where it came from."""
-    from ..registry import DEFAULT
+    from ..formats.registry import DEFAULT
 
     name = report["model"]
     if not report["findings"]:
@@ -125,8 +126,8 @@ def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
 
 
 def _in_package(entry: "Entry") -> "Installed":
-    from ..bundle import folder_of
-    from ..store import Installed
+    from ..store.locate import folder_of
+    from ..store.store import Installed
 
     return Installed(entry.registry.name, entry.name, entry.version, entry.digest, folder_of(entry))
 
@@ -137,9 +138,9 @@ def _examine(store: "Store", name: str, model: "Installed", device: str | None) 
     report = {"model": name, "digest": model.digest, "folder": str(model.folder), "right": not findings}
     report["findings"] = findings
     if device and not findings:
-        from .. import manifest as manifests
+        from ..formats import manifest as manifests
         from ..graph.check import check
-        from ..replay import replay
+        from ..run.replay import replay
 
         manifest = manifests.read(model.folder)
         report["findings"] = check(model.folder, manifest)
@@ -150,10 +151,10 @@ def _examine(store: "Store", name: str, model: "Installed", device: str | None) 
 
 def _examine_export(text: str, device: str, run_host: bool, trust: bool) -> dict[str, Any]:
     """As `_examine`, for a folder that `zoo export` wrote; a host is run when everything before is right."""
-    from .. import export
-    from .. import manifest as manifests
+    from ..formats import manifest as manifests
     from ..graph.check import check
-    from ..replay import replay
+    from ..run.replay import replay
+    from ..ship import export
 
     folder = Path(text).expanduser()
     found = export.read_export(folder)
@@ -174,10 +175,10 @@ def _examine_export(text: str, device: str, run_host: bool, trust: bool) -> dict
 def _run_host(folder: Path, found: Any, trust: bool) -> tuple[list[Any], str]:
     from tempfile import TemporaryDirectory
 
-    from .. import export
-    from .. import manifest as manifests
+    from ..formats import manifest as manifests
     from ..plugins import load_target
-    from ..replay import judge
+    from ..run.replay import judge
+    from ..ship import export
 
     loaded = load_target(found.target)
     if not trust and (changed := export.changed_host_files(folder, loaded)):

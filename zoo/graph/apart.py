@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..isolate import describe_end, run_isolated
+from ..system.processes import describe_end, run_isolated
 
 LIMIT_SECONDS = 300.0
 
@@ -26,7 +26,7 @@ def check_apart(folder: Path) -> list[str]:
 
 
 def _main() -> None:
-    from .. import manifest
+    from ..formats import manifest
     from .check import check
 
     folder = Path(sys.argv[1])

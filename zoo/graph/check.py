@@ -9,12 +9,13 @@ from pathlib import Path
 
 import onnx
 
-from .. import tensors
 from ..errors import InvalidFileError
+from ..formats.manifest import Manifest
 from ..hookspecs import Port, Task
-from ..manifest import Manifest, graph_file
+from ..media import tensors
+from ..names import graph_file
 from ..text import safe_text
-from .weights import DTYPES, subgraphs
+from .walk import DTYPES, subgraphs
 
 MAX_GRAPH_BYTES = 64 << 20  # weights lie outside, so a graph is small
 MAX_NODES = 100_000

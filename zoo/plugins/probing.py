@@ -65,7 +65,7 @@ def _probe_in_child(plugin: Plugin) -> Probe:
     """
     from subprocess import TimeoutExpired
 
-    from ..isolate import describe_end, run_isolated
+    from ..system.processes import describe_end, run_isolated
 
     allowance = float(os.environ.get("ZOO_PLUGIN_SECONDS", ALLOWANCE_SECONDS))
     try:
@@ -86,7 +86,7 @@ class _CacheEntry(msgspec.Struct, frozen=True):
 def _fingerprint(plugin: Plugin) -> str:
     """Changes whenever the probe's answer may: another plugin, zoo, Python, or set of installed distributions."""
     zoo = Path(__file__).parents[1]
-    parts = [repr(plugin), sys.version, sys.prefix, *_stamps(*zoo.glob("*.py"), *zoo.glob("plugins/*.py"))]
+    parts = [repr(plugin), sys.version, sys.prefix, *_stamps(*zoo.rglob("*.py"))]
     with contextlib.suppress(metadata.PackageNotFoundError):
         distribution = metadata.distribution(plugin.distribution)
         parts.append(distribution.read_text("RECORD") or distribution.read_text("METADATA") or "")
@@ -106,14 +106,14 @@ def _stamps(*paths: Path) -> list[str]:
 
 
 def _cache_file(plugin: Plugin) -> Path:
-    from ..store import home
+    from ..system.places import home
 
     return home() / "probes" / f"{plugin.distribution}.{plugin.module}.json"
 
 
 def _remember(file: Path, entry: _CacheEntry) -> None:
     """Keeps a probe. A store that can't be written costs the next command the probe's time, no more."""
-    from ..registry import write_atomically
+    from ..system.files import write_atomically
 
     with contextlib.suppress(OSError, ZooError):
         file.parent.mkdir(parents=True, exist_ok=True)

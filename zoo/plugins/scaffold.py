@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from ..errors import PluginError, UsageError
-from ..folders import folder_beside, put_in_place
 from ..hookspecs import CONTRACT_VERSION
+from ..system.files import folder_beside, put_in_place
 from ..text import safe_text
 from .finding import installed
 

@@ -52,7 +52,7 @@ def _copy_graph(folder: Path, model_name: str, task: str) -> None:
     """model.onnx, and beside it the weights that it points at: Triton reads no file outside of a version's folder."""
     import onnx
 
-    from zoo.graph.compatibility import weight_files
+    from zoo.graph.walk import weight_files
 
     version = folder / "onnxruntime" / model_name / "1"
     model = onnx.load(folder / "model" / f"{task}.onnx", load_external_data=False)
@@ -77,7 +77,7 @@ def _numbers_to_lists(graph: Any) -> None:
 
 def _rename(graph: Any, before: str, after: str) -> None:
     """Renames a value wherever nodes read it, in the bodies of loops too."""
-    from zoo.graph.compatibility import graphs_of
+    from zoo.graph.walk import graphs_of
 
     for inner in graphs_of(graph):
         for node in inner.node:

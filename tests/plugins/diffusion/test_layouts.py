@@ -13,12 +13,12 @@ from zoo_diffusion import plugin, scheduler_config
 
 import zoo as package
 from tests.cli.commands import zoo
-from zoo import manifest as manifests
 from zoo.build import foreign, random
 from zoo.build.tracing import export_task
 from zoo.build.train import load_weights
 from zoo.build.weights import Weights
 from zoo.errors import InvalidFileError
+from zoo.formats import manifest as manifests
 from zoo.hookspecs import BuildRequest, Imported, ImportRequest, Port, Task
 from zoo.runtime import open_session
 

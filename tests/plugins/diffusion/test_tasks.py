@@ -12,11 +12,11 @@ import zoo
 from zoo import plugins
 from zoo.build.export import export_bundle
 from zoo.build.random import normal
+from zoo.formats.manifest import Training
 from zoo.graph.check import check
 from zoo.hookspecs import ConfigRequest, TaskModuleRequest, TasksRequest
-from zoo.manifest import Training
-from zoo.replay import replay
-from zoo.sameness import compare
+from zoo.run.comparison import compare
+from zoo.run.replay import replay
 
 from .models import NETWORK, build, config_of
 

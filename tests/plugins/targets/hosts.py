@@ -14,7 +14,7 @@ import pytest
 from zoo_targets import cpp
 
 from tests.tiny_tasks import studio
-from zoo import manifest as manifests
+from zoo.formats import manifest as manifests
 
 HOSTILE = (
     "\"'; alert(1) //",

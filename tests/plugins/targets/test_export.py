@@ -12,13 +12,15 @@ from zoo_targets import plugin
 
 from tests.cli.commands import zoo
 from tests.tiny_tasks import studio
-from zoo import export, tensors
-from zoo import manifest as manifests
-from zoo.bundle import read_folder
+from zoo.build.bodies import move_into_bodies
 from zoo.errors import ExportError
-from zoo.graph.compatibility import report_on
-from zoo.graph.weights import move_into_bodies, move_out_of_bodies
+from zoo.formats import manifest as manifests
 from zoo.hookspecs import Target
+from zoo.media import tensors
+from zoo.ship import export
+from zoo.ship.bodies import move_out_of_bodies
+from zoo.ship.compatibility import report_on
+from zoo.store.locate import read_folder
 
 
 @pytest.fixture(autouse=True)

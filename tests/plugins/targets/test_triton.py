@@ -12,9 +12,9 @@ from zoo_targets import triton
 
 from tests.cli.commands import zoo
 from tests.tiny_tasks import studio
-from zoo import manifest as manifests
-from zoo import tensors
+from zoo.formats import manifest as manifests
 from zoo.hookspecs import Port, Task
+from zoo.media import tensors
 
 from .hosts import HOSTILE, NODE_MODULES, hostile, need
 

@@ -16,9 +16,9 @@ from zoo_targets.web import browser, flags
 from tests import tiny
 from tests.cli.commands import zoo
 from tests.tiny_tasks import studio
-from zoo import manifest as manifests
-from zoo import tensors
+from zoo.formats import manifest as manifests
 from zoo.hookspecs import Port, Task
+from zoo.media import tensors
 from zoo.site import Site
 
 from .hosts import HOSTILE, hostile, need

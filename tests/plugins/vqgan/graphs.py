@@ -12,8 +12,8 @@ from zoo_vqvae.tasks import Decode, Encode, Reconstruct
 from zoo.build.tracing import export_task
 from zoo.build.weights import Weights
 from zoo.hookspecs import Tolerance
+from zoo.run.comparison import compare
 from zoo.runtime import open_session
-from zoo.sameness import compare
 
 SIZES = ((8, 8), (13, 57), (481, 321))
 """The smallest, one that fits no grid, and the size of BSDS500's pictures."""

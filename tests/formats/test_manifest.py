@@ -1,0 +1,148 @@
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import tiny
+from tests.clean import is_clean
+from zoo.errors import InvalidFileError, NotFoundError
+from zoo.formats import manifest, strictyaml
+from zoo.formats.fields import File
+from zoo.formats.manifest import Export, Manifest, Training
+from zoo.hookspecs import Metric, Port, Task, Tolerance
+from zoo.names import MANIFEST
+
+ports = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
+names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
+digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+lines = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), min_size=1, max_size=60)
+small = st.integers(0, 10**12)
+floats = st.floats(0, 1e6, allow_subnormal=False)
+sizes = st.builds(File, size=st.integers(0, 1 << 50), sha256=digests)
+kinds = ["image", "mask", "tokens", "size", "label", "seed", "count", "scalar", "tensor", "audio", "video"]
+port = st.builds(
+    Port,
+    kind=st.sampled_from(kinds),
+    dtype=st.sampled_from(["uint8", "int64", "float32"]),
+    shape=st.lists(ports | st.integers(1, 4096), max_size=4).map(tuple),
+    summary=texts,
+    default=st.none() | st.integers(-(10**9), 10**9) | floats,
+    minimum=st.none() | floats,
+    maximum=st.none() | st.integers(0, 2**53 - 1),
+    minimum_size=st.none() | st.integers(1, 4096),
+    classes=st.lists(texts, max_size=3).map(tuple),
+)
+tasks = st.builds(
+    Task,
+    summary=lines,
+    inputs=st.dictionaries(ports, port, max_size=3),
+    outputs=st.dictionaries(ports, port, max_size=2),
+)
+configs = st.dictionaries(
+    ports,
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | texts | floats | st.lists(small, max_size=3),
+    max_size=4,
+)
+
+
+@st.composite
+def manifests(draw):
+    listed = draw(st.dictionaries(ports, tasks, min_size=1, max_size=3))
+    files = {f"{name}.onnx": draw(sizes) for name in listed} | {"model.safetensors": draw(sizes)}
+    return Manifest(
+        format=1,
+        name=draw(names),
+        version=draw(st.integers(1, 10**9)),
+        family=draw(names),
+        summary=draw(lines),
+        license=draw(st.sampled_from(["MIT", "Apache-2.0", "CC-BY-4.0 OR MIT"])),
+        license_note=draw(texts),
+        config=draw(configs),
+        classes=draw(st.lists(texts, max_size=3).map(tuple)),
+        default_task=draw(st.sampled_from(sorted(listed))),
+        tasks=listed,
+        tolerances={"float32/cpu": draw(st.builds(Tolerance, absolute=floats, pixel_levels=st.integers(0, 255)))},
+        training=draw(st.builds(Training, command=texts, images_seen=small, seconds=floats)),
+        metrics=tuple(
+            draw(st.lists(st.builds(Metric, name=ports, value=st.floats(-1e6, 1e6), data=texts), max_size=2))
+        ),
+        export=Export(opset=draw(st.integers(1, 30)), ir_version=draw(st.integers(1, 15))),
+        files=files,
+    )
+
+
+@settings(max_examples=30)
+@given(manifests())
+def test_what_is_written_is_read_back(m):
+    data = manifest.dump(m)
+    assert manifest.parse(data, "model.yaml") == m
+    assert manifest.dump(manifest.parse(data, "model.yaml")) == data  # so the digest stays
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.bundle(tmp_path / "tiny")
+
+
+def test_bundle_is_right(folder):
+    m = manifest.read(folder)
+    assert manifest.check_files(folder, m) == []
+    assert m.size == sum(p.stat().st_size for p in folder.iterdir() if p.name != MANIFEST)
+    assert m.task(None) == ("double", m.tasks["double"]) == m.task("double")
+
+
+def test_task_that_misses_is_told_with_the_nearest(folder):
+    with pytest.raises(NotFoundError, match=r"tiny has no task 'dubble'; it has double; did you mean 'double'\?"):
+        manifest.read(folder).task("dubble")
+
+
+def test_folder_without_a_manifest(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(NotFoundError, match=r"is no bundle: it has no model\.yaml"):
+            manifest.read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.update(format=2), "format 2; this zoo reads format 1"),
+        (lambda d: d.update(tasks={}), "a model has at least one task"),
+        (lambda d: d.update(default_task="other"), "default_task: 'other' is not one of the tasks double"),
+        (lambda d: d["files"].pop("double.onnx"), "double.onnx, the graph of the task 'double', is not listed"),
+        (lambda d: d["files"].update({"model.yaml": {"size": 1, "sha256": "a" * 64}}), "model.yaml cannot list itself"),
+        (lambda d: d["files"].update({"con": {"size": 1, "sha256": "a" * 64}}), "'con' is a reserved file name"),
+        (lambda d: d["files"].update({"README.MD": {"size": 1, "sha256": "a" * 64}}), "differs only in case"),
+        (lambda d: d["files"].update({"../x": {"size": 1, "sha256": "a" * 64}}), "expected `str` matching regex"),
+        (lambda d: d.update(name="../x"), "name: expected `str` matching regex"),
+        (lambda d: d.update(version=0), "version: expected `int` >= 1"),
+        (lambda d: d.update(version="1"), "version: expected `int`, got `str`"),
+        (lambda d: d.update(licence="MIT"), "unknown field 'licence'; did you mean 'license'?"),
+        (lambda d: d.update(license="MIT\n"), "license: expected `str` matching regex"),
+        (lambda d: d.pop("export"), "missing required field `export`"),
+        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="picture"), "tasks.double.inputs.image.kind"),
+        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(shape=[0]), "tasks.double.inputs.image.shape.0"),
+        (lambda d: d.update(summary="x" * 301), "summary: expected `str` of length <= 300"),
+    ],
+)
+def test_manifest_that_is_wrong_is_told_with_its_line(folder, change, says):
+    document = msgspec.to_builtins(manifest.read(folder), str_keys=True)
+    change(document)
+    with pytest.raises(InvalidFileError) as e:
+        manifest.parse(strictyaml.dump(document), "model.yaml")
+    assert str(e.value).startswith("model.yaml:") and says in str(e.value) and is_clean(e.value)
+
+
+def test_wrong_files_are_named(folder):
+    m = manifest.read(folder)
+    data = (folder / "README.md").read_bytes()
+    (folder / "README.md").write_bytes(data[:-1] + b"?")
+    assert manifest.check_files(folder, m) == [
+        f"README.md has other bytes than its SHA-256 {m.files['README.md'].sha256[:12]}… says"
+    ]
+    (folder / "README.md").write_bytes(data + b"?")
+    assert manifest.check_files(folder, m) == [f"README.md has {len(data) + 1} bytes; the manifest says {len(data)}"]
+    (folder / "README.md").unlink()
+    assert manifest.check_files(folder, m) == ["README.md is missing"]
+    (folder / "README.md").symlink_to(folder / "double.onnx")
+    assert manifest.check_files(folder, m) == ["README.md is not a plain file"]

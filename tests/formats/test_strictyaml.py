@@ -1,0 +1,182 @@
+"""The reader of files that strangers write: what it gives, and what it refuses, with the line."""
+
+import time
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.clean import is_clean
+from zoo.errors import InvalidFileError
+from zoo.formats import strictyaml
+
+# name: (document, what the message says)
+EVIL = {
+    "deep flow sequence": ("[" * 25_000, ":1: nested more than 16 deep"),
+    "deep flow mapping": ("{a: " * 25_000, ":1: nested more than 16 deep"),
+    "deep block mapping": ("\n".join(" " * n + "a:" for n in range(40)), ":18: nested more than 16 deep"),
+    "deep block sequence": ("- " * 40 + "x", ":1: nested more than 16 deep"),
+    "anchor": ("a: &x 1", ":1: anchors and aliases are not allowed"),
+    "anchor on a mapping": ("a: &x {b: 1}", "anchors and aliases are not allowed"),
+    "anchor on a key": ("&x a: 1", "a key must be plain text"),
+    "alias": ("a: 1\nb: *x", ":2: anchors and aliases are not allowed"),
+    "alias as a key": ("*x : 1", "a key must be plain text"),
+    "alias bomb": ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", ":1: anchors and aliases are not allowed"),
+    "self reference": ("&a [*a]", "anchors and aliases are not allowed"),
+    "merge key": ("a: {b: 1}\n<<: {c: 1}", ":2: merge keys (<<) are not allowed"),
+    "merge bomb": ("{<<: [{a: 1}, {b: 2}]}", "merge keys (<<) are not allowed"),
+    "quoted merge key": ('"<<": 1', "merge keys (<<) are not allowed"),
+    "python object": (
+        "!!python/object/apply:os.system ['true']",
+        "tags are not allowed: tag:yaml.org,2002:python/object",
+    ),
+    "python name": ("a: !!python/name:os.system", "tags are not allowed"),
+    "explicit int": ("a: !!int x", "tags are not allowed: tag:yaml.org,2002:int"),
+    "explicit float": ("a: !!float '_'", "tags are not allowed"),
+    "explicit timestamp": ("a: !!timestamp x", "tags are not allowed"),
+    "explicit bool": ("a: !!bool x", "tags are not allowed"),
+    "explicit set": ("!!set {a, b}", "tags are not allowed"),
+    "binary": ("a: !!binary aGk=", "tags are not allowed"),
+    "local tag": ("a: !evil x", "tags are not allowed: !evil"),
+    "tag of a key": ("!!str a: 1", "a key must be plain text"),
+    "undefined tag handle": ("a: !e!x 1", "not valid YAML"),
+    "tag with an escape code": ("a: !%1b 1", "tags are not allowed: !\\x1b"),
+    "duplicate key": ("a: 1\nb: 2\na: 3", ":3: 'a' stands here twice"),
+    "duplicate key by quoting": ("a: 1\n'a': 2", ":2: 'a' stands here twice"),
+    "duplicate key by escape": ('a: 1\n"\\x61": 2', ":2: 'a' stands here twice"),
+    "key that is a list": ("? [a]\n: 1", "a key must be plain text"),
+    "key that is a mapping": ("{{a: 1}: 2}", "a key must be plain text"),
+    "long key": ("? " + "k" * 300 + "\n: 1", "a key of 300 characters"),
+    "long text": ("a: " + "x" * 5000, "a text of 5,000 characters; at most 4,096"),
+    "long block text": ("a: |\n" + "  xxxxxxxxx\n" * 500, "characters; at most 4,096"),
+    "many nodes": ("[" + "1," * 30_000 + "]", "more than 20,000 nodes"),
+    "two documents": ("a: 1\n---\nb: 2", "a second document"),
+    "many documents": ("---\n" * 100, "a second document"),
+    "empty": ("", "the file is empty"),
+    "only a comment": ("# nothing", "the file is empty"),
+    "tab as indentation": ("a:\n\tb: 1", ":2: not valid YAML"),
+    "open quote": ("a: 'x", "not valid YAML"),
+    "open bracket": ("a: [1, 2", "not valid YAML"),
+    "bad escape": ('a: "\\q"', "not valid YAML"),
+    "lone surrogate": ('a: "\\ud800"', ""),
+    "control character": ("a: \x07", "not valid YAML"),
+    "nul": ("a: \x00", "not valid YAML"),
+    "escape code": ("a: \x1b[31mred", "not valid YAML"),
+    "wrong indentation": ("a: 1\n b: 2", "not valid YAML"),
+    "value twice": ("a: 1: 2", "not valid YAML"),
+    "unknown directive version": ("%YAML 9.9\n---\na: 1", "not valid YAML"),
+    "reserved indicator": ("a: @x", "not valid YAML"),
+    "backtick": ("a: `x`", "not valid YAML"),
+}
+
+
+class Anything(msgspec.Struct):
+    a: object = None
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_evil_document_is_refused_quickly_with_one_printable_line(name):
+    text, says = EVIL[name]
+    begin = time.process_time()
+    with pytest.raises(InvalidFileError) as e:
+        strictyaml.load(text.encode("utf-8"), "evil.yaml", Anything)
+    assert time.process_time() - begin < 2
+    assert str(e.value).startswith("evil.yaml") and says in str(e.value)
+    assert is_clean(e.value) and len(str(e.value)) < 1000
+
+
+def test_there_are_enough_of_them():
+    assert len(EVIL) >= 40
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"a: \xc3", b"\x80", "a: 1".encode("utf-16")])
+def test_other_encodings_are_refused(data):
+    with pytest.raises(InvalidFileError, match="evil.yaml: not (UTF-8 text|valid YAML)"):
+        strictyaml.parse(data, "evil.yaml")
+
+
+def test_size_is_looked_at_before_anything_else():
+    with pytest.raises(InvalidFileError, match=r"1,048,577 bytes; a YAML file here has at most 1,048,576"):
+        strictyaml.parse(b"#" * ((1 << 20) + 1), "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"), ("yes", "yes"), ("on", "on"), ("NULL", "NULL"), ("True", "True"), ("010", "010"),
+        ("0x1F", "0x1F"),
+        ("0b1", "0b1"), ("1:30", "1:30"), ("1_000", "1_000"), ("2024-13-45", "2024-13-45"), (".5", ".5"), ("5.", "5."),
+        ("1e5", "1e5"), (".inf", ".inf"), (".nan", ".nan"), ("+1", "+1"), ("9" * 5000, None), ("9" * 30, "9" * 30),
+        ("=", "="), ("true", True), ("false", False), ("null", None), ("~", None), ("", None), ("0", 0), ("-7", -7),
+        ("1.5", 1.5), ("-1.0e-3", -0.001), ("'1'", "1"), ('"null"', "null"), ("|-\n  x", "x"), ("a b", "a b"),
+    ],
+)  # fmt: skip
+def test_plain_text_means_what_json_would_mean(text, value):
+    if len(text) > 4096:
+        with pytest.raises(InvalidFileError):
+            strictyaml.parse(f"a: {text}".encode(), "x.yaml")
+        return
+    tree, _ = strictyaml.parse(f"a: {text}\n".encode(), "x.yaml")
+    assert tree == {"a": value} and type(tree["a"]) is type(value)
+
+
+# --- The schema's findings --------------------------------------------------------------------------------------------
+
+
+class Part(msgspec.Struct, forbid_unknown_fields=True):
+    size: int
+    color: str = ""
+
+
+class Whole(msgspec.Struct, forbid_unknown_fields=True):
+    format: int
+    parts: dict[str, Part] = {}
+    list: tuple[Part, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("parts: {}", "x.yaml:1: the document: object missing required field `format`"),
+        ("format: 1\nparts:\n  a:\n    size: big", "x.yaml:4: parts.a.size: expected `int`, got `str`"),
+        (
+            "format: 1\nparts:\n  a:\n    size: 1\n  b:\n    size: 1\n    colour: red",
+            "x.yaml:7: parts.b.colour: unknown field 'colour'; did you mean 'color'?",
+        ),
+        ("format: 1\nlist:\n- size: 1\n- size: no", "x.yaml:4: list.1.size: expected `int`, got `str`"),
+        ("- 1", "x.yaml:1: the document: expected `object`, got `array`"),
+        ("format: 1\n\"\\e[31m\": 1", "x.yaml:2: \\x1b[31m: unknown field '\\x1b[31m'"),
+    ],
+)  # fmt: skip
+def test_finding_names_file_line_field_and_reason(text, message):
+    with pytest.raises(InvalidFileError) as e:
+        strictyaml.load(text.encode(), "x.yaml", Whole)
+    assert str(e.value) == message
+
+
+# --- Properties -------------------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+scalars = st.none() | st.booleans() | st.integers(-(10**17), 10**17) | texts
+keys = texts.filter(lambda key: key != "<<")  # refused
+trees = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
+)
+
+
+@settings(max_examples=60)
+@given(trees)
+@example({"a": "no", "b": "010", "c": "1_000", "d": "~", "e": "", "f": "1.5", "g": "null", "h": "-0"})
+@example({"a": "\u2028\x85\ufeff\x07\x1b"})
+@example(["- x", "# x", "a: b", "&x", "*x", "!x", "'", '"', "|", ">", "%", "@", "`", "? x", ": x", "\n", " x ", "\t"])
+def test_what_is_dumped_is_read_back(tree):
+    assert strictyaml.parse(strictyaml.dump(tree), "x.yaml")[0] == tree
+
+
+@given(st.binary(max_size=200) | st.text("[]{}:,-?&*!|>'\"%@`#<\n\t ab01~.", max_size=60).map(str.encode))
+def test_whatever_the_bytes_there_is_a_tree_or_one_printable_line(data):
+    try:
+        strictyaml.parse(data, "x.yaml")
+    except InvalidFileError as e:
+        assert is_clean(e)

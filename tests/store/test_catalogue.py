@@ -1,0 +1,254 @@
+import pytest
+
+from tests import tiny
+from tests.http_server import FaultServer
+from zoo.errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError
+from zoo.formats import registry
+from zoo.plugins import PluginRegistry
+from zoo.store import catalogue, transport
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """An empty store, a default registry with `inside`, no plugin registries, short waits."""
+    default = tiny.registry(tmp_path / "default", tiny.bundle(tmp_path / "b" / "inside", name="inside"))
+    monkeypatch.setattr(registry, "default_folder", lambda: default)
+    monkeypatch.setattr("zoo.plugins.registries", list, raising=False)
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.01)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.registry(tmp_path / "lab", tiny.bundle(tmp_path / "b" / "one"))
+
+
+@pytest.fixture
+def server(folder):
+    with FaultServer(folder) as server:
+        yield server
+
+
+def names(*extra, **options):
+    return [r.name for r in catalogue.registries(extra, **options)]
+
+
+def test_default_registry_alone(home):
+    assert names() == ["default"]
+    assert not home.exists()
+
+
+def test_added_folder_and_url_come_after_the_default(folder, server):
+    catalogue.add("mine", str(folder))
+    catalogue.add("lab", server.url(""))
+    assert names() == ["default", "lab", "mine"]
+    assert catalogue.added() == {"lab": server.url(), "mine": (folder / "registry.yaml").as_uri()}
+    catalogue.remove("lab")
+    assert names() == ["default", "mine"]
+
+
+def test_given_with_the_call_comes_first_and_keeps_its_name(folder, server):
+    (given,) = (r for r in catalogue.registries([str(folder)]) if r.name != "default")
+    assert given.name.startswith("lab-") and names(str(folder)) == [given.name, "default"]
+    assert names(str(folder / "registry.yaml")) == names(str(folder))
+    assert names(server.url(""))[0].startswith("127-0-0-1-")
+    catalogue.add("mine", str(folder))
+    assert names(str(folder)) == ["mine", "default"]
+
+
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("https://h/models", "https://h/models/registry.yaml"),
+        ("https://h/models/", "https://h/models/registry.yaml"),
+        ("https://h/r/my.yaml", "https://h/r/my.yaml"),
+        ("https://h/my.yaml?key=1", "https://h/my.yaml?key=1"),
+        ("file:///a/b", "file:///a/b/registry.yaml"),
+        ("/a b/c", "file:///a%20b/c/registry.yaml"),
+    ],
+)
+def test_place_becomes_the_url_of_the_file(place, url):
+    assert catalogue.place_url(place) == url
+
+
+@pytest.mark.parametrize("place", ["ftp://h/x", "s3://bucket", "javascript://x"])
+def test_place_of_another_kind_is_refused(place):
+    with pytest.raises(UsageError, match="is no registry"):
+        catalogue.place_url(place)
+
+
+@pytest.mark.parametrize("name", ["", "A", "../x", "a/b", "-x", "x" * 65, "a b", "\x1b[31m"])
+def test_name_that_is_none_is_refused(name, folder, home):
+    with pytest.raises(UsageError, match="is no registry name"):
+        catalogue.add(name, str(folder))
+    assert not home.exists()
+
+
+def test_name_that_is_taken_is_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match="there is a registry 'default' already"):
+        catalogue.add("default", str(folder))
+    catalogue.add("lab", str(folder))
+    catalogue.add("lab", str(folder))  # the same again changes nothing
+    with pytest.raises(UsageError, match="there is a registry 'lab' already"):
+        catalogue.add("lab", str(tmp_path / "default"))
+
+
+def test_what_cannot_be_read_is_not_added(tmp_path, server):
+    with pytest.raises(NotFoundError, match=r"is no registry: it has no registry\.yaml"):
+        catalogue.add("lab", str(tmp_path / "nowhere"))
+    with pytest.raises(TransportError, match="answered 404"):
+        catalogue.add("lab", server.url("nowhere/"))
+    assert catalogue.added() == {}
+
+
+def test_unknown_registry_cannot_be_removed(folder):
+    catalogue.add("lab", str(folder))
+    with pytest.raises(NotFoundError, match=r"no registry 'lob' was added; did you mean 'lab'\?"):
+        catalogue.remove("lob")
+
+
+# --- The kept copy ----------------------------------------------------------------------------------------------------
+
+
+def test_only_a_refresh_asks_the_network(server):
+    catalogue.add("lab", server.url())
+    before = server.count()
+    assert names() == ["default", "lab"]
+    assert server.count() == before
+    assert names(refresh=True) == ["default", "lab"]
+    assert server.count() == before + 1
+
+
+def test_refresh_shows_what_is_new(server, folder, tmp_path):
+    catalogue.add("lab", server.url())
+    tiny.registry(folder, tiny.bundle(tmp_path / "b" / "two", version=2))
+    assert sorted(catalogue.registries()[1].document.models["tiny"].versions) == [1]
+    assert sorted(catalogue.registries(refresh=True)[1].document.models["tiny"].versions) == [1, 2]
+    assert sorted(catalogue.registries()[1].document.models["tiny"].versions) == [1, 2]
+
+
+def test_without_network_the_kept_copy_serves(folder, caplog):
+    with FaultServer(folder) as server:
+        catalogue.add("lab", server.url())
+    assert names(refresh=True) == ["default", "lab"]
+    (line,) = caplog.messages
+    assert (
+        line.startswith("the registry 'lab' is as it was last read: ")
+        and "no connection" in line
+        and line.isprintable()
+    )
+
+
+@pytest.mark.parametrize("behaviour", ["html_page", "wrong_bytes", "endless", "missing", "gzipped"])
+def test_registry_that_became_something_else_leaves_the_kept_copy(folder, behaviour, caplog):
+    with FaultServer(folder) as server:
+        catalogue.add("lab", server.url())
+        url = server.url()
+        server.content = {"registry.yaml": b"<html>" if behaviour == "html_page" else b"\0" * 2_000_000}
+        assert [r.document.models.keys() for r in catalogue.registries(refresh=True)] == [{"inside"}, {"tiny"}]
+        assert "is as it was last read" in caplog.text
+        with pytest.raises((TransportError, InvalidFileError)):
+            catalogue.registries([url.replace("normal", behaviour)], refresh=True)
+
+
+def test_registry_over_the_cap_is_refused(server):
+    server.content = {"registry.yaml": b"#" * (1 << 20) + b"\n"}
+    with pytest.raises(TransportError, match="more than the 1,048,576 bytes"):
+        catalogue.add("lab", server.url())
+
+
+def test_published_version_that_changes_is_refused(server, folder, tmp_path, caplog):
+    catalogue.add("lab", server.url())
+    before = catalogue.registries()[1].document
+    server.content = tiny.registry(tmp_path / "changed", tiny.bundle(tmp_path / "b" / "changed", seed=5))
+    assert catalogue.registries(refresh=True)[1].document == before
+    assert "lab/tiny:1 had the digest" in caplog.text and "a published version never changes" in caplog.text
+    catalogue.registries([server.url()])  # the kept copy, no network
+    with pytest.raises(IntegrityError):
+        catalogue._fetch("lab", server.url(), catalogue.registries()[1])
+
+
+def test_kept_copy_of_another_url_does_not_stand_in(server, folder, home):
+    catalogue.add("lab", server.url())
+    catalogue.remove("lab")
+    assert list((home / "registries").iterdir()) == []
+    catalogue.add("lab", server.url())
+    catalogue._write_list({"lab": "http://127.0.0.1:9/registry.yaml"})  # edited by hand
+    assert names() == ["default"]
+
+
+def test_remote_registry_cannot_name_local_files(server, folder):
+    text = (folder / "registry.yaml").read_text()
+    server.content = {"registry.yaml": text.replace("url: models/tiny/1/README.md", "url: file:///etc/passwd").encode()}
+    catalogue.add("lab", server.url())
+    remote = catalogue.registries()[1]
+    with pytest.raises(InvalidFileError, match="has the scheme 'file'; it may be http or https"):
+        remote.file_url(remote.document.models["tiny"].versions[1].files["README.md"])
+
+
+# --- What is broken must not break the rest ---------------------------------------------------------------------------
+
+
+def test_broken_folder_registry_is_left_out_in_one_line(folder, caplog):
+    catalogue.add("lab", str(folder))
+    (folder / "registry.yaml").write_text("models: [\x1b]0;owned")
+    assert names() == ["default"]
+    (line,) = caplog.messages
+    assert line.startswith("the registry 'lab' is left out: ") and line.isprintable()
+
+
+def test_broken_default_registry_is_left_out(folder, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(registry, "default_folder", lambda: tmp_path / "nowhere")
+    catalogue.add("lab", str(folder))
+    assert names() == ["lab"]
+
+
+def test_broken_list_of_registries_is_left_out(home, caplog):
+    home.mkdir()
+    (home / "registries.yaml").write_text("registries: 7\nformat: 1\n")
+    assert names() == ["default"]
+    assert "registries.yaml:1: registries: expected `object`" in caplog.text
+    with pytest.raises(InvalidFileError):
+        catalogue.added()
+
+
+def test_given_with_the_call_and_broken_is_an_error(tmp_path):
+    with pytest.raises(NotFoundError, match="is no registry"):
+        catalogue.registries([str(tmp_path / "nowhere")])
+
+
+def test_plugin_registries(folder, monkeypatch, tmp_path, caplog):
+    found = [
+        PluginRegistry(name="carried", distribution="zoo-x", version="1", folder=folder),
+        PluginRegistry(name="gone", distribution="zoo-y", version="1", folder=None),
+        PluginRegistry(name="broken", distribution="zoo-z", version="1", folder=tmp_path),
+        PluginRegistry(name="carried", distribution="zoo-late", version="1", folder=tmp_path / "other"),
+        PluginRegistry(name="default", distribution="zoo-evil", version="1", folder=folder),  # can't take the name
+    ]
+    monkeypatch.setattr("zoo.plugins.registries", lambda: found)
+    assert names() == ["default", "carried"]
+    assert catalogue.registries()[0].document.models.keys() == {"inside"}
+    assert (
+        "the registry 'gone' of zoo-y is left out" in caplog.text and "the registry 'broken' is left out" in caplog.text
+    )
+    assert "the registry 'carried' of zoo-late is left out: zoo-x has that name" in caplog.text
+    assert "the registry 'default' of zoo-evil is left out: zoo has that name" in caplog.text
+
+
+def test_an_added_registry_whose_name_a_plugin_took_is_left_out_with_a_line(folder, server, monkeypatch, caplog):
+    catalogue.add("lab", server.url())
+    monkeypatch.setattr(
+        "zoo.plugins.registries",
+        lambda: [PluginRegistry(name="lab", distribution="zoo-x", version="1", folder=folder)],
+    )
+    assert [r.url for r in catalogue.registries() if r.name == "lab"] == [(folder / "registry.yaml").as_uri()]
+    assert "the registry 'lab' that was added is left out: zoo-x has that name" in caplog.text
+
+
+def test_store_that_cannot_be_written_still_lists(server, home, caplog):
+    home.write_text("a file")
+    assert names(server.url())[1:] == ["default"]
+    assert "was read but cannot be kept" in caplog.text
+    with pytest.raises(StoreError):
+        catalogue.add("lab", server.url())

@@ -1,0 +1,128 @@
+"""The figures of a model's card: its family's measurements, over ONNX Runtime, on a part of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..errors import InvalidFileError, UsageError
+from ..hookspecs import MeasureRequest, Metric, Port
+from ..plugins import load
+from ..ports.image import channels_of
+from ..ports.kinds import kind_of
+from ..run.model import Model
+from ..text import did_you_mean
+from . import data as datasets
+from .data import Dataset
+
+GENERATE = "generate"
+"""The task of a model that draws."""
+
+Progress = Callable[[Iterator, int], Iterator]
+"""Wraps an iterator with a known length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a model is measured with; the options of `zoo eval` have the same names and say what they mean."""
+
+    data: Path
+    split: str = "test"
+    data_name: str = ""
+    image_size: int | None = None
+    skip: int = 0
+    limit: int | None = None
+    samples: int | None = None
+    assignments: Sequence[str] = ()  # `steps=10`, ports of the drawing task
+    inception: Path | None = None
+
+    def command(self, name: str, judge: str | None) -> list[str]:
+        """The words of the command that measures the same again."""
+        words = ["zoo", "eval", name, "--data", str(self.data)]
+        words += ["--split", self.split] if self.split != "test" else []
+        for option in ("data_name", "image_size", "skip", "limit", "samples", "inception"):
+            value = getattr(self, option)
+            words += [f"--{option.replace('_', '-')}", str(value)] if value else []
+        for assignment in self.assignments:
+            words += ["--set", assignment]
+        return words + (["--judge", judge] if judge else [])
+
+
+def measure(model: Model, judge: Model | None, how: Measurement, progress: Progress) -> list[Metric]:
+    """A model's metrics, as its family measures them.
+
+    Args:
+        judge: a classifier that says what pictures show.
+
+    Raises:
+        InvalidFileError: the model has no pictures, or the data cannot be read.
+        UsageError: options that mean nothing to the model, or pictures without labels for a judge.
+    """
+    manifest = model.manifest
+    ports = (p for t in manifest.tasks.values() for p in (*t.inputs.values(), *t.outputs.values()))
+    channels = channels_of(ports)
+    if channels is None:
+        raise InvalidFileError(f"{manifest.name} neither takes nor gives pictures: there is nothing to measure")
+    # Whoever says what pictures show knows what the labels mean; else the labels do not matter.
+    judging = judge.manifest if judge else manifest if "classify" in manifest.tasks else None
+    source = {
+        "channels": channels,
+        "image_size": how.image_size,
+        "classes": judging.classes if judging else (),
+        "name": how.data_name,
+    }
+    data = datasets.read(how.data, split=how.split, skip=how.skip, limit=how.limit, **source)
+    if judging and data.labels.min() < 0:
+        raise UsageError(
+            f"{how.data} has pictures without a label: a classifier's verdict has nothing to be compared with"
+        )
+    draws = GENERATE in manifest.tasks
+    for option, value in (("samples", how.samples), ("set", how.assignments), ("inception", how.inception)):
+        if value and not draws:
+            raise UsageError(f"{manifest.name} draws no pictures: --{option} means nothing to it")
+    request = MeasureRequest(
+        family=manifest.family,
+        config=manifest.config,
+        model=model,
+        images=data.images,
+        labels=data.labels,
+        judge=judge,
+        progress=progress,
+        judged_by=f"{judge.manifest.name}:{judge.manifest.version}@sha256:{judge.digest}" if judge else "",
+        training_images=_training_images(data, how, source) if draws else None,
+        samples=how.samples or 0,
+        options=dict(_assigned(a, manifest.tasks[GENERATE].inputs) for a in how.assignments),
+        inception=how.inception,
+    )
+    metrics = load(manifest.family).call("measure", request)
+    name = f"{data.name} {how.split}"
+    return [msgspec.structs.replace(m, data=name, samples=m.samples or len(data)) for m in metrics]
+
+
+def _training_images(data: Dataset, how: Measurement, source: dict[str, Any]) -> np.ndarray | None:
+    """The pictures of the training part that are not measured with; None where the data has no parts."""
+    whole = datasets.read(how.data, split="train", **source)
+    if data.split == "train":
+        rest = np.delete(whole.images, slice(how.skip, how.skip + len(data)), axis=0)
+        return rest if len(rest) else None
+    test = datasets.read(how.data, split="test", **source)
+    return None if whole.sha256 == test.sha256 else whole.images
+
+
+def _assigned(assignment: str, ports: Mapping[str, Port]) -> tuple[str, float]:
+    """`steps=10` as a port and its value."""
+    name, equals, text = assignment.partition("=")
+    free = {port: number for port, declared in ports.items() if (number := kind_of(declared).number)}
+    if not equals or name not in free:
+        raise UsageError(
+            f"--set '{assignment}' must be PORT=NUMBER, the port one of {', '.join(free)}{did_you_mean(name, free)}"
+        )
+    try:
+        return name, free[name](text)
+    except ValueError:
+        raise UsageError(f"--set {assignment}: '{text}' is not a number") from None

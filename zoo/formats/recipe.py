@@ -1,0 +1,113 @@
+"""How a file was made: the recipe inside it, such as the text chunk `zoo` of a PNG.
+
+A recipe is JSON that a stranger may have written: it is read by a strict schema, names a model by reference and digest
+(never a folder), and input files by name and SHA-256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import IntegrityError, InvalidFileError, NotFoundError
+from ..media.files import InputFile, read_input
+from ..media.pictures import MAX_METADATA
+from ..ports.kind import Form
+from ..ports.kinds import forms
+from ..text import safe_text
+from .reference import Reference
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+FORMAT = 1
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """An input file: its name without folders (`-` was stdin), and its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What a picture was made from and with."""
+
+    format: int = FORMAT
+    model: str  # reference; the digest decides
+    digest: str
+    task: str
+    output: str  # the port whose pictures these are
+    options: dict[str, Any]
+    seed: int | None  # of the first picture
+    number: int | None  # -n
+    tile: int | None = None  # --tile
+    example: bool  # inputs from the model's first golden case
+    files: dict[str, list[FileRecord]]  # by option
+    provider: str
+    versions: dict[str, str]
+    grid: Any = None  # how the whole batch lies in one file, as the output's form says
+    index: int | None = None  # the one of the batch that this file contains; None: all
+
+
+def read_recipe(path: str) -> tuple[Recipe, Form, np.ndarray]:
+    """The recipe in a file that `zoo run` wrote, the form of the file, and the batch that it contains.
+
+    Raises:
+        InvalidFileError: not a file of zoo's, or one that another program changed.
+    """
+    file = read_input(path)
+    shown = safe_text(file.name)
+    form = next((form for form in forms() if form.reads(file)), None)
+    text = form.recipe_of(file) if form else None
+    if form is None or text is None:
+        raise InvalidFileError(f"{shown} does not say how it was made: zoo did not write it, or it lost its metadata")
+    try:
+        if len(text) > MAX_METADATA:
+            raise msgspec.ValidationError(f"{len(text):,} characters")
+        recipe = msgspec.json.decode(text, type=Recipe)
+    except (msgspec.MsgspecError, RecursionError) as e:
+        raise InvalidFileError(f"{shown}: its metadata is not what zoo writes: {safe_text(e)[:200]}") from None
+    if recipe.format != FORMAT:
+        raise InvalidFileError(f"{shown}: its recipe has format {recipe.format}; this zoo reads {FORMAT}: upgrade zoo")
+    try:
+        return recipe, form, form.decode_batch(file, recipe.grid, recipe.index)
+    except (InvalidFileError, msgspec.ValidationError) as e:
+        raise InvalidFileError(f"{shown}: {safe_text(e)[:200]}") from None
+
+
+def recipe_reference(recipe: Recipe) -> str:
+    """The reference to look for, digest included. A recipe that names a path is refused."""
+    reference = Reference.parse(recipe.model)
+    return str(Reference(reference.name, reference.registry, reference.version, recipe.digest))
+
+
+def recipe_model(recipe: Recipe) -> str:
+    """`vqvae-fashion:1 (ab12cd34ef56…)`."""
+    return f"{safe_text(recipe.model)[:200]} ({safe_text(recipe.digest)[:12]}…)"
+
+
+def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
+    """The path of an input file: the candidate with its bytes.
+
+    Raises:
+        NotFoundError, IntegrityError: none is there, or the one of that name has other bytes.
+    """
+    shown = "what stdin gave" if record.name == "-" else safe_text(record.name)
+    changed = None
+    for path in candidates:
+        if not Path(path).is_file():
+            continue
+        file: InputFile = read_input(path)
+        if file.sha256 == record.sha256:
+            return path
+        if file.name == record.name:
+            changed = path
+    ask = f"give the file with --file FILE (SHA-256 {safe_text(record.sha256)[:12]}…)"
+    if changed:
+        raise IntegrityError(f"{safe_text(changed)} is no longer the file that the picture was made from; {ask}")
+    raise NotFoundError(f"the picture was made from {shown}, which is not here; {ask}")

@@ -1,0 +1,40 @@
+"""What a person types to name a model: `[registry/]name[:version][@sha256:digest]`."""
+
+import re
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from ..text import safe_text
+
+_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+
+
+_REFERENCE = re.compile(
+    rf"(?:(?P<registry>{_NAME})/)?(?P<name>{_NAME})(?::(?P<version>[1-9][0-9]{{0,8}}))?(?:@sha256:(?P<digest>[0-9a-f]{{64}}))?"
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`[registry/]name[:version][@sha256:digest]`."""
+
+    name: str
+    registry: str | None = None
+    version: int | None = None
+    digest: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Reference":
+        """A reference out of what a person typed."""
+        if not (match := _REFERENCE.fullmatch(text)):
+            raise UsageError(
+                f"'{safe_text(text)}' is no model reference; it looks like name, name:2, name@sha256:… or registry/name"
+            )
+        version = match["version"]
+        return cls(match["name"], match["registry"], int(version) if version else None, match["digest"])
+
+    def __str__(self) -> str:
+        registry = f"{self.registry}/" if self.registry else ""
+        version = f":{self.version}" if self.version else ""
+        digest = f"@sha256:{self.digest}" if self.digest else ""
+        return f"{registry}{self.name}{version}{digest}"

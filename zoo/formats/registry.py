@@ -1,0 +1,259 @@
+"""`registry.yaml`: which models there are, in which versions, and where their files lie.
+
+A registry is a YAML file beside its files: any folder, web server or bucket is one. It maps each version to the
+model's digest and to the size, SHA-256 and URL of each file, URLs relative to the registry's own place.
+docs/registry.md describes the format. This module reads, resolves, searches and publishes; it fetches nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urljoin, urlsplit
+
+from msgspec import Meta
+
+from ..errors import IntegrityError, InvalidFileError, NotFoundError
+from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
+from ..system.files import write_atomically
+from ..system.places import default_folder, path_of
+from ..text import did_you_mean, safe_text
+from . import strictyaml
+from .fields import Struct, check_file_names
+from .reference import Reference
+
+if TYPE_CHECKING:
+    from .manifest import Manifest  # it knows the whole contract, which reading a registry does not need
+
+FORMAT = 1
+REGISTRY = "registry.yaml"
+DEFAULT = "default"
+"""The name of the registry that is inside the package."""
+
+
+class RegistryFile(Struct, kw_only=True):
+    """A file of a version: its bytes, and where they are."""
+
+    size: Size
+    sha256: Sha256
+    url: Annotated[str, Meta(min_length=1, max_length=2000)]  # relative to the registry, or absolute
+
+
+class RegistryVersion(Struct, kw_only=True):
+    """A published version. It never changes."""
+
+    digest: Sha256  # of its model.yaml
+    files: dict[FileName, RegistryFile]  # all, model.yaml among them
+
+    @property
+    def size(self) -> int:
+        return sum(f.size for f in self.files.values())
+
+
+class RegistryModel(Struct, kw_only=True):
+    """What a registry says of a model without fetching it."""
+
+    summary: Line
+    family: Name
+    license: Annotated[str, Meta(min_length=1, max_length=100)]
+    tasks: tuple[PortName, ...]
+    versions: dict[Annotated[int, Meta(ge=1, le=10**9)], RegistryVersion]
+
+
+class RegistryDocument(Struct, kw_only=True):
+    """The file's top level."""
+
+    format: int
+    models: dict[Name, RegistryModel] = {}
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry that was read: its local name, its place, what is in it."""
+
+    name: str
+    url: str  # of registry.yaml itself: file:// or http(s)://
+    document: RegistryDocument
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a remote registry."""
+        return path_of(self.url).parent if urlsplit(self.url).scheme == "file" else None
+
+    def file_url(self, file: RegistryFile) -> str:
+        """The absolute URL of a file. A remote registry can't name local files; schemes are http, https, file."""
+        url = urljoin(self.url, file.url)
+        scheme = urlsplit(url).scheme
+        allowed = ("file", "http", "https") if urlsplit(self.url).scheme == "file" else ("http", "https")
+        if scheme not in allowed:
+            raise InvalidFileError(
+                f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} has the scheme"
+                f" '{safe_text(scheme)}'; it may be {' or '.join(allowed)}"
+            )
+        if scheme == "file" and not path_of(url).resolve().is_relative_to(self.folder.resolve()):
+            raise InvalidFileError(
+                f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} leaves the registry's folder"
+            )
+        return url
+
+
+# --- References -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of one model of one registry."""
+
+    registry: Registry
+    name: str
+    version: int
+
+    @property
+    def model(self) -> RegistryModel:
+        return self.registry.document.models[self.name]
+
+    @property
+    def files(self) -> dict[str, RegistryFile]:
+        return self.model.versions[self.version].files
+
+    @property
+    def digest(self) -> str:
+        return self.model.versions[self.version].digest
+
+    @property
+    def size(self) -> int:
+        return self.model.versions[self.version].size
+
+    @property
+    def reference(self) -> Reference:
+        """Complete: registry, name, version and digest."""
+        return Reference(self.name, self.registry.name, self.version, self.digest)
+
+    def __str__(self) -> str:
+        prefix = "" if self.registry.name == DEFAULT else f"{self.registry.name}/"
+        return f"{prefix}{self.name}:{self.version}"
+
+
+def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
+    """The entry that a reference names; the first registry that has the model wins, the highest version is meant.
+
+    Raises:
+        NotFoundError: no such registry, model or version; near misses are suggested.
+    """
+    registries = list(registries)
+    searched = [r for r in registries if reference.registry in (None, r.name)]
+    if reference.registry and not searched:
+        names = [r.name for r in registries]
+        raise NotFoundError(
+            f"no registry '{safe_text(reference.registry)}'; there are {', '.join(names) or 'none'}"
+            + did_you_mean(reference.registry, names)
+        )
+    found = [r for r in searched if reference.name in r.document.models]
+    if not found:
+        known = [name for r in searched for name in r.document.models]
+        hint = did_you_mean(reference.name, known) or "; `zoo list` shows what there is"
+        raise NotFoundError(f"no model '{safe_text(reference.name)}' in {_named(searched)}{hint}")
+    for registry in found:
+        versions = registry.document.models[reference.name].versions
+        for version in sorted(versions, reverse=True):
+            if reference.version in (None, version) and reference.digest in (None, versions[version].digest):
+                return Entry(registry, reference.name, version)
+    there = [f"{version}" for r in found for version in sorted(r.document.models[reference.name].versions)]
+    wanted = f"digest {reference.digest[:12]}…" if reference.digest else f"version {reference.version}"
+    raise NotFoundError(f"{reference.name} has no {wanted} in {_named(found)}; versions there: {', '.join(there)}")
+
+
+def _named(registries: list[Registry]) -> str:
+    return ", ".join(f"registry '{safe_text(r.name)}'" for r in registries) or "any registry"
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def parse(data: bytes, name: str, url: str) -> Registry:
+    """A registry out of its file's bytes.
+
+    Args:
+        name: its local name.
+        url: of the registry.yaml itself.
+
+    Raises:
+        InvalidFileError: `url:line: field: reason`.
+    """
+    source = str(path_of(url)) if urlsplit(url).scheme == "file" else url
+    document = strictyaml.load(data, source, RegistryDocument)
+    if document.format != FORMAT:
+        raise InvalidFileError(
+            f"{safe_text(source)}: format {document.format}; this zoo reads format {FORMAT}: upgrade zoo"
+        )
+    for model_name, model in document.models.items():
+        if not model.versions:
+            raise InvalidFileError(f"{safe_text(source)}: models.{model_name}: a model has at least one version")
+        for version, entry in model.versions.items():
+            where = f"{source}: models.{model_name}.versions.{version}"
+            check_file_names(entry.files, where)
+            if MANIFEST not in entry.files or entry.files[MANIFEST].sha256 != entry.digest:
+                raise InvalidFileError(
+                    f"{safe_text(where)}: the digest must be the SHA-256 of its {MANIFEST}, which must be listed"
+                )
+    return Registry(name, url, document)
+
+
+def read(folder: Path, name: str) -> Registry:
+    """The registry of a local folder (or of a registry.yaml itself)."""
+    path = (folder if folder.name == REGISTRY else folder / REGISTRY).absolute()
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{safe_text(folder)} is no registry: it has no {REGISTRY}") from None
+    return parse(data, name, path.as_uri())
+
+
+def read_default() -> Registry:
+    return read(default_folder(), DEFAULT)
+
+
+# --- Publishing -------------------------------------------------------------------------------------------------------
+
+
+def add_version(document: RegistryDocument, manifest: "Manifest", digest: str, manifest_size: int) -> RegistryDocument:
+    """The document with a version added.
+
+    Raises:
+        IntegrityError: the version exists with another digest; a published version never changes.
+    """
+    base = PurePosixPath("models", manifest.name, str(manifest.version))
+    files = {MANIFEST: RegistryFile(size=manifest_size, sha256=digest, url=str(base / MANIFEST))}
+    for name, file in manifest.files.items():
+        files[name] = RegistryFile(size=file.size, sha256=file.sha256, url=str(base / name))
+    version = RegistryVersion(digest=digest, files=files)
+    versions = dict(document.models[manifest.name].versions) if manifest.name in document.models else {}
+    if (there := versions.get(manifest.version)) and there.digest != digest:
+        raise IntegrityError(
+            f"{manifest.name}:{manifest.version} is published with digest {there.digest[:12]}…, this bundle has"
+            f" {digest[:12]}…; a published version never changes: give the bundle a higher version"
+        )
+    versions[manifest.version] = version
+    newest = manifest.version == max(versions)
+    model = document.models.get(manifest.name)
+    if newest or model is None:
+        model = RegistryModel(
+            summary=manifest.summary,
+            family=manifest.family,
+            license=manifest.license,
+            tasks=tuple(name for name, task in manifest.tasks.items() if not task.part_of),
+            versions={},
+        )
+    model = RegistryModel(
+        summary=model.summary,
+        family=model.family,
+        license=model.license,
+        tasks=model.tasks,
+        versions=dict(sorted(versions.items())),
+    )
+    return RegistryDocument(format=FORMAT, models=dict(sorted((document.models | {manifest.name: model}).items())))
+
+
+def write(document: RegistryDocument, folder: Path) -> None:
+    """Replaces the folder's registry.yaml in one step: a reader sees the old one or the new one."""
+    write_atomically(folder / REGISTRY, strictyaml.dump(document))

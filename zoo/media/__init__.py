@@ -1,0 +1,9 @@
+"""Bytes of files to arrays, and back: pictures, safetensors and .npy arrays. The one home of pixel ranges.
+
+Plugins use the names below; the rest is in `files.py`, `pictures.py` and `tensors.py`.
+"""
+
+from .files import STDIN, InputFile, Note, read_input
+from .pictures import Grid, decode_picture, encode_png, read_pictures
+
+__all__ = ["STDIN", "Grid", "InputFile", "Note", "decode_picture", "encode_png", "read_input", "read_pictures"]

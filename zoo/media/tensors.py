@@ -1,0 +1,209 @@
+"""safetensors files: the header read with care, then arrays out and in.
+
+A header is JSON that a stranger wrote. One of 70 MB costs the usual reader 22 s and 2.7 GB, so its size, its number of
+tensors and their layout are checked here first, before any other code opens the file. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidFileError
+from ..text import safe_text
+from .files import STDIN, InputFile, shown_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_HEADER_BYTES = 8 << 20
+MAX_TENSORS = 100_000
+MAX_NAME = 500
+MAX_RANK = 16
+
+ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+"""The element types that are read here, and the size of an element in bytes."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's place in its file."""
+
+    dtype: str  # the format's own name: F32, I64, U8, …
+    shape: tuple[int, ...]
+    offset: int  # of its first byte, counted from the start of the file
+    length: int  # bytes
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, in the order of their bytes.
+
+    Raises:
+        InvalidFileError: not a safetensors file, larger than the limits, or tensors that overlap or leave gaps.
+    """
+    return _read(path)[0]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The file's `__metadata__`, empty where there is none."""
+    return _read(path)[1]
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file, by name.
+
+    Raises:
+        InvalidFileError: as `read_header`, and for element types that numpy lacks (BF16).
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    read_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError, TypeError) as e:
+        raise InvalidFileError(f"{safe_text(path)} cannot be read as safetensors: {safe_text(e)}") from None
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes arrays; the same arrays give the same bytes, if `metadata` has one entry at most: their order varies.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    # Not np.ascontiguousarray: it turns a scalar into an array of one.
+    whole = {name: np.asarray(a, order="C") for name, a in arrays.items()}
+    try:
+        save_file(whole, path, metadata=dict(metadata or {}) or None)
+    except SafetensorError as e:
+        if number := re.search(r"\(os error (\d+)\)", str(e)):  # the system's error, which it tells as text
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with path.open("rb") as f:
+            size = f.seek(0, 2)
+            f.seek(0)
+            start = f.read(8)
+            header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, size - 8):
+                raise ValueError(f"a header of {header_bytes:,} bytes in a file of {size:,}")
+            header = f.read(header_bytes)
+        return _parse(header, size)
+    except OSError as e:
+        raise InvalidFileError(f"{safe_text(path)} cannot be read: {e.strerror}") from None
+    except (ValueError, RecursionError) as e:
+        raise InvalidFileError(f"{safe_text(path)} is no valid safetensors file: {safe_text(e)[:200]}") from None
+
+
+def _parse(header: bytes, file_size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """ValueError, with the reason, for whatever is not as the format says."""
+    tree = json.loads(header.decode("utf-8"), object_pairs_hook=_object)
+    if not isinstance(tree, dict):
+        raise ValueError("the header is no JSON object")
+    metadata = tree.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("__metadata__ holds something else than text")
+    if len(tree) > MAX_TENSORS:
+        raise ValueError(f"{len(tree):,} tensors; at most {MAX_TENSORS:,}")
+
+    data_start = 8 + len(header)
+    tensors = {name: _tensor(name, entry, data_start) for name, entry in tree.items()}
+    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].length)))
+    end = data_start
+    for name, tensor in tensors.items():
+        if tensor.offset != end:
+            raise ValueError(f"the bytes of '{name}' overlap others or leave a gap")
+        end += tensor.length
+    if end != file_size:
+        raise ValueError(f"the tensors end at byte {end:,} of {file_size:,}")
+    return tensors, metadata
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands in the header twice")
+    return result
+
+
+def _tensor(name: str, entry: Any, data_start: int) -> Tensor:
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"a tensor's name has 1 to {MAX_NAME} printable characters, not '{name[:50]}'")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"'{name}' needs dtype, shape and data_offsets, and nothing else")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise ValueError(f"'{name}' has an unknown dtype")
+    if not _naturals(shape) or len(shape) > MAX_RANK:
+        raise ValueError(f"'{name}' has no valid shape")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"'{name}' has no valid data_offsets")
+    length = offsets[1] - offsets[0]
+    if prod(shape) * ITEM_BYTES[dtype] != length:
+        raise ValueError(f"'{name}' has {length:,} bytes, which its dtype and shape do not give")
+    return Tensor(dtype, tuple(shape), data_start + offsets[0], length)
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
+
+
+METADATA_KEY = "zoo"
+
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+def encode_npy(array: np.ndarray) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def encode_safetensors(arrays: Mapping[str, np.ndarray], made_by: Mapping[str, Any]) -> bytes:
+    with TemporaryDirectory(prefix="zoo-") as folder:
+        path = Path(folder) / "out.safetensors"
+        save(path, arrays, {METADATA_KEY: json.dumps(made_by)})
+        return path.read_bytes()
+
+
+def read_npy(file: InputFile) -> np.ndarray:
+    """The array of a `.npy` file. Nothing is ever unpickled."""
+    import numpy as np
+
+    try:
+        return np.load(io.BytesIO(file.data), allow_pickle=False)
+    except Exception as e:  # a header is a Python literal: parsing it raises many things
+        reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
+        raise InvalidFileError(f"{shown_name(file.name)} cannot be read as .npy: {reason[:200]}") from None
+
+
+def read_safetensors(file: InputFile) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with TemporaryDirectory(prefix="zoo-") as folder:
+        path = Path(folder) / ("stdin" if file.name == STDIN else "tokens")
+        path.write_bytes(file.data)
+        try:
+            return load(path), read_metadata(path)
+        except InvalidFileError as e:
+            raise InvalidFileError(str(e).replace(str(path), shown_name(file.name))) from None

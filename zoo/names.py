@@ -1,0 +1,28 @@
+"""What things are called: patterns of names and digests, and the files of a bundle.
+
+The contract and the file formats both need it; `zoo list` reads registries without loading the whole contract.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+MANIFEST = "model.yaml"
+GOLDEN = "golden.safetensors"
+
+# Patterns end in \Z, since `$` matches before a last newline too.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]  # of tasks and metrics too
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+# A file of a bundle lies in its folder itself: no separators, no leading dot, nothing Windows reads differently.
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")]
+Line = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^[^\n\r]*\Z")]
+Text = Annotated[str, Meta(max_length=2000)]
+Size = Annotated[int, Meta(ge=0, le=1 << 50)]
+Version = Annotated[int, Meta(ge=1, le=10**9)]
+License = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+() -]{1,100}\Z")]  # SPDX expression
+
+
+def graph_file(task: str) -> str:
+    """The name of a task's graph in its bundle."""
+    return f"{task}.onnx"

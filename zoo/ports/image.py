@@ -1,0 +1,164 @@
+"""Pictures: uint8 [batch, height, width, channels] in a graph, PNG and other formats in files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import InvalidFileError, UsageError
+from ..hookspecs import Port, Task, Tile, Tolerance
+from ..media.files import InputFile, read_input
+from ..media.pictures import Grid, check_picture_size, decode_png, encode_png, is_png, read_pictures
+from .kind import MAX_BATCH, Form, Kind, Option, Read, RealInputs, Source, percent
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Pictures(Form):
+    """A batch as one PNG, in a grid, with its recipe in a text chunk."""
+
+    name = "pictures"
+    suffixes = (".png",)
+    shared = False
+
+    def encode_batch(self, batch: np.ndarray, recipe: str) -> bytes:
+        return encode_png(Grid.of(batch).join(batch), recipe)
+
+    def layout(self, batch: np.ndarray) -> Grid:
+        return Grid.of(batch)
+
+    def reads(self, file: InputFile) -> bool:
+        return is_png(file)
+
+    def recipe_of(self, file: InputFile) -> str | None:
+        return decode_png(file)[1]
+
+    def decode_batch(self, file: InputFile, layout: Any, index: int | None) -> np.ndarray:
+        whole, _ = decode_png(file)
+        grid = msgspec.convert(layout, Grid)
+        numbers = (grid.count, grid.columns, grid.height, grid.width)
+        sound = min(numbers) > 0 and grid.count <= MAX_BATCH and grid.gap >= 0
+        if sound and index is None and whole.shape[:2] == grid.shape:
+            return grid.split(whole)
+        if sound and index in range(grid.count) and whole.shape[:2] == (grid.height, grid.width):
+            return whole[None]
+        raise InvalidFileError("the picture's size and its recipe differ: another program changed it")
+
+
+PICTURES = Pictures()
+
+
+class Pixels(Kind):
+    """What pictures and masks have in common. Not a kind itself."""
+
+    dtype = "uint8"
+    ranks = (4,)
+    follows = True
+    form = PICTURES
+    codec = "pixels"
+    shown = "pictures"
+
+    def limits(self, port: Port) -> Iterator[str]:
+        if port.minimum_size:
+            yield f"{port.minimum_size}x{port.minimum_size} or more"
+        if port.maximum_pixels:
+            yield f"at most {port.maximum_pixels:,} pixels"
+        yield from super().limits(port)
+
+    def from_value(self, name: str, port: Port, value: Any) -> np.ndarray:
+        import numpy as np
+
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise UsageError(f"{name} has rows of different lengths; give an array") from None
+        if array.dtype != port.dtype:
+            raise UsageError(f"{name} is {array.dtype}; pictures are uint8, 0 .. 255")
+        return array
+
+    def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
+        height, width = array.shape[1:3]
+        check_picture_size(name, port, height, width)
+        super().check_array(name, port, array)
+
+    def read(self, given: Any, source: Source) -> Read:
+        files = [read_input(path) for path in given]
+        pictures = read_pictures(files, source.name, source.port, source.note, smooth=self.smooth)
+        return Read({source.name: pictures}, files)
+
+    smooth = True
+    """Whether a picture that is scaled may get values between those that it had."""
+
+    def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
+        import numpy as np
+
+        levels = np.abs(actual.astype(np.int16) - expected.astype(np.int16))
+        worst, near = int(levels.max()), float((levels <= tolerance.pixel_levels).mean())
+        within = near >= tolerance.pixel_share and worst <= tolerance.pixel_levels_worst
+        unit = "level" if tolerance.pixel_levels == 1 else "levels"
+        return worst, within, f"{percent(near)} within {tolerance.pixel_levels} {unit}, worst {worst}"
+
+    def pixels_a_step(self, tile: Tile) -> int:
+        return 1
+
+    def host_sample(self, port: Port) -> str:
+        return "picture.npy"
+
+    def dimensions(self, port: Port, height: int, width: int) -> dict[str, int]:
+        smallest = port.minimum_size or 1
+        wanted = [
+            max(smallest, size) if isinstance(dim, str) else dim
+            for dim, size in zip(port.shape[1:3], (height, width), strict=True)
+        ]
+        if port.maximum_pixels and wanted[0] * wanted[1] > port.maximum_pixels:
+            wanted = [smallest, smallest]
+        return {dim: size for dim, size in zip(port.shape[1:3], wanted, strict=True) if isinstance(dim, str)}
+
+    def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray | None:
+        return _shrunk(inputs.pictures, port.shape)
+
+
+class Image(Pixels):
+    name = "image"
+    shape = "[batch, height, width, channels]"
+    last = (1, 3)
+    meaning = "1 (grey) or 3 (RGB) channels, 0 .. 255; all of a batch have one size"
+    fed = False
+    field = "picture"
+    sample = "picture.png"
+
+    def option(self, name: str, port: Port, task: Task) -> Option:
+        limits = f"at least {port.minimum_size or 1} pixels a side; PNG, JPEG, WebP, GIF, BMP, or - for stdin"
+        help = self.help(name, port, limits)
+        return Option(name, help, metavar="FILE", multiple=True, file=True, positional=True)
+
+    def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+        import numpy as np
+
+        from ..media.drawings import drawing
+
+        return np.stack([drawing(*shape[1:], rng) for _ in range(shape[0])])
+
+
+def channels_of(ports: Iterable[Port]) -> int | None:
+    """1 or 3: the channels of the first port that is an image; None where none is."""
+    return next((int(port.shape[-1]) for port in ports if port.kind == Image.name), None)
+
+
+def first_image(ports: Iterable[Port]) -> Port | None:
+    """The first port that is an image."""
+    return next((port for port in ports if port.kind == Image.name), None)
+
+
+def _shrunk(pictures: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray | None:
+    """Pictures in a port's fixed size, each pixel the mean of a block; None where no blocks fit."""
+    sizes = zip(pictures.shape[1:3], shape[1:3], strict=True)
+    height, width = (have if isinstance(want, str) else want for have, want in sizes)
+    number, rows, columns, channels = pictures.shape
+    if rows % height or columns % width:
+        return None
+    blocks = pictures.reshape(number, height, rows // height, width, columns // width, channels)
+    return blocks.mean(axis=(2, 4)).round().astype(pictures.dtype)

@@ -1,0 +1,100 @@
+"""A task's inputs, checked and completed: what a caller gave against what the ports say.
+
+Graphs have no optional inputs and check nothing. So every default is filled in here, every scalar spread over the
+batch, and every type, shape and range looked at before ONNX Runtime is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..hookspecs import Port, Task
+from ..text import did_you_mean, safe_text
+from .kind import BATCH, shape_text
+from .kinds import kind_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def complete(task_name: str, task: Task, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The graph's inputs out of what a caller gave: arrays, numbers, class names; defaults are filled in.
+
+    A single number for a `label`, `seed` or `scalar` port stands for the whole batch.
+
+    Raises:
+        UsageError: an unknown or missing port, or a value of the wrong type, shape or range.
+    """
+    import numpy as np
+
+    for name in values:
+        if name not in task.inputs:
+            known = ", ".join(task.inputs)
+            raise UsageError(
+                f"{task_name} has no input '{safe_text(name)}'; it takes {known}{did_you_mean(name, task.inputs)}"
+            )
+    arrays: dict[str, np.ndarray] = {}
+    for name, port in task.inputs.items():
+        value = values.get(name, port.default)
+        if value is None:
+            raise UsageError(f"{task_name} needs {name}: {kind_of(port).describe(port)}")
+        arrays[name] = kind_of(port).from_value(name, port, value)
+
+    dimensions = _dimensions(task.inputs, arrays)
+    for name, port in task.inputs.items():
+        if arrays[name].ndim == 0 and port.shape and kind_of(port).repeats:
+            shape = tuple(dimensions.get(d, 1) if isinstance(d, str) else d for d in port.shape)
+            arrays[name] = np.full(shape, arrays[name])
+    check(task.inputs, arrays)
+    return arrays
+
+
+def check(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuses arrays that are not exactly what the ports say: dtype, shape, size of pictures, range of values.
+
+    Raises:
+        UsageError: names the port, what it has and what it must have.
+    """
+    for name, port in ports.items():
+        if name not in arrays:
+            raise UsageError(f"the input {name} is missing")
+        array = arrays[name]
+        if array.dtype != port.dtype:
+            raise UsageError(f"{name} is {array.dtype}; it must be {port.dtype}")
+        _check_shape(name, port, array)
+        kind_of(port).check_array(name, port, array)
+    for name, port in ports.items():
+        dimensions = _dimensions({n: p for n, p in ports.items() if n != name}, arrays)
+        for dimension, length in zip(port.shape, arrays[name].shape, strict=True):
+            if dimensions.get(dimension, length) != length:
+                raise UsageError(f"{name} has {dimension} {length}; the other inputs have {dimensions[dimension]}")
+
+
+def _dimensions(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The length of each named dimension, as the first array of full rank has it."""
+    found: dict[str, int] = {}
+    for name, port in ports.items():
+        if arrays[name].ndim == len(port.shape):
+            for dimension, length in zip(port.shape, arrays[name].shape, strict=True):
+                if isinstance(dimension, str):
+                    found.setdefault(dimension, length)
+    return found
+
+
+def _check_shape(name: str, port: Port, array: np.ndarray) -> None:
+    fits = array.ndim == len(port.shape) and all(
+        isinstance(d, str) or d == n for d, n in zip(port.shape, array.shape, strict=True)
+    )
+    if not fits:
+        hint = ""
+        if array.ndim == len(port.shape) - 1 and port.shape and port.shape[0] == BATCH:
+            no_batch = all(isinstance(d, str) or d == n for d, n in zip(port.shape[1:], array.shape, strict=True))
+            hint = f": add the batch axis, {name}[None]" if no_batch else ""
+            if not no_batch and port.shape[-1] == 1:
+                hint = f": add the channel axis, {name}[..., None]"
+        raise UsageError(f"{name} has the shape {shape_text(array.shape)}; it must be {shape_text(port.shape)}{hint}")
+    if 0 in array.shape:
+        dimension = port.shape[array.shape.index(0)]
+        raise UsageError(f"{name} is empty ({dimension} is 0)")

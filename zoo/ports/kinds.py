@@ -1,0 +1,68 @@
+"""The kinds of port that this zoo knows. A new one is a file next to this one and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..errors import InvalidFileError
+from ..hookspecs import Port
+from ..text import did_you_mean, safe_text
+from .audio import Audio
+from .count import Count
+from .image import Image
+from .kind import Form, Kind
+from .label import Label
+from .mask import Mask
+from .scalar import Scalar
+from .seed import Seed
+from .size import Size
+from .tensor import Tensor
+from .tokens import Tokens
+from .video import Video
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Image(),
+        Mask(),
+        Tokens(),
+        Size(),
+        Label(),
+        Seed(),
+        Count(),
+        Scalar(),
+        Tensor(),
+        Audio(),
+        Video(),
+    )
+}
+"""By name, in the order of docs/bundle.md."""
+
+
+def kind_of(port: Port) -> Kind:
+    """The kind of a port.
+
+    Raises:
+        InvalidFileError: this zoo does not know it.
+    """
+    if port.kind not in KINDS:
+        raise InvalidFileError(problem(port))
+    return KINDS[port.kind]
+
+
+def problem(port: Port) -> str:
+    """What is wrong with a declared port: an unknown kind, or not its kind's dtype and shape. Empty: nothing."""
+    if port.kind not in KINDS:
+        known = f"; the kinds are {', '.join(KINDS)}"
+        return f"there is no kind '{safe_text(port.kind)}'{did_you_mean(port.kind, KINDS) or known}"
+    return KINDS[port.kind].problem(port)
+
+
+def drawn(ports: Mapping[str, Port]) -> list[str]:
+    """The names of the ports that hosts draw a value for when none is given: seeds."""
+    return [name for name, port in ports.items() if kind_of(port).drawn]
+
+
+def forms() -> Iterable[Form]:
+    """How outputs become files, each form once."""
+    return dict.fromkeys(kind.form for kind in KINDS.values())

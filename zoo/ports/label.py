@@ -1,0 +1,103 @@
+"""Labels: the class of a picture, int64 [batch]; -1 is no label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..hookspecs import Port, Task
+from ..text import did_you_mean, safe_text
+from .integers import Integers
+from .kind import Number, Option, Read, RealInputs, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_LISTED = 12
+"""Class names in a message."""
+
+
+class Label(Integers):
+    name = "label"
+    shape = "[batch]"
+    ranks = (1,)
+    meaning = "a class, from 0; -1 is no label"
+    repeats = True
+    asks = "NAME|NUMBER"
+    field = "choice"
+    shown = "names"
+
+    def bounds(self, port: Port) -> tuple[Number | None, Number | None]:
+        low, high = port.minimum, port.maximum
+        if port.classes:
+            low, high = (0 if low is None else low), (len(port.classes) - 1 if high is None else high)
+        return low, high
+
+    def from_value(self, name: str, port: Port, value: Any) -> np.ndarray:
+        return super().from_value(name, port, numbers(name, port, value))
+
+    def to_json(self, port: Port, array: np.ndarray) -> Any:
+        """Numbers with their class names, where the port has names."""
+        if not port.classes:
+            return array.tolist()
+        return [{"number": n, "name": port.classes[n] if 0 <= n < len(port.classes) else ""} for n in array.tolist()]
+
+    def option(self, name: str, port: Port, task: Task) -> Option:
+        values = self.range_text(port)
+        limits = f"a class name, or {values}" if port.classes else values
+        return Option(name, self.help(name, port, limits), metavar="NAME|NUMBER", multiple=True)
+
+    def read(self, given: Any, source: Source) -> Read:
+        return Read({source.name: numbers(source.name, source.port, given)})
+
+    def top(self, port: Port) -> int:
+        return len(port.classes) - 1 if port.classes else 1
+
+    def host_sample(self, port: Port) -> str:
+        return _seven(port)
+
+    def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray:
+        """Every class in turn."""
+        import numpy as np
+
+        index = np.arange(len(inputs.pictures)) + inputs.first
+        return index % (int(port.maximum or 0) + 1)
+
+
+def _seven(port: Port) -> str:
+    return "7" if port.maximum is None or port.maximum >= 7 else "0"
+
+
+def number(name: str, port: Port, text: str) -> int:
+    """A label out of its class name (case does not matter) or its number; a class that is called `7` wins over 7."""
+    wanted = text.strip().casefold()
+    for value, known in enumerate(port.classes):
+        if known.casefold() == wanted:
+            return value
+    if wanted.removeprefix("-").isascii() and wanted.removeprefix("-").isdigit():
+        return int(wanted)
+    if not port.classes:
+        raise UsageError(f"{name} '{safe_text(text)}' is not a number; this model's classes have no names")
+    hint = did_you_mean(wanted, [c.casefold() for c in port.classes])
+    raise UsageError(f"{name} '{safe_text(text)}' is not a class of this model{hint or '; ' + _listed(port)}")
+
+
+def numbers(name: str, port: Port, value: Any) -> Any:
+    """The value with its class names turned into numbers."""
+    if isinstance(value, str):
+        return number(name, port, value)
+    if isinstance(value, (list, tuple)):
+        return [number(name, port, v) if isinstance(v, str) else v for v in value]
+    return value
+
+
+def highest(ports: Iterable[Port]) -> int | None:
+    """The highest label of the first port that is a label and has a maximum."""
+    return next((int(port.maximum) for port in ports if port.kind == Label.name and port.maximum), None)
+
+
+def _listed(port: Port) -> str:
+    shown = ", ".join(safe_text(c) for c in port.classes[:MOST_LISTED])
+    more = len(port.classes) - MOST_LISTED
+    return f"there are {shown}" + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,64 @@
+"""Masks: which pixels of a picture are to be drawn again, uint8 [batch, height, width, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidFileError
+from ..hookspecs import Port, Task
+from ..media.files import InputFile, shown_name
+from ..media.pictures import upright_size
+from .image import Image, Pixels
+from .kind import Option, RealInputs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Mask(Pixels):
+    name = "mask"
+    shape = "[batch, height, width, 1]"
+    last = (1,)
+    meaning = "128 and more: draw anew"
+    field = "brush"
+    sample = "mask.png"
+    smooth = False
+
+    def option(self, name: str, port: Port, task: Task) -> Option:
+        help = self.help(name, port, "white (128 and more): draw anew; a picture file")
+        return Option(name, help, metavar="FILE", multiple=True, file=True)
+
+    def check_together(self, name: str, files: Mapping[str, list[InputFile]], task: Task) -> None:
+        """A mask has its picture's size: scaled separately, each by its own factor, they would not match."""
+        images = [
+            file
+            for port in files
+            if port in task.inputs and task.inputs[port].kind == Image.name
+            for file in files[port]
+        ]
+        for mask in files[name]:
+            for picture in images:
+                if (size := upright_size(mask)) != (expected := upright_size(picture)):
+                    raise InvalidFileError(
+                        f"the mask {shown_name(mask.name)} is {size[0]}x{size[1]} pixels and"
+                        f" {shown_name(picture.name)} is {expected[0]}x{expected[1]}; a mask has its picture's size"
+                    )
+
+    def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+        import numpy as np
+
+        from ..media.drawings import drawing
+
+        return np.stack([(drawing(*shape[1:], rng) >= 128).astype(np.uint8) * 255 for _ in range(shape[0])])
+
+    def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray | None:
+        """The right half of each picture is to be drawn."""
+        import numpy as np
+
+        pictures = super().real_case(name, port, inputs)
+        if pictures is None:
+            return None
+        mask = np.zeros((*pictures.shape[:3], 1), np.uint8)
+        mask[:, :, pictures.shape[2] // 2 :] = 255
+        return mask

@@ -1,0 +1,66 @@
+"""Seeds: what a picture's noise is computed from, int64 [batch], 0 .. 2^53 - 1, one a picture."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..hookspecs import Port, Task
+from ..media.files import Note
+from .integers import Integers
+from .kind import Number, Option, RealInputs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_SEED = 2**53 - 1
+"""The largest integer that every host language holds exactly."""
+
+
+class Seed(Integers):
+    name = "seed"
+    shape = "[batch]"
+    ranks = (1,)
+    meaning = "0 .. 2^53 - 1, one a picture"
+    repeats = True
+    drawn = True
+    asks = "N"
+    field = "seed"
+
+    def bounds(self, port: Port) -> tuple[Number | None, Number | None]:
+        low, high = port.minimum, port.maximum
+        return (0 if low is None else low), (MAX_SEED if high is None else high)
+
+    def option(self, name: str, port: Port, task: Task) -> Option:
+        limits = "of the first picture, the next gets one more; default: drawn and printed"
+        return Option(name, self.help(name, port, limits), type=int)
+
+    def draw(self, name: str, given: int | None, batch: int, note: Note) -> tuple[np.ndarray, int]:
+        """Seeds S, S + 1, …; S is drawn and told where none is given."""
+        import numpy as np
+
+        seed = given
+        if seed is None:
+            seed = secrets.randbelow(2**31)
+            note(f"seed {seed}")
+        if not 0 <= seed <= MAX_SEED - (batch - 1):
+            raise UsageError(f"{name} is {seed}; it must be 0 .. {MAX_SEED - (batch - 1)}")
+        return np.arange(seed, seed + batch, dtype=np.int64), seed
+
+    def top(self, port: Port) -> int:
+        return MAX_SEED
+
+    def host_sample(self, port: Port) -> str:
+        return "7" if port.maximum is None or port.maximum >= 7 else "0"
+
+    def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray:
+        import numpy as np
+
+        return np.arange(len(inputs.pictures)) + inputs.first
+
+
+def seeds_of(ports: Mapping[str, Port]) -> list[str]:
+    """The names of the ports that are seeds."""
+    return [name for name, port in ports.items() if port.kind == Seed.name]

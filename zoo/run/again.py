@@ -1,0 +1,103 @@
+"""Recipes written and followed: `zoo run` keeps how a file was made, `zoo again` makes it again.
+
+`zoo.formats.recipe` describes and reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import InvalidFileError, UsageError
+from ..formats.recipe import FileRecord, Recipe, find_input, recipe_model
+from ..hookspecs import Tolerance
+from ..media.files import Note
+from ..ports.kinds import drawn, kind_of
+from ..text import safe_text
+from .call import Call, Result, execute, gather, options_of
+from .comparison import Comparison, compare
+from .model import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Remade:
+    """An output that was made again."""
+
+    call: Call
+    result: Result
+    batch: np.ndarray  # what the file contains
+    comparison: Comparison
+
+
+def write_recipe(model: Model, call: Call, result: Result, output: str, index: int | None = None) -> str:
+    """The recipe of a call's pictures, as JSON."""
+    import onnxruntime
+
+    from .. import __version__
+
+    recipe = Recipe(
+        model=public_reference(model),
+        digest=model.digest,
+        task=call.task,
+        output=output,
+        options=call.options,
+        seed=call.seed,
+        number=call.number,
+        tile=call.tile,
+        example=call.example,
+        files={port: [FileRecord(f.name, f.sha256) for f in files] for port, files in call.files.items()},
+        provider=result.provider,
+        versions={"zoo": __version__, "onnxruntime": onnxruntime.__version__},
+        grid=kind_of(model.manifest.tasks[call.task].outputs[output]).form.layout(result.outputs[output]),
+        index=index,
+    )
+    return msgspec.json.encode(recipe).decode()
+
+
+def public_reference(model: Model) -> str:
+    """The model's name for a file that travels: never the folder on this machine that a bundle was run from."""
+    from ..store.locate import is_path
+
+    own = f"{model.manifest.name}:{model.manifest.version}"
+    return own if is_path(model.reference) else model.reference
+
+
+def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: Sequence[str], note: Note) -> Remade:
+    """Runs a recipe and compares its pictures with the expected ones, by the model's own tolerance.
+
+    Args:
+        model: with the recipe's digest.
+        candidates: files that may be the recipe's inputs; they are told by their SHA-256.
+    """
+    if model.digest != recipe.digest:
+        raise UsageError(
+            f"{model.reference} has the digest {model.digest[:12]}…; the picture was made by {recipe_model(recipe)}"
+        )
+    _, task = model.manifest.task(recipe.task)
+    if recipe.output not in task.outputs:
+        raise InvalidFileError(f"the recipe names no output of {recipe.task}: '{safe_text(recipe.output)}'")
+    options = {option.name: option for option in options_of(task)}
+    for name in recipe.options:
+        if name in options and options[name].file:
+            raise InvalidFileError(f"the recipe gives the option {name} a path; files are named by their SHA-256 alone")
+    given: dict[str, Any] = dict(recipe.options)
+    for name, records in recipe.files.items():
+        paths = [find_input(record, candidates) for record in records]
+        single = name in options and not options[name].multiple
+        given[name] = paths[0] if single and paths else paths
+    if recipe.seed is not None:
+        given |= dict.fromkeys(drawn(task.inputs), recipe.seed)
+    call = gather(model, recipe.task, given, number=recipe.number, example=recipe.example, tile=recipe.tile, note=note)
+    result = execute(model, call)
+    batch = result.outputs[recipe.output]
+    if recipe.index is not None:
+        batch = batch[recipe.index : recipe.index + 1]
+    key = f"{model.manifest.export.precision}/{result.provider}"
+    tolerance = model.manifest.tolerances.get(key, Tolerance())
+    return Remade(call, result, batch, compare(task.outputs[recipe.output], expected, batch, tolerance))

@@ -1,0 +1,233 @@
+"""A task's call from a command line: options and files in, a call that can be run, recorded and made again.
+
+The options are the task's ports. Pictures are files; a tokens file fills all `tokens` ports and `size`; `-n N` makes N
+pictures with the seeds S, S+1, …; one picture, label or number stands for the whole batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import UsageError
+from ..hookspecs import Port, Task
+from ..media.files import STDIN, InputFile, Note
+from ..ports.inputs import complete
+from ..ports.kind import BATCH, MAX_BATCH, Option, Read, Source
+from ..ports.kinds import drawn, kind_of
+from ..ports.tokens import TOKENS
+from ..text import did_you_mean, safe_text
+from .model import Model
+from .tiling import check_tile, run_in_tiles
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call, complete: what runs, and what must be known to run it again."""
+
+    task: str
+    inputs: dict[str, np.ndarray]  # checked
+    options: dict[str, Any]  # values of the ports that came from no file, seed or example
+    files: dict[str, list[InputFile]]  # by option
+    example: bool
+    seed: int | None  # of the first picture; None for a task without, and for the example's seeds
+    number: int | None  # -n
+    tile: int | None = None  # --tile: the side of a tile, pixels
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call gave."""
+
+    outputs: dict[str, np.ndarray]
+    provider: str
+    device: str  # the provider, and why it is not CUDA
+    seconds: float
+    left_on_cpu: dict[str, int] = field(default_factory=dict)
+
+
+def options_of(task: Task) -> list[Option]:
+    """The options of a task, in the order of its ports; ports that share one have it once."""
+    options = (kind_of(port).option(name, port, task) for name, port in task.inputs.items())
+    return list({option.name: option for option in options if option}.values())
+
+
+def gather(
+    model: Model,
+    task_name: str | None,
+    given: Mapping[str, Any],
+    *,
+    number: int | None = None,
+    example: bool = False,
+    tile: int | None = None,
+    note: Note,
+) -> Call:
+    """A call out of options. Every file is read and every range checked here, before ONNX Runtime is loaded.
+
+    Args:
+        given: by port: paths of pictures (a list; `-` is stdin), path of a `tokens` or tensor file, class names or
+            numbers, `HEIGHTxWIDTH`, numbers. A seed may be a list, one a picture.
+        number: of pictures, for a task that has a seed.
+        tile: work in tiles of this side; pictures may then be larger than their port says.
+        example: the model's first golden case gives every input that `given` lacks.
+        note: told, in one line each, what a person should know: what was done to a picture, the seed that was drawn;
+            nothing where the call is refused.
+
+    Raises:
+        NotFoundError, UsageError, InvalidFileError: one line.
+    """
+    name, task = model.manifest.task(task_name)
+    if tile is not None:
+        check_tile(name, task, tile)
+        task = _of_any_size(task)
+    if unfit := next((n for n, port in task.inputs.items() if not kind_of(port).option(n, port, task)), None):
+        raise UsageError(f"{name} takes {task.inputs[unfit].kind} ({unfit}), which no option gives; use zoo.load")
+    given = {key: value for key, value in given.items() if value is not None and value != ()}
+    if unknown := next((key for key in given if key not in task.inputs and key != TOKENS), None):
+        raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
+    _refuse_stdin_twice(given)
+    notes: list[str] = []
+    values = dict(_example(model, name)) if example else {}
+    read, files = _read(model, task, given, notes.append)
+    from_example = set(values) - read.keys()
+    from_files = {port for values_read in read.values() if values_read.files for port in values_read.values}
+    for values_read in read.values():
+        values |= values_read.values
+        from_example -= values_read.values.keys()
+    _require(name, task, values)
+
+    batch = _spread(task, values, number)
+    seed = _fill_drawn(task, values, given, batch, notes.append)
+    inputs = complete(name, task, values)
+    for line in notes:
+        note(line)
+    options = {
+        port_name: _plain(inputs[port_name], port)
+        for port_name, port in task.inputs.items()
+        if not kind_of(port).drawn and port_name not in from_files and port_name not in from_example
+    }
+    return Call(name, inputs, options, files, example, seed, number, tile)
+
+
+def _read(
+    model: Model, task: Task, given: Mapping[str, Any], note: Note
+) -> tuple[dict[str, Read], dict[str, list[InputFile]]]:
+    """What the options that were given give, by option, and the files that were read for them."""
+    read: dict[str, Read] = {}
+    files: dict[str, list[InputFile]] = {}
+    for name, port in task.inputs.items():
+        kind = kind_of(port)
+        option = kind.option(name, port, task)
+        if option is None or option.name not in given or option.name in read or kind.drawn:
+            continue
+        source = Source(name, port, task, model.reference, model.digest, given.keys(), note)
+        read[option.name] = kind.read(given[option.name], source)
+        if read[option.name].files:
+            files[option.name] = read[option.name].files
+    for name in files.keys() & task.inputs.keys():
+        kind_of(task.inputs[name]).check_together(name, files, task)
+    return read, files
+
+
+def execute(model: Model, call: Call) -> Result:
+    """Runs a call. `seconds` is the call's own time, without opening the session."""
+    session = model.session(call.task)
+    start = time.perf_counter()
+    if call.tile:
+        outputs = run_in_tiles(session.run, model.manifest.tasks[call.task], call.inputs, call.tile)
+    else:
+        outputs = session.run(call.inputs)
+    return Result(outputs, session.provider, str(session), time.perf_counter() - start, session.left_on_cpu)
+
+
+def _of_any_size(task: Task) -> Task:
+    """The task with the limit on pixels lifted to what any picture may have."""
+    ports = {name: msgspec.structs.replace(port, maximum_pixels=None) for name, port in task.inputs.items()}
+    return msgspec.structs.replace(task, inputs=ports)
+
+
+def _refuse_stdin_twice(given: Mapping[str, Any]) -> None:
+    sources = [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
+    if sources.count(STDIN) > 1:
+        raise UsageError("'-' (stdin) can be read once; give a file for the other")
+
+
+def _example(model: Model, task: str) -> dict[str, np.ndarray]:
+    """The inputs of the task's largest golden case: the smallest ones are there for checking, not for looking at."""
+    from ..formats.golden import read_cases
+    from ..names import GOLDEN
+
+    cases = read_cases(model.folder / GOLDEN, model.manifest)[task]
+    return max(cases, key=lambda case: sum(array.size for array in case.inputs.values())).inputs
+
+
+def _require(name: str, task: Task, values: Mapping[str, Any]) -> None:
+    """Names the option that is missing, in the words of the command line."""
+    for port_name, port in task.inputs.items():
+        if port_name in values or port.default is not None or kind_of(port).drawn:
+            continue
+        option, asks = kind_of(port).missing(port_name, port, task)
+        raise UsageError(
+            f"{name} needs {option_name(option)} {asks}; --example takes the model's own example, --help lists options"
+        )
+
+
+def option_name(port: str) -> str:
+    """`--port`; a port that has the name of one of `zoo run`'s own options gets `--port-NAME`."""
+    name = port.replace("_", "-")
+    return f"--port-{name}" if name in OWN_OPTIONS else f"--{name}"
+
+
+OWN_OPTIONS = frozenset({"device", "example", "help", "json", "out", "registry", "tile"})
+
+
+def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
+    """Repeats what is there once for the whole batch; the batch's length.
+
+    Raises:
+        UsageError: two inputs of different numbers.
+    """
+    import numpy as np
+
+    if number is not None and not 1 <= number <= MAX_BATCH:
+        raise UsageError(f"-n is {number}; it must be 1 .. {MAX_BATCH}")
+    if number is not None and not drawn(task.inputs):
+        raise UsageError("-n is for tasks that have a seed; this one gives the same picture every time")
+    several = {
+        name: value
+        for name, value in values.items()
+        if task.inputs[name].shape[:1] == (BATCH,) and not kind_of(task.inputs[name]).drawn
+        if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim)
+    }
+    lengths = {name: len(value) for name, value in several.items()}
+    batch = number or max(lengths.values(), default=1)
+    for name, length in lengths.items():
+        if length not in (1, batch):
+            raise UsageError(f"{length} of {name} for {batch} pictures; give one for all, or {batch}")
+        if length < batch:
+            value = several[name]
+            values[name] = value * batch if isinstance(value, list) else np.repeat(value, batch, axis=0)
+    return batch
+
+
+def _fill_drawn(task: Task, values: dict[str, Any], given: Mapping[str, Any], batch: int, note: Note) -> int | None:
+    """Values of the ports that are drawn, seeds S, S+1, …; the first one, None without or in an example."""
+    first = None
+    for name in drawn(task.inputs):
+        if given.get(name) is None and name in values and len(values[name]) == batch:  # the example's
+            continue
+        values[name], first = kind_of(task.inputs[name]).draw(name, given.get(name), batch, note)
+    return first
+
+
+def _plain(array: np.ndarray, port: Port) -> Any:
+    """JSON of an option's value: one number where all pictures have the same."""
+    values = array.tolist()
+    return values[0] if port.shape == (BATCH,) and len(set(values)) == 1 else values

@@ -1,0 +1,104 @@
+"""What "the same" means: outputs that were expected, and outputs that a runtime gave.
+
+Pixels: within a level at 99.9 % and never more than two. Tokens and other integers: equal, but for tokens that tie
+(golden cases are drawn clear of ties where that can be). Floats: absolute plus relative. The numbers are a model's own:
+its manifest holds them. docs/bundle.md says why these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ..hookspecs import Port, Tolerance
+from ..ports.kind import BATCH, shape_text
+from ..ports.kinds import kind_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Verdict = Literal["identical", "within", "differs"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output against what it should be."""
+
+    verdict: Verdict
+    text: str  # what differs and by how much; for a table's cell
+    worst: float  # the largest difference: levels, integers, or the floats' own unit; inf for another shape or NaN
+    share_equal: float  # of the elements, 0 .. 1
+
+
+def compare(port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> Comparison:
+    """Compares an output of a task with the expected one, by the rule for its kind.
+
+    Args:
+        port: what the output is; pixels are compared in levels, other integers exactly, floats by the tolerance.
+        expected: what torch gave, or an earlier run.
+        actual: what is judged.
+    """
+
+    if actual.dtype != expected.dtype or actual.shape != expected.shape:
+        text = f"{actual.dtype} {shape_text(actual.shape)}, expected {expected.dtype} {shape_text(expected.shape)}"
+        return Comparison("differs", text, float("inf"), 0.0)
+    if actual.tobytes() == expected.tobytes():
+        return Comparison("identical", "identical", 0.0, 1.0)
+
+    share_equal = float((actual == expected).mean())
+    worst, within, text = kind_of(port).compare(expected, actual, tolerance)
+    return Comparison("within" if within else "differs", text, float(worst), share_equal)
+
+
+def compare_task(
+    ports: Mapping[str, Port],
+    expected: Mapping[str, np.ndarray],
+    actual: Mapping[str, np.ndarray],
+    tolerance: Tolerance,
+    margins: np.ndarray | None = None,
+) -> dict[str, Comparison]:
+    """Compares all outputs of a call.
+
+    One other token changes a whole picture and says nothing about the decoder, so pictures are compared where all
+    their tokens agree; the tokens' own row tells what share did. Where tokens tie, any output may be another.
+
+    Args:
+        margins: float32 [batch], how near a tie the tokens behind each of the batch are; None: none is near one.
+    """
+    import numpy as np
+
+    agree: np.ndarray | None = None  # [batch], where there are tokens
+    for name, port in ports.items():
+        if kind_of(port).decides and expected[name].shape == actual[name].shape:
+            rows = (expected[name] == actual[name]).reshape(len(expected[name]), -1).all(axis=1)
+            agree = rows if agree is None else agree & rows
+
+    clear = None if margins is None else margins > tolerance.token_margin  # [batch]
+
+    result = {}
+    for name, port in ports.items():
+        e, a = expected[name], actual[name]
+        batched = port.shape[:1] == (BATCH,) and e.shape == a.shape
+        rows = np.ones(len(e), bool) if batched else None
+        if batched and kind_of(port).follows and agree is not None and len(agree) == len(e):
+            rows = agree
+        if rows is None or rows.all():
+            comparison = compare(port, e, a, tolerance)
+        else:
+            comparison = compare(port, e[rows], a[rows], tolerance)
+            note = f" ({int(rows.sum())} of {len(rows)} compared: those whose tokens agree)"
+            comparison = replace(comparison, text=comparison.text + note)
+        if comparison.verdict == "differs" and batched and clear is not None and len(clear) == len(e):
+            where_clear = compare(port, e[rows & clear], a[rows & clear], tolerance)
+            if where_clear.verdict != "differs":
+                note = f"; only where tokens tie ({int(clear.sum())} of {len(clear)} are clear)"
+                comparison = replace(comparison, verdict="within", text=comparison.text + note)
+        result[name] = comparison
+    return result
+
+
+def worst_of(comparisons: Mapping[object, Comparison]) -> Verdict:
+    """`differs` if any does, else `within` if any is, else `identical`."""
+    verdicts = {comparison.verdict for comparison in comparisons.values()}
+    return "differs" if "differs" in verdicts else "within" if "within" in verdicts else "identical"

@@ -1,0 +1,103 @@
+"""A model in Python: arrays in, a dict of arrays out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..formats.manifest import Manifest
+from ..names import graph_file
+from ..ports.inputs import complete
+from ..runtime import Device, Session, open_session
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..store.locate import Bundle
+
+
+def load(text: str, device: Device = "auto", registries: Sequence[str] = ()) -> Model:
+    """A model, ready to run; it is fetched when it is not here.
+
+    Args:
+        text: a reference (`vqvae-fashion`, `name:2`, `registry/name`, `name@sha256:…`) or a bundle's folder.
+        device: `auto` takes CUDA where it really works; `cuda` is CUDA or an error.
+        registries: URLs or folders to look in besides the known ones.
+
+    Raises:
+        zoo.ZooError: not found, not fetched, not valid; its text is one line that says what to do.
+    """
+    from ..store.locate import locate
+
+    return Model(locate(text, registries=registries), device)
+
+
+class Model:
+    """A model's tasks as methods: `model.reconstruct(image=pictures)` is `model.run("reconstruct", image=pictures)`.
+
+    Every array has the batch axis. Graphs are opened when their task is first run, once; many threads may share a
+    model. `model.manifest.tasks` says what each task takes and gives, `print(model)` shows it.
+
+    Attributes:
+        manifest: everything that the bundle says of itself.
+        digest: SHA-256 of `model.yaml`, the model's identity.
+        reference: its name for people, `vqvae-fashion:1`.
+        folder: where its files are.
+        device: as asked for; `session(task).provider` is what a task got.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device = "auto"):
+        self.manifest: Manifest = bundle.manifest
+        self.digest: str = bundle.digest
+        self.reference: str = bundle.reference
+        self.device: Device = device
+        self.folder: Path = bundle.folder
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def run(self, task: str, /, **ports: Any) -> dict[str, np.ndarray]:
+        """Runs a task.
+
+        Args:
+            task: its name.
+            ports: the task's inputs: arrays of the port's dtype with the batch axis; a label may be a class name;
+                one number for a label, seed or scalar is used for the whole batch; ports with a default may be left
+                out. No seed is drawn here: a task that has a `seed` needs one.
+
+        Returns:
+            The task's outputs by name.
+
+        Raises:
+            NotFoundError: no such task.
+            UsageError: an unknown or missing input, or one of the wrong type, shape or range.
+            DeviceError: `cuda` was asked for and did not run the task.
+        """
+        name, declared = self.manifest.task(task)
+        inputs = complete(name, declared, ports)
+        return self.session(name).run(inputs)
+
+    def session(self, task: str) -> Session:
+        """The session of a task's graph, opened by the first call."""
+        name, _ = self.manifest.task(task)
+        with self._lock:
+            if name not in self._sessions:
+                self._sessions[name] = open_session(self.folder / graph_file(name), self.device)
+            return self._sessions[name]
+
+    def __getattr__(self, name: str) -> Callable[..., dict[str, np.ndarray]]:
+        if name.startswith("_") or name not in self.manifest.tasks:
+            raise AttributeError(f"{type(self).__name__} has no attribute or task '{name}'")
+        return partial(self.run, name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.manifest.tasks]
+
+    def __repr__(self) -> str:
+        tasks = "".join(
+            f"\n  {name}({', '.join(task.inputs)}) -> {', '.join(task.outputs)}"
+            for name, task in self.manifest.tasks.items()
+        )
+        return f"<zoo.Model {self.reference}{tasks}>"

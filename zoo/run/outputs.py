@@ -1,0 +1,188 @@
+"""What a call gave, as files: pictures as PNG, tokens as a tokens file, other arrays as .npy, .safetensors or text.
+
+One file each kind of output. `--out` names the first; the others get its name with their port's added. Without `--out`
+a name is made from model, task and seed, and never overwrites; a name that was given does, as with other tools.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError, UsageError
+from ..hookspecs import Task
+from ..ports.kind import Form
+from ..ports.kinds import kind_of
+from ..system.files import write_atomically
+from ..text import safe_text
+from .again import public_reference, write_recipe
+from .call import Call, Result
+from .model import Model
+
+STDOUT = "-"
+NUMBERED = "{i}"
+MOST_SHOWN = 1000
+"""Numbers that are printed; more go to a file."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Outputs that share a file."""
+
+    form: Form
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a call's outputs."""
+
+    paths: list[str]  # files that were written; none for stdout
+    values: dict[str, Any]  # small outputs to be shown, as JSON by port
+
+
+def artifacts_of(task: Task) -> list[Artifact]:
+    """How a task's outputs are laid into files: one each output with a file of its own, then one a shared form."""
+    found: list[Artifact] = []
+    shared: dict[Form, list[str]] = {}
+    for name, port in task.outputs.items():
+        form = kind_of(port).form_in(task.outputs)
+        if form.shared:
+            shared.setdefault(form, []).append(name)
+        else:
+            found.append(Artifact(form, (name,)))
+    order = sorted(shared, key=lambda form: form.printed)
+    return found + [Artifact(form, tuple(shared[form])) for form in order]
+
+
+def check_out(task_name: str, task: Task, out: str | None) -> None:
+    """Refuses a place that can't be written, before anything is run.
+
+    Raises:
+        UsageError: a name that does not fit what the task gives.
+        StoreError: no such folder, or one that cannot be written.
+    """
+    artifacts = artifacts_of(task)
+    first = artifacts[0]
+    if out is None:
+        if not first.form.printed:
+            _check_folder(Path())
+        return
+    if out == STDOUT and len(artifacts) > 1:
+        raise UsageError(f"{task_name} gives more than one file; --out - takes tasks that give one")
+    _check_name(out, task_name, first)
+
+
+def check_again_out(out: str, form: Form) -> None:
+    """As `check_out`, for the one output of a recipe."""
+    _check_name(out, "this", Artifact(form, ()))
+
+
+def _check_name(out: str, task_name: str, artifact: Artifact) -> None:
+    if out == STDOUT:
+        if not artifact.form.printed and sys.stdout.isatty():
+            raise UsageError("--out - writes bytes, and stdout is a terminal: send it to a file or a pipe")
+        return
+    path, shown = Path(out), safe_text(out)
+    if path.is_dir() or not path.name:
+        raise UsageError(f"--out {shown} is a folder; give a file name in it")
+    allowed = artifact.form.suffixes
+    if path.suffix.lower() not in allowed and not _special(path):
+        raise UsageError(
+            f"--out {shown}: {task_name} gives {artifact.form.name}; the name ends in {' or '.join(allowed)}"
+        )
+    artifact.form.check_name(task_name, artifact.ports, path.suffix.lower())
+    _check_folder(path.parent)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise StoreError(f"the folder {safe_text(folder)} does not exist; make it first, or give another --out")
+    if not os.access(folder, os.W_OK):
+        raise StoreError(f"the folder {safe_text(folder)} cannot be written; give another --out")
+
+
+def write_outputs(model: Model, call: Call, result: Result, out: str | None) -> Written:
+    """Writes what a call gave to `out`, which `check_out` accepted."""
+    _, task = model.manifest.task(call.task)
+    paths: list[str] = []
+    shown: dict[str, Any] = {}
+    for number, artifact in enumerate(artifacts_of(task)):
+        arrays = {name: result.outputs[name] for name in artifact.ports}
+        first = number == 0
+        small = sum(array.size for array in arrays.values()) <= MOST_SHOWN and (out is None or not first)
+        if artifact.form.printed and (small or out == STDOUT):
+            shown |= {name: kind_of(task.outputs[name]).to_json(task.outputs[name], a) for name, a in arrays.items()}
+            continue
+        if out == STDOUT:
+            target = STDOUT
+        elif out is None:
+            target = str(_free_name(model, call, artifact, first))
+        else:
+            target = out if first else _beside(out, artifact)
+        if not artifact.form.shared:
+            paths += _write_batch(model, call, result, artifact, target)
+            continue
+        made_by = {"digest": model.digest, "model": public_reference(model), "task": call.task}
+        paths += write_file(target, artifact.form.encode(arrays, made_by, Path(target).suffix.lower()))
+    return Written(paths, shown)
+
+
+def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str) -> list[str]:
+    """The whole batch in a file, or a file for each of it where the name contains `{i}`."""
+    form, [port] = artifact.form, artifact.ports
+    batch = result.outputs[port]
+    if NUMBERED not in target:
+        return write_file(target, form.encode_batch(batch, write_recipe(model, call, result, port)))
+    paths = []
+    for i in range(len(batch)):
+        data = form.encode_batch(batch[i : i + 1], write_recipe(model, call, result, port, i))
+        paths += write_file(target.replace(NUMBERED, str(i)), data)
+    return paths
+
+
+def write_file(target: str, data: bytes) -> list[str]:
+    """Writes bytes to a file, replaced in one step, or to stdout; the paths that were written."""
+    if target == STDOUT:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return []
+    path = Path(target)
+    if _special(path):  # /dev/stdout, a named pipe: nothing to replace
+        try:
+            path.write_bytes(data)
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+    else:
+        write_atomically(path, data)
+    return [target]
+
+
+def _special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _beside(out: str, artifact: Artifact) -> str:
+    """`--out x.png` and tokens: `x-tokens.safetensors`; a second picture port: `x-<port>.png`."""
+    path = Path(out.replace(NUMBERED, ""))
+    name = artifact.form.name if artifact.form.shared else artifact.ports[0]
+    return str(path.with_name(f"{path.stem.rstrip('-')}-{name}{artifact.form.suffixes[0]}"))
+
+
+def _free_name(model: Model, call: Call, artifact: Artifact, first: bool) -> Path:
+    """`vqvae-fashion-reconstruct.png`, with the seed where there is one; `-2`, `-3`, … where the name is taken."""
+    parts = [model.manifest.name, call.task]
+    parts += [] if call.seed is None else [str(call.seed)]
+    parts += [] if first else [artifact.ports[0]]
+    suffix = artifact.form.suffixes[0]
+    stem = "-".join(parts)
+    path, number = Path(stem + suffix), 1
+    while path.exists():
+        number += 1
+        path = Path(f"{stem}-{number}{suffix}")
+    return path

@@ -1,0 +1,96 @@
+"""Runs a bundle's golden cases here, and says how near the outputs come to the expected ones.
+
+`golden.safetensors` holds, for each task and case, the graph's inputs and the outputs that torch gave:
+`<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, cases counted from 0. Any stack can check itself so.
+`<task>/<case>/margins`, where it is, says how near a tie the tokens behind each of the batch are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import InvalidFileError
+from ..formats.golden import Case, read_cases
+from ..formats.manifest import Manifest
+from ..hookspecs import Task, Tolerance
+from ..names import GOLDEN, graph_file
+from ..text import safe_text
+from .comparison import Comparison, Verdict, compare_task, worst_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class TaskReplay:
+    """How a task's golden cases came out."""
+
+    task: str
+    provider: str  # cpu or cuda; a target, where its host ran
+    verdict: Verdict
+    outputs: dict[str, Comparison]  # the worst case of each output
+
+
+def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cuda"] = "auto") -> list[TaskReplay]:
+    """Runs every golden case of every task. The graphs must have passed `zoo.graph.check`.
+
+    Raises:
+        InvalidFileError: no golden cases, or cases that do not fit the manifest.
+        DeviceError: the asked-for device does not run a graph.
+    """
+    from ..runtime import open_session
+
+    cases = read_cases(folder / GOLDEN, manifest)
+    result = []
+    for name, task in manifest.tasks.items():
+        # Exact: on CUDA without TF32, whose 10 bits of mantissa are another arithmetic.
+        session = open_session(folder / graph_file(name), device, exact=True)
+        tolerance = _tolerance(manifest, session.provider)
+        outputs = worst_outputs([_run(session, task, case, tolerance) for case in cases[name]])
+        result.append(TaskReplay(name, session.provider, worst_of(outputs), outputs))
+    return result
+
+
+def judge(
+    folder: Path, manifest: Manifest, outputs: dict[str, list[dict[str, np.ndarray]]], provider: str
+) -> list[TaskReplay]:
+    """As `replay`, for outputs that another stack gave: for each task, case by case.
+
+    Args:
+        provider: that stack's name, for people; it is held to the tolerance of the CPU.
+    """
+    cases, tolerance = read_cases(folder / GOLDEN, manifest), _tolerance(manifest, "cpu")
+    result = []
+    for name, task in manifest.tasks.items():
+        compared = [
+            compare_task(task.outputs, case.outputs, actual, tolerance)
+            for case, actual in zip(cases[name], outputs[name], strict=True)
+        ]
+        worst = worst_outputs(compared)
+        result.append(TaskReplay(name, provider, worst_of(worst), worst))
+    return result
+
+
+def _run(session: Any, task: Task, case: Case, tolerance: Tolerance) -> dict[str, Comparison]:
+    return compare_task(task.outputs, case.outputs, session.run(case.inputs), tolerance, case.margins)
+
+
+def worst_outputs(cases: list[dict[str, Comparison]]) -> dict[str, Comparison]:
+    """For each output the comparison of its worst case, whose number the text tells."""
+    order = ("identical", "within", "differs")
+    result = {}
+    for name in cases[0]:
+        comparisons = [case[name] for case in cases]
+        worst = max(comparisons, key=lambda c: (order.index(c.verdict), c.worst))
+        number = "" if worst.verdict == "identical" else f" (case {comparisons.index(worst)})"
+        result[name] = replace(worst, text=worst.text + number)
+    return result
+
+
+def _tolerance(manifest: Manifest, provider: str) -> Tolerance:
+    key = f"{manifest.export.precision}/{provider}"
+    if key not in manifest.tolerances:
+        raise InvalidFileError(f"{safe_text(manifest.name)} states no tolerance for {key}; export it again")
+    return manifest.tolerances[key]

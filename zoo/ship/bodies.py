@@ -1,0 +1,21 @@
+"""Weights out of the loops that use them, where some runtimes look for them."""
+
+import onnx
+
+from ..graph.walk import subgraphs
+
+
+def move_out_of_bodies(graph: onnx.GraphProto) -> None:
+    """Moves the weights that lie in bodies to the outermost graph; `move_into_bodies` undone.
+
+    For runtimes that find external data of the outermost graph alone, as ONNX Runtime Web. Constants stay.
+    """
+    here = {tensor.name for tensor in graph.initializer}
+    for body in (body for node in graph.node for body in subgraphs(node)):
+        move_out_of_bodies(body)
+        outside = [t for t in body.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+        inside = [t for t in body.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+        graph.initializer.extend(t for t in outside if t.name not in here)
+        here.update(t.name for t in outside)
+        del body.initializer[:]
+        body.initializer.extend(inside)

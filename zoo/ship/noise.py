@@ -1,0 +1,187 @@
+"""The noise of a task's seed as an input, for runtimes that cannot compute it: the host draws it (`zoo.noise`).
+
+The graph is cut where the noise leaves the generator, and what computed it is removed. Which value that is, no pattern
+says: of those that come of the seed alone, it is the one that *is* the noise of docs/noise.md on the golden seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..errors import ExportError
+from ..formats.golden import Case
+from ..graph.walk import graphs_of, names_used, nodes_of, subgraphs
+from ..hookspecs import Port, Task
+from ..noise import DRAW
+from ..ports.seed import seeds_of
+from ..ports.tensor import Tensor
+from ..runtime import open_session
+
+NOISE = "noise"
+ULPS = 4
+"""How far normal values may be from the specified ones: docs/noise.md."""
+
+
+def take_noise(model: onnx.ModelProto, task: Task, cases: list[Case]) -> tuple[onnx.ModelProto, Task, list[Case]]:
+    """The task with an input `noise` in the place of its seed: its graph, its ports, its golden cases.
+
+    Raises:
+        ExportError: not all that the seed gives is one tensor of noise, drawn outside of loops; says what stands in the
+            way.
+    """
+    seed, *more = seeds_of(task.inputs)
+    if more:
+        raise ExportError("the task has several seeds")
+    if NOISE in _names(model.graph):
+        raise ExportError(f"its graph has a value called {NOISE} already")
+    cut = _copy(model)
+    _count_the_noise(cut, seed)
+    if any(seed in names_used(body) for node in cut.graph.node for body in subgraphs(node)):
+        raise ExportError("a loop draws it")
+    found = list(_noise_among(model, seed, task, cases))
+    if not found:
+        raise ExportError("what comes of the seed is not the noise of docs/noise.md, stream 0")
+    for value, port in found:
+        rest = _copy(cut)
+        _cut_at(rest.graph, value, seed, port)
+        if seed not in names_used(rest.graph):
+            return rest, _in_place(task, seed, port), [_with_noise(case, seed, port) for case in cases]
+    raise ExportError("more than one noise comes of the seed")
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """Every value of the graph, and of those inside it."""
+    ports = {value.name for inner in graphs_of(graph) for value in (*inner.input, *inner.output)}
+    return ports.union(*((*node.input, *node.output) for node in nodes_of(graph)))
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _count_the_noise(model: onnx.ModelProto, seed: str) -> None:
+    """Reads the length of the batch off the noise, where it was read off the seed."""
+    if max(opset.version for opset in model.opset_import) < 15:  # older `Shape` cannot give the first length alone
+        return
+    for graph in graphs_of(model.graph):
+        for node in graph.node:
+            if node.op_type == "Shape" and node.input[0] == seed:
+                node.CopyFrom(helper.make_node("Shape", [NOISE], node.output, node.name, start=0, end=1))
+
+
+def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case]) -> Iterator[tuple[str, Port]]:
+    """The values that are noise, with the port that takes it; the last one first."""
+    names = list(_drawn(model.graph, seed, task))
+    if not names:
+        return
+    drawn = _evaluate(model, names, cases)
+    for name in reversed(names):
+        for distribution in DRAW:
+            arrays = [outputs[name] for outputs in drawn]
+            port = Port(
+                kind=Tensor.name,
+                dtype="float32",
+                shape=(*task.inputs[seed].shape, *arrays[0].shape[1:]),
+                noise=distribution,
+                summary="what a picture starts from; hosts draw it from a seed",
+            )
+            if all(_is_noise(port, case.inputs[seed], array) for case, array in zip(cases, arrays, strict=True)):
+                yield name, port
+
+
+def _drawn(graph: onnx.GraphProto, seed: str, task: Task) -> Iterator[str]:
+    """The values after a cast to float32 that come of the seed, of constants and of the batch's length alone."""
+    fixed = {t.name for t in graph.initializer if t.data_location != TensorProto.EXTERNAL} | {""}
+    of_seed, of_floats = {seed}, set()
+    for node in graph.node:
+        reads = set(node.input)
+        if any(subgraphs(node)):
+            continue
+        if reads <= fixed or _is_batch(node, task.inputs, task.inputs[seed].shape[0]):
+            fixed.update(node.output)
+        elif reads <= fixed | of_seed:
+            of_seed.update(node.output)
+            to_float = node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == TensorProto.FLOAT
+            if len(node.output) == 1 and (to_float or reads & of_floats):
+                of_floats.update(node.output)
+                yield node.output[0]
+
+
+def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str) -> bool:
+    """Whether a node gives the length of the batch: the first of an input's shape."""
+    port = ports.get(node.input[0]) if node.op_type == "Shape" else None
+    if port is None or port.shape[:1] != (batch,):
+        return False
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return bounds.get("start", 0) == 0 and bounds.get("end", len(port.shape)) == 1
+
+
+def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> list[dict[str, np.ndarray]]:
+    """Those values on each golden case, by our own runtime."""
+    part = _copy(model)
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    _remove_unused(part.graph)
+    needed = names_used(part.graph)
+    inputs = [value for value in part.graph.input if value.name in needed]
+    del part.graph.input[:]
+    part.graph.input.extend(inputs)
+    with TemporaryDirectory(prefix="zoo-noise-") as folder:
+        path = Path(folder) / "noise.onnx"
+        path.write_bytes(part.SerializeToString())
+        session = open_session(path, "cpu")
+        return [session.run({name: case.inputs[name] for name in session.inputs}) for case in cases]
+
+
+def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
+    """Whether an array is what the port says on these seeds, within the 4 ulp of docs/noise.md."""
+    if array.dtype != np.float32 or array.ndim < 2 or array.shape != (len(seeds), *port.shape[1:]):
+        return False
+    expected = DRAW[port.noise](seeds, port.shape[1:])
+    return bool((np.abs(array - expected) <= ULPS * np.spacing(np.abs(expected))).all())
+
+
+def _cut_at(graph: onnx.GraphProto, value: str, seed: str, port: Port) -> None:
+    """Makes the noise an input where the seed was one, and removes what nothing needs any more."""
+    for entry in graph.input:
+        if entry.name == seed:
+            entry.CopyFrom(helper.make_tensor_value_info(NOISE, TensorProto.FLOAT, port.shape))
+    for node in graph.node:
+        if value in node.output:
+            node.CopyFrom(helper.make_node("Identity", [NOISE], [value]))
+    _remove_unused(graph)
+
+
+def _remove_unused(graph: onnx.GraphProto) -> None:
+    """Removes the nodes and the initializers that no output needs; inputs stay."""
+    needed, kept = {output.name for output in graph.output}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input, *(names_used(body) for body in subgraphs(node)))
+    nodes, initializers = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in needed]
+    values = [value for value in graph.value_info if value.name in needed]
+    for field, entries in ((graph.node, nodes), (graph.initializer, initializers), (graph.value_info, values)):
+        del field[:]
+        field.extend(entries)
+
+
+def _in_place(task: Task, seed: str, port: Port) -> Task:
+    inputs = {NOISE if n == seed else n: port if n == seed else p for n, p in task.inputs.items()}
+    return msgspec.structs.replace(task, inputs=inputs)
+
+
+def _with_noise(case: Case, seed: str, port: Port) -> Case:
+    noise = DRAW[port.noise](case.inputs[seed], port.shape[1:])
+    inputs = {NOISE if n == seed else n: noise if n == seed else a for n, a in case.inputs.items()}
+    return replace(case, inputs=inputs)

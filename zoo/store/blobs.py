@@ -1,0 +1,372 @@
+"""Files by digest: fetched, hashed while they are written, published only when they are right.
+
+The steps follow containerd's content store: an ingest file of one process, then fsync, size, digest, and a link that
+fails where the name exists, then fsync of the folder. Nothing here needs a lock to be right; a lock only keeps two
+processes from fetching the same bytes. Every published file has the modification time `PUBLISHED`, so that a later
+change shows without hashing.
+"""
+
+import errno
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import IntegrityError
+from ..formats.fields import describe_file
+from ..system.files import make_folder, sync_folder
+from ..text import safe_text, warn
+
+PUBLISHED = 946_684_800
+"""Modification time of every published file: 2000-01-01 UTC, which every file system can hold."""
+
+LOOK_SECONDS = 10.0  # between two looks at what another process fetches
+PATIENCE_SECONDS = 60.0  # without a new byte from it, then on without the lock
+BLOCK = 1 << 20
+FLUSH = 8 << 20
+
+# What a file system answers that has no reflinks or hard links, or not here.
+CANNOT_LINK = {
+    errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EMLINK,
+}  # fmt: skip
+
+
+class Blobs:
+    """`blobs/<sha256>`, and `ingest/`, where they grow."""
+
+    def __init__(self, root: Path):
+        self.folder, self.ingests, self.locks = root / "blobs", root / "ingest", root / "locks"
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob is or will be: the one place that makes a path out of a digest."""
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise IntegrityError(f"'{safe_text(sha256)[:80]}' is no SHA-256")
+        return self.folder / sha256
+
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether the blob is there, judged by its size."""
+        try:
+            status = os.lstat(self.path(sha256))
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == size
+
+    def missing(self, sha256: str, size: int) -> int:
+        """Bytes still to fetch: none when it is there, fewer when a fetch was interrupted."""
+        if self.has(sha256, size):
+            return 0
+        return size - min(size, max((held for _, held in self._partials(sha256)), default=0))
+
+    def ensure(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], None]) -> None:
+        """Makes the blob be there and right; one that was damaged where it lies is fetched again.
+
+        Raises:
+            IntegrityError: the URL gives other bytes, also from its start.
+            TransportError: it can't be read.
+            OSError: it can't be written. What was fetched stays for the next try.
+        """
+        if self._is_right(sha256, size):
+            return
+        for folder in (self.folder, self.ingests, self.locks):
+            make_folder(folder)
+        missing = self.missing(sha256, size)
+        with self._turn(sha256):
+            if self._is_right(sha256, size):  # another process was faster
+                on_bytes(missing)
+                return
+            _discard(self.path(sha256))
+            # A partial may be of other bytes, and so may a file that changed between two requests: then all, once.
+            if self._ingest(sha256, size, url, on_bytes, resume=True) and (
+                wrong := self._ingest(sha256, size, url, on_bytes, resume=False)
+            ):
+                raise IntegrityError(wrong)
+
+    def _is_right(self, sha256: str, size: int) -> bool:
+        try:
+            return self.has(sha256, size) and describe_file(self.path(sha256)).sha256 == sha256
+        except FileNotFoundError:
+            return False
+
+    def _ingest(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], None], *, resume: bool) -> str:
+        """Fetches into a file of this process and publishes it. Returns what was wrong with the bytes, if anything."""
+        import tempfile
+
+        from . import transport  # both are slow to import, and `zoo list` fetches nothing
+
+        partials = self._partials(sha256)
+        fd, name = tempfile.mkstemp(dir=self.ingests, prefix=f"{sha256}.{_owner()}.")
+        ingest = Path(name)
+        try:
+            with _Hasher() as hasher:
+                held = _copy_largest(partials, size, fd, hasher) if resume else 0
+                for chunk in transport.fetch(url, size, held):
+                    hasher.update(chunk)
+                    _write_all(fd, chunk)
+                    held = _start_flush(fd, held, len(chunk))
+                    on_bytes(len(chunk))
+                _seal(fd)
+                actual = hasher.hexdigest()
+            if actual != sha256 or os.fstat(fd).st_size != size:
+                wrong = (
+                    f"{safe_text(url.partition('?')[0])} has the SHA-256 {actual[:12]}…, the registry says"
+                    f" {sha256[:12]}…{transport.sniff(os.pread(fd, 512, 0))}"
+                )
+                for partial in (ingest, *(path for path, _ in partials)):
+                    partial.unlink(missing_ok=True)
+                return wrong
+            self._publish(ingest, sha256)
+            for partial, _ in self._partials(sha256):
+                partial.unlink(missing_ok=True)
+            return ""
+        except BaseException:
+            self._keep_largest(ingest, sha256)
+            raise
+        finally:
+            os.close(fd)
+
+    def _publish(self, ingest: Path, sha256: str) -> None:
+        # Another process may have published it meanwhile, and have tidied this one's file away: the same bytes.
+        with suppress(FileExistsError):
+            try:
+                publish(ingest, self.path(sha256))
+            except FileNotFoundError:
+                if not self.path(sha256).exists():
+                    raise
+
+    def _keep_largest(self, ingest: Path, sha256: str) -> None:
+        """After a failure: one partial for the next try is enough, a disk that is full needs no second."""
+        with suppress(OSError):
+            own = ingest.stat().st_size
+            if any(size >= own for path, size in self._partials(sha256) if path != ingest) or not own:
+                ingest.unlink()
+
+    def _partials(self, sha256: str) -> list[tuple[Path, int]]:
+        """The ingest files of a digest and their sizes, the largest first."""
+        found = []
+        for path in self.ingests.glob(f"{self.path(sha256).name}.*"):
+            with suppress(OSError):
+                found.append((path, path.stat().st_size))
+        return sorted(found, key=lambda item: -item[1])
+
+    @contextmanager
+    def _turn(self, sha256: str) -> Iterator[None]:
+        """Lets one process at a time fetch a blob, as far as locks work here."""
+        from filelock import FileLock
+
+        lock = FileLock(self.locks / f"{sha256}.lock")
+        held = self._acquire(lock, sha256)
+        try:
+            yield
+        finally:
+            if held:
+                with suppress(OSError):
+                    lock.release()
+
+    def _acquire(self, lock, sha256: str) -> bool:
+        from filelock import Timeout
+
+        grown, since = -1, time.monotonic()
+        while True:
+            try:
+                lock.acquire(timeout=LOOK_SECONDS)
+                return True
+            except Timeout:
+                pass
+            except (OSError, NotImplementedError):  # NFS, GPFS, CIFS: not every file system has locks
+                return False
+            now = max((size for _, size in self._partials(sha256)), default=0)
+            if now != grown:
+                grown, since = now, time.monotonic()
+            if time.monotonic() - since >= PATIENCE_SECONDS:
+                warn("another process does not get on with fetching %s…; going on without it", sha256[:12])
+                return False
+            warn("waiting for another process that fetches %s… (%s bytes so far)", sha256[:12], f"{now:,}")
+
+
+class _Hasher:
+    """SHA-256 in a thread of its own, so that hashing and writing take the time of the longer one alone."""
+
+    def __init__(self) -> None:
+        import hashlib
+        import queue
+
+        self._sha256 = hashlib.sha256()
+        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)  # bounded: memory stays flat
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> "_Hasher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self._chunks.put(None)
+
+    def _work(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            self._sha256.update(chunk)
+
+    def update(self, chunk: bytes) -> None:
+        self._chunks.put(chunk)
+
+    def hexdigest(self) -> str:
+        self._chunks.put(None)
+        self._thread.join()
+        return self._sha256.hexdigest()
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def publish(source: Path, target: Path) -> None:
+    """Gives a finished file its name, durably.
+
+    Raises:
+        FileExistsError: the name is taken; what is there stays.
+    """
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError as e:
+        if e.errno not in CANNOT_LINK:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
+        source.rename(target)  # no hard links here: replaces at worst a file that appeared just now
+    sync_folder(target.parent)
+
+
+def place(blob: Path, target: Path, *, hard_link: bool = True) -> None:
+    """The blob's bytes at `target`, read-only: shared by reflink, else by hard link, else copied.
+
+    Args:
+        hard_link: whether the file may have several names.
+
+    Raises:
+        FileNotFoundError: the blob is gone.
+    """
+    for way in (_reflink, _hard_link, _copy) if hard_link else (_reflink, _copy):
+        try:
+            return way(blob, target)
+        except OSError as e:
+            if way is _copy or e.errno not in CANNOT_LINK:
+                raise
+
+
+def _reflink(blob: Path, target: Path) -> None:
+    import fcntl
+
+    FICLONE = 0x40049409  # linux/fs.h
+    _fill(blob, target, lambda source, fd: fcntl.ioctl(fd, FICLONE, source))
+
+
+def _hard_link(blob: Path, target: Path) -> None:
+    target.hardlink_to(blob)
+
+
+def _copy(blob: Path, target: Path) -> None:
+    def copy(source: int, fd: int) -> None:
+        while block := os.read(source, BLOCK):
+            _write_all(fd, block)
+
+    _fill(blob, target, copy)
+
+
+def _fill(blob: Path, target: Path, fill: Callable[[int, int], None]) -> None:
+    source = os.open(blob, os.O_RDONLY)
+    try:
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fill(source, fd)
+            _seal(fd)
+        except BaseException:
+            target.unlink()
+            raise
+        finally:
+            os.close(fd)
+    finally:
+        os.close(source)
+
+
+def _seal(fd: int) -> None:
+    """Read-only, with the time of everything published, and on the disk."""
+    os.fchmod(fd, 0o444)
+    os.utime(fd, (PUBLISHED, PUBLISHED))
+    os.fsync(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _start_flush(fd: int, begin: int, count: int) -> int:
+    """Lets the kernel begin to write what was just written, so that the fsync at the end waits for less.
+
+    Args:
+        begin, count: the bytes in the file. Returns their end.
+    """
+    end = begin + count
+    block = end // FLUSH * FLUSH
+    if block > begin and hasattr(os, "posix_fadvise"):  # DONTNEED drops nothing that is not yet on the disk
+        os.posix_fadvise(fd, block - FLUSH, FLUSH, os.POSIX_FADV_DONTNEED)
+    return end
+
+
+def _discard(path: Path) -> None:
+    """Removes whatever has the name of a blob and is none."""
+    if path.is_dir() and not path.is_symlink():
+        import shutil
+
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# --- Interrupted fetches ----------------------------------------------------------------------------------------------
+
+
+def _owner() -> str:
+    import socket
+
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60]
+    return f"{os.getpid()}@{host}"
+
+
+def _is_abandoned(partial: Path) -> bool:
+    """Whether the process that wrote an ingest file is certainly gone: it ran on this host and has ended."""
+    pid, _, host = partial.name.split(".")[1].partition("@")
+    if host != _owner().partition("@")[2] or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _copy_largest(partials: list[tuple[Path, int]], size: int, fd: int, hasher: _Hasher) -> int:
+    """Copies the largest partial's bytes into the new file, hashing them; returns how many.
+
+    Copied, not taken over: a process that still writes to it must not be able to change what this one publishes.
+    """
+    copied = 0
+    for partial, _ in partials:
+        with suppress(FileNotFoundError), partial.open("rb") as f:
+            while block := f.read(min(BLOCK, size - copied)):
+                hasher.update(block)
+                _write_all(fd, block)
+                copied += len(block)
+            break
+    for partial, _ in partials:
+        if _is_abandoned(partial):
+            partial.unlink(missing_ok=True)
+    return copied

@@ -1,0 +1,232 @@
+"""Which registries there are: those given with a call, the default one, those of plugins, those that were added.
+
+Added registries stand in `registries.yaml` of the store. What was last read of a remote one is kept beside it, so that
+only `zoo list` and `zoo pull` ask the network. A registry that can't be read is told in one line and left out: it must
+not break a command about another one.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
+from ..formats import registry as registries_
+from ..formats import strictyaml
+from ..formats.fields import Struct
+from ..formats.registry import DEFAULT, REGISTRY, Registry
+from ..formats.strictyaml import MAX_BYTES
+from ..names import Name
+from ..system.files import write_atomically
+from ..system.places import home
+from ..text import did_you_mean, safe_text, warn
+from .store import Store
+
+FORMAT = 1
+
+
+class Added(Struct, kw_only=True):
+    """registries.yaml: the registries that were added, by name."""
+
+    format: int = FORMAT
+    registries: dict[Name, str] = {}  # name: URL of its registry.yaml
+
+
+def registries(extra: Sequence[str] = (), *, refresh: bool = False) -> list[Registry]:
+    """The registries, in the order in which they are searched.
+
+    Args:
+        extra: URLs or folders given with this call. They come first, and one that can't be read is an error.
+        refresh: read remote registries again, instead of what is kept of them. Without network, the kept copy serves.
+
+    Raises:
+        ZooError: a registry of `extra` can't be read.
+    """
+    standing = _standing(_added_or_nothing())
+    found = [_read(_name_of(place, standing), place_url(place), refresh=refresh) for place in extra]
+    for name, url in standing.items():
+        if any(name == registry.name for registry in found):
+            continue
+        try:
+            found.append(registries_.read_default() if name == DEFAULT else _read(name, url, refresh=refresh))
+        except ZooError as e:
+            warn("the registry '%s' is left out: %s", name, safe_text(e))
+    return found
+
+
+def added() -> dict[str, str]:
+    """The registries that were added: name to the URL of the registry.yaml."""
+    path = _list_path()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as e:
+        raise StoreError(f"cannot read {safe_text(path)}: {e.strerror}") from None
+    return strictyaml.load(data, str(path), Added).registries
+
+
+def add(name: str, place: str) -> Registry:
+    """Adds a registry, after reading it once.
+
+    Args:
+        place: a folder, or the URL of a folder or of a registry.yaml.
+
+    Raises:
+        UsageError: a name that is none, or taken.
+        ZooError: the registry can't be read.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+        raise UsageError(f"'{safe_text(name)}' is no registry name: lower-case letters, digits, '.', '_' and '-'")
+    url, known = place_url(place), added()
+    taken = _standing(known)
+    if taken.get(name, url) != url:
+        raise UsageError(f"there is a registry '{name}' already: {safe_text(taken[name])}")
+    found = _read(name, url, refresh=True)
+    _write_list(known | {name: url})
+    return found
+
+
+def remove(name: str) -> None:
+    """Removes an added registry, what is kept of it, and which digests its versions had. Pulled models stay.
+
+    Raises:
+        NotFoundError: it was not added.
+    """
+    known = added()
+    if name not in known:
+        raise NotFoundError(f"no registry '{safe_text(name)}' was added{did_you_mean(name, known)}")
+    _write_list({other: url for other, url in known.items() if other != name})
+    _kept_path(name, known[name]).unlink(missing_ok=True)
+    Store().forget(name)
+
+
+def place_url(place: str) -> str:
+    """The URL of the registry.yaml that a person means by a folder, a file or a URL."""
+    scheme = urlsplit(place).scheme if "://" in place else ""
+    if scheme == "file":
+        return place_url(str(registries_.path_of(place)))
+    if scheme in ("http", "https"):
+        path = place.partition("?")[0]
+        return place if path.endswith((".yaml", ".yml")) else path.rstrip("/") + f"/{REGISTRY}"
+    if scheme:
+        raise UsageError(f"'{safe_text(place)}' is no registry; it is a folder, or a URL with http, https or file")
+    path = Path(place).expanduser().absolute()
+    return (path if path.name == REGISTRY else path / REGISTRY).as_uri()
+
+
+def _standing(known: dict[str, str]) -> dict[str, str]:
+    """Name to URL of the registries that every call has; of two with one name the first counts, and it is said."""
+    from ..plugins import registries as of_plugins
+
+    standing = {DEFAULT: (registries_.default_folder() / REGISTRY).absolute().as_uri()}
+    owners = {DEFAULT: "zoo"}
+    for plugin in of_plugins():
+        if plugin.folder is None:
+            warn("the registry '%s' of %s is left out: it is not there", plugin.name, plugin.distribution)
+        elif owner := owners.get(plugin.name):
+            warn("the registry '%s' of %s is left out: %s has that name", plugin.name, plugin.distribution, owner)
+        else:
+            owners[plugin.name] = plugin.distribution
+            standing[plugin.name] = place_url(str(plugin.folder))
+    for name, url in known.items():
+        if owner := owners.get(name):
+            warn("the registry '%s' that was added is left out: %s has that name", name, owner)
+        else:
+            standing[name] = url
+    return standing
+
+
+def _added_or_nothing() -> dict[str, str]:
+    try:
+        return added()
+    except ZooError as e:
+        warn("the added registries are left out: %s", safe_text(e))
+        return {}
+
+
+def _name_of(place: str, standing: dict[str, str]) -> str:
+    """The name of a registry given with a call: the one it was added under, else made of its place, always the same."""
+    url = place_url(place)
+    for name, standing_url in standing.items():
+        if standing_url == url:
+            return name
+    parts = urlsplit(url)
+    stem = parts.hostname or registries_.path_of(url).parent.name or "root"
+    return f"{re.sub(r'[^a-z0-9-]', '-', stem.lower()).strip('-')[:40] or 'registry'}-{_short_hash(url)}"
+
+
+def _read(name: str, url: str, *, refresh: bool) -> Registry:
+    if urlsplit(url).scheme == "file":
+        return registries_.read(registries_.path_of(url).parent, name)
+    kept = _kept(name, url)
+    if kept and not refresh:
+        return kept
+    try:
+        return _fetch(name, url, kept)
+    except (TransportError, InvalidFileError, IntegrityError) as e:
+        if kept is None:
+            raise
+        warn("the registry '%s' is as it was last read: %s", name, safe_text(e))
+        return kept
+
+
+def _fetch(name: str, url: str, kept: Registry | None) -> Registry:
+    """Reads a remote registry and keeps it. One that changes a published version is refused."""
+    from .transport import read_small
+
+    data = read_small(url, MAX_BYTES)
+    fetched = registries_.parse(data, name, url)
+    if kept:
+        _refuse_changes(kept, fetched)
+        if fetched.document == kept.document:
+            return fetched
+    try:
+        path = _kept_path(name, url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except (OSError, StoreError) as e:  # a store that can't be written still lists
+        warn("the registry '%s' was read but cannot be kept: %s", name, safe_text(e))
+    return fetched
+
+
+def _refuse_changes(kept: Registry, fetched: Registry) -> None:
+    for name, model in fetched.document.models.items():
+        before = kept.document.models[name].versions if name in kept.document.models else {}
+        for number, version in model.versions.items():
+            if number in before and before[number].digest != version.digest:
+                raise IntegrityError(
+                    f"{fetched.name}/{name}:{number} had the digest {before[number].digest}, the registry now says"
+                    f" {version.digest}; a published version never changes"
+                )
+
+
+def _kept(name: str, url: str) -> Registry | None:
+    try:
+        return registries_.parse(_kept_path(name, url).read_bytes(), name, url)
+    except (OSError, InvalidFileError):
+        return None
+
+
+def _kept_path(name: str, url: str) -> Path:
+    """Where a remote registry is kept. Its URL is part of the name: another URL's copy never stands in for it."""
+    return home() / "registries" / f"{name}-{_short_hash(url)}.yaml"
+
+
+def _short_hash(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _list_path() -> Path:
+    return home() / "registries.yaml"
+
+
+def _write_list(known: dict[str, str]) -> None:
+    path = _list_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+    write_atomically(path, strictyaml.dump(Added(registries=dict(sorted(known.items())))))

@@ -1,0 +1,123 @@
+"""From what a person typed to a folder that can be run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import IntegrityError, InvalidFileError, NotFoundError
+from ..formats import manifest as manifests
+from ..formats.manifest import Manifest
+from ..formats.reference import Reference
+from ..formats.registry import DEFAULT, Entry, resolve
+from ..names import MANIFEST
+from ..system.places import path_of
+from ..text import human_bytes, safe_text
+from . import catalogue
+from .store import Installed, Store
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder, ready to be run, and what it says of itself."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str  # SHA-256 of its model.yaml
+    reference: str  # for people: `vqvae-fashion:1`, or the folder
+
+
+def locate(
+    text: str,
+    *,
+    registries: Sequence[str] = (),
+    pull: bool = True,
+    on_pull: Callable[[Entry, int], None] | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> Bundle:
+    """The bundle that a reference or a path names; it is fetched when it is not here.
+
+    The default registry is inside the package and is read in place. A pulled model needs neither network nor write.
+
+    Args:
+        text: `[registry/]name[:version][@sha256:digest]`, or a bundle's folder: with a separator that makes it a path,
+            or an existing folder that holds a model.yaml.
+        registries: URLs or folders that are searched before the known ones.
+        pull: fetch it when it is not here.
+        on_pull: called before that, with the bytes to fetch.
+        on_bytes: called with the number of bytes as they arrive.
+
+    Raises:
+        NotFoundError: there is no such model, or it is not here and `pull` is off.
+        ZooError: it can't be fetched, or is not what it should be.
+    """
+    if is_path(text):
+        return read_folder(Path(text))
+    reference, store = Reference.parse(text), Store()
+    try:
+        entry = resolve(reference, catalogue.registries(registries))
+    except NotFoundError:
+        if installed := store.find(reference):  # its registry is gone or unreadable; the model is here
+            return _installed(installed)
+        raise
+    if entry.registry.name == DEFAULT:
+        return read_in_place(entry)
+    if installed := store.find(entry.reference):
+        return _installed(installed)
+    missing = store.missing(entry)
+    if not pull:
+        raise NotFoundError(f"{entry} is not here; `zoo pull {entry}` fetches it ({human_bytes(missing)})")
+    if on_pull:
+        on_pull(entry, missing)
+    return _installed(store.pull(entry, on_bytes=on_bytes))
+
+
+def is_path(text: str) -> bool:
+    """Whether a text means a folder: it looks like no reference, or a bundle lies there.
+
+    `lab/tiny` is a reference unless there is such a folder; `./tiny`, `/models/tiny`, `out/models/tiny` are paths.
+    """
+    if (Path(text) / MANIFEST).is_file():
+        return True
+    return text.startswith((".", "/", "~")) or text.endswith("/") or text.count("/") > 1
+
+
+def read_folder(folder: Path) -> Bundle:
+    """The bundle of a folder, its files hashed and its graphs checked: nothing else has looked at them before."""
+    from ..graph.check import check
+
+    folder = folder.expanduser()
+    manifest = manifests.read(folder)
+    _check_files(folder, manifest, str(folder))
+    if unsafe := check(folder, manifest):
+        raise InvalidFileError(f"{safe_text(folder)} may not be run: {safe_text('; '.join(unsafe))[:2000]}")
+    return Bundle(folder, manifest, manifests.digest((folder / MANIFEST).read_bytes()), str(folder))
+
+
+def read_in_place(entry: Entry) -> Bundle:
+    """A model of the registry that is inside the package: its folder itself."""
+    folder = folder_of(entry)
+    try:
+        data = (folder / MANIFEST).read_bytes()
+    except OSError:
+        raise NotFoundError(f"{entry} is not in this package: {safe_text(folder)} has no {MANIFEST}") from None
+    if manifests.digest(data) != entry.digest:
+        raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; install zoo again")
+    manifest = manifests.parse(data, str(folder / MANIFEST))
+    _check_files(folder, manifest, str(entry))
+    return Bundle(folder, manifest, entry.digest, str(entry))
+
+
+def folder_of(entry: Entry) -> Path:
+    """The folder of a model of a local registry."""
+    return path_of(entry.registry.file_url(entry.files[MANIFEST])).parent
+
+
+def _installed(installed: Installed) -> Bundle:
+    manifest = manifests.read(installed.folder)
+    return Bundle(installed.folder, manifest, installed.digest, str(installed))
+
+
+def _check_files(folder: Path, manifest: Manifest, name: str) -> None:
+    """Hashes every file: 1 ms a MB. Other bytes of the same size would run, and draw something else."""
+    if findings := manifests.check_files(folder, manifest):
+        raise IntegrityError(f"{safe_text(name)}: {findings[0]}; `zoo verify {safe_text(name)}` lists all that differs")

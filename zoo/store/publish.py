@@ -1,0 +1,89 @@
+"""A bundle into a registry folder: copied, checked, and named in its registry.yaml, in that order."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError
+from ..formats import manifest as manifests
+from ..formats import registry as registries
+from ..formats.manifest import Manifest
+from ..formats.registry import REGISTRY, RegistryDocument
+from ..names import MANIFEST
+from ..system.files import sync_folder
+from ..text import safe_text
+
+_TEMPORARY = ".publish-"
+
+
+def publish(bundle: Path, folder: Path) -> Manifest:
+    """Copies a bundle to `folder/models/<name>/<version>/` and adds it to `folder/registry.yaml`.
+
+    Publishing the same bundle again changes nothing. A reader of the registry sees the version only when all of its
+    files are there.
+
+    Raises:
+        IntegrityError: a file that is not what the manifest says, or a version that is published with another digest.
+        InvalidFileError: a graph that may not be run; see `zoo.graph.check`.
+        StoreError: the folder can't be written.
+    """
+    from filelock import FileLock
+
+    from ..graph.check import check
+
+    data = _manifest_bytes(bundle)
+    manifest, digest = manifests.parse(data, str(bundle / MANIFEST)), manifests.digest(data)
+    if wrong := manifests.check_files(bundle, manifest):
+        raise IntegrityError(f"{safe_text(bundle)}: {safe_text('; '.join(wrong))}")
+    if unsafe := check(bundle, manifest):
+        raise InvalidFileError(f"{safe_text(bundle)}: {safe_text('; '.join(unsafe))}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".registry.lock"):  # two publishers must not lose each other's line
+            exists = (folder / REGISTRY).exists()
+            before = (
+                registries.read(folder, "target").document if exists else RegistryDocument(format=registries.FORMAT)
+            )
+            document = registries.add_version(before, manifest, digest, len(data))
+            _copy(bundle, folder / "models" / manifest.name / str(manifest.version), manifest, data)
+            if document != before:
+                registries.write(document, folder)
+    except OSError as e:
+        raise StoreError(f"cannot publish to {safe_text(folder)}: {e.strerror or e}") from None
+    return manifest
+
+
+def _manifest_bytes(bundle: Path) -> bytes:
+    try:
+        return (bundle / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{safe_text(bundle)} is no bundle: it has no {MANIFEST}") from None
+
+
+def _copy(bundle: Path, target: Path, manifest: Manifest, data: bytes) -> None:
+    """The bundle's files at `target`, all or none; `data` are the manifest's bytes. The registry's lock is held."""
+    if target.exists():
+        there = target / MANIFEST
+        if there.is_file() and there.read_bytes() == data and not manifests.check_files(target, manifest):
+            return
+        shutil.rmtree(target)  # damaged since, or left by a publisher that died
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(stale)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_TEMPORARY))
+    try:
+        (temporary / MANIFEST).write_bytes(data)
+        for name in manifest.files:
+            shutil.copyfile(bundle / name, temporary / name)
+        for name in (*manifest.files, MANIFEST):
+            with (temporary / name).open("rb") as f:
+                os.fsync(f.fileno())
+        sync_folder(temporary)
+        if wrong := manifests.check_files(temporary, manifest):
+            raise IntegrityError(f"{safe_text(bundle)} changed while it was copied: {safe_text('; '.join(wrong))}")
+        temporary.chmod(0o755)
+        temporary.replace(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,474 @@
+"""The models that were pulled: complete, checked, readable without network and without a write.
+
+    blobs/<sha256>                       files by digest, read-only (blobs.py)
+    views/<digest of model.yaml>/        a bundle's folder, made of reflinks, else hard links (weights: copies)
+    refs/<registry>/<name>/<version>     the digest; written last: with it the model is there
+    seen/<registry>/<name>/<version>     the digest that this client first saw; stays when the model is removed
+
+A process may be killed anywhere: what is visible is complete, what is not visible is tidied up by `prune`.
+"""
+
+import errno
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import IntegrityError, InvalidFileError, StoreError
+from ..formats.fields import describe_file, digest_of
+from ..formats.reference import Reference
+from ..formats.registry import Entry
+from ..formats.strictyaml import MAX_BYTES
+from ..names import MANIFEST
+from ..system.files import make_folder, sync_folder
+from ..system.places import home
+from ..text import human_bytes, safe_text
+from .blobs import PUBLISHED, Blobs, place, publish
+
+if TYPE_CHECKING:
+    from ..formats.manifest import Manifest  # imported when one is read: an empty store needs none of the contract
+
+YOUNG_SECONDS = 3600
+"""What is younger may belong to a pull under way; `prune` leaves it."""
+
+MARGIN_BYTES = 8 << 20  # what a disk must have left after a pull
+PULL_ATTEMPTS = 3  # when a blob vanishes under a pull, because another process prunes
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}\Z")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A pulled model. `folder` is its bundle."""
+
+    registry: str
+    name: str
+    version: int
+    digest: str
+    folder: Path
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(self.name, self.registry, self.version, self.digest)
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` removed, or would."""
+
+    paths: tuple[str, ...]  # relative to the store
+    bytes: int
+
+
+class Store:
+    """A folder of pulled models; several processes may use it at once.
+
+    Args:
+        root: the folder; by default `$ZOO_HOME`, else `$XDG_DATA_HOME/zoo`, else `~/.local/share/zoo`.
+    """
+
+    def __init__(self, root: Path | None = None):
+        self.root = (root or home()).absolute()
+        self.blobs = Blobs(self.root)
+        self.views, self.refs, self.seen = self.root / "views", self.root / "refs", self.root / "seen"
+
+    # --- Reading: no network, no write ---
+
+    def installed(self) -> list[Installed]:
+        """Every pulled model, by registry, name and version."""
+        found = []
+        for path in self.refs.glob("*/*/*"):
+            registry, name, version = path.parts[-3:]
+            digest = _read_digest(path)
+            if not (digest and _NAME.match(registry) and _NAME.match(name) and _VERSION.match(version)):
+                continue
+            folder = self._view(digest)
+            if folder.is_dir() and not folder.is_symlink():
+                found.append(Installed(registry, name, int(version), digest, folder))
+        return sorted(found, key=lambda i: (i.registry, i.name, i.version))
+
+    def matching(self, reference: Reference) -> list[Installed]:
+        """The pulled models that a reference can mean."""
+        return [
+            i
+            for i in self.installed()
+            if i.name == reference.name
+            and reference.registry in (None, i.registry)
+            and reference.version in (None, i.version)
+            and reference.digest in (None, i.digest)
+        ]
+
+    def find(self, reference: Reference) -> Installed | None:
+        """The pulled model that a reference names, the highest version when it names none.
+
+        Raises:
+            IntegrityError: it is there, and a file of it has changed since it was pulled.
+        """
+        best = max(self.matching(reference), key=lambda i: i.version, default=None)
+        if best and (damage := self.damage(best)):
+            raise IntegrityError(f"{best} was changed since it was pulled: {damage[0]}; `zoo pull {best}` mends it")
+        return best
+
+    def damage(self, installed: Installed) -> list[str]:
+        """What a look at sizes and times finds wrong; only a file whose time has changed is hashed."""
+        manifest, findings = self._read_manifest(installed)
+        if manifest is None:
+            return findings
+        for name, expected in manifest.files.items():
+            path = installed.folder / name
+            try:
+                status = path.lstat()
+            except OSError:
+                findings.append(f"{name} is missing")
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                findings.append(f"{name} is not a plain file")
+            elif status.st_size != expected.size:
+                findings.append(f"{name} has {status.st_size:,} bytes; the manifest says {expected.size:,}")
+            elif status.st_mtime != PUBLISHED and describe_file(path).sha256 != expected.sha256:
+                findings.append(f"{name} has other bytes than its SHA-256 {expected.sha256[:12]}… says")
+        return findings
+
+    def verify(self, installed: Installed) -> list[str]:
+        """Hashes every file again; what is wrong, a line each, empty when all is right."""
+        from ..formats.manifest import check_files
+
+        manifest, findings = self._read_manifest(installed)
+        if manifest is None:
+            return findings
+        findings += check_files(installed.folder, manifest)
+        for path in sorted(installed.folder.iterdir()):
+            if path.name != MANIFEST and path.name not in manifest.files:
+                findings.append(f"{safe_text(path.name)} is not listed in the manifest")
+        return findings
+
+    def missing(self, entry: Entry) -> int:
+        """Bytes that a pull would still fetch."""
+        if (ref := _read_digest(self._ref(entry))) == entry.digest and self._view(ref).is_dir():
+            return 0
+        return sum(self.blobs.missing(file.sha256, file.size) for file in entry.files.values())
+
+    def _read_manifest(self, installed: Installed) -> tuple["Manifest | None", list[str]]:
+        from ..formats import manifest as manifests
+
+        path = installed.folder / MANIFEST
+        try:
+            if path.is_symlink() or not path.is_file():
+                return None, [f"{MANIFEST} is missing, or no plain file"]
+            data = path.read_bytes()
+            if digest_of(data) != installed.digest:
+                return None, [f"{MANIFEST} has other bytes than the model's digest {installed.digest[:12]}… says"]
+            return manifests.parse(data, str(path)), []
+        except OSError as e:
+            return None, [f"{MANIFEST} cannot be read: {e.strerror}"]
+
+    # --- Pulling ---
+
+    def pull(self, entry: Entry, *, on_bytes: Callable[[int], None] = lambda count: None) -> Installed:
+        """Makes a model be here: fetched as far as it is missing, checked, then visible in one step.
+
+        Args:
+            on_bytes: called with the number of bytes whenever some have arrived.
+
+        Raises:
+            IntegrityError: wrong bytes, or a version that this client knows with another digest.
+            InvalidFileError: a manifest or graph that may not be used.
+            TransportError: a file could not be read.
+            StoreError: the disk is full or can't be written.
+        """
+        installed = Installed(entry.registry.name, entry.name, entry.version, entry.digest, self._view(entry.digest))
+        with _storage(self.root):
+            self._refuse_other_digest(entry)
+            for attempt in range(PULL_ATTEMPTS):
+                try:
+                    if not self._is_whole(installed):
+                        self._fetch_and_show(entry, installed, on_bytes)
+                    self._write_ref(self.seen, entry)
+                    self._write_ref(self.refs, entry)
+                    return installed
+                except FileNotFoundError:  # `zoo prune` or `zoo rm` in another process took a file away
+                    if attempt + 1 == PULL_ATTEMPTS:
+                        raise
+        raise AssertionError("the loop above returns or raises")
+
+    def _is_whole(self, installed: Installed) -> bool:
+        return installed.folder.is_dir() and not self.damage(installed)
+
+    def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], None]) -> None:
+        from ..formats import manifest as manifests
+
+        listed = entry.files[MANIFEST]
+        if listed.size > MAX_BYTES:
+            raise InvalidFileError(f"{entry}: a {MANIFEST} of {listed.size:,} bytes; it has at most {MAX_BYTES:,}")
+        self._check_space(entry)
+        self._ensure(entry, MANIFEST, on_bytes)
+        manifest = manifests.parse(self.blobs.path(entry.digest).read_bytes(), f"{entry} {MANIFEST}")
+        _check_agreement(entry, manifest)
+        for name in manifest.files:
+            self._ensure(entry, name, on_bytes)
+        self._show(entry, manifest, installed)
+
+    def _ensure(self, entry: Entry, name: str, on_bytes: Callable[[int], None]) -> None:
+        file = entry.files[name]
+        try:
+            self.blobs.ensure(file.sha256, file.size, entry.registry.file_url(file), on_bytes)
+        except IntegrityError as e:
+            raise IntegrityError(f"{entry}: {name}: {e}") from None
+
+    def _show(self, entry: Entry, manifest: "Manifest", installed: Installed) -> None:
+        """Makes the bundle's folder under a temporary name, checks its graphs, and only then names it."""
+        import tempfile
+
+        from ..graph.apart import check_apart
+
+        make_folder(self.views)
+        temporary = Path(tempfile.mkdtemp(dir=self.views, prefix="."))
+        try:
+            for name in (*manifest.files, MANIFEST):
+                # ONNX Runtime takes a weight of a loop for an attack where its file has several hard links.
+                hard_link = not name.endswith(".safetensors")
+                place(self.blobs.path(entry.files[name].sha256), temporary / name, hard_link=hard_link)
+            if unsafe := check_apart(temporary):
+                raise InvalidFileError(f"{entry} may not be run: {safe_text('; '.join(unsafe))[:2000]}")
+            temporary.chmod(0o755)
+            sync_folder(temporary)
+            if installed.folder.exists():
+                if self._is_whole(installed):  # another process was faster
+                    return
+                _remove(installed.folder)
+            try:
+                temporary.rename(installed.folder)
+            except OSError as e:
+                if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            sync_folder(self.views)
+        finally:
+            import shutil
+
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _check_space(self, entry: Entry) -> None:
+        lacking = {f.sha256: f.size for f in entry.files.values() if not self.blobs.has(f.sha256, f.size)}
+        need = sum(lacking.values()) + MARGIN_BYTES
+        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        import shutil
+
+        free = shutil.disk_usage(existing).free
+        if lacking and free < need:
+            raise StoreError(
+                f"{entry} needs {human_bytes(need)} in {safe_text(self.root)}, which has {human_bytes(free)} free;"
+                " `zoo prune` frees what no model needs, ZOO_HOME names another folder"
+            )
+
+    def _refuse_other_digest(self, entry: Entry) -> None:
+        for kind in (self.seen, self.refs):
+            known = _read_digest(self._ref(entry, kind))
+            if known and known != entry.digest:
+                raise _other_digest(entry, known)
+
+    def _write_ref(self, kind: Path, entry: Entry) -> None:
+        import tempfile
+
+        path = self._ref(entry, kind)
+        if _read_digest(path) == entry.digest:
+            return
+        make_folder(path.parent)
+        make_folder(self.blobs.ingests)
+        fd, name = tempfile.mkstemp(dir=self.blobs.ingests, prefix="ref.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(fd, "w") as f:
+                f.write(entry.digest + "\n")
+                f.flush()
+                os.fchmod(fd, 0o444)
+                os.fsync(fd)
+            try:
+                publish(temporary, path)
+            except FileExistsError:
+                known = _read_digest(path)
+                if known is None:  # damaged: no digest at all
+                    temporary.replace(path)
+                    sync_folder(path.parent)
+                elif known != entry.digest:
+                    raise _other_digest(entry, known) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    # --- Removing ---
+
+    def remove(self, installed: Installed) -> int:
+        """Removes a model and what no other model needs. Returns the bytes that this frees."""
+        with _storage(self.root):
+            (self.refs / installed.registry / installed.name / str(installed.version)).unlink(missing_ok=True)
+            if any(other.digest == installed.digest for other in self.installed()):
+                return 0
+            unneeded = [installed.folder]
+            manifest, _ = self._read_manifest(installed)
+            if manifest:  # else its files can't be known, and `prune` finds them
+                others = [folder for folder in self._view_folders() if folder != installed.folder]
+                digests = {installed.digest, *(f.sha256 for f in manifest.files.values())}
+                unneeded += map(self.blobs.path, digests - self._needed_blobs(others))
+            freed = _freed(unneeded)
+            for path in unneeded:
+                _remove(path)
+            return freed
+
+    def forget(self, registry: str) -> None:
+        """Forgets which digests a registry's versions had: its name may now mean another one."""
+        with _storage(self.root):
+            if _NAME.match(registry) and (self.seen / registry).is_dir():
+                import shutil
+
+                shutil.rmtree(self.seen / registry)
+
+    def prune(self, *, dry_run: bool) -> Pruned:
+        """Removes blobs that no model needs, views and references without each other, and interrupted fetches.
+
+        What is younger than an hour stays: it may belong to a pull under way.
+        """
+        with _storage(self.root):
+            unneeded = list(self._unneeded())
+            freed = _freed(unneeded)
+            for path in unneeded if not dry_run else ():
+                _remove(path)
+            return Pruned(tuple(sorted(str(path.relative_to(self.root)) for path in unneeded)), freed)
+
+    def _unneeded(self) -> Iterator[Path]:
+        digests = {_read_digest(path) for path in self.refs.glob("*/*/*")}
+        folders = self._view_folders()
+        orphans = [f for f in folders if f.name not in digests and _is_old(f)]
+        yield from orphans
+        needed = self._needed_blobs([f for f in folders if f not in orphans])
+        for path in _children(self.blobs.folder):
+            if path.name not in needed and _is_old(path):
+                yield path
+        yield from filter(_is_old, _children(self.blobs.ingests))
+        for path in self.refs.glob("*/*/*"):
+            digest = _read_digest(path)
+            if _is_old(path) and not (digest and self._view(digest).is_dir()):
+                yield path
+
+    def _view_folders(self) -> list[Path]:
+        """Every view, those that are still being made (their names begin with a dot) among them."""
+        return _children(self.views)
+
+    def _needed_blobs(self, folders: list[Path]) -> set[str]:
+        from ..formats import manifest as manifests
+
+        needed = set()
+        for folder in folders:
+            try:
+                data = (folder / MANIFEST).read_bytes()
+                manifest = manifests.parse(data, str(folder))
+            except (OSError, InvalidFileError):
+                continue
+            needed |= {digest_of(data), *(f.sha256 for f in manifest.files.values())}
+        return needed
+
+    # --- Paths ---
+
+    def _view(self, digest: str) -> Path:
+        return self.views / self.blobs.path(digest).name
+
+    def _ref(self, entry: Entry, kind: Path | None = None) -> Path:
+        parts = entry.registry.name, entry.name
+        if not all(map(_NAME.match, parts)):
+            raise InvalidFileError(f"{safe_text('/'.join(parts))} is no name of a model")
+        return (kind or self.refs).joinpath(*parts, str(int(entry.version)))
+
+
+@contextmanager
+def _storage(root: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into one line that names the path and the cause."""
+    try:
+        yield
+    except OSError as e:
+        hints = {
+            errno.ENOSPC: "; free some space (`zoo prune`): the next pull goes on from what was fetched",
+            errno.EROFS: "; ZOO_HOME names a folder that can be written",
+            errno.EACCES: "; ZOO_HOME names a folder that can be written",
+        }
+        raise StoreError(
+            f"cannot write {safe_text(e.filename or root)}: {e.strerror or e}{hints.get(e.errno, '')}"
+        ) from None
+
+
+def _check_agreement(entry: Entry, manifest: "Manifest") -> None:
+    """The registry and the manifest say the same of the model."""
+    if (manifest.name, manifest.version) != (entry.name, entry.version):
+        raise IntegrityError(f"{entry}: its {MANIFEST} is of {manifest.name}:{manifest.version}")
+    listed = {name: (f.size, f.sha256) for name, f in entry.files.items() if name != MANIFEST}
+    inside = {name: (f.size, f.sha256) for name, f in manifest.files.items()}
+    if differing := sorted(name for name in listed.keys() | inside.keys() if listed.get(name) != inside.get(name)):
+        raise IntegrityError(
+            f"{entry}: the registry '{entry.registry.name}' and its {MANIFEST} differ on {', '.join(differing)}"
+        )
+
+
+def _other_digest(entry: Entry, known: str) -> IntegrityError:
+    return IntegrityError(
+        f"{entry} had the digest {known} when it was first seen here, the registry '{entry.registry.name}' now says"
+        f" {entry.digest}; a published version never changes. If you trust the new one, remove the registry and the"
+        " model (`zoo registry remove`, `zoo rm`) and add them again"
+    )
+
+
+def _read_digest(path: Path) -> str | None:
+    try:
+        text = path.read_bytes()[:80].decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return text if _DIGEST.match(text) else None
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _is_old(path: Path) -> bool:
+    """By the time of the last change of the inode: the modification time of what is published says nothing."""
+    try:
+        return time.time() - path.lstat().st_ctime >= YOUNG_SECONDS
+    except OSError:
+        return False
+
+
+def _freed(paths: list[Path]) -> int:
+    """Bytes that removing the paths frees. A file with several names, as in a view of hard links, counts once, and only
+    when all of its names go."""
+    names: dict[tuple[int, int], int] = {}
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    for path in paths:
+        for file in (path, *_children(path)) if path.is_dir() else (path,):
+            with suppress(OSError):
+                status = file.lstat()
+                inode = status.st_dev, status.st_ino
+                names[inode] = names.get(inode, 0) + 1
+                sizes[inode] = (status.st_size, status.st_nlink) if stat.S_ISREG(status.st_mode) else (0, 0)
+    return sum(size for inode, (size, links) in sizes.items() if names[inode] >= links)
+
+
+def _remove(path: Path) -> None:
+    """Takes a file or folder out of sight in one step, and away."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    trash = path.parent / f".trash-{os.getpid()}-{path.name[:16]}"
+    with suppress(FileNotFoundError):
+        path.rename(trash)
+    import shutil
+
+    shutil.rmtree(trash, ignore_errors=True)

@@ -1,0 +1,428 @@
+"""Bytes from a URL: resumed where they stopped, never waited for without end, never believed.
+
+A server is not trusted: its lengths are compared, not obeyed; its redirects are followed by hand and checked; its text
+reaches a message only through `safe_text`. What the bytes are is decided by their digest, in the store. Plain http is
+therefore allowed for files, but never as the target of a redirect from https.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from ..errors import TransportError
+from ..system.places import path_of
+from ..text import human_bytes, safe_text
+
+if TYPE_CHECKING:
+    import requests
+    import tenacity
+
+T = TypeVar("T")
+log = logging.getLogger("zoo")
+
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 30.0  # without a single byte
+SLOW_SECONDS = 30.0  # fewer than SLOW_RATE bytes a second for so long is a stall: some servers drip
+SLOW_RATE = 1024
+TRIES = 5  # requests a file, the first included
+SMALL_TRIES = 2  # for a registry, of which there is mostly a cached copy
+BACKOFF_SECONDS = 0.5  # before the second try; doubled before each later one, with jitter
+BACKOFF_MOST_SECONDS = 10.0
+TELL_SECONDS = 4.0  # a longer wait is announced
+RETRY_AFTER_MOST_SECONDS = 60.0  # a server may ask for this much patience
+REDIRECTS = 5
+CHUNK = 1 << 18
+
+_TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_REDIRECT_STATUS = {301, 302, 303, 307, 308}
+
+
+class _RetryableError(TransportError):
+    """A failure that may pass. `retry_after` is what the server asked for, in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 0.0):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+def fetch(url: str, size: int, offset: int = 0) -> Iterator[bytes]:
+    """The bytes `offset` .. `size` of a URL, in order, over as many requests as it takes.
+
+    Args:
+        url: http, https, or a file URL that a local registry allowed.
+        size: of the whole file, from the registry. More bytes than that are refused.
+
+    Raises:
+        TransportError: after the last try; the message says what happened and how far it came.
+    """
+    if url.startswith("file:"):
+        yield from _read_local(path_of(url), size, offset)
+        return
+    download = _Download(url, size, offset)
+    for attempt in _retrying(TRIES):
+        with attempt:
+            yield from download.proceed()
+
+
+def read_small(url: str, limit: int) -> bytes:
+    """A whole file of at most `limit` bytes.
+
+    Raises:
+        TransportError: it can't be read, or is longer.
+    """
+    if url.startswith("file:"):
+        body = _read_small_local(path_of(url), limit)
+    else:
+        body = _retrying(SMALL_TRIES)(_read_small_remote, url, limit)
+    if len(body) > limit:
+        raise TransportError(f"{safe_text(url)} has more than the {limit:,} bytes that are allowed here")
+    return body
+
+
+def sniff(first: bytes) -> str:
+    """What a file really is that should have been something else, as the end of a message; empty when unknown."""
+    start = first[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "; it is an HTML page: a login or error page, or the address of a web page instead of a file"
+    if start.startswith(b"version https://git-lfs"):
+        return "; it is a git-lfs pointer: the file itself was not uploaded, or needs `git lfs pull`"
+    if start.startswith(b"<?xml"):
+        return "; it is an XML document, as object stores send for errors"
+    return ""
+
+
+# --- Local files ------------------------------------------------------------------------------------------------------
+
+
+def _read_local(path: Path, size: int, offset: int) -> Iterator[bytes]:
+    try:
+        if not path.is_file():  # a FIFO would be waited for without end
+            raise TransportError(f"{safe_text(path)} is missing, or no plain file")
+        with path.open("rb", buffering=0) as f:
+            f.seek(offset)
+            position = offset
+            while chunk := f.read(min(CHUNK, size + 1 - position)):
+                position += len(chunk)
+                if position > size:
+                    break
+                yield chunk
+        if position != size:
+            raise TransportError(f"{safe_text(path)} has {path.stat().st_size:,} bytes; the registry says {size:,}")
+    except OSError as e:
+        raise TransportError(f"cannot read {safe_text(path)}: {e.strerror}") from None
+
+
+def _read_small_local(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as f:
+            return f.read(limit + 1)
+    except OSError as e:
+        raise TransportError(f"cannot read {safe_text(path)}: {e.strerror}") from None
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------
+
+
+class _Download:
+    """A file on its way: what was passed on so far, and what the server has shown of itself."""
+
+    def __init__(self, url: str, size: int, offset: int):
+        self.url, self.size, self.position = url, size, offset
+        self.ranges = True  # until the server misunderstands one
+        self.etag = ""
+
+    def proceed(self) -> Iterator[bytes]:
+        """One request: the bytes from where the last one stopped. Raises when it stops before the end."""
+        if self.position == self.size:
+            return
+        headers = {}
+        if self.position and self.ranges:
+            headers["Range"] = f"bytes={self.position}-"
+            if self.etag:
+                headers["If-Range"] = self.etag  # a file that changed comes whole, its prefix is skipped here
+        with closing(_open(self.url, headers)) as response:
+            skip = self._bytes_to_skip(response)
+            etag = response.headers.get("ETag", "")
+            self.etag = etag if etag.startswith('"') else ""  # a weak one says nothing about bytes
+            yield from self._read(response, skip)
+
+    def _bytes_to_skip(self, response: "requests.Response") -> int:
+        """Bytes before `position` that this answer starts with. Raises for an answer that can't be used."""
+        status = response.status_code
+        if status == 200:
+            return self.position
+        if status == 206 and self.position:
+            match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+            if match and int(match[1]) == self.position:
+                return 0
+            self.ranges = False
+            raise _RetryableError(f"{_named(self.url)} sent another part of the file than was asked for")
+        if status == 416:
+            self.ranges = False
+            raise _RetryableError(f"{_named(self.url)} says that the file ends before byte {self.position:,}")
+        raise TransportError(f"{_named(self.url)} answered {status} to a plain request")
+
+    def _read(self, response: "requests.Response", skip: int) -> Iterator[bytes]:
+        received, first = 0, b""
+        begin = self.position - skip
+        for chunk in _chunks(response, self.size + 1 - begin):
+            if begin == 0 and len(first) < 512:
+                first += chunk[:512]
+            before, received = received, received + len(chunk)
+            if begin + received > self.size:
+                raise TransportError(
+                    f"{_named(self.url)} sends more than the {self.size:,} bytes that the registry says{sniff(first)}"
+                )
+            if received > skip:
+                fresh = chunk[max(0, skip - before) :]
+                self.position += len(fresh)
+                yield fresh
+            if begin + received == self.size:
+                return
+        if _is_complete(response, received):
+            raise TransportError(
+                f"{_named(self.url)} has {begin + received:,} bytes; the registry says {self.size:,}{sniff(first)}"
+            )
+        end = begin + received
+        raise _RetryableError(f"{_named(self.url)}: connection cut at {human_bytes(end)} of {human_bytes(self.size)}")
+
+
+def _is_complete(response: "requests.Response", received: int) -> bool:
+    """Whether the answer was as long as it said: then the file itself is short, and another try changes nothing."""
+    stated = response.headers.get("Content-Length", "")
+    return stated.isascii() and stated.isdigit() and int(stated[:18]) == received
+
+
+def _read_small_remote(url: str, limit: int) -> bytes:
+    body = bytearray()
+    with closing(_open(url, {})) as response:
+        if response.status_code != 200:
+            raise TransportError(f"{_named(url)} answered {response.status_code} to a plain request")
+        for chunk in _chunks(response, limit + 1):
+            body += chunk
+        stated = response.headers.get("Content-Length", "")
+        if stated.isascii() and stated.isdigit() and len(body) < min(int(stated[:18]), limit):
+            raise _RetryableError(f"{_named(url)}: connection cut at {human_bytes(len(body))}")
+    return bytes(body)
+
+
+def _chunks(response: "requests.Response", limit: int) -> Iterator[bytes]:
+    """The body as it arrives, at most `limit` bytes; ends early where it breaks, raises where it comes too slowly."""
+    from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+    url = response.url
+    waited, arrived = 0.0, 0
+    while limit:
+        before = time.monotonic()
+        try:
+            chunk = response.raw.read1(min(CHUNK, limit), decode_content=False)
+        except ReadTimeoutError:
+            raise _RetryableError(f"{_named(url)} sent nothing for {SILENCE_SECONDS:g} s") from None
+        except (HTTPError, HTTPException, OSError, ValueError):  # cut, or a chunk length that is no number
+            chunk = b""
+        if not chunk:
+            return
+        limit -= len(chunk)
+        waited, arrived = waited + time.monotonic() - before, arrived + len(chunk)
+        if waited > SLOW_SECONDS:
+            if arrived < SLOW_RATE * SLOW_SECONDS:
+                raise _RetryableError(f"{_named(url)} sent only {arrived:,} bytes in {waited:.0f} s: stalled")
+            waited, arrived = 0.0, 0
+        yield chunk
+
+
+def _open(url: str, headers: dict[str, str]) -> "requests.Response":
+    """The answer to a GET, its body not yet read, after at most five checked redirects.
+
+    The status is 200, 206 or 416; the body has no content encoding.
+    """
+    check_url(url)
+    here = url
+    for _ in range(REDIRECTS + 1):
+        response = _within(CONNECT_SECONDS + SILENCE_SECONDS, here, lambda: _get(here, headers))  # noqa: B023
+        if response.status_code not in _REDIRECT_STATUS:
+            break
+        response.close()
+        here = _redirected(here, response.headers.get("Location", ""))
+    else:
+        raise TransportError(f"{_named(url)} redirects more than {REDIRECTS} times")
+    try:
+        _check_answer(response, here)
+    except BaseException:
+        response.close()
+        raise
+    return response
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        raise TransportError(f"{_named(url)} redirects to '{safe_text(location)[:200]}', which is no URL") from None
+    check_url(target, url)
+    return target
+
+
+def _check_answer(response: "requests.Response", url: str) -> None:
+    status = response.status_code
+    if status in _TEMPORARY_STATUS:
+        raise _RetryableError(f"{_named(url)} answered {_status(response)}", _retry_after(response))
+    if status not in (200, 206, 416):
+        raise TransportError(f"{_named(url)} answered {_status(response)}")
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise TransportError(
+            f"{_named(url)} sent the file with Content-Encoding '{safe_text(encoding)[:40]}' though asked not to"
+        )
+
+
+def check_url(url: str, previous: str | None = None) -> None:
+    """Refuses a URL that must not be asked: other schemes, passwords inside, odd characters, https to http.
+
+    Args:
+        previous: the URL that redirected to this one.
+    """
+    came = f" ({_named(previous)} redirects to it)" if previous else ""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # the port is checked when it is read
+    except ValueError:
+        raise TransportError(f"'{safe_text(url)[:200]}' is no URL{came}") from None
+    if parts.scheme not in ("http", "https"):
+        raise TransportError(f"'{safe_text(url)[:200]}' is not fetched: only http and https are{came}")
+    if not host or re.search(r"[\\\x00-\x20\x7f]", url):
+        raise TransportError(f"'{safe_text(url)[:200]}' is no URL{came}")
+    if "@" in parts.netloc:
+        raise TransportError(f"{_named(url)}: a URL here holds no user name or password{came}")
+    if previous and urlsplit(previous).scheme == "https" and parts.scheme == "http":
+        raise TransportError(f"{_named(previous)} redirects from https to http, which anyone on the way could change")
+
+
+def _get(url: str, headers: dict[str, str]) -> "requests.Response":
+    import requests
+    from requests import exceptions
+
+    # Proxies come from the environment; so does the CA file, where requests itself does not know SSL_CERT_FILE.
+    ca = next(filter(None, map(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))), "")
+    headers = {"Accept-Encoding": "identity", "User-Agent": "zoo"} | headers
+    session = requests.Session()
+    try:
+        # No `auth`, also none from ~/.netrc: a registry, not the user, says which hosts are asked. The adapter is
+        # called by itself because `session.send` reads the whole body of a redirect, however long it is.
+        request = session.prepare_request(requests.Request("GET", url, headers, auth=lambda prepared: prepared))
+        settings = session.merge_environment_settings(url, {}, stream=True, verify=ca or True, cert=None)
+        adapter = session.get_adapter(url)
+        return adapter.send(request, timeout=(CONNECT_SECONDS, SILENCE_SECONDS), **settings)
+    except exceptions.ProxyError as e:
+        raise _RetryableError(f"{_named(url)}: no connection: {_cause(e)}{_proxy(url)}") from None
+    except exceptions.SSLError as e:
+        raise TransportError(
+            f"{_named(url)}: no trusted TLS connection: {_cause(e)} (certificates: {safe_text(ca) or 'certifi'};"
+            " SSL_CERT_FILE names others)"
+        ) from None
+    except exceptions.ConnectTimeout:
+        raise _RetryableError(f"{_named(url)}: no connection within {CONNECT_SECONDS:g} s{_proxy(url)}") from None
+    except exceptions.Timeout:
+        raise _RetryableError(f"{_named(url)}: no answer within {SILENCE_SECONDS:g} s{_proxy(url)}") from None
+    except exceptions.InvalidURL:
+        raise TransportError(f"'{safe_text(url)[:200]}' is no URL") from None
+    except exceptions.ConnectionError as e:
+        raise _RetryableError(f"{_named(url)}: no connection: {_cause(e)}{_proxy(url)}") from None
+    except (exceptions.RequestException, OSError, ValueError) as e:
+        raise TransportError(f"{_named(url)}: {_cause(e)}") from None
+
+
+def _within(seconds: float, url: str, call: Callable[[], T]) -> T:
+    """The call's result, given up after a time: name look-ups and dripping headers have no time-out of their own."""
+    outcome: list = []
+
+    def work() -> None:
+        try:
+            outcome.append((call(), None))
+        except BaseException as e:
+            outcome.append((None, e))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise _RetryableError(f"{_named(url)}: no answer within {seconds:g} s")
+    result, error = outcome[0]
+    if error:
+        raise error
+    return result
+
+
+# --- Tries and words --------------------------------------------------------------------------------------------------
+
+
+def _retrying(tries: int) -> "tenacity.Retrying":
+    """Tries again after what may pass, with growing, jittered waits, or as long as the server asks."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+
+    backoff = wait_exponential(BACKOFF_SECONDS, BACKOFF_MOST_SECONDS) + wait_random(0, BACKOFF_SECONDS)
+
+    def wait(state: "tenacity.RetryCallState") -> float:
+        return max(backoff(state), min(state.outcome.exception().retry_after, RETRY_AFTER_MOST_SECONDS))
+
+    def tell(state: "tenacity.RetryCallState") -> None:
+        if state.next_action.sleep >= TELL_SECONDS:
+            log.warning("%s; trying again in %.0f s", state.outcome.exception(), state.next_action.sleep)
+
+    return Retrying(
+        retry=retry_if_exception_type(_RetryableError),
+        stop=stop_after_attempt(tries),
+        wait=wait,
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+def _retry_after(response: "requests.Response") -> float:
+    """Seconds that the server asks to wait; 0 when it says nothing sensible."""
+    from email.utils import parsedate_to_datetime
+
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def _status(response: "requests.Response") -> str:
+    return f"{response.status_code} {safe_text(response.reason or '')[:80]}".rstrip()
+
+
+def _named(url: str) -> str:
+    """The URL for a message, without what could be a secret: a query can hold a signature."""
+    return safe_text(url.partition("?")[0])[:300]
+
+
+def _proxy(url: str) -> str:
+    """` through the proxy …` when the environment names one for this URL, without its password."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(url, get_environ_proxies(url))
+    return f" through the proxy {safe_text(proxy.rpartition('@')[2])}" if proxy else ""
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of an error that requests and urllib3 wrapped, short."""
+    seen = error
+    for _ in range(8):
+        inner = getattr(seen, "reason", None) or next((a for a in seen.args if isinstance(a, BaseException)), None)
+        if not isinstance(inner, BaseException):
+            break
+        seen = inner
+    text = getattr(seen, "strerror", None) or str(seen)
+    return safe_text(text.rpartition("): ")[2])[:200]

@@ -1,0 +1,85 @@
+"""Files and folders put in place whole or not at all: written next to the wanted place, synced, then renamed."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import StoreError
+from ..text import safe_text
+
+
+@contextlib.contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as `out`; gone at the end, unless `put_in_place` renamed it."""
+    import shutil  # these two are slow to import, and `zoo list` writes nothing
+    import tempfile
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as e:
+        raise StoreError(f"cannot write {safe_text(out)}: {e.strerror or safe_text(e)}") from e
+
+
+def put_in_place(folder: Path, out: Path) -> None:
+    """Makes the files durable, then gives the folder its name in one step. A folder that had the name is removed."""
+    import shutil
+    import tempfile
+
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.is_file():
+            with path.open("rb") as f:
+                os.fsync(f.fileno())
+    folder.chmod(0o755)
+    sync_folder(folder)
+    if out.exists():  # a folder that is not empty can't be renamed over
+        old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        out.rename(old / out.name)
+        folder.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        folder.rename(out)
+    sync_folder(out.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes beside the file, syncs, renames over it, syncs the folder."""
+    import tempfile
+
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
+            temporary = Path(f.name)
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as e:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder with its parents, its name durable."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o755, exist_ok=True)
+        sync_folder(folder.parent)

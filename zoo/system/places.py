@@ -1,0 +1,36 @@
+"""Where things are on this machine: the store, the default registry, and the paths of file URLs."""
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ..errors import InvalidFileError, StoreError
+from ..text import safe_text
+
+
+def home() -> Path:
+    """`$ZOO_HOME`, else `$XDG_DATA_HOME/zoo`, else `~/.local/share/zoo`."""
+    if home := os.environ.get("ZOO_HOME"):
+        return Path(home).expanduser()
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "zoo"
+    except RuntimeError:
+        raise StoreError("there is no home folder to keep models in; set ZOO_HOME to a folder") from None
+
+
+def default_folder() -> Path:
+    """Where the default registry lies: inside an installed package, or at the root of a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "default_registry"
+    return inside if inside.is_dir() else package.parent
+
+
+def path_of(url: str) -> Path:
+    """The path of a file:// URL."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise InvalidFileError(f"{safe_text(url)}: a file URL names no host")
+    path = unquote(parts.path)
+    if "\0" in path:
+        raise InvalidFileError(f"{safe_text(url)}: a path cannot hold a NUL")
+    return Path(path)
