@@ -27,7 +27,7 @@ def pull(url: str, root: Path, reference: str = "tiny", *, locks: str = "real", 
         locks: `real`; `none`: flock does nothing; `missing`: flock is not implemented.
         most_bytes: of a file that this process can write (RLIMIT_FSIZE), as a disk that is full.
     """
-    from zoo.graph import apart
+    from zoo.store import check_apart as apart
 
     apart.check_apart = lambda folder: []  # has tests of its own, and takes a second
     transport.BACKOFF_SECONDS = 0.01

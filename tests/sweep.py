@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.pullers import entry_at
 from zoo.errors import StoreError, ZooError
 from zoo.formats.registry import Entry
-from zoo.graph import apart
+from zoo.store import check_apart as apart
 from zoo.store import transport
 from zoo.store.store import Store
 

@@ -12,7 +12,7 @@ import pytest
 from tests import tiny
 from tests.cli.commands import zoo
 from tests.http_server import FaultServer
-from zoo.formats import manifest, registry
+from zoo.formats import manifest
 from zoo.store import transport
 
 COMMANDS = ("list", "pull", "rm", "prune", "verify", "registry", "registry add", "registry list", "registry remove")
@@ -20,10 +20,11 @@ COMMANDS = ("list", "pull", "rm", "prune", "verify", "registry", "registry add",
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    from zoo.graph import apart, check
+    from zoo.graph import check
+    from zoo.store import check_apart as apart
 
     default = tiny.registry(tmp_path / "default", tiny.bundle(tmp_path / "b" / "inside", name="inside"))
-    monkeypatch.setattr(registry, "default_folder", lambda: default)
+    monkeypatch.setattr("zoo.system.places.default_folder", lambda: default)
     monkeypatch.setattr("zoo.plugins.registries", list, raising=False)
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.01)
@@ -158,9 +159,8 @@ def test_rm_and_prune(lab, home):
 
 
 def test_prune_prints_what_goes(home, monkeypatch):
-    from zoo.store import store
 
-    monkeypatch.setattr(store, "YOUNG_SECONDS", 0)
+    monkeypatch.setattr("zoo.store.prune.YOUNG_SECONDS", 0)
     (home / "blobs").mkdir(parents=True)
     (home / "blobs" / ("a" * 64)).write_bytes(b"x" * 1500)
     for words, verb in ((["prune", "--dry-run"], "would be freed"), (["prune"], "freed")):

@@ -1,20 +1,30 @@
 """What every family of ours must keep: the conformance kit, on all of them."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from zoo import plugins
-from zoo.plugins.finding import OWN_DISTRIBUTIONS
+from zoo.plugins.finding import reserved_names
 
+PROJECTS = [tomllib.loads(path.read_text()) for path in Path(__file__).parents[2].glob("plugins/*/pyproject.toml")]
 FAMILIES = [
     family
     for plugin in plugins.installed()
-    if plugin.distribution in OWN_DISTRIBUTIONS and not plugin.problem
+    if plugin.module.split(".")[0] in reserved_names().values() and not plugin.problem
     for family in plugin.families
 ]
 
 
-def test_there_are_families():
-    assert FAMILIES
+def test_every_name_of_our_plugins_is_reserved():
+    brought = {
+        name: module.split(".")[0]
+        for project in PROJECTS
+        for group in ("zoo", "zoo.target")
+        for name, module in project["project"].get("entry-points", {}).get(group, {}).items()
+    }
+    assert FAMILIES and reserved_names() == brought
 
 
 @pytest.mark.slow

@@ -326,7 +326,7 @@ def test_a_metric_that_is_no_number_any_more_is_over_the_bound(tmp_path, data, m
         return [Metric(name=f"psnr{i}", value=value, better="higher") for i, value in enumerate(values)]
 
     measured = iter([metrics(20.0, 20.0), metrics(*values)])
-    monkeypatch.setattr("zoo.cli.eval.measure", lambda *_: next(measured))
+    monkeypatch.setattr("zoo.build.measure.measure", lambda *_: next(measured))
     monkeypatch.setattr(precision, "lighten", lambda *_, **__: locate(str(tiny.bundle(tmp_path / "lighter"))))
     words = ["export", "vqvae-fashion:1", "--target", "python", "-o", tmp_path / "out", "--precision", "int8"]
     done = zoo(*words, "--data", data)

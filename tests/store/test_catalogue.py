@@ -3,7 +3,6 @@ import pytest
 from tests import tiny
 from tests.http_server import FaultServer
 from zoo.errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError
-from zoo.formats import registry
 from zoo.plugins import PluginRegistry
 from zoo.store import catalogue, transport
 
@@ -12,7 +11,7 @@ from zoo.store import catalogue, transport
 def home(tmp_path, monkeypatch):
     """An empty store, a default registry with `inside`, no plugin registries, short waits."""
     default = tiny.registry(tmp_path / "default", tiny.bundle(tmp_path / "b" / "inside", name="inside"))
-    monkeypatch.setattr(registry, "default_folder", lambda: default)
+    monkeypatch.setattr("zoo.system.places.default_folder", lambda: default)
     monkeypatch.setattr("zoo.plugins.registries", list, raising=False)
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.01)
@@ -199,7 +198,7 @@ def test_broken_folder_registry_is_left_out_in_one_line(folder, caplog):
 
 
 def test_broken_default_registry_is_left_out(folder, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(registry, "default_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr("zoo.system.places.default_folder", lambda: tmp_path / "nowhere")
     catalogue.add("lab", str(folder))
     assert names() == ["lab"]
 

@@ -9,16 +9,18 @@ from zoo.errors import IntegrityError, InvalidFileError, NotFoundError, UsageErr
 from zoo.formats import manifest, registry
 from zoo.store import catalogue, transport
 from zoo.store.locate import is_path, locate
+from zoo.store.prune import remove
 from zoo.store.store import Store
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """A default registry with `inside`, an empty store, the graph check in this process."""
-    from zoo.graph import apart, check
+    from zoo.graph import check
+    from zoo.store import check_apart as apart
 
     default = tiny.registry(tmp_path / "default", tiny.bundle(tmp_path / "b" / "inside", name="inside"))
-    monkeypatch.setattr(registry, "default_folder", lambda: default)
+    monkeypatch.setattr("zoo.system.places.default_folder", lambda: default)
     monkeypatch.setattr("zoo.plugins.registries", list, raising=False)
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.01)
@@ -84,7 +86,7 @@ def test_changed_file_is_refused_before_it_is_used(folder):
     ):
         locate("tiny:1")
     store = Store()
-    store.remove(store.installed()[0])
+    remove(store, store.installed()[0])
     assert store.verify(store.pull(registry.resolve(registry.Reference.parse("tiny:1"), catalogue.registries()))) == []
 
 

@@ -24,7 +24,7 @@ from zoo.formats.reference import Reference
 from zoo.formats.registry import Entry
 from zoo.names import MANIFEST
 from zoo.store import blobs, transport
-from zoo.store import store as stores
+from zoo.store.prune import forget, prune, remove
 from zoo.store.store import Store
 
 BALLAST = 400_000
@@ -33,7 +33,8 @@ BALLAST = 400_000
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     """Short waits, and the graph check in this process: in one of its own it takes a second."""
-    from zoo.graph import apart, check
+    from zoo.graph import check
+    from zoo.store import check_apart as apart
 
     monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(transport, "BACKOFF_MOST_SECONDS", 0.02)
@@ -212,8 +213,8 @@ def test_published_version_with_another_digest_is_refused(store, local, folder, 
             store.pull(other)
         assert local.digest in str(e.value) and other.digest in str(e.value)
         for installed in store.installed():
-            store.remove(installed)  # also when it is no longer here
-    store.forget("lab")
+            remove(store, installed)  # also when it is no longer here
+    forget(store, "lab")
     store.pull(other)
 
 
@@ -290,7 +291,7 @@ def test_only_a_digest_becomes_a_path(store, digest):
     (store.refs / "lab" / "tiny").mkdir(parents=True)
     (store.refs / "lab" / "tiny" / "1").write_text(digest)
     assert store.installed() == [] or digest.strip() == "a" * 64
-    store.prune(dry_run=True)
+    prune(store, dry_run=True)
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/x", "", "A", "a b", ".hidden", "x" * 65, "a\n", "con/../x"])
@@ -445,7 +446,7 @@ def test_reading_writes_nothing_and_asks_nobody(store, local):
 
 def test_reading_an_absent_store_makes_none(store, local):
     assert store.installed() == [] and store.find(local.reference) is None and store.missing(local) == local.size
-    assert store.prune(dry_run=False).paths == ()
+    assert prune(store, dry_run=False).paths == ()
     assert not store.root.exists()
 
 
@@ -544,20 +545,20 @@ def on_disk(name: str, size: int) -> int:
 def test_remove_frees_what_no_other_model_needs(store, local):
     one, two = store.pull(Entry(local.registry, "tiny", 1)), store.pull(local)
     shared = {"README.md", "double.onnx"}
-    freed = store.remove(one)
+    freed = remove(store, one)
     files = Entry(local.registry, "tiny", 1).files
     assert freed == sum(on_disk(name, file.size) for name, file in files.items() if name not in shared)
     assert store.installed() == [two] and store.verify(two) == []
-    assert store.remove(two) == sum(on_disk(name, file.size) for name, file in local.files.items())
+    assert remove(store, two) == sum(on_disk(name, file.size) for name, file in local.files.items())
     assert store.installed() == [] and tree(store.blobs.folder) == {} and list(store.views.iterdir()) == []
 
 
 def test_model_of_two_registries_stays_until_both_are_removed(store, local):
     other = Entry(registry.Registry("mirror", local.registry.url, local.registry.document), "tiny", 2)
     first, second = store.pull(local), store.pull(other)
-    assert store.remove(first) == 0
+    assert remove(store, first) == 0
     assert store.installed() == [second] and store.verify(second) == []
-    assert store.remove(second) == sum(on_disk(name, file.size) for name, file in local.files.items())
+    assert remove(store, second) == sum(on_disk(name, file.size) for name, file in local.files.items())
 
 
 def test_prune_removes_what_is_not_needed_and_nothing_else(store, local, monkeypatch):
@@ -571,25 +572,25 @@ def test_prune_removes_what_is_not_needed_and_nothing_else(store, local, monkeyp
     orphan_ref = store.refs / "lab" / "gone" / "1"
     orphan_ref.parent.mkdir()
     orphan_ref.write_text("d" * 64)
-    assert store.prune(dry_run=False).paths == ()  # all of it is young
-    monkeypatch.setattr(stores, "YOUNG_SECONDS", 0)
-    would = store.prune(dry_run=True)
+    assert prune(store, dry_run=False).paths == ()  # all of it is young
+    monkeypatch.setattr("zoo.store.prune.YOUNG_SECONDS", 0)
+    would = prune(store, dry_run=True)
     assert len(would.paths) == 4 and stray.exists()
     assert would.bytes == 1000 + 500 + 64 + sum(p.stat().st_size for p in orphan_view.iterdir())
-    assert store.prune(dry_run=False) == would
+    assert prune(store, dry_run=False) == would
     assert not any(p.exists() for p in (stray, partial, orphan_view, orphan_ref))
     assert store.installed() == [installed] and store.verify(installed) == []
-    assert store.prune(dry_run=False).paths == ()
+    assert prune(store, dry_run=False).paths == ()
 
 
 def test_pull_survives_a_prune_in_its_middle(store, server, monkeypatch):
     """The blobs that it has are taken away once, while it fetches the last file."""
-    monkeypatch.setattr(stores, "YOUNG_SECONDS", 0)
+    monkeypatch.setattr("zoo.store.prune.YOUNG_SECONDS", 0)
     entry, pruned = entry_at(server.url()), []
 
     def on_bytes(count):
         if not pruned and store.blobs.path(entry.files["README.md"].sha256).exists():
-            pruned.append(store.prune(dry_run=False))
+            pruned.append(prune(store, dry_run=False))
 
     assert store.verify(store.pull(entry, on_bytes=on_bytes)) == []
     assert pruned[0].paths

@@ -18,9 +18,10 @@ def command(dry_run: bool, json_: bool) -> None:
     Example:
       zoo prune --dry-run
     """
+    from ..store.prune import prune
     from ..store.store import Store
 
-    pruned = Store().prune(dry_run=dry_run)
+    pruned = prune(Store(), dry_run=dry_run)
     if json_:
         as_json(pruned)
         return

@@ -25,12 +25,13 @@ def command(models: tuple[str, ...], all_versions: bool) -> None:
       zoo rm lab/portraits:1
       zoo rm portraits --all-versions
     """
+    from ..store.prune import remove
     from ..store.store import Store
 
     store = Store()
     chosen = [installed for model in models for installed in _chosen(store, model, all_versions)]
     for installed in dict.fromkeys(chosen):
-        note(f"removed {installed}, {human_bytes(store.remove(installed))} freed")
+        note(f"removed {installed}, {human_bytes(remove(store, installed))} freed")
 
 
 def _chosen(store: "Store", model: str, all_versions: bool) -> list["Installed"]:

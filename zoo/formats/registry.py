@@ -15,8 +15,9 @@ from msgspec import Meta
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
+from ..system import places
 from ..system.files import write_atomically
-from ..system.places import default_folder, path_of
+from ..system.places import path_of
 from ..text import did_you_mean, safe_text
 from . import strictyaml
 from .fields import Struct, check_file_names
@@ -210,7 +211,7 @@ def read(folder: Path, name: str) -> Registry:
 
 
 def read_default() -> Registry:
-    return read(default_folder(), DEFAULT)
+    return read(places.default_folder(), DEFAULT)
 
 
 # --- Publishing -------------------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ A stranger's graph is data. Nothing here loads external data, runs shape inferen
 have read files through `../`, links and hard links, and crashed on odd graphs (docs/security.md names the reports).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 
 from ..errors import InvalidFileError
-from ..formats.manifest import Manifest
 from ..hookspecs import Port, Task
 from ..media import tensors
 from ..names import graph_file
@@ -33,7 +33,17 @@ Places = Mapping[str, set[tuple[int, tuple[int, ...], int, int]]]
 """For each safetensors file, its tensors: ONNX element type, shape, offset and length in bytes."""
 
 
-def check(folder: Path, manifest: Manifest) -> list[str]:
+class Bundled(Protocol):
+    """What a manifest says of a bundle's graphs: a `zoo.formats.manifest.Manifest`."""
+
+    @property
+    def files(self) -> Collection[str]: ...
+
+    @property
+    def tasks(self) -> Mapping[str, Task]: ...
+
+
+def check(folder: Path, manifest: Bundled) -> list[str]:
     """What is wrong with the graphs of a bundle, one line each; empty when a session may open them.
 
     Refused: external data that is not exactly one tensor of one of the bundle's safetensors files, operators outside

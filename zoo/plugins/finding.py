@@ -14,11 +14,11 @@ from ..errors import UsageError
 from ..text import safe_text
 from .metadata import entry_points, normalized
 
-OWN_DISTRIBUTIONS = frozenset({"zoo-vqvae", "zoo-vqgan", "zoo-diffusion", "zoo-judge", "zoo-targets"})
-"""This project's own plugins: where another distribution claims the name of one of their families, they win."""
-
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
 """Entry-point groups of modules of hooks, and what a name in them is."""
+
+DISTRIBUTION = "zoo"
+"""The name under which zoo itself is installed."""
 
 MAX_MODULE_BYTES = 1 << 20
 """Of a plugin's module: its text is parsed by every command that lists plugins."""
@@ -236,12 +236,25 @@ def _named(plugin: Plugin) -> list[tuple[str, str]]:
 
 
 def _claims(plugins: list[Plugin]) -> dict[tuple[str, str], list[str]]:
-    """For each family and target, the distributions that bring it: ours alone where one of ours does."""
+    """For each family and target, the distributions that bring it: the one it is reserved for alone, if that does."""
     claims: dict[tuple[str, str], list[str]] = {}
+    owners: dict[tuple[str, str], str] = {}
+    reserved = reserved_names()
     for plugin in plugins:
         for named in _named(plugin):
             claims.setdefault(named, []).append(plugin.distribution)
-    return {named: [d for d in by if d in OWN_DISTRIBUTIONS] or by for named, by in claims.items()}
+            if plugin.module.split(".")[0] == reserved.get(named[1]):
+                owners[named] = plugin.distribution
+    return {named: [owners[named]] if named in owners else by for named, by in claims.items()}
+
+
+def reserved_names() -> dict[str, str]:
+    """Names of families and targets that this zoo reserves, and the package that may bring each.
+
+    Entry points of zoo's own distribution, in the group `zoo.reserved`: another distribution that claims one of them
+    does not take it away from whom it is for.
+    """
+    return {entry.name: entry.value for entry in entry_points("zoo.reserved") if entry.distribution == DISTRIBUTION}
 
 
 def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plugin:
@@ -254,7 +267,7 @@ def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plu
                 raise Fault(f"'{name}' is no {kind} name (lower-case letters, digits, '.', '_', '-')")
             others = sorted(set(claims[kind, name]) - {plugin.distribution})
             if others or plugin.distribution not in claims[kind, name]:
-                keep = "this one" if set(others) & OWN_DISTRIBUTIONS else "one of them"
+                keep = "this one" if plugin.distribution not in claims[kind, name] else "one of them"
                 raise Fault(
                     f"{plugin.distribution} and {' and '.join(others)} both make the {kind} '{name}'",
                     f"remove {keep}: pip uninstall {plugin.distribution}",

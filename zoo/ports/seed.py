@@ -34,8 +34,9 @@ class Seed(Integers):
         return (0 if low is None else low), (MAX_SEED if high is None else high)
 
     def option(self, name: str, port: Port, task: Task) -> Option:
-        limits = "of the first picture, the next gets one more; default: drawn and printed"
-        return Option(name, self.help(name, port, limits), type=int)
+        # Not the port's own summary, which speaks of each picture: on a command line one seed starts the whole batch.
+        help = f"{name.capitalize()} of the first picture; each next one gets one more  [default: random, and printed]"
+        return Option(name, help, type=int)
 
     def draw(self, name: str, given: int | None, batch: int, note: Note) -> tuple[np.ndarray, int]:
         """Seeds S, S + 1, …; S is drawn and told where none is given."""

@@ -17,8 +17,9 @@ from ..formats.fields import Struct
 from ..formats.registry import DEFAULT, REGISTRY, Registry
 from ..formats.strictyaml import MAX_BYTES
 from ..names import Name
+from ..system import places
 from ..system.files import write_atomically
-from ..system.places import home
+from ..system.places import home, path_of
 from ..text import did_you_mean, safe_text, warn
 from .store import Store
 
@@ -98,14 +99,16 @@ def remove(name: str) -> None:
         raise NotFoundError(f"no registry '{safe_text(name)}' was added{did_you_mean(name, known)}")
     _write_list({other: url for other, url in known.items() if other != name})
     _kept_path(name, known[name]).unlink(missing_ok=True)
-    Store().forget(name)
+    from .prune import forget  # nothing that only lists needs it
+
+    forget(Store(), name)
 
 
 def place_url(place: str) -> str:
     """The URL of the registry.yaml that a person means by a folder, a file or a URL."""
     scheme = urlsplit(place).scheme if "://" in place else ""
     if scheme == "file":
-        return place_url(str(registries_.path_of(place)))
+        return place_url(str(path_of(place)))
     if scheme in ("http", "https"):
         path = place.partition("?")[0]
         return place if path.endswith((".yaml", ".yml")) else path.rstrip("/") + f"/{REGISTRY}"
@@ -119,7 +122,7 @@ def _standing(known: dict[str, str]) -> dict[str, str]:
     """Name to URL of the registries that every call has; of two with one name the first counts, and it is said."""
     from ..plugins import registries as of_plugins
 
-    standing = {DEFAULT: (registries_.default_folder() / REGISTRY).absolute().as_uri()}
+    standing = {DEFAULT: (places.default_folder() / REGISTRY).absolute().as_uri()}
     owners = {DEFAULT: "zoo"}
     for plugin in of_plugins():
         if plugin.folder is None:
@@ -152,13 +155,13 @@ def _name_of(place: str, standing: dict[str, str]) -> str:
         if standing_url == url:
             return name
     parts = urlsplit(url)
-    stem = parts.hostname or registries_.path_of(url).parent.name or "root"
+    stem = parts.hostname or path_of(url).parent.name or "root"
     return f"{re.sub(r'[^a-z0-9-]', '-', stem.lower()).strip('-')[:40] or 'registry'}-{_short_hash(url)}"
 
 
 def _read(name: str, url: str, *, refresh: bool) -> Registry:
     if urlsplit(url).scheme == "file":
-        return registries_.read(registries_.path_of(url).parent, name)
+        return registries_.read(path_of(url).parent, name)
     kept = _kept(name, url)
     if kept and not refresh:
         return kept

@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,13 +32,10 @@ from .blobs import PUBLISHED, Blobs, place, publish
 if TYPE_CHECKING:
     from ..formats.manifest import Manifest  # imported when one is read: an empty store needs none of the contract
 
-YOUNG_SECONDS = 3600
-"""What is younger may belong to a pull under way; `prune` leaves it."""
-
 MARGIN_BYTES = 8 << 20  # what a disk must have left after a pull
 PULL_ATTEMPTS = 3  # when a blob vanishes under a pull, because another process prunes
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -62,14 +58,6 @@ class Installed:
         return f"{self.registry}/{self.name}:{self.version}"
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """What `prune` removed, or would."""
-
-    paths: tuple[str, ...]  # relative to the store
-    bytes: int
-
-
 class Store:
     """A folder of pulled models; several processes may use it at once.
 
@@ -89,10 +77,10 @@ class Store:
         found = []
         for path in self.refs.glob("*/*/*"):
             registry, name, version = path.parts[-3:]
-            digest = _read_digest(path)
-            if not (digest and _NAME.match(registry) and _NAME.match(name) and _VERSION.match(version)):
+            digest = read_digest(path)
+            if not (digest and NAME.match(registry) and NAME.match(name) and _VERSION.match(version)):
                 continue
-            folder = self._view(digest)
+            folder = self.view(digest)
             if folder.is_dir() and not folder.is_symlink():
                 found.append(Installed(registry, name, int(version), digest, folder))
         return sorted(found, key=lambda i: (i.registry, i.name, i.version))
@@ -121,7 +109,7 @@ class Store:
 
     def damage(self, installed: Installed) -> list[str]:
         """What a look at sizes and times finds wrong; only a file whose time has changed is hashed."""
-        manifest, findings = self._read_manifest(installed)
+        manifest, findings = self.read_manifest(installed)
         if manifest is None:
             return findings
         for name, expected in manifest.files.items():
@@ -143,7 +131,7 @@ class Store:
         """Hashes every file again; what is wrong, a line each, empty when all is right."""
         from ..formats.manifest import check_files
 
-        manifest, findings = self._read_manifest(installed)
+        manifest, findings = self.read_manifest(installed)
         if manifest is None:
             return findings
         findings += check_files(installed.folder, manifest)
@@ -154,11 +142,11 @@ class Store:
 
     def missing(self, entry: Entry) -> int:
         """Bytes that a pull would still fetch."""
-        if (ref := _read_digest(self._ref(entry))) == entry.digest and self._view(ref).is_dir():
+        if (ref := read_digest(self._ref(entry))) == entry.digest and self.view(ref).is_dir():
             return 0
         return sum(self.blobs.missing(file.sha256, file.size) for file in entry.files.values())
 
-    def _read_manifest(self, installed: Installed) -> tuple["Manifest | None", list[str]]:
+    def read_manifest(self, installed: Installed) -> tuple["Manifest | None", list[str]]:
         from ..formats import manifest as manifests
 
         path = installed.folder / MANIFEST
@@ -186,8 +174,8 @@ class Store:
             TransportError: a file could not be read.
             StoreError: the disk is full or can't be written.
         """
-        installed = Installed(entry.registry.name, entry.name, entry.version, entry.digest, self._view(entry.digest))
-        with _storage(self.root):
+        installed = Installed(entry.registry.name, entry.name, entry.version, entry.digest, self.view(entry.digest))
+        with storage(self.root):
             self._refuse_other_digest(entry)
             for attempt in range(PULL_ATTEMPTS):
                 try:
@@ -229,7 +217,7 @@ class Store:
         """Makes the bundle's folder under a temporary name, checks its graphs, and only then names it."""
         import tempfile
 
-        from ..graph.apart import check_apart
+        from .check_apart import check_apart
 
         make_folder(self.views)
         temporary = Path(tempfile.mkdtemp(dir=self.views, prefix="."))
@@ -245,7 +233,7 @@ class Store:
             if installed.folder.exists():
                 if self._is_whole(installed):  # another process was faster
                     return
-                _remove(installed.folder)
+                remove_path(installed.folder)
             try:
                 temporary.rename(installed.folder)
             except OSError as e:
@@ -272,7 +260,7 @@ class Store:
 
     def _refuse_other_digest(self, entry: Entry) -> None:
         for kind in (self.seen, self.refs):
-            known = _read_digest(self._ref(entry, kind))
+            known = read_digest(self._ref(entry, kind))
             if known and known != entry.digest:
                 raise _other_digest(entry, known)
 
@@ -280,7 +268,7 @@ class Store:
         import tempfile
 
         path = self._ref(entry, kind)
-        if _read_digest(path) == entry.digest:
+        if read_digest(path) == entry.digest:
             return
         make_folder(path.parent)
         make_folder(self.blobs.ingests)
@@ -295,7 +283,7 @@ class Store:
             try:
                 publish(temporary, path)
             except FileExistsError:
-                known = _read_digest(path)
+                known = read_digest(path)
                 if known is None:  # damaged: no digest at all
                     temporary.replace(path)
                     sync_folder(path.parent)
@@ -304,91 +292,20 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
-    # --- Removing ---
-
-    def remove(self, installed: Installed) -> int:
-        """Removes a model and what no other model needs. Returns the bytes that this frees."""
-        with _storage(self.root):
-            (self.refs / installed.registry / installed.name / str(installed.version)).unlink(missing_ok=True)
-            if any(other.digest == installed.digest for other in self.installed()):
-                return 0
-            unneeded = [installed.folder]
-            manifest, _ = self._read_manifest(installed)
-            if manifest:  # else its files can't be known, and `prune` finds them
-                others = [folder for folder in self._view_folders() if folder != installed.folder]
-                digests = {installed.digest, *(f.sha256 for f in manifest.files.values())}
-                unneeded += map(self.blobs.path, digests - self._needed_blobs(others))
-            freed = _freed(unneeded)
-            for path in unneeded:
-                _remove(path)
-            return freed
-
-    def forget(self, registry: str) -> None:
-        """Forgets which digests a registry's versions had: its name may now mean another one."""
-        with _storage(self.root):
-            if _NAME.match(registry) and (self.seen / registry).is_dir():
-                import shutil
-
-                shutil.rmtree(self.seen / registry)
-
-    def prune(self, *, dry_run: bool) -> Pruned:
-        """Removes blobs that no model needs, views and references without each other, and interrupted fetches.
-
-        What is younger than an hour stays: it may belong to a pull under way.
-        """
-        with _storage(self.root):
-            unneeded = list(self._unneeded())
-            freed = _freed(unneeded)
-            for path in unneeded if not dry_run else ():
-                _remove(path)
-            return Pruned(tuple(sorted(str(path.relative_to(self.root)) for path in unneeded)), freed)
-
-    def _unneeded(self) -> Iterator[Path]:
-        digests = {_read_digest(path) for path in self.refs.glob("*/*/*")}
-        folders = self._view_folders()
-        orphans = [f for f in folders if f.name not in digests and _is_old(f)]
-        yield from orphans
-        needed = self._needed_blobs([f for f in folders if f not in orphans])
-        for path in _children(self.blobs.folder):
-            if path.name not in needed and _is_old(path):
-                yield path
-        yield from filter(_is_old, _children(self.blobs.ingests))
-        for path in self.refs.glob("*/*/*"):
-            digest = _read_digest(path)
-            if _is_old(path) and not (digest and self._view(digest).is_dir()):
-                yield path
-
-    def _view_folders(self) -> list[Path]:
-        """Every view, those that are still being made (their names begin with a dot) among them."""
-        return _children(self.views)
-
-    def _needed_blobs(self, folders: list[Path]) -> set[str]:
-        from ..formats import manifest as manifests
-
-        needed = set()
-        for folder in folders:
-            try:
-                data = (folder / MANIFEST).read_bytes()
-                manifest = manifests.parse(data, str(folder))
-            except (OSError, InvalidFileError):
-                continue
-            needed |= {digest_of(data), *(f.sha256 for f in manifest.files.values())}
-        return needed
-
     # --- Paths ---
 
-    def _view(self, digest: str) -> Path:
+    def view(self, digest: str) -> Path:
         return self.views / self.blobs.path(digest).name
 
     def _ref(self, entry: Entry, kind: Path | None = None) -> Path:
         parts = entry.registry.name, entry.name
-        if not all(map(_NAME.match, parts)):
+        if not all(map(NAME.match, parts)):
             raise InvalidFileError(f"{safe_text('/'.join(parts))} is no name of a model")
         return (kind or self.refs).joinpath(*parts, str(int(entry.version)))
 
 
 @contextmanager
-def _storage(root: Path) -> Iterator[None]:
+def storage(root: Path) -> Iterator[None]:
     """Turns what the operating system refuses into one line that names the path and the cause."""
     try:
         yield
@@ -423,7 +340,7 @@ def _other_digest(entry: Entry, known: str) -> IntegrityError:
     )
 
 
-def _read_digest(path: Path) -> str | None:
+def read_digest(path: Path) -> str | None:
     try:
         text = path.read_bytes()[:80].decode("ascii", "replace").strip()
     except OSError:
@@ -431,37 +348,7 @@ def _read_digest(path: Path) -> str | None:
     return text if _DIGEST.match(text) else None
 
 
-def _children(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _is_old(path: Path) -> bool:
-    """By the time of the last change of the inode: the modification time of what is published says nothing."""
-    try:
-        return time.time() - path.lstat().st_ctime >= YOUNG_SECONDS
-    except OSError:
-        return False
-
-
-def _freed(paths: list[Path]) -> int:
-    """Bytes that removing the paths frees. A file with several names, as in a view of hard links, counts once, and only
-    when all of its names go."""
-    names: dict[tuple[int, int], int] = {}
-    sizes: dict[tuple[int, int], tuple[int, int]] = {}
-    for path in paths:
-        for file in (path, *_children(path)) if path.is_dir() else (path,):
-            with suppress(OSError):
-                status = file.lstat()
-                inode = status.st_dev, status.st_ino
-                names[inode] = names.get(inode, 0) + 1
-                sizes[inode] = (status.st_size, status.st_nlink) if stat.S_ISREG(status.st_mode) else (0, 0)
-    return sum(size for inode, (size, links) in sizes.items() if names[inode] >= links)
-
-
-def _remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Takes a file or folder out of sight in one step, and away."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ def check_apart(folder: Path) -> list[str]:
 
 def _main() -> None:
     from ..formats import manifest
-    from .check import check
+    from ..graph.check import check
 
     folder = Path(sys.argv[1])
     json.dump(check(folder, manifest.read(folder)), sys.stdout)

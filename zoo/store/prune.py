@@ -1,0 +1,132 @@
+"""Taking models out of the store, and what no model needs any more.
+
+A process may be killed anywhere, so all that is not visible as a model is tidied up here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidFileError
+from ..formats import manifest as manifests
+from ..formats.fields import digest_of
+from ..names import MANIFEST
+from .store import NAME, Installed, Store, read_digest, remove_path, storage
+
+YOUNG_SECONDS = 3600
+"""What is younger may belong to a pull under way; `prune` leaves it."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` removed, or would."""
+
+    paths: tuple[str, ...]  # relative to the store
+    bytes: int
+
+
+def remove(store: Store, installed: Installed) -> int:
+    """Removes a model and what no other model needs. Returns the bytes that this frees."""
+    with storage(store.root):
+        (store.refs / installed.registry / installed.name / str(installed.version)).unlink(missing_ok=True)
+        if any(other.digest == installed.digest for other in store.installed()):
+            return 0
+        unneeded = [installed.folder]
+        manifest, _ = store.read_manifest(installed)
+        if manifest:  # else its files can't be known, and `prune` finds them
+            others = [folder for folder in _view_folders(store) if folder != installed.folder]
+            digests = {installed.digest, *(f.sha256 for f in manifest.files.values())}
+            unneeded += map(store.blobs.path, digests - _needed_blobs(store, others))
+        freed = _freed(unneeded)
+        for path in unneeded:
+            remove_path(path)
+        return freed
+
+
+def forget(store: Store, registry: str) -> None:
+    """Forgets which digests a registry's versions had: its name may now mean another one."""
+    with storage(store.root):
+        if NAME.match(registry) and (store.seen / registry).is_dir():
+            shutil.rmtree(store.seen / registry)
+
+
+def prune(store: Store, *, dry_run: bool) -> Pruned:
+    """Removes blobs that no model needs, views and references without each other, and interrupted fetches.
+
+    What is younger than an hour stays: it may belong to a pull under way.
+    """
+    with storage(store.root):
+        unneeded = list(_unneeded(store))
+        freed = _freed(unneeded)
+        for path in unneeded if not dry_run else ():
+            remove_path(path)
+        return Pruned(tuple(sorted(str(path.relative_to(store.root)) for path in unneeded)), freed)
+
+
+def _unneeded(store: Store) -> Iterator[Path]:
+    digests = {read_digest(path) for path in store.refs.glob("*/*/*")}
+    folders = _view_folders(store)
+    orphans = [f for f in folders if f.name not in digests and _is_old(f)]
+    yield from orphans
+    needed = _needed_blobs(store, [f for f in folders if f not in orphans])
+    for path in _children(store.blobs.folder):
+        if path.name not in needed and _is_old(path):
+            yield path
+    yield from filter(_is_old, _children(store.blobs.ingests))
+    for path in store.refs.glob("*/*/*"):
+        digest = read_digest(path)
+        if _is_old(path) and not (digest and store.view(digest).is_dir()):
+            yield path
+
+
+def _view_folders(store: Store) -> list[Path]:
+    """Every view, those that are still being made (their names begin with a dot) among them."""
+    return _children(store.views)
+
+
+def _needed_blobs(store: Store, folders: list[Path]) -> set[str]:
+    needed = set()
+    for folder in folders:
+        try:
+            data = (folder / MANIFEST).read_bytes()
+            manifest = manifests.parse(data, str(folder))
+        except (OSError, InvalidFileError):
+            continue
+        needed |= {digest_of(data), *(f.sha256 for f in manifest.files.values())}
+    return needed
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _is_old(path: Path) -> bool:
+    """By the time of the last change of the inode: the modification time of what is published says nothing."""
+    try:
+        return time.time() - path.lstat().st_ctime >= YOUNG_SECONDS
+    except OSError:
+        return False
+
+
+def _freed(paths: list[Path]) -> int:
+    """Bytes that removing the paths frees. A file with several names, as in a view of hard links, counts once, and only
+    when all of its names go."""
+    names: dict[tuple[int, int], int] = {}
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    for path in paths:
+        for file in (path, *_children(path)) if path.is_dir() else (path,):
+            with suppress(OSError):
+                status = file.lstat()
+                inode = status.st_dev, status.st_ino
+                names[inode] = names.get(inode, 0) + 1
+                sizes[inode] = (status.st_size, status.st_nlink) if stat.S_ISREG(status.st_mode) else (0, 0)
+    return sum(size for inode, (size, links) in sizes.items() if names[inode] >= links)
