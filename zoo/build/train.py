@@ -89,6 +89,11 @@ class Run:
         )
 
 
+def use_threads(number: int) -> None:
+    """Has torch compute in so many CPU threads, in this process."""
+    torch.set_num_threads(number)
+
+
 @dataclass(frozen=True)
 class Trained:
     """What training gives; `module` is None in all processes but the first."""

@@ -64,9 +64,9 @@ def command(**options: Any) -> None:
     folder = options["checkpoints"] or out.with_name(out.name + ".training")
     loaded = load(options["family"])
     if options["threads"]:
-        import torch
+        from ..build.train import use_threads
 
-        torch.set_num_threads(options["threads"])
+        use_threads(options["threads"])
     _train(loaded, folder, options)
 
 
