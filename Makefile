@@ -36,13 +36,16 @@ quick: .venv/.all .venv/.examples ## the tests that take under two seconds each
 lint: .venv/.all ## style, format and the files that hosting platforms read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
 
 generate: .venv/.all ## the pages of docs/ that are made from the code
 	$(BIN)/python docs/generate.py
 
 # Strict: a broken link, a page that nothing leads to or a public name without a docstring fails. Needs no network.
 docs: generate ## the site, into build/site
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
 hooks: .venv/.all ## the checks of .pre-commit-config.yaml before every commit
@@ -54,7 +57,7 @@ hooks: .venv/.all ## the checks of .pre-commit-config.yaml before every commit
 	@touch $@
 
 .venv/.all: $(PROJECTS) | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[build,test,docs]' $(PLUGINS:%=--editable %)
+	$(BIN)/python -m pip install --quiet --editable '.[build,test,docs,dev]' $(PLUGINS:%=--editable %)
 	@touch $@ .venv/.core
 
 # As a third party installs them: a change of any file of theirs installs again.

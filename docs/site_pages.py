@@ -132,28 +132,52 @@ def api_page(module: str) -> str:
     return f"# {module}\n\n::: {module}\n"
 
 
-def public_objects(module: griffe.Module) -> Iterator[griffe.Object | griffe.Alias]:
-    """The module and its public functions and classes, with their public methods."""
-    yield module
-    waiting = list(module.members.values())
-    while waiting:
-        member = waiting.pop(0)
-        if member.is_alias and member.path.split(".")[-1] not in (module.exports or ()):
-            continue
-        target = member.final_target if member.is_alias else member
-        if member.name.startswith(("_", "pytest_")) or not (target.is_function or target.is_class):
-            continue
-        yield target
-        if target.is_class:
-            waiting += target.members.values()
+STILL_WITHOUT_DOCSTRING = {
+    "zoo.hookspecs.DescribeRequest",
+    "zoo.hookspecs.ConfigRequest",
+    "zoo.hookspecs.TasksRequest",
+    "zoo.hookspecs.BuildRequest",
+    "zoo.hookspecs.TaskModuleRequest",
+    "zoo.hookspecs.TrainRequest",
+    "zoo.hookspecs.MeasureRequest",
+    "zoo.hookspecs.ImportRequest",
+    "zoo.hookspecs.TargetRequest",
+    "zoo.hookspecs.WriteTargetRequest",
+    "zoo.hookspecs.RunTargetRequest",
+    "zoo.media.Grid.rows",
+    "zoo.site.Site.url",
+    "zoo.build.keys.Keys.put",
+    "zoo.build.keys.Keys.move_tensor",
+    "zoo.build.optim.WeightAverage.update",
+    "zoo.build.optim.AveragedTrainer.step",
+    "zoo.build.optim.AveragedTrainer.state_dict",
+    "zoo.build.optim.AveragedTrainer.load_state_dict",
+    "zoo.build.optim.AveragedTrainer.trained_module",
+}
+"""Older than the rule. The list only gets shorter: a test fails when a name on it has a docstring."""
 
 
-def without_docstring() -> list[str]:
-    """The public names that say nothing of themselves; tests/test_docs.py and the strict build ask for none."""
+def without_docstring() -> set[str]:
+    """The public modules, functions, classes, methods and properties that have none."""
     package = griffe.load("zoo", search_paths=[ROOT], allow_inspection=False)
     modules = [package if name == "zoo" else package[name.removeprefix("zoo.")] for name in PUBLIC_MODULES]
-    found = {each.path: each for module in modules for each in public_objects(module)}
-    return [path for path, each in found.items() if not each.docstring]
+    return {path for module in modules for path in undocumented(module)}
+
+
+def undocumented(module: griffe.Module) -> Iterator[str]:
+    """Paths of what is public in a module and has no docstring. Fields and constants need none."""
+    waiting: list[griffe.Object] = [module]
+    while waiting:
+        each = waiting.pop()
+        if not each.docstring:
+            yield each.path
+        for name, member in each.members.items():
+            brought = member.is_alias and name not in (each.exports or ())  # by an import
+            if name.startswith(("_", "pytest_")) or brought:
+                continue
+            target = member.final_target if member.is_alias else member
+            if target.is_class or target.is_function or "property" in target.labels:
+                waiting.append(target)
 
 
 # --- Files of the repository ------------------------------------------------------------------------------------------
@@ -285,10 +309,16 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     global _site
-    _site = Site({file.src_uri: file.content_string if file.is_documentation_page() else "" for file in files if not file.inclusion.is_excluded()})
+    _site = Site(
+        {
+            file.src_uri: file.content_string if file.is_documentation_page() else ""
+            for file in files
+            if not file.inclusion.is_excluded()
+        }
+    )
     for uri, content in _site.added.items():
         files.append(File.generated(config, uri, content=content))
-    for name in without_docstring():
+    for name in sorted(without_docstring() - STILL_WITHOUT_DOCSTRING):
         log.warning("%s is public and has no docstring", name)
     return files
 
