@@ -165,19 +165,22 @@ def without_docstring() -> set[str]:
 
 
 def undocumented(module: griffe.Module) -> Iterator[str]:
-    """Paths of what is public in a module and has no docstring. Fields and constants need none."""
-    waiting: list[griffe.Object] = [module]
+    """Paths, as a user of the module writes them, of what is public in it and has no docstring.
+
+    Fields and constants need none.
+    """
+    waiting: list[tuple[str, griffe.Object]] = [(module.path, module)]
     while waiting:
-        each = waiting.pop()
+        path, each = waiting.pop()
         if not each.docstring:
-            yield each.path
+            yield path
         for name, member in each.members.items():
             brought = member.is_alias and name not in (each.exports or ())  # by an import
             if name.startswith(("_", "pytest_")) or brought:
                 continue
             target = member.final_target if member.is_alias else member
             if target.is_class or target.is_function or "property" in target.labels:
-                waiting.append(target)
+                waiting.append((f"{path}.{name}", target))
 
 
 # --- Files of the repository ------------------------------------------------------------------------------------------
