@@ -24,4 +24,4 @@ def _comment(source: str) -> str:
     except (tokenize.TokenError, IndentationError):
         return ""
     comments = [token.string.removeprefix("#").strip() for token in tokens if token.type == tokenize.COMMENT]
-    return comments[-1].removesuffix("noqa") if comments else ""
+    return comments[-1] if comments else ""
