@@ -1,8 +1,6 @@
-# make demo   a picture, from the core alone (no PyTorch)
-# make test   everything installed, all tests
-# make targets  every model on every target
-# make deploy   how large and how fast the targets are
-# make quick  the tests that take under two seconds each
+# `make` alone lists the targets: the text behind `##`.
+.DEFAULT_GOAL := help
+
 PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/targets
@@ -13,31 +11,45 @@ PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 STACKS := NODE_PATH=$(CURDIR)/.venv/node/node_modules ONNXRUNTIME_INCLUDE=$(CURDIR)/.venv/onnxruntime/usr/include/onnxruntime \
   ZOO_TRITON_PYTHON=$(CURDIR)/.venv/triton/bin/python
 
-.PHONY: demo test targets deploy quick lint docs
+.PHONY: help demo test quick lint generate docs targets deploy hooks
 
-demo: .venv/.core
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: .venv/.core ## a picture, from the core alone (no PyTorch)
 	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
 
-test: .venv/.all .venv/.examples .venv/.node
+test: .venv/.all .venv/.examples .venv/.node ## everything installed, all tests
 	$(BIN)/python -m pytest
 
 # Every published model on every target; the table of docs/targets.md.
-targets: .venv/.all .venv/.node
+targets: .venv/.all .venv/.node ## every model on every target, and the table of docs/targets.md
 	$(STACKS) $(BIN)/python bench/targets.py --write
 
 # Sizes and speeds of two models on every target; the other table there. Only on a machine that does nothing else.
-deploy: .venv/.all .venv/.node
+deploy: .venv/.all .venv/.node ## how large and how fast the targets are, and the table of docs/targets.md
 	$(STACKS) $(BIN)/python bench/deploy.py --write
 
-quick: .venv/.all .venv/.examples
+quick: .venv/.all .venv/.examples ## the tests that take under two seconds each
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: .venv/.all
+lint: .venv/.all ## style, format and the files that hosting platforms read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
 
-docs: .venv/.all
+generate: .venv/.all ## the pages of docs/ that are made from the code
 	$(BIN)/python docs/generate.py
+
+# Strict: a broken link, a page that nothing leads to or a public name without a docstring fails. Needs no network.
+docs: generate ## the site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+hooks: .venv/.all ## the checks of .pre-commit-config.yaml before every commit
+	$(BIN)/pre-commit install
 
 # A change of a pyproject.toml installs again; nothing else does.
 .venv/.core: pyproject.toml | .venv/bin/python
@@ -45,7 +57,7 @@ docs: .venv/.all
 	@touch $@
 
 .venv/.all: $(PROJECTS) | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[build,test]' $(PLUGINS:%=--editable %)
+	$(BIN)/python -m pip install --quiet --editable '.[build,test,docs,dev]' $(PLUGINS:%=--editable %)
 	@touch $@ .venv/.core
 
 # As a third party installs them: a change of any file of theirs installs again.

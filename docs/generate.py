@@ -1,7 +1,7 @@
 """Makes the pages that can be made: docs/cli.md from the commands, docs/contract.md from zoo/hookspecs.py,
 docs/models.md from the cards, docs/writing-a-plugin.md from the code of an example.
 
-Run `make docs` after a change; a test compares.
+Run `make generate` after a change; a test compares.
 """
 
 import ast
@@ -25,7 +25,7 @@ from zoo.formats import manifest as manifests
 from zoo.formats import registry as registries
 
 DOCS = Path(__file__).parent
-MADE_BY = "<!-- made by docs/generate.py: run `make docs` -->\n"
+MADE_BY = "<!-- made by docs/generate.py: run `make generate` -->\n"
 
 
 @patch.dict(os.environ, ZOO_NO_PLUGINS="1")  # the page does not depend on what is installed here

@@ -1,0 +1,27 @@
+"""For the API pages: the comment behind a field or a constant is what says what it is, as a docstring would."""
+
+import ast
+import tokenize
+from io import StringIO
+from typing import Any
+
+import griffe
+
+
+class FieldComments(griffe.Extension):
+    """Takes the comment at the end of an attribute's line as its docstring, where it has none."""
+
+    def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **kwargs: Any) -> None:
+        if attr.docstring or not isinstance(node, ast.AST) or attr.parent is None:
+            return
+        if comment := _comment(attr.source):
+            attr.docstring = griffe.Docstring(comment, lineno=attr.lineno, parent=attr)
+
+
+def _comment(source: str) -> str:
+    try:
+        tokens = list(tokenize.generate_tokens(StringIO(source.strip()).readline))
+    except (tokenize.TokenError, IndentationError):
+        return ""
+    comments = [token.string.removeprefix("#").strip() for token in tokens if token.type == tokenize.COMMENT]
+    return comments[-1] if comments else ""
