@@ -94,6 +94,12 @@ def test_targets_that_are_named_exist(name):
     assert named and named <= set(phony.split())
 
 
+def test_places_that_contributing_names_exist():
+    named = set(re.findall(r"`((?:zoo|plugins|tests|docs|bench|models)/[\w./-]*)`", text("CONTRIBUTING.md")))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 # --- What hosting platforms read --------------------------------------------------------------------------------------
 
 SCHEMAS = {

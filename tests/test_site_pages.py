@@ -102,9 +102,7 @@ def test_links_to_files_of_the_repository_become_links_to_pages():
 
 
 def test_public_names_have_docstrings():
-    missing = site_pages.without_docstring()
-    assert sorted(missing - site_pages.STILL_WITHOUT_DOCSTRING) == []
-    assert sorted(site_pages.STILL_WITHOUT_DOCSTRING - missing) == [], "these have one now: take them off the list"
+    assert sorted(site_pages.without_docstring()) == []
 
 
 SOURCE = '''"""A module."""

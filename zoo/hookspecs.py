@@ -228,11 +228,15 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeRequest:
+    """Which family `describe_family` is asked about."""
+
     family: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigRequest:
+    """A config to check and complete: `validate_config`."""
+
     family: str
     config: Mapping[str, Any]  # partial, as the user or a preset gave it
     stage: str = ""  # of the training that it is for: --stage
@@ -240,6 +244,8 @@ class ConfigRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TasksRequest:
+    """A config whose tasks are wanted: `list_tasks`."""
+
     family: str
     config: Mapping[str, Any]  # complete, as `validate_config` returned it; so in all requests below
     classes: tuple[str, ...] = ()  # class names of the data that the model was or will be trained on
@@ -247,6 +253,8 @@ class TasksRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
+    """A config whose module is wanted: `build_module`."""
+
     family: str
     config: Mapping[str, Any]
     classes: tuple[str, ...] = ()
@@ -254,6 +262,8 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskModuleRequest:
+    """A task whose module is wanted, to be exported as its graph: `build_task`."""
+
     family: str
     config: Mapping[str, Any]
     task: str
@@ -262,6 +272,8 @@ class TaskModuleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
+    """What a training starts from: `build_trainer`."""
+
     family: str
     config: Mapping[str, Any]
     settings: Mapping[str, Any]  # steps, batch_size, learning_rate, seed; the preset's and the user's own
@@ -275,6 +287,8 @@ class TrainRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureRequest:
+    """A bundle to measure, and on what: `measure`."""
+
     family: str
     config: Mapping[str, Any]
     model: Any  # zoo.Model: the bundle over ONNX Runtime
@@ -291,6 +305,8 @@ class MeasureRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRequest:
+    """A foreign checkpoint: `import_checkpoint`."""
+
     family: str
     path: Path  # the file or folder, for names and config files beside it
     tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
@@ -299,11 +315,15 @@ class ImportRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRequest:
+    """Which target `describe_target` is asked about."""
+
     target: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteTargetRequest:
+    """A folder to which a target adds its host program: `write_target`."""
+
     target: str
     folder: Path  # holds model/ (a bundle), model.json (its manifest) and golden/ (raw cases); see docs/targets.md
     manifest: Any  # zoo.formats.manifest.Manifest of model/
@@ -312,6 +332,8 @@ class WriteTargetRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunTargetRequest:
+    """A folder whose host program is to run every golden case: `run_target`."""
+
     target: str
     folder: Path  # as `write_target` left it
     out: Path  # an empty folder, for the outputs

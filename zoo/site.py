@@ -25,6 +25,7 @@ class Site(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """`http://127.0.0.1:PORT/`."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
 

@@ -31,6 +31,7 @@ class Keys:
         return tensor
 
     def put(self, target: str, tensor: Tensor) -> None:
+        """Sets a tensor of the target, whatever it came from."""
         self.taken[target] = tensor
 
     def move(self, source: str, target: str, *, bias: bool = True) -> None:
@@ -39,6 +40,7 @@ class Keys:
             self.move_tensor(f"{source}.{part}", f"{target}.{part}")
 
     def move_tensor(self, source: str, target: str) -> None:
+        """One tensor as it is, under another name; nothing where the source lacks it."""
         tensor = self.take(source, target)
         if tensor is not None:
             self.put(target, tensor)

@@ -36,6 +36,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Moves the average towards the weights as they are after `step`, which counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, weights = list(self.module.parameters()), list(self.source.parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)
@@ -65,6 +66,7 @@ class AveragedTrainer:
         raise NotImplementedError
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """One update of the weights and of their average; see `Trainer.step`."""
         s = self.settings
         losses = self.losses(batch, generator)
         for group in self.optimizer.param_groups:
@@ -78,6 +80,7 @@ class AveragedTrainer:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """Module, average and optimiser, for a checkpoint."""
         return {
             "module": self.module.state_dict(),
             "average": self.average.module.state_dict(),
@@ -85,9 +88,11 @@ class AveragedTrainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from `state_dict`."""
         self.module.load_state_dict(state["module"])
         self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def trained_module(self) -> nn.Module:
+        """The module with averaged weights, to be published."""
         return self.average.module

@@ -195,6 +195,7 @@ class Grid(msgspec.Struct, frozen=True):
 
     @property
     def rows(self) -> int:
+        """How many rows of pictures there are; the last may be short."""
         return -(-self.count // self.columns)
 
     @property
