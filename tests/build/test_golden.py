@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.build import golden
-from zoo.build.golden import PLANS, TRACE, Plan, draw, draw_cases, draw_inputs, picture
+from zoo.build.golden import PLANS, TRACE, Plan, draw_cases, draw_inputs
 from zoo.hookspecs import Port, Task, Tasks, Tolerance
+from zoo.media.drawings import drawing
+from zoo.ports.kinds import kind_of
 
 IMAGE = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1), minimum_size=8)
 TOKENS = Port(kind="tokens", dtype="int64", shape=("batch", "rows", "columns"), minimum=0, maximum=15)
@@ -41,14 +43,14 @@ def cases(tasks: dict[str, Task], call=encode_and_decode, margins=no_margins):
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.integers(0, 99))
 def test_pictures_of_any_size(height, width, channels, seed):
-    image = picture(height, width, channels, np.random.default_rng(seed))
+    image = drawing(height, width, channels, np.random.default_rng(seed))
     assert (image.dtype, image.shape) == (np.uint8, (height, width, channels))
-    assert np.array_equal(image, picture(height, width, channels, np.random.default_rng(seed)))
+    assert np.array_equal(image, drawing(height, width, channels, np.random.default_rng(seed)))
 
 
 def test_pictures_are_not_flat_and_not_alike():
     rng = np.random.default_rng(0)
-    pictures = [picture(28, 28, 3, rng) for _ in range(20)]
+    pictures = [drawing(28, 28, 3, rng) for _ in range(20)]
     assert all(p.std() > 5 for p in pictures)
     assert len({p.tobytes() for p in pictures}) == 20
 
@@ -124,7 +126,7 @@ RANGES = [
 @given(seed=st.integers(0, 2**32))
 def test_values_are_in_range_and_typed(port, low, high, seed):
     shape = [3 if dim == "batch" else dim for dim in port.shape]
-    array = draw(port, shape, np.random.default_rng(seed))
+    array = kind_of(port).draw_case(port, shape, np.random.default_rng(seed))
     assert (array.dtype, list(array.shape)) == (np.dtype(port.dtype), shape)
     assert (array >= low).all() and (array <= high).all()
 

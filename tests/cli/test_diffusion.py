@@ -59,7 +59,7 @@ def test_a_masked_part_is_drawn_anew():
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--label", "snaeker"], "label 'snaeker' is no class of this model; did you mean 'sneaker'?"),
+        (["--label", "snaeker"], "label 'snaeker' is not a class of this model; did you mean 'sneaker'?"),
         (["--label", "10"], "label is 10; it must be -1 .. 9"),
         (["--steps", "0"], "steps is 0; it must be 1 .. 1000"),
         (["--steps", "1001"], "steps is 1001; it must be 1 .. 1000"),

@@ -117,7 +117,7 @@ def test_tokens_of_another_model_are_refused(bundle: Path, tmp_path: Path):
     zoo("run", bundle, "encode", "--image", "x.png", "--out", "t.safetensors")
     other = copy_with_version(bundle, tmp_path / "other", 2)
     said = error(zoo("run", other, "decode", "--tokens", "t.safetensors"), 4)
-    assert said.startswith("t.safetensors holds tokens of studio:1 (") and said.endswith("another model's")
+    assert said.startswith("t.safetensors contains tokens of studio:1 (") and said.endswith("another model's")
 
 
 def test_labels_are_shown_as_a_table_and_as_json(bundle: Path):
@@ -172,13 +172,13 @@ def test_help_of_the_command_and_of_a_task(bundle: Path):
         (["--image", "x.png", "--out", "-", "--json"], 2, "--json and --out - both write to stdout"),
         (["encode", "--image", "x.png", "--out", "t.png"], 2, "encode gives tokens; the name ends in .safetensors or"),
         (["classify", "--image", "x.png", "--out", "c.npy"], 2, ".npy holds one array: use .safetensors"),
-        (["generate", "--label", "boots"], 2, "label 'boots' is no class of this model"),
+        (["generate", "--label", "boots"], 2, "label 'boots' is not a class of this model"),
         (["generate", "--steps", "0"], 2, "steps is 0; it must be 1 .. 50"),
         (["generate", "--steps", "few"], 2, "'few' is not a valid integer"),
         (["generate", "-n", "0"], 2, "-n is 0; it must be 1 .. 10000"),
         (["generate", "--seed", "-1"], 2, "seed is -1; it must be 0 .. "),
         (["generate", "--seed", str(2**53)], 2, f"seed is {2**53}; it must be 0 .. {2**53 - 1}"),
-        (["generate", "--guidance", "nan"], 2, "guidance holds NaN or infinity"),
+        (["generate", "--guidance", "nan"], 2, "guidance contains NaN or infinity"),
     ],
 )
 def test_what_is_wrong_is_one_line(bundle: Path, words: list[str], code: int, said: str):

@@ -256,7 +256,7 @@ def test_graph_that_cannot_be_read_is_a_finding_of_the_process_apart(tmp_path, h
     folder = tiny.bundle(tmp_path / "b" / "bad")
     for data in (b"\x08", b""):
         (folder / "double.onnx").write_bytes(data)
-        done = run(sys.executable, "-m", "zoo.graph.apart", folder, home=home)
+        done = run(sys.executable, "-m", "zoo.store.check_apart", folder, home=home)
         assert done.returncode == 0 and "double.onnx" in json.loads(done.stdout)[0]
 
 

@@ -11,6 +11,7 @@ from zoo.formats.fields import File
 from zoo.formats.manifest import Export, Manifest, Training
 from zoo.hookspecs import Metric, Port, Task, Tolerance
 from zoo.names import MANIFEST
+from zoo.ports.kinds import KINDS
 
 ports = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
@@ -20,18 +21,30 @@ lines = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\
 small = st.integers(0, 10**12)
 floats = st.floats(0, 1e6, allow_subnormal=False)
 sizes = st.builds(File, size=st.integers(0, 1 << 50), sha256=digests)
-kinds = ["image", "mask", "tokens", "size", "label", "seed", "count", "scalar", "tensor", "audio", "video"]
-port = st.builds(
-    Port,
-    kind=st.sampled_from(kinds),
-    dtype=st.sampled_from(["uint8", "int64", "float32"]),
-    shape=st.lists(ports | st.integers(1, 4096), max_size=4).map(tuple),
-    summary=texts,
-    default=st.none() | st.integers(-(10**9), 10**9) | floats,
-    minimum=st.none() | floats,
-    maximum=st.none() | st.integers(0, 2**53 - 1),
-    minimum_size=st.none() | st.integers(1, 4096),
-    classes=st.lists(texts, max_size=3).map(tuple),
+
+
+def shapes(kind):
+    """Shapes that ports of a kind may have."""
+    ranks = st.sampled_from(kind.ranks) if kind.ranks else st.integers(0, 4)
+    lengths = ranks.flatmap(lambda rank: st.lists(ports | st.integers(1, 4096), min_size=rank, max_size=rank))
+    if not kind.last:
+        return lengths.map(tuple)
+    return st.tuples(lengths, st.sampled_from(kind.last)).map(lambda drawn: (*drawn[0][:-1], drawn[1]))
+
+
+port = st.sampled_from(list(KINDS.values())).flatmap(
+    lambda kind: st.builds(
+        Port,
+        kind=st.just(kind.name),
+        dtype=st.just(kind.dtype),
+        shape=shapes(kind),
+        summary=texts,
+        default=st.none() | st.integers(-(10**9), 10**9) | floats,
+        minimum=st.none() | floats,
+        maximum=st.none() | st.integers(0, 2**53 - 1),
+        minimum_size=st.none() | st.integers(1, 4096),
+        classes=st.lists(texts, max_size=3).map(tuple),
+    )
 )
 tasks = st.builds(
     Task,
@@ -121,6 +134,12 @@ def test_folder_without_a_manifest(tmp_path):
         (lambda d: d.update(license="MIT\n"), "license: expected `str` matching regex"),
         (lambda d: d.pop("export"), "missing required field `export`"),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="picture"), "tasks.double.inputs.image.kind"),
+        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="imag"), "'imag'; did you mean 'image'?"),
+        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(dtype="float32"), "image, is uint8, not float32"),
+        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(shape=["batch", 4]), "not [batch, 4]"),
+        (lambda d: d["tasks"]["double"]["outputs"]["doubled"].update(shape=["batch", 4, 4, 2]), "is 1 or 3, not 2"),
+        (lambda d: d.update(needs_zoo="0.99", unheard="of"), "it needs zoo 0.99 or newer; this is zoo"),
+        (lambda d: d.update(needs_zoo="new"), "needs_zoo: expected `str` matching regex"),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(shape=[0]), "tasks.double.inputs.image.shape.0"),
         (lambda d: d.update(summary="x" * 301), "summary: expected `str` of length <= 300"),
     ],

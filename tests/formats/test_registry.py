@@ -11,6 +11,7 @@ from zoo.errors import IntegrityError, InvalidFileError, NotFoundError, StoreErr
 from zoo.formats import manifest, registry, strictyaml
 from zoo.formats.reference import Reference
 from zoo.formats.registry import Entry, Registry, RegistryDocument, RegistryFile, RegistryModel, RegistryVersion
+from zoo.system import places
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
@@ -303,4 +304,4 @@ def test_write_replaces_in_one_step_or_not_at_all(tmp_path, monkeypatch):
 
 def test_default_registry_of_this_project_is_valid():
     assert registry.read_default().name == "default"
-    assert isinstance(registry.default_folder(), Path)
+    assert isinstance(places.default_folder(), Path)

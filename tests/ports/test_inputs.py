@@ -4,7 +4,10 @@ import pytest
 from tests.tiny_tasks import CLASSES, _tasks
 from zoo.errors import UsageError
 from zoo.hookspecs import Port, Task
-from zoo.ports.inputs import MAX_SEED, check, complete, label_number, range_text
+from zoo.ports.inputs import check, complete
+from zoo.ports.kinds import kind_of
+from zoo.ports.label import number as label_number
+from zoo.ports.seed import MAX_SEED
 
 TASKS = _tasks()
 GENERATE, RECONSTRUCT, DECODE = TASKS["generate"], TASKS["reconstruct"], TASKS["decode"]
@@ -40,10 +43,10 @@ def test_labels_by_name_and_number():
     port = GENERATE.inputs["label"]
     assert [label_number("label", port, t) for t in ("ankle BOOT", "2", " -1 ")] == [2, 2, -1]
     assert refused(GENERATE, seed=1, label="sneker") == (
-        "label 'sneker' is no class of this model; did you mean 'sneaker'?"
+        "label 'sneker' is not a class of this model; did you mean 'sneaker'?"
     )
     assert refused(GENERATE, seed=1, label="xyz") == (
-        "label 'xyz' is no class of this model; there are Shirt, Sneaker, Ankle boot"
+        "label 'xyz' is not a class of this model; there are Shirt, Sneaker, Ankle boot"
     )
     assert refused(GENERATE, seed=1, label=3) == "label is 3; it must be -1 .. 2"
 
@@ -51,7 +54,7 @@ def test_labels_by_name_and_number():
 def test_a_class_that_is_called_like_a_number_wins_over_the_number():
     port = Port(kind="label", dtype="int64", shape=("batch",), classes=("7", "3"))
     assert label_number("label", port, "7") == 0 and label_number("label", port, "1") == 1
-    with pytest.raises(UsageError, match="no class"):
+    with pytest.raises(UsageError, match="not a class"):
         label_number("label", port, "²")
 
 
@@ -89,7 +92,7 @@ def test_numbers_out_of_their_range():
     assert refused(GENERATE, seed=1, steps=2.5) == "steps is float; it must be int64, 1 .. 50"
     assert refused(GENERATE, seed=1, steps=True) == "steps is bool; it must be int64, 1 .. 50"
     assert refused(GENERATE, seed=1, guidance=0.2) == "guidance is 0.2; it must be 0 .. 0.1"
-    assert refused(GENERATE, seed=1, guidance=float("nan")) == "guidance holds NaN or infinity"
+    assert refused(GENERATE, seed=1, guidance=float("nan")) == "guidance contains NaN or infinity"
     assert refused(GENERATE, seed=1, guidance="much") == "guidance is str; it must be float32 [batch], 0 .. 0.1"
     tokens = np.full((1, 2, 2), 4)
     assert refused(DECODE, tokens=tokens, size=[8, 8]) == "tokens is 4; it must be 0 .. 3"
@@ -107,13 +110,17 @@ def test_range_text():
     def port(**limits: object) -> Port:
         return Port(kind="scalar", dtype="float32", shape=("batch",), **limits)
 
-    assert [range_text(port(**k)) for k in ({}, {"minimum": 0}, {"maximum": 8}, {"minimum": 0.5, "maximum": 1})] == [
+    assert [
+        kind_of(port(**k)).range_text(port(**k))
+        for k in ({}, {"minimum": 0}, {"maximum": 8}, {"minimum": 0.5, "maximum": 1})
+    ] == [
         "",
         "0 or more",
         "at most 8",
         "0.5 .. 1",
     ]
-    assert range_text(Port(kind="label", dtype="int64", shape=("batch",), classes=CLASSES)) == "0 .. 2"
+    label = Port(kind="label", dtype="int64", shape=("batch",), classes=CLASSES)
+    assert kind_of(label).range_text(label) == "0 .. 2"
 
 
 def test_check_wants_the_exact_dtype():

@@ -11,7 +11,7 @@ from zoo.hookspecs import Port, Task
 from zoo.media import tensors
 from zoo.media.files import InputFile
 from zoo.media.tensors import read_npy
-from zoo.ports.tokensfile import WHOLE, encode_tokens, read_tokens
+from zoo.ports.tokens import TOKENS_FILE, WHOLE, read_tokens
 
 DECODE = _tasks()["decode"]
 DIGEST, OTHER = "a" * 64, "b" * 64
@@ -39,19 +39,19 @@ def npy(array: np.ndarray, **options: object) -> bytes:
 
 def test_a_tokens_file_gives_back_tokens_and_size():
     arrays = {"tokens": TOKENS, "size": np.array([7, 8])}
-    back, notes = read(encode_tokens(arrays, MADE_BY, ".safetensors"))
+    back, notes = read(TOKENS_FILE.encode(arrays, MADE_BY, ".safetensors"))
     assert notes == [] and all((back[name] == arrays[name]).all() for name in arrays)
 
 
 def test_another_model_s_tokens_are_refused():
-    data = encode_tokens({"tokens": TOKENS, "size": np.array([7, 8])}, MADE_BY, ".safetensors")
+    data = TOKENS_FILE.encode({"tokens": TOKENS, "size": np.array([7, 8])}, MADE_BY, ".safetensors")
     assert refused(data, digest=OTHER) == (
-        "t holds tokens of studio:1 (aaaaaaaaaaaa…); studio:1 (bbbbbbbbbbbb…) cannot decode another model's"
+        "t contains tokens of studio:1 (aaaaaaaaaaaa…); studio:1 (bbbbbbbbbbbb…) cannot decode another model's"
     )
 
 
 def test_a_plain_array_has_the_padded_size_and_says_so():
-    back, notes = read(encode_tokens({"tokens": TOKENS, "size": np.array([7, 8])}, MADE_BY, ".npy"))
+    back, notes = read(TOKENS_FILE.encode({"tokens": TOKENS, "size": np.array([7, 8])}, MADE_BY, ".npy"))
     assert (back["tokens"] == TOKENS).all() and back["size"].tolist() == [WHOLE, WHOLE]
     assert notes == ["t knows no picture size: the picture comes out in the size of its tokens, padding included"]
 
@@ -68,7 +68,7 @@ def test_levels_are_all_needed(tmp_path: Path):
     task = Task(summary="x", inputs={"top": port, "bottom": port}, outputs={})
     tensors.save(tmp_path / "x", {"top": TOKENS})
     assert refused((tmp_path / "x").read_bytes(), task) == "t lacks the tensor bottom; it has top"
-    assert refused(npy(TOKENS), task) == "t holds one array; this model's tokens are top, bottom"
+    assert refused(npy(TOKENS), task) == "t contains one array; this model's tokens are top, bottom"
 
 
 def test_files_that_are_no_tokens():

@@ -120,7 +120,7 @@ def test_wrong_values_are_said_before_anything_runs(model: Model, photo: str):
         "-n is 10001; it must be 1 .. 10000": {"number": 10_001, "given": {"seed": 1}},
         "seed is -1; it must be 0 .. 9007199254740991": {"given": {"seed": -1}},
         "seed is 9007199254740991; it must be 0 .. 9007199254740990": {"given": {"seed": 2**53 - 1}, "number": 2},
-        "label 'snaeker' is no class of this model; did you mean 'sneaker'?": {
+        "label 'snaeker' is not a class of this model; did you mean 'sneaker'?": {
             "given": {"seed": 1, "label": ("snaeker",)}
         },
         "2 of label for 3 pictures; give one for all, or 3": {"given": {"seed": 1, "label": ("0", "1")}, "number": 3},
@@ -140,14 +140,14 @@ def test_wrong_values_are_said_before_anything_runs(model: Model, photo: str):
 
 
 def test_options_name_ranges_and_defaults(model: Model):
-    options = {o.port: o.help for o in options_of(model.manifest.tasks["generate"])}
+    options = {o.name: o.help for o in options_of(model.manifest.tasks["generate"])}
     assert options == {
         "label": "Label  [a class name, or -1 .. 2; default: -1]",
-        "seed": "Seed  [of the first picture, the next gets one more; default: drawn and printed]",
+        "seed": "Seed of the first picture; each next one gets one more  [default: random, and printed]",
         "steps": "Sampler steps  [1 .. 50; default: 20]",
         "guidance": "Guidance  [0 .. 0.1; default: 0.1]",
     }
-    assert [o.port for o in options_of(model.manifest.tasks["decode"])] == ["tokens", "size"]
+    assert [o.name for o in options_of(model.manifest.tasks["decode"])] == ["tokens", "size"]
 
 
 def test_a_port_with_the_name_of_an_own_option_gets_a_prefix():

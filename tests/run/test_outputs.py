@@ -9,9 +9,13 @@ from tests.tiny_tasks import bundle_of, studio
 from zoo.errors import StoreError, UsageError
 from zoo.hookspecs import Port, Task
 from zoo.media import tensors
+from zoo.ports.image import PICTURES
+from zoo.ports.kind import VALUES
+from zoo.ports.kinds import kind_of
+from zoo.ports.tokens import TOKENS_FILE
 from zoo.run.call import Call, Result
 from zoo.run.model import Model
-from zoo.run.outputs import Artifact, artifacts_of, check_out, shown_value, write_file, write_outputs
+from zoo.run.outputs import Artifact, artifacts_of, check_out, write_file, write_outputs
 
 PICTURE = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1))
 TOKENS = Port(kind="tokens", dtype="int64", shape=("batch", "rows", "columns"))
@@ -54,11 +58,11 @@ def write(model: Model, out: str | None, features: int = 3, seed: int | None = N
 def test_outputs_are_laid_into_few_files():
     both = task(vector=VECTOR, size=SIZE, tokens=TOKENS, image=PICTURE, label=LABEL)
     assert artifacts_of(both) == [
-        Artifact("pictures", ("image",)),
-        Artifact("tokens", ("size", "tokens")),
-        Artifact("values", ("vector", "label")),
+        Artifact(PICTURES, ("image",)),
+        Artifact(TOKENS_FILE, ("size", "tokens")),
+        Artifact(VALUES, ("vector", "label")),
     ]
-    assert artifacts_of(task(size=SIZE)) == [Artifact("values", ("size",))]
+    assert artifacts_of(task(size=SIZE)) == [Artifact(VALUES, ("size",))]
 
 
 def test_the_first_file_has_the_given_name_and_the_others_follow(model: Model):
@@ -109,7 +113,10 @@ def test_places_that_can_not_be_written_are_refused_before_anything_runs(monkeyp
 
 
 def test_labels_are_shown_with_their_names():
-    assert shown_value(LABEL, np.array([1, -1])) == [{"number": 1, "name": "Sneaker"}, {"number": -1, "name": ""}]
+    assert kind_of(LABEL).to_json(LABEL, np.array([1, -1])) == [
+        {"number": 1, "name": "Sneaker"},
+        {"number": -1, "name": ""},
+    ]
 
 
 def test_a_file_is_replaced_in_one_step_and_a_pipe_is_written_into():

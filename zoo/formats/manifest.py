@@ -111,7 +111,7 @@ def parse(data: bytes, source: str) -> Manifest:
     tree, lines = strictyaml.parse(data, source)
     _refuse_newer(tree, source)
     manifest = strictyaml.convert(tree, lines, source, Manifest)
-    _check(manifest, source)
+    _check(manifest, source, lines)
     return manifest
 
 
@@ -146,7 +146,7 @@ def read(folder: Path) -> Manifest:
     return parse(data, str(path))
 
 
-def _check(m: Manifest, source: str) -> None:
+def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
     """What the schema can't say: the parts agree with each other."""
 
     def refuse(reason: str) -> None:
@@ -161,10 +161,13 @@ def _check(m: Manifest, source: str) -> None:
     for name, task in m.tasks.items():
         if graph_file(name) not in m.files:
             refuse(f"files: {graph_file(name)}, the graph of the task '{name}', is not listed")
-        for side in (task.inputs, task.outputs):
-            for port_name, port in side.items():
+        for side, ports in (("inputs", task.inputs), ("outputs", task.outputs)):
+            for port_name, port in ports.items():
                 if wrong := problem(port):
-                    refuse(f"tasks.{name}.{port_name}: {wrong}")
+                    path = ("tasks", name, side, port_name)
+                    raise InvalidFileError(
+                        f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}.kind: {safe_text(wrong)}"
+                    )
         if task.part_of and (task.part_of == name or task.part_of not in m.tasks):
             refuse(f"tasks: '{name}' is part of '{task.part_of}', which is no other task of the model")
     check_file_names(m.files, source)

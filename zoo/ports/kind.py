@@ -42,6 +42,7 @@ class Option:
     multiple: bool = False
     file: bool = False  # its values are paths, or `-` for stdin
     positional: bool = False  # files without an option may be meant for it
+    shared: bool = False  # it gives several ports; those that have an option of their own may be given by that
 
 
 @dataclass(frozen=True)
@@ -200,11 +201,12 @@ class Kind:
     def problem(self, port: Port) -> str:
         """What is wrong with a declared port; empty when nothing is."""
         if port.dtype != self.dtype:
-            return f"a {self.name} is {self.dtype}, not {port.dtype}"
+            return f"its kind, {self.name}, is {self.dtype}, not {port.dtype}"
         if self.ranks and len(port.shape) not in self.ranks:
-            return f"a {self.name} has the shape {self.shape}, not {shape_text(port.shape)}"
+            return f"its kind, {self.name}, has the shape {self.shape}, not {shape_text(port.shape)}"
         if self.last and port.shape[-1] not in self.last:
-            return f"the last dimension of a {self.name} is {' or '.join(map(str, self.last))}, not {port.shape[-1]}"
+            lengths = " or ".join(map(str, self.last))
+            return f"the last dimension of its kind, {self.name}, is {lengths}, not {port.shape[-1]}"
         return ""
 
     def bounds(self, port: Port) -> tuple[Number | None, Number | None]:

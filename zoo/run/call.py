@@ -19,7 +19,6 @@ from ..media.files import STDIN, InputFile, Note
 from ..ports.inputs import complete
 from ..ports.kind import BATCH, MAX_BATCH, Option, Read, Source
 from ..ports.kinds import drawn, kind_of
-from ..ports.tokens import TOKENS
 from ..text import did_you_mean, safe_text
 from .model import Model
 from .tiling import check_tile, run_in_tiles
@@ -90,7 +89,8 @@ def gather(
     if unfit := next((n for n, port in task.inputs.items() if not kind_of(port).option(n, port, task)), None):
         raise UsageError(f"{name} takes {task.inputs[unfit].kind} ({unfit}), which no option gives; use zoo.load")
     given = {key: value for key, value in given.items() if value is not None and value != ()}
-    if unknown := next((key for key in given if key not in task.inputs and key != TOKENS), None):
+    options = {option.name for option in options_of(task)}
+    if unknown := next((key for key in given if key not in task.inputs and key not in options), None):
         raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
     _refuse_stdin_twice(given)
     notes: list[str] = []
@@ -122,9 +122,10 @@ def _read(
     """What the options that were given give, by option, and the files that were read for them."""
     read: dict[str, Read] = {}
     files: dict[str, list[InputFile]] = {}
-    for name, port in task.inputs.items():
-        kind = kind_of(port)
-        option = kind.option(name, port, task)
+    asked = {name: kind_of(port).option(name, port, task) for name, port in task.inputs.items()}
+    # An option that fills several ports comes last: it leaves those alone that were given themselves.
+    for name, option in sorted(asked.items(), key=lambda item: bool(item[1] and item[1].shared)):
+        port, kind = task.inputs[name], kind_of(task.inputs[name])
         if option is None or option.name not in given or option.name in read or kind.drawn:
             continue
         source = Source(name, port, task, model.reference, model.digest, given.keys(), note)

@@ -5,7 +5,7 @@ from typing import Any
 
 from zoo.hookspecs import RunTargetRequest, Target, TargetRequest, WriteTargetRequest, hookimpl
 
-ZOO_CONTRACT = 2
+ZOO_CONTRACT = 3
 
 # npm's ONNX Runtime reads IR 13 and opset 26, but what is exported stays within IR 10 and opset 20, the defaults.
 TARGETS = {

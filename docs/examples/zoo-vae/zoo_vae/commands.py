@@ -27,8 +27,7 @@ def morph(first: Path, second: Path, model: str, steps: int, out: Path) -> None:
 
     import zoo
     from zoo.errors import UsageError
-    from zoo.media.files import read_input
-    from zoo.media.pictures import encode_png, read_pictures
+    from zoo.media import encode_png, read_input, read_pictures
 
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out")
