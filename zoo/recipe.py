@@ -55,6 +55,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None  # the one picture of the batch that this file holds; None: all, as a grid
 
 
+# Made here, before any thread: msgspec crashes where several threads are the first to decode a type.
+_RECIPES = msgspec.json.Decoder(Recipe)
+
+
 @dataclass(frozen=True)
 class Remade:
     """A picture that was made again."""
@@ -112,7 +116,7 @@ def read_recipe(picture: str) -> tuple[Recipe, np.ndarray]:
     try:
         if len(text) > MAX_METADATA:
             raise msgspec.ValidationError(f"{len(text):,} characters")
-        recipe = msgspec.json.decode(text, type=Recipe)
+        recipe = _RECIPES.decode(text)
     except (msgspec.MsgspecError, RecursionError) as e:
         raise InvalidFileError(f"{shown}: its metadata is not what zoo writes: {safe_text(e)[:200]}") from None
     if recipe.format != FORMAT:
