@@ -21,12 +21,20 @@ BEHAVIOURS: dict[str, Callable[["Exchange"], None]] = {}
 HUNG_SECONDS = 20.0  # what "for ever" is for a server in a test
 
 
+class Ration:
+    """Bytes of body that `rationed` sends, in all requests together; then it is silent until this is `over`."""
+
+    def __init__(self, size: int):
+        self.left, self.spent, self.over = size, threading.Event(), threading.Event()
+
+
 @dataclass
 class Request:
     behaviour: str
     name: str
     headers: dict[str, str]  # names in lower case
     sent: int = 0  # bytes of body that left
+    ended: threading.Event = field(default_factory=threading.Event)  # answered, or given up
 
 
 class FaultServer:
@@ -42,6 +50,7 @@ class FaultServer:
         self.requests: list[Request] = []
         self.counts: Counter[tuple[str, str]] = Counter()
         self.closing = threading.Event()
+        self.ration = Ration(0)
         server = self
 
         class Handler(_Handler):
@@ -99,11 +108,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.requests.append(request)
         self.owner.counts[behaviour, name] += 1
         exchange = Exchange(self, request, self.owner.read(name), self.owner.counts[behaviour, name])
-        with suppress(OSError):
-            if exchange.body is None:
-                exchange.answer(404, b"no such file")
-            else:
-                BEHAVIOURS[behaviour](exchange)
+        try:
+            with suppress(OSError):
+                if exchange.body is None:
+                    exchange.answer(404, b"no such file")
+                else:
+                    BEHAVIOURS[behaviour](exchange)
+        finally:
+            request.ended.set()
 
 
 @dataclass
@@ -147,8 +159,8 @@ class Exchange:
         self.head(status, ("Content-Length", len(body)), *headers)
         self.send(body)
 
-    def ranged(self, stop: int | None = None) -> None:
-        """What a good server does; with `stop`, only up to that byte of the file and then a closed connection."""
+    def ranged_head(self) -> int:
+        """The headers of a good server's answer; returns where the body starts in the file."""
         same = self.request.headers.get("if-range", self.etag) == self.etag
         start = self.start if same else 0
         headers = [("ETag", self.etag), ("Content-Length", len(self.body) - start)]
@@ -156,6 +168,11 @@ class Exchange:
             self.head(206, *headers, ("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"))
         else:
             self.head(200, *headers)
+        return start
+
+    def ranged(self, stop: int | None = None) -> None:
+        """What a good server does; with `stop`, only up to that byte of the file and then a closed connection."""
+        start = self.ranged_head()
         self.send(self.body[start:stop])
         if stop is not None:
             self.close()
@@ -202,6 +219,19 @@ def slow(x: Exchange) -> None:
         x.send(x.body[begin : begin + step])
         if x.owner.closing.wait(0.02):
             return
+
+
+@behaviour
+def rationed(x: Exchange) -> None:
+    """As `normal`, until the server's `ration` is spent. For one client, which asks for one file after the other."""
+    ration, start = x.owner.ration, x.ranged_head()
+    piece = x.body[start : start + ration.left]
+    ration.left -= len(piece)
+    x.send(piece)
+    if not ration.left:
+        ration.spent.set()
+        ration.over.wait(HUNG_SECONDS)
+        x.close()
 
 
 def _range(x: Exchange) -> str:

@@ -28,7 +28,9 @@ def pull(url: str, root: Path, reference: str = "tiny", *, locks: str = "real", 
         most_bytes: of a file that this process can write (RLIMIT_FSIZE), as a disk that is full.
     """
     from zoo.store import check_apart as apart
+    from zoo.system.processes import hear_interrupts
 
+    hear_interrupts()  # as the `zoo` command does
     apart.check_apart = lambda folder: []  # has tests of its own, and takes a second
     transport.BACKOFF_SECONDS = 0.01
     _weaken_locks(locks)

@@ -1,15 +1,16 @@
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import onnx
 import pytest
 
+from tests.children import IGNORING_SIGINT, started
 from tests.tiny_tasks import studio
 from zoo import runtime
 from zoo.errors import DeviceError, InvalidFileError, NotFoundError, UsageError
@@ -268,17 +269,16 @@ def test_after_a_call_no_thread_goes_on_looking_for_work(loop: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_call_that_would_run_for_hours(loop: Path):
+@pytest.mark.parametrize("before", [(), IGNORING_SIGINT], ids=["alone", "ignoring"])
+def test_ctrl_c_ends_a_call_that_would_run_for_hours(loop: Path, before: tuple[str, ...]):
     code = (
         "import sys, numpy as np; from pathlib import Path; from zoo.runtime import open_session\n"
+        "from zoo.isolate import hear_interrupts; hear_interrupts()\n"
         "session = open_session(Path(sys.argv[1]), 'cpu'); print('ready', flush=True)\n"
         "session.run({'x': np.zeros((1, 2, 4, 4), np.float32), 'n': np.array(10**12)})"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, loop], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
+    with started([*before, sys.executable, "-c", code, loop], stdout=PIPE, stderr=PIPE) as child:
         assert child.stdout.readline() == b"ready\n"
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=120)
-    finally:
-        child.kill()
     assert b"KeyboardInterrupt" in errors and child.returncode == -signal.SIGINT

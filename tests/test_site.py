@@ -2,15 +2,16 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
+from subprocess import PIPE
 
 import pytest
 
 from tests import tiny
+from tests.children import IGNORING_SIGINT, started
 from zoo.site import Site
 
 
@@ -65,11 +66,12 @@ def test_posts_go_to_whoever_asked_for_them(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_play_serves_a_model_s_page_until_it_is_interrupted(tmp_path):
+@pytest.mark.parametrize("before", [(), IGNORING_SIGINT], ids=["alone", "ignoring"])
+def test_play_serves_a_model_s_page_until_it_is_interrupted(tmp_path, before):
     tiny.bundle(tmp_path / "model")
     command = [sys.executable, "-m", "zoo", "play", str(tmp_path / "model"), "--no-browser"]
     environment = os.environ | {"ZOO_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as play:
+    with started([*before, *command], stdout=PIPE, stderr=PIPE, text=True, env=environment) as play:
         url = play.stdout.readline().strip()
         assert url.startswith("http://127.0.0.1:"), play.stderr.read()
         assert b"app.mjs" in ask(url)[2] and b'"name": "tiny"' in ask(f"{url}model.json")[2]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny
+from tests.children import started
 from tests.tiny_tasks import copy_with_version, studio
 from zoo.media import tensors
 
@@ -228,10 +229,10 @@ def test_a_reader_that_goes_away_is_exit_code_141(bundle: Path):
     """The pipe's reader is closed before the PNG is written."""
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "zoo", "run", str(bundle), "--image", "x.png", "--out", "-"]
-    process = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, cwd=Path.cwd(), env=_environment())
-    os.close(writer)
-    os.close(reader)
-    _, errors = process.communicate()
+    with started(command, stdout=writer, stderr=subprocess.PIPE, cwd=Path.cwd(), env=_environment()) as process:
+        os.close(writer)
+        os.close(reader)
+        _, errors = process.communicate()
     assert process.returncode == 141 and b"Traceback" not in errors and b"Error" not in errors
 
 

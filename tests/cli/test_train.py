@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 import zoo as package
 from tests import tiny
+from tests.children import started
 from tests.trainers import drawings
 from zoo.build import checkpoint as checkpoints
 from zoo.formats import manifest as manifests
@@ -242,10 +244,10 @@ def test_another_family_does_not_resume(drawn):
 # --- Real processes, real signals -------------------------------------------------------------------------------------
 
 
-def start(*words: object, processes: int = 1) -> subprocess.Popen:
+def training(*words: object, processes: int = 1) -> AbstractContextManager[subprocess.Popen]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "zoo", "train", *map(str, words)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "zoo", "train", *words]
+    return started(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for_line(log: Path, child: subprocess.Popen, number: int = 1) -> None:
@@ -263,10 +265,10 @@ def test_a_signal_stops_with_a_checkpoint_and_resume_goes_on(drawn, here, number
     folder = here / "m.training"
     steps = []
     for resume in ([], ["--resume"]):
-        child = start("vqvae", "--data", drawn, *ENDLESS, *resume)
-        wait_for_line(folder / "log.jsonl", child, number=1 + 3 * len(steps))
-        child.send_signal(number)
-        out, err = child.communicate()
+        with training("vqvae", "--data", drawn, *ENDLESS, *resume) as child:
+            wait_for_line(folder / "log.jsonl", child, number=1 + 3 * len(steps))
+            child.send_signal(number)
+            out, err = child.communicate()
         step = checkpoints.load(folder).step
         assert child.returncode == 130 and out == ""
         assert err == f"Error: stopped after step {step} of 1000000; the same command with --resume goes on\n"
@@ -280,18 +282,18 @@ def test_a_signal_stops_with_a_checkpoint_and_resume_goes_on(drawn, here, number
 
 @pytest.mark.slow
 def test_a_killed_training_leaves_its_last_checkpoint(drawn, here):
-    child = start("vqvae", "--data", drawn, *ENDLESS[:-1], 3)
-    wait_for_line(here / "m.training/log.jsonl", child, number=20)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.communicate()
+    with training("vqvae", "--data", drawn, *ENDLESS[:-1], 3) as child:
+        wait_for_line(here / "m.training/log.jsonl", child, number=20)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
     saved = checkpoints.load(here / "m.training")
     assert saved.step % 3 == 0 and saved.step >= 15
 
 
 @pytest.mark.slow
 def test_torchrun_ends_with_one_bundle(drawn, here):
-    child = start("vqvae", "--data", drawn, "--preset", "tiny", "--out", "m", "--threads", 1, processes=2)
-    out, err = child.communicate()
+    with training("vqvae", "--data", drawn, "--preset", "tiny", "--out", "m", "--threads", 1, processes=2) as child:
+        out, err = child.communicate()
     assert child.returncode == 0, err
     assert out == "m\n" and err.count("trained 20 steps") == 1
     manifest = manifests.read(here / "m")
@@ -303,17 +305,17 @@ def test_torchrun_ends_with_one_bundle(drawn, here):
 @pytest.mark.slow
 def test_ctrl_c_stops_all_processes_of_torchrun_with_one_checkpoint(drawn, here):
     words = ["vqvae", "--data", drawn, *ENDLESS]
-    child = start(*words, processes=2)
-    wait_for_line(here / "m.training/log.jsonl", child)
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal does it
-    err = child.communicate()[1]
+    with training(*words, processes=2) as child:
+        wait_for_line(here / "m.training/log.jsonl", child)
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does it
+        err = child.communicate()[1]
     saved = checkpoints.load(here / "m.training")
     assert f"stopped after step {saved.step} of 1000000" in err
     assert sorted(p.name for p in (here / "m.training").iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
-    child = start(*words, "--resume", processes=2)
     before = len((here / "m.training/log.jsonl").read_text().splitlines())
-    wait_for_line(here / "m.training/log.jsonl", child, number=before + 1)
-    os.killpg(child.pid, signal.SIGINT)
-    child.communicate()
+    with training(*words, "--resume", processes=2) as child:
+        wait_for_line(here / "m.training/log.jsonl", child, number=before + 1)
+        os.killpg(child.pid, signal.SIGINT)
+        child.communicate()
     assert checkpoints.load(here / "m.training").step > saved.step
     shutil.rmtree(here / "m.training")

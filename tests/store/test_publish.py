@@ -5,12 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests import tiny
+from tests.children import started
 from zoo.errors import IntegrityError, InvalidFileError, NotFoundError, StoreError
 from zoo.formats import manifest as manifests
 from zoo.formats import registry as registries
@@ -201,7 +203,9 @@ def test_publishers_at_once_lose_nothing(folder, tmp_path):
         for name in ("one", "two")
         for version in (1, 2, 3)
     ]
-    children = [subprocess.Popen([sys.executable, "-c", code, str(b), str(folder)]) for b in [*bundles, bundles[0]]]
-    assert [child.wait() for child in children] == [0] * len(children)
+    with ExitStack() as stack:
+        commands = [[sys.executable, "-c", code, b, folder] for b in [*bundles, bundles[0]]]
+        children = [stack.enter_context(started(command)) for command in commands]
+        assert [child.wait() for child in children] == [0] * len(children)
     assert versions(folder) == {"one": [1, 2, 3], "two": [1, 2, 3]}
     check_all(folder)

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests import tiny
-from tests.http_server import FaultServer
+from tests.children import running
+from tests.http_server import FaultServer, Ration
 from tests.pullers import entry_at, hold_lock, only_read, processes, pull
 from zoo.errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError
 from zoo.formats import manifest, registry
@@ -316,9 +318,9 @@ def test_too_little_space_is_told_before_the_transfer(store, server, monkeypatch
 
 def test_full_disk_keeps_what_came_and_the_next_pull_goes_on(store, server, tmp_path, capfd):
     entry = entry_at(server.url())
-    process = processes.Process(target=pull, args=(server.url(), store.root), kwargs={"most_bytes": 250_000})
-    process.start()
-    process.join()
+    process = pulling(server.url(), store.root, most_bytes=250_000)
+    with running(process):
+        process.join()
     assert process.exitcode == StoreError.exit_code
     assert store.installed() == []
     missing, before = store.missing(entry), server.sent()
@@ -439,8 +441,8 @@ def test_home_is_where_the_environment_says(monkeypatch, tmp_path):
 def test_reading_writes_nothing_and_asks_nobody(store, local):
     store.pull(local)
     process = processes.Process(target=only_read, args=(store.root, "tiny"))
-    process.start()
-    process.join()
+    with running(process):
+        process.join()
     assert process.exitcode == 0
 
 
@@ -599,18 +601,17 @@ def test_pull_survives_a_prune_in_its_middle(store, server, monkeypatch):
 # --- Many processes, and their end ------------------------------------------------------------------------------------
 
 
-def _start(url: str, root: Path, *args: object, **kwargs: object):
-    process = processes.Process(target=pull, args=(url, root, *args), kwargs=kwargs)
-    process.start()
-    return process
+def pulling(url: str, root: Path, *args: object, **kwargs: object) -> BaseProcess:
+    return processes.Process(target=pull, args=(url, root, *args), kwargs=kwargs)
 
 
 @pytest.mark.parametrize("locks", ["real", "none", "missing"])
 def test_processes_that_pull_at_once(store, server, locks):
-    running = [_start(server.url(behaviour="slow"), store.root, f"tiny:{1 + n % 2}", locks=locks) for n in range(8)]
-    for process in running:
-        process.join()
-    assert [process.exitcode for process in running] == [0] * 8
+    pulls = [pulling(server.url(behaviour="slow"), store.root, f"tiny:{1 + n % 2}", locks=locks) for n in range(8)]
+    with running(*pulls):
+        for process in pulls:
+            process.join()
+    assert [process.exitcode for process in pulls] == [0] * 8
     assert_only_right_models_are_visible(store)
     assert [i.version for i in store.installed()] == [1, 2]
     assert list(store.blobs.ingests.iterdir()) == []
@@ -619,62 +620,65 @@ def test_processes_that_pull_at_once(store, server, locks):
         assert server.sent() - server.sent("registry.yaml") == sum(sizes.values())  # each blob once
 
 
-def kill_after(server: FaultServer, store: Store, sent: int, how: int = signal.SIGKILL) -> bool:
-    """Starts a pull, and kills it when the server has sent it so many bytes. False when it was done before."""
-    since = len(server.requests)
-    process = _start(server.url(behaviour="slow"), store.root)
-    while process.exitcode is None and server.sent(since=since) < sent:
-        time.sleep(0.001)
-    os.kill(process.pid, how)
-    process.join()
-    return process.exitcode != 0
+def kill_after(sent: int, server: FaultServer, store: Store, how: int = signal.SIGKILL, *, stored: int = 0) -> None:
+    """Starts a pull, and kills it when the server has sent it so many bytes, and sends no more.
 
-
-def kill_and_pull_again(store: Store, server: FaultServer, dice: random.Random, how: int) -> bool:
-    """Kills a pull somewhere in its transfer; True when that hit it. Then everything must hold."""
+    Args:
+        stored: and when the store holds so many bytes more.
+    """
     entry = entry_at(server.url())
-    hit = kill_after(server, store, dice.randrange(1, entry.size), how)
+    missing = store.missing(entry)
+    server.ration = Ration(sent)
+    process = pulling(server.url(behaviour="rationed"), store.root)
+    with running(process):
+        while process.is_alive() and not (server.ration.spent.is_set() and missing - store.missing(entry) >= stored):
+            time.sleep(0.001)
+        os.kill(process.pid, how)
+        process.join()
+    server.ration.over.set()
+    assert process.exitcode not in (0, None), "the pull ended before the kill"
+
+
+def kill_and_pull_again(store: Store, server: FaultServer, dice: random.Random, how: int) -> None:
+    """Kills a pull somewhere in its transfer. Then everything must hold."""
+    entry = entry_at(server.url())
+    kill_after(dice.randrange(1, entry.size), server, store, how)
     assert_only_right_models_are_visible(store)
-    assert hit or store.installed()
     missing, since = store.missing(entry), len(server.requests)
     assert store.verify(store.pull(entry)) == []
     assert server.sent(since=since) == missing  # not a byte twice
     assert list(store.blobs.ingests.iterdir()) == []
-    return hit
 
 
 def test_killed_pulls_leave_nothing_wrong_and_go_on(tmp_path, server):
     dice = random.Random(1)
-    hits = [kill_and_pull_again(Store(tmp_path / f"{n}"), server, dice, signal.SIGKILL) for n in range(15)]
-    assert sum(hits) >= 12, "too few kills hit the transfer"
+    for n in range(15):
+        kill_and_pull_again(Store(tmp_path / f"{n}"), server, dice, signal.SIGKILL)
 
 
 @pytest.mark.slow
 def test_killed_pulls_many_times(tmp_path, server):
     dice = random.Random(2)
     ways = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-    hits = [kill_and_pull_again(Store(tmp_path / f"{n}"), server, dice, ways[n % 3]) for n in range(100)]
-    assert sum(hits) >= 80, "too few kills hit the transfer"
+    for n in range(100):
+        kill_and_pull_again(Store(tmp_path / f"{n}"), server, dice, ways[n % 3])
 
 
-def test_pull_that_is_killed_again_and_again_gets_on_and_keeps_one_partial(store, server):
+def test_pull_that_is_killed_again_and_again_gets_on_and_keeps_one_partial(store, server, folder):
     entry = entry_at(server.url())
-    missing = [entry.size]
+    missing, registry_size = [entry.size], (folder / "registry.yaml").stat().st_size
     for _ in range(3):
-        assert kill_after(server, store, 110_000)
+        kill_after(110_000, server, store, stored=110_000 - registry_size)
         missing.append(store.missing(entry))
         assert len(store.blobs._partials(entry.files["model.safetensors"].sha256)) <= 1
-    assert missing == sorted(missing, reverse=True) and missing[-1] < missing[0] - 100_000
+    assert [before - after for before, after in zip(missing, missing[1:])] == [110_000 - registry_size] * 3
 
 
 def test_lock_of_a_killed_process_is_free_at_once(store, local):
     ready = processes.Event()
     sha256 = local.files["model.safetensors"].sha256
-    holder = processes.Process(target=hold_lock, args=(store.root, sha256, ready))
-    holder.start()
-    assert ready.wait(60)
-    holder.kill()
-    holder.join()
+    with running(processes.Process(target=hold_lock, args=(store.root, sha256, ready))):
+        assert ready.wait(60)
     assert store.verify(store.pull(local)) == []
 
 
@@ -685,14 +689,10 @@ def test_lock_of_a_stopped_process_is_told_and_not_waited_for(store, local, monk
     monkeypatch.setattr(logging.getLogger("zoo"), "disabled", False)
     ready = processes.Event()
     holder = processes.Process(target=hold_lock, args=(store.root, local.files["model.safetensors"].sha256, ready))
-    holder.start()
-    try:
+    with running(holder):
         assert ready.wait(60)
         os.kill(holder.pid, signal.SIGSTOP)
         assert store.verify(store.pull(local)) == []
-    finally:
-        holder.kill()
-        holder.join()
     assert "waiting for another process" in caplog.text and "going on without it" in caplog.text
 
 

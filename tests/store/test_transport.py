@@ -76,7 +76,7 @@ REFUSED = {
 OTHER_BYTES = ["shifted_range", "changed_between_tries", "html_of_right_size", "wrong_bytes", "flipped_bit"]
 """Right in length: the store's digest finds them, the transport can't."""
 
-ELSEWHERE = ["slow", "endless", "redirect_to_http"]
+ELSEWHERE = ["slow", "rationed", "endless", "redirect_to_http"]
 
 
 def test_every_behaviour_of_the_server_is_expected_somewhere():
@@ -161,10 +161,13 @@ def test_long_wait_is_announced(server, caplog, monkeypatch):
     assert "answered 429 Too Many Requests; trying again in 1 s" in caplog.text
 
 
-def test_caller_that_stops_early_closes_the_connection(server):
-    chunks = transport.fetch(server.url("model.bin"), len(BODY))
-    next(chunks)
-    chunks.close()
+def test_caller_that_stops_early_closes_the_connection():
+    with FaultServer({"model.bin": bytes(1 << 26)}) as server:  # more than the buffers of a connection take
+        chunks = transport.fetch(server.url("model.bin"), 1 << 26)
+        next(chunks)
+        chunks.close()
+        assert server.requests[0].ended.wait(30)
+        assert server.sent() < 1 << 26
 
 
 def test_nothing_is_asked_for_an_empty_file(server):

@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import StoreError, UsageError, ZooError
+from ..isolate import hear_interrupts
 from ..text import did_you_mean, safe_text
 
 # name: (module, what it does). The summaries stand here so that `zoo --help` imports no command.
@@ -83,6 +84,7 @@ class LazyGroup(click.Group):
         """Turns what goes wrong on purpose into one line and an exit code; a bug keeps its traceback."""
         if not kwargs.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **kwargs)
+        hear_interrupts()
         # At exit Python looks through all objects of numpy's and ONNX Runtime's modules for cycles; not frozen ones.
         atexit.unregister(gc.freeze)  # of a call before, in the same process
         atexit.register(gc.freeze)

@@ -54,6 +54,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None  # the one of the batch that this file contains; None: all
 
 
+# Made here, before any thread: msgspec crashes where several threads are the first to decode a type.
+_RECIPES = msgspec.json.Decoder(Recipe)
+
+
 def read_recipe(path: str) -> tuple[Recipe, Form, np.ndarray]:
     """The recipe in a file that `zoo run` wrote, the form of the file, and the batch that it contains.
 
@@ -69,7 +73,7 @@ def read_recipe(path: str) -> tuple[Recipe, Form, np.ndarray]:
     try:
         if len(text) > MAX_METADATA:
             raise msgspec.ValidationError(f"{len(text):,} characters")
-        recipe = msgspec.json.decode(text, type=Recipe)
+        recipe = _RECIPES.decode(text)
     except (msgspec.MsgspecError, RecursionError) as e:
         raise InvalidFileError(f"{shown}: its metadata is not what zoo writes: {safe_text(e)[:200]}") from None
     if recipe.format != FORMAT:

@@ -7,6 +7,7 @@ brackets crash its C parser, a 424-byte merge bomb costs seconds, and six except
 """
 
 import re
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -141,6 +142,9 @@ class _Composer:
         return result
 
 
+# Models may be loaded in several threads, and msgspec crashes where several are the first to convert to a type.
+_CONVERTING = threading.Lock()
+
 _AT = re.compile(r" - at `(key in )?\$(?P<path>.*)`\Z", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 
@@ -148,7 +152,8 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL
 def convert(tree: Any, lines: Lines, source: str, schema: type[T]) -> T:
     """The parsed tree as an instance of `schema`; its findings name file, line and field."""
     try:
-        return msgspec.convert(tree, schema, str_keys=True)
+        with _CONVERTING:
+            return msgspec.convert(tree, schema, str_keys=True)
     except msgspec.ValidationError as e:
         message = str(e)
         at = _AT.search(message)

@@ -46,7 +46,7 @@ def probe(plugin: Plugin) -> Probe:
         return Probe(plugin=plugin)
     key, cache = _fingerprint(plugin), _cache_file(plugin)
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        entry = msgspec.json.decode(cache.read_bytes(), type=_CacheEntry)
+        entry = _CACHE_ENTRIES.decode(cache.read_bytes())
         if entry.key == key:
             return entry.probe
     try:
@@ -73,7 +73,7 @@ def _probe_in_child(plugin: Plugin) -> Probe:
     except TimeoutExpired as e:
         raise Fault(f"it was not loaded within {allowance:g} s") from e
     try:
-        return msgspec.json.decode(child.stdout, type=Probe)
+        return _PROBES.decode(child.stdout)
     except msgspec.DecodeError as e:
         raise Fault(f"it {describe_end(child.returncode)} while it was loaded") from e
 
@@ -81,6 +81,11 @@ def _probe_in_child(plugin: Plugin) -> Probe:
 class _CacheEntry(msgspec.Struct, frozen=True):
     key: str
     probe: Probe
+
+
+# Made here, before any thread: msgspec crashes where several threads are the first to decode a type.
+_PROBES = msgspec.json.Decoder(Probe)
+_CACHE_ENTRIES = msgspec.json.Decoder(_CacheEntry)
 
 
 def _fingerprint(plugin: Plugin) -> str:

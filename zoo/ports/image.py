@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# Made here, before any thread: msgspec crashes where several threads are the first to decode a type.
+_GRIDS = msgspec.json.Decoder(Grid)
+
+
 class Pictures(Form):
     """A batch as one PNG, in a grid, with its recipe in a text chunk."""
 
@@ -38,7 +42,7 @@ class Pictures(Form):
 
     def decode_batch(self, file: InputFile, layout: Any, index: int | None) -> np.ndarray:
         whole, _ = decode_png(file)
-        grid = msgspec.convert(layout, Grid)
+        grid = _GRIDS.decode(msgspec.json.encode(layout))
         numbers = (grid.count, grid.columns, grid.height, grid.width)
         sound = min(numbers) > 0 and grid.count <= MAX_BATCH and grid.gap >= 0
         if sound and index is None and whole.shape[:2] == grid.shape:

@@ -1,10 +1,25 @@
-"""Running a module of ours in a process that may crash, hang or print without harming this one."""
+"""Processes: hearing Ctrl-C in this one, and running a module in one that may crash, hang or print without harm."""
+
+from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
+
+
+def hear_interrupts() -> None:
+    """Makes Ctrl-C raise KeyboardInterrupt where SIGINT was inherited as ignored, as by background jobs of a script.
+
+    A handler that somebody has set stays, and so does everything when this is not the main thread.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_isolated(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
@@ -15,6 +30,8 @@ def run_isolated(module: str, *args: str, seconds: float) -> subprocess.Complete
     Raises:
         subprocess.TimeoutExpired: it took longer than the given seconds and was killed.
     """
+    import subprocess
+
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     return subprocess.run(
         [sys.executable, "-P", "-m", module, *args],
