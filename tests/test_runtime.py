@@ -273,7 +273,7 @@ def test_after_a_call_no_thread_goes_on_looking_for_work(loop: Path, monkeypatch
 def test_ctrl_c_ends_a_call_that_would_run_for_hours(loop: Path, before: tuple[str, ...]):
     code = (
         "import sys, numpy as np; from pathlib import Path; from zoo.runtime import open_session\n"
-        "from zoo.isolate import hear_interrupts; hear_interrupts()\n"
+        "from zoo.system.processes import hear_interrupts; hear_interrupts()\n"
         "session = open_session(Path(sys.argv[1]), 'cpu'); print('ready', flush=True)\n"
         "session.run({'x': np.zeros((1, 2, 4, 4), np.float32), 'n': np.array(10**12)})"
     )

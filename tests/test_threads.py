@@ -35,7 +35,7 @@ with ThreadPoolExecutor(8) as pool:
 @pytest.mark.parametrize(
     "module, read",
     [
-        ("zoo.manifest", "module.read(path)"),
+        ("zoo.formats.manifest", "module.read(path)"),
         ("zoo.plugins.probing", "module._PROBES.decode((path / 'probe').read_bytes())"),
     ],
     ids=["manifest", "probe"],

@@ -49,7 +49,7 @@ def test_the_wheel_is_small_and_holds_the_newest_versions_only(wheel):
 
 
 def test_an_installed_wheel_lists_and_runs_its_models(installed, tmp_path):
-    script = "from zoo.registry import default_folder; print(default_folder())"
+    script = "from zoo.system.places import default_folder; print(default_folder())"
     assert str(installed) in _python(installed, tmp_path, "-c", script).stdout
     listed = _python(installed, tmp_path, "-m", "zoo", "list", "--json")
     assert listed.returncode == 0, listed.stderr

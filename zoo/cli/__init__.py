@@ -12,7 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import StoreError, UsageError, ZooError
-from ..isolate import hear_interrupts
+from ..system.processes import hear_interrupts
 from ..text import did_you_mean, safe_text
 
 # name: (module, what it does). The summaries stand here so that `zoo --help` imports no command.

@@ -4,7 +4,7 @@ import signal
 import threading
 
 import pytest
-from zoo.isolate import hear_interrupts
+from zoo.system.processes import hear_interrupts
 
 
 @pytest.fixture
