@@ -1,4 +1,4 @@
-"""`zoo play`: a model's page in the browser."""
+"""`zoo play`: a model's page in the browser. The page itself is in plugins/targets/zoo_targets/hosts/web/."""
 
 import click
 

@@ -170,7 +170,7 @@ class Kind:
         asks: what a command line must give for it.
         form: how outputs of the kind become files; `form_in` says it for a task.
         codec: which of the closed list of host codecs its arrays have.
-        field: how a page asks for it.
+        field: how a page asks for it; an older page takes one that it does not know for `data`, a file.
         shown: how a page shows it.
         sample: what stands for it in an example on a card; empty: nothing needs to be given.
     """
@@ -192,7 +192,7 @@ class Kind:
     asks = "FILE"
     form: Form = VALUES
     codec: Literal["pixels", "integers", "floats", "bytes"]
-    field: Literal["picture", "brush", "choice", "seed", "number", "data"] = "data"
+    field: Literal["picture", "brush", "choice", "seed", "number", "text", "data"] = "data"
     shown: Literal["pictures", "codes", "names", "numbers"] = "numbers"
     sample = "0"
 

@@ -1,5 +1,9 @@
-"""What the targets have in common: copying a host, its README, running it."""
+"""What the targets have in common: copying a host, its README, running it.
 
+Hosts and exporters know no kinds of port. What they need of one is data in model.json: `zoo.ports.kind.Kind.host`.
+"""
+
+import json
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -7,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ExportError, NotFoundError
-from zoo.hookspecs import Port, WriteTargetRequest
+from zoo.hookspecs import WriteTargetRequest
 from zoo.text import safe_text
 
 HOSTS = Path(__file__).parent / "hosts"
@@ -35,26 +39,19 @@ def example(request: WriteTargetRequest, command: str, *, draws: bool = False) -
     Args:
         draws: the host takes a seed where the graph takes its noise.
     """
-    manifest = request.manifest
-    task_name, task = manifest.task(None)
-    words = [command, task_name]
-    for name, port in task.inputs.items():
-        option, value = ("seed", "7") if draws and port.noise else (name, _sample(port))
+    model = model_json(request)
+    task = model["tasks"][model["default_task"]]
+    words = [command, model["default_task"]]
+    for name, port in task["inputs"].items():
+        option, value = ("seed", "7") if draws and "noise" in port else (name, port["sample"])
         words += [f"--{option}", value] if value else []
-    suffix = ".png" if any(port.kind == "image" for port in task.outputs.values()) else ".npy"
-    return " ".join([*words, "--out", f"{next(iter(task.outputs))}{suffix}"])
+    name, port = next(iter(task["outputs"].items()))
+    return " ".join([*words, "--out", f"{name}{'.png' if port['shown'] == 'pictures' else '.npy'}"])
 
 
-def _sample(port: Port) -> str:
-    if port.kind in ("image", "mask"):
-        return "picture.npy"
-    if port.kind in ("tokens", "tensor"):
-        return f"{port.kind}.npy"
-    if port.kind == "size":
-        return "28,28"
-    if port.kind in ("seed", "label"):
-        return "7" if port.maximum is None or port.maximum >= 7 else "0"
-    return "" if port.default is not None else str(port.minimum or 1)
+def model_json(request: WriteTargetRequest) -> Any:
+    """model.json, the manifest with what a host must know of each port."""
+    return json.loads((request.folder / "model.json").read_bytes())
 
 
 def write_readme(request: WriteTargetRequest, title: str, commands: Sequence[tuple[str, str]], notes: str) -> None:

@@ -1,11 +1,12 @@
 """Node: an ES module with types made from the ports, on npm's onnxruntime-node."""
 
 import shutil
+from typing import Any
 
 from zoo.errors import ExportError, NotFoundError
-from zoo.hookspecs import Port, RunTargetRequest, WriteTargetRequest
+from zoo.hookspecs import RunTargetRequest, WriteTargetRequest
 
-from .common import HOSTS, copy_host, example, run_program, write_readme
+from .common import HOSTS, copy_host, example, model_json, run_program, write_readme
 
 
 def write(request: WriteTargetRequest) -> None:
@@ -26,7 +27,6 @@ as `.npy`, PGM or PPM.
 
 
 _DATA = {"uint8": "Uint8Array", "int64": "BigInt64Array", "float32": "Float32Array"}
-_PER_PICTURE = ("label", "seed", "count", "scalar")
 
 
 def declarations(request: WriteTargetRequest) -> str:
@@ -39,9 +39,9 @@ def declarations(request: WriteTargetRequest) -> str:
         "",
         "export interface Tasks {",
     ]
-    for name, task in request.manifest.tasks.items():
-        inputs = "; ".join(f"{n}{'' if p.default is None else '?'}: {_type(p)}" for n, p in task.inputs.items())
-        outputs = "; ".join(f'{n}: Tensor<"{p.dtype}">' for n, p in task.outputs.items())
+    for name, task in model_json(request)["tasks"].items():
+        inputs = "; ".join(f"{n}{'?' if 'default' in p else ''}: {_type(p)}" for n, p in task["inputs"].items())
+        outputs = "; ".join(f'{n}: Tensor<"{p["dtype"]}">' for n, p in task["outputs"].items())
         lines.append(f"  {name}: {{ inputs: {{ {inputs} }}; outputs: {{ {outputs} }} }};")
     lines += [
         "}",
@@ -57,12 +57,16 @@ def declarations(request: WriteTargetRequest) -> str:
     return "\n".join(lines)
 
 
-def _type(port: Port) -> str:
-    tensor = f'Tensor<"{port.dtype}">'
-    if port.kind not in _PER_PICTURE:
+def _type(port: dict[str, Any]) -> str:
+    """What `run` takes for a port: an array; where one value may stand for the batch, that or a list too."""
+    tensor = f'Tensor<"{port["dtype"]}">'
+    if port["codec"] == "bytes":
+        one = "string | Uint8Array"
+    elif port.get("repeats"):
+        one = "number | string" if "classes" in port else "number"
+    else:
         return tensor
-    one = "number | string" if port.kind == "label" else "number"
-    many = f" | ({one})[]" if port.shape else ""
+    many = f" | ({one})[]" if port["shape"] else ""
     return f"{one}{many} | {tensor}"
 
 

@@ -1,6 +1,7 @@
 // Runs this folder's model with ONNX Runtime's C++ API.
 //
-//   run TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas
+//   run TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas;
+//                                          text as it is, or @FILE; FILE gets the first output that fits
 //   run verify [--out FOLDER]              the golden cases
 //
 // In your own program: Model model(folder); Arrays outputs = model.run("generate", {{"seed", "7"}, {"label", "Sneaker"}});
@@ -19,6 +20,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -39,7 +41,7 @@ std::string slurp(const fs::path& path) {
 // --- JSON: what model.json and cases.json need ---------------------------------------------------------------------------
 
 struct Json {
-  enum Kind { null, boolean, number, text, list, object } kind = null;
+  enum Type { null, boolean, number, text, list, object } type = null;
   double value = 0;
   std::string string;                               // UTF-8; of a number, its digits
   std::vector<Json> items;                          // list
@@ -86,7 +88,7 @@ class JsonReader {
     Json json;
     switch (peek()) {
       case '{': {
-        json.kind = Json::object;
+        json.type = Json::object;
         at_++;
         for (bool first = true; peek() != '}'; first = false) {
           if (!first) expect(",");
@@ -100,7 +102,7 @@ class JsonReader {
         return json;
       }
       case '[':
-        json.kind = Json::list;
+        json.type = Json::list;
         at_++;
         for (bool first = true; peek() != ']'; first = false) {
           if (!first) expect(",");
@@ -108,13 +110,13 @@ class JsonReader {
         }
         at_++;
         return json;
-      case '"': json.kind = Json::text; json.string = text(); return json;
-      case 't': expect("true"); json.kind = Json::boolean; json.value = 1; return json;
-      case 'f': expect("false"); json.kind = Json::boolean; return json;
+      case '"': json.type = Json::text; json.string = text(); return json;
+      case 't': expect("true"); json.type = Json::boolean; json.value = 1; return json;
+      case 'f': expect("false"); json.type = Json::boolean; return json;
       case 'n': expect("null"); return json;
       default: {
         size_t end = source_.find_first_not_of("+-0123456789.eE", at_);
-        json.kind = Json::number;
+        json.type = Json::number;
         json.string = source_.substr(at_, end - at_);
         if (json.string.empty()) expect("a value");
         json.value = std::strtod(json.string.c_str(), nullptr);
@@ -220,6 +222,8 @@ std::string names_of(const Json& object) {
   return names;
 }
 
+const std::set<std::string> CODECS{"pixels", "integers", "floats", "bytes"};
+
 class Model {
  public:
   explicit Model(fs::path folder) : folder_(std::move(folder)), json_(JsonReader::read(folder_ / "model.json")) {}
@@ -227,11 +231,16 @@ class Model {
   const Json& json() const { return json_; }
 
   const Json& task(const std::string& name) const {
-    if (auto found = json_.at("tasks").find(name)) return *found;
-    refuse("there is no task '" + name + "'; there are " + names_of(json_.at("tasks")));
+    auto found = json_.at("tasks").find(name);
+    if (!found) refuse("there is no task '" + name + "'; there are " + names_of(json_.at("tasks")));
+    for (auto side : {"inputs", "outputs"})
+      for (auto& [port, told] : found->at(side).fields)
+        if (auto& codec = told.at("codec").string; !CODECS.count(codec))
+          refuse("port " + port + " has the codec '" + codec + "', which this host does not know: export the model again with zoo " + told.at("since").string + " or newer");
+    return *found;
   }
 
-  /** One call: each port's value as text (numbers, class names, commas between several), or as an array in `arrays`. */
+  /** One call: each port's value as text (numbers, class names, commas between several; text), or as an array in `arrays`. */
   Arrays run(const std::string& task_name, const std::map<std::string, std::string>& texts, Arrays arrays = {}) {
     const Json& ports = task(task_name).at("inputs");
     for (auto& [name, text] : texts)
@@ -245,18 +254,18 @@ class Model {
     std::map<std::string, int64_t> sizes;
     for (auto& [name, port] : ports.fields) {
       auto& dims = port.at("shape").items;
-      if (arrays[name].shape.size() != dims.size()) continue;
-      for (size_t i = 0; i < dims.size(); i++) if (dims[i].kind == Json::text) sizes[dims[i].string] = arrays[name].shape[i];
+      auto& shape = arrays[name].shape;
+      for (size_t i = 1; i <= std::min(dims.size(), shape.size()); i++)  // the last dimensions are there
+        if (auto& dim = dims[dims.size() - i]; dim.type == Json::text) sizes[dim.string] = shape[shape.size() - i];
     }
     for (auto& [name, port] : ports.fields) {
       Shape wanted;
       for (auto& dim : port.at("shape").items) {
         auto found = sizes.find(dim.string);
-        wanted.push_back(dim.kind == Json::text ? (found == sizes.end() ? 1 : found->second) : int64_t(dim.value));
+        wanted.push_back(dim.type == Json::text ? (found == sizes.end() ? 1 : found->second) : int64_t(dim.value));
       }
       Array& array = arrays[name];
-      if (array.shape.empty() && !wanted.empty())  // one number stands for the whole batch
-        std::visit([&](auto& values) { values.assign(count(wanted), values[0]); array.shape = wanted; }, array.data);
+      if (array.shape.size() < wanted.size() && (port.get("repeats", 0) || port.at("codec").string == "bytes")) spread(array, wanted);
       check(name, port, array, wanted);
     }
     return call(task_name, arrays);
@@ -293,7 +302,25 @@ class Model {
   fs::path folder() const { return folder_; }
 
  private:
+  /** One value for the whole batch: it lacks the first dimensions of what is wanted. */
+  static void spread(Array& array, const Shape& wanted) {
+    Shape missing(wanted.begin(), wanted.end() - std::ptrdiff_t(array.shape.size()));
+    std::visit([&](auto& values) {
+      auto one = values;
+      for (size_t i = 1; i < count(missing); i++) values.insert(values.end(), one.begin(), one.end());
+    }, array.data);
+    array.shape.insert(array.shape.begin(), missing.begin(), missing.end());
+  }
+
+  /** Text as its UTF-8 bytes, padded with zeros where the port has a fixed length. */
+  static Array from_text(const Json& port, std::string text) {
+    auto& dims = port.at("shape").items;
+    text.resize(std::max({text.size(), size_t(1), size_t(dims.empty() ? 1 : dims.back().value)}));
+    return {std::vector<uint8_t>(text.begin(), text.end()), {int64_t(text.size())}};
+  }
+
   static Array parse(const std::string& name, const Json& port, const std::string& text) {
+    if (port.at("codec").string == "bytes") return from_text(port, text);
     auto classes = port.find("classes");
     auto is_class = [&](const std::string& word) -> int64_t {
       if (classes)
@@ -303,8 +330,7 @@ class Model {
     std::vector<std::string> words;
     if (is_class(text) >= 0) words = {text};
     else { std::stringstream stream(text + ","); for (std::string word; std::getline(stream, word, ',');) words.push_back(word); }
-    bool many = words.size() > 1 || port.at("kind").string == "size";
-    Array array = array_of(port.at("dtype").string, many ? Shape{int64_t(words.size())} : Shape{});
+    Array array = array_of(port.at("dtype").string, words.size() > 1 ? Shape{int64_t(words.size())} : Shape{});
     for (size_t i = 0; i < words.size(); i++) {
       const std::string& word = words[i];
       char* end = nullptr;
@@ -323,9 +349,8 @@ class Model {
   static void check(const std::string& name, const Json& port, const Array& array, const Shape& wanted) {
     if (array.dtype() != port.at("dtype").string) refuse(name + " is " + array.dtype() + "; it must be " + port.at("dtype").string);
     if (array.shape != wanted || array.size() == 0) refuse(name + " has the shape " + show(array.shape) + "; it must be " + show(wanted) + ", alike for all inputs");
-    auto& kind = port.at("kind").string;
-    if (kind == "image" || kind == "mask") {
-      int64_t height = array.shape[1], width = array.shape[2];
+    if (port.at("codec").string == "pixels") {
+      int64_t height = wanted[wanted.size() - 3], width = wanted[wanted.size() - 2];
       double smallest = port.get("minimum_size", 1), most = port.get("maximum_pixels", 4e7);
       if (double(std::min(height, width)) < smallest || double(height) * double(width) > most)
         refuse(name + " is " + std::to_string(width) + "x" + std::to_string(height) + "; a side has " + show(smallest) + " pixels or more, all at most " + show(most));
@@ -451,6 +476,7 @@ void verify(Model& model, const std::string& out) {
     for (auto& [name, raw] : golden.at("inputs").fields) inputs[name] = read_raw(model, raw);
     Arrays outputs = model.call(golden.at("task").string, inputs);
     for (auto& [name, raw] : golden.at("outputs").fields) {
+      auto& codec = model.task(golden.at("task").string).at("outputs").at(name).at("codec").string;
       Array expected = read_raw(model, raw), &actual = outputs.at(name);
       double worst = actual.shape == expected.shape ? 0 : INFINITY;
       size_t equal = 0, near = 0;
@@ -460,11 +486,11 @@ void verify(Model& model, const std::string& out) {
         worst = std::max(worst, apart);
         equal += apart == 0;
         near += apart <= tolerance.get("pixel_levels", 1);
-        if (expected.dtype() == "float32" && !(apart <= tolerance.get("absolute", 0) + tolerance.get("relative", 0) * std::abs(wanted))) same = false;
+        if (codec == "floats" && !(apart <= tolerance.get("absolute", 0) + tolerance.get("relative", 0) * std::abs(wanted))) same = false;
       }
       double total = double(expected.size());
-      if (expected.dtype() == "uint8") same &= near / total >= tolerance.get("pixel_share", 1) && worst <= tolerance.get("pixel_levels_worst", 0);
-      if (expected.dtype() == "int64") same &= worst == 0;
+      if (codec == "pixels") same &= near / total >= tolerance.get("pixel_share", 1) && worst <= tolerance.get("pixel_levels_worst", 0);
+      if (codec == "integers" || codec == "bytes") same &= worst == 0;
       std::cout << golden.at("task").string << ' ' << golden.at("case").string << ' ' << name << ": worst " << worst << ", " << 100 * double(equal) / total << "% equal\n";
       if (!out.empty()) write_file(fs::path(out) / raw.at("file").string, bytes_of(actual));
       else if (!same) throw std::runtime_error("that differs");
@@ -499,17 +525,25 @@ void command(std::vector<std::string> words) {
   Arrays arrays;
   for (auto& [name, port] : model.task(task).at("inputs").fields) {
     auto given = texts.find(name);
-    auto& kind = port.at("kind").string;
-    bool is_file = kind == "image" || kind == "mask" || kind == "tensor" || kind == "tokens";
-    if (given == texts.end() || !(is_file || fs::path(given->second).extension() == ".npy")) continue;
-    arrays[name] = read_array(given->second);
-    texts.erase(given);
+    if (given == texts.end()) continue;
+    auto& [option, text] = *given;
+    auto& codec = port.at("codec").string;
+    if (codec == "pixels" || fs::path(text).extension() == ".npy") {
+      arrays[name] = read_array(text);
+      texts.erase(given);
+    } else if (codec == "bytes" && text.compare(0, 1, "@") == 0) {
+      text = slurp(text.substr(1));
+    }
   }
-  for (auto& [name, array] : model.run(task, texts, arrays)) {
+  Arrays outputs = model.run(task, texts, arrays);
+  for (auto& [name, port] : model.task(task).at("outputs").fields) {
+    auto& array = outputs.at(name);
     auto suffix = fs::path(out).extension();
-    if (suffix == ".png" && array.shape.size() == 4) write_file(out, png(array));
-    else if (suffix == ".npy" && name != "size") write_file(out, npy(array));
-    else {
+    bool picture = suffix == ".png" && port.at("codec").string == "pixels" && array.shape.size() == 4;
+    if (picture || suffix == ".npy") {
+      write_file(out, picture ? png(array) : npy(array));
+      out.clear();
+    } else {
       std::cout << "{\"" << name << "\": [";
       for (size_t i = 0; i < array.size(); i++) std::cout << (i ? ", " : "") << show(array.at(i));
       std::cout << "]}\n";

@@ -2,6 +2,7 @@
 //
 // An array is {dtype, shape, data}: uint8 in a Uint8Array, int64 in a BigInt64Array, float32 in a Float32Array.
 
+const CODECS = ["pixels", "integers", "floats", "bytes"];
 const ARRAYS = { uint8: Uint8Array, int64: BigInt64Array, float32: Float32Array };
 
 export const count = (shape) => shape.reduce((product, length) => product * length, 1);
@@ -16,15 +17,21 @@ export function fromBytes(dtype, shape, bytes) {
 
 export const toBytes = ({ data }) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
-/** A task's declaration in model.json. */
+/** A task's declaration in model.json. Throws a RangeError where a port has a codec that is not implemented here. */
 export function taskOf(model, name) {
-  if (Object.hasOwn(model.tasks, name)) return model.tasks[name];
-  throw new RangeError(`there is no task '${name}'; there are ${Object.keys(model.tasks).join(", ")}`);
+  if (!Object.hasOwn(model.tasks, name))
+    throw new RangeError(`there is no task '${name}'; there are ${Object.keys(model.tasks).join(", ")}`);
+  const { inputs, outputs } = model.tasks[name];
+  for (const [port, { codec, since }] of [...Object.entries(inputs), ...Object.entries(outputs)]) {
+    if (!CODECS.includes(codec))
+      throw new RangeError(`port ${port} has the codec '${codec}', which this host does not know: export the model again with zoo ${since} or newer`);
+  }
+  return model.tasks[name];
 }
 
 /**
- * A graph's inputs out of what a caller gave: arrays, numbers, class names, or lists of those, one a picture. Defaults
- * are filled in, and one number stands for the whole batch. Throws a TypeError or RangeError that names the port.
+ * A graph's inputs out of what a caller gave: arrays, numbers, class names, texts, or lists of those, one a picture.
+ * Defaults are filled in, and one value stands for the whole batch. Throws a TypeError or RangeError that names the port.
  */
 export function complete(model, taskName, given) {
   const ports = taskOf(model, taskName).inputs;
@@ -36,12 +43,13 @@ export function complete(model, taskName, given) {
   for (const [name, port] of Object.entries(ports)) inputs[name] = toArray(name, port, given[name] ?? port.default);
   const sizes = {};
   for (const [name, port] of Object.entries(ports)) {
-    if (inputs[name].shape.length !== port.shape.length) continue;
-    port.shape.forEach((length, i) => { if (typeof length === "string") sizes[length] = inputs[name].shape[i]; });
+    const { shape } = inputs[name], missing = port.shape.length - shape.length;
+    shape.forEach((length, i) => { sizes[port.shape[i + missing]] = length; }); // the last dimensions are there
   }
   for (const [name, port] of Object.entries(ports)) {
-    if (inputs[name].shape.length === 0 && port.shape.length > 0) inputs[name] = spread(inputs[name], port, sizes);
-    check(name, port, inputs[name], sizes);
+    const wanted = port.shape.map((length) => (typeof length === "string" ? sizes[length] ?? 1 : length));
+    if (port.repeats || port.codec === "bytes") inputs[name] = spread(inputs[name], wanted);
+    check(name, port, inputs[name], wanted);
   }
   return inputs;
 }
@@ -50,11 +58,26 @@ function toArray(name, port, value) {
   if (value === undefined) throw new TypeError(`${name} is missing: ${port.dtype} [${port.shape.join(", ")}]`);
   if (value.data && value.shape) {
     if (value.dtype !== port.dtype) throw new TypeError(`${name} is ${value.dtype}; it must be ${port.dtype}`);
+    if (value.data.length !== count(value.shape)) throw new RangeError(`${name} has ${value.data.length} values; its shape is [${value.shape.join(", ")}]`);
     return value;
   }
   const values = Array.isArray(value) ? value : [value];
+  if (port.codec === "bytes") {
+    const { data, shape } = fromTexts(name, port, values);
+    return array(port.dtype, Array.isArray(value) ? shape : shape.slice(1), data);
+  }
   const shape = Array.isArray(value) ? [values.length] : [];
   return array(port.dtype, shape, ARRAYS[port.dtype].from(values, (v) => toNumber(name, port, v)));
+}
+
+/** Texts as UTF-8, or their bytes: a row each, padded with zeros to the longest. */
+function fromTexts(name, port, texts) {
+  const rows = texts.map((text) => (typeof text === "string" ? new TextEncoder().encode(text) : text));
+  if (!rows.every((row) => row instanceof Uint8Array)) throw new TypeError(`${name} must be text, or bytes in a Uint8Array`);
+  const length = Math.max(1, Number(port.shape.at(-1)) || 1, ...rows.map((row) => row.length));
+  const whole = array("uint8", [rows.length, length]);
+  rows.forEach((row, i) => whole.data.set(row, i * length));
+  return whole;
 }
 
 function toNumber(name, port, value) {
@@ -71,18 +94,18 @@ function toNumber(name, port, value) {
   return port.dtype === "int64" ? BigInt(value) : value;
 }
 
-function spread(one, port, sizes) {
-  const shape = port.shape.map((length) => (typeof length === "string" ? sizes[length] ?? 1 : length));
-  return array(one.dtype, shape, ARRAYS[one.dtype].from({ length: count(shape) }, () => one.data[0]));
+/** One value for the whole batch, where it lacks the first dimensions of what is wanted. */
+function spread({ dtype, shape, data }, wanted) {
+  const whole = array(dtype, [...wanted.slice(0, Math.max(0, wanted.length - shape.length)), ...shape]);
+  for (let i = 0; i < whole.data.length; i += data.length) whole.data.set(data, i);
+  return whole;
 }
 
-function check(name, port, { shape, data }, sizes) {
-  const wanted = port.shape.map((length) => (typeof length === "string" ? sizes[length] ?? 1 : length));
-  const fits = shape.length === wanted.length && shape.every((length, i) => length === wanted[i] && length > 0);
-  if (!fits || data.length !== count(shape))
+function check(name, port, { shape, data }, wanted) {
+  if (shape.length !== wanted.length || shape.some((length, i) => length !== wanted[i] || length === 0))
     throw new RangeError(`${name} has the shape [${shape.join(", ")}]; it must be [${port.shape.join(", ")}], alike for all inputs`);
-  if (port.kind === "image" || port.kind === "mask") {
-    const [, height, width] = shape, smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
+  if (port.codec === "pixels") {
+    const [height, width] = shape.slice(-3), smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
     if (Math.min(height, width) < smallest || height * width > most)
       throw new RangeError(`${name} is ${width}x${height}; a side has ${smallest} pixels or more, all at most ${most}`);
   }
@@ -96,8 +119,8 @@ function check(name, port, { shape, data }, sizes) {
   }
 }
 
-/** How near an output comes to the golden one: {worst, equal, same}, by the model's tolerance. */
-export function compare(model, expected, actual) {
+/** How near an output comes to the golden one: {worst, equal, same}, by the model's tolerance for its codec. */
+export function compare(model, { codec }, expected, actual) {
   const tolerance = model.tolerances[`${model.export.precision ?? "float32"}/cpu`];
   if (String(actual.shape) !== String(expected.shape)) return { worst: Infinity, equal: 0, same: false };
   let worst = 0, equal = 0, near = 0, same = true;
@@ -106,10 +129,10 @@ export function compare(model, expected, actual) {
     worst = Math.max(worst, apart);
     equal += apart === 0;
     near += apart <= tolerance.pixel_levels;
-    if (expected.dtype === "float32") same &&= apart <= tolerance.absolute + tolerance.relative * Math.abs(wanted);
+    if (codec === "floats") same &&= apart <= tolerance.absolute + tolerance.relative * Math.abs(wanted);
   }
   const total = expected.data.length;
-  if (expected.dtype === "uint8") same = near / total >= tolerance.pixel_share && worst <= tolerance.pixel_levels_worst;
-  if (expected.dtype === "int64") same = worst === 0;
+  if (codec === "pixels") same = near / total >= tolerance.pixel_share && worst <= tolerance.pixel_levels_worst;
+  if (codec === "integers" || codec === "bytes") same = worst === 0;
   return { worst, equal: equal / total, same: same && !Number.isNaN(worst) };
 }

@@ -1,6 +1,7 @@
 // Runs this folder's model on onnxruntime-node. From JavaScript: `import { run } from "./run.mjs"`.
 //
-//   node run.mjs TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas
+//   node run.mjs TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas;
+//                                                   text as it is, or @FILE; FILE gets the first output that fits
 //   node run.mjs verify [--out FOLDER]              the golden cases
 
 import { createHash } from "node:crypto";
@@ -23,12 +24,13 @@ export async function run(task, ports = {}) {
 }
 
 async function call(task, inputs) {
+  const ports = taskOf(model, task).outputs;
   if (!sessions.has(task)) sessions.set(task, await open(task));
   const feeds = {};
   for (const [name, { dtype, shape, data }] of Object.entries(inputs)) feeds[name] = new ort.Tensor(dtype, data, shape);
   const results = await sessions.get(task).run(feeds);
   const outputs = {};
-  for (const [name, { dtype }] of Object.entries(model.tasks[task].outputs))
+  for (const [name, { dtype }] of Object.entries(ports))
     outputs[name] = array(dtype, [...results[name].dims], results[name].data);
   return outputs;
 }
@@ -50,7 +52,7 @@ export async function verify(out) {
     for (const [name, raw] of Object.entries(inputs)) feeds[name] = await read(raw);
     const actual = await call(task, feeds);
     for (const [name, raw] of Object.entries(outputs)) {
-      const { worst, equal, same } = compare(model, await read(raw), actual[name]);
+      const { worst, equal, same } = compare(model, model.tasks[task].outputs[name], await read(raw), actual[name]);
       console.log(`${task} ${number} ${name}: worst ${worst}, ${(100 * equal).toFixed(4)}% equal`);
       if (out) await writeFile(`${out}/${raw.file}`, toBytes(actual[name]));
       else if (!same) throw new Error("that differs");
@@ -63,20 +65,23 @@ export async function verify(out) {
 async function main([task, ...words]) {
   const options = {};
   for (let i = 0; i < words.length; i += 2) options[words[i].replace(/^--/, "")] = words[i + 1];
-  const { out, ...given } = options;
+  let { out, ...given } = options;
   if (task === "verify") return verify(out);
-  const ports = taskOf(model, task).inputs;
+  const { inputs: ports, outputs } = taskOf(model, task);
   for (const name of Object.keys(given)) if (Object.hasOwn(ports, name)) given[name] = await readValue(ports[name], given[name]);
   for (const [name, result] of Object.entries(await run(task, given))) {
-    if (out?.endsWith(".png") && result.shape.length === 4) await writeFile(out, png(result));
-    else if (out?.endsWith(".npy") && name !== "size") await writeFile(out, npy(result));
-    else console.log(JSON.stringify({ [name]: { shape: result.shape, data: Array.from(result.data, Number) } }));
+    const picture = out?.endsWith(".png") && outputs[name].codec === "pixels" && result.shape.length === 4;
+    if (picture || out?.endsWith(".npy")) {
+      await writeFile(out, picture ? png(result) : npy(result));
+      out = undefined;
+    } else console.log(JSON.stringify({ [name]: { shape: result.shape, data: Array.from(result.data, Number) } }));
   }
 }
 
 async function readValue(port, text) {
   if (text.endsWith(".npy")) return readNpy(await readFile(text));
-  if (port.kind === "image" || port.kind === "mask") {
+  if (port.codec === "bytes") return text.startsWith("@") ? new Uint8Array(await readFile(text.slice(1))) : text;
+  if (port.codec === "pixels") {
     const bytes = await readFile(text); // P5 or P6, width and height, 255, pixels
     const [head, magic, width, height] = /^(P5|P6)\n(\d+) (\d+)\n255\n/.exec(bytes.toString("latin1", 0, 40)) ?? [];
     if (!head) throw new TypeError(`${text} is no PGM or PPM of 8 bits`);

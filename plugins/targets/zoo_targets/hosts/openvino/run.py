@@ -10,7 +10,7 @@ import noise
 import openvino
 
 CORE = openvino.Core()
-SEED = {"kind": "seed", "dtype": "int64", "minimum": 0, "maximum": 2**53 - 1}
+SEED = {"codec": "integers", "dtype": "int64", "repeats": True, "minimum": 0, "maximum": 2**53 - 1}
 
 # Integers have 32 bits here, so graphs take noise as an input. A caller gives a seed, and the noise is drawn here.
 DRAWN = {}

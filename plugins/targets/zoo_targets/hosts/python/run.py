@@ -1,6 +1,7 @@
 """This folder's model on NumPy and ONNX Runtime alone. From Python: run("generate", label="Sneaker", seed=7).
 
-python run.py TASK --PORT VALUE ... --out FILE: pictures in as .pgm, .ppm or .npy; several values with commas.
+python run.py TASK --PORT VALUE ... --out FILE: pictures in as .pgm, .ppm or .npy; several values with commas; text as
+it is, or @FILE for a file's bytes. The first output that fits goes into FILE, the others are printed.
 """
 
 import hashlib
@@ -15,29 +16,47 @@ import numpy as np
 HERE = Path(__file__).parent
 MODEL = json.loads((HERE / "model.json").read_bytes())
 TOLERANCE = MODEL["tolerances"][MODEL["export"].get("precision", "float32") + "/cpu"]
+CODECS = ("pixels", "integers", "floats", "bytes")
 SESSIONS = {}
 
 
 def run(task, **ports):
     """One call of a task: arrays, lists, numbers and class names in, a dict of arrays with the batch axis out."""
-    if task not in MODEL["tasks"]:
-        raise ValueError(f"there is no task '{task}'; there are {', '.join(MODEL['tasks'])}")
-    declared = MODEL["tasks"][task]["inputs"]
+    declared = task_of(task)["inputs"]
     if unknown := sorted(set(ports) - set(declared)):
         raise ValueError(f"{task} has no input '{unknown[0]}'; it takes {', '.join(declared)}")
     arrays = {name: to_array(name, port, ports.get(name, port.get("default"))) for name, port in declared.items()}
-    sizes = {d: n for name, port in declared.items() for d, n in zip(port["shape"], arrays[name].shape, strict=False)}
+    ends = [zip(port["shape"][::-1], arrays[name].shape[::-1], strict=False) for name, port in declared.items()]
+    sizes = {dimension: length for end in ends for dimension, length in end}
     for name, port in declared.items():
-        if arrays[name].ndim == 0:  # one number stands for the whole batch
-            arrays[name] = np.full([sizes.get(d, 1) for d in port["shape"]], arrays[name])
-        check(name, port, arrays[name], sizes)
+        wanted = [sizes.get(d, 1) if isinstance(d, str) else d for d in port["shape"]]
+        missing = len(wanted) - arrays[name].ndim
+        if missing > 0 and (port.get("repeats") or port["codec"] == "bytes"):  # one value stands for the whole batch
+            arrays[name] = np.broadcast_to(arrays[name], [*wanted[:missing], *arrays[name].shape]).copy()
+        check(name, port, arrays[name], wanted)
     return call(task, arrays)
+
+
+def task_of(name):
+    if name not in MODEL["tasks"]:
+        raise ValueError(f"there is no task '{name}'; there are {', '.join(MODEL['tasks'])}")
+    task = MODEL["tasks"][name]
+    for port, told in (*task["inputs"].items(), *task["outputs"].items()):
+        if (codec := told["codec"]) not in CODECS:
+            advice = f"export the model again with zoo {told['since']} or newer"
+            raise ValueError(f"port {port} has the codec '{codec}', which this host does not know: {advice}")
+    return task
 
 
 def to_array(name, port, value):
     if value is None:
         raise ValueError(f"{name} is missing: {port['dtype']} {port['shape']}")
     names, values = [c.casefold() for c in port.get("classes", [])], value if isinstance(value, list) else [value]
+    if port["codec"] == "bytes" and not isinstance(value, np.ndarray):  # texts, padded with zeros to the longest
+        rows = [v.encode() if isinstance(v, str) else bytes(memoryview(v)) for v in values]
+        length = max(1, *map(len, rows), *(d for d in port["shape"][-1:] if isinstance(d, int)))
+        array = np.array(rows, f"S{length}").view(np.uint8).reshape(-1, length)
+        return array if isinstance(value, list) else array[0]
     if unknown := [v for v in values if isinstance(v, str) and v.casefold() not in names]:
         known = f"class of this model: {', '.join(port['classes'])}" if names else "number"
         raise ValueError(f"{name} '{unknown[0]}' is no {known}")
@@ -45,26 +64,26 @@ def to_array(name, port, value):
     return np.asarray(values if isinstance(value, list) else values[0]).astype(port["dtype"], casting="same_kind")
 
 
-def check(name, port, array, sizes):
-    wanted = tuple(sizes.get(d, 1) if isinstance(d, str) else d for d in port["shape"])
-    if array.shape != wanted or 0 in array.shape:
+def check(name, port, array, wanted):
+    if list(array.shape) != wanted or 0 in wanted:
         raise ValueError(f"{name} has the shape {list(array.shape)}; it must be {port['shape']}, alike for all inputs")
-    if port["kind"] in ("image", "mask"):
-        (height, width), smallest, most = array.shape[1:3], port.get("minimum_size", 1), port.get("maximum_pixels", 4e7)
-        if min(height, width) < smallest or height * width > most:
-            raise ValueError(f"{name} is {width}x{height}; a side has {smallest} pixels or more, all at most {most:,}")
+    if port["codec"] == "pixels":
+        (height, width), least, most = array.shape[-3:-1], port.get("minimum_size", 1), port.get("maximum_pixels", 4e7)
+        if min(height, width) < least or height * width > most:
+            raise ValueError(f"{name} is {width}x{height}; a side has {least} pixels or more, all at most {most:,}")
     least, most = (array.dtype.type(port.get(end, array.min())) for end in ("minimum", "maximum"))
     if not np.isfinite(array).all() or array.min() < least or ("maximum" in port and array.max() > most):
         raise ValueError(f"{name} is {array.min()} .. {array.max()}; it must be {least} .. {port.get('maximum', '')}")
 
 
 def call(task, arrays):
+    outputs = task_of(task)["outputs"]
     if task not in SESSIONS:
         for name, file in MODEL["files"].items():
             if hashlib.sha256((HERE / "model" / name).read_bytes()).hexdigest() != file["sha256"]:
                 raise ValueError(f"model/{name} has other bytes than it should: copy the folder again")
         SESSIONS[task] = load(HERE / "model" / f"{task}.onnx")
-    return dict(zip(MODEL["tasks"][task]["outputs"], SESSIONS[task](arrays), strict=True))
+    return dict(zip(outputs, SESSIONS[task](arrays), strict=True))
 
 
 def load(graph):
@@ -80,11 +99,11 @@ def verify(out=None):
         read = lambda a: np.fromfile(HERE / "golden" / a["file"], a["dtype"]).reshape(a["shape"])  # noqa: E731
         outputs = call(case["task"], {name: read(a) for name, a in case["inputs"].items()})
         for name, a in case["outputs"].items():
-            kind, expected = outputs[name].dtype.kind, read(a).astype(float)
+            codec, expected = MODEL["tasks"][case["task"]]["outputs"][name]["codec"], read(a).astype(float)
             apart = abs(outputs[name].astype(float) - expected)
-            slack = {"u": TOLERANCE["pixel_levels_worst"], "i": 0}.get(kind, TOLERANCE["absolute"])
-            near = (apart <= slack + (kind == "f") * TOLERANCE["relative"] * abs(expected)).all()
-            near &= kind != "u" or (apart <= TOLERANCE["pixel_levels"]).mean() >= TOLERANCE["pixel_share"]
+            slack = {"pixels": TOLERANCE["pixel_levels_worst"], "floats": TOLERANCE["absolute"]}.get(codec, 0)
+            near = (apart <= slack + (codec == "floats") * TOLERANCE["relative"] * abs(expected)).all()
+            near &= codec != "pixels" or (apart <= TOLERANCE["pixel_levels"]).mean() >= TOLERANCE["pixel_share"]
             print(f"{case['task']} {case['case']} {name}: worst {apart.max():.3g}, {(apart == 0).mean():.4%} equal")
             if out:
                 outputs[name].tofile(Path(out) / a["file"])
@@ -95,14 +114,16 @@ def verify(out=None):
 def read_value(port, text):
     if text.endswith(".npy"):
         return np.load(text)
-    if port["kind"] in ("image", "mask"):
+    if port["codec"] == "bytes":
+        return Path(text[1:]).read_bytes() if text.startswith("@") else text
+    if port["codec"] == "pixels":
         magic, *rest = Path(text).read_bytes().split(b"\n", 3)  # P5 or P6, width and height, 255, pixels
         if magic not in (b"P5", b"P6") or len(rest) < 3:
             raise ValueError(f"{text} is no .npy, PGM or PPM")
         size, _, pixels = rest
         return np.frombuffer(pixels, np.uint8).reshape(1, *map(int, reversed(size.split())), -1)
     values = [text] if text.casefold() in [c.casefold() for c in port.get("classes", [])] else text.split(",")
-    numbers = [float(v) if port["dtype"] == "float32" else int(v) if v.lstrip("-").isdigit() else v for v in values]
+    numbers = [float(v) if port["codec"] == "floats" else int(v) if v.lstrip("-").isdigit() else v for v in values]
     return numbers if len(numbers) > 1 else numbers[0]
 
 
@@ -119,17 +140,17 @@ def main(task="", *words):
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"after the task come --PORT VALUE and --out FILE; tasks: {', '.join(MODEL['tasks'])}")
     options = {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
-    out, ports = options.pop("out", ""), MODEL["tasks"].get(task, {}).get("inputs", {})
+    out = options.pop("out", "")
     if task == "verify":
         return verify(out)
     if out and not out.endswith((".png", ".npy")):
         raise ValueError(f"{out} ends in neither .png nor .npy")
+    ports, results = task_of(task)["inputs"], task_of(task)["outputs"]
     given = {name: read_value(ports[name], text) if name in ports else text for name, text in options.items()}
     for name, array in run(task, **given).items():
-        if out.endswith(".png") and array.ndim == 4:
-            write_png(out, array)
-        elif out.endswith(".npy") and name != "size":
-            np.save(out, array)
+        if out.endswith(".npy") or (out and results[name]["codec"] == "pixels" and array.ndim == 4):
+            (np.save if out.endswith(".npy") else write_png)(out, array)
+            out = ""
         else:
             print(json.dumps({name: array.tolist()}))
 

@@ -1,8 +1,18 @@
-// The page: a form made from the ports of model.json, and what a task gives drawn below.
+// The page of `zoo export --target web` and of `zoo play`: a form made from the ports of model.json, and below it what a
+// task gives.
 //
-// What a model says of itself (names, classes, summaries) reaches the page as textContent alone, never as HTML.
+//   index.html, style.css   the frame and its looks
+//   app.mjs                 this file: the form's fields (`FIELDS`), a call (`go`), its outputs (`give`), the golden cases
+//   pictures.mjs            picture files and canvases to arrays and back
+//   worker.mjs              loads the model and runs its graphs, away from the page
+//   ports.mjs               checks of inputs and comparisons, shared with Node (in the repository: hosts/javascript/)
+//   runtime/                ONNX Runtime Web, pinned
+//
+// What a port is comes as data in model.json: `field` is how the page asks for it, `shown` how it shows it, `codec` what
+// its arrays are. What a model says of itself (names, classes, summaries) reaches the page as textContent only, never as
+// HTML.
 
-import { array } from "./ports.mjs";
+import { array, taskOf } from "./ports.mjs";
 import { drawPicture, drawTokens, readPicture, repeat } from "./pictures.mjs";
 
 const $ = (id) => document.getElementById(id);
@@ -165,18 +175,23 @@ function select(name) {
   fields = {};
   const shown = [];
   for (const [port, declared] of Object.entries(inputs)) {
-    const maker = { image: pictureField, mask: maskField, label: labelField, seed: seedField, count: numberField, scalar: numberField }[declared.kind] ?? dataField;
-    fields[port] = maker(port, declared);
+    fields[port] = (FIELDS[declared.field] ?? dataField)(port, declared);
     shown.push(fields[port].element);
   }
   $("ports").replaceChildren(...shown);
-  const draws = Object.values(outputs).some((port) => port.kind === "image");
+  const draws = Object.values(outputs).some((port) => port.shown === "pictures");
   $("go").textContent = draws ? "Draw" : "Go";
   $("go").disabled = false;
-  $("again").hidden = !Object.values(inputs).some((port) => port.kind === "seed");
+  $("again").hidden = !Object.values(inputs).some((port) => port.field === "seed");
   $("outputs").replaceChildren(make("p", { className: "empty", textContent: "What the model gives appears here." }));
   for (const [port, value] of Object.entries(last)) // tokens of `encode` go on to `decode`
-    if (fields[port]?.take && inputs[port].kind !== "image") fields[port].take(value);
+    if (fields[port]?.take && inputs[port].field !== "picture") fields[port].take(value);
+  try {
+    taskOf(model, name);
+  } catch (error) {
+    $("go").disabled = true;
+    return fail(error);
+  }
   say(`Ready, on ${worker.device === "webgpu" ? "WebGPU" : "WebAssembly"}`);
 }
 
@@ -192,9 +207,9 @@ function field(port, declared, control, more = {}) {
   return { element, ...more.field };
 }
 
-function labelField(port, declared) {
+function choiceField(port, declared) {
   const control = make("select", { id: `port-${port}` });
-  const low = declared.minimum ?? 0, high = declared.maximum ?? (declared.classes?.length ?? 1) - 1;
+  const low = declared.minimum ?? 0, high = declared.maximum ?? low;
   for (let number = low; number <= high; number++) {
     const name = number < 0 ? "anything" : declared.classes?.[number] ?? String(number);
     control.append(make("option", { value: number, textContent: name }));
@@ -204,7 +219,7 @@ function labelField(port, declared) {
 }
 
 function seedField(port, declared) {
-  const seed = make("input", { type: "number", id: `port-${port}`, min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, value: draw(), required: true });
+  const seed = make("input", { type: "number", id: `port-${port}`, min: declared.minimum, max: declared.maximum, step: 1, value: draw(), required: true });
   const many = make("select", { title: "How many pictures", id: `port-${port}-many`, data: { "aria-label": "How many pictures" } },
     ...[1, 4, 9, 16].map((n) => make("option", { value: n, textContent: n === 1 ? "1 picture" : `${n} pictures` })));
   many.style.flex = "0 0 8.5rem";
@@ -226,7 +241,7 @@ function seedField(port, declared) {
 const draw = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
 
 function numberField(port, declared) {
-  const whole = declared.kind === "count", low = declared.minimum ?? 0, high = declared.maximum ?? (whole ? 100 : 10);
+  const whole = declared.codec === "integers", low = declared.minimum ?? 0, high = declared.maximum ?? (whole ? 100 : 10);
   const step = whole ? 1 : "any";
   const number = make("input", { type: "number", className: "beside", id: `port-${port}`, min: low, max: high, step, required: true, value: declared.default ?? low });
   // A slider to a thousand steps is of no use: it goes as far as people go, the number beside it as far as the port.
@@ -243,6 +258,11 @@ function numberField(port, declared) {
       },
     },
   });
+}
+
+function textField(port, declared) {
+  const control = make("textarea", { id: `port-${port}`, rows: 3 });
+  return field(port, declared, control, { field: { value: () => control.value } });
 }
 
 /** A file by button, by drag and drop, or from the model's own example. */
@@ -292,7 +312,7 @@ function pictureField(port, declared) {
 }
 
 /** A brush over the picture: white is drawn anew. With the keyboard: arrows move, space paints, e erases. */
-function maskField(port, declared) {
+function brushField(port, declared) {
   let mask, under, at = [0, 0], erasing = false;
   const canvas = make("canvas", { id: `port-${port}`, className: "brush", tabIndex: 0, style: "width: 100%; max-width: 18rem",
     data: { role: "img", "aria-label": "Mask: paint what is to be drawn anew. Arrow keys move the brush, space paints, e erases." } });
@@ -357,21 +377,30 @@ function maskField(port, declared) {
   return made;
 }
 
-/** Tokens, sizes and tensors: from the task before, a .npy file, or the example. */
+/** Anything else: from the task before, a file, or the example. */
 function dataField(port, declared) {
+  const bytes = declared.codec === "bytes";
   const preview = make("canvas", { data: { role: "img", "aria-label": words(port) } });
   const text = make("pre");
   const made = dropField(port, declared, {
-    accept: ".npy", preview: make("div", {}, preview, text), hint: "a .npy file",
-    read: async (file) => readNpy(port, declared, new Uint8Array(await file.arrayBuffer())),
+    accept: bytes ? "" : ".npy", preview: make("div", {}, preview, text), hint: bytes ? "a file" : "a .npy file",
+    read: async (file) => {
+      const data = new Uint8Array(await file.arrayBuffer());
+      return bytes && !file.name.endsWith(".npy") ? array("uint8", [data.length], data) : readNpy(port, declared, data);
+    },
   });
   made.changed = (value) => {
-    preview.hidden = declared.kind !== "tokens";
-    if (declared.kind === "tokens") drawTokens(preview, value);
+    preview.hidden = declared.shown !== "codes";
+    if (declared.shown === "codes") drawTokens(preview, value);
     text.textContent = `${value.dtype} [${value.shape.join(", ")}]${value.data.length <= 8 ? `: ${Array.from(value.data).join(", ")}` : ""}`;
   };
   return made;
 }
+
+const FIELDS = {
+  picture: pictureField, brush: brushField, choice: choiceField, seed: seedField, number: numberField, text: textField,
+  data: dataField,
+};
 
 const NPY = { "|u1": ["uint8", Uint8Array], "<i8": ["int64", BigInt64Array], "<f4": ["float32", Float32Array] };
 
@@ -419,9 +448,10 @@ function give(outputs) {
   const shown = [];
   for (const [port, value] of Object.entries(outputs)) {
     const declared = model.tasks[task].outputs[port];
-    if (declared.kind === "image" || declared.kind === "mask") shown.push(pictures(port, value));
-    else if (declared.kind === "tokens") shown.push(codes(port, value));
-    else if (declared.dtype === "float32" && value.shape.length === 2 && value.shape[1] <= 100) shown.push(bars(port, value, outputs));
+    const shares = declared.codec === "floats" && declared.minimum === 0 && declared.maximum === 1 && value.shape.length === 2;
+    if (declared.shown === "pictures") shown.push(pictures(port, value));
+    else if (declared.shown === "codes") shown.push(codes(port, value));
+    else if (shares && value.shape[1] <= 100) shown.push(bars(port, value, outputs));
     else shown.push(make("figure", {}, make("figcaption", { textContent: title(port) }), make("pre", { textContent: line(declared, value) })));
   }
   $("outputs").replaceChildren(...shown);
@@ -429,7 +459,7 @@ function give(outputs) {
 
 function line(declared, value) {
   const numbers = Array.from(value.data.slice(0, 200), Number);
-  const named = declared.kind === "label" ? numbers.map((n) => declared.classes?.[n] ?? n) : numbers.map((n) => Number(n.toPrecision(6)));
+  const named = declared.shown === "names" ? numbers.map((n) => declared.classes?.[n] ?? n) : numbers.map((n) => Number(n.toPrecision(6)));
   return named.join(", ") + (value.data.length > 200 ? ", …" : "");
 }
 
@@ -456,7 +486,7 @@ function codes(port, value) {
 }
 
 function bars(port, value, outputs) {
-  const label = Object.keys(outputs).find((name) => model.tasks[task].outputs[name].kind === "label");
+  const label = Object.keys(outputs).find((name) => model.tasks[task].outputs[name].shown === "names");
   const names = label ? model.tasks[task].outputs[label].classes ?? [] : [];
   const rows = Array.from(value.data.slice(0, value.shape[1]), (v, i) => [names[i] ?? String(i), v]).sort((a, b) => b[1] - a[1]).slice(0, 20);
   const bar = ([name, v]) => {

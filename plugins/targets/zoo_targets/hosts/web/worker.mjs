@@ -53,7 +53,7 @@ const answers = {
       const actual = await call(golden.task, await readAll(golden.inputs));
       for (const [port, raw] of Object.entries(golden.outputs)) {
         const row = { task: golden.task, case: golden.case, port, file: raw.file };
-        rows.push({ ...row, ...compare(model, await readRaw(raw), actual[port]), bytes: keep && toBytes(actual[port]) });
+        rows.push({ ...row, ...compare(model, model.tasks[golden.task].outputs[port], await readRaw(raw), actual[port]), bytes: keep && toBytes(actual[port]) });
       }
     }
     return rows;
@@ -73,11 +73,12 @@ const answers = {
 };
 
 async function call(task, inputs) {
+  const ports = taskOf(model, task).outputs;
   const feeds = {};
   for (const [name, { dtype, shape, data }] of Object.entries(inputs)) feeds[name] = new ort.Tensor(dtype, data, shape);
   const results = await sessions.get(task).run(feeds);
   const outputs = {};
-  for (const [name, { dtype }] of Object.entries(model.tasks[task].outputs))
+  for (const [name, { dtype }] of Object.entries(ports))
     outputs[name] = array(dtype, [...results[name].dims], (await results[name].getData()).slice());
   return outputs;
 }
