@@ -1,11 +1,19 @@
 """What a diffusion model can be told. Read without torch."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta
 
-from zoo.settings import AveragedSettings
+from zoo.errors import UsageError
+from zoo.settings import AveragedSettings, read
+
+Schedule = Literal["linear", "scaled_linear", "cosine", "sigmoid"]
+Prediction = Literal["epsilon", "x0", "v"]
+Variance = Literal["small", "large", "learned"]
+Sampler = Literal["dpm++2m", "ddim", "ddpm"]
+Spacing = Literal["linspace", "leading", "trailing"]
 
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -16,27 +24,27 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pass
 
 
-class DiffusionConfig(Struct):
+class DiffusionConfig(Struct, frozen=True, kw_only=True):
     """The forward process, what the network predicts of it, and how it is run backwards."""
 
-    schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"
+    schedule: Schedule = "linear"
     num_timesteps: Annotated[int, Meta(ge=2, le=4000)] = 1000  # T
     beta_start: Beta = 1e-4  # not for cosine
     beta_end: Beta = 0.02
     zero_terminal_snr: bool = False  # Lin et al. 2023: the last timestep is noise alone
     timestep_scale: Annotated[float, Meta(gt=0, le=1)] = 1.0  # the network is fed t times this
-    prediction: Literal["epsilon", "x0", "v"] = "epsilon"
-    variance: Literal["small", "large", "learned"] = "small"  # of the ancestral sampler; `learned`: twice the outputs
+    prediction: Prediction = "epsilon"
+    variance: Variance = "small"  # of the ancestral sampler; `learned`: twice the outputs
     clip: bool = True  # predicted pictures to -1 .. 1
-    sampler: Literal["dpm++2m", "ddim", "ddpm"] = "dpm++2m"
+    sampler: Sampler = "dpm++2m"
     eta: Share = 0.0  # DDIM's noise: 0 none, 1 as much as DDPM
-    spacing: Literal["linspace", "leading", "trailing"] = "trailing"  # which timesteps the steps are
+    spacing: Spacing = "trailing"  # which timesteps the steps are
     default_steps: Annotated[int, Meta(ge=1, le=4000)] = 20
     default_guidance: Annotated[float, Meta(ge=0, le=20)] = 1.0
     guided_channels: Annotated[int, Meta(ge=0, le=64)] = 0  # guidance acts on the first so many; 0: all
 
 
-class Picture(Struct):
+class Picture(Struct, frozen=True, kw_only=True):
     """What every denoiser has: the picture's shape and its labels."""
 
     image_size: Annotated[int, Meta(ge=4, le=1024)] = 32  # height, pixels
@@ -51,7 +59,7 @@ class Picture(Struct):
         return self.image_size, self.image_width or self.image_size
 
 
-class UNetConfig(Picture):
+class UNetConfig(Picture, frozen=True, kw_only=True):
     """Ho et al. 2020, appendix B, with the options of Dhariwal and Nichol 2021 and of the public checkpoints."""
 
     patch_size: Literal[1, 2, 4] = 1  # pixels to channels at the door, back at the exit
@@ -73,7 +81,7 @@ class UNetConfig(Picture):
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
 
-class DDPMConfig(Struct):
+class DDPMConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `ddpm`."""
 
     tasks: tuple[str, ...] = ()  # those that a bundle has; empty: all that fit the model
@@ -82,7 +90,7 @@ class DDPMConfig(Struct):
     diffusion: DiffusionConfig = DiffusionConfig()
 
 
-class TransformerConfig(Picture):
+class TransformerConfig(Picture, frozen=True, kw_only=True):
     """Peebles and Xie 2023, section 3.2; the defaults are DiT-S/2's."""
 
     patch_size: Annotated[int, Meta(ge=1, le=64)] = 2
@@ -95,7 +103,7 @@ class TransformerConfig(Picture):
     condition_per_block: bool = False  # a time and label embedding in each block, as diffusers stores them
 
 
-class DiTConfig(Struct):
+class DiTConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `dit`."""
 
     tasks: tuple[str, ...] = ()
@@ -113,3 +121,55 @@ class DiffusionSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unkn
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # to this norm
     label_dropout: Share = 0.1  # pictures trained without their label, where the network knows "no label"
     mirror: bool = False  # half of the pictures left to right
+
+
+# --- What the schema can't say: the parts agree with each other -------------------------------------------------------
+
+
+def read_config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfig:
+    """A family's config, complete.
+
+    Raises:
+        UsageError: a field that is wrong, or wrong beside another.
+    """
+    c = read(DiTConfig if family == "dit" else DDPMConfig, config, f"{family} config")
+    if isinstance(c, DiTConfig):
+        _check_transformer(c.network)
+    else:
+        _check_unet(c.network)
+    if c.diffusion.zero_terminal_snr and c.diffusion.prediction == "epsilon":
+        raise UsageError(
+            f"{family} config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: "
+            "of a picture that is noise alone, the noise says nothing"
+        )
+    return c
+
+
+def _refuse(field: str, value: object, reason: str) -> NoReturn:
+    raise UsageError(f"config: network.{field} is {value}; {reason}")
+
+
+def _check_transformer(network: TransformerConfig) -> None:
+    if any(side % network.patch_size for side in network.size):
+        _refuse("image_size", network.image_size, f"it must be a multiple of patch_size, {network.patch_size}")
+    if network.width % network.heads or network.width % 4:
+        _refuse("width", network.width, f"it must be a multiple of 4 and of heads, {network.heads}")
+
+
+def _check_unet(network: UNetConfig) -> None:
+    factor = network.patch_size * 2 ** (len(network.widths) - 1)
+    if any(side % factor for side in network.size):
+        _refuse("image_size", network.image_size, f"it must be a multiple of {factor}, which the levels halve it to")
+    for width in network.widths:
+        if width % network.norm_groups:
+            _refuse("widths", list(network.widths), f"each must be a multiple of norm_groups, {network.norm_groups}")
+    attended = [network.widths[level] for level in network.attention_levels if level < len(network.widths)]
+    if len(attended) < len(network.attention_levels):
+        _refuse("attention_levels", list(network.attention_levels), f"there are {len(network.widths)} levels, from 0")
+    for width in attended + [network.widths[-1]] * network.middle_attention:
+        if width % (network.head_size or network.heads) or width < network.head_size:
+            field = "head_size" if network.head_size else "heads"
+            _refuse(field, getattr(network, field), f"it must divide the width {width}")
+    channels = network.time_channels or network.widths[0]
+    if channels % 2 or channels < 4:
+        _refuse("time_channels", channels, "it must be even, half sines and half cosines, and at least 4")

@@ -1,15 +1,21 @@
 """DiT: Peebles and Xie 2023, "Scalable Diffusion Models with Transformers", section 3.
 
-https://arxiv.org/abs/2212.09748. A transformer over patches of the noisy picture, whose layer norms are scaled, shifted
-and gated by timestep and label (adaLN-Zero). PatchEmbed, Attention and Mlp are timm's.
+https://arxiv.org/abs/2212.09748. The whole network, top to bottom: modulation, the embedding of timestep and label, the
+block with adaLN-Zero, the network, the positions of the patches. PatchEmbed, Attention and Mlp are timm's.
+
+Departs from the paper only for diffusers' checkpoints, where the config says so: an embedding of timestep and label in
+every block, other frequencies, another epsilon.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp, PatchEmbed
+from jaxtyping import Float, Int
+from timm.layers.activations import GELUTanh
 from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from .config import TransformerConfig
@@ -19,12 +25,15 @@ TIME_CHANNELS = 256  # sinusoids of a timestep
 NORM_EPSILON = 1e-6
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:  # [N, tokens, width], [N, width] twice
+def modulate(
+    x: Float[Tensor, "batch tokens dim"], shift: Float[Tensor, "batch dim"], scale: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch tokens dim"]:
+    """Every token of an image scaled and shifted alike."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
 class Condition(nn.Module):
-    """Timestep float [N] and label int64 [N] (-1: none) as float [N, width]."""
+    """Timestep and label as one vector: the sum of their embeddings (section 3.2)."""
 
     def __init__(self, c: TransformerConfig):
         super().__init__()
@@ -33,36 +42,44 @@ class Condition(nn.Module):
         self.time_out = nn.Linear(c.width, c.width)
         self.label = nn.Embedding(c.num_classes + c.null_label, c.width) if c.num_classes else None
 
-    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, t: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch dim"]:
+        """`label` -1 is none; left out where the network has no labels."""
         waves = sinusoids(t, TIME_CHANNELS, frequency_shift=self.frequency_shift)
         condition = self.time_out(F.silu(self.time_in(waves)))
         if self.label is not None:
+            assert label is not None, "a network with labels is told one"
             condition = condition + self.label(torch.where(label < 0, self.num_classes, label))
-        return F.silu(condition)
+        return F.silu(condition)  # the first layer of every block's modulation, here once for all
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a layer norm that the condition shifts, scales and gates (figure 3, right)."""
+    """Attention and MLP with adaLN-Zero: the condition shifts and scales what each is given, and gates what it adds."""
 
     def __init__(self, c: TransformerConfig):
         super().__init__()
         self.norm1 = nn.LayerNorm(c.width, eps=NORM_EPSILON, elementwise_affine=False)
         self.attn = Attention(c.width, num_heads=c.heads, qkv_bias=True)
         self.norm2 = nn.LayerNorm(c.width, eps=c.mlp_norm_epsilon, elementwise_affine=False)
-        self.mlp = Mlp(c.width, int(c.width * c.mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.mlp = Mlp(c.width, int(c.width * c.mlp_ratio), act_layer=GELUTanh)
         self.modulation = nn.Linear(c.width, 6 * c.width)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # [N, tokens, width], [N, width]
-        m = self.modulation(condition).unflatten(1, (6, -1))  # shift, scale, gate of attention, then of the MLP
-        x = x + m[:, 2].unsqueeze(1) * self.attn(modulate(self.norm1(x), m[:, 0], m[:, 1]))
-        return x + m[:, 5].unsqueeze(1) * self.mlp(modulate(self.norm2(x), m[:, 3], m[:, 4]))
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], condition: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Figure 3, "DiT Block with adaLN-Zero": its gamma, beta and alpha are scale, shift and gate."""
+        six = self.modulation(condition).unflatten(1, (6, -1))  # [batch, 6, dim]
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = (six[:, i] for i in range(6))
+        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa))
+        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 
 class DiT(nn.Module):
-    """Noisy picture, timestep and label to a prediction of the same size."""
+    """Noisy image, timestep and label to a prediction of the same size."""
+
+    positions: Tensor
 
     def __init__(self, c: TransformerConfig, *, outputs: int = 1):
-        """`outputs`: pictures that are predicted at once; 2 where the variance is learned too."""
+        """`outputs`: images that are predicted together; 2 where the variance is learned too."""
         super().__init__()
         self.config = c
         self.patches = PatchEmbed(c.size, c.patch_size, c.image_channels, c.width)
@@ -76,50 +93,58 @@ class DiT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Every block begins as the identity, and the first prediction is 0 (section 3.2, adaLN-Zero)."""
+        """Every block starts as the identity, since its gates are 0, and the first prediction is 0 (adaLN-Zero)."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        for condition in self.conditions:
-            for layer in condition.children():
+        for layer in self.conditions.modules():
+            if isinstance(layer, nn.Linear | nn.Embedding):
                 nn.init.normal_(layer.weight, std=0.02)
-        for layer in [block.modulation for block in self.blocks] + [self.modulation_out, self.linear_out]:
-            nn.init.zeros_(layer.weight)
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Linear) and name.endswith(("modulation", "modulation_out", "linear_out")):
+                nn.init.zeros_(layer.weight)
 
     @staticmethod
-    def positions_of(c: TransformerConfig) -> Tensor:
-        """The fixed embedding of a config's patches, [1, patches, width]."""
+    def positions_of(c: TransformerConfig) -> Float[Tensor, "1 tokens dim"]:
+        """The fixed embedding of a config's patches."""
         return grid_positions(c.width, *(side // c.patch_size for side in c.size))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        t: Float[Tensor, " batch"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channels_out height width"]:
         """
         Args:
-            x: float [N, image_channels, height, width].
-            t: float [N], the timestep as the network knows it.
-            label: int64 [N], -1 for none; left out where the network has no labels.
+            t: the timestep as the network knows it.
+            label: -1 for none; left out where the network has no labels.
 
         Returns:
-            float [N, outputs image_channels, height, width].
+            As many images as `outputs` said, one after the other along the channels.
         """
         conditions = [condition(t, label) for condition in self.conditions]
-        x = self.patches(x) + self.positions  # [N, tokens, width]
+        x = self.patches(x) + self.positions  # [batch, tokens, dim]
         for i, block in enumerate(self.blocks):
             x = block(x, conditions[i % len(conditions)])
         shift, scale = halves(self.modulation_out(conditions[0]))
         x = self.linear_out(modulate(self.norm_out(x), shift, scale))
+        return self.unpatchify(x)
+
+    def unpatchify(self, x: Float[Tensor, "batch tokens values"]) -> Float[Tensor, "batch channels height width"]:
         p = self.config.patch_size
-        x = x.unflatten(2, (p, p, -1)).unflatten(1, self.grid)  # [N, rows, columns, p, p, C]
+        x = x.unflatten(2, (p, p, -1)).unflatten(1, self.grid)  # [batch, rows, columns, p, p, channels]
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
-def grid_positions(width: int, rows: int, columns: int) -> Tensor:
-    """Fixed sines and cosines of each patch's column (first half) and row, [1, rows columns, width]; width % 4 == 0."""
+def grid_positions(width: int, rows: int, columns: int) -> Float[Tensor, "1 {rows*columns} {width}"]:
+    """Fixed sines and cosines of each patch's column (first half) and row; `width` is a multiple of 4."""
     frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 4, dtype=torch.float64) / (width // 4))
 
-    def waves(length: int) -> Tensor:
+    def waves(length: int) -> Float[Tensor, "{length} angles"]:
         angles = torch.arange(length, dtype=torch.float64).unsqueeze(1) * frequencies
-        return torch.cat((angles.sin(), angles.cos()), dim=1)  # [length, width / 2]
+        return torch.cat((angles.sin(), angles.cos()), dim=1)
 
     across = waves(columns).unsqueeze(0).expand(rows, -1, -1)
     down = waves(rows).unsqueeze(1).expand(-1, columns, -1)

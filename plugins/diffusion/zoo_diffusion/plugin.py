@@ -1,7 +1,7 @@
 """The families `ddpm` and `dit`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -23,11 +23,14 @@ from zoo.hookspecs import (
     TrainRequest,
     hookimpl,
 )
-from zoo.settings import read
 from zoo.text import did_you_mean
 
-from .config import DDPMConfig, DiTConfig, TransformerConfig, UNetConfig
+from .config import DiTConfig, read_config
 from .ports import tasks_of
+
+if TYPE_CHECKING:
+    from .dit import DiT
+    from .unet import UNet
 
 ZOO_CONTRACT = 2
 
@@ -114,56 +117,14 @@ def describe_family(request: DescribeRequest) -> Family:
     )
 
 
-def _config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfig:
-    c = read(DiTConfig if family == "dit" else DDPMConfig, config, f"{family} config")
-    (_check_transformer if family == "dit" else _check_unet)(c.network)
-    if c.diffusion.zero_terminal_snr and c.diffusion.prediction == "epsilon":
-        raise UsageError(
-            f"{family} config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: "
-            "of a picture that is noise alone, the noise says nothing"
-        )
-    return c
-
-
-def _refuse(field: str, value: object, reason: str) -> None:
-    raise UsageError(f"config: network.{field} is {value}; {reason}")
-
-
-def _check_transformer(network: TransformerConfig) -> None:
-    """What the schema can't say: the parts agree with each other."""
-    if any(side % network.patch_size for side in network.size):
-        _refuse("image_size", network.image_size, f"it must be a multiple of patch_size, {network.patch_size}")
-    if network.width % network.heads or network.width % 4:
-        _refuse("width", network.width, f"it must be a multiple of 4 and of heads, {network.heads}")
-
-
-def _check_unet(network: UNetConfig) -> None:
-    factor = network.patch_size * 2 ** (len(network.widths) - 1)
-    if any(side % factor for side in network.size):
-        _refuse("image_size", network.image_size, f"it must be a multiple of {factor}, which the levels halve it to")
-    for width in network.widths:
-        if width % network.norm_groups:
-            _refuse("widths", list(network.widths), f"each must be a multiple of norm_groups, {network.norm_groups}")
-    attended = [network.widths[level] for level in network.attention_levels if level < len(network.widths)]
-    if len(attended) < len(network.attention_levels):
-        _refuse("attention_levels", list(network.attention_levels), f"there are {len(network.widths)} levels, from 0")
-    for width in attended + [network.widths[-1]] * network.middle_attention:
-        if width % (network.head_size or network.heads) or width < network.head_size:
-            field = "head_size" if network.head_size else "heads"
-            _refuse(field, getattr(network, field), f"it must divide the width {width}")
-    channels = network.time_channels or network.widths[0]
-    if channels % 2 or channels < 4:
-        _refuse("time_channels", channels, "it must be even, half sines and half cosines, and at least 4")
-
-
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return msgspec.to_builtins(_config(request.family, request.config))
+    return msgspec.to_builtins(read_config(request.family, request.config))
 
 
 @hookimpl
 def list_tasks(request: TasksRequest) -> Tasks:
-    c = _config(request.family, request.config)
+    c = read_config(request.family, request.config)
     fit = tasks_of(c.network, c.diffusion, request.classes)
     for name in c.tasks:
         if name not in fit:
@@ -182,23 +143,24 @@ def build_module(request: BuildRequest) -> Any:
     from .dit import DiT
     from .unet import UNet
 
-    c = _config(request.family, request.config)
-    network = DiT if request.family == "dit" else UNet
-    return network(c.network, outputs=2 if c.diffusion.variance == "learned" else 1)
+    c = read_config(request.family, request.config)
+    outputs = 2 if c.diffusion.variance == "learned" else 1
+    return DiT(c.network, outputs=outputs) if isinstance(c, DiTConfig) else UNet(c.network, outputs=outputs)
 
 
 @hookimpl
 def build_task(request: TaskModuleRequest) -> Any:
     from . import tasks
 
-    return tasks.build(request.task, request.module, _config(request.family, request.config).diffusion)
+    network = cast("DiT | UNet", request.module)
+    return tasks.build(request.task, network, read_config(request.family, request.config).diffusion)
 
 
 @hookimpl
 def build_trainer(request: TrainRequest) -> Any:
     from .training import DenoiserTrainer
 
-    return DenoiserTrainer(request, _config(request.family, request.config).diffusion)
+    return DenoiserTrainer(request, read_config(request.family, request.config).diffusion)
 
 
 @hookimpl

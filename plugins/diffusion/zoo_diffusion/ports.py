@@ -4,11 +4,7 @@ from zoo.hookspecs import Port, Task
 
 from .config import DiffusionConfig, Picture
 
-COLUMNS = ("t", "alpha", "sigma", "from_x", "from_output", "x", "x0", "previous_x0", "noise", "noise_large")
-"""What a row of a sampler's plan holds, a step each: the timestep that the network is fed; where
-x = alpha x_0 + sigma eps stands; x_0 = from_x x + from_output output; the weights of x, x_0, the x_0 before and fresh
-noise in the next x; and, where the network predicts the noise's deviation, the larger of its bounds (the smaller is
-`noise`)."""
+PLAN_COLUMNS = 10  # of a sampler's plan, a step each row: the fields of `sampling.Row`, which needs torch
 
 SAMPLERS = {"dpm++2m": "DPM-Solver++(2M)", "ddim": "DDIM", "ddpm": "ancestral sampling (DDPM)"}
 """What people call them."""
@@ -125,10 +121,10 @@ def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[
     plan = Port(
         kind="tensor",
         dtype="float32",
-        shape=(c.num_timesteps, len(COLUMNS)),
+        shape=(c.num_timesteps, PLAN_COLUMNS),
         summary="a row for each step, zeros after the last",
     )
-    row = Port(kind="tensor", dtype="float32", shape=(len(COLUMNS),), summary="this step's row of the plan")
+    row = Port(kind="tensor", dtype="float32", shape=(PLAN_COLUMNS,), summary="this step's row of the plan")
     index = Port(kind="count", dtype="int64", shape=(), summary="this step's number, from 0", minimum=0)
     noisy = {"seed": walk["seed"], "index": index} if adds_noise(c) else {}
     condition = {name: port for name, port in walk.items() if name in ("label", "guidance")}

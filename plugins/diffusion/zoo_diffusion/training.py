@@ -1,42 +1,48 @@
 """Training of a denoiser: Ho et al. 2020, algorithm 1, with labels left out at random (Ho and Salimans 2022)."""
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from zoo.build.optim import AveragedTrainer
 from zoo.errors import UsageError
 from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
-from . import schedule
 from .config import DiffusionConfig, DiffusionSettings
 from .pixels import to_float
+from .sampling import Denoiser, Images, Point, alphas_bar, betas, diffuse, velocity
 
 
-def target(prediction: str, x0: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
-    """What the network should say of x_t: the noise, the picture, or the velocity between them."""
+def target(prediction: str, x0: Images, eps: Images, t: Point) -> Images:
+    """What the network should say of x_t: the noise, the image, or the velocity between them."""
     if prediction == "epsilon":
         return eps
-    return x0 if prediction == "x0" else schedule.velocity(x0, eps, abar)
+    return x0 if prediction == "x0" else velocity(x0, eps, t)
 
 
 def denoising_loss(
-    network: nn.Module, c: DiffusionConfig, abar: Tensor, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor
-) -> Tensor:
+    network: Callable[[Tensor, Tensor, Tensor], Tensor],
+    c: DiffusionConfig,
+    alpha_bar: Float32[Tensor, " T"],
+    x0: Images,
+    t: Int64[Tensor, " batch"],
+    eps: Images,
+    label: Int64[Tensor, " batch"],
+) -> Float32[Tensor, ""]:
     """L_simple: mean squared error of the prediction (Ho et al. 2020, equation 14, for epsilon).
 
     Args:
-        network: of x_t, t (times `timestep_scale`) and label.
-        abar: [T].
-        x0, eps: [N, C, H, W].
-        t: int64 [N], 0 .. T-1.
-        label: int64 [N], -1 for none.
+        t: 0 .. T-1; the network is fed t times `timestep_scale`.
+        label: -1 for none.
     """
-    signal = abar[t]
-    x_t = schedule.diffuse(x0, eps, signal)
-    predicted = network(x_t, t * c.timestep_scale, label)
-    return F.mse_loss(predicted, target(c.prediction, x0, eps, signal))
+    place = Point.of(alpha_bar[t][:, None, None, None])
+    predicted = network(diffuse(x0, eps, place), t * c.timestep_scale, label)
+    return F.mse_loss(predicted, target(c.prediction, x0, eps, place))
 
 
 class DenoiserTrainer(AveragedTrainer):
@@ -45,14 +51,18 @@ class DenoiserTrainer(AveragedTrainer):
     Settings: `DiffusionSettings`.
     """
 
+    # Narrower than the base class's, which is given them here and never replaces them.
+    settings: DiffusionSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, request: TrainRequest, diffusion: DiffusionConfig):
         s = read(DiffusionSettings, request.settings, f"{request.family} training")
         if diffusion.variance == "learned":
             raise UsageError("a learned variance can be imported, not trained: give --set diffusion.variance=small")
         request.module.to(memory_format=torch.channels_last)
         super().__init__(request, s)
+        self.image = cast(Denoiser, request.module).config
         self.diffusion = diffusion
-        self.abar = schedule.alphas_bar(schedule.betas(diffusion)).float().to(request.device)
+        self.alpha_bar = alphas_bar(betas(diffusion)).float().to(request.device)
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), lr=s.learning_rate, betas=(0.9, 0.99), weight_decay=s.weight_decay
         )
@@ -68,24 +78,23 @@ class DenoiserTrainer(AveragedTrainer):
 
         if s.mirror:
             x0 = torch.where(chance(0.5)[:, None, None, None], x0.flip(3), x0)
-        if self.module.config.null_label:
+        if self.image.null_label:
             label = torch.where(chance(s.label_dropout), -1, label)
         # One timestep out of each N-th of the range: every batch sees all noise levels, each timestep equally often.
         places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
-        t = (places * len(self.abar)).long().clamp(max=len(self.abar) - 1).to(device)
+        t = (places * len(self.alpha_bar)).long().clamp(max=len(self.alpha_bar) - 1).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        return {"loss": denoising_loss(self.network, self.diffusion, self.abar, x0, t, eps, label)}
+        return {"loss": denoising_loss(self.network, self.diffusion, self.alpha_bar, x0, t, eps, label)}
 
     def _check(self, labels: Tensor) -> None:
-        network = self.module.config
-        if not network.num_classes:
+        num_classes = self.image.num_classes
+        if not num_classes:
             return
-        if labels.max() >= network.num_classes:
+        if labels.max() >= num_classes:
             raise UsageError(
-                f"a label is {int(labels.max())}, and num_classes is {network.num_classes}: "
-                "give --set network.num_classes=…"
+                f"a label is {int(labels.max())}, and num_classes is {num_classes}: give --set network.num_classes=…"
             )
-        if labels.min() < 0 and not network.null_label:
+        if labels.min() < 0 and not self.image.null_label:
             raise UsageError(
                 "pictures have no label, and the network knows no null label: give --set network.null_label=true"
             )

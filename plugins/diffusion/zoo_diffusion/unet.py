@@ -10,19 +10,25 @@ backwards) and back at the exit, so that a small model spends nothing on full re
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .config import UNetConfig
 
+Map = Float[Tensor, "batch channels height width"]
 
-def sinusoids(t: Tensor, channels: int, *, cosine_first: bool = True, frequency_shift: float = 0.0) -> Tensor:
-    """Timesteps float [N] as float [N, channels]: cos and sin of t at frequencies from 1 down to about 1/10000."""
+
+def sinusoids(
+    t: Float[Tensor, " batch"], channels: int, *, cosine_first: bool = True, frequency_shift: float = 0.0
+) -> Float[Tensor, "batch {channels}"]:
+    """cos and sin of timestep t at frequencies from 1 down to about 1/10000."""
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - frequency_shift)
-    angles = t.unsqueeze(1) * torch.exp(-math.log(10_000) * exponents)  # [N, half]
+    angles = t.unsqueeze(1) * torch.exp(-math.log(10_000) * exponents)  # [batch, half]
     parts = (angles.cos(), angles.sin()) if cosine_first else (angles.sin(), angles.cos())
     return torch.cat(parts, dim=1)
 
@@ -41,18 +47,20 @@ class ResidualBlock(nn.Module):
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:  # [N, C, H, W], [N, time_width] -> [N, C', H', W']
+    def forward(
+        self, x: Map, time: Float[Tensor, "batch time_width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         h = F.silu(self.norm_in(x))
         if self.resample:
             change = _halve if self.resample == "down" else _double
             h, x = change(h), change(x)
         h = self.conv_in(h)
-        time = self.time(F.silu(time)).unflatten(1, (-1, 1, 1))
+        time_out = self.time(F.silu(time)).unflatten(1, (-1, 1, 1))
         if self.scale_shift:
-            scale, shift = halves(time)
+            scale, shift = halves(time_out)
             h = self.norm_out(h) * (1 + scale) + shift
         else:
-            h = self.norm_out(h + time)
+            h = self.norm_out(h + time_out)
         return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
 
 
@@ -66,11 +74,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> the same
+    def forward(self, x: Map) -> Map:
         _, channels, height, width = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, HW, C]
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [batch, places, channels]
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, channels // self.heads))
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, N, heads, HW, C/heads]
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, batch, heads, places, head_size]
         tokens = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).transpose(1, 2).flatten(2)
         return x + self.proj(tokens).transpose(1, 2).unflatten(2, (height, width))
 
@@ -85,7 +93,7 @@ class Downsample(nn.Module):
         if c.resampling != "plain":
             self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if self.asymmetric else 1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Map, time: Tensor) -> Float[Tensor, "batch channels height//2 width//2"]:
         if self.conv is None:
             return _halve(x)
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
@@ -98,12 +106,14 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = None if c.resampling == "plain" else nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Map, time: Tensor) -> Float[Tensor, "batch channels 2*height 2*width"]:
         x = _double(x)
         return x if self.conv is None else self.conv(x)
 
 
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+def halves(
+    x: Float[Tensor, "batch channels *space"],
+) -> tuple[Float[Tensor, "batch channels//2 *space"], Float[Tensor, "batch channels//2 *space"]]:
     """The two halves of axis 1. (`chunk` exports to a sequence, which no graph needs.)"""
     middle = x.shape[1] // 2
     return x[:, :middle], x[:, middle:]
@@ -120,7 +130,7 @@ def _double(x: Tensor) -> Tensor:
 class Level(nn.Module):
     """The blocks of one resolution, attention after each where the level has it, and the way to the next level."""
 
-    def __init__(self, blocks: list[nn.Module], attentions: list[nn.Module], resample: nn.Module | None):
+    def __init__(self, blocks: Sequence[nn.Module], attentions: Sequence[nn.Module], resample: nn.Module | None):
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
         self.resample = resample
@@ -130,11 +140,40 @@ class Level(nn.Module):
         return self.attentions[i](x) if self.attentions else x
 
 
+class DownLevel(Level):
+    def forward(self, x: Map, time: Float[Tensor, "batch time_width"]) -> list[Tensor]:
+        """What each block gives, and the resampling: all are kept as skips, the last is the next level's input."""
+        outputs = []
+        for i in range(len(self.blocks)):
+            x = self.apply_block(i, x, time)
+            outputs.append(x)
+        if self.resample is not None:
+            outputs.append(self.resample(x, time))
+        return outputs
+
+
+class UpLevel(Level):
+    def forward(self, x: Map, skips: list[Tensor], time: Float[Tensor, "batch time_width"]) -> Tensor:
+        """Each block takes the last of the skips besides x, and removes it from the list."""
+        for i in range(len(self.blocks)):
+            x = self.apply_block(i, torch.cat((x, skips.pop()), dim=1), time)
+        return x if self.resample is None else self.resample(x, time)
+
+
+class Middle(Level):
+    def forward(self, x: Map, time: Float[Tensor, "batch time_width"]) -> Map:
+        """Block, attention where the network has it, block."""
+        x = self.blocks[0](x, time)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.blocks[1](x, time)
+
+
 class UNet(nn.Module):
-    """Noisy picture, timestep and label to a prediction of the same size."""
+    """Noisy image, timestep and label to a prediction of the same size."""
 
     def __init__(self, c: UNetConfig, *, outputs: int = 1):
-        """`outputs`: pictures that are predicted at once; 2 where the variance is learned too."""
+        """`outputs`: images that are predicted together; 2 where the variance is learned too."""
         super().__init__()
         self.config = c
         time_width = c.time_width or 4 * c.widths[0]
@@ -161,10 +200,10 @@ class UNet(nn.Module):
             if level < last:
                 resample = block(width, width, "down") if c.resampling == "residual" else Downsample(c, width)
                 skips.append(width)
-            self.down.append(Level(blocks, attentions, resample))
+            self.down.append(DownLevel(blocks, attentions, resample))
 
         middle_attention = [Attention(c, channels, norm=c.middle_attention_norm)] if c.middle_attention else []
-        self.middle = Level([block(channels, channels), block(channels, channels)], middle_attention, None)
+        self.middle = Middle([block(channels, channels), block(channels, channels)], middle_attention, None)
 
         self.up = nn.ModuleList()  # from the coarsest to the finest
         for level in reversed(range(len(c.widths))):
@@ -175,51 +214,45 @@ class UNet(nn.Module):
                     attentions.append(Attention(c, width))
             if level > 0:
                 resample = block(width, width, "up") if c.resampling == "residual" else Upsample(c, width)
-            self.up.append(Level(blocks, attentions, resample))
+            self.up.append(UpLevel(blocks, attentions, resample))
 
         self.norm_out = nn.GroupNorm(c.norm_groups, channels, c.norm_epsilon)
         self.conv_out = nn.Conv2d(channels, patch_channels * outputs, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)  # the first prediction is 0: neither right nor wrong
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)  # the first prediction is 0: neither right nor wrong
 
-    def embed(self, t: Tensor, label: Tensor | None) -> Tensor:
-        """Timesteps float [N] and labels int64 [N] (-1: none) as float [N, time_width]."""
+    def embed(
+        self, t: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch time_width"]:
+        """Timestep and label; `label` -1 is none."""
         c = self.config
         waves = sinusoids(t, self.time_channels, cosine_first=c.cosine_first, frequency_shift=c.frequency_shift)
         time = self.time_out(F.silu(self.time_in(waves)))
         if self.label is not None:
+            assert label is not None, "a network with labels is told one"
             time = time + self.label(torch.where(label < 0, c.num_classes, label))
         return time
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Map, t: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channels_out height width"]:
         """
         Args:
-            x: float [N, image_channels, H, W]; H and W are multiples of patch_size 2^(levels - 1).
-            t: float [N], the timestep as the network knows it.
-            label: int64 [N], -1 for none; left out where the network has no labels.
+            x: height and width are multiples of patch_size 2^(levels - 1).
+            t: the timestep as the network knows it.
+            label: -1 for none; left out where the network has no labels.
 
         Returns:
-            float [N, outputs image_channels, H, W].
+            As many images as `outputs` said, one after the other along the channels.
         """
         patch = self.config.patch_size
         time = self.embed(t, label)
         x = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
         skips = [x]
         for level in self.down:
-            for i in range(len(level.blocks)):
-                x = level.apply_block(i, x, time)
-                skips.append(x)
-            if level.resample is not None:
-                x = level.resample(x, time)
-                skips.append(x)
-        x = self.middle.blocks[0](x, time)
-        for attention in self.middle.attentions:
-            x = attention(x)
-        x = self.middle.blocks[1](x, time)
+            skips += level(skips[-1], time)
+        x = self.middle(skips[-1], time)
         for level in self.up:
-            for i in range(len(level.blocks)):
-                x = level.apply_block(i, torch.cat((x, skips.pop()), dim=1), time)
-            if level.resample is not None:
-                x = level.resample(x, time)
+            x = level(x, skips, time)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return F.pixel_shuffle(x, patch) if patch > 1 else x

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from zoo_diffusion import plugin, scheduler_config
+from zoo_diffusion import plugin
+from zoo_diffusion.layouts import scheduler as scheduler_config
 
 import zoo as package
 from tests.cli.commands import zoo
@@ -98,7 +99,7 @@ def test_the_graph_of_the_network_gives_the_references_numbers(shared_data, tmp_
 @pytest.mark.parametrize("case", ["dit_p2_sigma", "dit_p4_nosigma_nodrop"])
 def test_guidance_is_dits_own(shared_data, case):
     """forward_with_cfg guides the first three channels only, and so do we; of the learned variance nothing."""
-    from zoo_diffusion import samplers
+    from zoo_diffusion import sampling
 
     folder = shared_data / "parity/dit" / case
     io, config = recorded.io(folder), importing("dit", folder).config
@@ -108,7 +109,7 @@ def test_guidance_is_dits_own(shared_data, case):
     channels = config["network"]["image_channels"]
     with torch.no_grad():
         conditional, other = (module(x, t, label)[:, :channels] for label in labels)
-    guided = samplers.guided(other, conditional, 3.0, config["diffusion"]["guided_channels"])
+    guided = sampling.guided(other, conditional, torch.tensor([3.0]), config["diffusion"]["guided_channels"])
     theirs = io["out_cfg3"][:half, :channels]
     assert_same(guided, theirs)
 
@@ -124,11 +125,11 @@ def imported(tmp_path: Path, monkeypatch, family: str, source: Path) -> tuple[Pa
 
 def step_of(bundle: Path, inputs: dict[str, Tensor], i: int) -> np.ndarray:
     """What the exported step says of picture i, as x0: its row takes the network's output for the picture."""
-    from zoo_diffusion.ports import COLUMNS
+    from zoo_diffusion.sampling import Row
 
     x = inputs["x"][i : i + 1].numpy()
-    row = np.zeros(len(COLUMNS), np.float32)
-    row[COLUMNS.index("t")], row[COLUMNS.index("from_output")] = float(inputs["t"][i]), 1.0
+    row = np.zeros(len(Row._fields), np.float32)
+    row[Row._fields.index("t")], row[Row._fields.index("from_output")] = float(inputs["t"][i]), 1.0
     feed = {"x": x, "previous_x0": np.zeros_like(x), "row": row}
     if "label" in inputs:
         feed["label"] = inputs["label"][i : i + 1].numpy()
@@ -527,7 +528,7 @@ def test_a_scheduler_that_asks_for_what_we_do_not(tmp_path, said, told):
 def test_the_steps_of_an_imported_scheduler_are_diffusers_own(tmp_path, kind, spacing):
     """Where a spacing is taken, our steps are at its timesteps, and the schedule is its schedule."""
     import diffusers
-    from zoo_diffusion import samplers, schedule
+    from zoo_diffusion import sampling
 
     theirs = getattr(diffusers, kind)(timestep_spacing=spacing, beta_schedule="squaredcos_cap_v2")
     theirs.save_config(tmp_path)  # writes scheduler_config.json with all of the class's fields
@@ -537,10 +538,10 @@ def test_the_steps_of_an_imported_scheduler_are_diffusers_own(tmp_path, kind, sp
             scheduler_config.diffusers_schedule(said, learned=False)
         return
     ours = scheduler_config.diffusers_schedule(said, learned=False)
-    torch.testing.assert_close(schedule.betas(ours).float(), theirs.betas, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sampling.betas(ours).float(), theirs.betas, rtol=1e-5, atol=1e-6)
     for steps in (1, 2, 7, 20, 50):
         theirs.set_timesteps(steps)
-        t = samplers.timesteps(ours.spacing, torch.arange(steps), torch.tensor(steps), 1000)
+        t = sampling.timesteps(ours.spacing, torch.arange(steps), torch.tensor(steps), 1000)
         assert t.tolist() == theirs.timesteps.tolist(), steps
 
 

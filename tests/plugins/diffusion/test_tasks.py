@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from zoo_diffusion.ports import COLUMNS
+from zoo_diffusion.ports import PLAN_COLUMNS
 
 import zoo
 from zoo import plugins
@@ -125,7 +125,7 @@ def test_a_picture_does_not_depend_on_its_batch(made: Made):
 def test_a_host_that_keeps_the_loop_gets_the_same_picture(made: Made):
     given = ports(3, steps=6)
     begun = made.model.run("generate_begin", seed=given["seed"], steps=given["steps"])
-    assert begun["plan"].shape == (1000, len(COLUMNS)) and not begun["plan"][6:].any()
+    assert begun["plan"].shape == (1000, PLAN_COLUMNS) and not begun["plan"][6:].any()
     assert np.array_equal(begun["x"], normal(torch.as_tensor(given["seed"]), (3, 8, 8)).numpy())
     x, previous_x0 = begun["x"], begun["previous_x0"]
     for row in begun["plan"][:6]:

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo_diffusion import plugin, schedule
+from zoo_diffusion import plugin, sampling
 from zoo_diffusion.config import DiffusionConfig
 from zoo_diffusion.pixels import to_float
 from zoo_diffusion.training import denoising_loss
@@ -58,13 +58,13 @@ class Recording(nn.Module):
 def test_the_loss_is_the_equation(prediction):
     """Ho et al. 2020, equation 14, on two pictures of one pixel, by hand; likewise for the other targets."""
     c = DiffusionConfig(prediction=prediction, num_timesteps=10, timestep_scale=0.5)
-    abar = schedule.alphas_bar(schedule.betas(c)).float()
+    abar = sampling.alphas_bar(sampling.betas(c)).float()
     x0, eps, t = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.25]), torch.tensor([3, 9])
     network, shape = Recording(0.1), (2, 1, 1, 1)
     loss = denoising_loss(network, c, abar, x0.view(shape), t, eps.view(shape), torch.tensor([1, -1]))
     terms = []
     for i in (0, 1):
-        a = float(torch.prod(1 - schedule.betas(c)[: int(t[i]) + 1]))
+        a = float(torch.prod(1 - sampling.betas(c)[: int(t[i]) + 1]))
         x, noise = float(x0[i]), float(eps[i])
         assert float(network.asked[0][0][i]) == pytest.approx(a**0.5 * x + (1 - a) ** 0.5 * noise, rel=1e-5)
         wanted = {"epsilon": noise, "x0": x, "v": a**0.5 * noise - (1 - a) ** 0.5 * x}[prediction]
@@ -87,7 +87,7 @@ def test_the_loss_is_openais(shared_data, case):
         def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
             return recorded.openai_toy(x, kept[t.long()].float())[0]
 
-    abar = schedule.alphas_bar(beta).float()
+    abar = sampling.alphas_bar(beta).float()
     for i in range(2):
         one = slice(i, i + 1)
         t, eps = case_io[f"{case}/train_t"][one], case_io[f"{case}/train_noise"][one]

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from zoo_diffusion import schedule
+from zoo_diffusion import sampling
 from zoo_diffusion.config import DiffusionConfig
+from zoo_diffusion.sampling import Point
 
 from . import recorded
 
@@ -13,7 +14,7 @@ SCHEDULES = ("linear", "scaled_linear", "cosine", "sigmoid")
 
 
 def betas(name: str, T: int = 1000, **fields) -> torch.Tensor:
-    return schedule.betas(DiffusionConfig(schedule=name, num_timesteps=T, **fields))
+    return sampling.betas(DiffusionConfig(schedule=name, num_timesteps=T, **fields))
 
 
 # --- beta -------------------------------------------------------------------------------------------------------------
@@ -39,7 +40,7 @@ def test_cosine_is_nichol_and_dhariwals():
         return math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
 
     beta = betas("cosine")
-    abar = schedule.alphas_bar(beta)
+    abar = sampling.alphas_bar(beta)
     for t in (0, 1, 250, 500, 998):  # timestep t is t + 1 steps of noise
         assert float(abar[t]) == pytest.approx(f(t + 1) / f(0), rel=1e-9)
     assert float(beta[-1]) == 0.999 and float(beta[:-1].max()) < 0.999
@@ -57,7 +58,7 @@ def test_sigmoid_is_a_sigmoid_between_its_ends():
 @pytest.mark.parametrize("zero", [False, True])
 def test_noise_only_grows(name, T, zero):
     beta = betas(name, T, zero_terminal_snr=zero)
-    abar = schedule.alphas_bar(beta)
+    abar = sampling.alphas_bar(beta)
     assert beta.dtype == torch.float64 and beta.shape == (T,)
     assert bool((beta > 0).all()) and bool((beta <= 1).all()) and bool((abar.diff() < 0).all())
 
@@ -65,8 +66,8 @@ def test_noise_only_grows(name, T, zero):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_zero_terminal_snr_ends_in_noise_alone_and_keeps_its_start(name):
     """Lin et al. 2023, algorithm 1: sqrt(abar) shifted to end at 0, then scaled to start where it did."""
-    before = schedule.alphas_bar(betas(name)).sqrt()
-    after = schedule.alphas_bar(betas(name, zero_terminal_snr=True)).sqrt()
+    before = sampling.alphas_bar(betas(name)).sqrt()
+    after = sampling.alphas_bar(betas(name, zero_terminal_snr=True)).sqrt()
     assert float(after[-1]) == 0.0
     assert float(after[0]) == pytest.approx(float(before[0]), rel=1e-12)
     share = (before[500] - before[-1]) / (before[0] - before[-1])
@@ -85,9 +86,9 @@ def test_single_steps_compose_to_the_closed_form(name, t):
     for b in beta[: t + 1].tolist():
         mean, variance = math.sqrt(1 - b) * mean, (1 - b) * variance + b
     x0, nothing = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    abar = schedule.alphas_bar(beta)[t : t + 1]
-    assert float(schedule.diffuse(x0, nothing, abar)) == pytest.approx(mean, rel=1e-9)
-    assert float(schedule.diffuse(nothing, x0, abar)) ** 2 == pytest.approx(variance, rel=1e-9)
+    here = Point.of(sampling.alphas_bar(beta)[t])
+    assert float(sampling.diffuse(x0, nothing, here)) == pytest.approx(mean, rel=1e-9)
+    assert float(sampling.diffuse(nothing, x0, here)) ** 2 == pytest.approx(variance, rel=1e-9)
 
 
 def test_a_step_keeps_the_variance_at_one():
@@ -112,7 +113,7 @@ def test_it_ends_in_gaussian_noise():
 def test_each_picture_has_its_own_timestep():
     abar = torch.tensor([0.9, 0.1])
     x0, eps = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    x = schedule.diffuse(x0, eps, abar)
+    x = sampling.diffuse(x0, eps, Point.of(abar[:, None, None, None]))
     for i in (0, 1):
         torch.testing.assert_close(x[i], abar[i].sqrt() * x0[i] + (1 - abar[i]).sqrt() * eps[i])
 
@@ -121,17 +122,11 @@ def test_velocity_and_noisy_picture_are_a_rotation():
     """Salimans and Ho 2022, appendix D: x = alpha x_0 + sigma eps and v = alpha eps - sigma x_0 give both back."""
     abar = torch.tensor([0.8, 0.3], dtype=torch.float64)
     x0, eps = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64)
-    x, v = schedule.diffuse(x0, eps, abar), schedule.velocity(x0, eps, abar)
-    alpha, sigma = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
+    here = Point.of(abar[:, None, None, None])
+    x, v = sampling.diffuse(x0, eps, here), sampling.velocity(x0, eps, here)
+    alpha, sigma = here
     torch.testing.assert_close(alpha * x - sigma * v, x0)
     torch.testing.assert_close(sigma * x + alpha * v, eps)
-
-
-def test_log_snr_is_the_ratio_of_signal_and_noise():
-    abar = torch.tensor([0.5, 0.9, 1e-9, 1 - 1e-9], dtype=torch.float64)
-    torch.testing.assert_close(schedule.log_snr(abar), torch.log(abar / (1 - abar)))
-    assert float(schedule.log_snr(abar)[0]) == pytest.approx(0.0)
-    assert bool((schedule.log_snr(schedule.alphas_bar(betas("linear"))).diff() < 0).all())
 
 
 # --- What others recorded ---------------------------------------------------------------------------------------------
@@ -142,9 +137,9 @@ def test_forward_process_is_diffusers(shared_data):
     folder = shared_data / "parity/schedulers/forward_process"
     io, c = recorded.io(folder), recorded.config(folder)["ddpm"]
     beta = betas(c["beta_schedule"], c["num_train_timesteps"], beta_start=c["beta_start"], beta_end=c["beta_end"])
-    abar = schedule.alphas_bar(beta).float()[io["t"].long()]
-    torch.testing.assert_close(schedule.diffuse(io["x0"], io["noise"], abar), io["add_noise"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(schedule.velocity(io["x0"], io["noise"], abar), io["velocity"], rtol=1e-5, atol=1e-6)
+    here = Point.of(sampling.alphas_bar(beta).float()[io["t"].long()][:, None, None, None])
+    torch.testing.assert_close(sampling.diffuse(io["x0"], io["noise"], here), io["add_noise"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sampling.velocity(io["x0"], io["noise"], here), io["velocity"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.shared
@@ -159,7 +154,7 @@ def test_betas_are_diffusers(shared_data, name, case):
     )
     # diffusers computes in float32, ours in float64.
     torch.testing.assert_close(beta.float(), io["betas"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(schedule.alphas_bar(beta).float(), io["alphas_cumprod"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(sampling.alphas_bar(beta).float(), io["alphas_cumprod"], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.shared
@@ -169,8 +164,8 @@ def test_betas_are_openais(shared_data, name):
     io = recorded.io(shared_data / "parity/openai/gaussian_diffusion_toy")
     ends = {"beta_start": 1e-4 * 10, "beta_end": 0.02 * 10}  # the ends are for 1,000 steps
     torch.testing.assert_close(betas(name, 100, **ends), io[f"{name}_fixed_full/betas"], rtol=1e-9, atol=0)
-    abar = schedule.alphas_bar(betas(name))
+    abar = sampling.alphas_bar(betas(name))
     for kept in ("50", "ddim20", "10-5-3"):
-        theirs = schedule.alphas_bar(io[f"{name}_fixed_{kept}/betas"])
+        theirs = sampling.alphas_bar(io[f"{name}_fixed_{kept}/betas"])
         ours = abar[io[f"{name}_fixed_{kept}/timestep_map"].long()]
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)

@@ -11,12 +11,13 @@ from typing import Any
 from zoo.errors import InvalidFileError
 from zoo.text import safe_text
 
-from .config import DiffusionConfig
-from .ports import SAMPLERS
+from ..config import DiffusionConfig, Prediction, Sampler, Schedule, Spacing
+from ..ports import SAMPLERS
 
+LAYOUT = "scheduler_config.json"
 MAX_SCHEDULER_BYTES = 1 << 20
 
-SCHEDULERS = {
+SCHEDULERS: dict[str, tuple[Sampler, tuple[Spacing, ...]]] = {
     "DDPMScheduler": ("ddpm", ("leading", "trailing")),
     "DDIMScheduler": ("ddim", ("leading", "trailing")),
     "DPMSolverMultistepScheduler": ("dpm++2m", ("linspace", "trailing")),
@@ -59,29 +60,50 @@ def require(config: Mapping[str, Any], layout: str, **expected: Any) -> None:
             )
 
 
+SCHEDULES: dict[str, Schedule] = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "cosine",
+    "sigmoid": "sigmoid",
+}
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+
+
 def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
     """The forward process that a scheduler_config.json describes, and its timesteps; the sampler is ours to choose.
+
+    Args:
+        learned: whether the network predicts the variance too.
 
     Raises:
         InvalidFileError: a field, known or not, asks for what we don't do.
     """
-    layout = "scheduler_config.json"
-    schedules = {
-        "linear": "linear",
-        "scaled_linear": "scaled_linear",
-        "squaredcos_cap_v2": "cosine",
-        "sigmoid": "sigmoid",
-    }
-    predictions = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
-    require(scheduler, layout, _class_name=tuple(SCHEDULERS))
+    require(scheduler, LAYOUT, _class_name=tuple(SCHEDULERS))
     kind, spacings = SCHEDULERS[scheduler.get("_class_name", "DDPMScheduler")]
-    variances = ("learned_range", None) if learned else ("fixed_small", "fixed_small_log", "fixed_large", None)
     # DPM-Solver++'s scheduler knows no clipping.
     clip = kind != "dpm++2m" and scheduler.get("clip_sample", True)
     spacing = scheduler.get("timestep_spacing", spacings[0]) if scheduler else DiffusionConfig().spacing
-    as_ours = {
-        "beta_schedule": tuple(schedules),
-        "prediction_type": tuple(predictions),
+    _refuse_what_is_not_ours(scheduler, learned=learned, clip=clip, spacings=spacings, spacing=spacing)
+    return DiffusionConfig(
+        schedule=SCHEDULES[scheduler.get("beta_schedule", "linear")],
+        num_timesteps=scheduler.get("num_train_timesteps", 1000),
+        beta_start=scheduler.get("beta_start", 1e-4),
+        beta_end=scheduler.get("beta_end", 0.02),
+        zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
+        prediction=PREDICTIONS[scheduler.get("prediction_type", "epsilon")],
+        variance="learned" if learned else "large" if scheduler.get("variance_type") == "fixed_large" else "small",
+        clip=clip,
+        spacing=spacing,
+    )
+
+
+def _refuse_what_is_not_ours(
+    scheduler: Mapping[str, Any], *, learned: bool, clip: bool, spacings: tuple[str, ...], spacing: str
+) -> None:
+    variances = ("learned_range", None) if learned else ("fixed_small", "fixed_small_log", "fixed_large", None)
+    as_ours: dict[str, Any] = {
+        "beta_schedule": tuple(SCHEDULES),
+        "prediction_type": tuple(PREDICTIONS),
         "variance_type": variances,
         "timestep_spacing": spacings,
         "set_alpha_to_one": True,
@@ -93,23 +115,12 @@ def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> Diffus
     }
     as_ours |= {"clip_sample_range": 1} if clip else {}
     as_ours |= {"steps_offset": 0} if spacing == "leading" else {}
-    require(scheduler, layout, **as_ours)
+    require(scheduler, LAYOUT, **as_ours)
     known = as_ours.keys() | _READ | _MOOT
     for field, value in scheduler.items():
         # What is null or false asks for nothing: thresholding, trained_betas, use_karras_sigmas.
         if value not in (None, False) and not field.startswith("_") and field not in known:
-            raise InvalidFileError(f"{layout}: {safe_text(field)} is {safe_text(value)[:100]}; that can't be imported")
-    return DiffusionConfig(
-        schedule=schedules[scheduler.get("beta_schedule", "linear")],
-        num_timesteps=scheduler.get("num_train_timesteps", 1000),
-        beta_start=scheduler.get("beta_start", 1e-4),
-        beta_end=scheduler.get("beta_end", 0.02),
-        zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
-        prediction=predictions[scheduler.get("prediction_type", "epsilon")],
-        variance="learned" if learned else "large" if scheduler.get("variance_type") == "fixed_large" else "small",
-        clip=clip,
-        spacing=spacing,
-    )
+            raise InvalidFileError(f"{LAYOUT}: {safe_text(field)} is {safe_text(value)[:100]}; that can't be imported")
 
 
 def about_scheduler(scheduler: Mapping[str, Any]) -> tuple[str, ...]:

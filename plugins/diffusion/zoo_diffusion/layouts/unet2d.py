@@ -1,0 +1,160 @@
+"""diffusers' UNet2DModel."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from zoo.build.keys import Keys
+from zoo.errors import InvalidFileError
+from zoo.hookspecs import Imported
+from zoo.text import safe_text
+
+from ..config import DDPMConfig, UNetConfig
+from .common import imported, need, residual, sides
+from .scheduler import about_scheduler, diffusers_schedule, require
+
+LAYOUT = "diffusers UNet2DModel"
+
+RESIDUAL = {
+    "norm1": "norm_in",
+    "conv1": "conv_in",
+    "time_emb_proj": "time",
+    "norm2": "norm_out",
+    "conv2": "conv_out",
+    "conv_shortcut": "skip",
+}
+
+BLOCKS = (
+    "DownBlock2D",
+    "AttnDownBlock2D",
+    "ResnetDownsampleBlock2D",
+    "UpBlock2D",
+    "AttnUpBlock2D",
+    "ResnetUpsampleBlock2D",
+)
+
+
+def is_unet2d(tensors: Mapping[str, Tensor]) -> bool:
+    return "time_embedding.linear_1.weight" in tensors and "conv_norm_out.weight" in tensors
+
+
+def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scheduler: Mapping[str, Any]) -> Imported:
+    """
+    Args:
+        config: its config.json; the class's own defaults fill what it leaves out.
+        scheduler: scheduler_config.json, or nothing: then DDPM's own schedule.
+    """
+    if config is None:
+        raise InvalidFileError(f"{LAYOUT}: there is no config.json beside the weights, which says sizes and heads")
+    network = _network(tensors, config)
+    learned = config.get("out_channels", 3) == 2 * network.image_channels
+    keys = Keys(_with_present_names(tensors))
+    _move(keys, network)
+    c = DDPMConfig(network=network, diffusion=diffusers_schedule(scheduler, learned=learned))
+    return imported(LAYOUT, c, keys, notes=about_scheduler(scheduler))
+
+
+def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNetConfig:
+    require(
+        config,
+        LAYOUT,
+        _class_name="UNet2DModel",
+        time_embedding_type="positional",
+        center_input_sample=False,
+        mid_block_type=("UNetMidBlock2D",),
+        mid_block_scale_factor=1,
+        act_fn=("silu", "swish"),
+        class_embed_type=(None,),
+        attn_norm_num_groups=(None,),
+        downsample_padding=(1, 0),
+        resnet_time_scale_shift=("default", "scale_shift"),
+    )
+    residual_resampling = any(".downsamplers.0.conv1." in name for name in tensors)
+    conv = "conv_asymmetric" if config.get("downsample_padding", 1) == 0 else "conv"
+    scale_shift = config.get("resnet_time_scale_shift", "default") == "scale_shift"
+    if config.get("num_class_embeds") is not None:
+        need(tensors, LAYOUT, "class_embedding.weight")
+    height, width = sides(config.get("sample_size") or 32)
+    return UNetConfig(
+        image_size=height,
+        image_width=0 if width == height else width,
+        image_channels=config.get("in_channels", 3),
+        num_classes=tensors["class_embedding.weight"].shape[0] if "class_embedding.weight" in tensors else 0,
+        null_label=False,
+        widths=tuple(config["block_out_channels"]),
+        blocks=config.get("layers_per_block", 2),
+        attention_levels=_attention_levels(config["down_block_types"], config["up_block_types"]),
+        middle_attention=config.get("add_attention", True),
+        # diffusers builds the middle's attention without its norm in scale-shift networks.
+        middle_attention_norm=not scale_shift,
+        heads=1,
+        # Where the key is left out the class's default counts: 8 channels a head; null is one head.
+        head_size=config.get("attention_head_dim", 8) or 0,
+        scale_shift=scale_shift,
+        resampling="residual" if residual_resampling else conv,
+        norm_groups=config.get("norm_num_groups", 32),
+        norm_epsilon=config.get("norm_eps", 1e-5),
+        time_width=config.get("time_embedding_dim") or 0,
+        cosine_first=config.get("flip_sin_to_cos", True),
+        frequency_shift=float(config.get("freq_shift", 0)),
+        dropout=config.get("dropout", 0.0),
+    )
+
+
+def _attention_levels(down: Sequence[str], up: Sequence[str]) -> tuple[int, ...]:
+    for kind in [*down, *up]:
+        if kind not in BLOCKS:
+            raise InvalidFileError(f"{LAYOUT}: a block of the kind {safe_text(kind)} can't be imported")
+    levels = [level for level, kind in enumerate(down) if kind.startswith("Attn")]
+    if levels != [level for level, kind in enumerate(reversed(up)) if kind.startswith("Attn")]:
+        raise InvalidFileError(f"{LAYOUT}: attention on other levels down than up can't be imported")
+    return tuple(levels)
+
+
+def _move(keys: Keys, network: UNetConfig) -> None:
+    """Their layers, from the input to the output."""
+
+    def attention(source: str, target: str, *, norm: bool = True) -> None:
+        if norm:
+            keys.move(f"{source}.group_norm", f"{target}.norm")
+        keys.join([f"{source}.to_{name}" for name in "qkv"], f"{target}.qkv")
+        keys.move(f"{source}.to_out.0", f"{target}.proj")
+
+    def level(source: str, target: str, number: int, blocks: int, resample: str) -> None:
+        for j in range(blocks):
+            residual(keys, f"{source}.resnets.{j}", f"{target}.blocks.{j}", RESIDUAL)
+            if number in network.attention_levels:
+                attention(f"{source}.attentions.{j}", f"{target}.attentions.{j}")
+        if resample and network.resampling == "residual":
+            residual(keys, f"{source}.{resample}.0", f"{target}.resample", RESIDUAL)
+        elif resample:
+            keys.move(f"{source}.{resample}.0.conv", f"{target}.resample.conv")
+
+    keys.move("time_embedding.linear_1", "time_in")
+    keys.move("time_embedding.linear_2", "time_out")
+    if network.num_classes:
+        keys.move("class_embedding", "label", bias=False)
+    keys.move("conv_in", "conv_in")
+    last = len(network.widths) - 1
+    for i in range(last + 1):
+        level(f"down_blocks.{i}", f"down.{i}", i, network.blocks, "downsamplers" if i < last else "")
+    for j in range(2):
+        residual(keys, f"mid_block.resnets.{j}", f"middle.blocks.{j}", RESIDUAL)
+    if network.middle_attention:
+        attention("mid_block.attentions.0", "middle.attentions.0", norm=network.middle_attention_norm)
+    for i in range(last + 1):
+        level(f"up_blocks.{i}", f"up.{i}", last - i, network.blocks + 1, "upsamplers" if i < last else "")
+    keys.move("conv_norm_out", "norm_out")
+    keys.move("conv_out", "conv_out")
+
+
+def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Files of 2022 call attention's layers query, key, value and proj_attn; diffusers renames them on loading."""
+    renames = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    result = {}
+    for name, tensor in tensors.items():
+        for old, new in renames.items():
+            name = name.replace(old, new)
+        result[name] = tensor
+    return result

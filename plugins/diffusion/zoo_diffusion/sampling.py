@@ -1,0 +1,446 @@
+r"""Sampling, as the exported graphs do it: from a seed to an image, top to bottom.
+
+    the process    q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I)      `betas`, `alphas_bar`, `diffuse`
+    timesteps      those of T that the steps start from            `timesteps`
+    prediction     x_0, from a network that says eps, x_0 or v     `x0_weights`, `guided`, `learned_deviation`
+    a step         x_s from x_t, x_0 and noise z, s < t            `ddpm`, `ddim`, `dpm_solver_2m`
+    the loop                                                       `Sampler`, `Generate`
+
+Sources, in short below:
+
+    Ho          Ho, Jain, Abbeel 2020, DDPM                         https://arxiv.org/abs/2006.11239
+    Nichol      Nichol and Dhariwal 2021, improved DDPM             https://arxiv.org/abs/2102.09672
+    Song        Song, Meng, Ermon 2021, DDIM                        https://arxiv.org/abs/2010.02502
+    Kingma      Kingma, Salimans, Poole, Ho 2021, VDM               https://arxiv.org/abs/2107.00630
+    Salimans    Salimans and Ho 2022, v-prediction                  https://arxiv.org/abs/2202.00512
+    Guidance    Ho and Salimans 2022, classifier-free guidance      https://arxiv.org/abs/2207.12598
+    Lu          Lu et al. 2022, DPM-Solver++                        https://arxiv.org/abs/2211.01095
+    Lin         Lin et al. 2023, zero terminal SNR                  https://arxiv.org/abs/2305.08891
+
+Letters: alpha_bar_t is Ho's, the product of (1 - beta_s) for s <= t. alpha_t = sqrt(alpha_bar_t) and
+sigma_t = sqrt(1 - alpha_bar_t) are Kingma's and Lu's, so x_t = alpha_t x_0 + sigma_t eps; Ho's alpha_t = 1 - beta_t is
+not used. lambda_t = log(alpha_t / sigma_t). A step leads from t to s, which has less noise: Ho's s is t - 1, here it is
+any timestep before t, or the end, the clean image, where alpha = 1 and sigma = 0. Timesteps count from 0: t = 0 is one
+step of noise, t = T - 1 all of them.
+
+Two things that popular accounts get wrong. A step of the process *scales the image down* as well as adding noise, which
+keeps the variance at 1; with addition alone it would grow without bound. And the process ends in *Gaussian* noise,
+independent for each pixel, not in uniform noise: sums of many small Gaussians are Gaussian.
+
+Every sampler here is linear in x_t, x_0, the x_0 of the step before, and z. So a sampler is a function from places of
+the process to four weights. They depend on the schedule only, and are computed for all steps before the loop, in
+float64; the loop itself is the network and one sum.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from torch import Tensor, nn
+
+from zoo.build.loop import while_loop
+from zoo.build.random import normal
+
+from .config import DiffusionConfig, Picture
+from .pixels import to_uint8
+from .ports import adds_noise
+from .unet import halves
+
+# --- The process ------------------------------------------------------------------------------------------------------
+
+
+def betas(c: DiffusionConfig) -> Float64[Tensor, " T"]:
+    """beta_t of q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I): Ho, equation 2."""
+    T = c.num_timesteps
+    if c.schedule == "linear":  # Ho, section 4
+        beta = torch.linspace(c.beta_start, c.beta_end, T, dtype=torch.float64)
+    elif c.schedule == "scaled_linear":  # linear in the square root: latent diffusion
+        beta = torch.linspace(c.beta_start**0.5, c.beta_end**0.5, T, dtype=torch.float64).square()
+    elif c.schedule == "sigmoid":  # Xu et al. 2022 (GeoDiff)
+        beta = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
+        beta = beta * (c.beta_end - c.beta_start) + c.beta_start
+    else:  # cosine: Nichol, equation 17; beta at most 0.999
+        u = torch.arange(T + 1, dtype=torch.float64) / T
+        f = torch.cos((u + 0.008) / 1.008 * math.pi / 2).square()
+        beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
+    return zero_terminal_snr(beta) if c.zero_terminal_snr else beta
+
+
+def zero_terminal_snr(beta: Float64[Tensor, " T"]) -> Float64[Tensor, " T"]:
+    """The schedule shifted and scaled so that its last alpha_bar is 0 and its first stays: Lin, algorithm 1."""
+    alpha = alphas_bar(beta).sqrt()
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    alpha_bar = alpha.square()
+    return 1 - torch.cat((alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]))
+
+
+def alphas_bar(beta: Float64[Tensor, " T"]) -> Float64[Tensor, " T"]:
+    """alpha_bar_t = prod (1 - beta_s), s <= t: the share of x_0's variance that is left after t + 1 steps."""
+    return torch.cumprod(1 - beta, dim=0)
+
+
+class Point(NamedTuple):
+    """A place of the process, or several: x_t = alpha x_0 + sigma eps."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+    @classmethod
+    def of(cls, alpha_bar: Float[Tensor, "*places"]) -> "Point":
+        return cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+
+
+def lambda_(t: Point) -> Float64[Tensor, "*places"]:
+    """log(alpha_t / sigma_t), half the log signal-to-noise ratio; finite also at both ends of the process."""
+    return t.alpha.clamp(min=1e-30).log() - t.sigma.clamp(min=1e-30).log()
+
+
+def diffuse(x0: Float[Tensor, "*image"], eps: Float[Tensor, "*image"], t: Point) -> Float[Tensor, "*image"]:
+    """x_t = alpha_t x_0 + sigma_t eps, a sample of q(x_t | x_0): Ho, equation 4. `t` broadcasts to the images."""
+    return t.alpha * x0 + t.sigma * eps
+
+
+# --- Timesteps --------------------------------------------------------------------------------------------------------
+
+
+def timesteps(spacing: str, i: Int64[Tensor, " n"], steps: Int64[Tensor, ""], T: int) -> Int64[Tensor, " n"]:
+    """The timestep, 0 .. T - 1, that step i (0 .. steps - 1) of `steps` starts from; falling in i.
+
+    trailing: T - 1 first, evenly down (Lin, table 2). leading: ends at 0. linspace: evenly between both, T - 1 first,
+    and the last step leads from above 0 to the end (from 0 where all T are taken).
+    """
+    if spacing == "leading":
+        stride = torch.full_like(steps, T) // steps  # torch's exporter divides no number by a tensor
+        return ((steps - 1 - i) * stride).clamp(0, T - 1)
+    top = T if spacing == "trailing" else T - 1
+    t = torch.round(top - i.to(torch.float64) * (top / steps.clamp(max=top).to(torch.float64))).to(torch.int64)
+    return (t - 1 if spacing == "trailing" else t).clamp(0, T - 1)
+
+
+# --- Prediction -------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network (unet.py, dit.py): what it predicts of x_t, in as many channels, or twice as many where it also says
+    the variance. `t` is as the network knows it; `label` -1 is none, and None where it knows no labels."""
+
+    @property
+    def config(self) -> Picture: ...
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        t: Float[Tensor, " batch"],
+        label: Int64[Tensor, " batch"] | None,
+    ) -> Float[Tensor, "batch channels_out height width"]: ...
+
+
+def velocity(x0: Float[Tensor, "*image"], eps: Float[Tensor, "*image"], t: Point) -> Float[Tensor, "*image"]:
+    """v = alpha_t eps - sigma_t x_0: Salimans, appendix D."""
+    return t.alpha * eps - t.sigma * x0
+
+
+def x0_weights(prediction: str, t: Point) -> tuple[Float64[Tensor, "*places"], Float64[Tensor, "*places"]]:
+    """(a, b) with x_0 = a x_t + b output, for a network whose output is `epsilon`, `x0` or `v`."""
+    if prediction == "epsilon":  # Ho, equation 15
+        return 1 / t.alpha, -t.sigma / t.alpha
+    if prediction == "x0":
+        return torch.zeros_like(t.alpha), torch.ones_like(t.alpha)
+    return t.alpha, -t.sigma  # Salimans, appendix D
+
+
+def guided(
+    unconditional: Float[Tensor, "batch channels height width"],
+    conditional: Float[Tensor, "batch channels height width"],
+    guidance: Float[Tensor, "#batch"],
+    channels: int = 0,
+) -> Float[Tensor, "batch channels height width"]:
+    """u + g (c - u): 0 is unconditional, 1 plain, more exaggerates the label (Guidance, equation 6, with w = g - 1).
+
+    Args:
+        channels: guide only the first ones, this many, and leave the others conditional; 0 guides all.
+    """
+    if channels:
+        first = guided(unconditional[:, :channels], conditional[:, :channels], guidance)
+        return torch.cat((first, conditional[:, channels:]), dim=1)
+    return unconditional + guidance[:, None, None, None] * (conditional - unconditional)
+
+
+def learned_deviation(
+    small: Float[Tensor, ""], large: Float[Tensor, ""], v: Float[Tensor, "*image"]
+) -> Float[Tensor, "*image"]:
+    """The noise's standard deviation where the network predicts it: Nichol, equation 15.
+
+    Args:
+        small, large: the two extremes, those of `ddpm`; both 0 where no noise is to be added.
+        v: the network's second half, about -1 .. 1; -1 gives `small`, 1 `large`.
+    """
+    # Logarithms as in the paper: 0 ** (1 - share) would be infinite where v is over 1, as it may be.
+    low, high = small.clamp(min=1e-20).log(), large.clamp(min=1e-20).log()
+    return torch.exp(low + (v + 1) / 2 * (high - low))
+
+
+# --- A step: one function a sampler -----------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """x_s = x * x_t + x0 * x_0 + previous_x0 * (the x_0 of the step before) + noise * z, with z ~ N(0, I)."""
+
+    x: Tensor
+    x0: Tensor
+    previous_x0: Tensor
+    noise: Tensor
+    noise_large: Tensor  # the upper bound of the noise, where the network predicts how much; `noise` is the lower one
+
+
+def ddpm(t: Point, s: Point, variance: str = "small") -> Step:
+    """A draw from q(x_s | x_t, x_0): Ho, equations 6 and 7.
+
+    Args:
+        variance: `small` is beta_tilde, `large` is beta: the two extremes of section 3.2.
+    """
+    alpha_ts = t.alpha / s.alpha
+    beta = 1 - alpha_ts**2  # of a step from s to t
+    beta_tilde = s.sigma**2 / t.sigma**2 * beta
+    return Step(
+        x=alpha_ts * s.sigma**2 / t.sigma**2,
+        x0=s.alpha * beta / t.sigma**2,
+        previous_x0=torch.zeros_like(beta),
+        noise=(beta if variance == "large" else beta_tilde).sqrt(),
+        noise_large=beta.sqrt(),
+    )
+
+
+def ddim(t: Point, s: Point, eta: float = 0.0) -> Step:
+    """x_s = alpha_s x_0 + sqrt(sigma_s^2 - sigma^2) eps + sigma z: Song, equation 12.
+
+    Args:
+        eta: 0 adds no noise, 1 as much as `ddpm` with the small variance (equation 16).
+    """
+    sigma = eta * s.sigma / t.sigma * (1 - (t.alpha / s.alpha) ** 2).sqrt()  # equation 16
+    # eps = (x_t - alpha_t x_0) / sigma_t, put into equation 12.
+    eps_over_sigma_t = (s.sigma**2 - sigma**2).sqrt() / t.sigma
+    nothing = torch.zeros_like(sigma)
+    return Step(
+        x=eps_over_sigma_t,
+        x0=s.alpha - eps_over_sigma_t * t.alpha,
+        previous_x0=nothing,
+        noise=sigma,
+        noise_large=nothing,
+    )
+
+
+def dpm_solver_2m(r: Point, t: Point, s: Point, second_order: Bool[Tensor, "*places"]) -> Step:
+    """DPM-Solver++(2M): Lu, algorithm 2.
+
+    Args:
+        r: where the step before started; it led to t.
+        second_order: false in the first step, which has none before it, and in the last, where lambda_s is infinite.
+            The first order is DDIM without noise.
+    """
+    h_before, h = lambda_(t) - lambda_(r), lambda_(s) - lambda_(t)
+    # D = (1 + 1 / (2 r_i)) x_0 - 1 / (2 r_i) previous_x_0, with r_i = h_before / h.
+    share = torch.where(second_order, -h / (2 * h_before), 0.0)
+    # x_s = sigma_s / sigma_t x_t - alpha_s (exp(-h) - 1) D, where alpha_s exp(-h) = alpha_t sigma_s / sigma_t.
+    of_D = s.alpha - t.alpha * s.sigma / t.sigma
+    nothing = torch.zeros_like(of_D)
+    return Step(
+        x=s.sigma / t.sigma, x0=of_D * (1 - share), previous_x0=of_D * share, noise=nothing, noise_large=nothing
+    )
+
+
+# --- The loop ---------------------------------------------------------------------------------------------------------
+
+Images = Float32[Tensor, "batch channels height width"]
+
+
+class Row(NamedTuple):
+    """A row of the plan: the numbers of one step, each float32 []. Hosts that keep the loop pass it on unread."""
+
+    t: Tensor  # the timestep, as the network knows it
+    alpha: Tensor  # where x is: x = alpha x_0 + sigma eps
+    sigma: Tensor
+    from_x: Tensor  # x_0 = from_x x + from_output output
+    from_output: Tensor
+    x: Tensor  # the sampler's `Step`
+    x0: Tensor
+    previous_x0: Tensor
+    noise: Tensor
+    noise_large: Tensor
+
+    @classmethod
+    def of(cls, numbers: Float32[Tensor, " columns"]) -> "Row":
+        return cls(*(numbers[column] for column in range(len(cls._fields))))
+
+
+class Sampler(nn.Module):
+    """A denoiser with its schedule: the plan of the steps, what a step does, and the loop over them."""
+
+    alpha_bar: Tensor
+    alpha_bar_rest: Tensor
+
+    def __init__(self, network: Denoiser, c: DiffusionConfig):
+        super().__init__()
+        self.network, self.c = network, c
+        self.shape = (network.config.image_channels, *network.config.size)
+        self.learned = c.variance == "learned"
+        self.noisy = adds_noise(c)
+        alpha_bar = alphas_bar(betas(c)).clamp(0, 1)
+        # Place 0 is the end, a clean image; place t + 1 is timestep t. A step's weights are differences of alpha_bar
+        # near 1, which float32 has lost: it is kept as the sum of two, each a small enough table also for T = 4,000.
+        alpha_bar = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar))
+        self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
+        self.register_buffer("alpha_bar_rest", (alpha_bar - alpha_bar.float()).float(), persistent=False)
+
+    def plan(self, steps: Int64[Tensor, ""]) -> Float32[Tensor, "T columns"]:
+        """A `Row` for each of `steps` (1 .. T) steps; zeros after them."""
+        i = torch.arange(self.c.num_timesteps, device=steps.device)
+        fed, r, t, s = self.places(i, steps)
+        rows = self.rows(fed, r, t, s, first=i == 0, last=i == steps - 1)
+        return torch.where((i < steps).unsqueeze(1), rows, 0.0)
+
+    def places(
+        self, i: Int64[Tensor, " T"], steps: Int64[Tensor, ""]
+    ) -> tuple[Int64[Tensor, " T"], Point, Point, Point]:
+        """Of each step i: its timestep, where the step before started (r), where it starts (t), where it leads (s)."""
+        timestep = timesteps(self.c.spacing, i, steps, self.c.num_timesteps)
+        place = torch.where(i < steps, timestep + 1, 0)
+        r = self.point(torch.cat((place[:1], place[:-1])))
+        t = self.point(place.clamp(min=1))
+        s = self.point(torch.cat((place[1:], torch.zeros_like(place[:1]))))
+        return timestep, r, t, s
+
+    def point(self, place: Int64[Tensor, " n"]) -> Point:
+        alpha_bar = self.alpha_bar.index_select(0, place).to(torch.float64)
+        rest = self.alpha_bar_rest.index_select(0, place).to(torch.float64)
+        return Point((alpha_bar + rest).sqrt(), (1 - alpha_bar - rest).sqrt())
+
+    def rows(
+        self,
+        timestep: Int64[Tensor, " n"],
+        r: Point,
+        t: Point,
+        s: Point,
+        *,
+        first: Bool[Tensor, " n"],
+        last: Bool[Tensor, " n"],
+    ) -> Float32[Tensor, "n columns"]:
+        """A `Row` for each step from t to s, the step before having started from r."""
+        if self.c.sampler == "ddpm":
+            step = ddpm(t, s, self.c.variance)
+        elif self.c.sampler == "ddim":
+            step = ddim(t, s, self.c.eta)
+        else:
+            step = dpm_solver_2m(r, t, s, second_order=~(first | last))
+        from_x, from_output = x0_weights(self.c.prediction, t)
+        columns = Row(
+            t=timestep.to(torch.float64) * self.c.timestep_scale,
+            alpha=t.alpha,
+            sigma=t.sigma,
+            from_x=from_x,
+            from_output=from_output,
+            x=step.x,
+            x0=step.x0,
+            previous_x0=step.previous_x0,
+            noise=torch.where(last, 0.0, step.noise),  # what the last step added would stay in the image
+            noise_large=torch.where(last, 0.0, step.noise_large),
+        )
+        return torch.stack(columns, dim=1).to(torch.float32)
+
+    def predict(
+        self, x: Images, row: Row, label: Int64[Tensor, " batch"] | None, guidance: Float32[Tensor, " batch"] | None
+    ) -> tuple[Images, Float32[Tensor, ""] | Images]:
+        """x_0, in -1 .. 1 where the config clips, and the deviation of the noise to add.
+
+        Where x_0 is clipped, the steps take the noise that belongs to the clipped image, so that
+        alpha x_0 + sigma eps = x stays true, as in Dhariwal and Nichol's code.
+        """
+        t = row.t.expand(x.shape[0])
+        if guidance is None:
+            output = self.network(x, t, label)
+        else:
+            assert label is not None, "guidance needs a label"
+            both = torch.cat((label, torch.full_like(label, -1)))
+            output = self.network(torch.cat((x, x)), torch.cat((t, t)), both)
+            output = output.unflatten(0, (2, x.shape[0]))
+            channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
+            output = guided(output[1], output[0], guidance, channels)
+        deviation = row.noise
+        if self.learned:
+            output, v = halves(output)
+            if self.c.sampler == "ddpm":
+                deviation = learned_deviation(row.noise, row.noise_large, v)
+        x0 = row.from_x * x + row.from_output * output
+        return (x0.clamp(-1, 1) if self.c.clip else x0), deviation
+
+    def advance(self, x: Images, x0: Images, previous_x0: Images, row: Row) -> Images:
+        """x_s, but for the noise."""
+        return row.x * x + row.x0 * x0 + row.previous_x0 * previous_x0
+
+    def step(
+        self,
+        i: Int64[Tensor, ""],
+        row: Row,
+        x: Images,
+        previous_x0: Images,
+        seed: Int64[Tensor, " batch"] | None,
+        label: Int64[Tensor, " batch"] | None,
+        guidance: Float32[Tensor, " batch"] | None,
+    ) -> tuple[Images, Images]:
+        """x_s and x_0; `seed` may be left out where the sampler adds no noise."""
+        x0, deviation = self.predict(x, row, label, guidance)
+        x = self.advance(x, x0, previous_x0, row)
+        if self.noisy:
+            assert seed is not None, "this sampler adds noise"
+            x = x + deviation * self.noise(seed, i + 1)
+        return x, x0
+
+    def noise(self, seed: Int64[Tensor, " batch"], stream: int | Int64[Tensor, ""]) -> Images:
+        """Standard normal noise. Stream 0 of a seed is x_T, stream i + 1 the noise that step i adds."""
+        return normal(seed, self.shape, stream)
+
+    def loop(
+        self,
+        x: Images,
+        steps: Int64[Tensor, ""],
+        step: Callable[[Tensor, Row, Tensor, Tensor], tuple[Tensor, Tensor]],
+        first: Int64[Tensor, ""] | None = None,
+    ) -> Images:
+        """All steps from x, or those from the `first` on.
+
+        Args:
+            step: takes the step's number, its row, x and the x_0 of the step before; gives the next x, and x_0.
+        """
+        plan = self.plan(steps)
+
+        def more(i: Tensor, x: Tensor, previous_x0: Tensor) -> Tensor:
+            return i < steps
+
+        def body(i: Tensor, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            row = Row.of(plan.index_select(0, i.reshape(1)).squeeze(0))
+            x, x0 = step(i, row, x, previous_x0)
+            return i + 1, x, x0
+
+        i = torch.zeros_like(steps) if first is None else first
+        _, x, _ = while_loop(more, body, (i, x, torch.zeros_like(x)))
+        return x
+
+
+class Generate(Sampler):
+    """The task `generate`: seed, steps[, label[, guidance]] -> image, or latents where they are no pixels."""
+
+    def forward(
+        self,
+        seed: Int64[Tensor, " batch"],
+        steps: Int64[Tensor, ""],
+        label: Int64[Tensor, " batch"] | None = None,
+        guidance: Float32[Tensor, " batch"] | None = None,
+    ) -> UInt8[Tensor, "batch height width channels"] | Images:
+        def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
+            return self.step(i, row, x, previous_x0, seed, label, guidance)
+
+        x = self.loop(self.noise(seed, 0), steps, step)
+        return to_uint8(x) if self.shape[0] in (1, 3) else x

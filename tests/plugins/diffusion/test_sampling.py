@@ -1,0 +1,340 @@
+"""Samplers: exact answers for Gaussian data, orders of convergence, and their parts.
+
+For data N(mu, s^2) the best denoiser is known: E[x_0 | x] is a line in x. With it every step of every sampler is a line
+too, so the distribution of what a sampler draws follows exactly, without drawing.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo_diffusion import sampling
+from zoo_diffusion.config import DiffusionConfig, UNetConfig
+from zoo_diffusion.ports import PLAN_COLUMNS
+from zoo_diffusion.sampling import Point, Row, Sampler, Step
+
+from .walks import SHAPE, Network, place, planned, rows_along, spaced, walk
+
+PREDICTIONS = ("epsilon", "x0", "v")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of the process in plain numbers."""
+
+    alpha: float
+    sigma: float
+
+
+END = Place(1.0, 0.0)
+
+
+def plan_of(c: DiffusionConfig, steps: int) -> list[Row]:
+    """The shipped plan, its numbers as floats."""
+    return [Row(*numbers) for numbers in planned(Sampler(Network(lambda x, t: x), c), steps).tolist()]
+
+
+# --- Gaussian data ----------------------------------------------------------------------------------------------------
+
+
+class Line:
+    """shift + weights . z, where z holds independent standard normal numbers: a Gaussian number, exactly."""
+
+    def __init__(self, shift: float, weights: np.ndarray | float = 0.0):
+        self.shift, self.weights = shift, weights
+
+    def __add__(self, other: "Line") -> "Line":
+        return Line(self.shift + other.shift, self.weights + other.weights)
+
+    def __rmul__(self, factor: float) -> "Line":
+        return Line(factor * self.shift, factor * self.weights)
+
+    @property
+    def variance(self) -> float:
+        return float(np.square(self.weights).sum())
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Data N(mu, s^2), and what is known of them at a point of the forward process."""
+
+    mu: float
+    s: float
+
+    def marginal(self, here: Place) -> tuple[float, float]:
+        """Mean and variance of x."""
+        return here.alpha * self.mu, (here.alpha * self.s) ** 2 + here.sigma**2
+
+    def denoised(self, x: Line, here: Place) -> Line:
+        """E[x_0 | x]."""
+        mean, variance = self.marginal(here)
+        return Line(self.mu) + here.alpha * self.s**2 / variance * (x + Line(-mean))
+
+    def output(self, prediction: str, x: Line, here: Place) -> Line:
+        """What the best network of each kind says."""
+        x0 = self.denoised(x, here)
+        eps = 1 / here.sigma * (x + -here.alpha * x0)
+        return {"epsilon": eps, "x0": x0, "v": here.alpha * eps + -here.sigma * x0}[prediction]
+
+    def solved(self, here: Place, there: Place, x: float) -> float:
+        """The probability flow ODE's exact solution: each x keeps its place in the distribution."""
+        (mean, variance), (next_mean, next_variance) = self.marginal(here), self.marginal(there)
+        return next_mean + math.sqrt(next_variance / variance) * (x - mean)
+
+
+def drawn(c: DiffusionConfig, steps: int, data: Gaussian) -> list[tuple[Place, Line]]:
+    """Where each step of the shipped plan leads, and what x is there; the start is the process's own, not pure noise.
+
+    The rows' weights are used as a graph uses them.
+    """
+    rows = plan_of(c, steps)
+    points = [Place(row.alpha, row.sigma) for row in rows] + [END]
+    mean, variance = data.marginal(points[0])
+    draws = np.eye(steps + 1)  # of the start, and of each step
+    x, previous_x0, places = Line(mean, variance**0.5 * draws[0]), Line(0.0), []
+    for i, row in enumerate(rows):
+        x0 = row.from_x * x + row.from_output * data.output(c.prediction, x, points[i])
+        x = row.x * x + row.x0 * x0 + row.previous_x0 * previous_x0 + Line(0.0, row.noise * draws[i + 1])
+        previous_x0 = x0
+        places.append((points[i + 1], x))
+    return places
+
+
+SAMPLERS = {
+    "ddpm": {"sampler": "ddpm"},
+    "ddim": {"sampler": "ddim"},
+    "ddim eta 0.5": {"sampler": "ddim", "eta": 0.5},
+    "ddim eta 1": {"sampler": "ddim", "eta": 1.0},
+    "dpm++2m": {"sampler": "dpm++2m"},
+}
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_of_a_single_picture_every_step_has_the_exact_distribution(sampler, prediction, spacing, steps):
+    """s = 0: x_0 is known, no variance is left to guess, and any sampler at any step count is exact at every step."""
+    c = DiffusionConfig(**SAMPLERS[sampler], spacing=spacing, prediction=prediction, clip=False)
+    data = Gaussian(0.3, 0.0)
+    for there, x in drawn(c, steps, data):
+        mean, variance = data.marginal(there)
+        assert x.shift == pytest.approx(mean, abs=2e-5)
+        assert x.variance == pytest.approx(variance, abs=2e-5)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 50])
+def test_large_variance_is_exact_for_standard_normal_data(steps):
+    """Ho et al. 2020, section 3.2: beta is the best variance for x_0 ~ N(0, 1)."""
+    c = DiffusionConfig(sampler="ddpm", variance="large", spacing="leading", clip=False)
+    *inner, (_, last) = drawn(c, steps, Gaussian(0.0, 1.0))
+    assert all(x.variance == pytest.approx(1.0, abs=1e-5) for _, x in inner)
+    assert last.variance == pytest.approx(1.0, abs=2e-4)  # the last step adds no noise: abar_0 = 0.9999 is left
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule_", ["linear", "cosine"])
+def test_with_all_steps_every_sampler_draws_the_data(sampler, prediction, schedule_):
+    c = DiffusionConfig(**SAMPLERS[sampler], schedule=schedule_, prediction=prediction, clip=False)
+    _, x = drawn(c, 1000, Gaussian(0.3, 0.5))[-1]
+    assert x.shift == pytest.approx(0.3, abs=2e-3)
+    assert math.sqrt(x.variance) == pytest.approx(0.5, rel=1e-2)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_really_drawn_has_these_moments(sampler):
+    """Once with random numbers, through the module that bundles hold: clamped and in pixels no more, but its loop."""
+    c = DiffusionConfig(**SAMPLERS[sampler], clip=False)
+    data = Gaussian(0.3, 0.5)
+    alpha_bar = sampling.alphas_bar(sampling.betas(c)).float()
+
+    def best(x: Tensor, t: Tensor) -> Tensor:
+        here = Point.of(alpha_bar[t.long()].reshape(-1, 1, 1, 1))
+        variance = (here.alpha * data.s) ** 2 + here.sigma**2
+        x0 = data.mu + here.alpha * data.s**2 / variance * (x - here.alpha * data.mu)
+        return (x - here.alpha * x0) / here.sigma
+
+    sampler_ = Sampler(Network(best, size=64), c)
+    seed, steps = torch.arange(4), torch.tensor(20)
+
+    def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
+        return sampler_.step(i, row, x, previous_x0, seed, None, None)
+
+    with torch.no_grad():
+        x = sampler_.loop(sampler_.noise(seed, 0), steps, step)
+    expected = drawn(c, 20, data)[-1][1]
+    number = x.numel()  # 49,152
+    assert float(x.mean()) == pytest.approx(expected.shift, abs=4 * math.sqrt(expected.variance / number) + 5e-3)
+    assert float(x.var()) == pytest.approx(expected.variance, rel=4 * math.sqrt(2 / number) + 5e-3)
+
+
+# --- Orders of convergence --------------------------------------------------------------------------------------------
+
+
+def slope(errors: dict[int, float]) -> float:
+    """The order: minus the slope of log error over log steps."""
+    return -float(np.polyfit(np.log(list(errors)), np.log(list(errors.values())), 1)[0])
+
+
+def even_in_lambda(steps: int) -> Point:
+    """Places of equal steps in lambda = log(alpha / sigma), as the papers' theorems take them, in float64."""
+    lambdas = torch.linspace(-4.0, 4.0, steps + 1, dtype=torch.float64)
+    return Point.of(torch.sigmoid(2 * lambdas))
+
+
+def solve(name: str, path: Point, data: Gaussian, x: float) -> float:
+    """Where the sampler's own weights lead the number x along the path."""
+    r = Point(*(torch.cat((part[:1], part[:-2])) for part in path))
+    t, s = Point(*(part[:-1] for part in path)), Point(*(part[1:] for part in path))
+    not_first = torch.arange(len(t.alpha)) > 0
+    weights = sampling.ddim(t, s) if name == "ddim" else sampling.dpm_solver_2m(r, t, s, not_first)
+    line, previous_x0 = Line(x), Line(0.0)
+    for step, here in zip(zip(*(w.tolist() for w in weights)), zip(*(part.tolist() for part in t))):
+        step, x0 = Step(*step), data.denoised(line, Place(*here))
+        line, previous_x0 = step.x * line + step.x0 * x0 + step.previous_x0 * previous_x0, x0
+    return line.shift
+
+
+@pytest.mark.parametrize("name, order", [("ddim", 1), ("dpm++2m", 2)])
+def test_the_error_against_the_exact_solution_falls_at_the_papers_order(name, order):
+    data, x = Gaussian(0.3, 0.5), 1.2
+    errors = {}
+    for steps in (40, 80, 160, 320):
+        path = even_in_lambda(steps)
+        first, last = (Place(float(path.alpha[i]), float(path.sigma[i])) for i in (0, -1))
+        errors[steps] = abs(solve(name, path, data, x) - data.solved(first, last, x))
+    assert slope(errors) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm++2m", 2)])
+def test_the_shipped_plan_converges_at_that_order(sampler, order):
+    """With timesteps even in t, down to the end of the way, where lambda is infinite."""
+    c, data = DiffusionConfig(sampler=sampler, schedule="cosine", num_timesteps=4000, clip=False), Gaussian(0.3, 0.5)
+    errors = {steps: abs(math.sqrt(drawn(c, steps, data)[-1][1].variance) - data.s) for steps in (10, 20, 40, 80)}
+    assert slope(errors) > order - 0.25
+
+
+def test_lambda_is_half_the_log_signal_to_noise_ratio():
+    alpha_bar = torch.tensor([0.5, 0.9, 1e-9, 1 - 1e-9], dtype=torch.float64)
+    torch.testing.assert_close(sampling.lambda_(Point.of(alpha_bar)), torch.log(alpha_bar / (1 - alpha_bar)) / 2)
+    ends = sampling.lambda_(Point.of(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+    assert bool(ends.isfinite().all()) and ends[0] < -60 and ends[1] > 60
+    falling = sampling.lambda_(place(sampling.alphas_bar(sampling.betas(DiffusionConfig())), range(1000)))
+    assert bool((falling.diff() < 0).all())
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+def at(alpha: float, sigma: float) -> Point:
+    return Point(*(torch.tensor([value], dtype=torch.float64) for value in (alpha, sigma)))
+
+
+HERE, THERE = at(0.6, 0.8), at(0.96, 0.28)
+PATH = Point(*(torch.cat(parts) for parts in zip(HERE, THERE)))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("clip", [False, True])
+def test_of_what_the_network_says_the_step_makes_image_and_noise(prediction, clip):
+    """DDIM's step without noise leads to alpha_s x_0 + sigma_s eps: both must come out of x and the output."""
+    x0, eps = torch.randn(2, *SHAPE).clamp(-0.9, 0.9)
+    output = {"epsilon": eps, "x0": x0, "v": 0.6 * eps - 0.8 * x0}[prediction]
+    sampler = Sampler(Network(lambda x, t: output), DiffusionConfig(sampler="ddim", prediction=prediction, clip=clip))
+    rows = rows_along(sampler, torch.tensor([500]), PATH)
+    torch.testing.assert_close(sampler.predict(0.6 * x0 + 0.8 * eps, Row.of(rows[0]), None, None)[0], x0)
+    [x_s] = walk(sampler, rows, 0.6 * x0 + 0.8 * eps)
+    torch.testing.assert_close(x_s, 0.96 * x0 + 0.28 * eps)
+
+
+def test_a_clipped_image_has_the_noise_that_belongs_to_it():
+    x = 3 * torch.randn(SHAPE)
+    sampler = Sampler(Network(lambda x, t: 0.5 * x), DiffusionConfig(sampler="ddim", clip=True))
+    rows = rows_along(sampler, torch.tensor([500]), PATH)
+    x0, _ = sampler.predict(x, Row.of(rows[0]), None, None)
+    assert float(x0.abs().max()) == 1.0
+    [x_s] = walk(sampler, rows, x)
+    torch.testing.assert_close(x_s, 0.96 * x0 + 0.28 * (x - 0.6 * x0) / 0.8)
+
+
+def test_guidance_0_is_unconditional_1_plain_and_4_exaggerates():
+    u, c = torch.randn(2, *SHAPE)
+    for guidance, expected in ((0.0, u), (1.0, c), (4.0, 4 * c - 3 * u)):  # equation 6 with w = 3
+        torch.testing.assert_close(sampling.guided(u, c, torch.tensor([guidance])), expected)
+    each = torch.tensor([0.0, 4.0])
+    torch.testing.assert_close(sampling.guided(u, c, each), torch.stack((u[0], 4 * c[1] - 3 * u[1])))
+
+
+def test_guidance_of_some_channels_leaves_the_others_conditional():
+    u, c = torch.randn(2, 2, 8, 4, 4)
+    out = sampling.guided(u, c, torch.tensor([3.0]), 3)
+    torch.testing.assert_close(out[:, :3], 3 * c[:, :3] - 2 * u[:, :3])
+    torch.testing.assert_close(out[:, 3:], c[:, 3:])
+
+
+class Labelled(nn.Module):
+    """Says 0.1 label everywhere, 0.7 for no label, and counts its calls."""
+
+    config = UNetConfig(image_size=4, image_channels=3, num_classes=10)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        return torch.where(label < 0, 0.7, 0.1 * label)[:, None, None, None].expand_as(x)
+
+
+def test_the_sampler_asks_with_and_without_the_label():
+    sampler = Sampler(Labelled(), DiffusionConfig(prediction="x0", clip=False))
+    row = Row.of(planned(sampler, 5)[0])
+    label, guidance = torch.tensor([2, 2, 5, -1]), torch.tensor([0.0, 1.0, 4.0, 4.0])
+    x0, _ = sampler.predict(torch.randn(4, 3, 4, 4), row, label, guidance)
+    torch.testing.assert_close(x0[:, 0, 0, 0], torch.tensor([0.7, 0.2, 0.7 + 4 * (0.5 - 0.7), 0.7]))
+
+
+def test_learned_deviation_lies_between_the_two_and_goes_on_beyond():
+    """Equation 15 of Nichol and Dhariwal: log sigma^2 = v log beta + (1 - v) log beta~, here with v from -1 to 1."""
+    v = torch.tensor([-1.0, 0.0, 1.0, 1.5])
+    deviation = sampling.learned_deviation(torch.tensor(0.1), torch.tensor(0.4), v)
+    torch.testing.assert_close(deviation, torch.tensor([0.1, 0.2, 0.4, 0.4 * 2**0.5]))
+
+
+@pytest.mark.parametrize("v", [-3.0, -1.0, 0.0, 1.0, 3.0])
+def test_where_no_noise_is_to_be_added_a_learned_deviation_adds_none(v):
+    nothing = torch.tensor(0.0)
+    assert float(sampling.learned_deviation(nothing, nothing, torch.tensor(v))) == pytest.approx(0.0, abs=1e-15)
+
+
+def test_the_sampler_uses_the_learned_deviation_and_only_the_ancestral_one():
+    both = Network(lambda x, t: torch.cat((0 * x, 0 * x + 3.0), dim=1))  # no noise; a deviation beyond the larger bound
+    for kind in ("ddpm", "ddim"):
+        sampler = Sampler(both, DiffusionConfig(sampler=kind, variance="learned"))
+        for i, numbers in enumerate(planned(sampler, 4)):
+            row = Row.of(numbers)
+            x0, deviation = sampler.predict(torch.randn(SHAPE), row, None, None)
+            assert x0.shape == SHAPE
+            expected = float(row.noise_large**2 / row.noise) if kind == "ddpm" and i < 3 else 0.0
+            torch.testing.assert_close(deviation, torch.as_tensor(expected).expand_as(deviation), atol=1e-9, rtol=1e-4)
+
+
+# --- Which timesteps --------------------------------------------------------------------------------------------------
+
+
+def test_the_timesteps_of_each_spacing():
+    assert spaced("leading", 4, 1000) == [750, 500, 250, 0]
+    assert spaced("trailing", 4, 1000) == [999, 749, 499, 249]
+    assert spaced("linspace", 4, 1000) == [999, 749, 500, 250]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("T", [2, 10, 1000, 4000])
+def test_any_number_of_steps_gives_falling_timesteps_of_the_process(spacing, T):
+    for steps in {1, 2, 3, 7, 10, 50, 333, T - 1, T} & set(range(1, T + 1)):
+        t = spaced(spacing, steps, T)
+        assert all(a > b for a, b in zip(t, t[1:])) and t[-1] >= 0 and t[0] < T
+        assert t[0] == T - 1 or spacing == "leading"
+
+
+def test_a_row_is_as_wide_as_the_ports_say():
+    assert len(Row._fields) == PLAN_COLUMNS
