@@ -4,6 +4,7 @@ import signal
 import threading
 
 import pytest
+
 from zoo.system.processes import hear_interrupts
 
 
