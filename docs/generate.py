@@ -1,5 +1,6 @@
 """Makes the pages that can be made: docs/cli.md from the commands, docs/contract.md from zoo/hookspecs.py,
-docs/models.md from the cards, docs/writing-a-plugin.md from the code of an example.
+docs/models.md from the cards, docs/writing-a-plugin.md from the code of an example, the table of docs/bundle.md from
+zoo/ports.
 
 Run `make generate` after a change; a test compares.
 """
@@ -23,6 +24,7 @@ from zoo.cli import COMMANDS, main
 from zoo.errors import exit_codes
 from zoo.formats import manifest as manifests
 from zoo.formats import registry as registries
+from zoo.ports.kinds import KINDS as PORT_KINDS
 
 DOCS = Path(__file__).parent
 MADE_BY = "<!-- made by docs/generate.py: run `make generate` -->\n"
@@ -91,6 +93,14 @@ def contract_page() -> str:
     parts += ["", "## Changes\n"]
     parts += [f"- **{version}**: {'; '.join(lines)}" for version, lines in hookspecs.CHANGES.items()]
     return "\n".join([*parts, ""])
+
+
+def bundle_page() -> str:
+    """docs/bundle.md with its table of port kinds made from zoo/ports."""
+    rows = [f"| `{k.name}` | {k.dtype} {k.shape} | {k.meaning} |" for k in PORT_KINDS.values()]
+    table = "\n".join(["| kind | dtype and shape | meaning |", "|---|---|---|", *rows])
+    page = (DOCS / "bundle.md").read_text()
+    return re.sub(r"(<!-- kinds[^>]*-->\n).*?(<!-- /kinds -->)", rf"\g<1>{table}\n\g<2>", page, flags=re.DOTALL)
 
 
 def _module_row(module: str) -> str:
@@ -199,6 +209,7 @@ def _lines_of(source: str, node: ast.stmt) -> str:
 
 
 PAGES = {
+    "bundle.md": bundle_page,
     "cli.md": cli_page,
     "contract.md": contract_page,
     "models.md": models_page,
