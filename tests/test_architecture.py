@@ -1,4 +1,4 @@
-"""docs/architecture.md shows the imports as they are: which folder of zoo/ uses which, without circles, ten deep at most.
+"""docs/architecture.md shows the imports as they are: which folder of zoo/ uses which, without circles, ten deep.
 
 Who may import whom is import-linter's to say (`make lint`); this keeps the page true.
 """
@@ -17,7 +17,7 @@ MOST_FLOORS, MOST_ARROWS = 10, 100
 
 def _room(module: str) -> str:
     """The folder, or the single module, of `zoo/` that a module is in; empty for `zoo` itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from zoo.ports.tokensfile import WHOLE, read_tokens
 
 from tests.tiny_tasks import _tasks
 from zoo.errors import InvalidFileError
