@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from zoo.ports.tokensfile import WHOLE, encode_tokens, read_tokens
 
 from tests.tiny_tasks import _tasks
 from zoo.errors import InvalidFileError
@@ -12,6 +11,7 @@ from zoo.hookspecs import Port, Task
 from zoo.media import tensors
 from zoo.media.files import InputFile
 from zoo.media.tensors import read_npy
+from zoo.ports.tokensfile import WHOLE, encode_tokens, read_tokens
 
 DECODE = _tasks()["decode"]
 DIGEST, OTHER = "a" * 64, "b" * 64
