@@ -14,6 +14,7 @@ from zoo_targets.web import browser, flags
 
 from tests.cli.commands import zoo
 from tests.plugins.targets.hosts import HOSTS, call, need
+from tests.plugins.targets.test_web import serving
 from zoo import load
 from zoo.formats import manifest as manifests
 from zoo.hookspecs import Port, Task
@@ -217,8 +218,6 @@ def page():
 
 @pytest.mark.slow
 def test_the_page_asks_for_a_file_and_shows_numbers(amplifier, tmp_path, page):
-    from tests.plugins.targets.test_web import serving
-
     done = zoo("export", "./amplifier", "--target", "web", "-o", "site")
     assert done.code == 0, done.err
     np.save(tmp_path / "sound.npy", SOUND)
