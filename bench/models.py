@@ -17,6 +17,8 @@ from zoo.formats import manifest as manifests
 from zoo.formats import registry as registries
 from zoo.formats.golden import read_cases
 from zoo.names import GOLDEN, graph_file
+from zoo.ports.image import Image
+from zoo.ports.kinds import kind_of
 from zoo.runtime import open_session
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +36,8 @@ def call_of(folder: Path):
         else case.inputs[port]
         for port, declared in task.inputs.items()
     }
-    if sized := [port for port, declared in task.inputs.items() if declared.kind == "image" and not _fixed(declared)]:
+    images = [port for port, declared in task.inputs.items() if isinstance(kind_of(declared), Image)]
+    if sized := [port for port in images if not _fixed(task.inputs[port])]:
         inputs |= {port: np.zeros((1, 28, 28, task.inputs[port].shape[-1]), np.uint8) for port in sized}
     session = open_session(folder / graph_file(name), "cpu", threads=1)
     return lambda: session.run(inputs)

@@ -1,4 +1,4 @@
-"""docs/architecture.md shows the imports as they are: which folder of zoo/ uses which, without circles, ten deep at most.
+"""docs/architecture.md shows the imports as they are: which folder of zoo/ uses which, without circles, ten deep.
 
 Who may import whom is import-linter's to say (`make lint`); this keeps the page true.
 """
@@ -17,7 +17,7 @@ MOST_FLOORS, MOST_ARROWS = 10, 100
 
 def _room(module: str) -> str:
     """The folder, or the single module, of `zoo/` that a module is in; empty for `zoo` itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,13 @@ def test_the_page_shows_the_imports(arrows):
         return 1 + max(map(floor, arrows[room]), default=0)
 
     rooms = sorted(arrows, key=lambda room: (-floor(room), room))
-    rows = [f"| `{room}` | {', '.join(f'`{other}`' for other in sorted(arrows[room])) or 'nothing'} |" for room in rooms]
+    rows = [
+        f"| `{room}` | {', '.join(f'`{other}`' for other in sorted(arrows[room])) or 'nothing'} |" for room in rooms
+    ]
     table = "".join(f"{row}\n" for row in rows)
-    assert _written() == table, f"the table between the marks in docs/architecture.md is out of date; it is now:\n{table}"
+    assert _written() == table, (
+        f"the table between the marks in docs/architecture.md is out of date; it is now:\n{table}"
+    )
 
 
 def test_the_imports_are_few_and_shallow(arrows):

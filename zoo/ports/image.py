@@ -84,7 +84,7 @@ class Pixels(Kind):
         return array
 
     def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
-        height, width = array.shape[1:3]
+        height, width = array.shape[-3:-1]
         check_picture_size(name, port, height, width)
         super().check_array(name, port, array)
 
@@ -115,11 +115,11 @@ class Pixels(Kind):
         smallest = port.minimum_size or 1
         wanted = [
             max(smallest, size) if isinstance(dim, str) else dim
-            for dim, size in zip(port.shape[1:3], (height, width), strict=True)
+            for dim, size in zip(port.shape[-3:-1], (height, width), strict=True)
         ]
         if port.maximum_pixels and wanted[0] * wanted[1] > port.maximum_pixels:
             wanted = [smallest, smallest]
-        return {dim: size for dim, size in zip(port.shape[1:3], wanted, strict=True) if isinstance(dim, str)}
+        return {dim: size for dim, size in zip(port.shape[-3:-1], wanted, strict=True) if isinstance(dim, str)}
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray | None:
         return _shrunk(inputs.pictures, port.shape)

@@ -77,22 +77,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def playwright():
-    need("" if browser() else "Chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def chromium(playwright):
-    launched = playwright.chromium.launch(executable_path=browser(), args=flags())
-    yield launched
-    launched.close()
-
-
-@pytest.fixture(scope="module")
 def site(folder):
     with serving(Site(folder)) as url:
         yield url
