@@ -6,9 +6,11 @@ The import hook must be there before the plugins' modules are.
 from typing import Any
 
 import torch
+from beartype import BeartypeConf, beartype
 from jaxtyping import config, install_import_hook
 
-install_import_hook(["zoo_diffusion", "zoo_vqvae", "zoo_vqgan", "zoo_judge"], "beartype.beartype")
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number may stand for a float, as in Python itself
+install_import_hook(["zoo_diffusion", "zoo_vqvae", "zoo_vqgan", "zoo_judge"], f"{__name__}.check")
 
 
 def _unchecked(export: Any) -> Any:
