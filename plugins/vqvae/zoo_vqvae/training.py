@@ -28,7 +28,7 @@ class CodecTrainer(AveragedTrainer):
     """Adam with a cosine rate; what is published is the moving average of the weights."""
 
     # Narrower than the base class's, which is given them here and never replaces them.
-    settings: CodecSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+    settings: CodecSettings
 
     def __init__(self, request: TrainRequest):
         settings = read(CodecSettings, request.settings, "vqvae training")
@@ -55,7 +55,7 @@ class PriorTrainer(AveragedTrainer):
     """AdamW with a cosine rate on the tokens that the codec gives; the codec stays as it is, to the bit."""
 
     # Narrower than the base class's, which is given them here and never replaces them.
-    settings: PriorSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+    settings: PriorSettings
 
     def __init__(self, request: TrainRequest):
         if not request.parent:
