@@ -18,7 +18,7 @@ MAX_DRAWS = 200
 HOPELESS_DRAWS = 50
 """After so many drawings of which none was clear, a size is given up: codes tie everywhere, as after a few steps."""
 
-SHRINK = (1, 2, 3)
+SHRINK = (2, 3)
 """A picture of which no drawing was clear is drawn this much smaller: it has fewer tokens, which all should be."""
 
 
@@ -100,20 +100,27 @@ def _draw_clear_of_ties(
     With them the smallest margin of each of the batch, float32 [batch], when some stayed near a tie; else None.
     """
     task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
-    for divisor in SHRINK:
-        smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
-        inputs = draw_inputs(task, smaller, rng, fed)
+
+    def draw(plan: Plan) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        inputs = draw_inputs(task, plan, rng, fed)
         gaps = _smallest(margins(name, inputs))
         for number in range(MAX_DRAWS):
             if gaps is None or not (unclear := gaps <= limit).any():
                 return inputs, None
             if number == HOPELESS_DRAWS and unclear.all():
                 break
-            fresh = draw_inputs(task, smaller, rng, fed)
+            fresh = draw_inputs(task, plan, rng, fed)
             for port in task.inputs.keys() - fed.keys():
                 if task.inputs[port].shape[:1] == ("batch",):
                     inputs[port][unclear] = fresh[port][unclear]
             gaps = _smallest(margins(name, inputs))
+        return inputs, gaps
+
+    inputs, gaps = draw(plan)
+    for divisor in SHRINK:
+        if gaps is None:
+            break
+        inputs, gaps = draw(replace(plan, height=plan.height // divisor, width=plan.width // divisor))
     return inputs, gaps
 
 
@@ -129,8 +136,11 @@ def draw_inputs(
     sizes = _dimensions(task, plan)
     for port, array in fed.items():
         sizes |= {dim: n for dim, n in zip(task.inputs[port].shape, array.shape, strict=True) if isinstance(dim, str)}
+    shapes = {
+        name: [sizes[dim] if isinstance(dim, str) else dim for dim in port.shape] for name, port in task.inputs.items()
+    }
     return {
-        name: fed[name] if name in fed else kind_of(port).draw_case(port, [sizes.get(d, d) for d in port.shape], rng)
+        name: fed[name] if name in fed else kind_of(port).draw_case(port, shapes[name], rng)
         for name, port in task.inputs.items()
     }
 
