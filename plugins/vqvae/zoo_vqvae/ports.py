@@ -1,6 +1,5 @@
 """The tasks of a VQ codec and their ports. Read without torch."""
 
-from typing import Literal
 
 from zoo.hookspecs import Port, Task, Tile
 
@@ -77,7 +76,7 @@ def prior_tasks(
     """`generate`, and with a masked prior `inpaint`, for pictures of the prior's own size."""
     height, width = prior.rows * downsampling, prior.columns * downsampling
 
-    def picture(channels: int, kind: Literal["image", "mask"] = "image", summary: str = "") -> Port:
+    def picture(channels: int, kind: str = "image", summary: str = "") -> Port:
         return Port(kind=kind, dtype="uint8", shape=("batch", height, width, channels), summary=summary)
 
     def scalar(summary: str, default: float, minimum: float, maximum: float) -> Port:
