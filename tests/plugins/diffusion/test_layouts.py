@@ -8,20 +8,9 @@ from safetensors.torch import save_file
 from zoo_diffusion import plugin
 
 from tests.cli.commands import zoo
-<<<<<<< HEAD
-from zoo.build import foreign, random
-from zoo.build.tracing import export_task
-from zoo.build.train import load_weights
-from zoo.build.weights import Weights
-from zoo.errors import InvalidFileError
-from zoo.formats import manifest as manifests
-from zoo.hookspecs import BuildRequest, Imported, ImportRequest, Port, Task
-from zoo.runtime import open_session
-=======
 from zoo.build import foreign
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import ImportRequest
->>>>>>> refs/heads/models
 
 from . import recorded
 from .checkpoints import CASES, importing, refused, unet2d, write_unet2d
