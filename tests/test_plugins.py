@@ -257,7 +257,10 @@ def test_what_a_hook_does_wrong_becomes_one_line(site, what, error, says):
 
 def test_calls_are_typed_as_the_contract_says():
     hooks = {name: hook.__annotations__ for name, hook in vars(hookspecs).items() if hasattr(hook, "zoo_spec")}
-    calls = [call.__annotations__ for call in get_overloads(plugins.Loaded.call)]
+    calls = [
+        {name: kind.replace("hookspecs.", "") for name, kind in call.__annotations__.items()}
+        for call in get_overloads(plugins.Loaded.call)
+    ]
     assert calls == [{"hook": f"Literal[{name!r}]", **types} for name, types in hooks.items()]
 
 
