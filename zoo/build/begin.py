@@ -95,7 +95,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[R
         license=asked.license,
         license_note=asked.license_note,
         stage=asked.stage,
-        command=_shortened(asked.command),
+        command=asked.command[: MOST_COMMAND - 1] + "…" if len(asked.command) > MOST_COMMAND else asked.command,
         data_license=asked.data_license,
         parent=str(parent or ""),
     )
@@ -217,11 +217,6 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
         inner = _flat(value) if isinstance(value, dict) else {"": value}
         flat |= {f"{key}.{rest}".rstrip("."): item for rest, item in inner.items()}
     return flat
-
-
-def _shortened(text: str, length: int = MOST_COMMAND) -> str:
-    """At most so many characters, as many as a manifest's text may have."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,8 +76,7 @@ class Finding(Exception):
         self.why, self.where, self.read = why, where, read
 
 
-Verdict = Literal["pass", "fail", "blocked"]
-"""Blocked: what the check needs failed."""
+Verdict = Literal["pass", "fail", "blocked"]  # blocked: what the check needs failed
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,7 +243,9 @@ class Subject:
                 raise
             except Exception as e:
                 where = places.of_error(e, self.plugin.module)
-                raise Finding(f"step {step} of its trainer raised {type(e).__name__}: {e}", where, TRAINER) from e
+                raise Finding(
+                    f"step {step} of its trainer raised {type(e).__name__}: {e}", where, "docs/contract.md#trainer"
+                ) from e
             name, loss = next(iter(given.items()))
             losses.append(float(loss))
         return trainer.trained_module().eval(), name, losses
@@ -260,9 +261,6 @@ class Subject:
         most = highest(ports) or 1
         labels = torch.from_numpy(rng.integers(0, most, number, endpoint=True))
         return Batch(images=torch.from_numpy(pictures), labels=labels)
-
-
-TRAINER = "docs/contract.md#trainer"
 
 
 # --- The checks: each says what it looked at, or raises a Finding -----------------------------------------------------
@@ -343,8 +341,7 @@ def _check_tasks(s: Subject, preset: str, tasks: Tasks) -> None:
 
 
 def config_errors(s: Subject) -> str:
-    wrong = [(f"{path}.no_such_field".lstrip("."), 1) for path in _mappings(s.config)]
-    wrong += [(path, {"wrong": ["type"]}) for path in _leaves(s.config)]
+    wrong = list(_wrong_values(s.config))
     for path, value in wrong:
         config = deepcopy(s.config)
         *parents, last = path.split(".")
@@ -356,28 +353,25 @@ def config_errors(s: Subject) -> str:
             s.validated(config)
         except UsageError as e:
             if last not in str(e) or "\n" in str(e):
-                s.fail(f"a wrong {path} is refused with '{e}', which is no line that names the field", CONFIG)
+                s.fail(
+                    f"a wrong {path} is refused with '{e}', which is no line that names the field", "validate_config"
+                )
         else:
-            s.fail(f"a config with {path} = {value} was taken; refuse it with a UsageError that names it", CONFIG)
+            s.fail(
+                f"a config with {path} = {value} was taken; refuse it with a UsageError that names it",
+                "validate_config",
+            )
     return f"{_count(len(wrong), 'wrong config')} refused, each in a line that names the field"
 
 
-CONFIG = "validate_config"
-
-
-def _mappings(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    yield path
+def _wrong_values(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """A field too many for each mapping of a config, and a value of another type for each field, by their paths."""
+    yield f"{path}no_such_field", 1
     for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _mappings(value, f"{path}.{name}")
-
-
-def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}"
+        if not isinstance(value, Mapping):
+            yield f"{path}{name}", {"wrong": ["type"]}
+        elif value:
+            yield from _wrong_values(value, f"{path}{name}.")
 
 
 def builds(s: Subject) -> str:

@@ -1,5 +1,6 @@
 """The figures of a card, measured over ONNX Runtime, shared by families of one kind."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -120,27 +121,23 @@ def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Met
 def _reconstruct(request: MeasureRequest, num_codes: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What is found of each picture after `encode` and `decode`, by name; and how often each code was used."""
     counts = np.zeros(num_codes, np.int64)
-    found: dict[str, list[np.ndarray]] = {}
-
-    def add(name: str, each: np.ndarray) -> None:
-        found.setdefault(name, []).append(each)
-
+    found: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     for part in batches(request):
         images, labels = request.images[part], request.labels[part]
         encoded = request.model.run("encode", image=images)
         if num_codes:
             counts += np.bincount(encoded["tokens"].ravel(), minlength=num_codes)
         decoded = request.model.run("decode", **encoded)["image"]
-        add("psnr", psnr(decoded, images))
+        found["psnr"].append(psnr(decoded, images))
         if min(images.shape[1:3]) >= SSIM_WINDOW:
-            add("ssim", ssim(decoded, images))
+            found["ssim"].append(ssim(decoded, images))
         if min(images.shape[1:3]) >= MS_SSIM_SIDE:
-            add("ms_ssim", ms_ssim(decoded, images))
+            found["ms_ssim"].append(ms_ssim(decoded, images))
         if request.judge is not None:
-            add("label_kept", _labels(request.judge, decoded) == labels)
-            add("label_of_originals", _labels(request.judge, images) == labels)
-            add("features", request.judge.run("features", image=decoded)["features"])
-            add("features_of_originals", request.judge.run("features", image=images)["features"])
+            found["label_kept"].append(_labels(request.judge, decoded) == labels)
+            found["label_of_originals"].append(_labels(request.judge, images) == labels)
+            found["features"].append(request.judge.run("features", image=decoded)["features"])
+            found["features_of_originals"].append(request.judge.run("features", image=images)["features"])
     return {name: np.concatenate(parts) for name, parts in found.items()}, counts
 
 

@@ -115,7 +115,7 @@ def export_bundle(
                 opset=OPSET,
                 ir_version=IR_VERSION,
                 precision=PRECISION,
-                checked_with=_versions(torch, onnx, onnxruntime),
+                checked_with=", ".join(f"{m.__name__} {m.__version__}" for m in (torch, onnx, onnxruntime)),
             ),
             files={path.name: manifests.describe_file(path) for path in folder.iterdir()},
         )
@@ -147,10 +147,6 @@ def _place_in(module: nn.Module) -> Iterator[None]:
     except ExportError as e:
         where = places.of_error(e.__cause__, module) or places.of_code(type(module).forward, module)
         raise ExportError(f"{e}{where and f' ({where})'}; docs/contract.md#build_task says what a task is") from e
-
-
-def _versions(*modules: Any) -> str:
-    return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
 
 
 class TorchTasks:

@@ -18,7 +18,7 @@ MAX_DRAWS = 200
 HOPELESS_DRAWS = 50
 """After so many drawings of which none was clear, a size is given up: codes tie everywhere, as after a few steps."""
 
-SHRINK = (2, 3)
+SHRINK = (1, 2, 3)
 """A picture of which no drawing was clear is drawn this much smaller: it has fewer tokens, which all should be."""
 
 
@@ -100,27 +100,22 @@ def _draw_clear_of_ties(
     With them the smallest margin of each of the batch, float32 [batch], when some stayed near a tie; else None.
     """
     task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
-
-    def draw(plan: Plan) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        inputs = draw_inputs(task, plan, rng, fed)
+    inputs: dict[str, np.ndarray] = {}
+    gaps: np.ndarray | None = None
+    for divisor in SHRINK:
+        smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
+        inputs = draw_inputs(task, smaller, rng, fed)
         gaps = _smallest(margins(name, inputs))
         for number in range(MAX_DRAWS):
             if gaps is None or not (unclear := gaps <= limit).any():
                 return inputs, None
             if number == HOPELESS_DRAWS and unclear.all():
                 break
-            fresh = draw_inputs(task, plan, rng, fed)
+            fresh = draw_inputs(task, smaller, rng, fed)
             for port in task.inputs.keys() - fed.keys():
                 if task.inputs[port].shape[:1] == ("batch",):
                     inputs[port][unclear] = fresh[port][unclear]
             gaps = _smallest(margins(name, inputs))
-        return inputs, gaps
-
-    inputs, gaps = draw(plan)
-    for divisor in SHRINK:
-        if gaps is None:
-            break
-        inputs, gaps = draw(replace(plan, height=plan.height // divisor, width=plan.width // divisor))
     return inputs, gaps
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import MeasureRequest, Metric, Port
@@ -102,8 +102,7 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
         inception=how.inception,
     )
     metrics = load(manifest.family).call("measure", request)
-    name = f"{data.name} {how.split}"
-    return [msgspec.structs.replace(m, data=name, samples=m.samples or len(data)) for m in metrics]
+    return [replace(m, data=f"{data.name} {how.split}", samples=m.samples or len(data)) for m in metrics]
 
 
 def _training_images(data: Dataset, how: Measurement, read: Callable[..., Dataset]) -> np.ndarray | None:

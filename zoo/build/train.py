@@ -130,11 +130,7 @@ class Processes:
             dist.destroy_process_group()
 
     def share(self, batch_size: int) -> slice:
-        """The part of each batch that is this process's.
-
-        Raises:
-            UsageError: the processes cannot share it out evenly.
-        """
+        """The part of each batch that is this process's."""
         if batch_size % self.number:
             raise UsageError(f"batch size {batch_size}; it must be a multiple of the {self.number} processes")
         size = batch_size // self.number

@@ -65,8 +65,14 @@ def examine(plugin: Plugin, printed: int) -> Probe:
         result = Probe(
             plugin=plugin,
             import_seconds=time.perf_counter() - before,
-            families={name: _family(Loaded(name, plugin, manager)) for name in plugin.families},
-            targets={name: _target(Loaded(name, plugin, manager)) for name in plugin.targets},
+            families={
+                name: _describe(Loaded(name, plugin, manager), DescribeRequest(family=name), Family)
+                for name in plugin.families
+            },
+            targets={
+                name: _describe(Loaded(name, plugin, manager), TargetRequest(target=name), Target)
+                for name in plugin.targets
+            },
             hooks=hook_names(manager),
         )
     except Fault as e:
@@ -97,16 +103,9 @@ def _first_line(printed: int) -> str:
 Described = TypeVar("Described", Family, Target)
 
 
-def _family(loaded: Loaded) -> Family:
-    return _describe(loaded, "family", DescribeRequest(family=loaded.name), Family)
-
-
-def _target(loaded: Loaded) -> Target:
-    return _describe(loaded, "target", TargetRequest(target=loaded.name), Target)
-
-
-def _describe(loaded: Loaded, kind: str, request: object, answer: type[Described]) -> Described:
+def _describe(loaded: Loaded, request: object, answer: type[Described]) -> Described:
     """What a family or target says of itself, as plain data of the right types."""
+    kind = answer.__name__.lower()
     hook = f"describe_{kind}"
     try:
         plain = msgspec.convert(msgspec.to_builtins(loaded.ask(hook, request)), answer)

@@ -14,25 +14,6 @@ import pluggy
 
 from .. import hookspecs
 from ..errors import NotFoundError, PluginError, ZooError
-from ..hookspecs import (
-    BuildRequest,
-    ConfigRequest,
-    DescribeRequest,
-    Family,
-    Imported,
-    ImportRequest,
-    MeasureRequest,
-    Metric,
-    RunTargetRequest,
-    Target,
-    TargetRequest,
-    TaskModuleRequest,
-    Tasks,
-    TasksRequest,
-    Trainer,
-    TrainRequest,
-    WriteTargetRequest,
-)
 from ..text import did_you_mean, safe_text
 from . import places
 from .finding import OFF, Fault, Plugin, PluginCommand, brief, enabled, installed
@@ -118,27 +99,29 @@ class Loaded:
         return places.of_code(getattr(self._manager.hook, hook).get_hookimpls()[0].function, self.plugin.module)
 
     @overload
-    def call(self, hook: Literal["describe_family"], request: DescribeRequest) -> Family: ...
+    def call(self, hook: Literal["describe_family"], request: hookspecs.DescribeRequest) -> hookspecs.Family: ...
     @overload
-    def call(self, hook: Literal["validate_config"], request: ConfigRequest) -> Mapping[str, Any]: ...
+    def call(self, hook: Literal["validate_config"], request: hookspecs.ConfigRequest) -> Mapping[str, Any]: ...
     @overload
-    def call(self, hook: Literal["list_tasks"], request: TasksRequest) -> Tasks: ...
+    def call(self, hook: Literal["list_tasks"], request: hookspecs.TasksRequest) -> hookspecs.Tasks: ...
     @overload
-    def call(self, hook: Literal["build_module"], request: BuildRequest) -> torch.nn.Module: ...
+    def call(self, hook: Literal["build_module"], request: hookspecs.BuildRequest) -> torch.nn.Module: ...
     @overload
-    def call(self, hook: Literal["build_task"], request: TaskModuleRequest) -> torch.nn.Module: ...
+    def call(self, hook: Literal["build_task"], request: hookspecs.TaskModuleRequest) -> torch.nn.Module: ...
     @overload
-    def call(self, hook: Literal["build_trainer"], request: TrainRequest) -> Trainer: ...
+    def call(self, hook: Literal["build_trainer"], request: hookspecs.TrainRequest) -> hookspecs.Trainer: ...
     @overload
-    def call(self, hook: Literal["measure"], request: MeasureRequest) -> list[Metric]: ...
+    def call(self, hook: Literal["measure"], request: hookspecs.MeasureRequest) -> list[hookspecs.Metric]: ...
     @overload
-    def call(self, hook: Literal["import_checkpoint"], request: ImportRequest) -> Imported | None: ...
+    def call(
+        self, hook: Literal["import_checkpoint"], request: hookspecs.ImportRequest
+    ) -> hookspecs.Imported | None: ...
     @overload
-    def call(self, hook: Literal["describe_target"], request: TargetRequest) -> Target: ...
+    def call(self, hook: Literal["describe_target"], request: hookspecs.TargetRequest) -> hookspecs.Target: ...
     @overload
-    def call(self, hook: Literal["write_target"], request: WriteTargetRequest) -> bool: ...
+    def call(self, hook: Literal["write_target"], request: hookspecs.WriteTargetRequest) -> bool: ...
     @overload
-    def call(self, hook: Literal["run_target"], request: RunTargetRequest) -> str: ...
+    def call(self, hook: Literal["run_target"], request: hookspecs.RunTargetRequest) -> str: ...
     def call(self, hook: str, request: object) -> Any:
         """The hook's answer.
 
@@ -204,12 +187,12 @@ def command_fault(command: PluginCommand, error: BaseException) -> str:
 
 # What can be checked without importing torch.
 _RESULTS: dict[str, Any] = {
-    "describe_family": Family,
+    "describe_family": hookspecs.Family,
     "validate_config": Mapping,
-    "list_tasks": Tasks,
+    "list_tasks": hookspecs.Tasks,
     "measure": list,
-    "import_checkpoint": (Imported, type(None)),
-    "describe_target": Target,
+    "import_checkpoint": (hookspecs.Imported, type(None)),
+    "describe_target": hookspecs.Target,
     "write_target": bool,
     "run_target": str,
 }
