@@ -33,9 +33,11 @@ deploy: .venv/.all .venv/.node ## measures size and speed of the targets, and wr
 quick: .venv/.all .venv/.examples ## runs the tests that take under two seconds each
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: .venv/.all ## checks style, format and the files that hosting platforms read
+lint: .venv/.all ## checks style, format, types, layers, and the files that hosting platforms read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff

@@ -16,7 +16,7 @@ import numpy as np
 from measuring import medians
 
 from zoo.run.model import Model
-from zoo.ship import rewriting
+from zoo.ship import int8
 from zoo.ship.precision import PRECISIONS, Calibration, calibration_pictures, lighten
 from zoo.store.locate import locate
 
@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         bundles = {"float32": bundle}
         bundles |= {p: lighten(bundle, p, Path(place) / p, pictures) for p in PRECISIONS}
-        with patch.multiple(rewriting, COARSE=np.inf, NARROW=0):
+        with patch.multiple(int8, COARSE=np.inf, NARROW=0):
             bundles["all in int8"] = lighten(bundle, "int8", Path(place) / "all", pictures)
         models = {name: Model(b, "cpu") for name, b in bundles.items()}
         outputs = {name: next(iter(model.run(task, **inputs).values())) for name, model in models.items()}

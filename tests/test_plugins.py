@@ -6,10 +6,11 @@ import sys
 import zipfile
 from importlib import metadata as importlib_metadata
 from pathlib import Path
+from typing import get_overloads
 
 import pytest
 
-from zoo import plugins
+from zoo import hookspecs, plugins
 from zoo.errors import NotFoundError, PluginError, UsageError
 from zoo.hookspecs import ConfigRequest, DescribeRequest, ImportRequest
 from zoo.plugins.finding import Fault
@@ -252,6 +253,15 @@ def test_what_a_hook_does_wrong_becomes_one_line(site, what, error, says):
     if error is PluginError:
         assert str(caught.value).startswith("zoo-hooks 1.0: its hook ")
         assert "\n" not in str(caught.value)
+
+
+def test_calls_are_typed_as_the_contract_says():
+    hooks = {name: hook.__annotations__ for name, hook in vars(hookspecs).items() if hasattr(hook, "zoo_spec")}
+    calls = [
+        {name: kind.replace("hookspecs.", "") for name, kind in call.__annotations__.items()}
+        for call in get_overloads(plugins.Loaded.call)
+    ]
+    assert calls == [{"hook": f"Literal[{name!r}]", **types} for name, types in hooks.items()]
 
 
 def test_a_missing_hook_says_which_and_where_to_read(site):

@@ -1,5 +1,6 @@
 """`zoo plugin new`: a package that passes its own tests at once, or nothing."""
 
+import json
 import os
 import site
 import subprocess
@@ -44,6 +45,31 @@ def test_the_package_is_formatted_and_uses_public_names_only(package):
         assert done.returncode == 0, done.stdout + done.stderr
     assert [name for file in package.rglob("*.py") for name in private_imports(file)] == []
     assert [path for path in package.rglob("*") if path.is_file() and "{{" in path.read_text()] == []
+
+
+WRONG = """
+from zoo.hookspecs import DescribeRequest, Family, Port
+from zoo.plugins import load
+
+Port(kind="image", dtype="float16", shape=("batch",))
+Family(name="wrong", summary="no paper, no presets")
+load("wrong").call("build_module", DescribeRequest(family="wrong"))
+load("wrong").call("describe_family", DescribeRequest(family="wrong")).tasks
+"""
+
+
+@pytest.mark.slow
+def test_the_packages_pass_a_type_checker_that_finds_mistakes(tmp_path):
+    for template in TEMPLATES:
+        scaffold.write(f"new-{template}", template, tmp_path / template)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert answer["summary"]["filesAnalyzed"] == 1 + 4 * len(TEMPLATES)
+    found = {(d["file"], d["range"]["start"]["line"]) for d in answer["generalDiagnostics"]}
+    assert found == {(str(tmp_path / "wrong.py"), line) for line in (4, 5, 6, 7)}
 
 
 @pytest.mark.slow

@@ -59,13 +59,13 @@ def _explain(message: str, schema: Any, values: Any) -> str:
     at = _AT.search(message)
     reason = message[: at.start()] if at else message
     steps = [name or int(index) for name, index in _STEP.findall(at["path"] if at else "")]
-    kind = inspect.type_info(schema)
+    kind: Any = inspect.type_info(schema)
     for step in steps:
         kind = _inside(kind, step)
         values = None if kind is None else values[step]
     path = ".".join(map(str, steps))
-    if (field := _FIELD.match(reason)) and hasattr(kind, "fields"):
-        name, known = field[2], [f.encode_name for f in kind.fields]
+    if (field := _FIELD.match(reason)) and (fields := getattr(kind, "fields", None)):
+        name, known = field[2], [f.encode_name for f in fields]
         full = safe_text(f"{path}.{name}" if path else name)
         if field[1] == "missing required":
             return f"{full} is missing"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 MAX_POST_BYTES = 256 << 20
 
@@ -30,7 +31,7 @@ class Site(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    server: Site
+    server: Site  # pyright: ignore[reportIncompatibleVariableOverride]  # the one server that makes these handlers
     # Not from the system's table, which knows .mjs and .wasm on some machines only.
     extensions_map = {
         ".html": "text/html; charset=utf-8",
@@ -41,7 +42,7 @@ class _Handler(SimpleHTTPRequestHandler):
         "": "application/octet-stream",
     }
 
-    def __init__(self, request: object, address: object, server: Site):
+    def __init__(self, request: Any, address: Any, server: Site):
         super().__init__(request, address, server, directory=str(server.folder))
 
     def handle_one_request(self) -> None:
@@ -73,8 +74,8 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_response(204)
         self.end_headers()
 
-    def list_directory(self, path: str) -> None:
+    def list_directory(self, path: Any) -> None:
         self.send_error(404)
 
-    def log_message(self, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass

@@ -14,9 +14,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from .build.conformance import Examination
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def _zoo_examination() -> Iterator[Callable[[str], Any]]:
+def _zoo_examination() -> "Iterator[Callable[[str], Examination]]":
     """The examination of a family, shared by all its tests."""
     from .build.conformance import Examination, Subject
     from .plugins import candidate
@@ -47,7 +50,7 @@ def _zoo_examination() -> Iterator[Callable[[str], Any]]:
 
 
 @pytest.fixture
-def zoo_check(request: pytest.FixtureRequest, _zoo_examination: Callable[[str], Any]) -> Callable[[], None]:
+def zoo_check(request: pytest.FixtureRequest, _zoo_examination: "Callable[[str], Examination]") -> Callable[[], None]:
     """Call it: the test fails with the finding, the line of the plugin's code, and the section of the docs."""
     family, name = request.param
 

@@ -31,7 +31,8 @@ def fetch() -> None:
             raise RuntimeError(f"{' '.join(command)} failed: {e}") from None
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
             for name, sha256 in pinned["files"].items():
-                data = archive.extractfile(f"package/dist/{name}").read()
+                member = archive.extractfile(f"package/dist/{name}")
+                data = member.read() if member else b""  # a folder or device of that name
                 if hashlib.sha256(data).hexdigest() != sha256:
                     raise RuntimeError(f"{package} holds another {name} than the pinned one, SHA-256 {sha256}")
                 (RUNTIME / name).write_bytes(data)

@@ -11,6 +11,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         spec = importlib.util.spec_from_file_location("browser_runtime", Path(self.root, "browser_runtime.py"))
+        assert spec and spec.loader  # it is a file
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         try:

@@ -3,12 +3,24 @@
 The import hook must be there before the plugins' modules are.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from beartype import BeartypeConf, beartype
 from jaxtyping import config, install_import_hook
 
-install_import_hook(["zoo_diffusion", "zoo_vqvae", "zoo_vqgan", "zoo_judge"], "beartype.beartype")
+PLUGINS = Path(__file__).parents[2] / "plugins"
+
+MODULES = [
+    f"{file.parent.name}.{file.stem}"
+    for file in sorted(PLUGINS.glob("*/zoo_*/*.py"))
+    if "from jaxtyping import" in file.read_text(encoding="utf-8")
+]
+"""Those with shapes. In others, such as readers of foreign files, a check would hide what happens without it."""
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number may stand for a float, as in Python itself
+install_import_hook(MODULES, f"{__name__}.check")
 
 
 def _unchecked(export: Any) -> Any:

@@ -16,8 +16,8 @@ from zoo.hookspecs import Metric
 from zoo.media import tensors
 from zoo.run.model import Model
 from zoo.run.replay import replay
-from zoo.ship import precision, rewriting
-from zoo.ship.rewriting import Seen
+from zoo.ship import fp16, int8, precision, products
+from zoo.ship.products import Seen
 from zoo.store.locate import locate
 
 
@@ -91,7 +91,7 @@ def run(model, arrays, folder, **inputs):
 
     tensors.save(folder / "model.safetensors", arrays)
     header = tensors.read_header(folder / "model.safetensors")
-    rewriting.point_at(model.graph, {name: ("model.safetensors", found) for name, found in header.items()})
+    products.point_at(model.graph, {name: ("model.safetensors", found) for name, found in header.items()})
     (folder / "g.onnx").write_bytes(model.SerializeToString())
     return open_session(folder / "g.onnx", "cpu").run(inputs)
 
@@ -105,10 +105,10 @@ def by_hand(x, w, steps):
 
 def test_ranges_are_those_of_all_steps_of_a_loop(tmp_path):
     model, arrays = looping()
-    fit = rewriting.quantizable([model.graph], arrays)
+    fit = int8.quantizable([model.graph], arrays)
     assert fit == {"w"}
-    names = rewriting.activations(model.graph, arrays, fit)
-    watched = rewriting.watching(model, names)
+    names = products.activations(model.graph, arrays, fit)
+    watched = products.watching(model, names)
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
     outputs = run(watched, arrays, tmp_path, steps=np.array(3), x=x)
     seen = np.concatenate(by_hand(x, arrays["w"], 3)[:3])
@@ -125,11 +125,11 @@ def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
         onnx.load(bundle.folder / f"{name}.onnx", load_external_data=False)
         for name in ("generate", "generate_step", "generate_begin")
     )
-    fit = rewriting.quantizable([whole.graph, step.graph], arrays)
-    names = rewriting.activations(whole.graph, arrays, fit)
+    fit = int8.quantizable([whole.graph, step.graph], arrays)
+    names = products.activations(whole.graph, arrays, fit)
     ranges = {name: Seen(-1.0 - i, 1.0 + i, 1.0) for i, name in enumerate(names)}
-    found = rewriting.ranges_of_part(step, whole, ranges, arrays, fit)
-    assert set(found) == set(rewriting.activations(step.graph, arrays, fit)) and set(found.values()) <= set(
+    found = products.ranges_of_part(step, whole, ranges, arrays, fit)
+    assert set(found) == set(products.activations(step.graph, arrays, fit)) and set(found.values()) <= set(
         ranges.values()
     )
 
@@ -138,7 +138,7 @@ def test_a_part_of_a_loop_has_the_ranges_of_the_whole():
 
     body = next(node for node in whole.graph.node if node.op_type == "Loop").attribute[0].g
     assert found[last(step.graph)] == ranges[last(body)]
-    assert rewriting.ranges_of_part(begin, whole, ranges, arrays, fit) is None  # no products: another computation
+    assert products.ranges_of_part(begin, whole, ranges, arrays, fit) is None  # no products: another computation
 
 
 def test_inputs_of_every_task_are_made_of_pictures(pictures):
@@ -159,7 +159,7 @@ def test_a_loop_s_products_are_quantized(tmp_path):
     model, arrays = looping()
     x = np.random.default_rng(1).normal(size=(1, 32)).astype(np.float32)
     exact = by_hand(x, arrays["w"], 3)
-    rewriting.quantize(model.graph, arrays, {"w"}, {"x0": Seen(min(map(np.min, exact)), max(map(np.max, exact)), 1.0)})
+    int8.quantize(model.graph, arrays, {"w"}, {"x0": Seen(min(map(np.min, exact)), max(map(np.max, exact)), 1.0)})
     assert arrays["w"].dtype == np.int8 and np.abs(arrays["w"]).max() == 63
     off = run(model, arrays, tmp_path, steps=np.array(3), x=x)["z"] - exact[3]
     assert 0 < np.abs(off).max() < 0.1 * np.abs(exact[3]).max()
@@ -180,30 +180,30 @@ def test_a_weight_that_is_read_transposed_is_stored_so(tmp_path):
     x = np.random.default_rng(1).normal(size=(1, 4, 32)).astype(np.float32)
     model, arrays = linear()
     exact = x @ arrays["w"].T
-    rewriting.fold_transposes([model.graph], arrays)
+    products.fold_transposes([model.graph], arrays)
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
-    assert rewriting.quantizable([model.graph], arrays) == {"w.transposed"}  # another name: it is another array
+    assert int8.quantizable([model.graph], arrays) == {"w.transposed"}  # another name: it is another array
     np.testing.assert_allclose(run(model, arrays, tmp_path, x=x)["z"], exact, rtol=1e-5, atol=1e-5)
     model, arrays = linear("other = Neg(w)")
-    rewriting.fold_transposes([model.graph], arrays)
+    products.fold_transposes([model.graph], arrays)
     assert arrays["w"].shape == (16, 32) and len(model.graph.node) == 3
 
 
 def test_a_weight_that_something_else_reads_stays(tmp_path):
     model, arrays = looping()
     other = """<ir_version: 8, opset_import: ["" : 18]> o (int64 i) => (float[32] r) { r = Gather(w, i) }"""
-    assert rewriting.quantizable([model.graph, onnx.parser.parse_model(other).graph], arrays) == set()
+    assert int8.quantizable([model.graph, onnx.parser.parse_model(other).graph], arrays) == set()
 
 
 def test_half_precision_keeps_what_it_cannot_hold(tmp_path):
     model, arrays = looping()
     arrays["w"][0, 0] = 1e6  # over 65504: infinity, and a black picture
-    rewriting.halve(model.graph, arrays)
+    fp16.halve(model.graph, arrays)
     assert arrays["w"].dtype == np.float32
     model, arrays = looping()
     x = np.ones((1, 32), np.float32)
     exact = by_hand(x, arrays["w"], 2)[2]
-    rewriting.halve(model.graph, arrays)
+    fp16.halve(model.graph, arrays)
     assert arrays["w"].dtype == np.float16
     np.testing.assert_allclose(run(model, arrays, tmp_path, steps=np.array(2), x=x)["z"], exact, rtol=0.02, atol=0.01)
 
@@ -214,9 +214,9 @@ SMALL = Seen(0.0, 1.0, 0.3)
 def test_a_product_whose_input_has_a_few_values_far_beyond_the_rest_keeps_float32():
     model, arrays = looping()
     even = Seen(-1.0, 1.0, 1 / 3)  # 47 dB
-    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even}) == set()
-    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(high=30.0)}) == {"w"}
-    assert rewriting.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(power=float("nan"))}) == {"w"}
+    assert int8.delicate(model.graph, arrays, {"w"}, {"x0": even}) == set()
+    assert int8.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(high=30.0)}) == {"w"}
+    assert int8.delicate(model.graph, arrays, {"w"}, {"x0": even._replace(power=float("nan"))}) == {"w"}
 
 
 def overflowing():
@@ -236,9 +236,9 @@ def overflowing():
 
 
 def seen_ranges(model, arrays, folder, **inputs):
-    names = rewriting.activations(model.graph, arrays, rewriting.halvable(arrays))
-    outputs = run(rewriting.watching(model, names), arrays, folder, **inputs)
-    return {name: Seen(*(float(outputs[f"{name}.{kind}"]) for kind in rewriting.WATCHES)) for name in names}
+    names = products.activations(model.graph, arrays, fp16.halvable(arrays))
+    outputs = run(products.watching(model, names), arrays, folder, **inputs)
+    return {name: Seen(*(float(outputs[f"{name}.{kind}"]) for kind in products.WATCHES)) for name in names}
 
 
 def test_a_product_that_overflows_half_precision_keeps_float32(tmp_path):
@@ -247,15 +247,15 @@ def test_a_product_that_overflows_half_precision_keeps_float32(tmp_path):
     model, arrays = overflowing()
     ranges = seen_ranges(model, arrays, tmp_path, **inputs)
     assert ranges["s"][1] > 65504 and np.isfinite(exact).all()
-    assert rewriting.halve(model.graph, arrays, ranges) == (2, ["up"])
-    rewriting.round_in_half(model.graph)
+    assert fp16.halve(model.graph, arrays, ranges) == (2, ["up"])
+    fp16.round_in_half(model.graph)
     z = run(model, arrays, tmp_path, **inputs)["z"]
     assert 0 < np.abs(z - exact).max() < 0.005 * np.abs(exact).max()
 
     # The same without the guard: infinity, which is a white or a black picture.
     model, arrays = overflowing()
-    assert rewriting.halve(model.graph, arrays, dict.fromkeys(ranges, SMALL)) == (3, [])
-    rewriting.round_in_half(model.graph)
+    assert fp16.halve(model.graph, arrays, dict.fromkeys(ranges, SMALL)) == (3, [])
+    fp16.round_in_half(model.graph)
     assert not np.isfinite(run(model, arrays, tmp_path, **inputs)["z"]).any()
 
 
@@ -265,7 +265,7 @@ def test_a_picture_of_what_overflowed_is_refused():
         model, arrays = overflowing()
         model.graph.node.append(onnx.helper.make_node("Cast", ["z"], ["picture"], to=onnx.TensorProto.UINT8))
         model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("picture", onnx.TensorProto.UINT8, [1, 32]))
-        rewriting.halve(model.graph, arrays, ranges | {"s": at_s})
+        fp16.halve(model.graph, arrays, ranges | {"s": at_s})
         cases = {"draw": [Case({"steps": np.array(2), "x": np.ones((1, 32), np.float32)})]}
         if fine:
             precision.refuse_overflow({"draw": model}, arrays, cases)
@@ -286,7 +286,7 @@ def test_what_is_to_compute_in_half_precision_is_looked_at_for_overflows(tmp_pat
 
 def test_products_in_half_precision_that_follow_each_other_have_no_casts_between(tmp_path):
     model, arrays = overflowing()
-    rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))
+    fp16.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))
     body = model.graph.node[0].attribute[0].g
     kinds = [node.op_type for node in body.node]
     assert kinds == ["Identity", "Cast", "MatMul", "Cast", "Gemm", "MatMul", "Cast", "Mul"]  # x0, bias, s
@@ -295,10 +295,10 @@ def test_products_in_half_precision_that_follow_each_other_have_no_casts_between
 def test_what_was_seen_without_a_number_keeps_float32():
     model, arrays = overflowing()
     ranges = dict.fromkeys(["x0", "a", "b"], SMALL) | {"s": Seen(*[float("nan")] * 3)}
-    assert rewriting.halve(model.graph, arrays, ranges) == (2, ["up"])
+    assert fp16.halve(model.graph, arrays, ranges) == (2, ["up"])
     model, arrays = overflowing()
     arrays["bias"][0] = 5000
-    assert rewriting.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))[1] == ["second"]
+    assert fp16.halve(model.graph, arrays, dict.fromkeys(["x0", "a", "b", "s"], SMALL))[1] == ["second"]
 
 
 # --- What it costs ----------------------------------------------------------------------------------------------------

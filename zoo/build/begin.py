@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import NotFoundError, UsageError
 from ..formats.reference import Reference
 from ..hookspecs import ConfigRequest, DescribeRequest, TasksRequest
@@ -63,7 +65,7 @@ class Parent:
         self.bundle: Bundle = locate(reference)
         self.manifest = self.bundle.manifest
 
-    def weights(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, torch.Tensor]:
         """Its `state_dict`."""
         return read_weights(self.bundle.folder, self.manifest)
 
@@ -93,7 +95,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[R
         license=asked.license,
         license_note=asked.license_note,
         stage=asked.stage,
-        command=_shortened(asked.command),
+        command=asked.command[: MOST_COMMAND - 1] + "…" if len(asked.command) > MOST_COMMAND else asked.command,
         data_license=asked.data_license,
         parent=str(parent or ""),
     )
@@ -217,12 +219,7 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _shortened(text: str, length: int = MOST_COMMAND) -> str:
-    """At most so many characters, as many as a manifest's text may have."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _merge(base: dict[str, Any], over: Any) -> dict[str, Any]:
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid over `base`, mapping by mapping."""
     merged = dict(base)
     for key, value in over.items():

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -11,11 +10,12 @@ from torch import nn
 from ..formats.manifest import Manifest, Training
 from ..hookspecs import BuildRequest
 from ..names import GOLDEN
+from ..plugins import Loaded
 from .train import Run, load_weights
 
 
 def bundle_of(
-    loaded: Any, run: Run, module: nn.Module, record: Training, out: Path, on_progress: Callable[[str], None]
+    loaded: Loaded, run: Run, module: nn.Module, record: Training, out: Path, on_progress: Callable[[str], None]
 ) -> Manifest:
     """Exports a trained module as a bundle at `out`; see `export.export_bundle` for what it says and what can fail."""
     from .export import export_bundle
@@ -46,7 +46,7 @@ def read_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
     return weights
 
 
-def rebuild(loaded: Any, run: Run, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+def rebuild(loaded: Loaded, run: Run, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """The family's module for the run's config, with these weights."""
     build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
     module = loaded.call("build_module", build)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from ..formats.manifest import Drift, Manifest, Training
 from ..hookspecs import Metric, Port, Task
 from ..ports.count import count_of
-from ..ports.kind import Form
 from ..ports.kinds import kind_of
 from ..text import safe_text
 
@@ -41,7 +40,8 @@ def card(manifest: Manifest) -> str:
 def _usage(m: Manifest) -> str:
     name, task = m.task(None)
     options = " ".join(_option(port_name, port) for port_name, port in task.inputs.items() if port.default is None)
-    out = next((f"--out out{form.suffixes[0]}" for form in _own_files(task)), "")
+    forms = (kind_of(port).form for port in task.outputs.values())
+    out = next((f"--out out{form.suffixes[0]}" for form in forms if not form.shared), "")  # a file of its own: pictures
     command = " ".join(part for part in ("zoo run", m.name, name, options, out) if part)
     values = ", ".join(f"{port}={port}" for port in task.inputs if task.inputs[port].default is None)
     first = next(iter(task.outputs))
@@ -53,20 +53,12 @@ def _usage(m: Manifest) -> str:
     )
 
 
-def _own_files(task: Task) -> list[Form]:
-    """The forms of outputs that have a file of their own: pictures."""
-    forms = [kind_of(port).form for port in task.outputs.values()]
-    return [form for form in forms if not form.shared]
-
-
 def _option(name: str, port: Port) -> str:
     value = kind_of(port).sample
     return f"--{name.replace('_', '-')} {value}" if value else ""
 
 
 def _task(name: str, task: Task, *, default: bool) -> str:
-    rows = [("in", port_name, port) for port_name, port in task.inputs.items()]
-    rows += [("out", port_name, port) for port_name, port in task.outputs.items()]
     table = _table(
         ("", "port", "kind", "type and shape", "range", "default", "meaning"),
         (
@@ -74,19 +66,16 @@ def _task(name: str, task: Task, *, default: bool) -> str:
                 way,
                 f"`{port_name}`",
                 port.kind,
-                f"`{port.dtype} {_shape(port)}`",
+                f"`{port.dtype} [{', '.join(map(str, port.shape))}]`",
                 _range(port, way),
-                _default(port),
+                "" if port.default is None else _number(port.default),
                 _text(port.summary),
             )
-            for way, port_name, port in rows
+            for way, ports in (("in", task.inputs), ("out", task.outputs))
+            for port_name, port in ports.items()
         ),
     )
     return f"### {name}{' (default)' if default else ''}\n\n{_sentence(task.summary)}\n\n{table}"
-
-
-def _shape(port: Port) -> str:
-    return "[" + ", ".join(map(str, port.shape)) + "]"
 
 
 def _range(port: Port, way: str) -> str:
@@ -99,10 +88,6 @@ def _range(port: Port, way: str) -> str:
     if port.maximum_pixels and way == "in":
         parts.append(f"at most {port.maximum_pixels:,} pixels")
     return ", ".join(parts)
-
-
-def _default(port: Port) -> str:
-    return "" if port.default is None else _number(port.default)
 
 
 def _metrics(metrics: Iterable[Metric]) -> str:

@@ -37,14 +37,14 @@ from ..hookspecs import (
     TrainRequest,
 )
 from ..names import graph_file
-from ..plugins import Loaded, Plugin, load_from, places, probe
+from ..plugins import Loaded, Plugin, Probe, load_from, places, probe
 from ..plugins.finding import brief, project_of
 from ..ports.image import first_image
 from ..ports.kinds import kind_of
 from ..ports.label import highest
 from ..ports.seed import seeds_of
 from ..run.comparison import Comparison, compare_task
-from ..runtime import open_session
+from ..runtime import Session, open_session
 from ..settings import TrainingSettings, read
 from .bundling import read_weights
 from .card import CARD
@@ -76,12 +76,15 @@ class Finding(Exception):
         self.why, self.where, self.read = why, where, read
 
 
+Verdict = Literal["pass", "fail", "blocked"]  # blocked: what the check needs failed
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How one check of a family came out."""
 
     family: str
     check: str
-    verdict: Literal["pass", "fail", "blocked"]  # blocked: what it needs failed
+    verdict: Verdict
     why: str  # what was found wrong; for a pass, what was looked at
     where: str = ""  # file and line in the plugin's code
     read: str = ""  # section of the docs
@@ -102,7 +105,7 @@ class Subject:
         self.chosen, self.seed = preset, seed
 
     @cached_property
-    def probe(self) -> Any:
+    def probe(self) -> Probe:
         return probe(self.plugin)
 
     def presets(self) -> list[str]:
@@ -113,16 +116,13 @@ class Subject:
     def loaded(self) -> Loaded:
         return load_from(self.probe.plugin, self.family)
 
-    def call(self, hook: str, request: Any) -> Any:
-        return self.loaded.call(hook, request)
-
     def fail(self, why: str, hook: str, where: str = "") -> NoReturn:
         """Ends a check: `hook` is to blame, at `where` if that is known better."""
         raise Finding(why, where or self.loaded.place(hook), f"docs/contract.md#{hook}")
 
     @cached_property
     def described(self) -> Family:
-        return self.call("describe_family", DescribeRequest(family=self.family))
+        return self.loaded.call("describe_family", DescribeRequest(family=self.family))
 
     @cached_property
     def preset(self) -> str:
@@ -130,14 +130,16 @@ class Subject:
         return self.chosen or ("tiny" if "tiny" in self.presets() else self.presets()[0])
 
     def validated(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(self.call("validate_config", ConfigRequest(family=self.family, config=deepcopy(dict(config)))))
+        return dict(
+            self.loaded.call("validate_config", ConfigRequest(family=self.family, config=deepcopy(dict(config))))
+        )
 
     @cached_property
     def config(self) -> dict[str, Any]:
         return self.validated(self.described.presets[self.preset].config)
 
     def tasks_of(self, config: Mapping[str, Any]) -> Tasks:
-        return self.call("list_tasks", TasksRequest(family=self.family, config=config))
+        return self.loaded.call("list_tasks", TasksRequest(family=self.family, config=config))
 
     @cached_property
     def tasks(self) -> Tasks:
@@ -145,13 +147,13 @@ class Subject:
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
         torch.manual_seed(self.seed)
-        return self.call("build_module", BuildRequest(family=self.family, config=config)).eval()
+        return self.loaded.call("build_module", BuildRequest(family=self.family, config=config)).eval()
 
     def modules_of(self, module: nn.Module, config: Mapping[str, Any], tasks: Tasks) -> dict[str, nn.Module]:
         requests = {
             name: TaskModuleRequest(family=self.family, config=config, task=name, module=module) for name in tasks.tasks
         }
-        return {name: self.call("build_task", request).eval() for name, request in requests.items()}
+        return {name: self.loaded.call("build_task", request).eval() for name, request in requests.items()}
 
     @cached_property
     def module(self) -> nn.Module:
@@ -191,7 +193,7 @@ class Subject:
         return manifests.read(self.bundle)
 
     @cached_property
-    def sessions(self) -> dict[str, Any]:
+    def sessions(self) -> dict[str, Session]:
         return {task: open_session(self.bundle / graph_file(task), "cpu") for task in self.tasks.tasks}
 
     @cached_property
@@ -232,7 +234,7 @@ class Subject:
             device=torch.device("cpu"),
             distribute=lambda module: module,
         )
-        trainer = self.call("build_trainer", request)
+        trainer = self.loaded.call("build_trainer", request)
         batch, losses, name = self._batch(int(settings["batch_size"])), [], ""
         for step in range(min(MAX_STEPS, int(settings["steps"]))):
             try:
@@ -241,7 +243,9 @@ class Subject:
                 raise
             except Exception as e:
                 where = places.of_error(e, self.plugin.module)
-                raise Finding(f"step {step} of its trainer raised {type(e).__name__}: {e}", where, TRAINER) from e
+                raise Finding(
+                    f"step {step} of its trainer raised {type(e).__name__}: {e}", where, "docs/contract.md#trainer"
+                ) from e
             name, loss = next(iter(given.items()))
             losses.append(float(loss))
         return trainer.trained_module().eval(), name, losses
@@ -259,16 +263,13 @@ class Subject:
         return Batch(images=torch.from_numpy(pictures), labels=labels)
 
 
-TRAINER = "docs/contract.md#trainer"
-
-
 # --- The checks: each says what it looked at, or raises a Finding -----------------------------------------------------
 
 
 def loads(s: Subject) -> str:
     if problem := s.probe.plugin.problem:
         raise Finding(problem, read="docs/contract.md")
-    seconds = s.probe.import_seconds
+    seconds = s.probe.import_seconds or 0.0
     if seconds > LOAD_SECONDS:
         raise Finding(
             f"importing {s.plugin.module} takes {seconds:.2f} s, at most {LOAD_SECONDS:g} s are allowed:"
@@ -302,7 +303,7 @@ def _licence(plugin: Plugin) -> str:
     if plugin.folder:
         return project_of(Path(plugin.folder)).license
     about = metadata.metadata(plugin.distribution)
-    return str(about.get("License-Expression") or about.get("License") or "")
+    return next(iter(about.get_all("License-Expression") or about.get_all("License") or [""]))
 
 
 def presets(s: Subject) -> str:
@@ -340,8 +341,7 @@ def _check_tasks(s: Subject, preset: str, tasks: Tasks) -> None:
 
 
 def config_errors(s: Subject) -> str:
-    wrong = [(f"{path}.no_such_field".lstrip("."), 1) for path in _mappings(s.config)]
-    wrong += [(path, {"wrong": ["type"]}) for path in _leaves(s.config)]
+    wrong = list(_wrong_values(s.config))
     for path, value in wrong:
         config = deepcopy(s.config)
         *parents, last = path.split(".")
@@ -353,28 +353,25 @@ def config_errors(s: Subject) -> str:
             s.validated(config)
         except UsageError as e:
             if last not in str(e) or "\n" in str(e):
-                s.fail(f"a wrong {path} is refused with '{e}', which is no line that names the field", CONFIG)
+                s.fail(
+                    f"a wrong {path} is refused with '{e}', which is no line that names the field", "validate_config"
+                )
         else:
-            s.fail(f"a config with {path} = {value} was taken; refuse it with a UsageError that names it", CONFIG)
+            s.fail(
+                f"a config with {path} = {value} was taken; refuse it with a UsageError that names it",
+                "validate_config",
+            )
     return f"{_count(len(wrong), 'wrong config')} refused, each in a line that names the field"
 
 
-CONFIG = "validate_config"
-
-
-def _mappings(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    yield path
+def _wrong_values(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """A field too many for each mapping of a config, and a value of another type for each field, by their paths."""
+    yield f"{path}no_such_field", 1
     for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _mappings(value, f"{path}.{name}")
-
-
-def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}"
+        if not isinstance(value, Mapping):
+            yield f"{path}{name}", {"wrong": ["type"]}
+        elif value:
+            yield from _wrong_values(value, f"{path}{name}.")
 
 
 def builds(s: Subject) -> str:
@@ -523,7 +520,7 @@ def round_trip(s: Subject) -> str:
     if weights.keys() != state.keys() or not all(torch.equal(weights[name], state[name]) for name in state):
         s.fail("the weights that come out of the bundle are not those that went in", "build_module")
     torch.manual_seed(s.seed + 1)
-    again = s.call("build_module", BuildRequest(family=s.family, config=s.manifest.config)).eval()
+    again = s.loaded.call("build_module", BuildRequest(family=s.family, config=s.manifest.config)).eval()
     load_weights(again, weights)
     s.export(s.folder / "second", again, s.manifest.config)
     for path in sorted(s.bundle.iterdir()):
@@ -585,7 +582,7 @@ class Examination:
         return self._outcomes[name]
 
     def _run(self, check: Check) -> Outcome:
-        def outcome(verdict: Any, why: str, where: str = "", read: str = "") -> Outcome:
+        def outcome(verdict: Verdict, why: str, where: str = "", read: str = "") -> Outcome:
             family = self.subject.family
             return Outcome(family=family, check=check.name, verdict=verdict, why=why, where=where, read=read)
 

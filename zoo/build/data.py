@@ -39,8 +39,8 @@ class Dataset:
     @property
     def sha256(self) -> str:
         """Of the pictures' bytes, then the labels'."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.images))
-        digest.update(np.ascontiguousarray(self.labels))
+        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
     def __len__(self) -> int:

@@ -1,8 +1,11 @@
 """The figures of a card, measured over ONNX Runtime, shared by families of one kind."""
 
+from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +17,9 @@ from torchmetrics.functional.image import (
 
 from ..hookspecs import MeasureRequest, Metric
 from . import statistics
+
+if TYPE_CHECKING:
+    from ..run.model import Model
 
 BATCH = 250  # pictures
 BATCH_PIXELS = BATCH * 32 * 32  # of a batch of large pictures: a codec needs kilobytes a pixel
@@ -51,6 +57,7 @@ def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
     """
     a, b = (torch.tensor(x).permute(0, 3, 1, 2).double() for x in (pictures, originals))
     values = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
+    assert isinstance(values, torch.Tensor)  # two only where the whole picture of them is asked for
     return values.numpy()
 
 
@@ -84,67 +91,68 @@ def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Met
       `perceptual_distance`, the mean distance between its features of a picture and of the reconstruction, over that of
       two pictures; `reconstruction_frechet_distance` between its features of all pictures and all reconstructions.
     """
-    counts = np.zeros(num_codes or 0, np.int64)
-    values: dict[str, list[np.ndarray]] = {}
-
-    def add(name: str, each: np.ndarray) -> None:
-        values.setdefault(name, []).append(each)
-
-    for part in batches(request):
-        images, labels = request.images[part], request.labels[part]
-        encoded = request.model.run("encode", image=images)
-        if num_codes:
-            counts += np.bincount(encoded["tokens"].ravel(), minlength=num_codes)
-        decoded = request.model.run("decode", **encoded)["image"]
-        add("psnr", psnr(decoded, images))
-        if min(images.shape[1:3]) >= SSIM_WINDOW:
-            add("ssim", ssim(decoded, images))
-        if min(images.shape[1:3]) >= MS_SSIM_SIDE:
-            add("ms_ssim", ms_ssim(decoded, images))
-        if request.judge is not None:
-            add("label_kept", _judged(request.judge, decoded) == labels)
-            add("label_of_originals", _judged(request.judge, images) == labels)
-            add("features", request.judge.run("features", image=decoded)["features"])
-            add("features_of_originals", request.judge.run("features", image=images)["features"])
-
-    def mean(name: str) -> float:
-        return float(np.concatenate(values[name]).mean())
-
-    metrics = [Metric(name="psnr", value=round(mean("psnr"), 3), unit="dB", better="higher")]
-    for name in ("ssim", "ms_ssim"):
-        if name in values:
-            metrics.append(Metric(name=name, value=round(mean(name), 4), better="higher"))
+    values, counts = _reconstruct(request, num_codes or 0)
+    means = {name: float(each.mean()) for name, each in values.items()}
+    metrics = [Metric(name="psnr", value=round(means["psnr"], 3), unit="dB", better="higher")]
+    metrics += [
+        Metric(name=name, value=round(means[name], 4), better="higher") for name in ("ssim", "ms_ssim") if name in means
+    ]
     if num_codes:
         metrics += [
             Metric(name="codebook_use", value=round(codebook_use(counts), 2), unit="%", better="higher"),
             Metric(name="perplexity", value=round(perplexity(counts), 1), better="higher"),
         ]
     if request.judge is not None:
+        judged = partial(Metric, judge=request.judged_by)
         metrics += [
-            Metric(name=name, value=round(100 * mean(name), 2), unit="%", better="higher", judge=request.judged_by)
+            judged(name=name, value=round(100 * means[name], 2), unit="%", better="higher")
             for name in ("label_kept", "label_of_originals")
         ]
-        ours, real = (np.concatenate(values[name]) for name in ("features", "features_of_originals"))
+        ours, real = values["features"], values["features_of_originals"]
         apart = statistics.spread(real, np.zeros(len(real), np.int64))
         found = {
             "perceptual_distance": float(np.linalg.norm(ours - real, axis=1).mean()) / apart,
             "reconstruction_frechet_distance": statistics.frechet_distance(ours, real),
         }
-        metrics += [
-            Metric(name=name, value=float(f"{value:.4g}"), better="lower", judge=request.judged_by)
-            for name, value in found.items()
-        ]
+        metrics += [judged(name=name, value=_four_digits(value), better="lower") for name, value in found.items()]
     return metrics
+
+
+def _reconstruct(request: MeasureRequest, num_codes: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What is found of each picture after `encode` and `decode`, by name; and how often each code was used."""
+    counts = np.zeros(num_codes, np.int64)
+    found: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    for part in batches(request):
+        images, labels = request.images[part], request.labels[part]
+        encoded = request.model.run("encode", image=images)
+        if num_codes:
+            counts += np.bincount(encoded["tokens"].ravel(), minlength=num_codes)
+        decoded = request.model.run("decode", **encoded)["image"]
+        found["psnr"].append(psnr(decoded, images))
+        if min(images.shape[1:3]) >= SSIM_WINDOW:
+            found["ssim"].append(ssim(decoded, images))
+        if min(images.shape[1:3]) >= MS_SSIM_SIDE:
+            found["ms_ssim"].append(ms_ssim(decoded, images))
+        if request.judge is not None:
+            found["label_kept"].append(_labels(request.judge, decoded) == labels)
+            found["label_of_originals"].append(_labels(request.judge, images) == labels)
+            found["features"].append(request.judge.run("features", image=decoded)["features"])
+            found["features_of_originals"].append(request.judge.run("features", image=images)["features"])
+    return {name: np.concatenate(parts) for name, parts in found.items()}, counts
+
+
+def _four_digits(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def measure_classifier(request: MeasureRequest) -> list[Metric]:
     """Share of pictures whose label `classify` gives."""
-    right = [_judged(request.model, request.images[part]) == request.labels[part] for part in batches(request)]
+    right = [_labels(request.model, request.images[part]) == request.labels[part] for part in batches(request)]
     accuracy = 100 * float(np.concatenate(right).mean())
     return [Metric(name="accuracy", value=round(accuracy, 2), unit="%", better="higher")]
 
 
-def _judged(judge: Any, images: np.ndarray) -> np.ndarray:
+def _labels(judge: "Model", images: np.ndarray) -> np.ndarray:
     return judge.run("classify", image=images)["label"]
 
 
@@ -170,23 +178,17 @@ def measure_generator(request: MeasureRequest) -> list[Metric]:
     labels = np.resize(request.labels, number)
     drawn = _draw(request, labels)
     metrics: list[Metric] = []
-
-    def add(name: str, value: float, better: str, unit: str = "", *, judged: bool = True) -> None:
-        judge = request.judged_by if judged else ""
-        value = float(f"{value:.4g}")
-        metrics.append(Metric(name=name, value=value, unit=unit, better=better, judge=judge, samples=number))
-
     if request.judge is not None:
-        _add_judged(request, drawn, labels, add)
+        metrics += _measure_by_judge(request, request.judge, drawn, labels)
     if request.inception is not None:
         seen = statistics.inception(request.inception)
         sets = [np.concatenate([seen(part) for part in _parts(pictures)]) for pictures in (drawn, request.images)]
-        add("inception_fid", statistics.frechet_distance(*sets), "lower", judged=False)
+        metrics.append(Metric(name="inception_fid", value=statistics.frechet_distance(*sets), better="lower"))
     if request.training_images is not None:
         flat = [x.reshape(len(x), -1).astype(np.float32) for x in (drawn, request.images, request.training_images)]
         ours, real = (float(np.median(statistics.nearest_distance(x, flat[2]))) for x in flat[:2])
-        add("nearest_training", ours / real, "", judged=False)
-    return metrics
+        metrics.append(Metric(name="nearest_training", value=ours / real))
+    return [msgspec.structs.replace(m, value=_four_digits(m.value), samples=number) for m in metrics]
 
 
 def _draw(request: MeasureRequest, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -202,31 +204,35 @@ def _draw(request: MeasureRequest, labels: NDArray[np.int64]) -> NDArray[np.uint
     return np.concatenate(pictures)
 
 
-def _add_judged(request: MeasureRequest, drawn: NDArray[np.uint8], labels: NDArray[np.int64], add: Any) -> None:
+def _measure_by_judge(
+    request: MeasureRequest, judge: "Model", drawn: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> Iterator[Metric]:
     """What the judge says of the drawn pictures beside the real ones."""
+    metric = partial(Metric, judge=request.judged_by)
 
-    def judged(pictures: NDArray[np.uint8], task: str, port: str) -> np.ndarray:
-        return np.concatenate([request.judge.run(task, image=part)[port] for part in _parts(pictures)])
+    def judged(pictures: np.ndarray, task: str, port: str) -> np.ndarray:
+        return np.concatenate([judge.run(task, image=part)[port] for part in _parts(pictures)])
 
     ours, real = (judged(pictures, "features", "features") for pictures in (drawn, request.images))
-    add("frechet_distance", statistics.frechet_distance(ours, real), "lower")
+    yield metric(name="frechet_distance", value=statistics.frechet_distance(ours, real), better="lower")
     if request.training_images is not None:
         # Every n-th: a data set may be sorted by class.
         apart = max(1, len(request.training_images) // len(drawn))
         floor = judged(request.training_images[::apart][: len(drawn)], "features", "features")
-        add("frechet_floor", statistics.frechet_distance(floor, real), "")
+        yield metric(name="frechet_floor", value=statistics.frechet_distance(floor, real))
     precision, recall = statistics.precision_recall(ours, real)
-    add("precision", 100 * precision, "higher", "%")
-    add("recall", 100 * recall, "higher", "%")
+    yield metric(name="precision", value=100 * precision, better="higher", unit="%")
+    yield metric(name="recall", value=100 * recall, better="higher", unit="%")
     if "label" not in request.model.manifest.tasks[TASK].inputs:
         return
-    add("diversity", statistics.spread(ours, labels) / statistics.spread(real, request.labels), "higher")
+    diversity = statistics.spread(ours, labels) / statistics.spread(real, request.labels)
+    yield metric(name="diversity", value=diversity, better="higher")
     given, given_real = (judged(pictures, "classify", "label") for pictures in (drawn, request.images))
-    add("asked_label", 100 * float((given == labels).mean()), "higher", "%")
     right, right_real = given == labels, given_real == request.labels
+    yield metric(name="asked_label", value=100 * float(right.mean()), better="higher", unit="%")
     gaps = [right_real[request.labels == n].mean() - right[labels == n].mean() for n in np.unique(labels)]
-    add("worst_class_gap", 100 * float(max(gaps)), "lower", "points")
+    yield metric(name="worst_class_gap", value=100 * float(max(gaps)), better="lower", unit="points")
 
 
-def _parts(pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+def _parts(pictures: np.ndarray) -> Iterator[np.ndarray]:
     return (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))

@@ -23,9 +23,9 @@ from ..formats import manifest as manifests
 from ..formats.golden import write_cases
 from ..formats.manifest import Drift, Export, Manifest, Training
 from ..graph.check import check
-from ..hookspecs import DescribeRequest, Family, Metric, TaskModuleRequest, Tasks, TasksRequest
+from ..hookspecs import DescribeRequest, Metric, TaskModuleRequest, Tasks, TasksRequest
 from ..names import GOLDEN, MANIFEST, graph_file
-from ..plugins import places
+from ..plugins import Loaded, places
 from ..ports.count import count_of
 from ..run.comparison import compare_task
 from ..run.replay import replay
@@ -49,7 +49,7 @@ def export_bundle(
     name: str,
     version: int,
     family: str,
-    loaded: Any,
+    loaded: Loaded,
     config: Mapping[str, Any],
     module: nn.Module,
     classes: Sequence[str] = (),
@@ -76,8 +76,8 @@ def export_bundle(
     """
     if out.exists():
         raise UsageError(f"{safe_text(out)} exists; choose another folder, or remove it")
-    described: Family = loaded.call("describe_family", DescribeRequest(family=family))
-    tasks: Tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config, classes=tuple(classes)))
+    described = loaded.call("describe_family", DescribeRequest(family=family))
+    tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config, classes=tuple(classes)))
     module = module.cpu().eval()
     with folder_beside(out) as folder:
         weights = Weights(module, described.weights, folder)
@@ -115,14 +115,11 @@ def export_bundle(
                 opset=OPSET,
                 ir_version=IR_VERSION,
                 precision=PRECISION,
-                checked_with=_versions(torch, onnx, onnxruntime),
+                checked_with=", ".join(f"{m.__name__} {m.__version__}" for m in (torch, onnx, onnxruntime)),
             ),
-            files={},
+            files={path.name: manifests.describe_file(path) for path in folder.iterdir()},
         )
-        (folder / CARD).write_text(card(manifest), encoding="utf-8")
-        files = {path.name: manifests.describe_file(path) for path in sorted(folder.iterdir())}
-        manifest = msgspec.structs.replace(manifest, files=files)
-        (folder / MANIFEST).write_bytes(manifests.dump(manifest))
+        update_bundle(folder, manifest)
         manifest = manifests.read(folder)  # what we write, we can read
         on_progress("comparing with torch")
         _prove(folder, manifest, modules)
@@ -137,7 +134,7 @@ def update_bundle(folder: Path, manifest: Manifest) -> Manifest:
     """Writes a bundle's manifest and card anew, e.g. with new metrics; weights, graphs and cases stay as they are."""
     write_atomically(folder / CARD, card(manifest).encode())
     files = manifest.files | {CARD: manifests.describe_file(folder / CARD)}
-    manifest = msgspec.structs.replace(manifest, files=files)
+    manifest = msgspec.structs.replace(manifest, files=dict(sorted(files.items())))
     write_atomically(folder / MANIFEST, manifests.dump(manifest))
     return manifest
 
@@ -150,10 +147,6 @@ def _place_in(module: nn.Module) -> Iterator[None]:
     except ExportError as e:
         where = places.of_error(e.__cause__, module) or places.of_code(type(module).forward, module)
         raise ExportError(f"{e}{where and f' ({where})'}; docs/contract.md#build_task says what a task is") from e
-
-
-def _versions(*modules: Any) -> str:
-    return ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
 
 
 class TorchTasks:

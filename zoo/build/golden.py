@@ -100,6 +100,8 @@ def _draw_clear_of_ties(
     With them the smallest margin of each of the batch, float32 [batch], when some stayed near a tie; else None.
     """
     task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
+    inputs: dict[str, np.ndarray] = {}
+    gaps: np.ndarray | None = None
     for divisor in SHRINK:
         smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
         inputs = draw_inputs(task, smaller, rng, fed)
@@ -129,8 +131,11 @@ def draw_inputs(
     sizes = _dimensions(task, plan)
     for port, array in fed.items():
         sizes |= {dim: n for dim, n in zip(task.inputs[port].shape, array.shape, strict=True) if isinstance(dim, str)}
+    shapes = {
+        name: [sizes[dim] if isinstance(dim, str) else dim for dim in port.shape] for name, port in task.inputs.items()
+    }
     return {
-        name: fed[name] if name in fed else kind_of(port).draw_case(port, [sizes.get(d, d) for d in port.shape], rng)
+        name: fed[name] if name in fed else kind_of(port).draw_case(port, shapes[name], rng)
         for name, port in task.inputs.items()
     }
 

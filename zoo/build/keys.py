@@ -49,8 +49,9 @@ class Keys:
         """Several layers, one above the other, as one: q, k and v."""
         for part in ("weight", "bias"):
             tensors = [self.take(f"{source}.{part}", f"{target}.{part}", len(sources)) for source in sources]
-            if all(tensor is not None and tensor.shape == tensors[0].shape for tensor in tensors):
-                self.put(f"{target}.{part}", torch.cat(tensors))
+            found = [tensor for tensor in tensors if tensor is not None]
+            if len(found) == len(sources) and all(tensor.shape == found[0].shape for tensor in found):
+                self.put(f"{target}.{part}", torch.cat(found))
 
     def finish(self, module: nn.Module, *, unused: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """The module's `state_dict`, and the tensors that it has no use for.

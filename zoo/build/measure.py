@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import MeasureRequest, Metric, Port
@@ -70,13 +70,15 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
         raise InvalidFileError(f"{manifest.name} neither takes nor gives pictures: there is nothing to measure")
     # Whoever says what pictures show knows what the labels mean; else the labels do not matter.
     judging = judge.manifest if judge else manifest if "classify" in manifest.tasks else None
-    source = {
-        "channels": channels,
-        "image_size": how.image_size,
-        "classes": judging.classes if judging else (),
-        "name": how.data_name,
-    }
-    data = datasets.read(how.data, split=how.split, skip=how.skip, limit=how.limit, **source)
+    read = partial(
+        datasets.read,
+        how.data,
+        channels=channels,
+        image_size=how.image_size,
+        classes=judging.classes if judging else (),
+        name=how.data_name,
+    )
+    data = read(split=how.split, skip=how.skip, limit=how.limit)
     if judging and data.labels.min() < 0:
         raise UsageError(
             f"{how.data} has pictures without a label: a classifier's verdict has nothing to be compared with"
@@ -94,24 +96,22 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
         judge=judge,
         progress=progress,
         judged_by=f"{judge.manifest.name}:{judge.manifest.version}@sha256:{judge.digest}" if judge else "",
-        training_images=_training_images(data, how, source) if draws else None,
+        training_images=_training_images(data, how, read) if draws else None,
         samples=how.samples or 0,
         options=dict(_assigned(a, manifest.tasks[GENERATE].inputs) for a in how.assignments),
         inception=how.inception,
     )
     metrics = load(manifest.family).call("measure", request)
-    name = f"{data.name} {how.split}"
-    return [msgspec.structs.replace(m, data=name, samples=m.samples or len(data)) for m in metrics]
+    return [replace(m, data=f"{data.name} {how.split}", samples=m.samples or len(data)) for m in metrics]
 
 
-def _training_images(data: Dataset, how: Measurement, source: dict[str, Any]) -> np.ndarray | None:
+def _training_images(data: Dataset, how: Measurement, read: Callable[..., Dataset]) -> np.ndarray | None:
     """The pictures of the training part that are not measured with; None where the data has no parts."""
-    whole = datasets.read(how.data, split="train", **source)
+    whole = read(split="train")
     if data.split == "train":
         rest = np.delete(whole.images, slice(how.skip, how.skip + len(data)), axis=0)
         return rest if len(rest) else None
-    test = datasets.read(how.data, split="test", **source)
-    return None if whole.sha256 == test.sha256 else whole.images
+    return None if whole.sha256 == read(split="test").sha256 else whole.images
 
 
 def _assigned(assignment: str, ports: Mapping[str, Port]) -> tuple[str, float]:

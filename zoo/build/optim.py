@@ -38,8 +38,9 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Moves the average towards the weights as they are after `step`, which counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, weights = list(self.module.parameters()), list(self.source.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(self.source.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
         for average, buffer in zip(self.module.buffers(), self.source.buffers(), strict=True):
             average.copy_(buffer)
 

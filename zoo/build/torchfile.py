@@ -126,10 +126,12 @@ def read(path: Path) -> Any:
 class _Directory(io.FileIO):
     """zipfile reads a zip's directory in one piece, however long the file says it is."""
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            size = MAX_DIRECTORY_BYTES
         if size > MAX_DIRECTORY_BYTES:
             raise ValueError(f"a zip directory of {size:,} bytes; at most {MAX_DIRECTORY_BYTES:,}")
-        return super().read(size if size >= 0 else MAX_DIRECTORY_BYTES)
+        return super().read(size)
 
 
 def _read_zip(path: Path, buffer: mmap.mmap) -> Any:

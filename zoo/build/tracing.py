@@ -6,9 +6,9 @@ import logging
 import re
 import traceback
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -88,6 +88,7 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
         raise
     except Exception as e:
         raise ExportError(f"torch cannot trace the task '{name}': {_reason(e)}") from e
+    assert exported is not None  # with `dynamo`, always a program
     return exported.model
 
 
@@ -168,7 +169,7 @@ def _declare(value: ir.Value, port: Port, task: str) -> None:
 
 
 @contextlib.contextmanager
-def _silence() -> Any:
+def _silence() -> Iterator[None]:
     """Torch's exporter talks on both streams, through logging and through warnings; its errors still come through."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

@@ -9,7 +9,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..errors import InvalidFileError, StoreError, UsageError, ZooError
 from ..formats.manifest import Training
 from ..hookspecs import Batch, BuildRequest, DescribeRequest, Trainer, TrainRequest
 from ..names import License, Line, Name, Text, Version
+from ..plugins import Loaded
 from ..settings import TrainingSettings, read
 from ..system.files import write_atomically
 from ..text import safe_text
@@ -113,7 +114,7 @@ class Processes:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
     @contextmanager
-    def connected(self) -> Any:
+    def connected(self) -> Iterator[None]:
         if self.number == 1:
             yield
             return
@@ -127,6 +128,13 @@ class Processes:
             dist.barrier()  # a process that leaves early can abort the others
         finally:
             dist.destroy_process_group()
+
+    def share(self, batch_size: int) -> slice:
+        """The part of each batch that is this process's."""
+        if batch_size % self.number:
+            raise UsageError(f"batch size {batch_size}; it must be a multiple of the {self.number} processes")
+        size = batch_size // self.number
+        return slice(self.rank * size, (self.rank + 1) * size)
 
     def distribute(self, module: nn.Module) -> nn.Module:
         if self.number == 1:
@@ -144,7 +152,7 @@ class Processes:
 
 
 def train(
-    loaded: Any,
+    loaded: Loaded,
     run: Run,
     data: Dataset,
     folder: Path,
@@ -172,13 +180,9 @@ def train(
     """
     processes = Processes()
     common = read(TrainingSettings, run.settings, f"{run.family} training")
-    steps, batch_size, seed = common.steps, common.batch_size, common.seed
-    if batch_size % processes.number:
-        raise UsageError(f"batch size {batch_size}; it must be a multiple of the {processes.number} processes")
-    sampler = Sampler(len(data), batch_size, seed)
-    share = slice(
-        processes.rank * batch_size // processes.number, (processes.rank + 1) * batch_size // processes.number
-    )
+    steps, seed = common.steps, common.seed
+    share = processes.share(common.batch_size)
+    sampler = Sampler(len(data), common.batch_size, seed)
 
     with processes.connected():
         trainer = _trainer(loaded, run, processes, weights)
@@ -190,12 +194,6 @@ def train(
             start, seconds = saved.step, saved.seconds
         first = processes.rank == 0
         began = time.monotonic() - seconds
-
-        def save(step: int) -> None:
-            if first:
-                now = time.monotonic() - began
-                checkpoints.save(folder / CHECKPOINT, Checkpoint(asdict(run), step, now, trainer.state_dict()))
-
         with _signals() as stopped, _Log(folder, tensorboard, start) if first else nullcontext() as log:
             for step in range(start, steps):
                 indices = sampler.indices(step)[share]
@@ -206,31 +204,32 @@ def train(
                 generator = torch.Generator().manual_seed(_mix(seed, step, processes.rank))
                 losses = trainer.step(batch, step, generator)
                 done = step + 1
-                shown = {}
                 stop = processes.any(stopped())
                 due = stop or done % checkpoint_every == 0 or done == steps
-                if first and (due or done % LOG_EVERY == 0):
-                    shown = {name: float(value) for name, value in losses.items()}
-                    _refuse_nan(shown, done)
-                    log.write(done, shown)
-                if first:
+                if log is not None:
+                    shown = {}
+                    if due or done % LOG_EVERY == 0:
+                        shown = {name: float(value) for name, value in losses.items()}
+                        _refuse_nan(shown, done)
+                        log.write(done, shown)
                     on_step(done, steps, shown)
-                if due:
-                    save(done)
+                    if due:
+                        now = time.monotonic() - began
+                        checkpoints.save(folder / CHECKPOINT, Checkpoint(asdict(run), done, now, trainer.state_dict()))
                 if stop:
                     raise Interrupted(f"stopped after step {done} of {steps}; the same command with --resume goes on")
         record = run.record(steps, time.monotonic() - began)
         return Trained(trainer.trained_module().cpu().eval() if first else None, record)
 
 
-def restore(loaded: Any, run: Run, saved: Checkpoint) -> nn.Module:
+def restore(loaded: Loaded, run: Run, saved: Checkpoint) -> nn.Module:
     """The module that a checkpoint would publish."""
     trainer = _trainer(loaded, run, Processes(), None)
     trainer.load_state_dict(saved.state)
     return trainer.trained_module().cpu().eval()
 
 
-def _trainer(loaded: Any, run: Run, processes: Processes, weights: Mapping[str, torch.Tensor] | None) -> Trainer:
+def _trainer(loaded: Loaded, run: Run, processes: Processes, weights: Mapping[str, torch.Tensor] | None) -> Trainer:
     torch.manual_seed(run.settings["seed"])
     build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
     module = loaded.call("build_module", build)
@@ -285,7 +284,7 @@ def _refuse_nan(losses: Mapping[str, float], step: int) -> None:
 
 
 @contextmanager
-def _signals() -> Any:
+def _signals() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM set a flag that the loop reads between steps; a second Ctrl-C interrupts at once."""
     flag = False
 

@@ -1,13 +1,16 @@
 """Operators of torch in ONNX, where the exporter's own form has more nodes than it needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
+
+op: Any = opset18
+"""Not by its own types, which are those of ONNX Script: the operators of a translation take and give `ir.Value`."""
 
 
 def group_norm(
@@ -24,6 +27,7 @@ def group_norm(
         x: float [N, C, ...].
         weight, bias: [C].
     """
+    assert x.dtype is not None and x.shape is not None  # the exporter knows every value's
     groups = op.Reshape(x, _constant([0, num_groups, -1]))
     ones, zeros = np.ones(num_groups, x.dtype.numpy()), np.zeros(num_groups, x.dtype.numpy())
     normal = op.InstanceNormalization(groups, _constant(ones), _constant(zeros), epsilon=eps)
@@ -51,11 +55,13 @@ def attention(
     Args:
         query, key, value: float [N, heads, positions, channels].
     """
-    plain = len(query.shape) == 4 and isinstance(query.shape[3], int)
-    if attn_mask is not None or is_causal or enable_gqa or dropout_p or not plain:
+    assert query.dtype is not None and query.shape is not None
+    channels = query.shape[3] if len(query.shape) == 4 else None
+    if attn_mask is not None or is_causal or enable_gqa or dropout_p or not isinstance(channels, int):
         options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-        return aten_scaled_dot_product_attention(query, key, value, attn_mask, **options)
-    factor = np.asarray(query.shape[3] ** -0.5 if scale is None else scale, query.dtype.numpy())
+        aten: Any = aten_scaled_dot_product_attention  # typed as `op` is
+        return aten(query, key, value, attn_mask, **options)
+    factor = np.asarray(channels**-0.5 if scale is None else scale, query.dtype.numpy())
     turned = op.Transpose(key, perm=[0, 1, 3, 2])
     weights = op.Softmax(op.MatMul(op.Mul(query, _constant(factor)), turned), axis=-1)
     return op.MatMul(weights, value)
@@ -65,7 +71,7 @@ def _like(weight: ir.Value, x: ir.Value) -> ir.Value:
     return weight if weight.dtype == x.dtype else op.Cast(weight, to=x.dtype)
 
 
-def _constant(value: Any) -> ir.Value:
+def _constant(value: np.ndarray | Iterable[Any]) -> ir.Value:
     array = value if isinstance(value, np.ndarray) else np.asarray(list(value), np.int64)
     return op.Constant(value=ir.tensor(array))
 

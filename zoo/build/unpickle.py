@@ -91,15 +91,13 @@ class _Machine:
         stack = self.stack
         items = self.pop_mark() if name in _MARKED else []
         match name:
-            case "PROTO" | "FRAME":
+            case "PROTO" | "FRAME" | "POP_MARK":
                 pass
             case "MARK":
                 self.below.append(stack)
                 self.stack = []
             case "POP":
                 stack.pop()
-            case "POP_MARK":
-                pass
             case "DUP":
                 stack.append(stack[-1])
             case "PUT" | "BINPUT" | "LONG_BINPUT":

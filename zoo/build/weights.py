@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -48,9 +47,9 @@ class Weights:
         """Names the initializers as the `state_dict` does, and points them into the files."""
         for graph in model.graphs():
             for value in list(graph.initializers.values()):
-                name = self.name_of(value)
-                if name is None:
-                    _refuse_large(value.const_value, task)
+                tensor, name = value.const_value, self.name_of(value)
+                if tensor is None or name is None:
+                    _refuse_large(tensor, task)
                     continue
                 file, place = self.places[name]
                 value.name = name
@@ -58,7 +57,7 @@ class Weights:
                     location=file,
                     offset=place.offset,
                     length=place.length,
-                    dtype=value.const_value.dtype,
+                    dtype=tensor.dtype,
                     shape=ir.Shape(place.shape),
                     name=name,
                     base_dir=self.folder,
@@ -77,7 +76,7 @@ def _identity(tensor: torch.Tensor) -> tuple:
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def _refuse_large(tensor: Any, task: str) -> None:
+def _refuse_large(tensor: ir.TensorProtocol | None, task: str) -> None:
     if tensor is not None and tensor.nbytes > MAX_CONSTANT_BYTES:
         raise ExportError(
             f"the task '{task}' holds a constant {list(tensor.shape)} of {tensor.nbytes:,} bytes that is no tensor of "

@@ -18,4 +18,6 @@ def command(shell: str) -> None:
 
     from . import main
 
-    click.echo(get_completion_class(shell)(main, {}, "zoo", "_ZOO_COMPLETE").source())
+    script = get_completion_class(shell)
+    assert script is not None  # one of the three that click has
+    click.echo(script(main, {}, "zoo", "_ZOO_COMPLETE").source())

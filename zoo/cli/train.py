@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -101,7 +102,9 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     first = os.environ.get("RANK", "0") == "0"
     with progress(run.settings["steps"], f"training {run.name}", unit="step") if first else nullcontext() as bar:
 
-        def on_step(done: int, steps: int, losses: dict[str, float]) -> None:
+        def on_step(done: int, steps: int, losses: Mapping[str, float]) -> None:
+            if bar is None:  # not the first process
+                return
             bar.update(done - bar.n)
             if losses:
                 bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()}, refresh=False)

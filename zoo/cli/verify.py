@@ -12,6 +12,7 @@ from .output import as_json, progress, table
 
 if TYPE_CHECKING:
     from ..formats.registry import Entry
+    from ..runtime import Device
     from ..store.store import Installed, Store
 
 FOLDER = "a folder"  # stands for the registry of a bundle that has none; no registry has a name with a space
@@ -25,7 +26,7 @@ FOLDER = "a folder"  # stands for the registry of a bundle that has none; no reg
 @click.option("--trust", is_flag=True, help="Run the host program even if it is not.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(
-    models: tuple[str, ...], replay_: bool, device: str, run_host: bool, trust: bool, json_: bool
+    models: tuple[str, ...], replay_: bool, device: "Device", run_host: bool, trust: bool, json_: bool
 ) -> None:  # fmt: skip
     """Hash models again; with --replay run their golden cases on this machine.
 
@@ -132,7 +133,7 @@ def _in_package(entry: "Entry") -> "Installed":
     return Installed(entry.registry.name, entry.name, entry.version, entry.digest, folder_of(entry))
 
 
-def _examine(store: "Store", name: str, model: "Installed", device: str | None) -> dict[str, Any]:
+def _examine(store: "Store", name: str, model: "Installed", device: "Device | None") -> dict[str, Any]:
     """What `--json` says of a model. It is replayed only when its bytes and graphs are right."""
     findings = store.verify(model)
     report = {"model": name, "digest": model.digest, "folder": str(model.folder), "right": not findings}
@@ -149,7 +150,7 @@ def _examine(store: "Store", name: str, model: "Installed", device: str | None) 
     return report
 
 
-def _examine_export(text: str, device: str, run_host: bool, trust: bool) -> dict[str, Any]:
+def _examine_export(text: str, device: "Device", run_host: bool, trust: bool) -> dict[str, Any]:
     """As `_examine`, for a folder that `zoo export` wrote; a host is run when everything before is right."""
     from ..formats import manifest as manifests
     from ..graph.check import check

@@ -45,7 +45,7 @@ __all__ = [
 
 _LOADING = ("Loaded", "candidate", "command_fault", "load", "load_command", "load_from", "load_target")
 _PROBING = ("Probe", "probe", "probe_all", "set_aside")
-_HOME = dict.fromkeys(_LOADING, "loading") | dict.fromkeys(_PROBING, "probing")
+_HOME: dict[str, str] = {**dict.fromkeys(_LOADING, "loading"), **dict.fromkeys(_PROBING, "probing")}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_origin
 
 import msgspec
@@ -58,7 +58,7 @@ def _members(kind: Any) -> Iterator[tuple[str, str]]:
     """A type's fields with their types, or a protocol's methods with their signatures."""
     if is_dataclass(kind):
         for field in fields(kind):
-            required = inspect.signature(kind).parameters[field.name].default is inspect.Parameter.empty
+            required = field.default is MISSING and field.default_factory is MISSING
             yield field.name + ("" if required else "?"), str(field.type)
     elif issubclass(kind, msgspec.Struct):
         for field in msgspec.structs.fields(kind):

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import time
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -60,26 +60,35 @@ def examine(plugin: Plugin, printed: int) -> Probe:
     """
     built_in = dict(vars(builtins))
     before = time.perf_counter()
-    fault = None
     try:
         manager = import_hooks(plugin)
-        seconds = time.perf_counter() - before
-        families = {name: _describe(Loaded(name, plugin, manager), _FAMILY) for name in plugin.families}
-        targets = {name: _describe(Loaded(name, plugin, manager), _TARGET) for name in plugin.targets}
+        result = Probe(
+            plugin=plugin,
+            import_seconds=time.perf_counter() - before,
+            families={
+                name: _describe(Loaded(name, plugin, manager), DescribeRequest(family=name), Family)
+                for name in plugin.families
+            },
+            targets={
+                name: _describe(Loaded(name, plugin, manager), TargetRequest(target=name), Target)
+                for name in plugin.targets
+            },
+            hooks=hook_names(manager),
+        )
     except Fault as e:
-        fault = e
+        result = e
     except BaseException as e:  # a KeyboardInterrupt that nobody pressed
-        fault = Fault(f"it raised {brief(e)} while it was loaded")
+        result = Fault(f"it raised {brief(e)} while it was loaded")
     # What it printed comes first: a full pipe is also why a print failed.
     if text := _first_line(printed):
         raise Fault(f"it prints while it is loaded ('{text}'), which would spoil the output of commands")
-    if fault:
-        raise fault
+    if isinstance(result, Fault):
+        raise result
     if replaced := [name for name, value in built_in.items() if vars(builtins).get(name) is not value]:
         raise Fault(f"it replaces Python's own {replaced[0]} while it is loaded, for everybody")
     if heavy := [name for name in HEAVY if name in sys.modules]:
         raise Fault(f"it imports {' and '.join(heavy)} while it is loaded; a plugin does that inside its hooks")
-    return Probe(plugin=plugin, import_seconds=seconds, families=families, targets=targets, hooks=hook_names(manager))
+    return result
 
 
 def _first_line(printed: int) -> str:
@@ -91,16 +100,15 @@ def _first_line(printed: int) -> str:
         return ""
 
 
-_FAMILY = ("family", "describe_family", DescribeRequest, Family)
-_TARGET = ("target", "describe_target", TargetRequest, Target)
+Described = TypeVar("Described", Family, Target)
 
 
-def _describe(loaded: Loaded, what: tuple[str, str, type, type]) -> Any:
+def _describe(loaded: Loaded, request: object, answer: type[Described]) -> Described:
     """What a family or target says of itself, as plain data of the right types."""
-    kind, hook, request, answer = what
+    kind = answer.__name__.lower()
+    hook = f"describe_{kind}"
     try:
-        said = loaded.ask(hook, request(**{kind: loaded.name}))
-        plain = msgspec.convert(msgspec.to_builtins(said), answer)
+        plain = msgspec.convert(msgspec.to_builtins(loaded.ask(hook, request)), answer)
     except ZooError as e:
         raise Fault(f"its hook {hook} failed: {e}") from e
     except (TypeError, ValueError, RecursionError) as e:

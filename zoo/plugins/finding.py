@@ -68,7 +68,7 @@ class PluginRegistry(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path | None  # None: the package that its metadata names is not there
 
 
-class PluginCommand(msgspec.Struct, frozen=True, kw_only=True):
+class PluginCommand(msgspec.Struct, frozen=True, order=True):
     """A command of the CLI that an installed distribution brings."""
 
     name: str  # `zoo NAME`
@@ -140,38 +140,29 @@ def commands(reserved: Collection[str]) -> list[PluginCommand]:
     """
     if not enabled():
         return []
-    found = []
+    found: list[PluginCommand] = []
+    owners: dict[str, set[str]] = {}
     for distribution, version, name, value in entry_points("zoo.commands"):
         module, _, attribute = value.partition(":")
-        found.append((name, distribution, version, module.strip(), attribute.strip()))
-    owners: dict[str, set[str]] = {}
-    for command, distribution, *_ in found:
-        owners.setdefault(command, set()).add(distribution)
+        found.append(PluginCommand(name, distribution, version, module.strip(), attribute.strip()))
+        owners.setdefault(name, set()).add(distribution)
     return [
-        PluginCommand(
-            name=command,
-            distribution=distribution,
-            version=version,
-            module=module,
-            attribute=attribute,
-            problem=_command_problem(command, distribution, module, attribute, reserved, owners[command]),
-        )
-        for command, distribution, version, module, attribute in sorted(found)
+        msgspec.structs.replace(command, problem=_command_problem(command, reserved, owners[command.name]))
+        for command in sorted(found)
     ]
 
 
-def _command_problem(
-    command: str, distribution: str, module: str, attribute: str, reserved: Collection[str], owners: set[str]
-) -> str:
-    remove = f"remove it (pip uninstall {distribution})"
-    if command in reserved:
-        return f"zoo itself has the command '{command}', which {distribution} brings too; {remove}"
-    if others := sorted(owners - {distribution}):
-        return f"{distribution} and {' and '.join(others)} both bring the command '{command}'; {remove} or the other"
-    if not _NAME.fullmatch(command):
-        return f"'{safe_text(command)}' is no name of a command (lower-case letters, digits, '.', '_', '-'); {remove}"
-    if not _MODULE.fullmatch(module) or not attribute.isidentifier():
-        return f"its command '{command}' must be given as module:attribute; tell its author, or {remove}"
+def _command_problem(command: PluginCommand, reserved: Collection[str], owners: set[str]) -> str:
+    name, remove = command.name, f"remove it (pip uninstall {command.distribution})"
+    if name in reserved:
+        return f"zoo itself has the command '{name}', which {command.distribution} brings too; {remove}"
+    if others := sorted(owners - {command.distribution}):
+        both = f"{command.distribution} and {' and '.join(others)}"
+        return f"{both} both bring the command '{name}'; {remove} or the other"
+    if not _NAME.fullmatch(name):
+        return f"'{safe_text(name)}' is no name of a command (lower-case letters, digits, '.', '_', '-'); {remove}"
+    if not _MODULE.fullmatch(command.module) or not command.attribute.isidentifier():
+        return f"its command '{name}' must be given as module:attribute; tell its author, or {remove}"
     return ""
 
 

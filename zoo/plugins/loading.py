@@ -1,25 +1,32 @@
 """Loading the one plugin that a command needs, and calling its hooks."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import sys
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
+import pluggy
 
+from .. import hookspecs
 from ..errors import NotFoundError, PluginError, ZooError
-from ..hookspecs import Family, Imported, Target, Tasks
 from ..text import did_you_mean, safe_text
 from . import places
 from .finding import OFF, Fault, Plugin, PluginCommand, brief, enabled, installed
 from .probing import probe
 
+if TYPE_CHECKING:
+    import click
+    import torch
+
 _REPORT = "upgrade it (pip install -U {distribution}) or tell its author"
 
 
-def import_hooks(plugin: Plugin) -> Any:
+def import_hooks(plugin: Plugin) -> pluggy.PluginManager:
     """Imports the plugin's module and checks its hooks.
 
     Returns:
@@ -44,11 +51,7 @@ def import_hooks(plugin: Plugin) -> Any:
     return _register(plugin, module)
 
 
-def _register(plugin: Plugin, module: ModuleType) -> Any:
-    import pluggy
-
-    from .. import hookspecs
-
+def _register(plugin: Plugin, module: ModuleType) -> pluggy.PluginManager:
     manager = pluggy.PluginManager("zoo")
     manager.add_hookspecs(hookspecs)
     known = [name for name in vars(manager.hook) if getattr(manager.hook, name).has_spec()]
@@ -70,7 +73,7 @@ def _register(plugin: Plugin, module: ModuleType) -> Any:
     return manager
 
 
-def hook_names(manager: Any) -> tuple[str, ...]:
+def hook_names(manager: pluggy.PluginManager) -> tuple[str, ...]:
     """The hooks that a manager's module implements."""
     return tuple(name for name in vars(manager.hook) if getattr(manager.hook, name).get_hookimpls())
 
@@ -84,7 +87,7 @@ def _place(error: BaseException, plugin: Plugin) -> str:
 class Loaded:
     """A family or target whose plugin was imported."""
 
-    def __init__(self, name: str, plugin: Plugin, manager: Any):
+    def __init__(self, name: str, plugin: Plugin, manager: pluggy.PluginManager):
         self.name, self.plugin, self._manager = name, plugin, manager
 
     def implements(self, hook: str) -> bool:
@@ -95,7 +98,31 @@ class Loaded:
         """`zoo_tiny/plugin.py:12`, where a hook that the plugin implements begins."""
         return places.of_code(getattr(self._manager.hook, hook).get_hookimpls()[0].function, self.plugin.module)
 
-    def call(self, hook: str, request: Any) -> Any:
+    @overload
+    def call(self, hook: Literal["describe_family"], request: hookspecs.DescribeRequest) -> hookspecs.Family: ...
+    @overload
+    def call(self, hook: Literal["validate_config"], request: hookspecs.ConfigRequest) -> Mapping[str, Any]: ...
+    @overload
+    def call(self, hook: Literal["list_tasks"], request: hookspecs.TasksRequest) -> hookspecs.Tasks: ...
+    @overload
+    def call(self, hook: Literal["build_module"], request: hookspecs.BuildRequest) -> torch.nn.Module: ...
+    @overload
+    def call(self, hook: Literal["build_task"], request: hookspecs.TaskModuleRequest) -> torch.nn.Module: ...
+    @overload
+    def call(self, hook: Literal["build_trainer"], request: hookspecs.TrainRequest) -> hookspecs.Trainer: ...
+    @overload
+    def call(self, hook: Literal["measure"], request: hookspecs.MeasureRequest) -> list[hookspecs.Metric]: ...
+    @overload
+    def call(
+        self, hook: Literal["import_checkpoint"], request: hookspecs.ImportRequest
+    ) -> hookspecs.Imported | None: ...
+    @overload
+    def call(self, hook: Literal["describe_target"], request: hookspecs.TargetRequest) -> hookspecs.Target: ...
+    @overload
+    def call(self, hook: Literal["write_target"], request: hookspecs.WriteTargetRequest) -> bool: ...
+    @overload
+    def call(self, hook: Literal["run_target"], request: hookspecs.RunTargetRequest) -> str: ...
+    def call(self, hook: str, request: object) -> Any:
         """The hook's answer.
 
         Raises:
@@ -109,7 +136,7 @@ class Loaded:
             name = self.plugin.distribution
             raise PluginError(f"{name} {self.plugin.version}: {fault.line(name)}") from fault.__cause__
 
-    def ask(self, hook: str, request: Any) -> Any:
+    def ask(self, hook: str, request: object) -> Any:
         """`call`, with a Fault where the plugin is to blame."""
         caller = getattr(self._manager.hook, hook)
         if not caller.get_hookimpls():
@@ -126,7 +153,7 @@ class Loaded:
         return result
 
 
-def load_command(command: PluginCommand) -> Any:
+def load_command(command: PluginCommand) -> click.Command:
     """Imports a command that a plugin brings: a click command or group.
 
     Raises:
@@ -160,12 +187,12 @@ def command_fault(command: PluginCommand, error: BaseException) -> str:
 
 # What can be checked without importing torch.
 _RESULTS: dict[str, Any] = {
-    "describe_family": Family,
+    "describe_family": hookspecs.Family,
     "validate_config": Mapping,
-    "list_tasks": Tasks,
+    "list_tasks": hookspecs.Tasks,
     "measure": list,
-    "import_checkpoint": (Imported, type(None)),
-    "describe_target": Target,
+    "import_checkpoint": (hookspecs.Imported, type(None)),
+    "describe_target": hookspecs.Target,
     "write_target": bool,
     "run_target": str,
 }

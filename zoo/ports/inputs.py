@@ -68,8 +68,9 @@ def check(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> None:
     for name, port in ports.items():
         dimensions = _dimensions({n: p for n, p in ports.items() if n != name}, arrays)
         for dimension, length in zip(port.shape, arrays[name].shape, strict=True):
-            if dimensions.get(dimension, length) != length:
-                raise UsageError(f"{name} has {dimension} {length}; the other inputs have {dimensions[dimension]}")
+            other = dimensions.get(dimension, length) if isinstance(dimension, str) else length
+            if other != length:
+                raise UsageError(f"{name} has {dimension} {length}; the other inputs have {other}")
 
 
 def _dimensions(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -361,7 +361,8 @@ class Kind:
 
         low, high = port.minimum, port.maximum
         if low is None or high is None:
-            return rng.standard_normal(shape).astype(np.float32).clip(low, high)
+            values = rng.standard_normal(shape).astype(np.float32)
+            return values.clip(-np.inf if low is None else low, np.inf if high is None else high)
         return rng.uniform(low, high, shape).astype(np.float32)
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> Any:

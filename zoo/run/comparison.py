@@ -89,7 +89,7 @@ def compare_task(
             comparison = compare(port, e[rows], a[rows], tolerance)
             note = f" ({int(rows.sum())} of {len(rows)} compared: those whose tokens agree)"
             comparison = replace(comparison, text=comparison.text + note)
-        if comparison.verdict == "differs" and batched and clear is not None and len(clear) == len(e):
+        if comparison.verdict == "differs" and rows is not None and clear is not None and len(clear) == len(e):
             where_clear = compare(port, e[rows & clear], a[rows & clear], tolerance)
             if where_clear.verdict != "differs":
                 note = f"; only where tokens tie ({int(clear.sum())} of {len(clear)} are clear)"
@@ -98,7 +98,7 @@ def compare_task(
     return result
 
 
-def worst_of(comparisons: Mapping[object, Comparison]) -> Verdict:
+def worst_of(comparisons: Mapping[str, Comparison]) -> Verdict:
     """`differs` if any does, else `within` if any is, else `identical`."""
     verdicts = {comparison.verdict for comparison in comparisons.values()}
     return "differs" if "differs" in verdicts else "within" if "within" in verdicts else "identical"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -26,6 +27,7 @@ from ..ports.tensor import Tensor
 from ..runtime import open_session
 
 NOISE = "noise"
+Distribution = Literal["normal", "uniform"]
 ULPS = 4
 """How far normal values may be from the specified ones: docs/noise.md."""
 
@@ -86,7 +88,7 @@ def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case
         return
     drawn = _evaluate(model, names, cases)
     for name in reversed(names):
-        for distribution in DRAW:
+        for distribution in get_args(Distribution):
             arrays = [outputs[name] for outputs in drawn]
             port = Port(
                 kind=Tensor.name,
@@ -143,11 +145,16 @@ def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> li
         return [session.run({name: case.inputs[name] for name in session.inputs}) for case in cases]
 
 
+def _draw(port: Port, seeds: np.ndarray) -> np.ndarray:
+    """The noise of a port, whose dimensions after the batch are fixed."""
+    return DRAW[port.noise](seeds, [int(length) for length in port.shape[1:]])
+
+
 def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
     """Whether an array is what the port says on these seeds, within the 4 ulp of docs/noise.md."""
     if array.dtype != np.float32 or array.ndim < 2 or array.shape != (len(seeds), *port.shape[1:]):
         return False
-    expected = DRAW[port.noise](seeds, port.shape[1:])
+    expected = _draw(port, seeds)
     return bool((np.abs(array - expected) <= ULPS * np.spacing(np.abs(expected))).all())
 
 
@@ -169,11 +176,17 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input, *(names_used(body) for body in subgraphs(node)))
-    nodes, initializers = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in needed]
+    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
     values = [value for value in graph.value_info if value.name in needed]
-    for field, entries in ((graph.node, nodes), (graph.initializer, initializers), (graph.value_info, values)):
-        del field[:]
-        field.extend(entries)
+    _replace(graph.node, kept[::-1])
+    _replace(graph.initializer, initializers)
+    _replace(graph.value_info, values)
+
+
+def _replace(field: Any, entries: list) -> None:
+    """Gives a repeated field of a protobuf message other entries."""
+    del field[:]
+    field.extend(entries)
 
 
 def _in_place(task: Task, seed: str, port: Port) -> Task:
@@ -182,6 +195,6 @@ def _in_place(task: Task, seed: str, port: Port) -> Task:
 
 
 def _with_noise(case: Case, seed: str, port: Port) -> Case:
-    noise = DRAW[port.noise](case.inputs[seed], port.shape[1:])
+    noise = _draw(port, case.inputs[seed])
     inputs = {NOISE if n == seed else n: noise if n == seed else a for n, a in case.inputs.items()}
     return replace(case, inputs=inputs)

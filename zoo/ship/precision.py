@@ -32,8 +32,8 @@ from ..ports.seed import seeds_of
 from ..run.model import Model
 from ..runtime import open_session
 from ..store.locate import Bundle
-from . import rewriting
-from .rewriting import WATCHES, Arrays, Seen
+from . import fp16, int8, products
+from .products import WATCHES, Arrays, Seen
 
 PRECISIONS = {"fp16": "float16", "int8": "int8"}
 """What the command line says, and what the manifest says."""
@@ -160,7 +160,7 @@ def lighten(
     folder.mkdir()
     models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in before.tasks}
     arrays = {n: array for file in _weight_files(bundle) for n, array in tensors.load(bundle.folder / file).items()}
-    rewriting.fold_transposes([model.graph for model in models.values()], arrays)
+    products.fold_transposes([model.graph for model in models.values()], arrays)
     if precision == "int8":
         _to_int8(models, arrays, Calibration(bundle, pictures), on_progress)
     elif half:
@@ -169,7 +169,7 @@ def lighten(
         refuse_overflow(models, arrays, read_cases(bundle.folder / GOLDEN, before))
     else:
         for model in models.values():
-            rewriting.halve(model.graph, arrays)
+            fp16.halve(model.graph, arrays)
     _write_graphs(bundle, folder, models, arrays)
     on_progress("running the golden cases")
     return _write_rest(bundle, folder, PRECISIONS[precision])
@@ -184,7 +184,7 @@ def rounded(bundle: Bundle, folder: Path) -> Bundle:
     shutil.copytree(bundle.folder, folder)
     for name in bundle.manifest.tasks:
         model = onnx.load(folder / graph_file(name), load_external_data=False)
-        rewriting.round_in_half(model.graph)
+        fp16.round_in_half(model.graph)
         (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
     return Bundle(folder, bundle.manifest, bundle.digest, f"{bundle.reference}, rounded")
 
@@ -198,11 +198,11 @@ def refuse_overflow(models: Models, arrays: Arrays, cases: Mapping[str, list[Cas
         ExportError: one is not finite.
     """
     for task, model in models.items():
-        names = rewriting.in_half(model.graph)
+        names = fp16.in_half(model.graph)
         if not names:
             continue
-        watched = rewriting.watching(model, names)
-        rewriting.round_in_half(watched.graph)
+        watched = products.watching(model, names)
+        fp16.round_in_half(watched.graph)
         for name, seen in _ranges(watched, names, arrays, [case.inputs for case in cases[task]]).items():
             if not np.isfinite(seen).all():
                 raise ExportError(f"{task} overflows half precision on its golden cases, at {name}; take int8")
@@ -221,23 +221,23 @@ def with_metrics(bundle: Bundle, metrics: list[Metric]) -> Bundle:
 
 
 def _to_int8(models: Models, arrays: Arrays, inputs: Calibration, on_progress: Callable[[str], None]) -> None:
-    fit = rewriting.quantizable([model.graph for model in models.values()], arrays)
+    fit = int8.quantizable([model.graph for model in models.values()], arrays)
     ranges = _seen(models, arrays, fit, inputs, on_progress)
-    delicate = set().union(*(rewriting.delicate(m.graph, arrays, fit, ranges[n]) for n, m in models.items()))
+    delicate = set().union(*(int8.delicate(m.graph, arrays, fit, ranges[n]) for n, m in models.items()))
     fit -= delicate
     keep = _keep_32(sorted(delicate), "8 bits are too few for them")
     on_progress(f"{len(fit)} products compute in 8 bits{keep}")
     rest = {name: arrays[name] for name in delicate}
     for name, model in models.items():
-        rewriting.quantize(model.graph, arrays, fit, ranges[name])
-        rewriting.halve(model.graph, rest)
+        int8.quantize(model.graph, arrays, fit, ranges[name])
+        fp16.halve(model.graph, rest)
     arrays.update(rest)
 
 
 def _to_half(models: Models, arrays: Arrays, inputs: Calibration, on_progress: Callable[[str], None]) -> None:
-    ranges = _seen(models, arrays, rewriting.halvable(arrays), inputs, on_progress)
+    ranges = _seen(models, arrays, fp16.halvable(arrays), inputs, on_progress)
     for name, model in models.items():
-        in_half, kept = rewriting.halve(model.graph, arrays, ranges[name])
+        in_half, kept = fp16.halve(model.graph, arrays, ranges[name])
         if in_half or kept:
             keep = _keep_32(kept, "half precision may not hold what they compute")
             on_progress(f"{name}: {in_half} products compute in 16 bits{keep}")
@@ -255,13 +255,13 @@ def _seen(
     wholes = {name: task.part_of for name, task in inputs.model.manifest.tasks.items()}
     for name in sorted(models, key=lambda n: wholes[n] is not None):  # parts last
         model, whole = models[name], wholes[name]
-        names = rewriting.activations(model.graph, arrays, fit)
-        shared = whole and rewriting.ranges_of_part(model, models[whole], found[whole], arrays, fit)
+        names = products.activations(model.graph, arrays, fit)
+        shared = whole and products.ranges_of_part(model, models[whole], found[whole], arrays, fit)
         if shared or not names:  # a step of its own would be seen at the golden cases' steps alone
             found[name] = shared or {}
             continue
         on_progress(f"looking at the activations of {name}")
-        found[name] = _ranges(rewriting.watching(model, names), names, arrays, inputs.of(name))
+        found[name] = _ranges(products.watching(model, names), names, arrays, inputs.of(name))
     return found
 
 
@@ -273,11 +273,11 @@ def _ranges(
         weights, graph = Path(place) / "weights.safetensors", Path(place) / "watched.onnx"
         tensors.save(weights, arrays)
         places = {name: (weights.name, found) for name, found in tensors.read_header(weights).items()}
-        rewriting.point_at(watched.graph, places)
+        products.point_at(watched.graph, places)
         graph.write_bytes(watched.SerializeToString())
         session = open_session(graph, "cpu")
         seen = [session.run(call) for call in calls]
-    return {n: rewriting.together(Seen(*(float(o[f"{n}.{kind}"]) for kind in WATCHES)) for o in seen) for n in names}
+    return {n: products.together(Seen(*(float(o[f"{n}.{kind}"]) for kind in WATCHES)) for o in seen) for n in names}
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def _write_graphs(bundle: Bundle, folder: Path, models: Models, arrays: Arrays) 
         tensors.save(folder / file, {name: array for name, array in arrays.items() if name in there})
         places |= {name: (file, found) for name, found in tensors.read_header(folder / file).items()}
     for name, model in models.items():
-        rewriting.point_at(model.graph, places)
+        products.point_at(model.graph, places)
         (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -350,9 +350,8 @@ class Calibration:
         """Calls of a task; its golden ones where it takes what can't be made here."""
         loops = seeds_of(self.model.manifest.tasks[name].inputs)  # each call is a whole loop
         calls = [self._call(name, i) for i in range(len(self.batches))[: DRAWN_BATCHES if loops else None]]
-        if any(call is None for call in calls):
-            return [case.inputs for case in self.cases[name]]
-        return calls
+        made = [call for call in calls if call is not None]
+        return made if len(made) == len(calls) else [case.inputs for case in self.cases[name]]
 
     def _call(self, name: str, number: int) -> dict[str, np.ndarray] | None:
         task = self.model.manifest.tasks[name]

@@ -277,7 +277,7 @@ def _copy(blob: Path, target: Path) -> None:
     _fill(blob, target, copy)
 
 
-def _fill(blob: Path, target: Path, fill: Callable[[int, int], None]) -> None:
+def _fill(blob: Path, target: Path, fill: Callable[[int, int], object]) -> None:
     source = os.open(blob, os.O_RDONLY)
     try:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

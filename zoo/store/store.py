@@ -142,7 +142,7 @@ class Store:
 
     def missing(self, entry: Entry) -> int:
         """Bytes that a pull would still fetch."""
-        if (ref := read_digest(self._ref(entry))) == entry.digest and self.view(ref).is_dir():
+        if read_digest(self._ref(entry)) == entry.digest and self.view(entry.digest).is_dir():
             return 0
         return sum(self.blobs.missing(file.sha256, file.size) for file in entry.files.values())
 
@@ -316,7 +316,7 @@ def storage(root: Path) -> Iterator[None]:
             errno.EACCES: "; ZOO_HOME names a folder that can be written",
         }
         raise StoreError(
-            f"cannot write {safe_text(e.filename or root)}: {e.strerror or e}{hints.get(e.errno, '')}"
+            f"cannot write {safe_text(e.filename or root)}: {e.strerror or e}{hints.get(e.errno or 0, '')}"
         ) from None
 
 

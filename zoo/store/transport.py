@@ -370,12 +370,16 @@ def _retrying(tries: int) -> "tenacity.Retrying":
 
     backoff = wait_exponential(BACKOFF_SECONDS, BACKOFF_MOST_SECONDS) + wait_random(0, BACKOFF_SECONDS)
 
+    def failure(state: "tenacity.RetryCallState") -> BaseException | None:
+        return state.outcome.exception() if state.outcome else None
+
     def wait(state: "tenacity.RetryCallState") -> float:
-        return max(backoff(state), min(state.outcome.exception().retry_after, RETRY_AFTER_MOST_SECONDS))
+        return max(backoff(state), min(getattr(failure(state), "retry_after", 0.0), RETRY_AFTER_MOST_SECONDS))
 
     def tell(state: "tenacity.RetryCallState") -> None:
-        if state.next_action.sleep >= TELL_SECONDS:
-            log.warning("%s; trying again in %.0f s", state.outcome.exception(), state.next_action.sleep)
+        seconds = state.next_action.sleep if state.next_action else 0.0
+        if seconds >= TELL_SECONDS:
+            log.warning("%s; trying again in %.0f s", failure(state), seconds)
 
     return Retrying(
         retry=retry_if_exception_type(_RetryableError),

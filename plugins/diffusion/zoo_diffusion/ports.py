@@ -38,24 +38,8 @@ def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> 
     mask = Port(
         kind="mask", dtype="uint8", shape=("batch", height, width, 1), summary="128 and more: draw the pixel anew"
     )
-    sigma = Port(
-        kind="scalar",
-        dtype="float32",
-        shape=("batch",),
-        summary="deviation of the picture's noise, in levels of 0 to 255",
-        default=25.0,
-        minimum=0.0,
-        maximum=255.0,
-    )
-    strength = Port(
-        kind="scalar",
-        dtype="float32",
-        shape=("batch",),
-        summary="0 gives the picture back, 1 keeps almost nothing of it",
-        default=0.5,
-        minimum=0.0,
-        maximum=1.0,
-    )
+    sigma = _number("deviation of the picture's noise, in levels of 0 to 255", default=25.0, maximum=255.0)
+    strength = _number("0 gives the picture back, 1 keeps almost nothing of it", default=0.5, maximum=1.0)
     tasks["inpaint"] = restoring("Draw the masked part of a picture anew", "inpainted", image=image(), mask=mask)
     for factor in (2, 4):
         if height % factor == width % factor == 0:
@@ -101,16 +85,25 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
             classes=classes if len(classes) == network.num_classes else (),
         )
         if network.null_label:
-            ports["guidance"] = Port(
-                kind="scalar",
-                dtype="float32",
-                shape=("batch",),
-                summary="0 takes no notice of the label, 1 is plain, more exaggerates it",
+            ports["guidance"] = _number(
+                "0 takes no notice of the label, 1 is plain, more exaggerates it",
                 default=c.default_guidance,
-                minimum=0.0,
                 maximum=20.0,
             )
     return ports
+
+
+def _number(summary: str, *, default: float, maximum: float) -> Port:
+    """One for each image, from 0."""
+    return Port(
+        kind="scalar",
+        dtype="float32",
+        shape=("batch",),
+        summary=summary,
+        default=default,
+        minimum=0.0,
+        maximum=maximum,
+    )
 
 
 def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[str, Task]:

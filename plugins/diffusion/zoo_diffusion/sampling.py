@@ -203,11 +203,11 @@ def ddpm(t: Point, s: Point, variance: str = "small") -> Step:
         variance: `small` is beta_tilde, `large` is beta: the two extremes of section 3.2.
     """
     alpha_ts = t.alpha / s.alpha
-    beta = 1 - alpha_ts**2  # of a step from s to t
-    beta_tilde = s.sigma**2 / t.sigma**2 * beta
+    beta = 1 - alpha_ts**2  # of one step of the process from s to t
+    beta_tilde = s.sigma**2 / t.sigma**2 * beta  # (1 - alpha_bar_s) / (1 - alpha_bar_t) beta
     return Step(
-        x=alpha_ts * s.sigma**2 / t.sigma**2,
-        x0=s.alpha * beta / t.sigma**2,
+        x=alpha_ts * s.sigma**2 / t.sigma**2,  # sqrt(1 - beta) (1 - alpha_bar_s) / (1 - alpha_bar_t)
+        x0=s.alpha * beta / t.sigma**2,  # sqrt(alpha_bar_s) beta / (1 - alpha_bar_t)
         previous_x0=torch.zeros_like(beta),
         noise=(beta if variance == "large" else beta_tilde).sqrt(),
         noise_large=beta.sqrt(),
@@ -233,17 +233,17 @@ def ddim(t: Point, s: Point, eta: float = 0.0) -> Step:
     )
 
 
-def dpm_solver_2m(r: Point, t: Point, s: Point, second_order: Bool[Tensor, "*places"]) -> Step:
+def dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tensor, "*places"]) -> Step:
     """DPM-Solver++(2M): Lu, algorithm 2.
 
     Args:
-        r: where the step before started; it led to t.
+        before: where the step before started; it led to t.
         second_order: false in the first step, which has none before it, and in the last, where lambda_s is infinite.
             The first order is DDIM without noise.
     """
-    h_before, h = lambda_(t) - lambda_(r), lambda_(s) - lambda_(t)
-    # D = (1 + 1 / (2 r_i)) x_0 - 1 / (2 r_i) previous_x_0, with r_i = h_before / h.
-    share = torch.where(second_order, -h / (2 * h_before), 0.0)
+    h_before, h = lambda_(t) - lambda_(before), lambda_(s) - lambda_(t)
+    # D = (1 + 1 / (2 r)) x_0 - 1 / (2 r) (the x_0 of the step before), with r = h_before / h.
+    share = torch.where(second_order, -h / (2 * h_before), 0.0)  # -1 / (2 r)
     # x_s = sigma_s / sigma_t x_t - alpha_s (exp(-h) - 1) D, where alpha_s exp(-h) = alpha_t sigma_s / sigma_t.
     of_D = s.alpha - t.alpha * s.sigma / t.sigma
     nothing = torch.zeros_like(of_D)
@@ -255,6 +255,11 @@ def dpm_solver_2m(r: Point, t: Point, s: Point, second_order: Bool[Tensor, "*pla
 # --- The loop ---------------------------------------------------------------------------------------------------------
 
 Images = Float32[Tensor, "batch channels height width"]
+Pixels = UInt8[Tensor, "batch height width channels"]
+Labels = Int64[Tensor, " batch"]  # -1 is none
+Numbers = Float32[Tensor, " batch"]  # one for each image
+Seeds = Int64[Tensor, " batch"]
+Count = Int64[Tensor, ""]
 
 
 class Row(NamedTuple):
@@ -295,23 +300,21 @@ class Sampler(nn.Module):
         self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
         self.register_buffer("alpha_bar_rest", (alpha_bar - alpha_bar.float()).float(), persistent=False)
 
-    def plan(self, steps: Int64[Tensor, ""]) -> Float32[Tensor, "T columns"]:
+    def plan(self, steps: Count) -> Float32[Tensor, "T columns"]:
         """A `Row` for each of `steps` (1 .. T) steps; zeros after them."""
         i = torch.arange(self.c.num_timesteps, device=steps.device)
-        fed, r, t, s = self.places(i, steps)
-        rows = self.rows(fed, r, t, s, first=i == 0, last=i == steps - 1)
+        timestep, before, t, s = self.places(i, steps)
+        rows = self.rows(timestep, before, t, s, first=i == 0, last=i == steps - 1)
         return torch.where((i < steps).unsqueeze(1), rows, 0.0)
 
-    def places(
-        self, i: Int64[Tensor, " T"], steps: Int64[Tensor, ""]
-    ) -> tuple[Int64[Tensor, " T"], Point, Point, Point]:
-        """Of each step i: its timestep, where the step before started (r), where it starts (t), where it leads (s)."""
+    def places(self, i: Int64[Tensor, " T"], steps: Count) -> tuple[Int64[Tensor, " T"], Point, Point, Point]:
+        """Of each step i: its timestep, where the step before started, where it starts (t), where it leads (s)."""
         timestep = timesteps(self.c.spacing, i, steps, self.c.num_timesteps)
         place = torch.where(i < steps, timestep + 1, 0)
-        r = self.point(torch.cat((place[:1], place[:-1])))
+        before = self.point(torch.cat((place[:1], place[:-1])))
         t = self.point(place.clamp(min=1))
         s = self.point(torch.cat((place[1:], torch.zeros_like(place[:1]))))
-        return timestep, r, t, s
+        return timestep, before, t, s
 
     def point(self, place: Int64[Tensor, " n"]) -> Point:
         alpha_bar = self.alpha_bar.index_select(0, place).to(torch.float64)
@@ -321,20 +324,20 @@ class Sampler(nn.Module):
     def rows(
         self,
         timestep: Int64[Tensor, " n"],
-        r: Point,
+        before: Point,
         t: Point,
         s: Point,
         *,
         first: Bool[Tensor, " n"],
         last: Bool[Tensor, " n"],
     ) -> Float32[Tensor, "n columns"]:
-        """A `Row` for each step from t to s, the step before having started from r."""
+        """A `Row` for each step from t to s, the step before having started from `before`."""
         if self.c.sampler == "ddpm":
             step = ddpm(t, s, self.c.variance)
         elif self.c.sampler == "ddim":
             step = ddim(t, s, self.c.eta)
         else:
-            step = dpm_solver_2m(r, t, s, second_order=~(first | last))
+            step = dpm_solver_2m(before, t, s, second_order=~(first | last))
         from_x, from_output = x0_weights(self.c.prediction, t)
         columns = Row(
             t=timestep.to(torch.float64) * self.c.timestep_scale,
@@ -351,7 +354,7 @@ class Sampler(nn.Module):
         return torch.stack(columns, dim=1).to(torch.float32)
 
     def predict(
-        self, x: Images, row: Row, label: Int64[Tensor, " batch"] | None, guidance: Float32[Tensor, " batch"] | None
+        self, x: Images, row: Row, label: Labels | None, guidance: Numbers | None
     ) -> tuple[Images, Float32[Tensor, ""] | Images]:
         """x_0, in -1 .. 1 where the config clips, and the deviation of the noise to add.
 
@@ -382,13 +385,13 @@ class Sampler(nn.Module):
 
     def step(
         self,
-        i: Int64[Tensor, ""],
+        i: Count,
         row: Row,
         x: Images,
         previous_x0: Images,
-        seed: Int64[Tensor, " batch"] | None,
-        label: Int64[Tensor, " batch"] | None,
-        guidance: Float32[Tensor, " batch"] | None,
+        seed: Seeds | None,
+        label: Labels | None,
+        guidance: Numbers | None,
     ) -> tuple[Images, Images]:
         """x_s and x_0; `seed` may be left out where the sampler adds no noise."""
         x0, deviation = self.predict(x, row, label, guidance)
@@ -398,16 +401,16 @@ class Sampler(nn.Module):
             x = x + deviation * self.noise(seed, i + 1)
         return x, x0
 
-    def noise(self, seed: Int64[Tensor, " batch"], stream: int | Int64[Tensor, ""]) -> Images:
+    def noise(self, seed: Seeds, stream: int | Count) -> Images:
         """Standard normal noise. Stream 0 of a seed is x_T, stream i + 1 the noise that step i adds."""
         return normal(seed, self.shape, stream)
 
     def loop(
         self,
         x: Images,
-        steps: Int64[Tensor, ""],
+        steps: Count,
         step: Callable[[Tensor, Row, Tensor, Tensor], tuple[Tensor, Tensor]],
-        first: Int64[Tensor, ""] | None = None,
+        first: Count | None = None,
     ) -> Images:
         """All steps from x, or those from the `first` on.
 
@@ -434,11 +437,11 @@ class Generate(Sampler):
 
     def forward(
         self,
-        seed: Int64[Tensor, " batch"],
-        steps: Int64[Tensor, ""],
-        label: Int64[Tensor, " batch"] | None = None,
-        guidance: Float32[Tensor, " batch"] | None = None,
-    ) -> UInt8[Tensor, "batch height width channels"] | Images:
+        seed: Seeds,
+        steps: Count,
+        label: Labels | None = None,
+        guidance: Numbers | None = None,
+    ) -> Pixels | Images:
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
             return self.step(i, row, x, previous_x0, seed, label, guidance)
 

@@ -8,20 +8,27 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from msgspec.structs import replace
 from torch import Tensor, nn
 
 from .config import DiffusionConfig
 from .pixels import to_float, to_uint8
 from .ports import adds_noise
-from .sampling import Denoiser, Generate, Images, Point, Row, Sampler, diffuse
-
-Count = Int64[Tensor, ""]
-Labels = Int64[Tensor, " batch"]
-Numbers = Float32[Tensor, " batch"]
-Pixels = UInt8[Tensor, "batch height width channels"]
-Seeds = Int64[Tensor, " batch"]
+from .sampling import (
+    Count,
+    Denoiser,
+    Generate,
+    Images,
+    Labels,
+    Numbers,
+    Pixels,
+    Point,
+    Row,
+    Sampler,
+    Seeds,
+    diffuse,
+)
 
 # --- The parts of `generate`, for hosts that keep the loop ------------------------------------------------------------
 

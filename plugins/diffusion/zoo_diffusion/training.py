@@ -52,7 +52,7 @@ class DenoiserTrainer(AveragedTrainer):
     """
 
     # Narrower than the base class's, which is given them here and never replaces them.
-    settings: DiffusionSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+    settings: DiffusionSettings
 
     def __init__(self, request: TrainRequest, diffusion: DiffusionConfig):
         s = read(DiffusionSettings, request.settings, f"{request.family} training")

@@ -7,9 +7,13 @@ so that training and evaluation compute the same.
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from .config import JudgeConfig
+
+Pixels = UInt8[Tensor, "batch height width channels"]
+Images = Float[Tensor, "batch image_channels height width"]
 
 
 class Block(nn.Module):
@@ -22,13 +26,13 @@ class Block(nn.Module):
         self.norm_2 = nn.GroupNorm(8, channels)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> the same
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         h = self.conv_1(F.relu(self.norm_1(x)))
         return x + self.conv_2(F.relu(self.norm_2(h)))
 
 
 class Judge(nn.Module):
-    """Pictures float -1 .. 1 [N, C, H, W] of any size to features [N, widths[-1]] and logits [N, num_classes]."""
+    """Images -1 .. 1 of any size to features, as many as the last of the widths, and logits of the classes."""
 
     def __init__(self, config: JudgeConfig):
         super().__init__()
@@ -40,17 +44,17 @@ class Judge(nn.Module):
         self.norm = nn.GroupNorm(8, config.widths[-1])
         self.head = nn.Linear(config.widths[-1], config.num_classes)
 
-    def features(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, widths[-1]]
+    def features(self, x: Images) -> Float[Tensor, "batch features"]:
         for down, block in zip(self.downs, self.blocks):
             x = block(down(x))
         return F.relu(self.norm(x)).mean(dim=(2, 3))
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, num_classes]
+    def forward(self, x: Images) -> Float[Tensor, "batch classes"]:
         return self.head(self.features(x))
 
 
-def to_float(image: Tensor) -> Tensor:
-    """uint8 [N, H, W, C], 0 .. 255, to float [N, C, H, W], -1 .. 1."""
+def to_float(image: Pixels) -> Float32[Tensor, "batch channels height width"]:
+    """0 .. 255 to -1 .. 1."""
     return image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
@@ -61,7 +65,7 @@ class Classify(nn.Module):
         super().__init__()
         self.judge = judge
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Pixels) -> tuple[Int64[Tensor, " batch"], Float32[Tensor, "batch classes"]]:
         probabilities = self.judge(to_float(image)).softmax(dim=1)
         return probabilities.argmax(dim=1), probabilities
 
@@ -73,5 +77,5 @@ class Features(nn.Module):
         super().__init__()
         self.judge = judge
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Pixels) -> Float32[Tensor, "batch features"]:
         return self.judge.features(to_float(image))

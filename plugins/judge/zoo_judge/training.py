@@ -1,10 +1,11 @@
 """Training of a judge: cross-entropy on shifted and mirrored pictures."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from zoo.build.optim import WeightAverage, cosine_rate
@@ -13,14 +14,13 @@ from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
 from .config import JudgeSettings
-from .model import to_float
+from .model import Judge, to_float
 
 
-def augment(x: Tensor, shift: int, mirror: bool, generator: torch.Generator) -> Tensor:
-    """Each picture moved by up to `shift` pixels each way (edge -1, black) and, where asked, mirrored by chance.
-
-    [N, C, H, W] -> the same; all randomness from `generator`.
-    """
+def augment(
+    x: Float32[Tensor, "batch channels height width"], shift: int, mirror: bool, generator: torch.Generator
+) -> Float32[Tensor, "batch channels height width"]:
+    """Each image moved by up to `shift` pixels each way (edge -1, black) and, where asked, mirrored by chance."""
     n, _, height, width = x.shape
     rows = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(height)
     columns = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(width)
@@ -39,6 +39,7 @@ class JudgeTrainer:
     def __init__(self, request: TrainRequest):
         self.settings = s = read(JudgeSettings, request.settings, "judge training")
         self.module = request.module.to(memory_format=torch.channels_last)
+        self.num_classes = cast(Judge, request.module).head.out_features
         self.judge = request.distribute(self.module)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
         self.average = WeightAverage(self.module, s.average_decay)
@@ -57,8 +58,8 @@ class JudgeTrainer:
         self.average.update(step)
         return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
 
-    def _check(self, labels: Tensor) -> None:
-        num_classes = self.module.head.out_features
+    def _check(self, labels: Int64[Tensor, " batch"]) -> None:
+        num_classes = self.num_classes
         if labels.min() < 0:
             raise UsageError("the family judge learns from labels: give a folder with a subfolder a class, or labels")
         if labels.max() >= num_classes:

@@ -220,36 +220,39 @@ def _network(layout: Layout, tensors: Mapping[str, Tensor], config: Mapping[str,
         "norm_groups": 32,
     }
     if layout is DIFFUSERS:
+        fields["norm_groups"] = config.get("norm_num_groups", 32)
+    _agree(fields, _said(layout, levels, config, source), source)
+    return fields
+
+
+def _said(layout: Layout, levels: int, config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The same fields as a config beside the tensors gives them; None, or no field, where it says nothing."""
+    if layout is DIFFUSERS:
         if "block_out_channels" not in config:
             raise InvalidFileError(
                 f"{source}: there is no config.json of diffusers beside it, which says norm_num_groups"
             )
-        fields["norm_groups"] = config.get("norm_num_groups", 32)
-        said = {
+        return {
             "widths": list(config["block_out_channels"]),
             "blocks": config.get("layers_per_block", 1),
-            "latent_channels": config.get("latent_channels", 4 if "sample_size" in config else 3),
+            "latent_channels": config.get("latent_channels"),
             "middle_attention": config.get("mid_block_add_attention", True),
         }
-        if "latent_channels" not in config:
-            del said["latent_channels"]
-    elif layout is LLAMAGEN:
+    if layout is LLAMAGEN:
         multiples, width = config.get("encoder_ch_mult"), config.get("ch", 128 if "encoder_ch_mult" in config else None)
-        said = {"latent_channels": config.get("z_channels")}
-        if multiples and width:
-            said["widths"] = [width * m for m in multiples]
-    else:
-        inner = config.get("ddconfig", {})
-        said = {"blocks": inner.get("num_res_blocks"), "latent_channels": inner.get("z_channels")}
-        if "ch" in inner and "ch_mult" in inner:
-            said["widths"] = [inner["ch"] * m for m in inner["ch_mult"]]
-        if "resolution" in inner and inner.get("attn_type", "vanilla") != "none":
-            sides = [inner["resolution"] // 2**i for i in range(levels)]
-            said["attention_levels"] = [i for i in range(levels) if sides[i] in inner.get("attn_resolutions", ())]
-        if inner:
-            said["middle_attention"] = inner.get("attn_type", "vanilla") != "none"
-    _agree(fields, said, source)
-    return fields
+        widths = [width * m for m in multiples] if multiples and width else None
+        return {"latent_channels": config.get("z_channels"), "widths": widths}
+    inner = config.get("ddconfig", {})
+    said: dict[str, Any] = {"blocks": inner.get("num_res_blocks"), "latent_channels": inner.get("z_channels")}
+    attention = inner.get("attn_type", "vanilla") != "none"
+    if "ch" in inner and "ch_mult" in inner:
+        said["widths"] = [inner["ch"] * m for m in inner["ch_mult"]]
+    if "resolution" in inner and attention:
+        sides = [inner["resolution"] // 2**i for i in range(levels)]
+        said["attention_levels"] = [i for i in range(levels) if sides[i] in inner.get("attn_resolutions", ())]
+    if inner:
+        said["middle_attention"] = attention
+    return said
 
 
 def _agree(shown: Mapping[str, Any], said: Mapping[str, Any], source: str) -> None:
@@ -303,8 +306,24 @@ def _convert(fields: Mapping[str, Any], schema: type, source: str) -> Any:
 def _take(
     layout: Layout, tensors: Mapping[str, Tensor], c: VQGANConfig | KLVAEConfig, outside: tuple[str, ...]
 ) -> Imported:
+    codec = c.codec
     keys = Keys({name: tensor.float() for name, tensor in tensors.items()})
-    codec, levels = c.codec, len(c.codec.widths)
+    _move(keys, layout, codec)
+    if isinstance(codec, CodecConfig):
+        codebook = keys.take("quantize.embedding.weight", "codec.quantizer.codebook")
+        if codebook is not None:
+            codebook = F.normalize(codebook, dim=1) if codec.normalize_latents else codebook
+            keys.put("codec.quantizer.codebook", codebook)
+    with torch.device("meta"):
+        module = VQGAN(codec) if isinstance(codec, CodecConfig) else KLAutoencoder(codec)
+    state, unused = keys.finish(torch.nn.ModuleDict({"codec": module}), unused=UNUSED)
+    config = {name: part for name, part in msgspec.to_builtins(c).items() if part is not None}
+    return Imported(layout=layout.name, config=config, state_dict=state, unused=(*unused, *outside))
+
+
+def _move(keys: Keys, layout: Layout, codec: CodecConfig | KLConfig) -> None:
+    """Encoder and decoder, from the input to the output, and the convolutions to and from the code."""
+    last = len(codec.widths) - 1
     norm, *attended, proj = layout.attention_parts
 
     def block(source: str, target: str) -> None:
@@ -317,36 +336,29 @@ def _take(
         keys.join([f"{source}.{name}" for name in attended], f"codec.{target}.qkv")
         keys.move(f"{source}.{proj}", f"codec.{target}.proj")
 
-    for side, template, blocks in (("encoder", layout.down, codec.blocks), ("decoder", layout.up, codec.blocks + 1)):
+    def level(source: str, target: str, number: int, blocks: int, resample: str) -> None:
+        for j in range(blocks):
+            block(f"{source}.{layout.block.format(j=j)}", f"{target}.blocks.{j}")
+            if number in codec.attention_levels:
+                attention(f"{source}.{layout.attention.format(j=j)}", f"{target}.attentions.{j}")
+        if resample:
+            keys.move(f"{source}.{resample}", f"codec.{target}.resample.conv")
+
+    for side in ("encoder", "decoder"):
         keys.move(f"{side}.conv_in", f"codec.{side}.conv_in")
-        for i in range(levels):
-            up = side == "decoder"
-            source = template.format(i=levels - 1 - i if up and layout.finest_first_up else i)
+        for i in range(last + 1):
             target = f"{side}.levels.{i}"
-            for j in range(blocks):
-                block(f"{source}.{layout.block.format(j=j)}", f"{target}.blocks.{j}")
-                if (levels - 1 - i if up else i) in codec.attention_levels:
-                    attention(f"{source}.{layout.attention.format(j=j)}", f"{target}.attentions.{j}")
-            if i < levels - 1:
-                resample = layout.upsample if up else layout.downsample
-                keys.move(f"{source}.{resample}", f"codec.{target}.resample.conv")
+            if side == "encoder":
+                level(layout.down.format(i=i), target, i, codec.blocks, layout.downsample if i < last else "")
+            else:
+                source = layout.up.format(i=last - i if layout.finest_first_up else i)
+                level(source, target, last - i, codec.blocks + 1, layout.upsample if i < last else "")
         block(f"{side}.{layout.middle[0]}", f"{side}.middle.block_1")
         if codec.middle_attention:
             attention(f"{side}.{layout.middle[1]}", f"{side}.middle.attention")
         block(f"{side}.{layout.middle[2]}", f"{side}.middle.block_2")
         keys.move(f"{side}.{layout.norm_out}", f"codec.{side}.norm_out")
         keys.move(f"{side}.conv_out", f"codec.{side}.conv_out")
-
     if isinstance(codec, CodecConfig) or codec.latent_convolutions:
         keys.move("quant_conv", "codec.encoder.to_code")
         keys.move("post_quant_conv", "codec.decoder.from_code")
-    if isinstance(codec, CodecConfig):
-        codebook = keys.take("quantize.embedding.weight", "codec.quantizer.codebook")
-        if codebook is not None:
-            codebook = F.normalize(codebook, dim=1) if codec.normalize_latents else codebook
-            keys.put("codec.quantizer.codebook", codebook)
-    with torch.device("meta"):
-        module = torch.nn.ModuleDict({"codec": (VQGAN if isinstance(codec, CodecConfig) else KLAutoencoder)(codec)})
-    state, unused = keys.finish(module, unused=UNUSED)
-    config = {name: part for name, part in msgspec.to_builtins(c).items() if part is not None}
-    return Imported(layout=layout.name, config=config, state_dict=state, unused=(*unused, *outside))

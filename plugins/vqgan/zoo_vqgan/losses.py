@@ -5,25 +5,31 @@ Source: Esser, Rombach, Ommer 2021, "Taming Transformers for High-Resolution Ima
 terms are those of zoo-vqvae's quantize.py.
 
 A note on weights: the authors' code multiplies beta with the codebook's term in place of the commitment's, against its
-own docstring, and keeps that for old checkpoints. Here beta weighs the commitment. The two differ in training alone.
+own docstring, and keeps that for old checkpoints. Here beta weighs the commitment. The two differ in training only.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
+
+Images = Float[Tensor, "batch image_channels height width"]
+Term = Float[Tensor, ""]
 
 MAX_ADAPTIVE_WEIGHT = 1e4
 DELTA = 1e-4  # keeps equation 7 finite where the discriminator has no gradient
 
 
-def pixel_loss(reconstruction: Tensor, x: Tensor, kind: str = "l1") -> Tensor:
+def pixel_loss(reconstruction: Float[Tensor, "*shape"], x: Float[Tensor, "*shape"], kind: str = "l1") -> Term:
     """Mean absolute (`l1`) or squared (`l2`) error, over all elements."""
     return F.l1_loss(reconstruction, x) if kind == "l1" else F.mse_loss(reconstruction, x)
 
 
-def perceptual_loss(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
+def perceptual_loss(
+    features_a: Sequence[Float[Tensor, "batch _ _ _"]], features_b: Sequence[Float[Tensor, "batch _ _ _"]]
+) -> Term:
     """How differently a network sees two pictures, at several depths.
 
     Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", equation 1 with all
@@ -31,28 +37,30 @@ def perceptual_loss(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) 
     places; then the sum over depths.
 
     Args:
-        features_a, features_b: a tensor [N, C, H, W] a depth.
+        features_a, features_b: a tensor [batch, channels, height, width] a depth.
     """
     terms = [(unit(a) - unit(b)).square().sum(dim=1).mean() for a, b in zip(features_a, features_b, strict=True)]
     return torch.stack(terms).sum()
 
 
-def unit(features: Tensor) -> Tensor:
-    """[N, C, H, W] with length 1 over C at each place; zeros stay zeros."""
+def unit(
+    features: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Length 1 over the channels at each place; zeros stay zeros."""
     return features / (features.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()
 
 
-def hinge_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+def hinge_discriminator_loss(logits_real: Float[Tensor, "*shape"], logits_fake: Float[Tensor, "*shape"]) -> Term:
     """(E max(0, 1 - D(x)) + E max(0, 1 + D(x'))) / 2: Lim and Ye 2017; the authors' code for equation 5."""
     return 0.5 * (F.relu(1 - logits_real).mean() + F.relu(1 + logits_fake).mean())
 
 
-def adversarial_loss(logits_fake: Tensor) -> Tensor:
+def adversarial_loss(logits_fake: Float[Tensor, "*shape"]) -> Term:
     """-E D(x'): what the codec does about the discriminator."""
     return -logits_fake.mean()
 
 
-def adaptive_weight(reconstruction_term: Tensor, adversarial_term: Tensor, last_layer: Tensor) -> Tensor:
+def adaptive_weight(reconstruction_term: Term, adversarial_term: Term, last_layer: Float[Tensor, "*shape"]) -> Term:
     """lambda = |grad L_rec| / (|grad L_GAN| + delta), gradients of the decoder's last weights (equation 7).
 
     Makes the two terms pull equally at the last layer. At most `MAX_ADAPTIVE_WEIGHT`; a constant to autograd.
@@ -63,8 +71,10 @@ def adaptive_weight(reconstruction_term: Tensor, adversarial_term: Tensor, last_
     return ratio.clamp(0, MAX_ADAPTIVE_WEIGHT).detach()
 
 
-def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)), nats a picture: summed over all but the batch, [N]."""
+def kl_loss(
+    mean: Float[Tensor, " batch *latent"], log_variance: Float[Tensor, " batch *latent"]
+) -> Float[Tensor, " batch"]:
+    """KL(N(mean, variance) || N(0, 1)), nats an image: summed over all but the batch."""
     terms = mean.square() + log_variance.exp() - 1 - log_variance
     return 0.5 * terms.flatten(1).sum(dim=1)
 
@@ -91,5 +101,5 @@ class PatchDiscriminator(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, 1, h, w]
+    def forward(self, x: Images) -> Float[Tensor, "batch 1 rows columns"]:
         return self.main(x)

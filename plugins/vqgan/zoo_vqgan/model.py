@@ -2,7 +2,8 @@
 
 https://arxiv.org/abs/2012.09841. The networks, top to bottom: residual block, attention, encoder, decoder, and the two
 models around them: `VQGAN` with the codebook of zoo-vqvae, and `KLAutoencoder` of latent diffusion (Rombach et al.
-2021, https://arxiv.org/abs/2112.10752), whose latents are Gaussian. Table 7 of the paper describes the networks.
+2021, https://arxiv.org/abs/2112.10752), whose latents are Gaussian. Table 7 of the paper describes the networks. In
+shapes, `f` is the downsampling factor.
 
 Departs from the paper: the optional condition c is a label, added inside every residual block (the paper's c is a
 picture beside the first).
@@ -10,21 +11,28 @@ picture beside the first).
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from zoo_vqvae.quantize import Quantized, VectorQuantizer
 
 from .config import CodecConfig, KLConfig, NetworkConfig
 
+Map = Float[Tensor, "batch channels height width"]
+Images = Float[Tensor, "batch image_channels height width"]
+Latents = Float[Tensor, "batch code_size rows columns"]
+Labels = Int64[Tensor, " batch"]  # -1 is none
+
 
 class PlaceNorm(nn.LayerNorm):
     """Mean 0 and variance 1 over the channels of each place, then a scale and a shift a channel."""
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> the same
+    # LayerNorm's own argument has another name; it is only ever passed by place.
+    def forward(self, x: Map) -> Map:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def norm(c: NetworkConfig, channels: int) -> nn.Module:
-    """The config's norm, for so many channels."""
+    """The config's norm."""
     if c.norm == "place":
         return PlaceNorm(channels, c.norm_epsilon)
     return nn.GroupNorm(c.norm_groups, channels, c.norm_epsilon)
@@ -43,7 +51,9 @@ class Block(nn.Module):
         # Row 0 is "no label".
         self.condition = nn.Embedding(c.condition_classes + 1, outputs) if c.condition_classes else None
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:  # [N, inputs, H, W] -> [N, outputs, H, W]
+    def forward(
+        self, x: Float[Tensor, "batch inputs height width"], label: Labels | None
+    ) -> Float[Tensor, "batch outputs height width"]:
         h = self.conv_in(F.silu(self.norm_in(x)))
         if self.condition is not None and label is not None:
             h = h + self.condition(label + 1)[:, :, None, None]
@@ -60,10 +70,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:  # [N, C, H, W] -> the same
-        h = self.norm(x).flatten(2).transpose(1, 2)  # [N, HW, C]
+    def forward(self, x: Map, label: Labels | None) -> Map:
+        h = self.norm(x).flatten(2).transpose(1, 2)  # [batch, places, channels]
         q, k, v = self.qkv(h).chunk(3, dim=2)
-        weights = ((q * q.shape[2] ** -0.5) @ k.transpose(1, 2)).softmax(dim=2)  # [N, HW, HW]
+        weights = ((q * q.shape[2] ** -0.5) @ k.transpose(1, 2)).softmax(dim=2)  # [batch, places, places]
         return x + self.proj(weights @ v).transpose(1, 2).reshape(x.shape)
 
 
@@ -77,7 +87,7 @@ class Level(nn.Module):
         self.attentions = nn.ModuleList(Attention(c, outputs) for _ in range(blocks if attention else 0))
         self.resample = resample
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, x: Map, label: Labels | None) -> Float[Tensor, "batch channels_out height_out width_out"]:
         for i, block in enumerate(self.blocks):
             x = block(x, label)
             if self.attentions:
@@ -92,7 +102,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Map) -> Float[Tensor, "batch channels height//2 width//2"]:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -103,7 +113,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Map) -> Float[Tensor, "batch channels 2*height 2*width"]:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -116,7 +126,7 @@ class Middle(nn.Module):
         self.attention = Attention(c, channels) if c.middle_attention else None
         self.block_2 = Block(c, channels, channels)
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, x: Map, label: Labels | None) -> Map:
         x = self.block_1(x, label)
         if self.attention is not None:
             x = self.attention(x, label)
@@ -128,6 +138,7 @@ class Encoder(nn.Module):
 
     def __init__(self, c: NetworkConfig, outputs: int, code: int | None):
         super().__init__()
+        self.f = c.downsampling
         last = len(c.widths) - 1
         widths = (c.widths[0], *c.widths)
         self.conv_in = nn.Conv2d(c.image_channels, c.widths[0], 3, padding=1)
@@ -140,8 +151,9 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(c.widths[-1], outputs, 3, padding=1)
         self.to_code = nn.Conv2d(outputs, code, 1) if code else nn.Identity()
 
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """[N, image_channels, H, W] -> [N, code, H/f, W/f]; label int64 [N], -1 is none."""
+    def forward(
+        self, x: Images, label: Labels | None = None
+    ) -> Float[Tensor, "batch code_size height/{self.f} width/{self.f}"]:
         x = self.conv_in(x)
         for level in self.levels:
             x = level(x, label)
@@ -154,6 +166,7 @@ class Decoder(nn.Module):
 
     def __init__(self, c: NetworkConfig, code: int | None):
         super().__init__()
+        self.f = c.downsampling
         widths = (c.widths[-1], *reversed(c.widths))
         attention = [i in c.attention_levels for i in reversed(range(len(c.widths)))]
         last = len(c.widths) - 1
@@ -167,8 +180,9 @@ class Decoder(nn.Module):
         self.norm_out = norm(c, c.widths[0])
         self.conv_out = nn.Conv2d(c.widths[0], c.image_channels, 3, padding=1)
 
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """[N, code, h, w] -> [N, image_channels, f h, f w]; label int64 [N], -1 is none."""
+    def forward(
+        self, z: Latents, label: Labels | None = None
+    ) -> Float[Tensor, "batch image_channels {self.f}*rows {self.f}*columns"]:
         x = self.middle(self.conv_in(self.from_code(z)), label)
         for level in self.levels:
             x = level(x, label)
@@ -178,12 +192,14 @@ class Decoder(nn.Module):
 class UnitEncoder(Encoder):
     """An encoder whose latents have length 1: Yu et al. 2021, "Vector-quantized Image Modeling", section 3.2."""
 
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Images, label: Labels | None = None
+    ) -> Float[Tensor, "batch code_size height/{self.f} width/{self.f}"]:
         return F.normalize(super().forward(x, label), dim=1)
 
 
 class VQGAN(nn.Module):
-    """Encoder, vector quantiser, decoder. Pictures in and out are float -1 .. 1, [N, C, H, W]."""
+    """Encoder, vector quantiser, decoder. Images in and out are -1 .. 1."""
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -196,10 +212,11 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(config, config.code_size)
 
     def forward(
-        self, x: Tensor, label: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Quantized]:
-        """Reconstruction [N, C, H, W] and the quantised latents; H and W are multiples of `downsampling`."""
-        quantized = self.quantizer(self.encoder(x, label).permute(0, 2, 3, 1), generator)  # [N, h, w, code_size]
+        self, x: Images, label: Labels | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Images, Quantized]:
+        """The reconstruction, and the quantised latents; height and width are multiples of `downsampling`."""
+        z_e = self.encoder(x, label).permute(0, 2, 3, 1)  # [batch, rows, columns, code_size]
+        quantized: Quantized = self.quantizer(z_e, generator)
         return self.decoder(quantized.z_q.permute(0, 3, 1, 2), label), quantized
 
 
@@ -216,14 +233,14 @@ class KLAutoencoder(nn.Module):
         self.encoder = Encoder(config, 2 * config.latent_channels, code and 2 * code)
         self.decoder = Decoder(config, code)
 
-    def encode(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance, each [N, code_size, H/f, W/f]."""
+    def encode(self, x: Images, label: Labels | None = None) -> tuple[Latents, Latents]:
+        """Mean and log-variance."""
         mean, log_variance = self.encoder(x, label).chunk(2, dim=1)
         return mean, log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
     def forward(
-        self, x: Tensor, label: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self, x: Images, label: Labels | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Images, tuple[Latents, Latents]]:
         """Reconstruction of a drawn latent, and its mean and log-variance."""
         mean, log_variance = self.encode(x, label)
         noise = torch.randn(mean.shape, generator=generator).to(mean)

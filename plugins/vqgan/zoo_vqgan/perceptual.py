@@ -1,9 +1,11 @@
 """A timm network as the eye of the perceptual loss, and its training where no weights are at hand."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from zoo.errors import InvalidFileError, UsageError
 from zoo.text import safe_text
 
 from .config import CodecSettings
+
+Images = Float[Tensor, "batch image_channels height width"]
 
 TURNS = 4  # quarter turns that unlabelled pictures are told apart by
 
@@ -64,18 +68,19 @@ class Backbone(nn.Module):
     def freeze(self) -> None:
         self.eval().requires_grad_(False)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Pictures -1 .. 1 [N, C, H, W] to a feature map [N, c, h, w] a depth."""
-        return self.network.forward_intermediates(self._enlarged(x), intermediates_only=True)
+    def forward(self, x: Images) -> list[Tensor]:
+        """Images -1 .. 1 to a feature map [batch, channels, height, width] a depth."""
+        features = cast(Any, self.network).forward_intermediates  # of timm's own networks, not of every Module
+        return features(self._enlarged(x), intermediates_only=True)
 
-    def loss(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, x: Images, labels: Int64[Tensor, " batch"], generator: torch.Generator) -> Float[Tensor, ""]:
         """Cross-entropy of the classification that trains the backbone."""
         if not self.num_classes:
             labels = torch.randint(TURNS, (len(x),), generator=generator).to(x.device)
             x = torch.stack([torch.rot90(picture, int(k), (1, 2)) for picture, k in zip(x, labels)])
         return F.cross_entropy(self.network(self._enlarged(x)), labels)
 
-    def _enlarged(self, x: Tensor) -> Tensor:
+    def _enlarged(self, x: Images) -> Float[Tensor, "batch image_channels {self.scale}*height {self.scale}*width"]:
         if self.scale == 1:
             return x
         return F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=False)

@@ -1,7 +1,7 @@
 """The families `vqgan` and `klvae`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from zoo_vqvae.config import check_prior, completed, trains_prior
@@ -220,10 +220,9 @@ def _maximum_pixels(codec: NetworkConfig) -> int:
 @hookimpl
 def list_tasks(request: TasksRequest) -> Tasks:
     c = _config(request.family, request.config)
-    codec = c.codec
     if isinstance(c, KLVAEConfig):
         return Tasks(tasks=_latent_tasks(c.codec), default="reconstruct")
-    label = None
+    codec, label = c.codec, None
     if codec.condition_classes:
         label = Port(
             kind="label",
@@ -293,24 +292,25 @@ def build_task(request: TaskModuleRequest) -> Any:
 
     from . import tasks
 
-    codec = request.module["codec"]
     if request.family == "klvae":
         modules = {
             "encode": tasks.EncodeLatents,
             "decode": tasks.DecodeLatents,
             "reconstruct": tasks.ReconstructLatents,
         }
-    elif codec.config.condition_classes:
-        modules = {
+        return modules[request.task](cast("tasks.KLParts", request.module).codec)
+    parts = cast("tasks.VQGANParts", request.module)
+    if parts.codec.config.condition_classes:
+        conditional = {
             "encode": tasks.ConditionalEncode,
             "decode": tasks.ConditionalDecode,
             "reconstruct": tasks.ConditionalReconstruct,
         }
-    else:
-        modules = {"encode": plain.Encode, "decode": plain.Decode, "reconstruct": plain.Reconstruct}
-    if request.task not in modules:
-        return plain.build_prior_task(request.task, codec, request.module["prior"])
-    return modules[request.task](codec)
+        return conditional[request.task](parts.codec)
+    unconditional = {"encode": plain.Encode, "decode": plain.Decode, "reconstruct": plain.Reconstruct}
+    if request.task not in unconditional:
+        return plain.build_prior_task(request.task, parts.codec, parts.prior)
+    return unconditional[request.task](parts.codec)
 
 
 @hookimpl

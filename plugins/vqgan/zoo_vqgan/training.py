@@ -1,9 +1,10 @@
 """Training of the codecs: section 3.1 of Esser, Rombach, Ommer 2021, over batches of pictures."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
+from jaxtyping import Float32, Int64, Integer
 from torch import Tensor, nn
 from zoo_vqvae.quantize import perplexity
 from zoo_vqvae.tasks import pad_to_multiple, to_float
@@ -14,22 +15,28 @@ from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
 from . import losses
-from .config import CodecSettings
+from .config import CodecConfig, CodecSettings, KLConfig
+from .model import VQGAN, KLAutoencoder
 from .perceptual import Backbone
 
 
-def random_squares(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """A square of each picture, at a random place: uint8 [N, H, W, C] to [N, side, side, C]."""
+def random_squares(
+    images: Integer[Tensor, "batch height width channels"], side: int, generator: torch.Generator
+) -> Integer[Tensor, "batch {side} {side} channels"]:
+    """A square of each image, at a random place."""
     n, height, width, _ = images.shape
     if min(height, width) < side:
         raise UsageError(f"crop is {side}; the training pictures are {width}x{height} pixels")
     tops = torch.randint(height - side + 1, (n,), generator=generator).tolist()
     lefts = torch.randint(width - side + 1, (n,), generator=generator).tolist()
-    return torch.stack([p[t : t + side, l : l + side] for p, t, l in zip(images, tops, lefts)])  # noqa: E741
+    squares = zip(images, tops, lefts)
+    return torch.stack([image[top : top + side, left : left + side] for image, top, left in squares])
 
 
-def mirrored_at_random(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every picture mirrored with probability a half, [N, H, W, C]."""
+def mirrored_at_random(
+    images: Integer[Tensor, "batch height width channels"], generator: torch.Generator
+) -> Integer[Tensor, "batch height width channels"]:
+    """Every image mirrored with probability a half."""
     chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
@@ -44,10 +51,9 @@ class CodecTrainer:
     def __init__(self, request: TrainRequest):
         self.settings = s = read(CodecSettings, request.settings, f"{request.family} training")
         self.module = request.module.to(memory_format=torch.channels_last)
-        self.inner = self.module["codec"]
+        self.inner: VQGAN | KLAutoencoder = cast(Any, self.module).codec
         self.config = self.inner.config
         self.codec = request.distribute(self.inner)
-        self.kl = request.family == "klvae"
 
         channels = self.config.image_channels
         self.backbone = Backbone(s, channels, len(request.classes)).to(request.device)
@@ -105,7 +111,7 @@ class CodecTrainer:
             self.discriminator.requires_grad_(True)
             terms["adaptive_weight"] = weight
             loss = loss + s.discriminator_weight * weight * terms["adversarial"]
-        if self.kl:
+        if isinstance(self.config, KLConfig):
             terms["kl"] = losses.kl_loss(*latents).mean()
             loss = loss + s.kl_weight * terms["kl"]
         else:
@@ -119,12 +125,18 @@ class CodecTrainer:
             logits_real, logits_fake = self.judge_patches(x), self.judge_patches(fake)
             terms["discriminator"] = losses.hinge_discriminator_loss(logits_real, logits_fake)
             self._update("discriminator", terms["discriminator"], self.discriminator, step)
-        if not self.kl:
+        if isinstance(self.config, CodecConfig):
             counts = torch.bincount(latents.indices.flatten(), minlength=self.config.num_codes)
             terms["perplexity"] = perplexity(counts)
         return {name: term.detach() for name, term in terms.items()}
 
-    def _train_backbone(self, x: Tensor, labels: Tensor, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def _train_backbone(
+        self,
+        x: Float32[Tensor, "batch image_channels height width"],
+        labels: Int64[Tensor, " batch"],
+        step: int,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
         self.backbone.train()
         loss = self.backbone.loss(x, labels, generator)
         self._update("backbone", loss, self.backbone, step)

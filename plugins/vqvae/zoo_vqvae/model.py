@@ -1,7 +1,7 @@
 """VQ-VAE: van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", 2017.
 
-https://arxiv.org/abs/1711.00937. The whole model, top to bottom: residual block, encoder, decoder, model, and the
-task modules whose `forward` is what a graph does. Section 4.1 of the paper describes the networks.
+https://arxiv.org/abs/1711.00937. The networks, top to bottom: residual block, encoder, decoder, and the model around
+the quantiser of quantize.py. Section 4.1 of the paper describes them. In shapes, `f` is the downsampling factor.
 
 Departs from the paper: pixels are scaled to -1 .. 1; a 1x1 convolution takes the latents to a small `code_size`
 (nearest-code search in few dimensions keeps more of the codebook in use); weights are averaged for evaluation by the
@@ -12,6 +12,7 @@ from math import log2
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .config import CodecConfig
@@ -27,7 +28,7 @@ class ResidualBlock(nn.Module):
         self.conv_in = nn.Conv2d(channels, residual_channels, 3, padding=1)
         self.conv_out = nn.Conv2d(residual_channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> the same
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         activated = F.relu(x)
         skip = activated if self.skip_after_relu else x
         return skip + self.conv_out(F.relu(self.conv_in(activated)))
@@ -38,6 +39,7 @@ class Encoder(nn.Module):
 
     def __init__(self, c: CodecConfig):
         super().__init__()
+        self.f = c.downsampling
         levels = int(log2(c.downsampling))
         widths = [c.image_channels] + [max(c.hidden_channels >> (levels - 1 - i), 8) for i in range(levels)]
         self.down = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
@@ -47,7 +49,9 @@ class Encoder(nn.Module):
         )
         self.to_code = nn.Conv2d(c.hidden_channels, c.code_size, 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, image_channels, H, W] -> [N, code_size, H/f, W/f]
+    def forward(
+        self, x: Float[Tensor, "batch image_channels height width"]
+    ) -> Float[Tensor, "batch code_size height/{self.f} width/{self.f}"]:
         for down in self.down:
             x = F.relu(down(x))
         x = self.conv(x)
@@ -61,6 +65,7 @@ class Decoder(nn.Module):
 
     def __init__(self, c: CodecConfig):
         super().__init__()
+        self.f = c.downsampling
         levels = int(log2(c.downsampling))
         widths = [max(c.hidden_channels >> i, 8) for i in range(levels)] + [c.image_channels]
         self.from_code = nn.Conv2d(c.code_size, c.hidden_channels, 3, padding=1)
@@ -69,7 +74,9 @@ class Decoder(nn.Module):
         )
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
 
-    def forward(self, z: Tensor) -> Tensor:  # [N, code_size, h, w] -> [N, image_channels, f h, f w]
+    def forward(
+        self, z: Float[Tensor, "batch code_size rows columns"]
+    ) -> Float[Tensor, "batch image_channels {self.f}*rows {self.f}*columns"]:
         x = self.from_code(z)
         for block in self.blocks:
             x = block(x)
@@ -79,7 +86,7 @@ class Decoder(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """Encoder, vector quantiser, decoder. Pictures in and out are float -1 .. 1, [N, C, H, W]."""
+    """Encoder, vector quantiser, decoder. Images in and out are -1 .. 1."""
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -90,7 +97,10 @@ class VQVAE(nn.Module):
         )
         self.decoder = Decoder(config)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Quantized]:
-        """Reconstruction [N, C, H, W] and the quantised latents; H and W are multiples of `downsampling`."""
-        quantized = self.quantizer(self.encoder(x).permute(0, 2, 3, 1), generator)  # [N, h, w, code_size]
+    def forward(
+        self, x: Float[Tensor, "batch image_channels height width"], generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "batch image_channels height width"], Quantized]:
+        """The reconstruction, and the quantised latents; height and width are multiples of `downsampling`."""
+        z_e = self.encoder(x).permute(0, 2, 3, 1)  # [batch, rows, columns, code_size]
+        quantized: Quantized = self.quantizer(z_e, generator)
         return self.decoder(quantized.z_q.permute(0, 3, 1, 2)), quantized

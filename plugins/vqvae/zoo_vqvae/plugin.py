@@ -1,7 +1,7 @@
 """The family `vqvae`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from zoo.hookspecs import (
     BuildRequest,
@@ -150,10 +150,11 @@ def build_module(request: BuildRequest) -> Any:
 def build_task(request: TaskModuleRequest) -> Any:
     from . import tasks
 
+    parts = cast("tasks.Parts", request.module)
     modules = {"encode": tasks.Encode, "decode": tasks.Decode, "reconstruct": tasks.Reconstruct}
     if request.task not in modules:
-        return tasks.build_prior_task(request.task, request.module["codec"], request.module["prior"])
-    return modules[request.task](request.module["codec"])
+        return tasks.build_prior_task(request.task, parts.codec, parts.prior)
+    return modules[request.task](parts.codec)
 
 
 @hookimpl

@@ -78,48 +78,8 @@ def prior_tasks(
     def picture(channels: int, kind: str = "image", summary: str = "") -> Port:
         return Port(kind=kind, dtype="uint8", shape=("batch", height, width, channels), summary=summary)
 
-    def scalar(summary: str, default: float, minimum: float, maximum: float) -> Port:
-        return Port(
-            kind="scalar",
-            dtype="float32",
-            shape=("batch",),
-            summary=summary,
-            default=default,
-            minimum=minimum,
-            maximum=maximum,
-        )
-
     masked = prior.kind == "masked"
-    walk = {
-        "seed": Port(
-            kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1
-        )
-    }
-    if masked:
-        walk["steps"] = Port(
-            kind="count",
-            dtype="int64",
-            shape=(),
-            summary="in which all tokens are drawn",
-            default=min(prior.default_steps, prior.rows * prior.columns),
-            minimum=1,
-            maximum=prior.rows * prior.columns,
-        )
-    walk["temperature"] = scalar("less draws the likeliest, more anything", prior.default_temperature, 0.1, 10.0)
-    if prior.num_classes:
-        walk["label"] = Port(
-            kind="label",
-            dtype="int64",
-            shape=("batch",),
-            summary="what to draw; -1 is anything",
-            default=-1,
-            minimum=-1,
-            maximum=prior.num_classes - 1,
-            classes=classes if len(classes) == prior.num_classes else (),
-        )
-        walk["guidance"] = scalar(
-            "0 takes no notice of the label, 1 is plain, more exaggerates it", prior.default_guidance, 0.0, 10.0
-        )
+    walk = _walk_ports(prior, classes)
     tasks = {"generate": Task(summary="Draw a picture out of noise", inputs=walk, outputs={"image": picture(channels)})}
     if masked:
         mask = picture(1, "mask", "128 and more: draw anew the tokens that stand for the pixel")
@@ -129,3 +89,51 @@ def prior_tasks(
             outputs={"inpainted": picture(channels)},
         )
     return tasks
+
+
+def _walk_ports(prior: PriorConfig, classes: tuple[str, ...]) -> dict[str, Port]:
+    """What every draw takes."""
+    ports = {
+        "seed": Port(
+            kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1
+        )
+    }
+    if prior.kind == "masked":
+        ports["steps"] = Port(
+            kind="count",
+            dtype="int64",
+            shape=(),
+            summary="in which all tokens are drawn",
+            default=min(prior.default_steps, prior.rows * prior.columns),
+            minimum=1,
+            maximum=prior.rows * prior.columns,
+        )
+    ports["temperature"] = _number("less draws the likeliest, more anything", prior.default_temperature, 0.1, 10.0)
+    if prior.num_classes:
+        ports["label"] = Port(
+            kind="label",
+            dtype="int64",
+            shape=("batch",),
+            summary="what to draw; -1 is anything",
+            default=-1,
+            minimum=-1,
+            maximum=prior.num_classes - 1,
+            classes=classes if len(classes) == prior.num_classes else (),
+        )
+        ports["guidance"] = _number(
+            "0 takes no notice of the label, 1 is plain, more exaggerates it", prior.default_guidance, 0.0, 10.0
+        )
+    return ports
+
+
+def _number(summary: str, default: float, minimum: float, maximum: float) -> Port:
+    """One for each image."""
+    return Port(
+        kind="scalar",
+        dtype="float32",
+        shape=("batch",),
+        summary=summary,
+        default=default,
+        minimum=minimum,
+        maximum=maximum,
+    )

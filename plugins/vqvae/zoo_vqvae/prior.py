@@ -8,19 +8,29 @@
 Labels are guided as Ho and Salimans 2022 do (https://arxiv.org/abs/2207.12598), on logits: u + g (c - u).
 
 Departs from MaskGIT: no label smoothing; learned positions, and the label in a place of its own before the tokens.
-Letters: K codes, L places of a picture's tokens, N pictures.
+Letters: K codes, L places of an image's tokens.
 """
 
 import math
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from zoo.build.loop import while_loop
 from zoo.build.random import uniform
 
 from .config import PriorConfig
+
+Count = Int64[Tensor, ""]
+Labels = Int64[Tensor, " batch"]  # -1 is none
+Numbers = Float32[Tensor, " batch"]
+Seeds = Int64[Tensor, " batch"]
+Tokens = Int64[Tensor, "batch L"]
+Heads = Float[Tensor, "batch heads places head_size"]
 
 
 class Block(nn.Module):
@@ -37,20 +47,29 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * c.width, c.width)
         self.dropout = nn.Dropout(c.dropout)
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, T, width] to queries, keys, values [N, heads, T, width / heads]."""
+    def split(self, x: Float[Tensor, "batch places width"]) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys, values."""
         q, k, v = self.qkv(self.norm_1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
-    def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
-        """The block's output, [N, T, width]; `hidden` (bool, broadcast to [N, heads, T, S]): what is not looked at."""
+    def finish(
+        self,
+        x: Float[Tensor, "batch places width"],
+        q: Heads,
+        k: Float[Tensor, "batch heads seen head_size"],
+        v: Float[Tensor, "batch heads seen head_size"],
+        hidden: Bool[Tensor, "*#places #seen"] | None,
+    ) -> Float[Tensor, "batch places width"]:
+        """The block's output; `hidden`: what each place does not look at."""
         scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
         if hidden is not None:
             scores = scores.masked_fill(hidden, -1e9)
         x = x + self.dropout(self.proj((scores.softmax(dim=3) @ v).transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))))
 
-    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:  # [N, T, width] -> the same
+    def forward(
+        self, x: Float[Tensor, "batch places width"], hidden: Bool[Tensor, "places places"] | None = None
+    ) -> Float[Tensor, "batch places width"]:
         return self.finish(x, *self.split(x), hidden)
 
 
@@ -72,15 +91,11 @@ class Prior(nn.Module):
             elif name.endswith(".bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, label: Tensor) -> Tensor:
-        """Logits of every place, float [N, L, K].
+    def forward(self, tokens: Tokens, label: Labels) -> Float[Tensor, "batch L K"]:
+        """Logits of every place.
 
         Masked: tokens 0 .. K, K where masked; each place sees all. Autoregressive: a place's logits depend on the label
         and the tokens before it.
-
-        Args:
-            tokens: int64 [N, L].
-            label: int64 [N], -1 is none.
         """
         x = torch.cat((self.labels(label + 1).unsqueeze(1), self.tokens(tokens)), dim=1) + self.positions
         if self.config.kind == "masked":
@@ -93,28 +108,33 @@ class Prior(nn.Module):
             x = block(x, place > place.unsqueeze(1))
         return self.logits(x)
 
-    def logits(self, x: Tensor) -> Tensor:  # [..., width] -> [..., K]
+    def logits(self, x: Float[Tensor, "*places width"]) -> Float[Tensor, "*places K"]:
         return self.head(self.norm(x))
 
-    def empty_cache(self, number: int) -> Tensor:
-        """Keys and values of no place yet, float [depth, 2, number, heads, L, width / heads]."""
+    def empty_cache(self, number: int) -> Float[Tensor, "depth 2 batch heads L head_size"]:
+        """Keys and values of no place yet, for so many images."""
         c = self.config
         return self.positions.new_zeros(c.depth, 2, number, c.heads, self.places, c.width // c.heads)
 
-    def next_logits(self, i: Tensor, before: Tensor, label: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of place i out of the token before it and a cache of the places before: [N, K], and the cache with it.
+    def next_logits(
+        self,
+        i: Count,
+        before: Int64[Tensor, " batch"],
+        label: Labels,
+        cache: Float[Tensor, "depth 2 batch heads L head_size"],
+    ) -> tuple[Float[Tensor, "batch K"], Float[Tensor, "depth 2 batch heads L head_size"]]:
+        """Logits of place i from the token before it and a cache of the places before, and the cache with place i.
 
         Args:
-            i: int64 [], 0 .. L-1.
-            before: int64 [N], the token at place i - 1; anything where i is 0.
-            label: int64 [N], -1 is none.
+            i: 0 .. L-1.
+            before: the token at place i - 1; anything where i is 0.
         """
         entered = torch.where(i == 0, self.labels(label + 1), self.tokens(before))
-        x = (entered + self.positions.index_select(0, i.reshape(1))).unsqueeze(1)  # [N, 1, width]
+        x = (entered + self.positions.index_select(0, i.reshape(1))).unsqueeze(1)  # [batch, 1, width]
         place = torch.arange(self.places, device=x.device)
         here = (place == i)[:, None]  # [L, 1]
         layers = []
-        for i_block, block in enumerate(self.blocks):
+        for i_block, block in enumerate(cast(Iterable[Block], self.blocks)):
             q, k, v = block.split(x)
             keys, values = torch.where(here, k, cache[i_block, 0]), torch.where(here, v, cache[i_block, 1])
             x = block.finish(x, q, keys, values, place > i)
@@ -125,13 +145,15 @@ class Prior(nn.Module):
 # --- Learning ---------------------------------------------------------------------------------------------------------
 
 
-def masked_share(r: Tensor) -> Tensor:
+def masked_share(r: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The share of tokens that is masked at r of the way, 1 at r = 0, 0 at r = 1: cos(pi r / 2) (section 3.3)."""
     return torch.cos(r * (math.pi / 2))
 
 
-def mask_at_random(tokens: Tensor, mask_token: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Tokens with a random share masked, and where: int64 [N, L], bool [N, L], at least one in each picture."""
+def mask_at_random(
+    tokens: Tokens, mask_token: int, generator: torch.Generator | None
+) -> tuple[Tokens, Bool[Tensor, "batch L"]]:
+    """Tokens with a random share masked, and where: at least one in each image."""
     n, places = tokens.shape
     share = masked_share(torch.rand(n, 1, generator=generator))
     rank = torch.rand(n, places, generator=generator).argsort(dim=1).argsort(dim=1)
@@ -139,31 +161,31 @@ def mask_at_random(tokens: Tensor, mask_token: int, generator: torch.Generator |
     return torch.where(hidden, mask_token, tokens), hidden
 
 
-def prior_loss(prior: nn.Module, kind: str, tokens: Tensor, label: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Mean -log p of the tokens, nats a token: of the masked ones given the others, or of each given those before.
-
-    Args:
-        prior: `Prior`, or a wrapper that computes the same.
-        tokens: int64 [N, L].
-        label: int64 [N], -1 is none.
-    """
+def prior_loss(
+    prior: Callable[[Tensor, Tensor], Tensor],
+    kind: str,
+    num_codes: int,
+    tokens: Tokens,
+    label: Labels,
+    generator: torch.Generator | None,
+) -> Float[Tensor, ""]:
+    """Mean -log p of the tokens, nats a token: of the masked ones given the others, or of each given those before."""
     if kind == "autoregressive":
         return F.cross_entropy(prior(tokens, label).flatten(0, 1), tokens.flatten())
-    mask_token = getattr(prior, "module", prior).num_codes
-    shown, hidden = mask_at_random(tokens, mask_token, generator)
+    shown, hidden = mask_at_random(tokens, num_codes, generator)
     return F.cross_entropy(prior(shown, label)[hidden], tokens[hidden])
 
 
 # --- Drawing ----------------------------------------------------------------------------------------------------------
 
 
-def gumbel(seed: Tensor, shape: tuple[int, ...], stream: Tensor) -> Tensor:
-    """Gumbel noise, float32 [N, *shape]: -log(-log(u))."""
+def gumbel(seed: Seeds, shape: tuple[int, ...], stream: Count) -> Float32[Tensor, " batch *shape"]:
+    """Gumbel noise: -log(-log(u))."""
     return -torch.log(-torch.log(uniform(seed, shape, stream)))
 
 
-def guided(logits: Tensor, guidance: Tensor) -> Tensor:
-    """[2N, …], those with a label first, to [N, …]: u + g (c - u); `guidance` float [N]."""
+def guided(logits: Float[Tensor, "twice_batch *places K"], guidance: Numbers) -> Float[Tensor, "batch *places K"]:
+    """u + g (c - u); the logits with a label come first."""
     both = logits.unflatten(0, (2, -1))  # chunk would be exported as a sequence, which few runtimes take
     conditional, unconditional = both[0], both[1]
     g = guidance.reshape(-1, *[1] * (logits.ndim - 1))
@@ -180,12 +202,17 @@ class Drawing(nn.Module):
         super().__init__()
         self.prior = prior
 
-    def both(self, label: Tensor, guidance: Tensor | None) -> Tensor:
-        """The labels of a forward pass: with guidance, each picture also without its label, [2N]."""
+    def both(self, label: Labels, guidance: Numbers | None) -> Int64[Tensor, " maybe_twice_batch"]:
+        """The labels of a forward pass: with guidance, each image also without its label."""
         return label if guidance is None else torch.cat((label, torch.full_like(label, -1)))
 
-    def draw(self, logits: Tensor, temperature: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens out of logits [N, …, K] by the Gumbel trick, int64 [N, …]; and by how much each won, float [N, …]."""
+    def draw(
+        self,
+        logits: Float[Tensor, "batch *places K"],
+        temperature: Numbers,
+        noise: Float[Tensor, "batch *places K"],
+    ) -> tuple[Int64[Tensor, " batch *places"], Float[Tensor, " batch *places"]]:
+        """Tokens out of logits by the Gumbel trick, and by how much each won."""
         t = temperature.reshape(-1, *[1] * (logits.ndim - 1))
         best = (logits / t + noise).topk(2, dim=-1)
         return best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
@@ -196,16 +223,16 @@ class MaskedDrawing(Drawing):
 
     def step(
         self,
-        i: Tensor,
-        tokens: Tensor,
-        number: Tensor,
-        seed: Tensor,
-        steps: Tensor,
-        temperature: Tensor,
-        label: Tensor,
-        guidance: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """One step: tokens with fewer masks, and the smallest margin of its choices, float [N].
+        i: Count,
+        tokens: Tokens,
+        number: Int64[Tensor, " batch"],
+        seed: Seeds,
+        steps: Count,
+        temperature: Numbers,
+        label: Labels,
+        guidance: Numbers | None,
+    ) -> tuple[Tokens, Numbers]:
+        """One step: tokens with fewer masks, and the smallest margin of its choices.
 
         1. Draw a token for every masked place.
         2. Confidence: log p of what was drawn, plus Gumbel noise that fades out over the steps.
@@ -228,7 +255,7 @@ class MaskedDrawing(Drawing):
 
         # A share that is a whole number (cos is 1/2 at a third) must not fall under it by rounding.
         left = torch.floor(number.to(torch.float64) * masked_share(done) + 1e-6).to(torch.int64)
-        left = torch.minimum(left, masked.sum(dim=1) - 1).clamp(min=0).unsqueeze(1)  # [N, 1]
+        left = torch.minimum(left, masked.sum(dim=1) - 1).clamp(min=0).unsqueeze(1)  # [batch, 1]
         again = (confidence.argsort(dim=1).argsort(dim=1) < left) & masked
         next_tokens = torch.where(masked & ~again, drawn, tokens)
 
@@ -239,14 +266,14 @@ class MaskedDrawing(Drawing):
 
     def forward(
         self,
-        tokens: Tensor,
-        seed: Tensor,
-        steps: Tensor,
-        temperature: Tensor,
-        label: Tensor,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
-        """Tokens [N, L] with all that were masked (K) drawn; the others never change."""
+        tokens: Tokens,
+        seed: Seeds,
+        steps: Count,
+        temperature: Numbers,
+        label: Labels,
+        guidance: Numbers | None = None,
+    ) -> Tokens:
+        """Tokens with all that were masked (K) drawn; the others never change."""
         number = (tokens == self.prior.num_codes).sum(dim=1)
 
         def more(i: Tensor, tokens: Tensor) -> Tensor:
@@ -259,14 +286,14 @@ class MaskedDrawing(Drawing):
 
     def margins(
         self,
-        tokens: Tensor,
-        seed: Tensor,
-        steps: Tensor,
-        temperature: Tensor,
-        label: Tensor,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
-        """The smallest margin of all steps, float [N]: how clear the picture is of a tie."""
+        tokens: Tokens,
+        seed: Seeds,
+        steps: Count,
+        temperature: Numbers,
+        label: Labels,
+        guidance: Numbers | None = None,
+    ) -> Numbers:
+        """The smallest margin of all steps: how far the image is from a tie."""
         number = (tokens == self.prior.num_codes).sum(dim=1)
         margins = []
         for i in range(int(steps)):
@@ -281,15 +308,15 @@ class SequentialDrawing(Drawing):
 
     def step(
         self,
-        i: Tensor,
-        before: Tensor,
+        i: Count,
+        before: Int64[Tensor, " batch"],
         cache: Tensor,
-        seed: Tensor,
-        temperature: Tensor,
-        label: Tensor,
-        guidance: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The token at place i, int64 [N]; the cache with it; and by how much it won, float [N]."""
+        seed: Seeds,
+        temperature: Numbers,
+        label: Labels,
+        guidance: Numbers | None,
+    ) -> tuple[Int64[Tensor, " batch"], Tensor, Numbers]:
+        """The token at place i; the cache with it; and by how much it won."""
         labels = self.both(label, guidance)
         entered = before if guidance is None else before.repeat(2)
         logits, cache = self.prior.next_logits(i, entered, labels, cache)
@@ -298,13 +325,13 @@ class SequentialDrawing(Drawing):
         drawn, won = self.draw(logits, temperature, gumbel(seed, (self.prior.num_codes,), i))
         return drawn, cache, won
 
-    def start(self, label: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def start(self, label: Labels, guidance: Numbers | None) -> tuple[Count, Tokens, Tensor]:
         """Place 0, no tokens, an empty cache."""
         tokens = label.new_zeros(label.shape[0], self.prior.places)
         return label.new_zeros(()), tokens, self.prior.empty_cache(self.both(label, guidance).shape[0])
 
-    def forward(self, seed: Tensor, temperature: Tensor, label: Tensor, guidance: Tensor | None = None) -> Tensor:
-        """int64 [N, L]."""
+    def forward(self, seed: Seeds, temperature: Numbers, label: Labels, guidance: Numbers | None = None) -> Tokens:
+        """All tokens, from the first place to the last."""
         places = torch.arange(self.prior.places, device=label.device)
 
         def more(i: Tensor, tokens: Tensor, cache: Tensor) -> Tensor:
@@ -317,8 +344,8 @@ class SequentialDrawing(Drawing):
 
         return while_loop(more, body, self.start(label, guidance))[1]
 
-    def margins(self, seed: Tensor, temperature: Tensor, label: Tensor, guidance: Tensor | None = None) -> Tensor:
-        """The smallest margin of all draws, float [N]."""
+    def margins(self, seed: Seeds, temperature: Numbers, label: Labels, guidance: Numbers | None = None) -> Numbers:
+        """The smallest margin of all draws."""
         i, tokens, cache = self.start(label, guidance)
         before, margins = tokens[:, 0], []
         for place in range(self.prior.places):

@@ -13,61 +13,60 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int, Int64, Shaped
 from torch import Tensor, nn
 
 
-def nearest_code(z_e: Tensor, e: Tensor) -> Tensor:
+def nearest_code(
+    z_e: Float[Tensor, "*places code_size"], e: Float[Tensor, "num_codes code_size"]
+) -> Int64[Tensor, "*places"]:
     """Index of the nearest code of each latent (equation 1).
 
     |z - e|^2 = |z|^2 - 2 z.e + |e|^2, and |z|^2 is the same for every code, so one matrix product
     ranks the codes. `cdist` gives the same ranking but exports to a graph that first builds the
     [latents, codes, size] difference tensor.
 
-    Args:
-        z_e: float [..., code_size].
-        e: float [num_codes, code_size].
-
     Returns:
-        int64 [...], each in 0 .. num_codes - 1; the lowest index where two codes tie.
+        0 .. num_codes - 1; the lowest index where two codes tie.
     """
     flat = z_e.reshape(-1, e.shape[1])  # a matrix, so that product and sum are exported as one Gemm
     distances = F.linear(-2 * flat, e, bias=e.pow(2).sum(dim=1))  # [latents, num_codes], the one large tensor
     return distances.argmin(dim=1).reshape(z_e.shape[:-1])
 
 
-def straight_through(z_e: Tensor, z_q: Tensor) -> Tensor:
+def straight_through(z_e: Float[Tensor, "*shape"], z_q: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """`z_q` in the forward pass; the gradient of the result goes to `z_e` unchanged (section 3.2)."""
     return z_e + (z_q - z_e).detach()
 
 
-def codebook_loss(z_e: Tensor, z_q: Tensor) -> Tensor:
+def codebook_loss(z_e: Float[Tensor, "*shape"], z_q: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """||sg[z_e] - e||^2, mean over elements: pulls codes to latents (equation 3, second term)."""
     return F.mse_loss(z_q, z_e.detach())
 
 
-def commitment_loss(z_e: Tensor, z_q: Tensor) -> Tensor:
+def commitment_loss(z_e: Float[Tensor, "*shape"], z_q: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """||z_e - sg[e]||^2, mean over elements: pulls latents to codes (equation 3, third term, without beta)."""
     return F.mse_loss(z_e, z_q.detach())
 
 
-def perplexity(counts: Tensor) -> Tensor:
+def perplexity(counts: Shaped[Tensor, " num_codes"]) -> Float64[Tensor, ""]:
     """exp(entropy) of code frequencies: 1 when one code does everything, num_codes when all do the same.
 
     Args:
-        counts: [num_codes], how often each code was used; the sum must be positive.
+        counts: how often each code was used; the sum must be positive.
     """
     p = counts.double() / counts.double().sum()
     return torch.special.entr(p).sum().exp()
 
 
-def ema_update(average: Tensor, value: Tensor, decay: float) -> None:
+def ema_update(average: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"], decay: float) -> None:
     """average <- decay * average + (1 - decay) * value, in place (appendix A.1, equations 6 and 7)."""
     average.mul_(decay).add_(value, alpha=1 - decay)
 
 
 class Quantized(NamedTuple):
-    z_q: Tensor  # [..., code_size]; in training, its gradient goes straight to z_e
-    indices: Tensor  # int64 [...]
+    z_q: Float[Tensor, "*places code_size"]  # in training, its gradient goes straight to z_e
+    indices: Int64[Tensor, "*places"]
     losses: dict[str, Tensor]  # named scalar terms, weights not yet applied; empty in evaluation
 
 
@@ -83,8 +82,12 @@ class VectorQuantizer(nn.Module):
     divide, as in Sonnet, so that rare codes don't blow up.
 
     Under several processes the sums are added over all of them and the restarts drawn by rank 0, so every
-    process holds the same codebook without DDP's help.
+    process has the same codebook without DDP's help.
     """
+
+    codebook: Tensor
+    cluster_size: Tensor  # N_i, moving; of `ema` only
+    cluster_sum: Tensor  # m_i, moving; of `ema` only
 
     def __init__(
         self,
@@ -112,18 +115,17 @@ class VectorQuantizer(nn.Module):
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-            self.register_buffer("cluster_size", torch.zeros(num_codes))  # N_i, moving
-            self.register_buffer("cluster_sum", torch.zeros(num_codes, code_size))  # m_i, moving
+            self.register_buffer("cluster_size", torch.zeros(num_codes))
+            self.register_buffer("cluster_sum", torch.zeros(num_codes, code_size))
 
-    def decode(self, indices: Tensor) -> Tensor:
-        """int64 [...] to the codes, float [..., code_size]."""
+    def decode(self, indices: Int[Tensor, "*places"]) -> Float[Tensor, "*places code_size"]:
+        """Indices to their codes."""
         return F.embedding(indices, self.codebook)
 
-    def forward(self, z_e: Tensor, generator: torch.Generator | None = None) -> Quantized:
+    def forward(self, z_e: Float[Tensor, "*places code_size"], generator: torch.Generator | None = None) -> Quantized:
         """Quantises; in training mode also learns the codebook (`ema`) or gives its loss (`loss`).
 
         Args:
-            z_e: float [..., code_size].
             generator: CPU generator that draws the latents for restarted codes; None is torch's global one.
         """
         indices = nearest_code(z_e, self.codebook)
@@ -138,7 +140,12 @@ class VectorQuantizer(nn.Module):
         return Quantized(straight_through(z_e, z_q), indices, losses)
 
     @torch.no_grad()
-    def _learn_by_averages(self, latents: Tensor, indices: Tensor, generator: torch.Generator | None) -> None:
+    def _learn_by_averages(
+        self,
+        latents: Float[Tensor, "latents code_size"],
+        indices: Int64[Tensor, " latents"],
+        generator: torch.Generator | None,
+    ) -> None:
         num_codes = self.codebook.shape[0]
         counts = torch.bincount(indices, minlength=num_codes).to(latents)  # n_i
         sums = torch.zeros_like(self.cluster_sum).index_add_(0, indices, latents)  # sum of the latents of code i
@@ -152,7 +159,12 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(self.cluster_sum / smoothed.unsqueeze(1))
         self._restart_dead_codes(latents, total / num_codes, generator)
 
-    def _restart_dead_codes(self, latents: Tensor, mean_size: Tensor, generator: torch.Generator | None) -> None:
+    def _restart_dead_codes(
+        self,
+        latents: Float[Tensor, "latents code_size"],
+        mean_size: Float[Tensor, ""],
+        generator: torch.Generator | None,
+    ) -> None:
         dead = self.cluster_size < self.restart_below * mean_size
         if not dead.any():
             return

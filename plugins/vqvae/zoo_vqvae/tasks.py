@@ -1,30 +1,66 @@
-"""What the graphs of a VQ codec do: pixels in, tokens; tokens in, pixels.
+"""What the graphs of a VQ codec do: from pixels to tokens, and from tokens to pixels.
 
-Each module's `forward` is one task, as the ports in plugin.py name it. Pictures of any size of at least 8x8 pixels are
-padded inside to a multiple of the downsampling factor by repeating the edge, and cropped back on the way out.
+Each module's `forward` is one task, as the ports in ports.py name it. Images of any size of at least 8x8 pixels are
+padded inside to a multiple of the downsampling factor by repeating the edge, and cropped again at the end.
 """
+
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
-from .prior import MaskedDrawing, Prior, SequentialDrawing
-from .quantize import nearest_code
+from .prior import Count, Labels, MaskedDrawing, Numbers, Prior, Seeds, SequentialDrawing, Tokens
+from .quantize import VectorQuantizer, nearest_code
+
+Pixels = UInt8[Tensor, "batch height width channels"]
+Grid = Int64[Tensor, "batch rows columns"]
+Size = Int64[Tensor, "2"]
 
 
-def to_float(image: Tensor) -> Tensor:
-    """uint8 [N, H, W, C], 0 .. 255, to float [N, C, H, W], -1 .. 1."""
+@runtime_checkable
+class CodecSize(Protocol):
+    @property
+    def downsampling(self) -> int: ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A `VQVAE`, or the `VQGAN` of zoo-vqgan."""
+
+    @property
+    def config(self) -> CodecSize: ...
+    @property
+    def encoder(self) -> nn.Module: ...
+    @property
+    def quantizer(self) -> VectorQuantizer: ...
+    @property
+    def decoder(self) -> nn.Module: ...
+
+
+class Parts(Protocol):
+    """What `build_module` gives: an `nn.ModuleDict` of these."""
+
+    codec: Codec
+    prior: Prior
+
+
+def to_float(image: Pixels) -> Float32[Tensor, "batch channels height width"]:
+    """0 .. 255 to -1 .. 1."""
     return image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    """float [N, C, H, W], -1 .. 1, to uint8 [N, H, W, C]; values outside are clamped, halves round to even."""
+def to_uint8(x: Float32[Tensor, "batch channels height width"]) -> Pixels:
+    """-1 .. 1 to 0 .. 255; values outside are clamped, halves round to even."""
     levels = ((x + 1) * 127.5).clamp(0, 255).round()
     return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def pad_to_multiple(x: Tensor, factor: int) -> Tensor:
-    """[N, C, H, W] with H and W rounded up to multiples of `factor`, the last row and column repeated."""
+def pad_to_multiple(
+    x: Float32[Tensor, "batch channels height width"], factor: int
+) -> Float32[Tensor, "batch channels padded_height padded_width"]:
+    """Height and width rounded up to multiples of `factor`, the last row and column repeated."""
     for axis in (2, 3):
         length = x.shape[axis]
         padded = (length + factor - 1) // factor * factor
@@ -33,8 +69,10 @@ def pad_to_multiple(x: Tensor, factor: int) -> Tensor:
     return x
 
 
-def crop(x: Tensor, size: Tensor) -> Tensor:
-    """The upper left `size` (int64 [2]: height, width) of [N, C, H, W]; larger sizes give what is there."""
+def crop(
+    x: Float32[Tensor, "batch channels padded_height padded_width"], size: Size
+) -> Float32[Tensor, "batch channels height width"]:
+    """The upper left corner, of the height and width that `size` says; larger ones give what is there."""
     for axis in (2, 3):
         index = torch.arange(x.shape[axis], device=x.device)
         keep = index[index < size[axis - 2]]
@@ -42,8 +80,10 @@ def crop(x: Tensor, size: Tensor) -> Tensor:
     return x
 
 
-def margins(z_e: Tensor, codebook: Tensor) -> Tensor:
-    """Distance of the second-best code less that of the best: float [N, h, w, code_size] to [N, h, w]."""
+def margins(
+    z_e: Float[Tensor, "batch rows columns code_size"], codebook: Float[Tensor, "num_codes code_size"]
+) -> Float[Tensor, "batch rows columns"]:
+    """Distance of the second-best code less that of the best."""
     distances = torch.cdist(z_e.flatten(1, 2), codebook.unsqueeze(0)).square()
     best = distances.topk(2, dim=-1, largest=False).values
     return (best[..., 1] - best[..., 0]).reshape(z_e.shape[:-1])
@@ -52,31 +92,31 @@ def margins(z_e: Tensor, codebook: Tensor) -> Tensor:
 class Encode(nn.Module):
     """image -> tokens, size."""
 
-    def __init__(self, codec: nn.Module):
+    def __init__(self, codec: Codec):
         super().__init__()
         self.codec = codec
 
-    def latents(self, image: Tensor) -> Tensor:  # uint8 [N, H, W, C] -> float [N, h, w, code_size]
+    def latents(self, image: Pixels) -> Float32[Tensor, "batch rows columns code_size"]:
         x = pad_to_multiple(to_float(image), self.codec.config.downsampling)
         return self.codec.encoder(x).permute(0, 2, 3, 1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Pixels) -> tuple[Grid, Size]:
         tokens = nearest_code(self.latents(image), self.codec.quantizer.codebook)
         size = torch.tensor([image.shape[1], image.shape[2]], dtype=torch.int64)
         return tokens, size
 
-    def margins(self, image: Tensor) -> Tensor:
+    def margins(self, image: Pixels) -> Float32[Tensor, "batch rows columns"]:
         return margins(self.latents(image), self.codec.quantizer.codebook)
 
 
 class Decode(nn.Module):
     """tokens, size -> image."""
 
-    def __init__(self, codec: nn.Module):
+    def __init__(self, codec: Codec):
         super().__init__()
         self.codec = codec
 
-    def forward(self, tokens: Tensor, size: Tensor) -> Tensor:
+    def forward(self, tokens: Grid, size: Size) -> Pixels:
         z_q = self.codec.quantizer.decode(tokens).permute(0, 3, 1, 2)
         return to_uint8(crop(self.codec.decoder(z_q), size))
 
@@ -84,33 +124,32 @@ class Decode(nn.Module):
 class Reconstruct(nn.Module):
     """image -> reconstruction: encode, then decode."""
 
-    def __init__(self, codec: nn.Module):
+    def __init__(self, codec: Codec):
         super().__init__()
         self.encode = Encode(codec)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Pixels) -> Pixels:
         codec = self.encode.codec
         tokens, _ = self.encode(image)
         x = codec.decoder(codec.quantizer.decode(tokens).permute(0, 3, 1, 2))
         return to_uint8(x[:, :, : image.shape[1], : image.shape[2]])
 
-    def margins(self, image: Tensor) -> Tensor:
+    def margins(self, image: Pixels) -> Float32[Tensor, "batch rows columns"]:
         return self.encode.margins(image)
 
 
 class Generate(nn.Module):
-    """What the tasks of a prior share: codec, prior, and the way from tokens to a picture."""
+    """What the tasks of a prior share: codec, prior, and tokens decoded to an image."""
 
-    def __init__(self, codec: nn.Module, prior: Prior):
+    def __init__(self, codec: Codec, prior: Prior):
         super().__init__()
         self.codec, self.prior = codec, prior
 
-    def label(self, label: Tensor | None, seed: Tensor) -> Tensor:
-        """int64 [N]; -1 where the prior knows no labels."""
+    def label(self, label: Labels | None, seed: Seeds) -> Labels:
+        """-1 where the prior knows no labels."""
         return torch.full_like(seed, -1) if label is None else label
 
-    def to_image(self, tokens: Tensor) -> Tensor:
-        """int64 [N, L] to uint8 [N, H, W, C]."""
+    def to_image(self, tokens: Tokens) -> Pixels:
         c = self.prior.config
         z_q = self.codec.quantizer.decode(tokens.unflatten(1, (c.rows, c.columns)))
         return to_uint8(self.codec.decoder(z_q.permute(0, 3, 1, 2)))
@@ -119,104 +158,104 @@ class Generate(nn.Module):
 class GenerateMasked(Generate):
     """seed, steps, temperature[, label, guidance] -> image."""
 
-    def __init__(self, codec: nn.Module, prior: Prior):
+    def __init__(self, codec: Codec, prior: Prior):
         super().__init__(codec, prior)
         self.drawing = MaskedDrawing(prior)
 
-    def start(self, seed: Tensor) -> Tensor:
-        """Nothing but masks, int64 [N, L]."""
+    def start(self, seed: Seeds) -> Tokens:
+        """Nothing but masks."""
         masked = torch.full((1, self.prior.places), self.prior.num_codes, dtype=torch.int64, device=seed.device)
         return masked + torch.zeros_like(seed).unsqueeze(1)
 
     def forward(
         self,
-        seed: Tensor,
-        steps: Tensor,
-        temperature: Tensor,
-        label: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
+        seed: Seeds,
+        steps: Count,
+        temperature: Numbers,
+        label: Labels | None = None,
+        guidance: Numbers | None = None,
+    ) -> Pixels:
         return self.to_image(
             self.drawing(self.start(seed), seed, steps, temperature, self.label(label, seed), guidance)
         )
 
     def margins(
         self,
-        seed: Tensor,
-        steps: Tensor,
-        temperature: Tensor,
-        label: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
+        seed: Seeds,
+        steps: Count,
+        temperature: Numbers,
+        label: Labels | None = None,
+        guidance: Numbers | None = None,
+    ) -> Numbers:
         return self.drawing.margins(self.start(seed), seed, steps, temperature, self.label(label, seed), guidance)
 
 
 class GenerateSequential(Generate):
     """seed, temperature[, label, guidance] -> image."""
 
-    def __init__(self, codec: nn.Module, prior: Prior):
+    def __init__(self, codec: Codec, prior: Prior):
         super().__init__(codec, prior)
         self.drawing = SequentialDrawing(prior)
 
     def forward(
-        self, seed: Tensor, temperature: Tensor, label: Tensor | None = None, guidance: Tensor | None = None
-    ) -> Tensor:
+        self, seed: Seeds, temperature: Numbers, label: Labels | None = None, guidance: Numbers | None = None
+    ) -> Pixels:
         return self.to_image(self.drawing(seed, temperature, self.label(label, seed), guidance))
 
     def margins(
-        self, seed: Tensor, temperature: Tensor, label: Tensor | None = None, guidance: Tensor | None = None
-    ) -> Tensor:
+        self, seed: Seeds, temperature: Numbers, label: Labels | None = None, guidance: Numbers | None = None
+    ) -> Numbers:
         return self.drawing.margins(seed, temperature, self.label(label, seed), guidance)
 
 
 class Inpaint(Generate):
     """image, mask, seed, steps, temperature[, label, guidance] -> inpainted.
 
-    Every token that stands for a masked pixel is drawn again; pixels that are not masked stay the picture's own.
+    Every token that stands for a masked pixel is redrawn; pixels that are not masked stay the image's own.
     """
 
-    def __init__(self, codec: nn.Module, prior: Prior):
+    def __init__(self, codec: Codec, prior: Prior):
         super().__init__(codec, prior)
         self.drawing = MaskedDrawing(prior)
         self.encode = Encode(codec)
 
-    def start(self, image: Tensor, mask: Tensor) -> Tensor:
-        """The picture's tokens, K where the mask lies: int64 [N, L]."""
+    def start(self, image: Pixels, mask: UInt8[Tensor, "batch height width 1"]) -> Tokens:
+        """The image's tokens, K where the mask is."""
         tokens, _ = self.encode(image)
-        anew = (mask >= 128).to(torch.float32).permute(0, 3, 1, 2)
-        anew = F.max_pool2d(anew, self.codec.config.downsampling).flatten(1) > 0
-        return torch.where(anew, self.prior.num_codes, tokens.flatten(1))
+        redrawn = (mask >= 128).to(torch.float32).permute(0, 3, 1, 2)
+        redrawn = F.max_pool2d(redrawn, self.codec.config.downsampling).flatten(1) > 0
+        return torch.where(redrawn, self.prior.num_codes, tokens.flatten(1))
 
     def forward(
         self,
-        image: Tensor,
-        mask: Tensor,
-        seed: Tensor,
-        steps: Tensor,
-        temperature: Tensor,
-        label: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
+        image: Pixels,
+        mask: UInt8[Tensor, "batch height width 1"],
+        seed: Seeds,
+        steps: Count,
+        temperature: Numbers,
+        label: Labels | None = None,
+        guidance: Numbers | None = None,
+    ) -> Pixels:
         start, label = self.start(image, mask), self.label(label, seed)
         drawn = self.to_image(self.drawing(start, seed, steps, temperature, label, guidance))
         return torch.where(mask >= 128, drawn, image)
 
     def margins(
         self,
-        image: Tensor,
-        mask: Tensor,
-        seed: Tensor,
-        steps: Tensor,
-        temperature: Tensor,
-        label: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
+        image: Pixels,
+        mask: UInt8[Tensor, "batch height width 1"],
+        seed: Seeds,
+        steps: Count,
+        temperature: Numbers,
+        label: Labels | None = None,
+        guidance: Numbers | None = None,
+    ) -> Numbers:
         start, label = self.start(image, mask), self.label(label, seed)
         drawing = self.drawing.margins(start, seed, steps, temperature, label, guidance)
         return torch.minimum(drawing, self.encode.margins(image).flatten(1).amin(dim=1))
 
 
-def build_prior_task(task: str, codec: nn.Module, prior: Prior) -> nn.Module:
+def build_prior_task(task: str, codec: Codec, prior: Prior) -> nn.Module:
     """The module of a task of `ports.prior_tasks`."""
     if task == "inpaint":
         return Inpaint(codec, prior)

@@ -1,7 +1,10 @@
 """Training of the codec, equation 3 of van den Oord et al. 2017, and of a prior over its tokens."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from zoo.build.optim import AveragedTrainer
@@ -10,12 +13,13 @@ from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
 from .config import CodecSettings, PriorSettings
+from .model import VQVAE
 from .prior import prior_loss
 from .quantize import perplexity
-from .tasks import Encode, pad_to_multiple, to_float
+from .tasks import Encode, Parts, pad_to_multiple, to_float
 
 
-def reconstruction_loss(reconstruction: Tensor, x: Tensor) -> Tensor:
+def reconstruction_loss(reconstruction: Float32[Tensor, "*shape"], x: Float32[Tensor, "*shape"]) -> Float32[Tensor, ""]:
     """-log p(x | z_q) of a Gaussian decoder with fixed variance, up to scale and a constant: the mean squared error."""
     return F.mse_loss(reconstruction, x)
 
@@ -23,9 +27,13 @@ def reconstruction_loss(reconstruction: Tensor, x: Tensor) -> Tensor:
 class CodecTrainer(AveragedTrainer):
     """Adam with a cosine rate; what is published is the moving average of the weights."""
 
+    # Narrower than the base class's, which is given them here and never replaces them.
+    settings: CodecSettings
+
     def __init__(self, request: TrainRequest):
         settings = read(CodecSettings, request.settings, "vqvae training")
-        codec = request.module["codec"].to(memory_format=torch.channels_last)
+        codec = cast(VQVAE, cast(Parts, request.module).codec)
+        codec.to(memory_format=torch.channels_last)
         super().__init__(request, settings, part=codec)
         self.config = codec.config
         self.optimizer = torch.optim.Adam(codec.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
@@ -46,12 +54,18 @@ class CodecTrainer(AveragedTrainer):
 class PriorTrainer(AveragedTrainer):
     """AdamW with a cosine rate on the tokens that the codec gives; the codec stays as it is, to the bit."""
 
+    # Narrower than the base class's, which is given them here and never replaces them.
+    settings: PriorSettings
+
     def __init__(self, request: TrainRequest):
         if not request.parent:
             raise UsageError("a prior learns the tokens of a trained codec: name it with --from MODEL")
         s = read(PriorSettings, request.settings, "prior training")
-        super().__init__(request, s, part=request.module["prior"])
-        self.encode = Encode(self.module["codec"]).eval().requires_grad_(False)
+        parts = cast(Parts, request.module)
+        super().__init__(request, s, part=parts.prior)
+        self.prior = parts.prior
+        self.codec = cast(nn.Module, parts.codec)
+        self.encode = Encode(parts.codec).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.part.parameters(), lr=s.learning_rate, betas=(0.9, 0.96), weight_decay=s.weight_decay
         )
@@ -68,14 +82,13 @@ class PriorTrainer(AveragedTrainer):
         tokens = self.tokens(images)
         label = torch.where(chance(s.label_dropout), -1, self.labels(batch.labels))
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
-            loss = prior_loss(self.network, self.part.config.kind, tokens, label, generator)
+            loss = prior_loss(self.network, self.prior.config.kind, self.prior.num_codes, tokens, label, generator)
         return {"nats_per_token": loss}
 
     @torch.no_grad()
-    def tokens(self, images: Tensor) -> Tensor:
-        """int64 [N, L]."""
+    def tokens(self, images: UInt8[Tensor, "batch height width channels"]) -> Int64[Tensor, "batch L"]:
         tokens, _ = self.encode(images)
-        c, (rows, columns) = self.part.config, tokens.shape[1:]
+        c, (rows, columns) = self.prior.config, tokens.shape[1:]
         if (rows, columns) != (c.rows, c.columns):
             raise UsageError(
                 f"the pictures give {rows}x{columns} tokens, and the prior is for {c.rows}x{c.columns}: give "
@@ -83,8 +96,8 @@ class PriorTrainer(AveragedTrainer):
             )
         return tokens.flatten(1)
 
-    def labels(self, labels: Tensor) -> Tensor:
-        num_classes = self.part.config.num_classes
+    def labels(self, labels: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+        num_classes = self.prior.config.num_classes
         if not num_classes:
             return torch.full_like(labels, -1)
         if labels.max() >= num_classes:
@@ -94,4 +107,4 @@ class PriorTrainer(AveragedTrainer):
         return labels
 
     def trained_module(self) -> nn.Module:
-        return nn.ModuleDict({"codec": self.module["codec"], "prior": self.average.module})
+        return nn.ModuleDict({"codec": self.codec, "prior": self.average.module})

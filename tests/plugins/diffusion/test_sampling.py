@@ -188,10 +188,10 @@ def even_in_lambda(steps: int) -> Point:
 
 def solve(name: str, path: Point, data: Gaussian, x: float) -> float:
     """Where the sampler's own weights lead the number x along the path."""
-    r = Point(*(torch.cat((part[:1], part[:-2])) for part in path))
+    before = Point(*(torch.cat((part[:1], part[:-2])) for part in path))
     t, s = Point(*(part[:-1] for part in path)), Point(*(part[1:] for part in path))
     not_first = torch.arange(len(t.alpha)) > 0
-    weights = sampling.ddim(t, s) if name == "ddim" else sampling.dpm_solver_2m(r, t, s, not_first)
+    weights = sampling.ddim(t, s) if name == "ddim" else sampling.dpm_solver_2m(before, t, s, not_first)
     line, previous_x0 = Line(x), Line(0.0)
     for step, here in zip(zip(*(w.tolist() for w in weights)), zip(*(part.tolist() for part in t))):
         step, x0 = Step(*step), data.denoised(line, Place(*here))

@@ -55,10 +55,10 @@ def planned(sampler: Sampler, steps: int) -> Tensor:
 
 def rows_along(sampler: Sampler, timesteps: Tensor, path: Point) -> Tensor:
     """The rows of a walk along places that no plan has: n timesteps, and n + 1 places with the one where it ends."""
-    r = Point(*(torch.cat((part[:1], part[:-2])) for part in path))
+    before = Point(*(torch.cat((part[:1], part[:-2])) for part in path))
     t, s = Point(*(part[:-1] for part in path)), Point(*(part[1:] for part in path))
     i = torch.arange(len(timesteps))
-    return sampler.rows(timesteps, r, t, s, first=i == 0, last=i == len(timesteps) - 1)
+    return sampler.rows(timesteps, before, t, s, first=i == 0, last=i == len(timesteps) - 1)
 
 
 def place(alpha_bar: Tensor, timesteps: Sequence[int]) -> Point:

@@ -89,7 +89,7 @@ def test_the_masked_loss_is_that_of_the_masked_places():
         def forward(self, tokens, label):
             return logits.masked_fill(tokens.unsqueeze(2) != K, 50.0)  # places that are shown count for nothing
 
-    loss = prior_loss(Fixed(), "masked", torch.full((2, L), 3), LABEL[:2], torch.Generator().manual_seed(0))
+    loss = prior_loss(Fixed(), "masked", K, torch.full((2, L), 3), LABEL[:2], torch.Generator().manual_seed(0))
     torch.testing.assert_close(loss, torch.tensor(math.log(2)))
 
 
@@ -110,13 +110,13 @@ def test_likelihood_of_validation_tokens_rises(kind):
 
     @torch.no_grad()
     def held_out() -> float:
-        return float(prior_loss(prior, kind, drawn(1), none, torch.Generator().manual_seed(0)))
+        return float(prior_loss(prior, kind, K, drawn(1), none, torch.Generator().manual_seed(0)))
 
     before = held_out()
     optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2)
     for step in range(40):
         optimizer.zero_grad()
-        prior_loss(prior, kind, drawn(2), none, torch.Generator().manual_seed(step)).backward()
+        prior_loss(prior, kind, K, drawn(2), none, torch.Generator().manual_seed(step)).backward()
         optimizer.step()
     assert held_out() < 0.7 * before
 

@@ -89,6 +89,7 @@ class GANTrainer:
     """One update of the discriminator, then one of the generator, each with Adam; algorithm 1 with k = 1."""
 
     def __init__(self, request: TrainRequest, settings: GANSettings):
+        assert isinstance(request.module, Generator)
         self.settings, self.device = settings, request.device
         self.module = request.module
         self.generator = request.distribute(self.module)

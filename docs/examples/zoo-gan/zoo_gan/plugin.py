@@ -1,7 +1,7 @@
 """The family `gan`: what it can be told, its task, its hooks. Imports no torch; hooks that need it import it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,10 +19,14 @@ from zoo.hookspecs import (
     TaskModuleRequest,
     Tasks,
     TasksRequest,
+    Trainer,
     TrainRequest,
     hookimpl,
 )
 from zoo.settings import TrainingSettings, read
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ZOO_CONTRACT = 1
 
@@ -91,7 +95,7 @@ def list_tasks(request: TasksRequest) -> Tasks:
 
 
 @hookimpl
-def build_module(request: BuildRequest) -> Any:
+def build_module(request: BuildRequest) -> "nn.Module":
     """The generator alone: the discriminator belongs to the training, and is not published."""
     from .model import Generator
 
@@ -99,14 +103,15 @@ def build_module(request: BuildRequest) -> Any:
 
 
 @hookimpl
-def build_task(request: TaskModuleRequest) -> Any:
-    from .model import Generate
+def build_task(request: TaskModuleRequest) -> "nn.Module":
+    from . import model
 
-    return Generate(request.module)
+    assert isinstance(request.module, model.Generator)  # what `build_module` returned
+    return model.Generate(request.module)
 
 
 @hookimpl
-def build_trainer(request: TrainRequest) -> Any:
+def build_trainer(request: TrainRequest) -> Trainer:
     from .model import GANTrainer
 
     return GANTrainer(request, read(GANSettings, request.settings, "gan training"))

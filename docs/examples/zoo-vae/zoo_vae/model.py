@@ -88,6 +88,7 @@ class VAETrainer(AveragedTrainer):
     """Minimises the bound with one draw of z a picture; section 2.3, L = 1."""
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        assert isinstance(self.module, VAE)
         x = to_float(batch.images)
         epsilon = torch.randn(len(x), self.module.config.latent_size, generator=generator).to(self.device)
         logits, mean, log_variance = self.network(x, epsilon)

@@ -1,7 +1,7 @@
 """The family `vae`: what it can be told, its tasks, its hooks. Imports no torch; hooks that need it import it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,10 +19,14 @@ from zoo.hookspecs import (
     TaskModuleRequest,
     Tasks,
     TasksRequest,
+    Trainer,
     TrainRequest,
     hookimpl,
 )
 from zoo.settings import AveragedSettings, read
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ZOO_CONTRACT = 2
 
@@ -96,21 +100,22 @@ def list_tasks(request: TasksRequest) -> Tasks:
 
 
 @hookimpl
-def build_module(request: BuildRequest) -> Any:
+def build_module(request: BuildRequest) -> "nn.Module":
     from .model import VAE
 
     return VAE(_config(request.config))
 
 
 @hookimpl
-def build_task(request: TaskModuleRequest) -> Any:
+def build_task(request: TaskModuleRequest) -> "nn.Module":
     from . import model
 
+    assert isinstance(request.module, model.VAE)  # what `build_module` returned
     return {"generate": model.Generate, "encode": model.Encode, "decode": model.Decode}[request.task](request.module)
 
 
 @hookimpl
-def build_trainer(request: TrainRequest) -> Any:
+def build_trainer(request: TrainRequest) -> Trainer:
     from .model import VAETrainer
 
     return VAETrainer(request, read(AveragedSettings, request.settings, "vae training"))

@@ -81,14 +81,14 @@ def _network(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> UNetCon
     )
 
 
-def _widths(flags: Mapping[str, Any], channels: int, size: int) -> tuple[int, ...]:
+def _widths(flags: Mapping[str, Any], channels: Any, size: Any) -> tuple[int, ...]:
     multiples = flags.get("channel_mult") or CHANNEL_MULTIPLES.get(size, (1, 2, 2, 2))
     if isinstance(multiples, str):
         multiples = tuple(float(m) for m in multiples.split(","))
     return tuple(int(channels * m) for m in multiples)
 
 
-def _attention_levels(flags: Mapping[str, Any], levels: int, size: int) -> tuple[int, ...]:
+def _attention_levels(flags: Mapping[str, Any], levels: int, size: Any) -> tuple[int, ...]:
     """The command line gives image sizes with attention; the constructor (`size` 0) what the size is divided by."""
     given = flags.get("attention_resolutions", "16,8")
     given = [int(r) for r in (given.split(",") if isinstance(given, str) else given)]

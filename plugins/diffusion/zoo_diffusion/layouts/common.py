@@ -1,6 +1,7 @@
 """What the layouts share."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import torch
@@ -21,7 +22,7 @@ def need(tensors: Mapping[str, Tensor], layout: str, *names: str) -> None:
         raise InvalidFileError(f"{layout}: the checkpoint is not whole: {', '.join(missing)} missing")
 
 
-def sides(size: int | list[int]) -> tuple[int, int]:
+def sides(size: Any) -> tuple[int, int]:
     """Height and width of diffusers' `sample_size`."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 

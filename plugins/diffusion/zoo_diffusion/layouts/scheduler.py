@@ -98,8 +98,9 @@ def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> Diffus
 
 
 def _refuse_what_is_not_ours(
-    scheduler: Mapping[str, Any], *, learned: bool, clip: bool, spacings: tuple[str, ...], spacing: str
+    scheduler: Mapping[str, Any], *, learned: bool, clip: Any, spacings: tuple[str, ...], spacing: Any
 ) -> None:
+    """`clip` and `spacing` are as the file has them."""
     variances = ("learned_range", None) if learned else ("fixed_small", "fixed_small_log", "fixed_large", None)
     as_ours: dict[str, Any] = {
         "beta_schedule": tuple(SCHEDULES),

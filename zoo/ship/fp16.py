@@ -1,0 +1,129 @@
+"""Weights in 16 bits: stored in half precision and widened where they are used.
+
+Every stack then computes in float32 as before, from the same rounded weights. For stacks that compute in half precision
+products do so too, except those whose activations come near the end of its range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..graph.walk import graphs_of, names_used
+from .products import MIN_ELEMENTS, Arrays, Product, Seen, products_of, reached, rename, weights_of
+
+HALF_LIMIT = 65504 / 16
+"""Products with larger activations than this keep float32.
+
+A sixteenth of the largest half: what was seen are a few real inputs, and others go beyond; and WebGPU adds a product up
+in half precision too, where a part of the sum may be larger than the whole.
+"""
+
+
+def halve(graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, Seen] | None = None) -> tuple[int, list[str]]:
+    """Stores the large float32 weights of a graph in half precision, and widens them in the graph.
+
+    A weight that half precision cannot hold (over 65504, or rounded away by more than 1 %) stays float32.
+
+    Args:
+        arrays: the weights by name, or those of them that are meant; those that are stored anew are replaced.
+        ranges: what each of the `activations` was: products compute in half precision too, but for those that come near
+            the end of its range. None: all compute in float32.
+
+    Returns:
+        How many products compute in half precision, and the weights of those that keep float32.
+    """
+    products = products_of(graph, arrays, halvable(arrays)) if ranges is not None else []
+    weights = [p.node.input[1] for p in products]
+    for inner, tensor in weights_of(graph):
+        name = tensor.name
+        if name not in arrays:
+            continue
+        half = arrays[name] if arrays[name].dtype == np.float16 else _half(arrays[name])
+        if half is None:
+            continue
+        arrays[name] = half
+        tensor.data_type = TensorProto.FLOAT16
+        rename(inner, name, f"{name}.wide")
+        inner.node.insert(0, helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.FLOAT))
+    kept = []
+    narrow: dict[tuple[str, str], str] = {}  # a graph and a value in it: the same in half precision
+    for product, weight in zip(products, weights, strict=True):
+        if ranges is not None and _fits_half(product.node, arrays, ranges):
+            _compute_in_half(product, weight, narrow)
+        else:
+            kept.append(weight)
+    _drop_unused_casts(graph)
+    return len(products) - len(kept), kept
+
+
+def halvable(arrays: Arrays) -> set[str]:
+    """The weights that half precision holds."""
+    return {name for name, array in arrays.items() if array.dtype == np.float16 or _half(array) is not None}
+
+
+def _fits_half(node: onnx.NodeProto, arrays: Arrays, ranges: Mapping[str, Seen]) -> bool:
+    seen = (ranges[node.input[0]], ranges[node.output[0]])
+    bounds = [b for s in seen for b in (s.low, s.high, s.power**0.5)]  # of many values, a mean shows NaN for sure
+    if len(node.input) == 3 and node.input[2]:
+        bias = arrays.get(node.input[2].removesuffix(".wide"))
+        bounds.append(np.inf if bias is None else float(np.abs(bias).max()))
+    return all(abs(bound) <= HALF_LIMIT for bound in bounds)  # NaN is not
+
+
+def _compute_in_half(product: Product, weight: str, narrow: dict[tuple[str, str], str]) -> None:
+    """A product between casts; none where another in half precision makes its input."""
+    graph, node = product.graph, product.node
+    at = next(i for i, other in enumerate(graph.node) if other.output == node.output)
+    result = node.output[0]
+    node.input[1] = weight
+    casts = []
+    for place in (0, *range(2, len(node.input))):
+        name = node.input[place]
+        if (graph.name, name) not in narrow:
+            narrow[graph.name, name] = f"{result}.{place}.half"
+            casts.append(helper.make_node("Cast", [name], [f"{result}.{place}.half"], to=TensorProto.FLOAT16))
+        node.input[place] = narrow[graph.name, name]
+    node.output[0] = narrow[graph.name, result] = f"{result}.half"
+    graph.node.insert(at + 1, helper.make_node("Cast", [f"{result}.half"], [result], to=TensorProto.FLOAT))
+    for cast in casts:
+        graph.node.insert(at, cast)
+
+
+def round_in_half(graph: onnx.GraphProto) -> None:
+    """Has ONNX Runtime's CPU provider round what `halve` left in half precision.
+
+    It has no kernels for half precision there: it computes in float32, and drops the casts between as it goes, so that
+    nothing is rounded and nothing overflows. It keeps them where something computes in half precision, as `Max` of one
+    value does.
+    """
+    for inner in graphs_of(graph):
+        for at, node in reversed(list(enumerate(inner.node))):
+            if node.output and node.output[0].endswith(".half"):
+                result = node.output[0]
+                node.output[0] = f"{result}.exact"
+                inner.node.insert(at + 1, helper.make_node("Max", [f"{result}.exact"], [result]))
+
+
+def in_half(graph: onnx.GraphProto) -> list[str]:
+    """The values that `halve` left in half precision."""
+    return [n for inner in reached(graph) for node in inner.node for n in node.output if n.endswith(".half")]
+
+
+def _drop_unused_casts(graph: onnx.GraphProto) -> None:
+    for inner in graphs_of(graph):
+        used = names_used(inner)
+        for node in [n for n in inner.node if n.op_type == "Cast" and n.output[0] not in used]:
+            inner.node.remove(node)
+
+
+def _half(array: np.ndarray) -> np.ndarray | None:
+    if array.dtype != np.float32 or array.size < MIN_ELEMENTS:
+        return None
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    off = np.abs(half.astype(np.float32) - array).max()
+    return half if np.isfinite(half).all() and off <= 0.01 * np.abs(array).max() else None

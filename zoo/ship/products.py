@@ -1,0 +1,191 @@
+"""The products of graphs (Conv, MatMul, Gemm with a weight), their weights, and what went into and came out of them.
+
+`fp16.py` and `int8.py` make them smaller; `precision.py` does so to a whole bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..graph.walk import graphs_of, names_used, subgraphs
+
+MIN_ELEMENTS = 256
+"""Smaller weights (biases, scales) stay as they are: they cost nothing and matter most."""
+
+Arrays = dict[str, np.ndarray]
+
+
+class Seen(NamedTuple):
+    """What an activation was, over some calls and all steps of a loop."""
+
+    low: float
+    high: float
+    power: float  # mean square
+
+
+def weights_of(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, TensorProto]]:
+    """Each weight that lies in a safetensors file, with the graph that it is an initializer of."""
+    for inner in graphs_of(graph):
+        for tensor in list(inner.initializer):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                yield inner, tensor
+
+
+def fold_transposes(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> None:
+    """Stores the weights that are only read transposed, by MatMul, that way round: linear layers over sequences.
+
+    Args:
+        arrays: the weights by name; in the place of one that is turned comes `NAME.transposed`.
+    """
+    inners = [inner for graph in graphs for inner in graphs_of(graph)]
+    turned: dict[str, list[tuple[onnx.GraphProto, onnx.NodeProto]]] = {}
+    otherwise: set[str] = set()
+    for inner in inners:
+        second = {node.input[1] for node in inner.node if node.op_type == "MatMul"}
+        others = {n for node in inner.node for i, n in enumerate(node.input) if node.op_type != "MatMul" or i != 1}
+        others |= {output.name for output in inner.output}
+        others |= {name for node in inner.node for body in subgraphs(node) for name in names_used(body)}
+        for node in inner.node:
+            perm = [list(a.ints) for a in node.attribute if a.name == "perm"]
+            if node.op_type == "Transpose" and perm == [[1, 0]] and node.output[0] in second - others:
+                turned.setdefault(node.input[0], []).append((inner, node))
+            else:
+                otherwise.update(node.input)
+    for name in sorted(turned.keys() & arrays.keys() - otherwise):
+        now = f"{name}.transposed"
+        arrays[now] = np.ascontiguousarray(arrays.pop(name).T)
+        for inner, node in turned[name]:
+            rename(inner, node.output[0], now)
+            inner.node.remove(node)
+        for inner in inners:
+            for tensor in inner.initializer:
+                if tensor.name == name:
+                    tensor.name, tensor.dims[:] = now, arrays[now].shape
+
+
+@dataclass(frozen=True)
+class Product:
+    """A Conv, MatMul or Gemm whose second input is a weight."""
+
+    graph: onnx.GraphProto
+    node: onnx.NodeProto
+    axis: int  # of the weight, along which each channel has a scale of its own
+
+
+def is_product(node: onnx.NodeProto) -> bool:
+    return node.op_type in ("Conv", "MatMul", "Gemm")
+
+
+def reached(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """The outermost graph and its loops' bodies; what lies deeper stays float32."""
+    return [graph, *(body for _, body in loops_of(graph))]
+
+
+def products_of(graph: onnx.GraphProto, arrays: Arrays, fit: set[str]) -> list[Product]:
+    found = []
+    for inner in reached(graph):
+        for node in inner.node:
+            if not is_product(node) or node.input[1] not in fit:
+                continue
+            weight = arrays[node.input[1]]
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            found.append(Product(inner, node, 0 if node.op_type == "Conv" or transposed else weight.ndim - 1))
+    return found
+
+
+def loops_of(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, onnx.GraphProto]]:
+    return [(node, a.g) for node in graph.node if node.op_type == "Loop" for a in node.attribute if a.name == "body"]
+
+
+def watched(product: Product) -> list[str]:
+    """What must be known the range of: a product's input and output."""
+    return [product.node.input[0], product.node.output[0]]
+
+
+def activations(graph: onnx.GraphProto, arrays: Arrays, fit: set[str]) -> list[str]:
+    """What goes into and comes out of the products of a graph."""
+    return list(dict.fromkeys(name for product in products_of(graph, arrays, fit) for name in watched(product)))
+
+
+WATCHES = ("ReduceMin", "ReduceMax", "ReduceMean")
+"""What is collected of an activation, and of its square the mean: the fields of `Seen`."""
+
+
+def watching(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with what some of its values were as outputs besides.
+
+    Of the value NAME they are `NAME.ReduceMin` and so on; in a loop they are collected over all steps, as scan outputs.
+    """
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    loops = loops_of(watched.graph)
+    for name in names:
+        loop, home = next(((node, body) for node, body in loops if makes(body, name)), (None, watched.graph))
+        wide, square = f"{name}.float", f"{name}.square"
+        home.node.append(helper.make_node("Cast", [name], [wide], to=TensorProto.FLOAT))
+        home.node.append(helper.make_node("Mul", [wide, wide], [square]))
+        for kind, value in zip(WATCHES, (wide, wide, square), strict=True):
+            seen = f"{name}.{kind}"
+            if loop is not None:
+                home.node.append(helper.make_node(kind, [value], [f"{seen}.step"], keepdims=0))
+                home.output.append(helper.make_tensor_value_info(f"{seen}.step", TensorProto.FLOAT, []))
+                loop.output.append(f"{seen}.steps")
+                value = f"{seen}.steps"
+            watched.graph.node.append(helper.make_node(kind, [value], [seen], keepdims=0))
+            watched.graph.output.append(helper.make_tensor_value_info(seen, TensorProto.FLOAT, []))
+    return watched
+
+
+def ranges_of_part(
+    part: onnx.ModelProto,
+    whole: onnx.ModelProto,
+    ranges: Mapping[str, Seen],
+    arrays: Arrays,
+    fit: set[str],
+) -> dict[str, Seen] | None:
+    """The ranges of a part's activations out of those of its whole, whose products are the same in the same order.
+
+    None where they are not the same.
+    """
+    ours, theirs = (products_of(model.graph, arrays, fit) for model in (part, whole))
+    if [p.node.input[1] for p in ours] != [p.node.input[1] for p in theirs]:
+        return None
+    found: dict[str, Seen] = {}
+    for one, other in zip(ours, theirs, strict=True):
+        for name, name_there in zip(watched(one), watched(other), strict=True):
+            found[name] = together([found.get(name, ranges[name_there]), ranges[name_there]])
+    return found
+
+
+def together(seen: Iterable[Seen]) -> Seen:
+    """One for several; NaN where one is."""
+    lows, highs, powers = np.array([*seen]).T
+    return Seen(float(lows.min()), float(highs.max()), float(powers.mean()))
+
+
+def makes(graph: onnx.GraphProto, name: str) -> bool:
+    return any(name in node.output for node in graph.node) or any(name == value.name for value in graph.input)
+
+
+def rename(graph: onnx.GraphProto, before: str, after: str) -> None:
+    """Renames a value wherever the graph and those inside it read it."""
+    for inner in graphs_of(graph):
+        for node in inner.node:
+            node.input[:] = [after if name == before else name for name in node.input]
+        for output in inner.output:
+            output.name = after if output.name == before else output.name
+
+
+def point_at(graph: onnx.GraphProto, places: Mapping[str, tuple[str, Any]]) -> None:
+    """Points each weight at its tensor: by name, the file and the `zoo.media.tensors.Tensor` in it."""
+    for _, tensor in weights_of(graph):
+        file, found = places[tensor.name]
+        del tensor.external_data[:]
+        for key, value in (("location", file), ("offset", found.offset), ("length", found.length)):
+            tensor.external_data.add(key=key, value=str(value))
