@@ -41,7 +41,7 @@ BROKEN = {
         GOOD + "@hookimpl\ndef build_modul(request): ...",
         "no hook 'build_modul'; did you mean 'build_module'?",
     ),
-    "undecorated": (GOOD + "def build_module(request): ...", "its function build_module lacks @hookimpl"),
+    "undecorated": (GOOD + "def build_module(request): ...", "its function build_module has no @hookimpl"),
     "newer": (
         GOOD.replace("CONTRACT = 1", "CONTRACT = 99"),
         f"contract 99, this zoo has {CONTRACT_VERSION}; run: pip install -U zoo",

@@ -1,6 +1,6 @@
 """What the file formats and the contract share: names, digests, sizes, and the files of a bundle.
 
-It is apart from them so that `zoo list` reads registries without loading the whole contract.
+It is separate from them so that `zoo list` reads registries without loading the whole contract.
 """
 
 import re
@@ -17,7 +17,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNOR
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of the file formats' parts: immutable, and strict about unknown fields."""
+    """Base of the file formats' types: immutable, and strict about unknown fields."""
 
 
 class File(Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class File(Struct, frozen=True, kw_only=True):
 
 
 def check_file_names(names: Any, source: str) -> None:
-    """Refuses names that some operating system reads as another file or as a device."""
+    """Refuses names that some operating system treats as another file or as a device."""
     seen: set[str] = set()
     for name in names:
         if _RESERVED.match(name) or name.endswith("."):
@@ -39,7 +39,7 @@ def check_file_names(names: Any, source: str) -> None:
 
 
 def digest_of(data: bytes) -> str:
-    """SHA-256 of bytes, 64 hex digits; of a manifest's, the model's digest."""
+    """SHA-256 of bytes, 64 hex digits; for a manifest's bytes, the model's digest."""
     import hashlib
 
     return hashlib.sha256(data).hexdigest()

@@ -1,8 +1,8 @@
-"""Runs a bundle's golden cases here, and says how near the outputs come to the expected ones.
+"""Runs a bundle's golden cases on this machine, and compares the outputs with the expected ones.
 
-`golden.safetensors` holds, for each task and case, the graph's inputs and the outputs that torch gave:
-`<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, cases counted from 0. Any stack can check itself so.
-`<task>/<case>/margins`, where it is, says how near a tie the tokens behind each of the batch are.
+`golden.safetensors` contains, for each task and case, the graph's inputs and the outputs that torch gave:
+`<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, with cases counted from 0. Any stack can check itself
+this way. `<task>/<case>/margins`, if present, says how close to a tie the tokens of each element of the batch are.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskReplay:
-    """How a task's golden cases came out."""
+    """The result of a task's golden cases."""
 
     task: str
-    provider: str  # cpu or cuda; a target, where its host ran
+    provider: str  # cpu or cuda; or a target, if its host ran
     verdict: Verdict
     outputs: dict[str, Comparison]  # the worst case of each output
 
@@ -38,14 +38,14 @@ def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cud
 
     Raises:
         InvalidFileError: no golden cases, or cases that do not fit the manifest.
-        DeviceError: the asked-for device does not run a graph.
+        DeviceError: the requested device does not run a graph.
     """
     from ..runtime import open_session
 
     cases = read_cases(folder / GOLDEN, manifest)
     result = []
     for name, task in manifest.tasks.items():
-        # Exact: on CUDA without TF32, whose 10 bits of mantissa are another arithmetic.
+        # Exact: on CUDA without TF32, whose 10-bit mantissa gives other results.
         session = open_session(folder / graph_file(name), device, exact=True)
         tolerance = _tolerance(manifest, session.provider)
         outputs = worst_outputs([_run(session, task, case, tolerance) for case in cases[name]])
@@ -56,10 +56,10 @@ def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cud
 def judge(
     folder: Path, manifest: Manifest, outputs: dict[str, list[dict[str, np.ndarray]]], provider: str
 ) -> list[TaskReplay]:
-    """As `replay`, for outputs that another stack gave: for each task, case by case.
+    """Like `replay`, for outputs that another stack gave: for each task, case by case.
 
     Args:
-        provider: that stack's name, for people; it is held to the tolerance of the CPU.
+        provider: that stack's name, for people; the tolerance of the CPU applies to it.
     """
     cases, tolerance = read_cases(folder / GOLDEN, manifest), _tolerance(manifest, "cpu")
     result = []
@@ -78,7 +78,7 @@ def _run(session: Any, task: Task, case: Case, tolerance: Tolerance) -> dict[str
 
 
 def worst_outputs(cases: list[dict[str, Comparison]]) -> dict[str, Comparison]:
-    """For each output the comparison of its worst case, whose number the text tells."""
+    """For each output, the comparison of its worst case, with that case's number in the text."""
     order = ("identical", "within", "differs")
     result = {}
     for name in cases[0]:
