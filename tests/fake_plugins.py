@@ -27,7 +27,7 @@ GOOD = HEAD + DESCRIBE
 # name: (the module's text, what the one line must say)
 BROKEN = {
     "raises": (HEAD + "raise ValueError('boom')", "zoo_raises/plugin.py:4): ValueError: boom; upgrade it"),
-    "needs": (HEAD + "import frobnicate_9000", "needs the module 'frobnicate_9000', which is not installed; install"),
+    "needs": (HEAD + "import frobnicate_9000", "needs the module 'frobnicate_9000', which is not installed; reinstall"),
     "syntax": (HEAD + "def (", "plugin.py:4 is not valid Python"),
     "exits": (HEAD + "import sys\nsys.exit(0)", "calls sys.exit when it is imported (zoo_exits/plugin.py:5)"),
     "vanishes": (HEAD + "import os\nos._exit(3)", "ended the process (exit code 3)"),

@@ -184,7 +184,7 @@ def test_a_config_that_is_none(tmp_path, name, content):
 
 
 def test_which_file_of_a_folder(tmp_path):
-    with pytest.raises(NotFoundError, match=r"there is not a checkpoint at .*none\.pt$"):
+    with pytest.raises(NotFoundError, match=r"there is no checkpoint at .*none\.pt$"):
         foreign.read(tmp_path / "none.pt")
     with pytest.raises(NotFoundError, match=r"holds no weights \(\.safetensors, "):
         foreign.read(tmp_path)

@@ -41,7 +41,7 @@ def test_a_grid_of_drawn_pictures_comes_out_identical(bundle: Path):
     assert outcome.code == 0 and outcome.out.startswith("identical (made on ") and outcome.out.endswith("\nh.png\n")
     assert Path("g.png").read_bytes() == Path("h.png").read_bytes()
     refused = zoo("again", "g.png")
-    assert refused.code == 3 and "--model names a folder" in refused.err
+    assert refused.code == 3 and "name the folder with --model" in refused.err
 
 
 def test_a_model_that_was_published_is_found_by_its_digest(bundle: Path, tmp_path: Path):
@@ -83,7 +83,7 @@ def test_an_input_is_found_beside_the_picture_or_given(bundle: Path, tmp_path: P
 
 def test_an_input_from_stdin_must_be_given(bundle: Path):
     zoo("run", bundle, "--image", "-", "--out", "r.png", stdin=Path("x.png").read_bytes())
-    assert "made from what stdin gave" in error(zoo("again", "r.png", "--model", bundle), 3)
+    assert "made from data from stdin" in error(zoo("again", "r.png", "--model", bundle), 3)
     assert zoo("again", "r.png", "--model", bundle, "--image", "x.png").code == 0
 
 
@@ -122,13 +122,13 @@ def test_a_level_of_difference_is_within_the_tolerance(bundle: Path):
         (
             {"grid": {"count": 10**9, "columns": 1, "height": 1, "width": 1}},
             4,
-            "picture's size does not match its recipe",
+            "size does not match its recipe",
         ),
-        ({"grid": {"count": 1, "columns": 1, "height": 0, "width": 8}}, 4, "picture's size does not match its recipe"),
-        ({"index": 7}, 4, "picture's size does not match its recipe"),
+        ({"grid": {"count": 1, "columns": 1, "height": 0, "width": 8}}, 4, "size does not match its recipe"),
+        ({"index": 7}, 4, "size does not match its recipe"),
         ({"seed": "x"}, 4, "its metadata is not what zoo writes: "),
         ({"task": "paint"}, 3, "studio has no task 'paint'"),
-        ({"output": "sound"}, 4, "the recipe names no output of generate: 'sound'"),
+        ({"output": "sound"}, 4, "the recipe names 'sound', which is not an output of generate"),
         ({"options": {"colour": 1}}, 2, "generate has no input 'colour'"),
         ({"options": {"steps": {"a": 1}}}, 2, "steps is dict; it must be int64"),
         ({"options": {"steps": [1, [2]]}}, 2, "steps has rows of different lengths"),
@@ -172,4 +172,4 @@ def test_pictures_without_a_recipe(bundle: Path):
     assert error(zoo("again", "none.png"), 3) == "none.png does not exist"
     zoo("run", bundle, "generate", "--seed", 3, "--out", "g.png")
     assert error(zoo("again", "g.png", "--model", bundle, "--out", "no/x.png"), 7).startswith("the folder no does not")
-    assert error(zoo("again", "x.png", "--out", "-"), 2).startswith("--out - is not for `again`")
+    assert error(zoo("again", "x.png", "--out", "-"), 2).startswith("`zoo again` prints its result on stdout")

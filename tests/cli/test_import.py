@@ -105,12 +105,12 @@ def test_a_hostile_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = hostile.call("os.system", hostile.text(hostile.TOUCH))
     (tmp_path / "a.pt").write_bytes(hostile.torch_zip(hostile.program(run)))
-    assert "it holds no tensors" in refused(tmp_path, "vqvae", "a.pt", code=4)
+    assert "it contains no tensors" in refused(tmp_path, "vqvae", "a.pt", code=4)
     assert not (tmp_path / "canary").exists()
 
 
 def test_no_file_family_or_name(tmp_path, checkpoint):
-    assert "there is not a checkpoint at" in refused(tmp_path, "vqvae", tmp_path / "none.pt", code=3)
+    assert "there is no checkpoint at" in refused(tmp_path, "vqvae", tmp_path / "none.pt", code=3)
     assert "no installed plugin makes the family 'vqvea'" in refused(tmp_path, "vqvea", checkpoint, code=3)
     assert "name" in refused(tmp_path, "vqvae", checkpoint, "--name", "A B", code=2)
     assert "license" in refused(tmp_path, "vqvae", checkpoint, "--license", "<script>", code=2)

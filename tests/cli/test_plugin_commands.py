@@ -96,7 +96,7 @@ def test_a_command_that_cannot_be_had_is_one_line(tmp_path, zoo, change, says):
 
 def test_our_own_commands_win(tmp_path, zoo):
     bring(tmp_path, "thief", command="families")
-    assert "NAME" in zoo("families").stdout
+    assert "name" in zoo("families").stdout
     says = "zoo itself has the command 'families', which zoo-thief also provides; remove it (pip uninstall zoo-thief)"
     assert says in zoo("plugin", "list").stdout
 

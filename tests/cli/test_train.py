@@ -103,7 +103,7 @@ def test_training_goes_on_from_a_bundle(workshop):
         (["--set", "learning_rate=0"], 2, "vqvae training: learning_rate is 0; it must be a number above 0 to 100"),
         (["--learning-rate", "nan"], 2, "vqvae training: learning_rate is nan; it must be a number above 0 to 100"),
         (["--name", "Bad Name"], 2, "'Bad Name' is not a model reference"),
-        (["--name", "a/b"], 2, "'a/b' is not a model name: use lower-case letters, digits, dots and dashes; give --name"),
+        (["--name", "a/b"], 2, "'a/b' is not a model name: use lower-case letters, digits, dots and dashes"),
         (["--license", "free; as in beer"], 2, "license is 'free; as in beer'; it must be text that matches"),
         (["--summary", "two\nlines"], 2, r"summary is 'two\nlines'; it must be text of at most 300 characters"),
         (["--batch-size", "61"], 2, "batch size 61; it must be between 1 and the number of pictures, 60"),
@@ -133,7 +133,7 @@ def test_a_bundle_is_never_overwritten(drawn, here):
 def test_from_a_model_of_another_family_is_refused(drawn, here):
     tiny.bundle(here / "other")
     outcome = zoo("train", "vqvae", "--data", drawn, "--from", here / "other", "--out", "m")
-    assert "is of the family 'tiny', not 'vqvae'" in line(outcome, 2)
+    assert "belongs to the family 'tiny', not 'vqvae'" in line(outcome, 2)
 
 
 def test_the_default_name_must_be_one(drawn):
@@ -232,7 +232,7 @@ def test_a_checkpoint_in_the_way_is_not_overwritten(drawn, here):
 def test_another_command_does_not_resume(drawn, words, text):
     command = stopped_training(drawn)
     said = line(zoo(*command, *words, "--resume"), 2)
-    assert text in said and said.endswith("--resume needs the same command, another --checkpoints begins anew")
+    assert text in said and said.endswith("--resume needs the same command; to start again, use another --checkpoints")
 
 
 def test_another_family_does_not_resume(drawn):

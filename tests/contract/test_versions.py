@@ -93,7 +93,7 @@ def test_a_plugin_of_contract_1_works(old_plugin, tmp_path):
         (CONTRACT_VERSION + 1, f"this zoo has {CONTRACT_VERSION}; run: pip install -U zoo"),
         (
             OLDEST_CONTRACT - 1,
-            f"this zoo supports {OLDEST_CONTRACT} and newer; upgrade the plugin: pip install -U zoo-",
+            f"zoo supports {OLDEST_CONTRACT} and newer; upgrade the plugin: pip install -U zoo-",
         ),
     ],
 )

@@ -137,7 +137,7 @@ def test_folder_without_a_manifest(tmp_path):
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="imag"), "'imag'; did you mean 'image'?"),
         (
             lambda d: d["tasks"]["double"]["inputs"]["image"].update(dtype="float32"),
-            "the kind image are uint8, not float32",
+            "kind image are uint8, not float32",
         ),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(shape=["batch", 4]), "not [batch, 4]"),
         (lambda d: d["tasks"]["double"]["outputs"]["doubled"].update(shape=["batch", 4, 4, 2]), "is 1 or 3, not 2"),

@@ -123,7 +123,10 @@ def test_wrong_values_are_said_before_anything_runs(model: Model, photo: str):
         "label 'snaeker' is not a class of this model; did you mean 'sneaker'?": {
             "given": {"seed": 1, "label": ("snaeker",)}
         },
-        "2 of label for 3 pictures; give one for all, or 3": {"given": {"seed": 1, "label": ("0", "1")}, "number": 3},
+        "2 values of label for 3 pictures; give one for all, or 3": {
+            "given": {"seed": 1, "label": ("0", "1")},
+            "number": 3,
+        },
         "steps is 51; it must be 1 .. 50": {"given": {"seed": 1, "steps": 51}},
     }
     for line, options in said.items():

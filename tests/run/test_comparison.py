@@ -116,7 +116,7 @@ def test_pictures_are_compared_where_their_tokens_agree():
     actual["image"][1] = 7
     result = compare_task(ports, expected, actual, USUAL)
     assert result["tokens"].verdict == "differs"
-    assert result["image"].text == "identical (1 of 2 compared: those whose tokens agree)"
+    assert result["image"].text == "identical (compared 1 of 2, whose tokens agree)"
     actual["image"][0] = 7  # the picture whose tokens agree
     assert compare_task(ports, expected, actual, USUAL)["image"].verdict == "differs"
     assert worst_of(result) == "differs"

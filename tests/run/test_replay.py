@@ -82,7 +82,7 @@ REFUSED = {
     "one word": ({"double": 1}, "'double' does not name a task, case and port"),
     "margins of no case": ({"double/margins": 1}, "does not name a task, case and port"),
     "margins of a port": ({"double/0/margins/image": 1}, "does not name a task, case and port"),
-    "margins that are no list": ({"double/0/margins": (2, 2)}, "the margins of case 0 of double are no list"),
+    "margins that are no list": ({"double/0/margins": (2, 2)}, "the margins of case 0 of double are not a list"),
     "too short": ({"double/0/image": 1}, "does not name a task, case and port"),
     "no such port": ({"double/0/inputs/label": 1}, "case 0 of double has other ports than the manifest"),
     "half a case": ({"double/1/inputs/image": 1}, "case 1 of double has other ports than the manifest"),

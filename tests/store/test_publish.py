@@ -77,9 +77,7 @@ def test_a_published_version_never_changes(bundle, folder, tmp_path):
     publish(bundle, folder)
     before = state(folder)
     other = tiny.bundle(tmp_path / "other", seed=1)
-    with pytest.raises(
-        IntegrityError, match="tiny:1 is already published with digest .* give the bundle a higher version"
-    ):
+    with pytest.raises(IntegrityError, match="tiny:1 is already published with .* give the bundle a higher version"):
         publish(other, folder)
     assert state(folder) == before
 

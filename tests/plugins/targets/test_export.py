@@ -122,7 +122,11 @@ def test_a_damaged_bundle_is_refused(tmp_path, bundle):
         f.seek(-1, 2)
         f.write(b"!")
     done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "out")
-    assert done.code == 5 and "golden.safetensors has other bytes" in done.err and not (tmp_path / "out").exists()
+    assert (
+        done.code == 5
+        and "golden.safetensors does not match its SHA-256" in done.err
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_an_unknown_target_names_those_there_are(tmp_path, bundle):
