@@ -1,7 +1,7 @@
-"""Puts the pinned files of onnxruntime-web where the web target has them; run at build and install, and by hand.
+"""Fetches the pinned files of onnxruntime-web for the web target; run at build and install, and by hand.
 
-They are 41 MB that others made, so they are not in the repository: npm's client fetches the pinned version, and a file
-whose SHA-256 is not the one in runtime.json is refused. The wheel carries them.
+They are 41 MB of third-party files, so they are not in the repository: npm's client fetches the pinned version, and a
+file whose SHA-256 is not the one in runtime.json is refused. The wheel contains them.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ RUNTIME = Path(__file__).parent / "zoo_targets" / "hosts" / "web" / "runtime"
 
 
 def fetch() -> None:
-    """Fetches what is missing or other than pinned. RuntimeError: npm is not there or gives other bytes."""
+    """Fetches files that are missing or not the pinned ones. RuntimeError: npm is missing or gives other bytes."""
     pinned = json.loads((RUNTIME / "runtime.json").read_text())
     if all(_digest(RUNTIME / name) == sha256 for name, sha256 in pinned["files"].items()):
         return
@@ -34,7 +34,7 @@ def fetch() -> None:
                 member = archive.extractfile(f"package/dist/{name}")
                 data = member.read() if member else b""  # a folder or device of that name
                 if hashlib.sha256(data).hexdigest() != sha256:
-                    raise RuntimeError(f"{package} holds another {name} than the pinned one, SHA-256 {sha256}")
+                    raise RuntimeError(f"{package} contains another {name} than the pinned one, SHA-256 {sha256}")
                 (RUNTIME / name).write_bytes(data)
 
 

@@ -1,4 +1,4 @@
-"""Fetches the browser's runtime before the package is built. An editable install goes on without it, and says so."""
+"""Fetches the browser's runtime before the package is built. An editable install only warns if that fails."""
 
 import importlib.util
 import sys

@@ -1,1 +1,1 @@
-"""Stacks that zoo ships models to."""
+"""Targets: other stacks that zoo exports models to."""

@@ -1,6 +1,7 @@
-"""What the targets have in common: copying a host, its README, running it.
+"""What the targets have in common: copying a host, writing its README, running it.
 
-Hosts and exporters know no kinds of port. What they need of one is data in model.json: `zoo.ports.kind.Kind.host`.
+Hosts and exporters do not know the kinds of port. What they need to know is data in model.json:
+`zoo.ports.kind.Kind.host`.
 """
 
 import json
@@ -16,15 +17,15 @@ from zoo.text import safe_text
 
 HOSTS = Path(__file__).parent / "hosts"
 LIMIT_SECONDS = 900
-_ABOUT = """
-Sampler, pixels and, where an input is a seed, noise are inside the graphs: a host passes what `model.json` asks for and
-gets pictures, and the same seed gives the same picture in every stack. `golden/` holds inputs and the outputs that they
-must give, as raw little-endian arrays that `golden/cases.json` names. `zoo verify` on this folder checks it all again.
+_ABOUT = """ Sampler, pixel conversion and, if an input is a seed, noise are inside the graphs: a host passes what
+`model.json` asks for and gets pictures, and the same seed gives the same picture in every stack. `golden/` contains
+inputs and the outputs that they must give, as raw little-endian arrays described in `golden/cases.json`. `zoo verify`
+checks this folder again.
 """
 
 
 def copy_host(request: WriteTargetRequest, names: Sequence[str]) -> None:
-    """The host's files as they lie in hosts/<target>/: the same bytes for every model."""
+    """Copies the host's files from hosts/<target>/: the same bytes for every model."""
     for name in names:
         path = request.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,10 +35,10 @@ def copy_host(request: WriteTargetRequest, names: Sequence[str]) -> None:
 def example(request: WriteTargetRequest, command: str, *, draws: bool = False) -> str:
     """The default task's call on a host's command line: `COMMAND TASK --port value … --out FILE`.
 
-    Labels are given by number, since class names are foreign text.
+    Labels are given as numbers, since class names are foreign text.
 
     Args:
-        draws: the host takes a seed where the graph takes its noise.
+        draws: the host takes a seed if the graph takes its noise.
     """
     model = model_json(request)
     task = model["tasks"][model["default_task"]]
@@ -50,17 +51,17 @@ def example(request: WriteTargetRequest, command: str, *, draws: bool = False) -
 
 
 def model_json(request: WriteTargetRequest) -> Any:
-    """model.json, the manifest with what a host must know of each port."""
+    """model.json: the manifest, with what a host must know about each port."""
     return json.loads((request.folder / "model.json").read_bytes())
 
 
 def write_readme(request: WriteTargetRequest, title: str, commands: Sequence[tuple[str, str]], notes: str) -> None:
-    """README.md: what the folder is, its commands, and notes. Of what a model says of itself, its names alone."""
+    """Writes README.md: what the folder is, its commands, and notes. It only contains names from the manifest."""
     m = request.manifest
     lines = [
         f"# {m.name} {m.version} for {title}",
         "",
-        f"Tasks: {', '.join(m.tasks)}. What each takes and gives stands in `model.json`; the model's card is"
+        f"Tasks: {', '.join(m.tasks)}. `model.json` describes what each takes and gives; the model's card is"
         " [model/README.md](model/README.md).",
         "",
         "```console",
@@ -81,8 +82,8 @@ def run_program(command: Sequence[str], folder: Path, missing: str, **environmen
     """Runs a host; its stdout.
 
     Raises:
-        NotFoundError: `missing`, where its program is not there.
-        ExportError: it failed; its last line of stderr.
+        NotFoundError: `missing`, if its program does not exist.
+        ExportError: it failed; the message is its last line of stderr.
     """
     import os
 
@@ -93,16 +94,16 @@ def run_program(command: Sequence[str], folder: Path, missing: str, **environmen
     except FileNotFoundError:
         raise NotFoundError(missing) from None
     except subprocess.TimeoutExpired:
-        raise ExportError(f"{command[0]} did not end within {LIMIT_SECONDS} s") from None
+        raise ExportError(f"{command[0]} did not finish within {LIMIT_SECONDS} s") from None
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
         said = next((line for line in lines if "Error" in line), lines[-1])
         raise ExportError(f"{Path(command[0]).name} failed (exit code {done.returncode}): {safe_text(said)[:500]}")
     return done.stdout
 
 
 def version_of(distribution: str) -> Any:
-    """An installed distribution's version, None where it is not installed."""
+    """An installed distribution's version; None if it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

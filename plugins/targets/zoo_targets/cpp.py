@@ -1,4 +1,4 @@
-"""C++: a CMake project of one source file on ONNX Runtime's C++ API."""
+"""C++: a CMake project with one source file, on ONNX Runtime's C++ API."""
 
 import os
 import shutil
@@ -17,27 +17,27 @@ def write(request: WriteTargetRequest) -> None:
     copy_host(request, ["CMakeLists.txt", "main.cpp"])
     commands = [
         ("cmake -S . -B build && cmake --build build", "needs ONNX Runtime's headers, 1.17 or newer"),
-        ("build/run verify", "the golden cases"),
+        ("build/run verify", "runs the golden cases"),
         (example(request, "build/run"), "a call"),
     ]
     notes = """
-Headers come from the distribution's `libonnxruntime-dev` or from a release: `-DONNXRUNTIME_INCLUDE=FOLDER` names
-another place. The library is opened when the program starts: `libonnxruntime.so.1`, or what
-`-DONNXRUNTIME_LIBRARY=FILE` said, or what the environment variable ONNXRUNTIME_LIBRARY names, e.g. the one in Python's
-`onnxruntime/capi/`. So a program runs on any ONNX Runtime that is at least as new as the headers. `main.cpp` is a class
-`Model` and a command line.
+The headers come from the distribution's `libonnxruntime-dev` or from a release; `-DONNXRUNTIME_INCLUDE=FOLDER` sets
+another folder. The library is opened when the program starts: `libonnxruntime.so.1`, or the file given with
+`-DONNXRUNTIME_LIBRARY=FILE`, or the one in the environment variable ONNXRUNTIME_LIBRARY, e.g. the one in Python's
+`onnxruntime/capi/`. So the program runs with any ONNX Runtime that is at least as new as the headers. `main.cpp` has a
+class `Model` and a command line.
 """
     write_readme(request, "C++", commands, notes)
 
 
 def headers() -> str:
-    """The folder of ONNX Runtime's C++ headers: ONNXRUNTIME_INCLUDE, else the system's; empty without."""
+    """The folder of ONNX Runtime's C++ headers: ONNXRUNTIME_INCLUDE, else the system's; empty if there are none."""
     places = [os.environ.get("ONNXRUNTIME_INCLUDE", ""), "/usr/include/onnxruntime", "/usr/local/include/onnxruntime"]
     return next((place for place in places if place and (Path(place) / HEADER).is_file()), "")
 
 
 def library() -> str:
-    """ONNX Runtime's library: ONNXRUNTIME_LIBRARY, else the one in Python's package, else the system's by its name."""
+    """ONNX Runtime's library: ONNXRUNTIME_LIBRARY, else the one in Python's package, else the system's, by name."""
     import importlib.util
 
     if named := os.environ.get("ONNXRUNTIME_LIBRARY"):
@@ -48,14 +48,14 @@ def library() -> str:
 
 
 def missing() -> str:
-    """What is not here of what compiling takes; empty when all is."""
+    """What is missing for compiling; empty if nothing is."""
     if not shutil.which("cmake") or not (shutil.which("c++") or shutil.which("g++")):
         return "cmake or a C++ compiler"
     return "" if headers() else "ONNX Runtime's C++ headers (libonnxruntime-dev)"
 
 
 def build(folder: Path, build_folder: Path) -> Path:
-    """Compiles the host; the program."""
+    """Compiles the host; returns the path of the program."""
     places = [f"-DONNXRUNTIME_INCLUDE={headers()}", f"-DONNXRUNTIME_LIBRARY={library()}"]
     run_program(["cmake", "-S", str(folder), "-B", str(build_folder), *places], folder, "cmake is not installed")
     run_program(["cmake", "--build", str(build_folder)], folder, "cmake is not installed")
@@ -64,8 +64,8 @@ def build(folder: Path, build_folder: Path) -> Path:
 
 def run(request: RunTargetRequest) -> str:
     if lacks := missing():
-        raise NotFoundError(f"{lacks} is not installed; ONNXRUNTIME_INCLUDE can name the headers' folder")
+        raise NotFoundError(f"{lacks} is not installed; ONNXRUNTIME_INCLUDE sets the headers' folder")
     with TemporaryDirectory(prefix="zoo-cpp-") as place:
         program = build(request.folder, Path(place))
-        run_program([str(program), "verify", "--out", str(request.out)], request.folder, "the program is not there")
+        run_program([str(program), "verify", "--out", str(request.out)], request.folder, "the program does not exist")
     return f"C++ on {Path(library()).name}"

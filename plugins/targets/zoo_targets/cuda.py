@@ -1,4 +1,4 @@
-"""CUDA: the host of the target `python` on ONNX Runtime's CUDA provider, on a GPU or not at all."""
+"""CUDA: the host of the target `python` on ONNX Runtime's CUDA provider, without a fallback to the CPU."""
 
 import shutil
 import sys
@@ -14,21 +14,21 @@ def write(request: WriteTargetRequest) -> None:
     copy_host(request, ["run.py"])
     shutil.copyfile(HOSTS / "python" / "run.py", request.folder / "host.py")
     commands = [
-        ("pip install numpy 'onnxruntime-gpu[cuda,cudnn]'", "never beside onnxruntime"),
-        ("python run.py verify", "the golden cases"),
-        (example(request, "python run.py"), "a call"),
+        ("pip install numpy 'onnxruntime-gpu[cuda,cudnn]'", "never together with onnxruntime"),
+        ("python run.py verify", "runs the golden cases"),
+        (example(request, "python run.py"), "calls the default task"),
     ]
     notes = """
-From Python, beside `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
-batch axis. On the command line a picture goes in as `.npy`, PGM or PPM. Without a GPU that works it is an error, never
-a slow picture. A sampler's `begin`, `step` and `end` graphs are in `model/` too, for a host that keeps the loop (I/O
-binding, CUDA Graph).
+From Python, next to `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
+batch axis. On the command line, pictures are given as `.npy`, PGM or PPM. Without a working GPU there is an error, not
+a slow picture. A sampler's `begin`, `step` and `end` graphs are in `model/` too, for a host that runs the loop itself
+(I/O binding, CUDA Graph).
 """
     write_readme(request, "CUDA", commands, notes)
 
 
 def run(request: RunTargetRequest) -> str:
     if obstacle := cuda_obstacle():
-        raise NotFoundError(f"the golden cases of CUDA need a GPU that works: {obstacle}")
+        raise NotFoundError(f"the golden cases of CUDA need a working GPU: {obstacle}")
     run_program([sys.executable, "-s", "run.py", "verify", "--out", str(request.out)], request.folder, "no Python")
     return f"onnxruntime-gpu {version_of('onnxruntime-gpu')} on CUDA"

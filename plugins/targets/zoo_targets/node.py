@@ -1,4 +1,4 @@
-"""Node: an ES module with types made from the ports, on npm's onnxruntime-node."""
+"""Node: an ES module with types generated from the ports, on npm's onnxruntime-node."""
 
 import shutil
 from typing import Any
@@ -14,14 +14,14 @@ def write(request: WriteTargetRequest) -> None:
     shutil.copyfile(HOSTS / "javascript" / "ports.mjs", request.folder / "ports.mjs")
     (request.folder / "run.d.mts").write_text(declarations(request), encoding="utf-8")
     commands = [
-        ("npm install", "onnxruntime-node, without the CUDA files that its post-install step would fetch"),
-        ("node run.mjs verify", "the golden cases"),
-        (example(request, "node run.mjs"), "a call"),
+        ("npm install", "installs onnxruntime-node, without the CUDA files that its post-install step would fetch"),
+        ("node run.mjs verify", "runs the golden cases"),
+        (example(request, "node run.mjs"), "calls the default task"),
     ]
     notes = """
 From JavaScript or TypeScript: `import { run } from "./run.mjs"; const { image } = await run(TASK, { port: value })`. An
-array is `{dtype, shape, data}` with the batch axis; `run.d.mts` types every task. On the command line a picture goes in
-as `.npy`, PGM or PPM.
+array is `{dtype, shape, data}` with the batch axis; `run.d.mts` has types for every task. On the command line, pictures
+are given as `.npy`, PGM or PPM.
 """
     write_readme(request, "Node", commands, notes)
 
@@ -30,9 +30,9 @@ _DATA = {"uint8": "Uint8Array", "int64": "BigInt64Array", "float32": "Float32Arr
 
 
 def declarations(request: WriteTargetRequest) -> str:
-    """run.d.mts: each task's ports. Names of tasks and ports alone are pasted; they are [a-z][a-z0-9_]*."""
+    """run.d.mts: each task's ports. Only names of tasks and ports are pasted; they match [a-z][a-z0-9_]*."""
     lines = [
-        "// Made from the ports of model.json.",
+        "// Generated from the ports in model.json.",
         "",
         "export interface Tensor<D extends keyof Data> { dtype: D; shape: number[]; data: Data[D] }",
         "interface Data { " + " ".join(f"{dtype}: {data};" for dtype, data in _DATA.items()) + " }",
@@ -48,7 +48,7 @@ def declarations(request: WriteTargetRequest) -> str:
         "",
         "/** One call of a task. Rejects with a TypeError or RangeError that names a port, or the runtime's error. */",
         'export function run<T extends keyof Tasks>(task: T, ports: Tasks[T]["inputs"]): Promise<Tasks[T]["outputs"]>;',
-        "/** Runs the golden cases; rejects where one is off. Keeps the outputs in the folder `out`. */",
+        "/** Runs the golden cases; rejects if one is off. Keeps the outputs in the folder `out`. */",
         "export function verify(out?: string): Promise<void>;",
         "/** The manifest, as in model.json. */",
         "export const model: { name: string; tasks: Record<keyof Tasks, object>; [key: string]: any };",
@@ -58,7 +58,7 @@ def declarations(request: WriteTargetRequest) -> str:
 
 
 def _type(port: dict[str, Any]) -> str:
-    """What `run` takes for a port: an array; where one value may stand for the batch, that or a list too."""
+    """The type of a port in `run`: an array or, if one value may be used for the whole batch, also that or a list."""
     tensor = f'Tensor<"{port["dtype"]}">'
     if port["codec"] == "bytes":
         one = "string | Uint8Array"
@@ -79,7 +79,7 @@ def run(request: RunTargetRequest) -> str:
     except ExportError as e:
         if "Cannot find module 'onnxruntime-node'" in str(e):
             raise NotFoundError(
-                "onnxruntime-node is not installed: npm install in the folder, or NODE_PATH=…/node_modules names one"
+                "onnxruntime-node is not installed: run npm install in the folder, or set NODE_PATH=…/node_modules"
             ) from None
         raise
     return f"Node {version}, onnxruntime-node 1.30.0"

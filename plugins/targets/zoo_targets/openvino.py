@@ -17,27 +17,29 @@ def write(request: WriteTargetRequest) -> None:
     shutil.copyfile(HOSTS / "python" / "run.py", request.folder / "host.py")
     shutil.copyfile(noise.__file__, request.folder / "noise.py")
     commands = [
-        ("pip install numpy openvino", "the runtime"),
-        ("python run.py verify", "the golden cases"),
-        (example(request, "python run.py", draws=True), "a call"),
+        ("pip install numpy openvino", "installs the runtime"),
+        ("python run.py verify", "runs the golden cases"),
+        (example(request, "python run.py", draws=True), "calls the default task"),
     ]
     notes = """
-From Python, beside `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
-batch axis. On the command line a picture goes in as `.npy`, PGM or PPM.
+From Python, next to `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
+batch axis. On the command line, pictures are given as `.npy`, PGM or PPM.
 
-OpenVINO's CPU plugin computes 64-bit integers in 32 bits and float64 as float32, so in a graph a seed's noise would
-come out as another one. Here a graph takes the noise, and `run.py` draws it from `seed` (`noise.py`, NumPy): the same
-seed gives the same picture as elsewhere. A task that draws noise inside a loop is not in this folder. OpenVINO keeps a
-telemetry id in `~/intel`; `opt_in_out --opt_out` switches that off.
+OpenVINO's CPU plugin computes 64-bit integers in 32 bits and float64 as float32, so a graph would give different noise
+for a seed. Here the graphs take the noise, and `run.py` draws it from `seed` (`noise.py`, NumPy): the same seed gives
+the same picture as elsewhere. Tasks that draw noise inside a loop are not in this folder. OpenVINO keeps a telemetry id
+in `~/intel`; `opt_in_out --opt_out` turns that off.
 """
     write_readme(request, "OpenVINO", commands, notes)
 
 
 def run(request: RunTargetRequest) -> str:
-    """With this interpreter's OpenVINO, or that of the interpreter that ZOO_OPENVINO_PYTHON names."""
+    """Runs the host with this interpreter's OpenVINO, or with the interpreter in ZOO_OPENVINO_PYTHON."""
     python = os.environ.get("ZOO_OPENVINO_PYTHON") or sys.executable
     if python == sys.executable and not importlib.util.find_spec("openvino"):
         raise NotFoundError("openvino is not installed: pip install openvino")
-    run_program([python, "-s", "run.py", "verify", "--out", str(request.out)], request.folder, f"{python} is not there")
+    run_program(
+        [python, "-s", "run.py", "verify", "--out", str(request.out)], request.folder, f"{python} does not exist"
+    )
     code = "import openvino; print(openvino.__version__)"
     return f"OpenVINO {run_program([python, '-c', code], request.folder, '').strip()}"

@@ -1,4 +1,4 @@
-"""The targets: what each runtime takes, and which module writes and runs it. Imports neither torch nor onnxruntime."""
+"""The targets: what each runtime supports, and which module runs it. Imports neither torch nor onnxruntime."""
 
 from importlib import import_module
 from typing import Any
@@ -7,11 +7,11 @@ from zoo.hookspecs import RunTargetRequest, Target, TargetRequest, WriteTargetRe
 
 ZOO_CONTRACT = 3
 
-# npm's ONNX Runtime reads IR 13 and opset 26, but what is exported stays within IR 10 and opset 20, the defaults.
+# npm's ONNX Runtime supports IR 13 and opset 26, but exports stay within IR 10 and opset 20, the defaults.
 TARGETS = {
     "python": Target(
         name="python",
-        summary="Python with NumPy and ONNX Runtime alone",
+        summary="Python with only NumPy and ONNX Runtime",
         runtime="onnxruntime 1.23 or newer",
     ),
     "node": Target(
@@ -30,11 +30,11 @@ TARGETS = {
         name="openvino",
         summary="Python with NumPy and OpenVINO, on the CPU",
         runtime="openvino 2026.4.1",
-        int64_bits=32,  # its CPU plugin computes int64 as int32, and float64 as float32: no noise in a graph
+        int64_bits=32,  # its CPU plugin computes int64 as int32, and float64 as float32, so graphs cannot draw noise
     ),
     "cpp": Target(
         name="cpp",
-        summary="A C++ program of one file, and its CMake project",
+        summary="A C++ program in one file, with its CMake project",
         runtime="ONNX Runtime 1.17 or newer, C++ API",
     ),
     "triton": Target(
@@ -46,7 +46,7 @@ TARGETS = {
         name="cuda",
         summary="Python with NumPy and ONNX Runtime on an NVIDIA GPU",
         runtime="onnxruntime-gpu 1.23 or newer; not run on a GPU yet",
-        parts=True,  # not half: fp16 computes in float32 until that has run on a GPU
+        parts=True,  # not half: fp16 computes in float32 until half precision has been run on a GPU
     ),
 }
 

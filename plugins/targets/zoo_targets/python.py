@@ -12,11 +12,11 @@ def write(request: WriteTargetRequest) -> None:
     copy_host(request, ["run.py"])
     commands = [
         ("pip install numpy onnxruntime", "or onnxruntime-gpu, never both"),
-        ("python run.py verify", "the golden cases"),
-        (example(request, "python run.py"), "a call"),
+        ("python run.py verify", "runs the golden cases"),
+        (example(request, "python run.py"), "calls the default task"),
     ]
     notes = """
-From Python, beside `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
+From Python, next to `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
 batch axis. A picture is uint8 [batch, height, width, channels]; on the command line `.npy`, PGM or PPM.
 """
     write_readme(request, "Python", commands, notes)
@@ -26,6 +26,6 @@ def run(request: RunTargetRequest) -> str:
     found = version_of("onnxruntime") or version_of("onnxruntime-gpu")
     if not found:
         raise NotFoundError("onnxruntime is not installed: pip install onnxruntime")
-    # The program's own folder is on its path: `zoo verify` looked at what lies there.
+    # The program's own folder is on its path: `zoo verify` has checked the files there.
     run_program([sys.executable, "-s", "run.py", "verify", "--out", str(request.out)], request.folder, "no Python")
     return f"onnxruntime {found}"

@@ -1,4 +1,4 @@
-"""Triton: two model repositories, for its ONNX Runtime backend and for its Python backend, and a client."""
+"""Triton: two model repositories, for its ONNX Runtime backend and its Python backend, and a client."""
 
 import os
 import shutil
@@ -33,23 +33,24 @@ def write(request: WriteTargetRequest) -> None:
         shutil.copyfile(HOSTS / "triton" / "model.py", model / "1" / "model.py")
     commands = [
         ("tritonserver --model-repository onnxruntime", "or: --model-repository python"),
-        ("pip install numpy tritonclient[all] && python run.py verify", "the golden cases, from a client"),
-        (example(request, "python run.py"), "a call"),
+        ("pip install numpy tritonclient[all] && python run.py verify", "runs the golden cases, from a client"),
+        (example(request, "python run.py"), "calls the default task"),
     ]
     notes = """
-`onnxruntime/` is a model repository for Triton's ONNX Runtime backend: it gives what the graph gives, and checks types
-and shapes alone. `python/` is one for the Python backend, which needs NumPy and ONNX Runtime; it checks inputs as every
-host does, so a label or a seed out of range is an error and not a picture. Serve one of the two, and remove the other.
+`onnxruntime/` is a model repository for Triton's ONNX Runtime backend: it returns what the graph gives, and only checks
+types and shapes. `python/` is one for the Python backend, which needs NumPy and ONNX Runtime; it checks inputs like
+every host, so a label or seed out of range is an error instead of a picture. Serve one of the two, and remove the
+other.
 
-A task whose ports all have the batch axis is batched dynamically (`max_batch_size`); the others have 0 there. In Triton
-a tensor has one axis at least: a number is [1], and one number a picture is [batch, 1] where a task is batched.
-`onnxruntime/` holds the weights once a task, because Triton gives a model its own folder alone.
+A task whose ports all have the batch axis is batched dynamically (`max_batch_size`); the others have 0 there. In
+Triton, a tensor has at least one axis: a number is [1], and one number per picture is [batch, 1] if a task is batched.
+`onnxruntime/` contains the weights once per task, because a model in Triton can only read its own folder.
 """
     write_readme(request, "Triton", commands, notes)
 
 
 def _copy_graph(folder: Path, model_name: str, task: str) -> None:
-    """model.onnx, and beside it the weights that it points at: Triton reads no file outside of a version's folder."""
+    """Writes model.onnx, and next to it its weights: Triton does not read files outside a version's folder."""
     import onnx
 
     from zoo.graph.walk import weight_files
@@ -57,14 +58,14 @@ def _copy_graph(folder: Path, model_name: str, task: str) -> None:
     version = folder / "onnxruntime" / model_name / "1"
     model = onnx.load(folder / "model" / f"{task}.onnx", load_external_data=False)
     for name in sorted(weight_files(model.graph)):
-        # A copy: ONNX Runtime refuses a loop's weights in a file that has several hard links.
+        # A copy: ONNX Runtime refuses a loop's weights in a file with several hard links.
         shutil.copyfile(folder / "model" / name, version / name)
     _numbers_to_lists(model.graph)
     (version / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _numbers_to_lists(graph: Any) -> None:
-    """Gives inputs without an axis one of length 1: Triton has no scalars."""
+    """Gives inputs without an axis an axis of length 1: Triton has no scalars."""
     from onnx import helper
 
     for value in graph.input:
@@ -76,7 +77,7 @@ def _numbers_to_lists(graph: Any) -> None:
 
 
 def _rename(graph: Any, before: str, after: str) -> None:
-    """Renames a value wherever nodes read it, in the bodies of loops too."""
+    """Renames a value wherever nodes read it, including the bodies of loops."""
     from zoo.graph.walk import graphs_of
 
     for inner in graphs_of(graph):
@@ -87,7 +88,7 @@ def _rename(graph: Any, before: str, after: str) -> None:
 
 
 def config(name: str, task_name: str, task: Task, backend: str) -> str:
-    """config.pbtxt, from the ports. Only names are pasted, and those are [a-z0-9._-]."""
+    """config.pbtxt, from the ports. Only names are pasted, and they match [a-z0-9._-]*."""
     batched = is_batched(task)
     lines = [
         f'name: "{name}_{task_name}"',
@@ -109,12 +110,12 @@ def config(name: str, task_name: str, task: Task, backend: str) -> str:
 
 
 def is_batched(task: Task) -> bool:
-    """Whether every port has the batch axis, so that Triton may join requests."""
+    """Whether every port has the batch axis, so that Triton may merge requests."""
     return all(port.shape[:1] == ("batch",) for port in (*task.inputs.values(), *task.outputs.values()))
 
 
 def _dims(port: Port, batched: bool) -> tuple[str, str]:
-    """Triton's dims of a port, without the batch axis of a batched task, and its reshape where no axis is left."""
+    """Triton's dims of a port, without the batch axis of a batched task, and its reshape if no axis is left."""
     shape = port.shape[1:] if batched else port.shape
     if not shape:
         return "1", " reshape: { shape: [ ] }" if batched else ""
@@ -125,18 +126,18 @@ def _dims(port: Port, batched: bool) -> tuple[str, str]:
 
 
 def server_python() -> str:
-    """The interpreter of an environment with nvidia-pytriton and onnxruntime, as ZOO_TRITON_PYTHON names it."""
+    """The interpreter in ZOO_TRITON_PYTHON, of an environment with nvidia-pytriton and onnxruntime."""
     return os.environ.get("ZOO_TRITON_PYTHON", "")
 
 
 @contextmanager
 def serving(repository: Path, python: str):
-    """A tritonserver out of the nvidia-pytriton of an environment, on free ports of 127.0.0.1.
+    """Starts the tritonserver of an environment's nvidia-pytriton, on free ports of 127.0.0.1.
 
-    Gives (http port, grpc port, what it printed so far). Its wheel has the Python backend alone.
+    Yields (http port, grpc port, what it printed so far). Its wheel only has the Python backend.
     """
     code = "import pytriton; print(pytriton.__path__[0])"
-    package = Path(run_program([python, "-c", code], repository, f"{python} is not there").strip()) / "tritonserver"
+    package = Path(run_program([python, "-c", code], repository, f"{python} does not exist").strip()) / "tritonserver"
     version = run_program([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], repository, "").strip()
     with TemporaryDirectory(prefix="zoo-triton-") as place:
         backends = Path(place) / "backends"
@@ -153,7 +154,7 @@ def serving(repository: Path, python: str):
             "--grpc-address=127.0.0.1",
             f"--grpc-port={grpc}",
         ]
-        # The backend's Python looks for its packages from the first python3 of PATH.
+        # The backend's Python finds its packages through the first python3 in PATH.
         path = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         environment = os.environ | {"PATH": path, "LD_LIBRARY_PATH": str(package.parents[1] / "nvidia_pytriton.libs")}
         log = Path(place) / "log"
@@ -187,19 +188,19 @@ def _wait(process: subprocess.Popen, port: int, log: Path) -> None:
                 return
         except OSError:
             time.sleep(0.2)
-    raise ExportError(f"tritonserver did not come up: {log.read_text(errors='replace').strip()[-300:]}")
+    raise ExportError(f"tritonserver did not start: {log.read_text(errors='replace').strip()[-300:]}")
 
 
 def run(request: RunTargetRequest) -> str:
     python = server_python()
     if not python:
         raise NotFoundError(
-            "no Triton server is named: set ZOO_TRITON_PYTHON to the python of an environment with nvidia-pytriton,"
+            "no Triton server is set: point ZOO_TRITON_PYTHON to the python of an environment with nvidia-pytriton,"
             " tritonclient[all], numpy<2 and onnxruntime"
         )
     with serving(request.folder / "python", python) as (http, _, _):
         environment = {"TRITON_URL": f"127.0.0.1:{http}", "TRITON_PROTOCOL": "http", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [python, "-s", "run.py", "verify", "--out", str(request.out)]
-        run_program(command, request.folder, f"{python} is not there", **environment)
+        run_program(command, request.folder, f"{python} does not exist", **environment)
     code = "from importlib.metadata import version; print(version('nvidia-pytriton'))"
     return f"Triton of nvidia-pytriton {run_program([python, '-c', code], request.folder, '').strip()}, Python backend"

@@ -27,31 +27,31 @@ def write(request: WriteTargetRequest) -> None:
         path = runtime / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             raise NotFoundError(
-                f"the browser's runtime is not in this installation ({name}): install zoo-targets again, with npm there"
+                f"the browser's runtime is not in this installation ({name}): reinstall zoo-targets, with npm installed"
             )
     copy_host(request, [*PAGE, "runtime/runtime.json", "runtime/LICENSE", *(f"runtime/{name}" for name in pinned)])
     shutil.copyfile(HOSTS / "javascript" / "ports.mjs", request.folder / "ports.mjs")
     commands = [
-        ("python3 -m http.server", "any static web server will do; then open what it says"),
-        ("zoo verify . --run-host", "the golden cases in headless Chromium; the page has a button for it too"),
+        ("python3 -m http.server", "any static web server works; then open the address it prints"),
+        ("zoo verify . --run-host", "runs the golden cases in headless Chromium; the page also has a button for it"),
         (f"zoo play {request.manifest.name}", "the same page from zoo's own server, with more threads"),
     ]
     notes = """
-Everything that the page asks for lies in this folder: the runtime too, whose version, SHA-256 and licence are in
-`runtime/`. WebAssembly needs `.wasm` served as `application/wasm`; it uses more than one thread where the server sends
-`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`. WebGPU is used where there
-is a GPU and it gives the golden outputs; `?device=wasm` and `?device=webgpu` in the address choose.
+Everything that the page requests is in this folder, including the runtime, whose version, SHA-256 and licence are in
+`runtime/`. WebAssembly needs `.wasm` to be served as `application/wasm`; it uses several threads if the server sends
+`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`. WebGPU is used if there is a
+GPU and it gives the golden outputs; `?device=wasm` or `?device=webgpu` in the address selects one.
 """
     write_readme(request, "the browser", commands, notes)
 
 
 def browser() -> str:
-    """The path of a Chromium; ZOO_CHROMIUM names another. Empty where there is none."""
+    """The path of a Chromium; ZOO_CHROMIUM sets another one. Empty if there is none."""
     return os.environ.get("ZOO_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), "")
 
 
 def flags(webgpu: bool = False) -> list[str]:
-    """Chromium's options for a run without a screen. WebGPU on SwiftShader, which needs no GPU."""
+    """Chromium's options for running without a screen, with WebGPU on SwiftShader, which does not need a GPU."""
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     software = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
     return ["--no-first-run", "--disable-background-networking", *root, *(software if webgpu else [])]
@@ -87,7 +87,7 @@ def run(request: RunTargetRequest) -> str:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             if not ended.wait(LIMIT_SECONDS):
-                raise ExportError(f"the page did not end within {LIMIT_SECONDS} s")
+                raise ExportError(f"the page did not finish within {LIMIT_SECONDS} s")
         finally:
             process.terminate()
             process.wait(30)

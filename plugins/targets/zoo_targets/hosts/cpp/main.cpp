@@ -1,8 +1,8 @@
 // Runs this folder's model with ONNX Runtime's C++ API.
 //
 //   run TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas;
-//                                          text as it is, or @FILE; FILE gets the first output that fits
-//   run verify [--out FOLDER]              the golden cases
+//                                          text directly, or @FILE; FILE gets the first output that fits
+//   run verify [--out FOLDER]              runs the golden cases
 //
 // In your own program: Model model(folder); Arrays outputs = model.run("generate", {{"seed", "7"}, {"label", "Sneaker"}});
 
@@ -38,12 +38,12 @@ std::string slurp(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// --- JSON: what model.json and cases.json need ---------------------------------------------------------------------------
+// --- JSON: as much as model.json and cases.json need ---------------------------------------------------------------------
 
 struct Json {
   enum Type { null, boolean, number, text, list, object } type = null;
   double value = 0;
-  std::string string;                               // UTF-8; of a number, its digits
+  std::string string;                               // UTF-8; for a number, its digits
   std::vector<Json> items;                          // list
   std::vector<std::pair<std::string, Json>> fields; // object, in order
 
@@ -54,7 +54,7 @@ struct Json {
   }
   const Json& at(const std::string& name) const {
     if (auto found = find(name)) return *found;
-    refuse("model.json lacks '" + name + "': copy the folder again");
+    refuse("model.json has no '" + name + "': copy the folder again");
   }
   double get(const std::string& name, double otherwise) const { auto found = find(name); return found ? found->value : otherwise; }
 };
@@ -66,7 +66,7 @@ class JsonReader {
     JsonReader reader{source};
     Json json = reader.any(0);
     reader.space();
-    if (reader.at_ != source.size()) refuse(path.string() + " is no JSON");
+    if (reader.at_ != source.size()) refuse(path.string() + " is not JSON");
     return json;
   }
 
@@ -196,7 +196,7 @@ Array array_of(const std::string& dtype, Shape shape) {
   if (dtype == "uint8") return {std::vector<uint8_t>(n), shape};
   if (dtype == "int64") return {std::vector<int64_t>(n), shape};
   if (dtype == "float32") return {std::vector<float>(n), shape};
-  refuse("arrays of " + dtype + " are not known here");
+  refuse("arrays of " + dtype + " are not supported");
 }
 
 /** An array out of raw bytes; little-endian, as this machine must be. */
@@ -340,7 +340,7 @@ class Model {
       if (end && (end == word.c_str() || *end)) {
         std::string known;
         if (classes) for (auto& one : classes->items) known += (known.empty() ? "" : ", ") + one.string;
-        refuse(name + " '" + word + "' is " + (classes ? "no class of this model: " + known : "no number"));
+        refuse(name + " '" + word + "' is " + (classes ? "not a class of this model: " + known : "not a number"));
       }
     }
     return array;
@@ -348,14 +348,14 @@ class Model {
 
   static void check(const std::string& name, const Json& port, const Array& array, const Shape& wanted) {
     if (array.dtype() != port.at("dtype").string) refuse(name + " is " + array.dtype() + "; it must be " + port.at("dtype").string);
-    if (array.shape != wanted || array.size() == 0) refuse(name + " has the shape " + show(array.shape) + "; it must be " + show(wanted) + ", alike for all inputs");
+    if (array.shape != wanted || array.size() == 0) refuse(name + " has the shape " + show(array.shape) + "; it must be " + show(wanted) + ", equal for all inputs");
     if (port.at("codec").string == "pixels") {
       int64_t height = wanted[wanted.size() - 3], width = wanted[wanted.size() - 2];
       double smallest = port.get("minimum_size", 1), most = port.get("maximum_pixels", 4e7);
       if (double(std::min(height, width)) < smallest || double(height) * double(width) > most)
-        refuse(name + " is " + std::to_string(width) + "x" + std::to_string(height) + "; a side has " + show(smallest) + " pixels or more, all at most " + show(most));
+        refuse(name + " is " + std::to_string(width) + "x" + std::to_string(height) + "; at least " + show(smallest) + " pixels per side, at most " + show(most) + " in all");
     }
-    // 0.1 in model.json is not quite the float32 that stands for it.
+    // 0.1 in model.json is not quite the closest float32.
     auto held = [&](double bound) { return array.dtype() == "float32" ? double(float(bound)) : bound; };
     double low = held(port.get("minimum", -INFINITY)), high = held(port.get("maximum", INFINITY));
     for (size_t i = 0; i < array.size(); i++)
@@ -410,13 +410,13 @@ Array read_array(const std::string& path) {
       }
       return from_bytes(dtype, shape, bytes.substr(end), path);
     }
-    refuse(path + " is no C-ordered array of uint8, int64 or float32");
+    refuse(path + " is not a C-ordered array of uint8, int64 or float32");
   }
   std::istringstream head(bytes);
   std::string magic;
   int64_t width = 0, height = 0, levels = 0;
   head >> magic >> width >> height >> levels;
-  if ((magic != "P5" && magic != "P6") || levels != 255 || width < 1 || height < 1) refuse(path + " is no PGM or PPM of 8 bits, and no .npy");
+  if ((magic != "P5" && magic != "P6") || levels != 255 || width < 1 || height < 1) refuse(path + " is not an 8-bit PGM or PPM, and not a .npy file");
   return from_bytes("uint8", {1, height, width, magic == "P5" ? 1 : 3}, bytes.substr(size_t(head.tellg()) + 1), path);
 }
 
@@ -493,7 +493,7 @@ void verify(Model& model, const std::string& out) {
       if (codec == "integers" || codec == "bytes") same &= worst == 0;
       std::cout << golden.at("task").string << ' ' << golden.at("case").string << ' ' << name << ": worst " << worst << ", " << 100 * double(equal) / total << "% equal\n";
       if (!out.empty()) write_file(fs::path(out) / raw.at("file").string, bytes_of(actual));
-      else if (!same) throw std::runtime_error("that differs");
+      else if (!same) throw std::runtime_error("the outputs differ");
     }
   }
 }
@@ -507,7 +507,7 @@ void open_runtime() {
   if (!handle) throw std::runtime_error("ONNX Runtime's library cannot be opened: " + std::string(dlerror()));
   auto base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
   const OrtApi* api = base ? base()->GetApi(ORT_API_VERSION) : nullptr;
-  if (!api) throw std::runtime_error(std::string(library) + " is older than the headers that this was compiled with");
+  if (!api) throw std::runtime_error(std::string(library) + " is older than the headers that this program was compiled with");
   Ort::InitApi(api);
 }
 
@@ -517,7 +517,7 @@ void command(std::vector<std::string> words) {
   std::string task = words.empty() ? "" : words[0], out;
   std::map<std::string, std::string> texts;
   for (size_t i = 1; i < words.size(); i += 2) {
-    if (words[i].compare(0, 2, "--") || i + 1 == words.size()) refuse("options look like --port value; there is '" + words[i] + "'");
+    if (words[i].compare(0, 2, "--") || i + 1 == words.size()) refuse("options must look like --port value, not '" + words[i] + "'");
     texts[words[i].substr(2)] = words[i + 1];
   }
   if (auto found = texts.find("out"); found != texts.end()) { out = found->second; texts.erase(found); }

@@ -1,7 +1,7 @@
 """This folder's model on an NVIDIA GPU, with ONNX Runtime. From Python: run("generate", label="Sneaker", seed=7).
 
-python run.py TASK --PORT VALUE ... --out FILE, python run.py verify: all but the runtime is in host.py. It computes on
-the GPU or not at all; the integers of a seed's noise alone are drawn on the CPU.
+python run.py TASK --PORT VALUE ... --out FILE, python run.py verify: everything but the runtime is in host.py. It
+computes on the GPU or not at all; only the integers of a seed's noise are drawn on the CPU.
 """
 
 import sys
@@ -9,13 +9,13 @@ import sys
 import host
 import onnxruntime
 
-# TF32 has 10 bits of mantissa: faster, and other pictures. True where that is welcome.
+# TF32 has 10 bits of mantissa: faster, but different pictures. Set to True if that is acceptable.
 OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
 
 
 def load(graph):
     if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA's libraries as pip installed them
+        onnxruntime.preload_dlls()  # CUDA's libraries, as installed by pip
     onnxruntime.set_default_logger_severity(4)
     providers = [("CUDAExecutionProvider", OPTIONS), "CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

@@ -1,4 +1,4 @@
-// What a host checks before it calls a graph: what a caller gave against the ports of model.json. No runtime in here.
+// What a host checks before it calls a graph: the caller's values against the ports in model.json. Does not use a runtime.
 //
 // An array is {dtype, shape, data}: uint8 in a Uint8Array, int64 in a BigInt64Array, float32 in a Float32Array.
 
@@ -84,7 +84,7 @@ function toNumber(name, port, value) {
   if (typeof value === "string" && port.classes) {
     const number = port.classes.findIndex((c) => c.toLowerCase() === value.toLowerCase());
     if (number < 0)
-      throw new RangeError(`${name} '${value}' is no class of this model: ${port.classes.join(", ")}`);
+      throw new RangeError(`${name} '${value}' is not a class of this model: ${port.classes.join(", ")}`);
     return port.dtype === "int64" ? BigInt(number) : number;
   }
   const whole = port.dtype !== "float32";
@@ -103,13 +103,13 @@ function spread({ dtype, shape, data }, wanted) {
 
 function check(name, port, { shape, data }, wanted) {
   if (shape.length !== wanted.length || shape.some((length, i) => length !== wanted[i] || length === 0))
-    throw new RangeError(`${name} has the shape [${shape.join(", ")}]; it must be [${port.shape.join(", ")}], alike for all inputs`);
+    throw new RangeError(`${name} has the shape [${shape.join(", ")}]; it must be [${port.shape.join(", ")}], equal for all inputs`);
   if (port.codec === "pixels") {
     const [height, width] = shape.slice(-3), smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
     if (Math.min(height, width) < smallest || height * width > most)
-      throw new RangeError(`${name} is ${width}x${height}; a side has ${smallest} pixels or more, all at most ${most}`);
+      throw new RangeError(`${name} is ${width}x${height}; at least ${smallest} pixels per side, at most ${most} in all`);
   }
-  // 0.1 in model.json is not quite the float32 that stands for it.
+  // 0.1 in model.json is not quite the closest float32.
   const held = (bound) => (port.dtype === "float32" ? Math.fround(bound) : bound);
   const low = port.minimum === undefined ? -Infinity : held(port.minimum);
   const high = port.maximum === undefined ? Infinity : held(port.maximum);

@@ -1,8 +1,8 @@
 // Runs this folder's model on onnxruntime-node. From JavaScript: `import { run } from "./run.mjs"`.
 //
 //   node run.mjs TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas;
-//                                                   text as it is, or @FILE; FILE gets the first output that fits
-//   node run.mjs verify [--out FOLDER]              the golden cases
+//                                                   text directly, or @FILE; FILE gets the first output that fits
+//   node run.mjs verify [--out FOLDER]              runs the golden cases
 
 import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
@@ -13,7 +13,7 @@ import { crc32, deflateSync } from "node:zlib";
 import { array, compare, complete, fromBytes, taskOf, toBytes } from "./ports.mjs";
 
 const here = (path) => new URL(path, import.meta.url);
-const ort = createRequire(import.meta.url)("onnxruntime-node"); // require, not import: it looks in NODE_PATH too
+const ort = createRequire(import.meta.url)("onnxruntime-node"); // require, not import: it also looks in NODE_PATH
 
 export const model = JSON.parse(await readFile(here("model.json"), "utf8"));
 const sessions = new Map();
@@ -38,13 +38,13 @@ async function call(task, inputs) {
 async function open(task) {
   for (const [name, { sha256 }] of Object.entries(model.files)) {
     const found = createHash("sha256").update(await readFile(here(`model/${name}`))).digest("hex");
-    if (found !== sha256) throw new RangeError(`model/${name} has other bytes than it should: copy the folder again`);
+    if (found !== sha256) throw new RangeError(`model/${name} is damaged: copy the folder again`);
   }
   const { fileURLToPath } = await import("node:url");
   return ort.InferenceSession.create(fileURLToPath(here(`model/${task}.onnx`)));
 }
 
-/** Runs the golden cases; throws where one is off by more than the model's tolerance. Keeps the outputs in `out`. */
+/** Runs the golden cases; throws if one is off by more than the model's tolerance. Keeps the outputs in `out`. */
 export async function verify(out) {
   const read = async (raw) => fromBytes(raw.dtype, raw.shape, await readFile(here(`golden/${raw.file}`)));
   for (const { task, case: number, inputs, outputs } of JSON.parse(await readFile(here("golden/cases.json"), "utf8"))) {
@@ -55,7 +55,7 @@ export async function verify(out) {
       const { worst, equal, same } = compare(model, model.tasks[task].outputs[name], await read(raw), actual[name]);
       console.log(`${task} ${number} ${name}: worst ${worst}, ${(100 * equal).toFixed(4)}% equal`);
       if (out) await writeFile(`${out}/${raw.file}`, toBytes(actual[name]));
-      else if (!same) throw new Error("that differs");
+      else if (!same) throw new Error("the outputs differ");
     }
   }
 }
@@ -84,7 +84,7 @@ async function readValue(port, text) {
   if (port.codec === "pixels") {
     const bytes = await readFile(text); // P5 or P6, width and height, 255, pixels
     const [head, magic, width, height] = /^(P5|P6)\n(\d+) (\d+)\n255\n/.exec(bytes.toString("latin1", 0, 40)) ?? [];
-    if (!head) throw new TypeError(`${text} is no PGM or PPM of 8 bits`);
+    if (!head) throw new TypeError(`${text} is not an 8-bit PGM or PPM`);
     const shape = [1, Number(height), Number(width), magic === "P5" ? 1 : 3];
     return array("uint8", shape, new Uint8Array(bytes.subarray(head.length)));
   }
@@ -99,7 +99,7 @@ function readNpy(bytes) {
   const end = 10 + bytes.readUInt16LE(8), head = bytes.toString("latin1", 10, end);
   const dtype = NPY[/'descr': '(.*?)'/.exec(head)?.[1]], shape = /'shape': \((.*?)\)/.exec(head)?.[1];
   if (!dtype || shape === undefined || head.includes("True"))
-    throw new TypeError("that .npy file is no C-ordered array of uint8, int64 or float32");
+    throw new TypeError("the .npy file must be a C-ordered array of uint8, int64 or float32");
   return fromBytes(dtype, shape.split(",").filter((n) => n.trim()).map(Number), new Uint8Array(bytes.subarray(end)));
 }
 

@@ -1,6 +1,6 @@
 """This folder's model on OpenVINO. From Python: run("generate", label="Sneaker", seed=7).
 
-python run.py TASK --PORT VALUE ... --out FILE, python run.py verify: all but the runtime is in host.py.
+python run.py TASK --PORT VALUE ... --out FILE, python run.py verify: everything but the runtime is in host.py.
 """
 
 import sys
@@ -12,7 +12,7 @@ import openvino
 CORE = openvino.Core()
 SEED = {"codec": "integers", "dtype": "int64", "repeats": True, "minimum": 0, "maximum": 2**53 - 1}
 
-# Integers have 32 bits here, so graphs take noise as an input. A caller gives a seed, and the noise is drawn here.
+# Integers have 32 bits here, so graphs take the noise as an input. Callers give a seed, and the noise is drawn here.
 DRAWN = {}
 for task, declared in host.MODEL["tasks"].items():
     if names := [name for name, port in declared["inputs"].items() if "noise" in port]:
@@ -21,13 +21,13 @@ for task, declared in host.MODEL["tasks"].items():
 
 
 def load(graph):
-    # Without the hint, OpenVINO computes in bfloat16 where the processor can: another picture.
+    # Without the hint, OpenVINO computes in bfloat16 if the processor can, which gives another picture.
     compiled = CORE.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda arrays: list(compiled(with_noise(graph.stem, arrays)).values())
 
 
 def with_noise(task, arrays):
-    """The graph's inputs; the golden cases have the noise itself."""
+    """The graph's inputs; the golden cases contain the noise itself."""
     if task not in DRAWN or "seed" not in arrays:
         return arrays
     (name, port), seed = DRAWN[task], arrays["seed"]

@@ -1,7 +1,7 @@
-"""This folder's model on NumPy and ONNX Runtime alone. From Python: run("generate", label="Sneaker", seed=7).
+"""This folder's model, with only NumPy and ONNX Runtime. From Python: run("generate", label="Sneaker", seed=7).
 
-python run.py TASK --PORT VALUE ... --out FILE: pictures in as .pgm, .ppm or .npy; several values with commas; text as
-it is, or @FILE for a file's bytes. The first output that fits goes into FILE, the others are printed.
+python run.py TASK --PORT VALUE ... --out FILE: pictures in as .pgm, .ppm or .npy; several values with commas; text
+directly, or @FILE for a file's bytes. The first output that fits goes into FILE, the others are printed.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def run(task, **ports):
     for name, port in declared.items():
         wanted = [sizes.get(d, 1) if isinstance(d, str) else d for d in port["shape"]]
         missing = len(wanted) - arrays[name].ndim
-        if missing > 0 and (port.get("repeats") or port["codec"] == "bytes"):  # one value stands for the whole batch
+        if missing > 0 and (port.get("repeats") or port["codec"] == "bytes"):  # one value is used for the whole batch
             arrays[name] = np.broadcast_to(arrays[name], [*wanted[:missing], *arrays[name].shape]).copy()
         check(name, port, arrays[name], wanted)
     return call(task, arrays)
@@ -59,18 +59,18 @@ def to_array(name, port, value):
         return array if isinstance(value, list) else array[0]
     if unknown := [v for v in values if isinstance(v, str) and v.casefold() not in names]:
         known = f"class of this model: {', '.join(port['classes'])}" if names else "number"
-        raise ValueError(f"{name} '{unknown[0]}' is no {known}")
+        raise ValueError(f"{name} '{unknown[0]}' is not a {known}")
     values = [names.index(v.casefold()) if isinstance(v, str) else v for v in values]
     return np.asarray(values if isinstance(value, list) else values[0]).astype(port["dtype"], casting="same_kind")
 
 
 def check(name, port, array, wanted):
     if list(array.shape) != wanted or 0 in wanted:
-        raise ValueError(f"{name} has the shape {list(array.shape)}; it must be {port['shape']}, alike for all inputs")
+        raise ValueError(f"{name} has the shape {list(array.shape)}; it must be {port['shape']}, equal for all inputs")
     if port["codec"] == "pixels":
         (height, width), least, most = array.shape[-3:-1], port.get("minimum_size", 1), port.get("maximum_pixels", 4e7)
         if min(height, width) < least or height * width > most:
-            raise ValueError(f"{name} is {width}x{height}; a side has {least} pixels or more, all at most {most:,}")
+            raise ValueError(f"{name} is {width}x{height}; at least {least} pixels per side, at most {most:,} in all")
     least, most = (array.dtype.type(port.get(end, array.min())) for end in ("minimum", "maximum"))
     if not np.isfinite(array).all() or array.min() < least or ("maximum" in port and array.max() > most):
         raise ValueError(f"{name} is {array.min()} .. {array.max()}; it must be {least} .. {port.get('maximum', '')}")
@@ -81,7 +81,7 @@ def call(task, arrays):
     if task not in SESSIONS:
         for name, file in MODEL["files"].items():
             if hashlib.sha256((HERE / "model" / name).read_bytes()).hexdigest() != file["sha256"]:
-                raise ValueError(f"model/{name} has other bytes than it should: copy the folder again")
+                raise ValueError(f"model/{name} is damaged: copy the folder again")
         SESSIONS[task] = load(HERE / "model" / f"{task}.onnx")
     return dict(zip(outputs, SESSIONS[task](arrays), strict=True))
 
@@ -94,7 +94,7 @@ def load(graph):
 
 
 def verify(out=None):
-    """Runs the golden cases; an error when one is off by more than the model's tolerance. Keeps outputs in `out`."""
+    """Runs the golden cases; an error if one is off by more than the model's tolerance. Keeps outputs in `out`."""
     for case in json.loads((HERE / "golden" / "cases.json").read_bytes()):
         read = lambda a: np.fromfile(HERE / "golden" / a["file"], a["dtype"]).reshape(a["shape"])  # noqa: E731
         outputs = call(case["task"], {name: read(a) for name, a in case["inputs"].items()})
@@ -108,7 +108,7 @@ def verify(out=None):
             if out:
                 outputs[name].tofile(Path(out) / a["file"])
             elif not near:
-                raise ValueError("that differs")
+                raise ValueError("the outputs differ")
 
 
 def read_value(port, text):
@@ -119,7 +119,7 @@ def read_value(port, text):
     if port["codec"] == "pixels":
         magic, *rest = Path(text).read_bytes().split(b"\n", 3)  # P5 or P6, width and height, 255, pixels
         if magic not in (b"P5", b"P6") or len(rest) < 3:
-            raise ValueError(f"{text} is no .npy, PGM or PPM")
+            raise ValueError(f"{text} is not a .npy, PGM or PPM file")
         size, _, pixels = rest
         return np.frombuffer(pixels, np.uint8).reshape(1, *map(int, reversed(size.split())), -1)
     values = [text] if text.casefold() in [c.casefold() for c in port.get("classes", [])] else text.split(",")
@@ -144,7 +144,7 @@ def main(task="", *words):
     if task == "verify":
         return verify(out)
     if out and not out.endswith((".png", ".npy")):
-        raise ValueError(f"{out} ends in neither .png nor .npy")
+        raise ValueError(f"{out} must end in .png or .npy")
     ports, results = task_of(task)["inputs"], task_of(task)["outputs"]
     given = {name: read_value(ports[name], text) if name in ports else text for name, text in options.items()}
     for name, array in run(task, **given).items():

@@ -1,6 +1,6 @@
-"""Triton's Python backend: a task of the folder that this repository lies in, through its host.py, on ONNX Runtime.
+"""Triton's Python backend: runs a task of the folder that contains this repository, with host.py, on ONNX Runtime.
 
-Inputs are checked as everywhere: a wrong shape, size, range or class is an error of that request alone.
+Inputs are checked as in every host: a wrong shape, size, range or class is an error of that request only.
 """
 
 import json
@@ -28,7 +28,7 @@ class TritonPythonModel:
             arrays = {
                 name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.ports["inputs"]
             }
-            for name, port in self.ports["inputs"].items():  # a tensor of Triton has one axis at least
+            for name, port in self.ports["inputs"].items():  # tensors in Triton have at least one axis
                 arrays[name] = arrays[name].reshape(arrays[name].shape[: len(port["shape"])])
             outputs = self.host.run(self.task, **arrays)
         except (ValueError, TypeError) as e:

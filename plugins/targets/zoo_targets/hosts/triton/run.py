@@ -1,7 +1,7 @@
-"""Asks a Triton server that serves this folder. From Python: run("generate", label="Sneaker", seed=7).
+"""Client of a Triton server that serves this folder. From Python: run("generate", label="Sneaker", seed=7).
 
-python run.py TASK --PORT VALUE ... --out FILE, python run.py verify. TRITON_URL names the server (localhost:8000, or
-for grpc localhost:8001), TRITON_PROTOCOL is http (binary tensors), json (the same over HTTP as JSON) or grpc.
+python run.py TASK --PORT VALUE ... --out FILE, python run.py verify. TRITON_URL is the server (localhost:8000, or for
+grpc localhost:8001), TRITON_PROTOCOL is http (binary tensors), json (the same as JSON over HTTP) or grpc.
 """
 
 import os
@@ -31,7 +31,7 @@ def load(graph):
         for port, array in arrays.items():
             shape = (
                 list(array.shape) if array.ndim > batched else [*array.shape, 1]
-            )  # a tensor there has an axis at least
+            )  # tensors there have at least one axis
             inputs.append(client.InferInput(port, shape, TYPES[str(array.dtype)]))
             inputs[-1].set_data_from_numpy(np.ascontiguousarray(array).reshape(shape), **binary)
         outputs = [client.InferRequestedOutput(port, **binary) for port in task["outputs"]]

@@ -1,16 +1,16 @@
-// The page of `zoo export --target web` and of `zoo play`: a form made from the ports of model.json, and below it what a
-// task gives.
+// The page of `zoo export --target web` and of `zoo play`: a form generated from the ports in model.json, and the task's
+// outputs below it.
 //
-//   index.html, style.css   the frame and its looks
+//   index.html, style.css   structure and style
 //   app.mjs                 this file: the form's fields (`FIELDS`), a call (`go`), its outputs (`give`), the golden cases
 //   pictures.mjs            picture files and canvases to arrays and back
-//   worker.mjs              loads the model and runs its graphs, away from the page
+//   worker.mjs              loads the model and runs its graphs in a worker
 //   ports.mjs               checks of inputs and comparisons, shared with Node (in the repository: hosts/javascript/)
 //   runtime/                ONNX Runtime Web, pinned
 //
-// What a port is comes as data in model.json: `field` is how the page asks for it, `shown` how it shows it, `codec` what
-// its arrays are. What a model says of itself (names, classes, summaries) reaches the page as textContent only, never as
-// HTML.
+// Ports are described by data in model.json: `field` is how the page asks for a value, `shown` how it shows one, `codec`
+// the type of its arrays. What a model says about itself (names, classes, summaries) reaches the page only as textContent,
+// never as HTML.
 
 import { array, taskOf } from "./ports.mjs";
 import { drawPicture, drawTokens, readPicture, repeat } from "./pictures.mjs";
@@ -54,7 +54,7 @@ class Worked {
       else resolve(result);
     };
     this.#worker.onerror = (event) => {
-      for (const { reject } of this.#waiting.values()) reject(new Error(event.message || "the runtime could not be loaded"));
+      for (const { reject } of this.#waiting.values()) reject(new Error(event.message || "the runtime cannot be loaded"));
     };
   }
 
@@ -115,7 +115,7 @@ async function start() {
   const gpu = await gpuIsThere();
   const devices = { wasm: "WebAssembly", ...(gpu && { webgpu: "WebGPU" }) };
   $("device").append(...Object.entries(devices).map(([value, text]) => make("option", { value, textContent: text })));
-  // The manifest first: WebGPU is judged by the golden cases of a task.
+  // The manifest comes first: WebGPU is judged by the golden cases of a task.
   const manifest = await (await fetch("model.json")).json();
   const device = wanted.get("device") ?? (gpu ? "webgpu" : "wasm");
   await use(manifest.default_task, device);
@@ -152,7 +152,7 @@ function show() {
     type: "button", textContent: title(name), onclick: () => select(name), id: `task-${name}`,
     data: { role: "tab", "aria-controls": "form" },
   })));
-  $("tasks").onkeydown = (event) => { // arrow keys go from tab to tab
+  $("tasks").onkeydown = (event) => { // arrow keys move between tabs
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
@@ -183,8 +183,8 @@ function select(name) {
   $("go").textContent = draws ? "Draw" : "Go";
   $("go").disabled = false;
   $("again").hidden = !Object.values(inputs).some((port) => port.field === "seed");
-  $("outputs").replaceChildren(make("p", { className: "empty", textContent: "What the model gives appears here." }));
-  for (const [port, value] of Object.entries(last)) // tokens of `encode` go on to `decode`
+  $("outputs").replaceChildren(make("p", { className: "empty", textContent: "The model's outputs appear here." }));
+  for (const [port, value] of Object.entries(last)) // tokens from `encode` are passed to `decode`
     if (fields[port]?.take && inputs[port].field !== "picture") fields[port].take(value);
   try {
     taskOf(model, name);
@@ -225,7 +225,7 @@ function seedField(port, declared) {
   many.style.flex = "0 0 8.5rem";
   many.style.width = "8.5rem";
   const first = () => {
-    if (seed.value === "" || !Number.isSafeInteger(Number(seed.value))) throw new TypeError(`${port} '${seed.value}' is no whole number up to 2^53 - 1`);
+    if (seed.value === "" || !Number.isSafeInteger(Number(seed.value))) throw new TypeError(`${port} '${seed.value}' is not an integer up to 2^53 - 1`);
     return Number(seed.value);
   };
   return field(port, declared, seed, {
@@ -244,7 +244,7 @@ function numberField(port, declared) {
   const whole = declared.codec === "integers", low = declared.minimum ?? 0, high = declared.maximum ?? (whole ? 100 : 10);
   const step = whole ? 1 : "any";
   const number = make("input", { type: "number", className: "beside", id: `port-${port}`, min: low, max: high, step, required: true, value: declared.default ?? low });
-  // A slider to a thousand steps is of no use: it goes as far as people go, the number beside it as far as the port.
+  // A slider up to a thousand steps is useless: it covers the usual range, and the number next to it the port's range.
   const far = whole ? Math.min(high, Math.max(50, 2 * (declared.default ?? 0))) : high;
   const slider = make("input", { type: "range", min: low, max: far, step: whole ? 1 : (far - low) / 200, value: number.value, tabIndex: -1, data: { "aria-hidden": "true" } });
   slider.oninput = () => { number.value = whole ? slider.value : Number(Number(slider.value).toFixed(3)); };
@@ -253,7 +253,7 @@ function numberField(port, declared) {
     around: make("div", { className: "row" }, slider, number), hint: `${low} to ${high}`,
     field: {
       value: () => {
-        if (number.value === "") throw new TypeError(`${port} '${number.value}' is no number`);
+        if (number.value === "") throw new TypeError(`${port} '${number.value}' is not a number`);
         return Number(number.value);
       },
     },
@@ -315,7 +315,7 @@ function pictureField(port, declared) {
 function brushField(port, declared) {
   let mask, under, at = [0, 0], erasing = false;
   const canvas = make("canvas", { id: `port-${port}`, className: "brush", tabIndex: 0, style: "width: 100%; max-width: 18rem",
-    data: { role: "img", "aria-label": "Mask: paint what is to be drawn anew. Arrow keys move the brush, space paints, e erases." } });
+    data: { role: "img", "aria-label": "Mask: paint what to redraw. Arrow keys move the brush, space paints, e erases." } });
   const size = make("input", { type: "range", min: 1, max: 12, value: 3, title: "Brush size", data: { "aria-label": "Brush size" } });
   const erase = make("button", { type: "button", textContent: "Erase", data: { "aria-pressed": "false" } });
   const clear = make("button", { type: "button", textContent: "Clear" });
@@ -357,7 +357,7 @@ function brushField(port, declared) {
   clear.onclick = () => { mask?.data.fill(0); paint(); };
   const made = field(port, declared, canvas, {
     around: make("div", {}, canvas, make("div", { className: "row" }, size, erase, clear)),
-    hint: "choose a picture, then paint what is to be drawn anew",
+    hint: "choose a picture, then paint what to redraw",
     field: {
       under: (picture) => {
         under = picture;
@@ -412,7 +412,7 @@ function readNpy(port, declared, bytes) {
   if (dtype !== declared.dtype || !shape || head.includes("True"))
     throw new TypeError(`${port} must be a C-ordered .npy array of ${declared.dtype}`);
   const data = bytes.slice(end);
-  if (data.length !== shape.reduce((a, b) => a * b, 1) * Type.BYTES_PER_ELEMENT) throw new RangeError(`that .npy file is cut short`);
+  if (data.length !== shape.reduce((a, b) => a * b, 1) * Type.BYTES_PER_ELEMENT) throw new RangeError(`the .npy file is cut short`);
   return array(dtype, shape, new Type(data.buffer));
 }
 
@@ -429,7 +429,7 @@ async function go() {
       ports[port] = value.shape?.[0] === 1 && model.tasks[name].inputs[port].shape[0] === "batch" && pictures > 1 ? repeat(value, pictures) : value;
     }
     const { outputs, seconds } = await worker.ask("run", { task: name, ports });
-    if (name !== task) return; // another task was chosen meanwhile
+    if (name !== task) return; // another task was chosen in the meantime
     for (const [port, value] of Object.entries(outputs)) last[port] = value;
     give(outputs);
     clearInterval(clock);
@@ -481,7 +481,7 @@ function codes(port, value) {
   const save = make("button", { type: "button", textContent: "Save as .npy", onclick: () => download(new Blob([npy(value)]), `${model.name}-${port}.npy`) });
   const decode = Object.keys(model.tasks).find((name) => model.tasks[name].inputs[port]);
   const onward = decode && make("button", { type: "button", textContent: title(decode), onclick: () => select(decode) });
-  return make("figure", {}, canvas, make("figcaption", { textContent: `${value.shape[1]}x${value.shape[2]} ${words(port)}, a colour each` }),
+  return make("figure", {}, canvas, make("figcaption", { textContent: `${value.shape[1]}x${value.shape[2]} ${words(port)}, one colour each` }),
     make("p", { className: "actions", style: "justify-content: center" }, ...(onward ? [onward] : []), save));
 }
 

@@ -1,17 +1,17 @@
-// Pictures between files, canvases and arrays. An array is {dtype: "uint8", shape: [batch, height, width, channels], data}.
+// Converts pictures between files, canvases and arrays. An array is {dtype: "uint8", shape: [batch, height, width, channels], data}.
 
 import { array } from "./ports.mjs";
 
 /**
- * A picture file as an `image` port wants it: upright, on white, in its channels and size. What was done to it is told.
- * Throws a TypeError or RangeError for what is no picture, or too small.
+ * A picture file as an `image` port needs it: upright, on white, with its channels and size. Reports each change.
+ * Throws a TypeError or RangeError for a file that is not a picture or too small.
  */
 export async function readPicture(file, port, tell) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    throw new TypeError(`${file.name || "that"} is no picture that this browser reads`);
+    throw new TypeError(`${file.name || "that"} is not a picture that this browser can read`);
   }
   const [, wantedHeight, wantedWidth, channels] = port.shape;
   let { width, height } = bitmap, cut = [0, 0, width, height];
@@ -24,7 +24,7 @@ export async function readPicture(file, port, tell) {
   } else {
     const smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
     if (Math.min(width, height) < smallest)
-      throw new RangeError(`that picture is ${width}x${height}; a side has ${smallest} pixels or more`);
+      throw new RangeError(`the picture is ${width}x${height}; at least ${smallest} pixels per side are needed`);
     if (width * height > most) {
       const scale = Math.sqrt(most / (width * height));
       const small = [Math.floor(width * scale), Math.floor(height * scale)];

@@ -1,6 +1,6 @@
-// Runs the graphs, away from the page, so that it stays alive while they compute.
+// Runs the graphs in a worker, so that the page stays responsive while they compute.
 //
-// Asked {id, what, …}, answers {id, result} or {id, error: {name, message}}; while it loads, {id, loaded, total} in bytes.
+// For {id, what, …} it answers {id, result} or {id, error: {name, message}}; while loading, {id, loaded, total} in bytes.
 
 import { array, compare, complete, count, fromBytes, taskOf, toBytes } from "./ports.mjs";
 
@@ -44,7 +44,7 @@ const answers = {
     return { outputs: await call(task, inputs), seconds: (performance.now() - start) / 1000 };
   },
 
-  /** The golden cases of a task, or of all; with `keep`, their outputs' bytes too. */
+  /** The golden cases of one task, or of all; with `keep`, also the bytes of their outputs. */
   async verify({ task, keep }) {
     const rows = [];
     for (const golden of JSON.parse(new TextDecoder().decode(await read("golden/cases.json")))) {
@@ -95,10 +95,10 @@ const readRaw = async (raw) => fromBytes(raw.dtype, raw.shape, await read(`golde
 async function readModelFile(name, tell) {
   const bytes = await read(`model/${name}`, tell), { size, sha256 } = model.files[name];
   if (bytes.length !== size) throw new RangeError(`model/${name} has ${bytes.length} bytes of ${size}: copy the folder again`);
-  if (self.crypto?.subtle) { // over plain http on another host than localhost there is none
+  if (self.crypto?.subtle) { // not available over plain http, except on localhost
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
     const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (found !== sha256) throw new RangeError(`model/${name} has other bytes than were written: copy the folder again`);
+    if (found !== sha256) throw new RangeError(`model/${name} is damaged: copy the folder again`);
   }
   return bytes;
 }
