@@ -1,9 +1,9 @@
-"""Attention as one operator of opset 23 against the five in our graphs: docs/decisions/0014-cuda-opset.md.
+"""Attention as one operator of opset 23, compared with the five in our graphs: docs/decisions/0014-cuda-opset.md.
 
     python bench/attention.py [--device cuda|cpu] [--batch N] [--calls N] [--rounds N]
 
-Shapes are those of models: heads, places and numbers a head. Arrays stay on the device; on CUDA no node may run on the
-CPU. Told are the medians of the rounds, in which both take turns, and the largest difference.
+Shapes are those of models: heads, positions and numbers per head. Arrays stay on the device; on CUDA no node may run on
+the CPU. Prints the medians of the rounds, in which both take turns, and the largest difference.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""A sampler on a device: its loop in one graph, its steps by the host, its steps as a CUDA Graph; and diffusers.
+"""A sampler on a device: its loop in one graph, its steps run by the host, its steps as a CUDA Graph; and diffusers.
 
     python bench/cuda.py [MODEL] [--device cuda|cpu] [--steps N] [--batch N] [--repeat N]
 
 MODEL, a name or a bundle's folder, has the parts generate_begin, generate_step and generate_end. Without one, a U-Net
 with random weights is saved as a diffusers pipeline and imported, and diffusers draws with the same weights from the
-same noise, eager and through torch.compile: in float32, with TF32 on a GPU, and in half precision.
+same noise, eager and with torch.compile: in float32, with TF32 on a GPU, and in half precision.
 
-The ways are timed in turn, REPEAT times each, after one call that is not counted, and the pictures of all in float32
-must be the same. With --device cpu the CUDA Graph and TF32 are left out; so the rest can be tried without a GPU.
+The variants are timed in turn, REPEAT times each, after one uncounted call, and all float32 pictures must be the same.
+With --device cpu the CUDA Graph and TF32 are left out, so that the rest can be tried without a GPU.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the options of ONNX Runtime's CUDA provider bring and cost, one changed at a time.
+"""What the options of ONNX Runtime's CUDA provider gain and cost, changing one at a time.
 
     python bench/cuda_options.py [MODEL] [--task TASK] [--device cuda|cpu] [--batch N] [--calls N] [--rounds N]
 

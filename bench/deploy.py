@@ -2,19 +2,19 @@
 
     python bench/deploy.py [--write] [--task TASK] [--batch N] [--seconds S] [--rounds N] MODEL ...    make deploy
 
-Exports each model to every target. What is measured, each the median of ROUNDS rounds in which the stacks take turns,
-so that other work on the machine meets all of them:
+Exports each model to every target and measures the following, each as the median of ROUNDS rounds in which the stacks
+take turns, so that other work on the machine affects all of them:
 
-- cold start: the host's command line as a process of its own, from nothing to the first picture's file. Of Triton,
-  from the server's start to its first answer. Of the page, from its address in a headless Chromium that has nothing of
-  it to the first picture on the screen.
-- pictures/s: BATCH pictures a call, again and again for S seconds altogether, in a process that is warm, through the
-  host's `run` as an application calls it. Triton is asked over gRPC; the page's worker is asked by the page.
-- processors busy: how many processors' time the stack's processes took meanwhile; on a quiet machine that is how many
-  threads the runtime computes with, which each stack chooses itself.
+- cold start: the time from starting the host's command line to the first picture's file. For Triton, from starting the
+  server to its first answer. For the page, from opening its address in a headless Chromium with an empty cache to the
+  first picture on the screen.
+- pictures/s: calls with BATCH pictures each, repeated for S seconds in total, in a warm process, through the host's
+  `run` as an application calls it. Triton is called over gRPC; the page's worker is called by the page.
+- processors busy: how many processors the stack's processes kept busy meanwhile; on an idle machine this is the number
+  of threads of the runtime, which each stack chooses itself.
 
-Prints a Markdown table; with --write it stands in docs/targets.md too. A stack that is not installed, or a target that
-leaves the task out, has a row that says so.
+Prints a Markdown table; --write also writes it into docs/targets.md. A stack that is not installed, or a target that
+leaves the task out, gets a row that says so.
 """
 
 import argparse
@@ -51,7 +51,7 @@ START = "<!-- made by bench/deploy.py: run `make deploy` -->\n"
 COLUMNS = ("model and task", "target", "folder, MB", "cold start, s", "processors busy", "pictures/s", "vs Python")
 ZOO = [sys.executable, "-m", "zoo"]
 
-# The loops: each is told task, batch and seconds, reads its inputs from bench/, and prints pictures a second.
+# The loops: each gets task, batch and seconds, reads its inputs from bench/, and prints pictures per second.
 
 PYTHON_LOOP = """
 import json, sys, time
@@ -410,7 +410,7 @@ def rows_of(model: str, given: argparse.Namespace) -> tuple[list[list[str]], lis
             export(model, target, folder)
             cells[target]["folder, MB"] = figure(size(folder) / 1e6)
             if task not in json.loads((folder / "model.json").read_bytes())["tasks"]:
-                raise NotFoundError(f"this target leaves the task `{task}` out")
+                raise NotFoundError(f"this target does not include the task `{task}`")
             write_inputs(folder, inputs, one)
             hosts[target] = stack.enter_context(host_of(target, folder, call))
 

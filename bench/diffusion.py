@@ -1,4 +1,4 @@
-"""`generate` of an imported DDPM against diffusers: same weights, same sampler and steps, one run.
+"""`generate` of an imported DDPM, compared with diffusers: same weights, same sampler and steps, one run.
 
 Run: .venv/bin/python bench/diffusion.py [--rounds N] [--device cuda] [--fp16]. A U-Net with random weights is saved as
 a diffusers pipeline and imported with `zoo import ddpm`. Compared, in interleaved rounds, by medians:

@@ -1,4 +1,4 @@
-"""What the benches share."""
+"""What the benchmarks share."""
 
 import re
 import statistics
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median seconds of each call, in interleaved rounds, so that a busy machine slows all alike.
+    """The median seconds of each call, in interleaved rounds, so that a busy machine slows all of them equally.
 
     The first round fills caches and does not count.
     """
@@ -23,8 +23,8 @@ def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process has held; on Linux.
+    """The peak memory of this process in bytes; on Linux.
 
-    Not getrusage's ru_maxrss: a process takes that over from the one that started it.
+    Does not use getrusage's ru_maxrss, which a process inherits from the one that started it.
     """
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -1,8 +1,9 @@
 """Time of one picture of every model in the default registry, on one CPU thread: `milliseconds` of bench/models.json.
 
-Run: .venv/bin/python bench/models.py [ROUNDS]; docs/models.md has the figures. The task is the model's default, its
-inputs the first golden case's of one picture, ports with a default at their default. The models take turns, so that a
-busy machine slows all alike; the fastest call of each counts, and `ratio` is over the fastest model's.
+Run: .venv/bin/python bench/models.py [ROUNDS]; docs/models.md shows the results. The task is the model's default, with
+the inputs of the first golden case with one picture, and ports with a default at their default. The models take turns,
+so that a busy machine slows all of them equally; the fastest call of each counts, and `ratio` is relative to the
+fastest model.
 """
 
 import json

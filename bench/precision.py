@@ -1,10 +1,10 @@
-"""A model in float32, in fp16 and in int8: pictures a second in one process, in turn, and the size of the files.
+"""A model in float32, fp16 and int8: pictures per second in one process, in turn, and the size of the files.
 
     python bench/precision.py MODEL --data FOLDER [--task TASK] [--rounds R]
 
-The same inputs for all: the first pictures of the data's training part, labels in turn, seeds from 0, defaults for the
-rest. Medians over the rounds. Where the task gives pictures, the last column is by how many levels of 255 they are off
-those of float32, in the mean. `all in int8` is int8 without the rule for what 8 bits are too few for.
+All get the same inputs: the first pictures of the data's training part, labels in turn, seeds from 0, defaults for the
+rest. Prints medians over the rounds. If the task gives pictures, the last column is their mean difference from those of
+float32, in levels of 255. `all in int8` is int8 without the rule for products that need more than 8 bits.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pulling a 200 MB model against `curl` of the same bytes, from one server on loopback to one disk, in turns.
+"""Pulling a 200 MB model, compared with `curl` of the same bytes, from one loopback server to one disk, in turns.
 
     python bench/pull.py [--megabytes 200] [--rounds 5] [--folder FOLDER]
 
@@ -7,8 +7,8 @@ Three ways, interleaved; the ratio is of the medians:
     curl + fsync  the same, then fsync of the file, as a pull does before it shows anything
     pull          `Store.pull` in a fresh process: manifest, every file fetched, SHA-256, fsync, read-only, linked into
                   a view, folders synced. The graph check is timed apart: it does not depend on the size of the weights.
-A pull is compared with `curl + fsync`, since both then end with the bytes on the disk; the ratio to plain curl is
-printed too. Imports of the process are not counted; its peak memory is.
+A pull is compared with `curl + fsync`, since both end with the bytes on the disk; the ratio to plain curl is printed
+too. Imports of the process are not counted; its peak memory is.
 """
 
 import argparse
@@ -54,7 +54,7 @@ print(json.dumps({"seconds": seconds - checking, "check": checking, "before": be
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Sends files as nginx does: by sendfile, so that the server costs little."""
+    """Sends files with sendfile, like nginx, so that the server costs little."""
 
     protocol_version = "HTTP/1.1"
     folder: Path

@@ -1,8 +1,8 @@
-"""Cold `zoo run vqvae-fashion reconstruct` against the same model rebuilt in PyTorch by a script: process start to PNG.
+"""Cold `zoo run vqvae-fashion reconstruct`, compared with the same model in a PyTorch script: process start to PNG.
 
-Run: .venv/bin/python bench/run.py [ROUNDS]. The rounds are interleaved, so that a busy machine slows both alike;
-medians are compared. Goal: under 1 s, and at least 5x faster. Both must give the same picture. The script imports what
-it needs alone: torch, the model's file, safetensors, Pillow.
+Run: .venv/bin/python bench/run.py [ROUNDS]. The rounds are interleaved, so that a busy machine slows both equally;
+medians are compared. Goal: under 1 s, and at least 5x faster. Both must give the same picture. The script only imports
+what it needs: torch, the model's file, safetensors, Pillow.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Start-up of `zoo --help` and `zoo list` with 50 plugins installed, against `python -c "import click"`.
+"""Startup of `zoo --help` and `zoo list` with 50 plugins installed, compared with `python -c "import click"`.
 
-Two of them bring a registry and a command too. Run: .venv/bin/python bench/startup.py [ROUNDS]. The rounds are
-interleaved, so that a busy machine slows all alike; medians are compared. The time on the processor is shown too, since
-on a busy machine it says more. Goal: at most 3x, and under 0.3 s.
+Two of them also provide a registry and a command. Run: .venv/bin/python bench/startup.py [ROUNDS]. The rounds are
+interleaved, so that a busy machine slows all of them equally; medians are compared. The processor time is shown too,
+since it is more reliable on a busy machine. Goal: at most 3x, and under 0.3 s.
 """
 
 import os
@@ -56,7 +56,7 @@ def main(rounds: int) -> int:
 
 
 def _processor_seconds() -> float:
-    """What all processes that ended so far took."""
+    """The processor time of all processes that have ended so far."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

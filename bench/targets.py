@@ -3,8 +3,8 @@
     python bench/targets.py [--write] [MODEL ...]        make targets
 
 Exports each model (those of the default registry, or the named ones) to each installed target, runs the host program on
-the golden cases in its own stack, and compares. Prints a Markdown table; with --write it stands in docs/targets.md too.
-A target whose stack is not installed has a row that says so.
+the golden cases in its own stack, and compares. Prints a Markdown table; --write also writes it into docs/targets.md. A
+target whose stack is not installed gets a row that says so.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def row(model: str, target: str) -> list[str]:
-    """The cells of a model on a target, from what ran it on."""
+    """The cells of a model on a target, starting with what it ran on."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         done = subprocess.run(

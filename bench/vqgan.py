@@ -1,9 +1,9 @@
-"""Codecs and priors over ONNX Runtime against eager PyTorch with the same weights; nearest codes by product and cdist.
+"""Codecs and priors in ONNX Runtime, compared with eager PyTorch; nearest codes by matrix product and by cdist.
 
-Run: .venv/bin/python bench/vqgan.py [ROUNDS]. Fresh weights of the presets `vqgan photo` and `vqvae fashion` with
-`prior`: speed does not depend on what was learned. Rounds are interleaved, so that a busy machine slows all alike;
-medians are compared, on as many threads each. Goals: encode + decode of 256x256 pictures at least 1.2x as fast; a cold
-`zoo run … generate` to its PNG in under 1.5 s.
+Run: .venv/bin/python bench/vqgan.py [ROUNDS]. Both use the same, untrained weights of the presets `vqgan photo` and
+`vqvae fashion` with `prior`: speed does not depend on training. Rounds are interleaved, so that a busy machine slows
+all of them equally; medians are compared, with the same number of threads. Goals: encode + decode of 256x256 pictures
+at least 1.2x as fast; a cold `zoo run … generate` to its PNG in under 1.5 s.
 """
 
 import os
@@ -31,7 +31,7 @@ LATENTS, CODES, CODE_SIZE = 64 * 64 * 4, 2048, 8
 
 
 def export(family: str, presets: list[str], folder: Path) -> tuple[Model, dict[str, torch.nn.Module]]:
-    """A bundle of fresh weights, and its tasks' torch modules with the same."""
+    """A bundle with untrained weights, and its tasks' torch modules with the same weights."""
     loaded = plugins.load(family)
     known = loaded.call("describe_family", DescribeRequest(family=family)).presets
     config: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def cold(folder: Path, rounds: int) -> bool:
 
 
 def search(rounds: int) -> None:
-    """Each form in a process of its own, so that the memory is its own."""
+    """Measures each form in a separate process, so that its memory can be measured."""
     forms = {}
     for form in ("product", "cdist", "difference"):
         command = [sys.executable, __file__, "search", form, str(rounds)]
@@ -114,7 +114,7 @@ def search(rounds: int) -> None:
 
 
 def search_once(form: str, rounds: int) -> None:
-    """Prints milliseconds and the megabytes that it took. `difference` is what an exported cdist builds."""
+    """Prints milliseconds and megabytes. `difference` is what an exported cdist builds."""
     from zoo_vqvae.quantize import nearest_code
 
     torch.set_num_threads(1)

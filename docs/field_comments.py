@@ -1,4 +1,4 @@
-"""For the API pages: the comment behind a field or a constant is what says what it is, as a docstring would."""
+"""For the API pages: uses the comment after a field or constant as its docstring."""
 
 import ast
 import tokenize
@@ -9,7 +9,7 @@ import griffe
 
 
 class FieldComments(griffe.Extension):
-    """Takes the comment at the end of an attribute's line as its docstring, where it has none."""
+    """Uses the comment at the end of an attribute's line as its docstring, if it has none."""
 
     def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **kwargs: Any) -> None:
         if attr.docstring or not isinstance(node, ast.AST) or attr.parent is None:

@@ -1,6 +1,5 @@
-"""Makes the pages that can be made: docs/cli.md from the commands, docs/contract.md from zoo/hookspecs.py,
-docs/models.md from the cards, docs/writing-a-plugin.md from the code of an example, the table of docs/bundle.md from
-zoo/ports.
+"""Generates pages from the code: docs/cli.md from the commands, docs/contract.md from zoo/hookspecs.py, docs/models.md
+from the cards, docs/writing-a-plugin.md from the code of an example, the table of docs/bundle.md from zoo/ports.
 
 Run `make generate` after a change; a test compares.
 """
@@ -43,24 +42,24 @@ def cli_page() -> str:
                 parts += [f"### zoo {name} {sub.name}\n", _help(_context(sub, sub.name, command))]
     parts += [
         "## Exit codes\n",
-        "Every failure that zoo knows is one line on stderr and one of these codes:\n",
+        "Every error that zoo raises on purpose is one line on stderr and one of these codes:\n",
         "| code | meaning |\n|---|---|",
         *(f"| {code} | {meaning} |" for code, meaning in exit_codes().items()),
         "",
         "## Environment\n",
         "| variable | meaning |\n|---|---|",
         "| `ZOO_HOME` | the store's folder; default `$XDG_DATA_HOME/zoo` or `~/.local/share/zoo` |",
-        "| `ZOO_NO_PLUGINS` | `1`: no plugin is used, as with `--no-plugins` |",
+        "| `ZOO_NO_PLUGINS` | `1`: do not use plugins, as with `--no-plugins` |",
         "| `ZOO_CUDA_OPTIONS` | `NAME=VALUE,…`: options of ONNX Runtime's CUDA provider, see [gpu.md](gpu.md) |",
         "| `HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE` | proxies and certificates, as usual |",
-        "| `NO_COLOR` | zoo prints no colour anyway |",
+        "| `NO_COLOR` | has no effect: zoo never prints colours |",
         "",
     ]
     return "\n".join(parts)
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
-    """The command as the shell calls it: with the settings that it has and that it inherits."""
+    """The command as called by the shell: with its own and inherited settings."""
     widths = {"terminal_width": 100, "max_content_width": 100}
     return click.Context(command, parent, info_name=name, **widths, **command.context_settings)
 
@@ -73,7 +72,7 @@ def _help(context: click.Context) -> str:
 
 
 def contract_page() -> str:
-    """The module's docstring, every hook with its docstring, every dataclass as it stands in the source."""
+    """The module's docstring, every hook with its docstring, every dataclass with its source."""
     source = Path(hookspecs.__file__).read_text()
     tree = ast.parse(source)
     text = inspect.cleandoc(hookspecs.__doc__)
@@ -86,17 +85,17 @@ def contract_page() -> str:
             start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
             body = "\n".join(source.splitlines()[start : node.end_lineno])
             types += [f"### {node.name}\n", f"```python\n{body}\n```\n"]
-    parts += ["## What the hooks exchange\n", *types, "## Entry points\n", "| group | an entry |\n|---|---|"]
+    parts += ["## What the hooks exchange\n", *types, "## Entry points\n", "| group | entry |\n|---|---|"]
     parts += [f"| `{group}` | {what} |" for group, what in hookspecs.ENTRY_POINTS.items()]
-    parts += ["", "## Modules that a plugin may import\n", "Everything else of zoo may change at any time.\n"]
-    parts += ["| module | what is in it |\n|---|---|", *map(_module_row, hookspecs.PUBLIC_MODULES)]
+    parts += ["", "## Modules that a plugin may import\n", "Everything else in zoo may change at any time.\n"]
+    parts += ["| module | contents |\n|---|---|", *map(_module_row, hookspecs.PUBLIC_MODULES)]
     parts += ["", "## Changes\n"]
     parts += [f"- **{version}**: {'; '.join(lines)}" for version, lines in hookspecs.CHANGES.items()]
     return "\n".join([*parts, ""])
 
 
 def bundle_page() -> str:
-    """docs/bundle.md with its table of port kinds made from zoo/ports."""
+    """docs/bundle.md with its table of port kinds, generated from zoo/ports."""
     rows = [f"| `{k.name}` | {k.dtype} {k.shape} | {k.meaning} |" for k in PORT_KINDS.values()]
     table = "\n".join(["| kind | dtype and shape | meaning |", "|---|---|---|", *rows])
     page = (DOCS / "bundle.md").read_text()
@@ -118,26 +117,26 @@ def _signature(node: ast.FunctionDef) -> str:
 
 
 KINDS = {
-    "Pictures to codes, and back": (
+    "Codecs: pictures to codes and back": (
         ("psnr", "ssim", "label_kept", "codebook_use", "perplexity"),
-        """`psnr` and `ssim` compare with the original; `label_kept` is the share of pictures that the judge still sees
-as what they were; `codebook_use` and `perplexity` say how many of the codes are used.""",
+        """`psnr` and `ssim` compare with the original; `label_kept` is the share of pictures that the judge still
+classifies correctly; `codebook_use` and `perplexity` say how many of the codes are used.""",
     ),
-    "Pictures out of noise": (
+    "Generators: pictures from noise": (
         ("frechet_distance", "frechet_floor", "precision", "recall", "diversity", "asked_label", "nearest_training"),
-        """`frechet_distance` is quality and diversity in one, in the judge's features; its floor, that of as many real
-pictures, is `frechet_floor`. `precision` is the share of drawn pictures that lie among the real ones (quality),
-`recall` the share of real ones that lie among the drawn (diversity), `diversity` the spread within a class over
-that of real pictures. `asked_label` is the share whose label is the one asked for, where a model takes one.
-`nearest_training` well under 1 would be copying.""",
+        """`frechet_distance` measures quality and diversity together, in the judge's features; its floor, the distance
+of as many real pictures, is `frechet_floor`. `precision` is the share of drawn pictures that are among the real ones
+(quality), `recall` the share of real ones that are among the drawn (diversity), `diversity` the spread within a class
+divided by that of real pictures. `asked_label` is the share with the requested label, for models that take one.
+`nearest_training` well under 1 would mean copying.""",
     ),
-    "Judges": (("accuracy",), "What pictures show, and the features that the others are measured with."),
+    "Judges": (("accuracy",), "Classifiers, whose features the other metrics are measured with."),
 }
-"""Title: the figures that are shown, of which a model of this kind has the first, and what they mean."""
+"""Title: the metrics to show, of which every model of this kind has the first, and what they mean."""
 
 
 def models_page() -> str:
-    """The newest version of every model of the default registry, by kind, with what its card measured."""
+    """The newest version of every model in the default registry, by kind, with the metrics of its card."""
     registry = registries.read(DOCS.parent, "default").document
     models = [
         manifests.read(DOCS.parent / "models" / name / str(max(model.versions)))
@@ -148,9 +147,9 @@ def models_page() -> str:
         MADE_BY,
         """# Models side by side
 
-Every model of the default registry by what it does, with the figures of its card, measured on the test pictures of its
-data set (`zoo info MODEL --card` names the command of each). MB is 10^6 bytes, weights and graphs. `ms` is the time of
-one picture with the model's default task, as `python bench/models.py` measured it on one CPU thread.
+Every model in the default registry, by what it does, with the metrics of its card, measured on the test pictures of its
+data set (`zoo info MODEL --card` names the command for each). MB is 10^6 bytes, weights and graphs. `ms` is the time
+for one picture with the model's default task, as measured by `python bench/models.py` on one CPU thread.
 """,
     ]
     for title, (shown, text) in KINDS.items():
@@ -183,13 +182,13 @@ INCLUDE = re.compile(r"<!-- include (\S+) ?(.*?) -->")
 
 
 def plugin_page() -> str:
-    """docs/writing-a-plugin.md.in with the example's own code in it."""
+    """docs/writing-a-plugin.md.in with the example's own code inserted."""
     text = (DOCS / "writing-a-plugin.md.in").read_text()
     return MADE_BY + INCLUDE.sub(lambda found: _included(EXAMPLE / found[1], found[2].split()), text)
 
 
 def _included(file: Path, names: list[str]) -> str:
-    """A file, or the functions, classes and constants of it that are named, as a block of code."""
+    """A file, or its named functions, classes and constants, as a block of code."""
     source = file.read_text().rstrip()
     parts = [source]
     if names:

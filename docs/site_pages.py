@@ -1,7 +1,7 @@
-"""The pages of the site that are not in docs/, for mkdocs: README.md, model cards with pictures, the API.
+"""The pages of the site that are not in docs/, for mkdocs: README.md, illustrated model cards, the API.
 
-Pages are written for a reader of the repository, so their links lead to files of it. Here each such link is turned to
-the page that shows the file; a file that has none, source code for example, gets one under `source/`.
+Pages are written for readers of the repository, so they link to its files. This module turns each such link into a link
+to the page that shows the file; a file without a page, such as source code, gets one under `source/`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "build" / "samples"
-"""Drawn pictures of models, by digest: drawing them is most of a first build."""
+"""Pictures drawn by models, by digest: drawing them takes most of the time of a first build."""
 
-log = logging.getLogger("mkdocs.hooks.site_pages")  # a warning ends a strict build
+log = logging.getLogger("mkdocs.hooks.site_pages")  # a warning fails a strict build
 
 PAGES = {
     "README.md": "index.md",
@@ -57,7 +57,7 @@ def newest_models() -> dict[str, tuple[Path, str]]:
 
 
 def card(name: str, folder: Path, digest: str) -> tuple[str, dict[str, bytes]]:
-    """A model's card as Markdown with its pictures put above the first section, and the pictures by file name."""
+    """A model's card as Markdown, with its pictures above the first section, and the pictures by file name."""
     sheets = _sheets(name, folder, digest)
     shown = "\n".join(f"![{text}]({file})\n\n{text}\n" for file, (text, _) in sheets.items())
     text = (folder / "README.md").read_text()
@@ -67,7 +67,7 @@ def card(name: str, folder: Path, digest: str) -> tuple[str, dict[str, bytes]]:
 
 
 def _sheets(name: str, folder: Path, digest: str) -> dict[str, tuple[str, bytes]]:
-    """File name: its caption and a PNG. What a model draws, and what it makes of the pictures of its golden cases."""
+    """File name: caption and PNG. What a model draws, and how it reconstructs the pictures of its golden cases."""
     import zoo
 
     sheets = {}
@@ -77,7 +77,7 @@ def _sheets(name: str, folder: Path, digest: str) -> dict[str, tuple[str, bytes]
         call = f'zoo.load("{name}").generate(seed=range(10){label})'
         sheets[f"{name}-generate.png"] = f"Drawn by `{call}`.", _kept(f"{digest}-generate", lambda: _drawn(folder))
     if "reconstruct" in tasks:
-        text = "A golden case of `reconstruct`, test patterns unlike its training data: given above, made of it below."
+        text = "A golden case of `reconstruct`, test patterns unlike its training data: input above, output below."
         sheets[f"{name}-reconstruct.png"] = text, _kept(f"{digest}-reconstruct", lambda: _reconstructed(folder))
     return sheets
 
@@ -133,16 +133,16 @@ def api_page(module: str) -> str:
 
 
 def without_docstring() -> set[str]:
-    """The public modules, functions, classes, methods and properties that have none."""
+    """The public modules, functions, classes, methods and properties without a docstring."""
     package = griffe.load("zoo", search_paths=[ROOT], allow_inspection=False)
     modules = [package if name == "zoo" else package[name.removeprefix("zoo.")] for name in PUBLIC_MODULES]
     return {path for module in modules for path in undocumented(module)}
 
 
 def undocumented(module: griffe.Module) -> Iterator[str]:
-    """Paths, as a user of the module writes them, of what is public in it and has no docstring.
+    """Paths, as a user of the module writes them, of public objects in it without a docstring.
 
-    Fields and constants need none.
+    Fields and constants do not need one.
     """
     waiting: list[tuple[str, griffe.Object]] = [(module.path, module)]
     while waiting:
@@ -150,7 +150,7 @@ def undocumented(module: griffe.Module) -> Iterator[str]:
         if not each.docstring:
             yield path
         for name, member in each.members.items():
-            brought = member.is_alias and name not in (each.exports or ())  # by an import
+            brought = member.is_alias and name not in (each.exports or ())  # imported from elsewhere
             if name.startswith(("_", "pytest_")) or brought:
                 continue
             target = member.final_target if member.is_alias else member
@@ -162,7 +162,7 @@ def undocumented(module: griffe.Module) -> Iterator[str]:
 
 
 def links(markdown: str) -> list[str]:
-    """Targets of the links to files, outside blocks of code."""
+    """Targets of links to files, outside code blocks."""
     targets = [found["target"] for found in FENCE_OR_LINK.finditer(markdown) if not found["fence"]]
     return [target for target in targets if _is_file(target)]
 
@@ -172,7 +172,7 @@ def _is_file(target: str) -> bool:
 
 
 def source_page(path: Path) -> str:
-    """A file of the repository as a block of code, a folder as a list of its files."""
+    """A file of the repository as a code block, a folder as a list of its files."""
     text = f"---\nsearch:\n  exclude: true\n---\n\n# {path.relative_to(ROOT).as_posix()}\n\n"
     if path.is_dir():
         names = [(child.relative_to(path).as_posix(), _is_shown(child)) for child in _files(path)]
@@ -181,7 +181,7 @@ def source_page(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or all of a folder; what an installation or a test left in it is not of it."""
+    """The file, or all files in a folder, except those that an installation or a test left in it."""
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     return [
         file
@@ -192,7 +192,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_shown(file: Path) -> bool:
-    """Whether it is text that somebody would read."""
+    """Whether it is text that a person would read."""
     return file.stat().st_size <= SHOWN_BYTES and b"\0" not in file.read_bytes()
 
 
@@ -201,22 +201,20 @@ def decisions_page() -> str:
     files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
     titles = [re.sub(r"^# \d+\. ", "", file.read_text().split("\n")[0]) for file in files]
     listed = [f"- {file.name[:4]}: [{title}]({file.name})" for file, title in zip(files, titles, strict=True)]
-    return "\n".join(
-        ["# Decisions", "", "What was decided, among which options, and with which drawbacks.", "", *listed, ""]
-    )
+    return "\n".join(["# Decisions", "", "Design decisions, with their options and drawbacks.", "", *listed, ""])
 
 
 class Site:
     """Which file of the repository is on which page, and the pages that are not in docs/."""
 
     def __init__(self, docs: dict[str, str]) -> None:
-        """`docs`: path in docs/ of each file that the site has, and its text if it is a page, else nothing."""
+        """`docs`: the path in docs/ of each file of the site, and its text if it is a page, else None."""
         self.pages = {f"docs/{page}": page for page in docs}
         """File or folder of the repository: where it is on the site."""
         self.folders = {page: posixpath.dirname(f"docs/{page}") for page in docs}
-        """Page: the folder of the repository that its links start from."""
+        """Page: the folder of the repository to which its links are relative."""
         self.added: dict[str, str | bytes] = {}
-        """Page or picture that is not in docs/: its content."""
+        """Page or picture that is not in docs/: its contents."""
         for file, page in PAGES.items():
             self._add(page, (ROOT / file).read_text(), ROOT / file)
         self._add("decisions/index.md", decisions_page(), ROOT / "docs" / "decisions")
@@ -236,22 +234,22 @@ class Site:
         self.folders[page] = folder.relative_to(ROOT).as_posix()
 
     def _add_sources(self, page: str, text: str) -> None:
-        """Pages for what a page links to and that has none yet; for a folder, for its files too."""
+        """Adds pages for linked files that do not have one yet; for a folder, also for its files."""
         for target in links(text):
             path = ROOT / self._linked(page, target)
             if self._linked(page, target).startswith("../") or not path.exists():
-                continue  # a broken link, and mkdocs says so
+                continue  # a broken link, which mkdocs reports
             for each in [*([path] if path.is_dir() else []), *filter(_is_shown, _files(path))]:
                 name = each.relative_to(ROOT).as_posix()
                 if name not in self.pages:
                     self._add(f"source/{name}{'/index' if each.is_dir() else ''}.md", source_page(each), each)
 
     def _linked(self, page: str, target: str) -> str:
-        """The file or folder of the repository that a link of a page means."""
+        """The file or folder of the repository that a page's link points to."""
         return posixpath.normpath(posixpath.join(self.folders[page], target))
 
     def rewritten(self, page: str, markdown: str) -> str:
-        """The page's text with links to pages where it had links to files of the repository."""
+        """The page's text, with links to files of the repository replaced by links to pages."""
         if page not in self.folders:
             return markdown
         return FENCE_OR_LINK.sub(lambda found: found[0] if found["fence"] else self._link(page, found), markdown)
@@ -262,13 +260,13 @@ class Site:
         return f"]({target}{found['anchor'] or ''})"
 
 
-# --- What mkdocs calls ------------------------------------------------------------------------------------------------
+# --- Hooks called by mkdocs -------------------------------------------------------------------------------------------
 
 _site: Site
 
 
 def on_config(config: Any) -> Any:
-    """Fills the sections of the navigation that follow from the code."""
+    """Fills the sections of the navigation that depend on the code."""
     decisions = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md"))
     sections = {
         "Models": [f"cards/{name}.md" for name in newest_models()],

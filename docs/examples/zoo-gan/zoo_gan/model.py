@@ -3,8 +3,8 @@
 https://arxiv.org/abs/1406.2661 and https://arxiv.org/abs/1511.06434 (DCGAN). The whole model, top to bottom: generator,
 discriminator, the two losses and their training, and the task whose `forward` is what a graph does.
 
-Departs from the papers: two levels in place of four, for pictures of 28x28; the published generator is a moving average
-of the trained one, whose batch statistics are then measured anew (Brock, Donahue, Simonyan 2019, section 4.1).
+Departs from the papers: two levels instead of four, for 28x28 images; the published generator is a moving average of
+the trained one, whose batch statistics are then measured again (Brock, Donahue, Simonyan 2019, section 4.1).
 """
 
 import copy
@@ -48,7 +48,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D(x) as a logit: strided convolutions with batch normalisation, but for the first, and LeakyReLU."""
+    """D(x) as a logit: strided convolutions with batch normalisation, except in the first, and LeakyReLU."""
 
     def __init__(self, c: GANConfig, channels: int):
         super().__init__()
@@ -76,12 +76,12 @@ def _initialise(layer: nn.Module) -> None:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(G(z))), from logits [N] each; 2 log 2 where the discriminator knows nothing."""
+    """-log D(x) - log(1 - D(G(z))), from logits [N] each; 2 log 2 for a discriminator that guesses."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """-log D(G(z)): non-saturating, section 3. log(1 - D(G(z))) has no gradient as long as D is sure."""
+    """-log D(G(z)): non-saturating, section 3. log(1 - D(G(z))) has no gradient as long as D is confident."""
     return F.softplus(-fake).mean()
 
 
@@ -104,7 +104,7 @@ class GANTrainer:
         real = to_float(batch.images)
         fake = self.generator(self._noise(len(real), generator))
 
-        # Real and made pictures are normalised apart, each batch by its own statistics: DCGAN's practice.
+        # Real and generated images are normalised separately, each batch by its own statistics, as in DCGAN.
         d_loss = discriminator_loss(self.discriminator(real), self.discriminator(fake.detach()))
         self.d_optimizer.zero_grad()
         d_loss.backward()
@@ -137,7 +137,7 @@ class GANTrainer:
         }
 
     def trained_module(self) -> nn.Module:
-        """The average, with the batch statistics that its own weights give over 100 batches."""
+        """The average, with the batch statistics of its own weights over 100 batches."""
         module = copy.deepcopy(self.average.module).train()
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
@@ -164,7 +164,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 class Generate(nn.Module):
-    """seed -> image: z from a normal, noise that is the same in every stack."""
+    """seed -> image: z is normal noise that is the same in every stack."""
 
     def __init__(self, generator: Generator):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The family `gan`: what it can be told, its task, its hooks. Imports no torch; hooks that need it import it."""
+"""The family `gan`: its config, task and hooks. Does not import torch; the hooks that need it do."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,7 +41,7 @@ class GANConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class GANSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the training of a GAN can be told."""
+    """Settings for the training of a GAN."""
 
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.999  # of the generator's moving average, which is published
     discriminator_channels: Annotated[int, Meta(ge=8, le=1024, multiple_of=2)] = 128  # width at the lowest resolution
@@ -49,12 +49,12 @@ class GANSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fi
 
 PRESETS = {
     "fashion": Preset(
-        summary="grey 28x28 clothing out of 100 numbers",
+        summary="grey 28x28 clothing from 100 numbers",
         config={"hidden_channels": 128},
         training={"steps": 12_000, "batch_size": 64, "learning_rate": 2e-4},
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={"hidden_channels": 8, "latent_size": 4},
         training={"steps": 20, "batch_size": 8, "learning_rate": 2e-3, "discriminator_channels": 8},
     ),
@@ -65,7 +65,7 @@ PRESETS = {
 def describe_family(request: DescribeRequest) -> Family:
     return Family(
         name="gan",
-        summary="Generative adversarial network: a picture out of noise, in one pass",
+        summary="Generative adversarial network: a picture from noise, in one pass",
         paper="https://arxiv.org/abs/1406.2661",
         presets=PRESETS,
     )
@@ -89,14 +89,14 @@ def list_tasks(request: TasksRequest) -> Tasks:
         shape=("batch", c.image_size, c.image_size, c.image_channels),
         summary="grey" if c.image_channels == 1 else "RGB",
     )
-    seed = Port(kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1)
+    seed = Port(kind="seed", dtype="int64", shape=("batch",), summary="one per picture", minimum=0, maximum=2**53 - 1)
     generate = Task(summary="Draw a picture", inputs={"seed": seed}, outputs={"image": image})
     return Tasks(tasks={"generate": generate}, default="generate")
 
 
 @hookimpl
 def build_module(request: BuildRequest) -> "nn.Module":
-    """The generator alone: the discriminator belongs to the training, and is not published."""
+    """Only the generator: the discriminator is part of the training, and is not published."""
     from .model import Generator
 
     return Generator(_config(request.config))

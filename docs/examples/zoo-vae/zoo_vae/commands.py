@@ -1,4 +1,4 @@
-"""`zoo vae`: what the latents of a VAE are good for."""
+"""`zoo vae`: uses the latents of a VAE."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def command() -> None:
-    """What the latents of a VAE are good for."""
+    """Use the latents of a VAE."""
 
 
 @command.command()
@@ -15,9 +15,9 @@ def command() -> None:
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--model", default="vae-fashion", show_default=True, help="A model of the family vae, or its folder.")
 @click.option("--steps", type=click.IntRange(2, 100), default=8, show_default=True, help="Pictures in the row.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A PNG, the pictures side by side.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A PNG with the pictures side by side.")
 def morph(first: Path, second: Path, model: str, steps: int, out: Path) -> None:
-    """Go from the picture FIRST to SECOND in equal steps through the latents.
+    """Morph the picture FIRST into SECOND in equal steps through the latents.
 
     \b
     Example:
@@ -33,7 +33,7 @@ def morph(first: Path, second: Path, model: str, steps: int, out: Path) -> None:
         raise UsageError(f"{out} exists; choose another --out")
     vae = zoo.load(model)
     if vae.manifest.family != "vae":
-        raise UsageError(f"{model} is of the family {vae.manifest.family}; morph needs one of the family vae")
+        raise UsageError(f"{model} belongs to the family {vae.manifest.family}; morph needs one of the family vae")
     port = vae.manifest.tasks["encode"].inputs["image"]
     images = read_pictures(
         [read_input(str(first)), read_input(str(second))], "image", port, lambda line: click.echo(line, err=True)

@@ -1,4 +1,4 @@
-"""The figures of a VAE's card: how much of a picture its latents keep, and how good its own pictures are."""
+"""The metrics of a VAE's card: how much of a picture its latents keep, and how good its own pictures are."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from zoo.hookspecs import MeasureRequest, Metric
 
 
 def measure_vae(request: MeasureRequest) -> list[Metric]:
-    """PSNR and SSIM of `decode` after `encode`, then the figures of `generate`."""
+    """PSNR and SSIM of `decode` after `encode`, then the metrics of `generate`."""
     kept: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
     for part in batches(request):
         images = request.images[part]

@@ -1,10 +1,10 @@
 """VAE: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
 
 https://arxiv.org/abs/1312.6114. The whole model, top to bottom: encoder q(z|x), decoder p(x|z), the bound and its
-training, and the tasks whose `forward` is what a graph does.
+training, and the tasks whose `forward` is what a graph computes.
 
-Departs from the paper: strided convolutions in place of its multi-layer perceptrons (appendix C), grey levels in place
-of black and white as the means of the Bernoulli, Adam in place of Adagrad, and a moving average of the weights.
+Departs from the paper: strided convolutions instead of multi-layer perceptrons (appendix C), grey levels instead of
+black and white as the means of the Bernoulli, Adam instead of Adagrad, and a moving average of the weights.
 """
 
 import torch
@@ -67,11 +67,11 @@ class VAE(nn.Module):
 
 
 def reparameterise(mean: Tensor, log_variance: Tensor, epsilon: Tensor) -> Tensor:
-    """z = mu + sigma * epsilon, section 2.4: a draw from q(z|x) that gradients pass through."""
+    """z = mu + sigma * epsilon, section 2.4: a sample of q(z|x) that gradients pass through."""
     return mean + (0.5 * log_variance).exp() * epsilon
 
 
-# --- The bound: equation 10, with its sign turned, in nats a picture --------------------------------------------------
+# --- The bound: equation 10, with its sign reversed, in nats per picture ----------------------------------------------
 
 
 def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class VAETrainer(AveragedTrainer):
-    """Minimises the bound with one draw of z a picture; section 2.3, L = 1."""
+    """Minimises the bound with one sample of z per picture; section 2.3, L = 1."""
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         assert isinstance(self.module, VAE)
@@ -133,7 +133,7 @@ class Decode(nn.Module):
 
 
 class Generate(nn.Module):
-    """seed -> image: z from the prior, noise that is the same in every stack."""
+    """seed -> image: z from the prior, with noise that is the same in every stack."""
 
     def __init__(self, vae: VAE):
         super().__init__()

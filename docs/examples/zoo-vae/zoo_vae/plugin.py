@@ -1,4 +1,4 @@
-"""The family `vae`: what it can be told, its tasks, its hooks. Imports no torch; hooks that need it import it."""
+"""The family `vae`: its config, tasks and hooks. Does not import torch; the hooks that need it do."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,7 +37,7 @@ class VAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     image_channels: Literal[1, 3] = 1  # grey or RGB
     image_size: Annotated[int, Meta(ge=8, le=128, multiple_of=4)] = 28  # pixels, height and width
     hidden_channels: Annotated[int, Meta(ge=8, le=1024, multiple_of=2)] = 64  # width at the lowest resolution
-    latent_size: Annotated[int, Meta(ge=1, le=1024)] = 32  # J of the paper
+    latent_size: Annotated[int, Meta(ge=1, le=1024)] = 32  # J in the paper
 
 
 PRESETS = {
@@ -52,7 +52,7 @@ PRESETS = {
         training={"steps": 2_000, "batch_size": 64, "learning_rate": 2e-3},
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={"hidden_channels": 8, "latent_size": 4},
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
     ),
@@ -87,13 +87,19 @@ def list_tasks(request: TasksRequest) -> Tasks:
         shape=("batch", c.image_size, c.image_size, c.image_channels),
         summary="grey" if c.image_channels == 1 else "RGB",
     )
-    latents = Port(kind="tensor", dtype="float32", shape=("batch", c.latent_size), summary="normal where pictures are")
-    seed = Port(kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1)
+    latents = Port(
+        kind="tensor", dtype="float32", shape=("batch", c.latent_size), summary="normal for typical pictures"
+    )
+    seed = Port(kind="seed", dtype="int64", shape=("batch",), summary="one per picture", minimum=0, maximum=2**53 - 1)
     return Tasks(
         tasks={
             "generate": Task(summary="Draw a picture", inputs={"seed": seed}, outputs={"image": image}),
-            "encode": Task(summary="A picture to its latents", inputs={"image": image}, outputs={"latents": latents}),
-            "decode": Task(summary="Latents to a picture", inputs={"latents": latents}, outputs={"image": image}),
+            "encode": Task(
+                summary="Encode a picture as latents", inputs={"image": image}, outputs={"latents": latents}
+            ),
+            "decode": Task(
+                summary="Decode latents to a picture", inputs={"latents": latents}, outputs={"image": image}
+            ),
         },
         default="generate",
     )
