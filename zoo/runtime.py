@@ -146,6 +146,8 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
             if session.get_providers()[0] == CUDA:
                 return Session(session, "cuda", "", graph.name, profile)
             obstacle = f"ONNX Runtime made the session without CUDA; `zoo doctor` looks deeper, or {_MEND}"
+        if profile:
+            profile.cleanup()
     if device == "cuda":
         raise DeviceError(f"CUDA was asked for, but {obstacle}")
     reason = "" if obstacle == NO_GPU else obstacle  # nothing is left unused
