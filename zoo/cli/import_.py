@@ -40,7 +40,6 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     from ..formats.manifest import Training
     from ..hookspecs import ConfigRequest, ImportRequest
     from ..plugins import load
-    from ..settings import read
 
     if out.exists():
         raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
@@ -55,7 +54,7 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
         "license_note": options["license_note"],
         "classes": [c.strip() for c in classes.split(",") if c.strip()],
     }
-    run = read(Run, said, "the model")
+    run = Run.asked(said)
     loaded = load(family)
     checkpoint = foreign.read(path)
     for line in checkpoint.notes:
