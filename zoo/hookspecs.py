@@ -368,15 +368,19 @@ class Trainer(Protocol):
         """One update of the weights; `step` counts from 0. All randomness comes from `generator` (CPU, seeded by run
         seed, step and process), so that a resumed run is the same run. Returns named losses for the log, first the one
         that training lowers."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` changes, the module's weights included: optimisers, averages."""
+        ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state_dict`."""
+        ...
 
     def trained_module(self) -> torch.nn.Module:
         """The module to publish, e.g. with averaged weights; shaped like `build_module`'s."""
+        ...
 
 
 # --- Hooks ------------------------------------------------------------------------------------------------------------
@@ -385,6 +389,7 @@ class Trainer(Protocol):
 @hookspec(firstresult=True)
 def describe_family(request: DescribeRequest) -> Family:
     """Name, summary, paper, presets. Called by `zoo families`, `zoo train`, `zoo plugin list`. Must be instant."""
+    ...
 
 
 @hookspec(firstresult=True)
@@ -393,16 +398,19 @@ def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
 
     Called before anything is built. Raise `UsageError` that names the field, its value and what is allowed.
     """
+    ...
 
 
 @hookspec(firstresult=True)
 def list_tasks(request: TasksRequest) -> Tasks:
     """The tasks of a config, their ports, and the tolerance of their outputs. Called at export; no torch needed."""
+    ...
 
 
 @hookspec(firstresult=True)
 def build_module(request: BuildRequest) -> torch.nn.Module:
     """The torch module with fresh weights. Called to train, to export and to import."""
+    ...
 
 
 @hookspec(firstresult=True)
@@ -414,11 +422,13 @@ def build_task(request: TaskModuleRequest) -> torch.nn.Module:
     may define `margins(*inputs)`: float32 of the tokens' shape, the gap between the best code and the next; golden
     cases are then drawn clear of ties where that can be.
     """
+    ...
 
 
 @hookspec(firstresult=True)
 def build_trainer(request: TrainRequest) -> Trainer:
     """The training of a config. Called by `zoo train`, in every process of a torchrun."""
+    ...
 
 
 @hookspec(firstresult=True)
@@ -428,6 +438,7 @@ def measure(request: MeasureRequest) -> list[Metric]:
     Set `name`, `value`, `unit` and `better`; where the judge had a say, `judge` to `request.judged_by`; where not all
     of `request.images` were used, `samples`. zoo adds data and command.
     """
+    ...
 
 
 @hookspec(firstresult=True)
@@ -436,11 +447,13 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
 
     Called by `zoo import`. Raise `InvalidFileError` that names each missing, extra or misshapen tensor.
     """
+    ...
 
 
 @hookspec(firstresult=True)
 def describe_target(request: TargetRequest) -> Target:
     """What the target is and what its runtime takes. Called by `zoo export` and `zoo plugin list`. Must be instant."""
+    ...
 
 
 @hookspec(firstresult=True)
@@ -450,6 +463,7 @@ def write_target(request: WriteTargetRequest) -> bool:
     The same request must give the same bytes, since `zoo verify --run-host` compares. What a model says of itself is
     foreign text: it reaches the host as data (model.json), never pasted into code, configuration or pages.
     """
+    ...
 
 
 @hookspec(firstresult=True)
@@ -459,3 +473,4 @@ def run_target(request: RunTargetRequest) -> str:
     Each output becomes `<task>.<case>.<port>.bin` in `request.out`, raw like the cases in golden/. Called by `zoo
     verify --run-host`. Raise `NotFoundError` when the stack is not installed, `ExportError` when the program fails.
     """
+    ...

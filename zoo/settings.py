@@ -54,17 +54,17 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 
 
-def _explain(message: str, schema: Any, values: Any) -> str:
+def _explain(message: str, schema: type, values: Any) -> str:
     """msgspec's message in the user's words; as it is where the schema has what `_allowed` does not know."""
     at = _AT.search(message)
     reason = message[: at.start()] if at else message
     steps = [name or int(index) for name, index in _STEP.findall(at["path"] if at else "")]
-    kind = inspect.type_info(schema)
+    kind: inspect.Type | None = inspect.type_info(schema)
     for step in steps:
         kind = _inside(kind, step)
         values = None if kind is None else values[step]
     path = ".".join(map(str, steps))
-    if (field := _FIELD.match(reason)) and hasattr(kind, "fields"):
+    if (field := _FIELD.match(reason)) and isinstance(kind, (inspect.StructType, inspect.DataclassType)):
         name, known = field[2], [f.encode_name for f in kind.fields]
         full = safe_text(f"{path}.{name}" if path else name)
         if field[1] == "missing required":

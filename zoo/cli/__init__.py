@@ -52,10 +52,10 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *(name for name, command in _of_plugins().items() if not command.problem)]
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in COMMANDS:
-            return importlib.import_module(f".{COMMANDS[name][0]}", __name__).command
-        if command := _of_plugins().get(name):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            return importlib.import_module(f".{COMMANDS[cmd_name][0]}", __name__).command
+        if command := _of_plugins().get(cmd_name):
             from ..plugins import load_command
 
             self.called = command

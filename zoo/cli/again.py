@@ -1,6 +1,7 @@
 """`zoo again`: a picture made again from its metadata, and compared."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from ..errors import IntegrityError, NotFoundError, UsageError
 from ..text import safe_text
 from .output import as_json, note
 from .run import DEVICES, locate_with_progress
+
+if TYPE_CHECKING:
+    from ..runtime import Device
 
 
 @click.command("again")
@@ -19,8 +23,8 @@ from .run import DEVICES, locate_with_progress
 @click.option("--registry", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
 @click.option("--json", "as_data", is_flag=True, help="Say how it came out as JSON.")
 def command(
-    picture: str, files: tuple[str, ...], model: str | None, out: str | None, device: str, registry: tuple[str, ...],
-    as_data: bool,
+    picture: str, files: tuple[str, ...], model: str | None, out: str | None, device: "Device",
+    registry: tuple[str, ...], as_data: bool,
 ) -> None:  # fmt: skip
     """Make PICTURE again from its metadata, and say whether it came out identical, within tolerance, or differs.
 

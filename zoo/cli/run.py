@@ -50,20 +50,20 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     if not words or words[0] in ("-h", "--help"):
         click.echo(ctx.get_help())
         return
-    model, task, rest = _split(words)
+    model, task, rest = _split(*words)
     bundle = _locate(model, rest)
     task_command = _task_command(bundle, task, f"{ctx.command_path} {safe_text(model)}")
     with task_command.make_context(task_command.name, rest) as task_ctx:
         task_command.invoke(task_ctx)
 
 
-def _split(words: tuple[str, ...]) -> tuple[str, str | None, list[str]]:
+def _split(model: str, *words: str) -> tuple[str, str | None, list[str]]:
     """Model, task and the rest: the task stands right after the model."""
-    if words[0].startswith("-"):
+    if model.startswith("-"):
         raise UsageError("the model comes first: zoo run MODEL [TASK] [OPTIONS]")
-    if len(words) > 1 and not words[1].startswith("-"):
-        return words[0], words[1], list(words[2:])
-    return words[0], None, list(words[1:])
+    if words and not words[0].startswith("-"):
+        return model, words[0], list(words[1:])
+    return model, None, list(words)
 
 
 def _locate(model: str, rest: list[str]) -> "Bundle":

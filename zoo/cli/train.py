@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,9 +99,9 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
         run = begun
 
     first = os.environ.get("RANK", "0") == "0"
-    with progress(run.settings["steps"], f"training {run.name}", unit="step") if first else nullcontext() as bar:
+    with progress(run.settings["steps"], f"training {run.name}", unit="step", silent=not first) as bar:
 
-        def on_step(done: int, steps: int, losses: dict[str, float]) -> None:
+        def on_step(done: int, steps: int, losses: Mapping[str, float]) -> None:
             bar.update(done - bar.n)
             if losses:
                 bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()}, refresh=False)

@@ -20,7 +20,7 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Base of the file formats' parts: immutable, and strict about unknown fields."""
 
 
-class File(Struct, kw_only=True):
+class File(Struct, frozen=True, kw_only=True):
     """Size in bytes and digest of a bundle's file."""
 
     size: Size

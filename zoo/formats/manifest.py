@@ -28,7 +28,7 @@ BASE_ZOO = "0.1"
 """The first zoo that reads this format. A manifest says what it needs only where that is newer."""
 
 
-class Training(Struct, kw_only=True):
+class Training(Struct, frozen=True, kw_only=True):
     """How the weights came to be."""
 
     command: Text = ""
@@ -44,7 +44,7 @@ class Training(Struct, kw_only=True):
     environment: Text = ""  # python, torch, processor
 
 
-class Drift(Struct, kw_only=True):
+class Drift(Struct, frozen=True, kw_only=True):
     """How far a loop's graph is from torch after so many rounds."""
 
     count: int  # the value of the task's `count` port
@@ -52,7 +52,7 @@ class Drift(Struct, kw_only=True):
     share_equal: float  # of the values
 
 
-class Export(Struct, kw_only=True):
+class Export(Struct, frozen=True, kw_only=True):
     """How the graphs were made and checked."""
 
     opset: int
@@ -62,7 +62,7 @@ class Export(Struct, kw_only=True):
     drift: dict[PortName, tuple[Drift, ...]] = {}  # for each task with a `count` port, e.g. a sampler's steps
 
 
-class Manifest(Struct, kw_only=True):
+class Manifest(Struct, frozen=True, kw_only=True):
     """A model, complete: enough to run it, and to rebuild its torch module."""
 
     format: int

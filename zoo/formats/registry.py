@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urljoin, urlsplit
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
@@ -32,7 +32,7 @@ DEFAULT = "default"
 """The name of the registry that is inside the package."""
 
 
-class RegistryFile(Struct, kw_only=True):
+class RegistryFile(Struct, frozen=True, kw_only=True):
     """A file of a version: its bytes, and where they are."""
 
     size: Size
@@ -40,7 +40,7 @@ class RegistryFile(Struct, kw_only=True):
     url: Annotated[str, Meta(min_length=1, max_length=2000)]  # relative to the registry, or absolute
 
 
-class RegistryVersion(Struct, kw_only=True):
+class RegistryVersion(Struct, frozen=True, kw_only=True):
     """A published version. It never changes."""
 
     digest: Sha256  # of its model.yaml
@@ -51,7 +51,7 @@ class RegistryVersion(Struct, kw_only=True):
         return sum(f.size for f in self.files.values())
 
 
-class RegistryModel(Struct, kw_only=True):
+class RegistryModel(Struct, frozen=True, kw_only=True):
     """What a registry says of a model without fetching it."""
 
     summary: Line
@@ -61,7 +61,7 @@ class RegistryModel(Struct, kw_only=True):
     versions: dict[Annotated[int, Meta(ge=1, le=10**9)], RegistryVersion]
 
 
-class RegistryDocument(Struct, kw_only=True):
+class RegistryDocument(Struct, frozen=True, kw_only=True):
     """The file's top level."""
 
     format: int
@@ -85,13 +85,13 @@ class Registry:
         """The absolute URL of a file. A remote registry can't name local files; schemes are http, https, file."""
         url = urljoin(self.url, file.url)
         scheme = urlsplit(url).scheme
-        allowed = ("file", "http", "https") if urlsplit(self.url).scheme == "file" else ("http", "https")
+        allowed = ("file", "http", "https") if self.folder else ("http", "https")
         if scheme not in allowed:
             raise InvalidFileError(
                 f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} has the scheme"
                 f" '{safe_text(scheme)}'; it may be {' or '.join(allowed)}"
             )
-        if scheme == "file" and not path_of(url).resolve().is_relative_to(self.folder.resolve()):
+        if scheme == "file" and not (self.folder and path_of(url).resolve().is_relative_to(self.folder.resolve())):
             raise InvalidFileError(
                 f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} leaves the registry's folder"
             )
@@ -245,13 +245,7 @@ def add_version(document: RegistryDocument, manifest: "Manifest", digest: str, m
             tasks=tuple(name for name, task in manifest.tasks.items() if not task.part_of),
             versions={},
         )
-    model = RegistryModel(
-        summary=model.summary,
-        family=model.family,
-        license=model.license,
-        tasks=model.tasks,
-        versions=dict(sorted(versions.items())),
-    )
+    model = structs.replace(model, versions=dict(sorted(versions.items())))
     return RegistryDocument(format=FORMAT, models=dict(sorted((document.models | {manifest.name: model}).items())))
 
 

@@ -4,7 +4,7 @@ A stranger's graph is data. Nothing here loads external data, runs shape inferen
 have read files through `../`, links and hard links, and crashed on odd graphs (docs/security.md names the reports).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -175,7 +175,7 @@ def _check_external(tensor: onnx.TensorProto, places: Places) -> Iterator[str]:
         yield f"the weight '{name}' has data inside the graph too"
 
 
-def _check_ports(what: str, ports: Mapping[str, Port], values: list[onnx.ValueInfoProto]) -> Iterator[str]:
+def _check_ports(what: str, ports: Mapping[str, Port], values: Sequence[onnx.ValueInfoProto]) -> Iterator[str]:
     names = [value.name for value in values]
     if names != list(ports):
         yield f"has the {what}s {_names(names)}; the manifest says {_names(ports)}"
@@ -200,5 +200,5 @@ def _dims(shape: tuple[int | str, ...] | None) -> str:
     return "of any rank" if shape is None else "[" + safe_text(", ".join(map(str, shape)))[:200] + "]"
 
 
-def _names(names: object) -> str:
+def _names(names: Iterable[str]) -> str:
     return safe_text(", ".join(names))[:200] or "none"

@@ -105,7 +105,7 @@ class Pixels(Kind):
         unit = "level" if tolerance.pixel_levels == 1 else "levels"
         return worst, within, f"{percent(near)} within {tolerance.pixel_levels} {unit}, worst {worst}"
 
-    def pixels_a_step(self, tile: Tile) -> int:
+    def pixels_a_step(self, tile: Tile) -> int | None:
         return 1
 
     def host_sample(self, port: Port) -> str:
@@ -144,7 +144,8 @@ class Image(Pixels):
 
         from ..media.drawings import drawing
 
-        return np.stack([drawing(*shape[1:], rng) for _ in range(shape[0])])
+        number, height, width, channels = shape
+        return np.stack([drawing(height, width, channels, rng) for _ in range(number)])
 
 
 def channels_of(ports: Iterable[Port]) -> int | None:

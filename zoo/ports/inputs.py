@@ -68,7 +68,7 @@ def check(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> None:
     for name, port in ports.items():
         dimensions = _dimensions({n: p for n, p in ports.items() if n != name}, arrays)
         for dimension, length in zip(port.shape, arrays[name].shape, strict=True):
-            if dimensions.get(dimension, length) != length:
+            if isinstance(dimension, str) and dimensions.get(dimension, length) != length:
                 raise UsageError(f"{name} has {dimension} {length}; the other inputs have {dimensions[dimension]}")
 
 

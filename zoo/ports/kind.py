@@ -361,6 +361,7 @@ class Kind:
 
         low, high = port.minimum, port.maximum
         if low is None or high is None:
+            low, high = -np.inf if low is None else low, np.inf if high is None else high
             return rng.standard_normal(shape).astype(np.float32).clip(low, high)
         return rng.uniform(low, high, shape).astype(np.float32)
 

@@ -50,7 +50,9 @@ class Mask(Pixels):
 
         from ..media.drawings import drawing
 
-        return np.stack([(drawing(*shape[1:], rng) >= 128).astype(np.uint8) * 255 for _ in range(shape[0])])
+        number, height, width, channels = shape
+        drawings = np.stack([drawing(height, width, channels, rng) for _ in range(number)])
+        return (drawings >= 128).astype(np.uint8) * 255
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray | None:
         """The right half of each picture is to be drawn."""

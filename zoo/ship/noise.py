@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -24,8 +25,10 @@ from ..noise import DRAW
 from ..ports.seed import seeds_of
 from ..ports.tensor import Tensor
 from ..runtime import open_session
+from .bodies import refill
 
 NOISE = "noise"
+DISTRIBUTIONS: tuple[Literal["normal", "uniform"], ...] = ("normal", "uniform")
 ULPS = 4
 """How far normal values may be from the specified ones: docs/noise.md."""
 
@@ -86,7 +89,7 @@ def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case
         return
     drawn = _evaluate(model, names, cases)
     for name in reversed(names):
-        for distribution in DRAW:
+        for distribution in DISTRIBUTIONS:
             arrays = [outputs[name] for outputs in drawn]
             port = Port(
                 kind=Tensor.name,
@@ -129,13 +132,10 @@ def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str)
 def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> list[dict[str, np.ndarray]]:
     """Those values on each golden case, by our own runtime."""
     part = _copy(model)
-    del part.graph.output[:]
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    refill(part.graph.output, [onnx.ValueInfoProto(name=name) for name in names])
     _remove_unused(part.graph)
     needed = names_used(part.graph)
-    inputs = [value for value in part.graph.input if value.name in needed]
-    del part.graph.input[:]
-    part.graph.input.extend(inputs)
+    refill(part.graph.input, [value for value in part.graph.input if value.name in needed])
     with TemporaryDirectory(prefix="zoo-noise-") as folder:
         path = Path(folder) / "noise.onnx"
         path.write_bytes(part.SerializeToString())
@@ -147,8 +147,12 @@ def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
     """Whether an array is what the port says on these seeds, within the 4 ulp of docs/noise.md."""
     if array.dtype != np.float32 or array.ndim < 2 or array.shape != (len(seeds), *port.shape[1:]):
         return False
-    expected = DRAW[port.noise](seeds, port.shape[1:])
+    expected = _draw(port, seeds)
     return bool((np.abs(array - expected) <= ULPS * np.spacing(np.abs(expected))).all())
+
+
+def _draw(port: Port, seeds: np.ndarray) -> np.ndarray:
+    return DRAW[port.noise](seeds, [int(length) for length in port.shape[1:]])
 
 
 def _cut_at(graph: onnx.GraphProto, value: str, seed: str, port: Port) -> None:
@@ -169,11 +173,9 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input, *(names_used(body) for body in subgraphs(node)))
-    nodes, initializers = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in needed]
-    values = [value for value in graph.value_info if value.name in needed]
-    for field, entries in ((graph.node, nodes), (graph.initializer, initializers), (graph.value_info, values)):
-        del field[:]
-        field.extend(entries)
+    refill(graph.node, kept[::-1])
+    refill(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    refill(graph.value_info, [value for value in graph.value_info if value.name in needed])
 
 
 def _in_place(task: Task, seed: str, port: Port) -> Task:
@@ -182,6 +184,6 @@ def _in_place(task: Task, seed: str, port: Port) -> Task:
 
 
 def _with_noise(case: Case, seed: str, port: Port) -> Case:
-    noise = DRAW[port.noise](case.inputs[seed], port.shape[1:])
+    noise = _draw(port, case.inputs[seed])
     inputs = {NOISE if n == seed else n: noise if n == seed else a for n, a in case.inputs.items()}
     return replace(case, inputs=inputs)

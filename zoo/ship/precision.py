@@ -349,10 +349,9 @@ class Calibration:
     def of(self, name: str) -> list[dict[str, np.ndarray]]:
         """Calls of a task; its golden ones where it takes what can't be made here."""
         loops = seeds_of(self.model.manifest.tasks[name].inputs)  # each call is a whole loop
-        calls = [self._call(name, i) for i in range(len(self.batches))[: DRAWN_BATCHES if loops else None]]
-        if any(call is None for call in calls):
-            return [case.inputs for case in self.cases[name]]
-        return calls
+        numbers = range(len(self.batches))[: DRAWN_BATCHES if loops else None]
+        calls = [call for number in numbers if (call := self._call(name, number)) is not None]
+        return calls if len(calls) == len(numbers) else [case.inputs for case in self.cases[name]]
 
     def _call(self, name: str, number: int) -> dict[str, np.ndarray] | None:
         task = self.model.manifest.tasks[name]

@@ -26,7 +26,7 @@ from .store import Store
 FORMAT = 1
 
 
-class Added(Struct, kw_only=True):
+class Added(Struct, frozen=True, kw_only=True):
     """registries.yaml: the registries that were added, by name."""
 
     format: int = FORMAT

@@ -142,7 +142,7 @@ class Store:
 
     def missing(self, entry: Entry) -> int:
         """Bytes that a pull would still fetch."""
-        if (ref := read_digest(self._ref(entry))) == entry.digest and self.view(ref).is_dir():
+        if read_digest(self._ref(entry)) == entry.digest and self.view(entry.digest).is_dir():
             return 0
         return sum(self.blobs.missing(file.sha256, file.size) for file in entry.files.values())
 
@@ -162,7 +162,7 @@ class Store:
 
     # --- Pulling ---
 
-    def pull(self, entry: Entry, *, on_bytes: Callable[[int], None] = lambda count: None) -> Installed:
+    def pull(self, entry: Entry, *, on_bytes: Callable[[int], object] = lambda count: None) -> Installed:
         """Makes a model be here: fetched as far as it is missing, checked, then visible in one step.
 
         Args:
@@ -192,7 +192,7 @@ class Store:
     def _is_whole(self, installed: Installed) -> bool:
         return installed.folder.is_dir() and not self.damage(installed)
 
-    def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], None]) -> None:
+    def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], object]) -> None:
         from ..formats import manifest as manifests
 
         listed = entry.files[MANIFEST]
@@ -206,7 +206,7 @@ class Store:
             self._ensure(entry, name, on_bytes)
         self._show(entry, manifest, installed)
 
-    def _ensure(self, entry: Entry, name: str, on_bytes: Callable[[int], None]) -> None:
+    def _ensure(self, entry: Entry, name: str, on_bytes: Callable[[int], object]) -> None:
         file = entry.files[name]
         try:
             self.blobs.ensure(file.sha256, file.size, entry.registry.file_url(file), on_bytes)
@@ -316,7 +316,7 @@ def storage(root: Path) -> Iterator[None]:
             errno.EACCES: "; ZOO_HOME names a folder that can be written",
         }
         raise StoreError(
-            f"cannot write {safe_text(e.filename or root)}: {e.strerror or e}{hints.get(e.errno, '')}"
+            f"cannot write {safe_text(e.filename or root)}: {e.strerror or e}{hints.get(e.errno or 0, '')}"
         ) from None
 
 

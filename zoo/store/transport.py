@@ -5,7 +5,6 @@ reaches a message only through `safe_text`. What the bytes are is decided by the
 therefore allowed for files, but never as the target of a redirect from https.
 """
 
-import logging
 import os
 import re
 import threading
@@ -19,14 +18,13 @@ from urllib.parse import urljoin, urlsplit
 
 from ..errors import TransportError
 from ..system.places import path_of
-from ..text import human_bytes, safe_text
+from ..text import human_bytes, safe_text, warn
 
 if TYPE_CHECKING:
     import requests
     import tenacity
 
 T = TypeVar("T")
-log = logging.getLogger("zoo")
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # without a single byte
@@ -371,11 +369,13 @@ def _retrying(tries: int) -> "tenacity.Retrying":
     backoff = wait_exponential(BACKOFF_SECONDS, BACKOFF_MOST_SECONDS) + wait_random(0, BACKOFF_SECONDS)
 
     def wait(state: "tenacity.RetryCallState") -> float:
-        return max(backoff(state), min(state.outcome.exception().retry_after, RETRY_AFTER_MOST_SECONDS))
+        error = state.outcome and state.outcome.exception()
+        asked = error.retry_after if isinstance(error, _RetryableError) else 0.0
+        return max(backoff(state), min(asked, RETRY_AFTER_MOST_SECONDS))
 
     def tell(state: "tenacity.RetryCallState") -> None:
-        if state.next_action.sleep >= TELL_SECONDS:
-            log.warning("%s; trying again in %.0f s", state.outcome.exception(), state.next_action.sleep)
+        if state.upcoming_sleep >= TELL_SECONDS:
+            warn("%s; trying again in %.0f s", state.outcome and state.outcome.exception(), state.upcoming_sleep)
 
     return Retrying(
         retry=retry_if_exception_type(_RetryableError),
