@@ -276,16 +276,9 @@ def _library(name: str) -> str:
 
 
 def _wheels() -> set[str]:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
 
-    found = set()
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            version(name)
-            found.add(name)
-        except PackageNotFoundError:
-            pass
-    return found
+    return {name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))}
 
 
 def placement(profile_json: list[dict[str, Any]]) -> Placement:

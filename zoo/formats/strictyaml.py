@@ -70,7 +70,7 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
 class _Composer:
     """Builds the tree from parser events and stops at the first thing that is not allowed."""
 
-    def __init__(self, events: Any, source: str, lines: Lines):
+    def __init__(self, events: Iterable[yaml.Event], source: str, lines: Lines):
         self.events, self.source, self.lines = iter(events), source, lines
         self.nodes = 0
 
@@ -89,7 +89,7 @@ class _Composer:
     def refuse(self, event: Any, reason: str) -> NoReturn:
         raise InvalidFileError(f"{safe_text(self.source)}:{event.start_mark.line + 1}: {reason}")
 
-    def node(self, event: Any, path: tuple) -> Any:
+    def node(self, event: yaml.Event, path: tuple) -> Any:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             self.refuse(event, f"more than {MAX_NODES:,} nodes")
@@ -106,7 +106,7 @@ class _Composer:
             return self.sequence(path)
         return self.mapping(path)
 
-    def scalar(self, event: Any) -> Any:
+    def scalar(self, event: yaml.ScalarEvent) -> Any:
         text = event.value
         if len(text) > MAX_SCALAR:
             self.refuse(event, f"a text of {len(text):,} characters; at most {MAX_SCALAR:,}")

@@ -25,6 +25,7 @@ from ..noise import DRAW
 from ..ports.seed import seeds_of
 from ..ports.tensor import Tensor
 from ..runtime import open_session
+from .bodies import refill
 
 NOISE = "noise"
 Distribution = Literal["normal", "uniform"]
@@ -131,13 +132,10 @@ def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str)
 def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> list[dict[str, np.ndarray]]:
     """Those values on each golden case, by our own runtime."""
     part = _copy(model)
-    del part.graph.output[:]
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    refill(part.graph.output, [onnx.ValueInfoProto(name=name) for name in names])
     _remove_unused(part.graph)
     needed = names_used(part.graph)
-    inputs = [value for value in part.graph.input if value.name in needed]
-    del part.graph.input[:]
-    part.graph.input.extend(inputs)
+    refill(part.graph.input, [value for value in part.graph.input if value.name in needed])
     with TemporaryDirectory(prefix="zoo-noise-") as folder:
         path = Path(folder) / "noise.onnx"
         path.write_bytes(part.SerializeToString())
@@ -156,6 +154,10 @@ def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
         return False
     expected = _draw(port, seeds)
     return bool((np.abs(array - expected) <= ULPS * np.spacing(np.abs(expected))).all())
+
+
+def _draw(port: Port, seeds: np.ndarray) -> np.ndarray:
+    return DRAW[port.noise](seeds, [int(length) for length in port.shape[1:]])
 
 
 def _cut_at(graph: onnx.GraphProto, value: str, seed: str, port: Port) -> None:

@@ -162,7 +162,7 @@ class Store:
 
     # --- Pulling ---
 
-    def pull(self, entry: Entry, *, on_bytes: Callable[[int], None] = lambda count: None) -> Installed:
+    def pull(self, entry: Entry, *, on_bytes: Callable[[int], object] = lambda count: None) -> Installed:
         """Makes a model be here: fetched as far as it is missing, checked, then visible in one step.
 
         Args:
@@ -192,7 +192,7 @@ class Store:
     def _is_whole(self, installed: Installed) -> bool:
         return installed.folder.is_dir() and not self.damage(installed)
 
-    def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], None]) -> None:
+    def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], object]) -> None:
         from ..formats import manifest as manifests
 
         listed = entry.files[MANIFEST]
@@ -206,7 +206,7 @@ class Store:
             self._ensure(entry, name, on_bytes)
         self._show(entry, manifest, installed)
 
-    def _ensure(self, entry: Entry, name: str, on_bytes: Callable[[int], None]) -> None:
+    def _ensure(self, entry: Entry, name: str, on_bytes: Callable[[int], object]) -> None:
         file = entry.files[name]
         try:
             self.blobs.ensure(file.sha256, file.size, entry.registry.file_url(file), on_bytes)

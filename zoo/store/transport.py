@@ -5,7 +5,6 @@ reaches a message only through `safe_text`. What the bytes are is decided by the
 therefore allowed for files, but never as the target of a redirect from https.
 """
 
-import logging
 import os
 import re
 import threading
@@ -19,14 +18,13 @@ from urllib.parse import urljoin, urlsplit
 
 from ..errors import TransportError
 from ..system.places import path_of
-from ..text import human_bytes, safe_text
+from ..text import human_bytes, safe_text, warn
 
 if TYPE_CHECKING:
     import requests
     import tenacity
 
 T = TypeVar("T")
-log = logging.getLogger("zoo")
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # without a single byte
