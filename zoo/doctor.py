@@ -100,15 +100,10 @@ def _dependencies() -> Iterator[Finding]:
         yield Finding("dependencies", "ok", f"zoo {__version__}, all packages fit")
 
 
-def _applies(requirement: Requirement, extra: str) -> bool:
-    """Whether a requirement counts on this machine, with an extra or, where it is empty, without."""
-    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-
-
 def _requirement(requirement: Requirement) -> Finding | None:
     """What is wrong with one requirement; None when it is met or does not apply here."""
     needed = _applies(requirement, "")
-    if not needed and not any(_applies(requirement, extra) for extra in ("build", "cuda")):
+    if not needed and not _applies(requirement, "build", "cuda"):
         return None
     name = requirement.name
     # Any build of ONNX Runtime runs models: where one is installed, its version counts.
@@ -163,7 +158,7 @@ def _session() -> Iterator[Finding]:
         child = run_isolated("zoo.doctor", seconds=SESSION_SECONDS)
     except TimeoutExpired:
         text = f"ONNX Runtime did not run a small graph within {SESSION_SECONDS} s"
-        yield Finding(check="session", severity="problem", text=text, mend=_reinstall())
+        yield Finding("session", "problem", text, _reinstall())
         return
     try:
         yield from msgspec.json.decode(child.stdout.rpartition(b"\n")[2], type=list[Finding])
@@ -230,7 +225,7 @@ def _other_cuda() -> Iterator[str]:
     """The CUDA packages that the installed onnxruntime-gpu asks for and that are missing or of another version."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         for requirement in map(Requirement, metadata.requires("onnxruntime-gpu") or []):
-            if _applies(requirement, "") or not any(_applies(requirement, extra) for extra in ("cuda", "cudnn")):
+            if _applies(requirement, "") or not _applies(requirement, "cuda", "cudnn"):
                 continue
             version = version_of(requirement.name)
             if version is None or not requirement.specifier.contains(version):

@@ -33,7 +33,6 @@ class Site(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    server: Site  # pyright: ignore[reportIncompatibleVariableOverride]  # the one server that makes these handlers
     # Not from the system's table, which knows .mjs and .wasm on some machines only.
     extensions_map = {
         ".html": "text/html; charset=utf-8",
@@ -44,8 +43,9 @@ class _Handler(SimpleHTTPRequestHandler):
         "": "application/octet-stream",
     }
 
-    def __init__(self, request: Any, address: Any, server: Site):
-        super().__init__(request, address, server, directory=str(server.folder))
+    def __init__(self, site: Site, *args: Any):
+        self.site = site
+        super().__init__(*args, directory=str(site.folder))  # answers the request
 
     def handle_one_request(self) -> None:
         self.close_connection = True
@@ -76,7 +76,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_response(204)
         self.end_headers()
 
-    def list_directory(self, path: Any) -> None:
+    def list_directory(self, path: str | os.PathLike[str]) -> None:
         self.send_error(404)
 
     def log_message(self, format: str, *args: object) -> None:

@@ -19,6 +19,4 @@ def command(shell: str) -> None:
     """
     from . import main
 
-    script = get_completion_class(shell)
-    assert script is not None  # one of the three that click has
-    click.echo(script(main, {}, "zoo", "_ZOO_COMPLETE").source())
+    click.echo(SHELLS[shell](main, {}, "zoo", "_ZOO_COMPLETE").source())

@@ -21,7 +21,7 @@ FOLDER = "a folder"  # stands for the registry of a bundle that has none; no reg
 @click.command("verify")
 @click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
 @click.option("--replay", "replay_", is_flag=True, help="Run the golden cases here, and compare.")
-@click.option("--device", type=DEVICES, default="auto", help="For --replay.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="For --replay.")
 @click.option("--run-host", is_flag=True, help="Run an export's host program too, if it is the exporter's own.")
 @click.option("--trust", is_flag=True, help="Run the host program even if it is not.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")

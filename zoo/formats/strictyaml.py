@@ -8,6 +8,7 @@ brackets crash its C parser, a 424-byte merge bomb costs seconds, and six except
 
 import re
 import threading
+from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -86,7 +87,7 @@ class _Composer:
             self.refuse(after, "a second document; a file here has one")
         return tree
 
-    def refuse(self, event: Any, reason: str) -> NoReturn:
+    def refuse(self, event: yaml.Event, reason: str) -> NoReturn:
         raise InvalidFileError(f"{safe_text(self.source)}:{event.start_mark.line + 1}: {reason}")
 
     def node(self, event: yaml.Event, path: tuple) -> Any:
@@ -95,7 +96,7 @@ class _Composer:
             self.refuse(event, f"more than {MAX_NODES:,} nodes")
         if len(path) > MAX_DEPTH:
             self.refuse(event, _TOO_DEEP)
-        if event.anchor is not None:  # of an alias, what it stands for
+        if not isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) or event.anchor is not None:
             self.refuse(event, "anchors and aliases are not allowed; write the value out")
         if event.tag is not None:
             self.refuse(event, f"tags are not allowed: {safe_text(event.tag)}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from ..runtime import open_session
 from .bodies import refill
 
 NOISE = "noise"
-Distribution = Literal["normal", "uniform"]
+DISTRIBUTIONS: tuple[Literal["normal", "uniform"], ...] = ("normal", "uniform")
 ULPS = 4
 """How far normal values may be from the specified ones: docs/noise.md."""
 
@@ -89,7 +89,7 @@ def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case
         return
     drawn = _evaluate(model, names, cases)
     for name in reversed(names):
-        for distribution in get_args(Distribution):
+        for distribution in DISTRIBUTIONS:
             arrays = [outputs[name] for outputs in drawn]
             port = Port(
                 kind=Tensor.name,
@@ -143,11 +143,6 @@ def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> li
         return [session.run({name: case.inputs[name] for name in session.inputs}) for case in cases]
 
 
-def _draw(port: Port, seeds: np.ndarray) -> np.ndarray:
-    """The noise of a port, whose dimensions after the batch are fixed."""
-    return DRAW[port.noise](seeds, [int(length) for length in port.shape[1:]])
-
-
 def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
     """Whether an array is what the port says on these seeds, within the 4 ulp of docs/noise.md."""
     if array.dtype != np.float32 or array.ndim < 2 or array.shape != (len(seeds), *port.shape[1:]):
@@ -178,17 +173,9 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input, *(names_used(body) for body in subgraphs(node)))
-    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
-    values = [value for value in graph.value_info if value.name in needed]
-    _replace(graph.node, kept[::-1])
-    _replace(graph.initializer, initializers)
-    _replace(graph.value_info, values)
-
-
-def _replace(field: Any, entries: list) -> None:
-    """Gives a repeated field of a protobuf message other entries."""
-    del field[:]
-    field.extend(entries)
+    refill(graph.node, kept[::-1])
+    refill(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    refill(graph.value_info, [value for value in graph.value_info if value.name in needed])
 
 
 def _in_place(task: Task, seed: str, port: Port) -> Task:

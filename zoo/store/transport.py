@@ -368,16 +368,14 @@ def _retrying(tries: int) -> "tenacity.Retrying":
 
     backoff = wait_exponential(BACKOFF_SECONDS, BACKOFF_MOST_SECONDS) + wait_random(0, BACKOFF_SECONDS)
 
-    def failure(state: "tenacity.RetryCallState") -> BaseException | None:
-        return state.outcome.exception() if state.outcome else None
-
     def wait(state: "tenacity.RetryCallState") -> float:
-        return max(backoff(state), min(getattr(failure(state), "retry_after", 0.0), RETRY_AFTER_MOST_SECONDS))
+        error = state.outcome and state.outcome.exception()
+        asked = error.retry_after if isinstance(error, _RetryableError) else 0.0
+        return max(backoff(state), min(asked, RETRY_AFTER_MOST_SECONDS))
 
     def tell(state: "tenacity.RetryCallState") -> None:
-        seconds = state.next_action.sleep if state.next_action else 0.0
-        if seconds >= TELL_SECONDS:
-            log.warning("%s; trying again in %.0f s", failure(state), seconds)
+        if state.upcoming_sleep >= TELL_SECONDS:
+            warn("%s; trying again in %.0f s", state.outcome and state.outcome.exception(), state.upcoming_sleep)
 
     return Retrying(
         retry=retry_if_exception_type(_RetryableError),
