@@ -1,4 +1,4 @@
-# `make` alone lists the targets: the text behind `##`.
+# `make` without a target lists the targets with the text after `##`.
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -7,33 +7,33 @@ PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/t
 EXAMPLES := docs/examples/zoo-vae docs/examples/zoo-gan
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
-# Where the stacks of the targets are installed, by this file and .ci/.
+# Where this file and .ci/ install the stacks of the targets.
 STACKS := NODE_PATH=$(CURDIR)/.venv/node/node_modules ONNXRUNTIME_INCLUDE=$(CURDIR)/.venv/onnxruntime/usr/include/onnxruntime \
   ZOO_TRITON_PYTHON=$(CURDIR)/.venv/triton/bin/python
 
 .PHONY: help demo test quick lint generate docs targets deploy hooks
 
-help: ## this list
+help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: .venv/.core ## a picture, from the core alone (no PyTorch)
+demo: .venv/.core ## draws a picture with only the core installed (no PyTorch)
 	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
 
-test: .venv/.all .venv/.examples .venv/.node ## everything installed, all tests
+test: .venv/.all .venv/.examples .venv/.node ## installs everything and runs all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Every published model on every target; the table of docs/targets.md.
-targets: .venv/.all .venv/.node ## every model on every target, and the table of docs/targets.md
+targets: .venv/.all .venv/.node ## runs every model on every target, and writes the table in docs/targets.md
 	$(STACKS) $(BIN)/python bench/targets.py --write
 
-# Sizes and speeds of two models on every target; the other table there. Only on a machine that does nothing else.
-deploy: .venv/.all .venv/.node ## how large and how fast the targets are, and the table of docs/targets.md
+# Sizes and speeds of two models on every target: the other table there. Run it only on an otherwise idle machine.
+deploy: .venv/.all .venv/.node ## measures size and speed of the targets, and writes the table in docs/targets.md
 	$(STACKS) $(BIN)/python bench/deploy.py --write
 
-quick: .venv/.all .venv/.examples ## the tests that take under two seconds each
+quick: .venv/.all .venv/.examples ## runs the tests that take under two seconds each
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-lint: .venv/.all ## style, format, types, layers, and the files that hosting platforms read
+lint: .venv/.all ## checks style, format, types, layers, and the files that hosting platforms read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
@@ -42,18 +42,18 @@ lint: .venv/.all ## style, format, types, layers, and the files that hosting pla
 	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(BIN)/python -m check_jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
 
-generate: .venv/.all ## the pages of docs/ that are made from the code
+generate: .venv/.all ## writes the pages of docs/ that are generated from the code
 	$(BIN)/python docs/generate.py
 
-# Strict: a broken link, a page that nothing leads to or a public name without a docstring fails. Needs no network.
-docs: generate ## the site, into build/site
+# Strict: fails on a broken link, a page that nothing links to or a public name without a docstring. Needs no network.
+docs: generate ## builds the site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
-hooks: .venv/.all ## the checks of .pre-commit-config.yaml before every commit
+hooks: .venv/.all ## installs the checks of .pre-commit-config.yaml before every commit
 	$(BIN)/pre-commit install
 
-# A change of a pyproject.toml installs again; nothing else does.
+# Only a changed pyproject.toml installs again.
 .venv/.core: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
@@ -62,13 +62,13 @@ hooks: .venv/.all ## the checks of .pre-commit-config.yaml before every commit
 	$(BIN)/python -m pip install --quiet --editable '.[build,test,docs,dev]' $(PLUGINS:%=--editable %)
 	@touch $@ .venv/.core
 
-# As a third party installs them: a change of any file of theirs installs again.
+# Installed as a third party installs them: a change to any of their files installs again.
 .venv/.examples: .venv/.all $(shell find $(EXAMPLES) -name '*.py' -o -name '*.yaml' -o -name pyproject.toml)
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall $(EXAMPLES)
 	@touch $@
 
-# What the hosts on Node are tested with; without npm their tests are skipped by name. Its post-install step would fetch
-# CUDA files from outside of the package registry.
+# What the hosts on Node are tested with; without npm, their tests are skipped and named. Its post-install step would
+# fetch CUDA files from outside the package registry.
 .venv/.node: tests/plugins/targets/package.json | .venv/bin/python
 	@mkdir -p .venv/node && cp $< .venv/node/
 	@if command -v npm >/dev/null; then cd .venv/node && npm install --onnxruntime-node-install=skip --no-audit --no-fund; else echo "no npm: the tests of Node and browsers will be skipped"; fi

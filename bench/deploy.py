@@ -1,4 +1,4 @@
-"""Every target beside Python: size of the folder, cold start, and pictures a second.
+"""Every target compared with Python: size of the folder, cold start, and pictures per second.
 
     python bench/deploy.py [--write] [--task TASK] [--batch N] [--seconds S] [--rounds N] MODEL ...    make deploy
 
@@ -48,7 +48,7 @@ from zoo.store.locate import locate
 
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
 START = "<!-- made by bench/deploy.py: run `make deploy` -->\n"
-COLUMNS = ("model and task", "target", "folder, MB", "cold start, s", "processors busy", "pictures/s", "beside Python")
+COLUMNS = ("model and task", "target", "folder, MB", "cold start, s", "processors busy", "pictures/s", "vs Python")
 ZOO = [sys.executable, "-m", "zoo"]
 
 # The loops: each is told task, batch and seconds, reads its inputs from bench/, and prints pictures a second.
@@ -437,7 +437,7 @@ def rows_of(model: str, given: argparse.Namespace) -> tuple[list[list[str]], lis
             row["processors busy"] = f"{statistics.median(busy[target]):.1f}" if busy[target] else ""
             row["pictures/s"] = figure(rate)
             if "python" in hosts:
-                row["beside Python"] = f"{rate / statistics.median(rates['python']):.2f}"
+                row["vs Python"] = f"{rate / statistics.median(rates['python']):.2f}"
             if isinstance(host, WebPage):
                 row["folder, MB"] += f", of which a browser loads {figure(host.loads / 1e6)}"
                 row["cold start, s"] += f"; the page is ready after {figure(statistics.median(host.ready))}"
@@ -450,7 +450,7 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} processors, on which zoo's own runtime takes {physical_cores()} threads"
+    return f"{name}, {os.cpu_count()} processors, on which zoo's own runtime uses {physical_cores()} threads"
 
 
 def main() -> None:
@@ -469,7 +469,7 @@ def main() -> None:
         rows += ["| " + " | ".join(row) + " |" for row in found]
         failed += off
     text = (
-        f"{given.batch} pictures a call, {given.rounds} rounds of {given.seconds / given.rounds:g} s; {machine()};"
+        f"{given.batch} pictures per call, {given.rounds} rounds of {given.seconds / given.rounds:g} s; {machine()};"
         f" load at the start {load:.1f}.\n\n" + "\n".join(rows) + "\n"
     )
     print(text)

@@ -74,7 +74,10 @@ def cells(report: dict[str, Any]) -> list[str]:
     outputs = [(name, c) for task in report["host"] for name, c in task["outputs"].items()]
     pixels = [c for name, c in outputs if "level" in c["text"] or (c["verdict"] == "identical" and is_picture(name))]
     tokens = [c for name, c in outputs if name.startswith("tokens") or name == "label"]
-    worst = f"{max(c['worst'] for c in pixels):g} levels" if pixels else f"{max(c['worst'] for _, c in outputs):.2g}"
+    worst = f"{max(c['worst'] for _, c in outputs):.2g}"
+    if pixels:
+        levels = max(c["worst"] for c in pixels)
+        worst = f"{levels:g} level{'' if levels == 1 else 's'}"
     if any(c["verdict"] == "differs" for _, c in outputs):
         worst += ", DIFFERS"
     share = [f"{min(c['share_equal'] for c in some):.2%}" if some else "" for some in (pixels, tokens)]
