@@ -19,8 +19,9 @@ from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Ver
 from ..ports.kinds import kind_of, problem
 from ..text import safe_text
 from . import strictyaml
-from .fields import File, Struct, check_file_names, describe_file
-from .fields import digest_of as digest  # noqa: F401  of a manifest: part of this module's interface
+from .fields import File, Struct, check_file_names, compare_files
+from .fields import describe_file as describe_file  # part of this module's interface, as `digest` is
+from .fields import digest_of as digest  # noqa: F401
 
 FORMAT = 1
 
@@ -182,13 +183,4 @@ def dump(manifest: Manifest) -> bytes:
 
 def check_files(folder: Path, manifest: Manifest) -> list[str]:
     """What is wrong with a bundle's files, a line each: missing, other size, other bytes. Empty when all is right."""
-    wrong = []
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            wrong.append(f"{name} is missing" if not path.exists() else f"{name} is not a plain file")
-        elif (actual := path.stat().st_size) != expected.size:
-            wrong.append(f"{name} has {actual:,} bytes; the manifest says {expected.size:,}")
-        elif describe_file(path).sha256 != expected.sha256:
-            wrong.append(f"{name} has other bytes than its SHA-256 {expected.sha256[:12]}… says")
-    return wrong
+    return compare_files(folder, manifest.files)

@@ -23,7 +23,7 @@ import msgspec
 
 from ..errors import ExportError, IntegrityError, InvalidFileError, UsageError
 from ..formats import manifest as manifests
-from ..formats.fields import File
+from ..formats.fields import File, compare_files
 from ..formats.golden import read_cases, write_cases
 from ..formats.manifest import Manifest
 from ..hookspecs import Target, TargetRequest, WriteTargetRequest
@@ -337,16 +337,7 @@ def read_export(folder: Path) -> Export:
 
 def check_export(folder: Path, found: Export) -> list[str]:
     """What is wrong with an export's files, a line each. Files that came later, as node_modules, are not looked at."""
-    wrong = []
-    for name, expected in found.files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            wrong.append(f"{name} is no plain file" if path.exists() else f"{name} is missing")
-        elif (size := path.stat().st_size) != expected.size:
-            wrong.append(f"{name} has {size:,} bytes; export.json says {expected.size:,}")
-        elif manifests.describe_file(path).sha256 != expected.sha256:
-            wrong.append(f"{name} has other bytes than its SHA-256 {expected.sha256[:12]}… says")
-    return wrong
+    return compare_files(folder, found.files, EXPORT)
 
 
 def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:

@@ -11,7 +11,6 @@ A process may be killed anywhere: what is visible is complete, what is not visib
 import errno
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import IntegrityError, InvalidFileError, StoreError
-from ..formats.fields import describe_file, digest_of
+from ..formats.fields import compare_files, digest_of
 from ..formats.reference import Reference
 from ..formats.registry import Entry
 from ..formats.strictyaml import MAX_BYTES
@@ -110,31 +109,14 @@ class Store:
     def damage(self, installed: Installed) -> list[str]:
         """What a look at sizes and times finds wrong; only a file whose time has changed is hashed."""
         manifest, findings = self.read_manifest(installed)
-        if manifest is None:
-            return findings
-        for name, expected in manifest.files.items():
-            path = installed.folder / name
-            try:
-                status = path.lstat()
-            except OSError:
-                findings.append(f"{name} is missing")
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                findings.append(f"{name} is not a plain file")
-            elif status.st_size != expected.size:
-                findings.append(f"{name} has {status.st_size:,} bytes; the manifest says {expected.size:,}")
-            elif status.st_mtime != PUBLISHED and describe_file(path).sha256 != expected.sha256:
-                findings.append(f"{name} has other bytes than its SHA-256 {expected.sha256[:12]}… says")
-        return findings
+        return compare_files(installed.folder, manifest.files, unchanged=PUBLISHED) if manifest else findings
 
     def verify(self, installed: Installed) -> list[str]:
         """Hashes every file again; what is wrong, a line each, empty when all is right."""
-        from ..formats.manifest import check_files
-
         manifest, findings = self.read_manifest(installed)
         if manifest is None:
             return findings
-        findings += check_files(installed.folder, manifest)
+        findings += compare_files(installed.folder, manifest.files)
         for path in sorted(installed.folder.iterdir()):
             if path.name != MANIFEST and path.name not in manifest.files:
                 findings.append(f"{safe_text(path.name)} is not listed in the manifest")
