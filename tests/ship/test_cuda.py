@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from zoo.formats import registry
+
 from . import cuda
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ from ..formats.fields import File
 from ..formats.registry import Entry, RegistryFile
 from ..hookspecs import Port
 from ..names import MANIFEST
+from ..ports.kind import shape_text
 from ..ports.kinds import kind_of
 from ..text import human_bytes, safe_text
 from .output import as_json, table
@@ -133,7 +134,7 @@ def _print_model(here: "Bundle") -> None:
     for name, task in m.tasks.items():
         _heading(f"{name}{' (default)' if name == m.default_task else ''}: {task.summary}")
         sides = (("in", task.inputs), ("out", task.outputs))
-        table([(side, name, *_port_cells(port)) for side, ports in sides for name, port in ports.items()], [])
+        table([(side, *_cells(*port)) for side, ports in sides for port in ports.items()], [])
     if m.metrics:
         _heading("metrics")
         cells = [(k.name, f"{k.value:.6g} {k.unit}", k.better, k.samples or "", k.data) for k in m.metrics]
@@ -141,10 +142,10 @@ def _print_model(here: "Bundle") -> None:
     _print_files(m.files)
 
 
-def _port_cells(port: Port) -> tuple[str, str, str, str]:
-    """Kind, dtype and shape, limits, and what it is."""
-    shape = ", ".join(map(str, port.shape))
-    return port.kind, f"{port.dtype} [{shape}]", "; ".join(kind_of(port).limits(port)), port.summary
+def _cells(name: str, port: Port) -> tuple[str, ...]:
+    """Name, kind, dtype and shape, limits, and what it is."""
+    dtype = f"{port.dtype} {shape_text(port.shape)}"
+    return name, port.kind, dtype, "; ".join(kind_of(port).limits(port)), port.summary
 
 
 def _print_files(files: Mapping[str, File | RegistryFile]) -> None:

@@ -36,14 +36,9 @@ class Row:
 @click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look there too, this time.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(
-    text: str,
-    family: str | None,
-    task: str | None,
-    local: bool,
-    all_versions: bool,
-    places: tuple[str, ...],
+    text: str, family: str | None, task: str | None, local: bool, all_versions: bool, places: tuple[str, ...],
     json_: bool,
-) -> None:
+) -> None:  # fmt: skip
     """What models there are, and which are here.
 
     TEXT filters by name, family, task or summary. Added registries are read anew; without network, as they were.

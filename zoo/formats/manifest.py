@@ -138,13 +138,16 @@ def zoo_needed(tasks: Mapping[str, Task]) -> str:
 
 def read(folder: Path) -> Manifest:
     """The manifest of a bundle's folder. Only the manifest is read; `check_files` compares the rest."""
-    path = folder / MANIFEST
+    return parse(read_bytes(folder), str(folder / MANIFEST))
+
+
+def read_bytes(folder: Path) -> bytes:
+    """The bytes of a bundle's manifest; NotFoundError where the folder is not a bundle."""
     try:
-        data = path.read_bytes()
+        return (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
         raise NotFoundError(f"{safe_text(folder)} is no bundle: it has no {MANIFEST}{inside}") from None
-    return parse(data, str(path))
 
 
 def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:

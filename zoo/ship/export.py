@@ -26,7 +26,7 @@ from ..formats import manifest as manifests
 from ..formats.fields import File, compare_files
 from ..formats.golden import read_cases, write_cases
 from ..formats.manifest import Manifest
-from ..hookspecs import Target, TargetRequest, WriteTargetRequest
+from ..hookspecs import Target, TargetRequest, Task, WriteTargetRequest
 from ..names import GOLDEN, MANIFEST, graph_file
 from ..ports.kinds import kind_of
 from ..ports.seed import seeds_of
@@ -117,8 +117,7 @@ def export(
         _write_common(folder, manifest)
         common = set(_files(folder))
         _call_writer(loaded, folder, manifest)
-        files = _files(folder)
-        plugin = loaded.plugin
+        files, plugin = _files(folder), loaded.plugin
         written = Export(
             format=FORMAT,
             target=target.name,
@@ -228,7 +227,7 @@ def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target
     return manifest
 
 
-def _standing_alone(manifest: Manifest, name: str, chosen: list[str]) -> Any:
+def _standing_alone(manifest: Manifest, name: str, chosen: list[str]) -> Task:
     """A task; one whose whole is not shipped is no part any more."""
     task = manifest.tasks[name]
     return task if task.part_of in chosen else msgspec.structs.replace(task, part_of=None)
