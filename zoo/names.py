@@ -11,7 +11,8 @@ MANIFEST = "model.yaml"
 GOLDEN = "golden.safetensors"
 
 # Patterns end in \Z, since `$` matches before a last newline too.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]  # of tasks and metrics too
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 # A file of a bundle lies in its folder itself: no separators, no leading dot, nothing Windows reads differently.

@@ -15,6 +15,8 @@ from .output import as_json, note, table
 
 if TYPE_CHECKING:
     from ..hookspecs import Metric
+    from ..ship.compatibility import TaskReport
+    from ..ship.export import Export
     from ..ship.precision import Cost
     from ..store.locate import Bundle
 
@@ -39,17 +41,9 @@ if TYPE_CHECKING:
 @click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
 @click.option("--json", "json_", is_flag=True, help="The report as JSON.")
 def command(
-    model: str,
-    target: str,
-    out: Path,
-    tasks: tuple[str, ...],
-    precision: str,
-    accept_loss: bool,
-    force: bool,
-    registries: tuple[str, ...],
-    json_: bool,
-    **options: Any,
-) -> None:
+    model: str, target: str, out: Path, tasks: tuple[str, ...], precision: str, accept_loss: bool, force: bool,
+    registries: tuple[str, ...], json_: bool, **options: Any,
+) -> None:  # fmt: skip
     """Write a folder in which MODEL runs in another stack, and which checks itself against the golden cases.
 
     Ends with a report: what the target's runtime makes of each task. `zoo verify FOLDER` checks the folder again.
@@ -74,7 +68,13 @@ def command(
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
     if json_:
         as_json(written)
-        return
+    else:
+        _print(written, reports, cost, precision)
+        click.echo(safe_text(out))
+
+
+def _print(written: "Export", reports: "list[TaskReport]", cost: "list[Cost]", precision: str) -> None:
+    """What was shipped, what its precision costs, and what the target makes of each task."""
     there = {r.task for r in reports if f"model/{r.task}.onnx" in written.files}
     rows = [
         (
@@ -91,12 +91,9 @@ def command(
     ]
     note(f"{written.model} for {written.target} ({written.runtime})")
     if cost:
-        table(
-            [(c.name, f"{c.float32:g} {c.unit}", f"{c.now:g} {c.unit}", f"{c.worse:.2%}") for c in cost],
-            ["METRIC", "FLOAT32", precision.upper(), "WORSE BY"],
-        )
+        costs = [(c.name, f"{c.float32:g} {c.unit}", f"{c.now:g} {c.unit}", f"{c.worse:.2%}") for c in cost]
+        table(costs, ["METRIC", "FLOAT32", precision.upper(), "WORSE BY"])
     table(rows, ["TASK", "THERE", "VERSIONS", "OPERATORS", "CONTROL FLOW", "INT64", "LARGEST FILE", "WHY"])
-    click.echo(safe_text(out))
 
 
 @contextlib.contextmanager

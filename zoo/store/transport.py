@@ -185,7 +185,7 @@ class _Download:
                 yield fresh
             if begin + received == self.size:
                 return
-        if _is_complete(response, received):
+        if _stated_length(response) == received:  # then the file itself is short, and another try changes nothing
             raise TransportError(
                 f"{_named(self.url)} has {begin + received:,} bytes; the registry says {self.size:,}{sniff(first)}"
             )
@@ -193,10 +193,9 @@ class _Download:
         raise _RetryableError(f"{_named(self.url)}: connection cut at {human_bytes(end)} of {human_bytes(self.size)}")
 
 
-def _is_complete(response: "requests.Response", received: int) -> bool:
-    """Whether the answer was as long as it said: then the file itself is short, and another try changes nothing."""
+def _stated_length(response: "requests.Response") -> int | None:
     stated = response.headers.get("Content-Length", "")
-    return stated.isascii() and stated.isdigit() and int(stated[:18]) == received
+    return int(stated[:18]) if stated.isascii() and stated.isdigit() else None
 
 
 def _read_small_remote(url: str, limit: int) -> bytes:
@@ -206,8 +205,7 @@ def _read_small_remote(url: str, limit: int) -> bytes:
             raise TransportError(f"{_named(url)} answered {response.status_code} to a plain request")
         for chunk in _chunks(response, limit + 1):
             body += chunk
-        stated = response.headers.get("Content-Length", "")
-        if stated.isascii() and stated.isdigit() and len(body) < min(int(stated[:18]), limit):
+        if len(body) < min(_stated_length(response) or 0, limit):
             raise _RetryableError(f"{_named(url)}: connection cut at {human_bytes(len(body))}")
     return bytes(body)
 
