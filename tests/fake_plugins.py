@@ -27,7 +27,7 @@ GOOD = HEAD + DESCRIBE
 # name: (the module's text, what the one line must say)
 BROKEN = {
     "raises": (HEAD + "raise ValueError('boom')", "zoo_raises/plugin.py:4): ValueError: boom; upgrade it"),
-    "needs": (HEAD + "import frobnicate_9000", "needs the module 'frobnicate_9000', which is not installed; install"),
+    "needs": (HEAD + "import frobnicate_9000", "needs the module 'frobnicate_9000', which is not installed; reinstall"),
     "syntax": (HEAD + "def (", "plugin.py:4 is not valid Python"),
     "exits": (HEAD + "import sys\nsys.exit(0)", "calls sys.exit when it is imported (zoo_exits/plugin.py:5)"),
     "vanishes": (HEAD + "import os\nos._exit(3)", "ended the process (exit code 3)"),
@@ -41,7 +41,7 @@ BROKEN = {
         GOOD + "@hookimpl\ndef build_modul(request): ...",
         "no hook 'build_modul'; did you mean 'build_module'?",
     ),
-    "undecorated": (GOOD + "def build_module(request): ...", "its function build_module lacks @hookimpl"),
+    "undecorated": (GOOD + "def build_module(request): ...", "its function build_module has no @hookimpl"),
     "newer": (
         GOOD.replace("CONTRACT = 1", "CONTRACT = 99"),
         f"contract 99, this zoo has {CONTRACT_VERSION}; run: pip install -U zoo",

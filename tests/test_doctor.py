@@ -61,7 +61,7 @@ def test_problems_end_with_exit_code_1_and_each_has_its_mend(site, tmp_path):
         ("problem  dependencies: onnx 1.20.1 is installed; zoo needs >=1.21", "pip install -U 'onnx>=1.21'"),
         ("problem  security: onnx 1.20.1 is older than 1.21: it follows links", "pip install -U 'onnx>=1.21'"),
         ("problem  environment: ORT_LOAD_CONFIG_FROM_MODEL is set", "unset ORT_LOAD_CONFIG_FROM_MODEL"),
-        ("problem  environment: ZOO_CUDA_OPTIONS: use_tf32 is 'maybe'", "unset ZOO_CUDA_OPTIONS, or mend it"),
+        ("problem  environment: ZOO_CUDA_OPTIONS: use_tf32 is 'maybe'", "unset ZOO_CUDA_OPTIONS, or correct it"),
         ("warning  plugins: zoo-raises 1.0 is set aside: ", "upgrade it (pip install -U zoo-raises)"),
     ]:
         [at] = [i for i, text in enumerate(lines) if text.startswith(line)]

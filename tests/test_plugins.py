@@ -88,11 +88,11 @@ def test_a_zip_archive_on_the_path_holds_plugins_too(site, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("no_such_package.plugin", "its module 'no_such_package.plugin' is not there"),
-        ("zoo_good.missing", "its module 'zoo_good.missing' is not there"),
-        ("zoo_good.plugin:main", "its module 'zoo_good.plugin:main' is not there"),
-        ("../evil", "its module '../evil' is not there"),
-        ("math", "its module 'math' is not there as Python source"),
+        ("no_such_package.plugin", "its module 'no_such_package.plugin' does not exist"),
+        ("zoo_good.missing", "its module 'zoo_good.missing' does not exist"),
+        ("zoo_good.plugin:main", "its module 'zoo_good.plugin:main' does not exist"),
+        ("../evil", "its module '../evil' does not exist"),
+        ("math", "its module 'math' does not exist as Python source"),
     ],
 )
 def test_an_entry_point_that_leads_nowhere_is_a_problem(site, target, says):
@@ -103,7 +103,7 @@ def test_an_entry_point_that_leads_nowhere_is_a_problem(site, target, says):
 
 def test_a_family_name_that_is_none_is_a_problem(site):
     install(site, "good", families=("Two Words",))
-    assert "'Two Words' is no family name" in found("zoo-good").problem
+    assert "'Two Words' is not a family name" in found("zoo-good").problem
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_two_distributions_that_make_one_family_are_both_set_aside(site):
     install(site, "second", families=("shared",))
     for mine, other in (("zoo-first", "zoo-second"), ("zoo-second", "zoo-first")):
         assert found(mine).set_aside == (
-            f"{mine} 1.0 is set aside: {mine} and {other} both make the family 'shared';"
+            f"{mine} 1.0 is set aside: {mine} and {other} both provide the family 'shared';"
             f" remove one of them: pip uninstall {mine}"
         )
-    with pytest.raises(PluginError, match="zoo-first and zoo-second both make the family 'shared'"):
+    with pytest.raises(PluginError, match="zoo-first and zoo-second both provide the family 'shared'"):
         plugins.load("shared")
 
 
@@ -138,7 +138,7 @@ def test_our_own_distributions_win_a_name_clash(site):
     install(site, "evil", families=("ddpm",))
     assert found("zoo-diffusion").problem == ""
     assert found("zoo-evil").problem == (
-        "zoo-evil and zoo-diffusion both make the family 'ddpm'; remove this one: pip uninstall zoo-evil"
+        "zoo-evil and zoo-diffusion both provide the family 'ddpm'; remove this one: pip uninstall zoo-evil"
     )
     assert plugins.load("ddpm").plugin.distribution == "zoo-diffusion"
 
@@ -375,5 +375,5 @@ def test_heavy_modules_are_found_also_behind_another_import(site):
 
 
 def test_a_reason_is_one_line_whatever_the_plugin_says():
-    line = Fault("its module 'a\nb\x1b[2J' is not there").line("zoo-x")
-    assert line.startswith(r"its module 'a\x0ab\x1b[2J' is not there; upgrade it (pip install -U zoo-x)")
+    line = Fault("its module 'a\nb\x1b[2J' does not exist").line("zoo-x")
+    assert line.startswith(r"its module 'a\x0ab\x1b[2J' does not exist; upgrade it (pip install -U zoo-x)")

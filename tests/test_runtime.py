@@ -89,7 +89,9 @@ def test_a_session_names_its_ports_and_runs(bundle: Path):
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_an_error(bundle: Path):
     session = open_session(bundle / "decode.onnx", "auto")
     assert str(session) == "cpu"
-    with pytest.raises(DeviceError, match="^CUDA was asked for, but no NVIDIA GPU is here, or no driver for it$"):
+    with pytest.raises(
+        DeviceError, match="^CUDA was requested, but this machine has no NVIDIA GPU, or no driver for it$"
+    ):
         open_session(bundle / "decode.onnx", "cuda")
 
 
@@ -109,14 +111,14 @@ def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(
     assert obstacle.startswith("1 NVIDIA GPU is here, but ") and "pip install 'zoo[cuda]'" in obstacle
     assert "\n" not in obstacle
     assert str(open_session(bundle / "decode.onnx", "auto")) == f"cpu: {obstacle}"
-    with pytest.raises(DeviceError, match="^CUDA was asked for, but 1 NVIDIA GPU is here"):
+    with pytest.raises(DeviceError, match="^CUDA was requested, but 1 NVIDIA GPU is here"):
         open_session(bundle / "decode.onnx", "cuda")
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(bundle: Path, monkeypatch, capfd):
     """ONNX Runtime makes a CPU session without an error when CUDA's libraries do not load."""
     monkeypatch.setattr(runtime, "cuda_obstacle", lambda: "")
-    with pytest.raises(DeviceError, match="CUDA was asked for, but ONNX Runtime"):
+    with pytest.raises(DeviceError, match="CUDA was requested, but ONNX Runtime"):
         open_session(bundle / "decode.onnx", "cuda")
     session = open_session(bundle / "decode.onnx", "auto")
     assert session.provider == "cpu" and session.reason
@@ -205,7 +207,7 @@ def test_the_profile_of_a_call_decides_whether_it_ran_on_cuda(loop: Path):
     folder = TemporaryDirectory()
     inner = runtime._create(loop, [CPU], 1, folder)
     session = runtime.Session(inner, "cuda", "", "loop.onnx", folder)
-    with pytest.raises(DeviceError, match=r"^CUDA was asked for, but loop.onnx ran on the CPU in part: 1 FusedConv$"):
+    with pytest.raises(DeviceError, match=r"^CUDA was requested, but loop.onnx partly ran on the CPU: 1 FusedConv$"):
         session.run({"x": np.zeros((1, 2, 4, 4), np.float32), "n": np.array(2)})
     assert not Path(folder.name).exists()
 
@@ -222,16 +224,16 @@ def test_placement_counts_nodes_once_however_often_a_loop_runs_them():
 
 def test_require_cuda_lists_what_stays_and_refuses_what_may_not():
     assert require_cuda(placement(MADE_FOR_CUDA), "g.onnx") == {"BitwiseXor": 1, "Shape": 1}
-    with pytest.raises(DeviceError, match=r"g.onnx ran on the CPU in part: 1 FusedConv$"):
+    with pytest.raises(DeviceError, match=r"g.onnx partly ran on the CPU: 1 FusedConv$"):
         require_cuda(placement(RECORDED_ON_CPU), "g.onnx")
-    with pytest.raises(DeviceError, match="ran on the CPU in part: 1 MatMul"):
+    with pytest.raises(DeviceError, match="partly ran on the CPU: 1 MatMul"):
         require_cuda(placement([*MADE_FOR_CUDA, node("m", "MatMul", CPU, 9)]), "g.onnx")
     with pytest.raises(DeviceError, match="no node of g.onnx ran there"):
         require_cuda(placement([SESSION, node("shape", "Shape", CPU, 4)]), "g.onnx")
 
 
 def test_damaged_and_missing_graphs_are_one_line(bundle: Path):
-    with pytest.raises(NotFoundError, match="none.onnx is not there"):
+    with pytest.raises(NotFoundError, match="none.onnx does not exist"):
         open_session(bundle / "none.onnx", "cpu")
     (bundle / "decode.onnx").write_bytes(b"\x00 no graph")
     with pytest.raises(InvalidFileError, match="^ONNX Runtime refuses decode.onnx: [^\n]+$"):

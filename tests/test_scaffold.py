@@ -107,7 +107,7 @@ def _family(package):
     "name", ["", "My-model", "a_b", "-a", "a-", "a--b", "1st", "a b", "ü", "../a", "a/b", "x" * 41, "a\n", "{{ a }}"]
 )
 def test_what_is_no_name_is_refused(tmp_path, name):
-    with pytest.raises(UsageError, match="is no family name: lower-case letters, digits and dashes"):
+    with pytest.raises(UsageError, match="is not a family name: lower-case letters, digits and dashes"):
         scaffold.write(name, "minimal", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

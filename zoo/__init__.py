@@ -1,11 +1,11 @@
-"""A registry of generative models that run without PyTorch, one ONNX graph a task.
+"""A registry of generative models that run without PyTorch, one ONNX graph per task.
 
     import zoo
 
     model = zoo.load("vqvae-fashion")
     again = model.reconstruct(image=pictures)["reconstruction"]  # uint8 [batch, height, width, channels]
 
-Importing this package imports nothing heavy: numpy and ONNX Runtime come with the first call.
+Importing this package is fast: numpy and ONNX Runtime are imported by the first call.
 """
 
 from importlib import import_module

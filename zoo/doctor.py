@@ -1,7 +1,7 @@
-"""What is wrong with this installation, and the line that mends it.
+"""What is wrong with this installation, and the command that fixes it.
 
-Each check yields findings; a check that fails itself becomes one too. What loads native code (ONNX Runtime, CUDA) runs
-in a child process: a broken installation may crash it, and the doctor must live to say so.
+Each check yields findings; a check that fails itself becomes a finding too. Checks that load native code (ONNX Runtime,
+CUDA) run in a child process: a broken installation may crash it, and the doctor must survive to report that.
 """
 
 import contextlib
@@ -41,13 +41,13 @@ RUNTIMES = (
 
 SECURITY_FLOORS = {
     "onnx": ("1.21", "it follows links out of a model's folder (CVE-2026-27489, CVE-2026-34447)"),
-} | dict.fromkeys(RUNTIMES, ("1.25", "it reads weights outside a model's folder; only zoo's own check is in the way"))
+} | dict.fromkeys(RUNTIMES, ("1.25", "it reads weights outside a model's folder; only zoo's own check prevents that"))
 """Package: the oldest version that is safe with strangers' models, and what is wrong with older ones."""
 
 LITTLE_SPACE = 1_000_000_000
 CUDA_MEND = "pip install -U 'zoo[cuda]'"
 SESSION_SECONDS = 120
-"""How long the first session may take; loading the CUDA libraries from a cold disk takes tens of seconds."""
+"""Time limit for the first session; loading the CUDA libraries from a cold disk takes tens of seconds."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _dependencies() -> Iterator[Finding]:
-    """The floors that zoo's own metadata declares; an extra's count where the package is installed."""
+    """The minimum versions that zoo's own metadata declares; those of extras apply if the package is installed."""
     try:
         declared = [Requirement(line) for line in metadata.requires("zoo") or []]
     except metadata.PackageNotFoundError:
@@ -97,16 +97,16 @@ def _dependencies() -> Iterator[Finding]:
     findings = list(filter(None, map(_requirement, declared)))
     yield from findings
     if not findings:
-        yield Finding("dependencies", "ok", f"zoo {__version__}, all packages fit")
+        yield Finding("dependencies", "ok", f"zoo {__version__}, all packages are compatible")
 
 
 def _requirement(requirement: Requirement) -> Finding | None:
-    """What is wrong with one requirement; None when it is met or does not apply here."""
+    """What is wrong with one requirement; None if it is met or does not apply here."""
     needed = _applies(requirement, "")
     if not needed and not _applies(requirement, "build", "cuda"):
         return None
     name = requirement.name
-    # Any build of ONNX Runtime runs models: where one is installed, its version counts.
+    # Any build of ONNX Runtime runs models: if one is installed, its version counts.
     installed = next((found for found in (name, *RUNTIMES) if version_of(found)), name) if name in RUNTIMES else name
     version = version_of(installed)
     mend = f"pip install -U '{name}{requirement.specifier}'"
@@ -153,7 +153,7 @@ def _wheels() -> Iterator[Finding]:
 def _session() -> Iterator[Finding]:
     """Runs `native_findings` in a child process."""
     if not any(map(version_of, RUNTIMES)) or not version_of("onnx"):
-        return  # said by the dependencies
+        return  # reported by the check of the dependencies
     try:
         child = run_isolated("zoo.doctor", seconds=SESSION_SECONDS)
     except TimeoutExpired:
@@ -167,7 +167,7 @@ def _session() -> Iterator[Finding]:
 
 
 def native_findings() -> Iterator[Finding]:
-    """What a real session gets, judged by the profile of a real call; and why not CUDA, where there is a GPU."""
+    """What a real session gets, judged by the profile of a real call; and why not CUDA, if there is a GPU."""
     from .errors import DeviceError, UsageError
     from .runtime import cuda_obstacle, nvidia_gpus
 
@@ -177,16 +177,16 @@ def native_findings() -> Iterator[Finding]:
             hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
             why = "the driver offers no GPU" if hidden is None else f"CUDA_VISIBLE_DEVICES is '{safe_text(hidden)}'"
             mend = "install the NVIDIA driver until nvidia-smi lists it" if hidden is None else "unset it"
-            text = f"{cards} NVIDIA card{'s are' if cards > 1 else ' is'} here and not used: {why}"
+            text = f"{cards} NVIDIA card{'s are' if cards > 1 else ' is'} installed but not used: {why}"
             yield Finding("cuda", "warning", text, mend)
-        yield _run("cpu", "no NVIDIA GPU that a driver offers")
+        yield _run("cpu", "no driver offers an NVIDIA GPU")
         return
     try:
         if obstacle := cuda_obstacle():
             raise DeviceError("; ".join([obstacle, *_other_cuda()]))
         yield _run("cuda", f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''}")
     except UsageError:
-        yield _run("cpu", "ZOO_CUDA_OPTIONS is wrong")  # said by the environment
+        yield _run("cpu", "ZOO_CUDA_OPTIONS is wrong")  # reported by the check of the environment
     except DeviceError as e:
         yield Finding("cuda", "warning", f"the GPU is not used: {e}", CUDA_MEND)
         yield _run("cpu", "CUDA cannot be used")
@@ -213,7 +213,7 @@ def _run(device: Literal["cpu", "cuda"], why: str) -> Finding:
         session = open_session(graph, device)
         product = session.run({"x": np.ones((2, 64), np.float32)})["product"]
     if product.tolist() != [[64.0] * 64] * 2:
-        return Finding("session", "problem", f"{device} multiplies wrongly", _reinstall())
+        return Finding("session", "problem", f"{device} gives a wrong matrix product", _reinstall())
     return Finding("session", "ok", f"a real call ran on {session.provider} ({why})")
 
 
@@ -222,7 +222,7 @@ def _reinstall() -> str:
 
 
 def _other_cuda() -> Iterator[str]:
-    """The CUDA packages that the installed onnxruntime-gpu asks for and that are missing or of another version."""
+    """The CUDA packages that the installed onnxruntime-gpu requires and that are missing or have another version."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         for requirement in map(Requirement, metadata.requires("onnxruntime-gpu") or []):
             if _applies(requirement, "") or not _applies(requirement, "cuda", "cudnn"):
@@ -234,7 +234,7 @@ def _other_cuda() -> Iterator[str]:
 
 
 def _sibling(name: str) -> str:
-    """The same CUDA library for another major: nvidia-cublas-cu12 beside nvidia-cublas. Empty when there is none."""
+    """The same CUDA library for another major version, e.g. nvidia-cublas-cu12 for nvidia-cublas; empty if none."""
     base = re.sub(r"-cu\d+$", "", name)
     siblings = [base, *(f"{base}-cu{major}" for major in range(11, 16))]
     return next((f"{other} {version}" for other in siblings if (version := version_of(other))), "")
@@ -253,11 +253,11 @@ def _environment() -> Iterator[Finding]:
     try:
         cuda_options()
     except UsageError as e:
-        yield Finding("environment", "problem", str(e), "unset ZOO_CUDA_OPTIONS, or mend it")
+        yield Finding("environment", "problem", str(e), "unset ZOO_CUDA_OPTIONS, or correct it")
 
 
 def _store() -> Iterator[Finding]:
-    """Whether the store, or the folder that it will be made in, can be written."""
+    """Whether the store, or the folder in which it will be created, can be written."""
     from .system.places import home
 
     folder = home()

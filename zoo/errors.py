@@ -1,43 +1,43 @@
-"""What goes wrong on purpose: one line for the user, one exit code a kind of failure.
+"""Errors for users: one line each, and one exit code per kind of failure.
 
 A message says what is wrong, the value, and what to do. Anything that is not a `ZooError` is a bug and keeps its
-traceback (exit code 1). docs/cli.md lists the exit codes; it is made from this file.
+traceback (exit code 1). docs/cli.md lists the exit codes; it is generated from this file.
 """
 
 
 class ZooError(Exception):
-    """Base of every failure that zoo raises on purpose. Its text is one line, without a full stop at the end."""
+    """Base of all errors that zoo raises on purpose. Its text is one line, without a full stop at the end."""
 
     exit_code = 1
     meaning = "an unexpected error: a bug, please report it"
 
 
 class UsageError(ZooError):
-    """An option or value that cannot be right."""
+    """An option or value that is wrong."""
 
     exit_code = 2
-    meaning = "wrong usage: an unknown option, or a value out of its range"
+    meaning = "wrong usage: an unknown option, or a value out of range"
 
 
 class NotFoundError(ZooError):
-    """A name, version, task, family or file that is not there."""
+    """A name, version, task, family or file that does not exist."""
 
     exit_code = 3
     meaning = "not found: a model, version, task, family or file"
 
 
 class InvalidFileError(ZooError):
-    """A file that is not what it should be: registry, manifest, picture, tokens, weights, graph."""
+    """A file with invalid contents: registry, manifest, picture, tokens, weights, graph."""
 
     exit_code = 4
     meaning = "an invalid file: registry, manifest, picture, tokens, weights or graph"
 
 
 class IntegrityError(ZooError):
-    """Bytes that do not match their digest, or outputs that do not match the golden ones."""
+    """Bytes that do not match their digest, or outputs that do not match the golden cases."""
 
     exit_code = 5
-    meaning = "integrity: bytes or outputs that are not what their digest or golden case says"
+    meaning = "integrity: bytes do not match their digest, or outputs do not match their golden case"
 
 
 class TransportError(ZooError):
@@ -48,36 +48,36 @@ class TransportError(ZooError):
 
 
 class StoreError(ZooError):
-    """A local folder that cannot be read or written: full, read-only, not ours."""
+    """A local folder that cannot be read or written: full, read-only, or without permission."""
 
     exit_code = 7
     meaning = "storage: the disk is full, or a folder cannot be written"
 
 
 class DeviceError(ZooError):
-    """The asked-for device does not run the model."""
+    """The requested device does not run the model."""
 
     exit_code = 8
-    meaning = "device: CUDA was asked for and did not run the model"
+    meaning = "device: CUDA was requested but did not run the model"
 
 
 class PluginError(ZooError):
-    """A plugin that is missing, set aside, or broke its contract."""
+    """A plugin that is missing, set aside, or breaks the contract."""
 
     exit_code = 9
-    meaning = "plugin: missing, set aside, or it broke its contract"
+    meaning = "plugin: missing, set aside, or breaking the contract"
 
 
 class ExportError(ZooError):
-    """A graph that could not be made, or does not give torch's numbers."""
+    """A graph that could not be exported, or does not give torch's numbers."""
 
     exit_code = 10
-    meaning = "export: the graph could not be made or does not give the model's numbers"
+    meaning = "export: the graph could not be exported, or does not give the model's numbers"
 
 
 def exit_codes() -> dict[int, str]:
-    """Every documented exit code and its meaning, ascending."""
+    """All documented exit codes with their meanings, in ascending order."""
     kinds = [ZooError, *ZooError.__subclasses__()]
     table = {0: "success"} | {kind.exit_code: kind.meaning for kind in kinds}
-    table |= {130: "interrupted (Ctrl-C)", 141: "the reader of the output went away (closed pipe)"}
+    table |= {130: "interrupted (Ctrl-C)", 141: "the reader of the output closed the pipe"}
     return dict(sorted(table.items()))

@@ -1,4 +1,4 @@
-"""THE CONTRACT: what a plugin is asked, and with what. The one file that a plugin author needs.
+"""THE CONTRACT: the hooks of a plugin, and the types they exchange. The one file that a plugin author needs.
 
 A plugin is a pip-installable package with an entry point and a module of hooks:
 
@@ -8,17 +8,17 @@ A plugin is a pip-installable package with an entry point and a module of hooks:
 
     # zoo_tiny/plugin.py: imports neither torch nor onnxruntime at its top
     from zoo.hookspecs import DescribeRequest, Family, hookimpl
-    ZOO_CONTRACT = 1                    # the version of this contract that it was written for
+    ZOO_CONTRACT = 1                    # the version of this contract that the plugin was written for
 
     @hookimpl
     def describe_family(request: DescribeRequest) -> Family:
         return Family(name="tiny", summary="A tiny model", paper="https://example.org", presets={})
 
-Every hook takes one `request`, so a new field never breaks an old plugin; a plugin ignores fields it does not know.
-A module may serve several families: `request.family` says which one is meant. An error in a hook ends the command
-with one line that names the distribution and the hook; raise a `zoo.errors.ZooError` to choose the words.
-Running a published model never calls a plugin: these hooks make models, and ship them to other stacks. A target's entry
-point stands in the group `zoo.target` (target name = module); its module has the three hooks about targets alone.
+Every hook takes one `request`, so a new field never breaks an old plugin; a plugin ignores fields that it does not
+know. A module may serve several families: `request.family` says which one is meant. An error in a hook ends the command
+with one line that names the distribution and the hook; raise a `zoo.errors.ZooError` to choose the message yourself.
+Running a published model never calls a plugin: these hooks make models, and export them to other stacks. A target's
+entry point is in the group `zoo.target` (target name = module); its module only has the three hooks for targets.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ CHANGES = {
     2: (
         "the entry point zoo.commands: commands of the CLI",
         "the entry point zoo.target and the hooks describe_target, write_target, run_target: other stacks",
-        "MeasureRequest.judged_by, training_images, samples, options and inception: figures of models that draw",
-        "the first loss that Trainer.step names is the one that training lowers",
+        "MeasureRequest.judged_by, training_images, samples, options and inception: metrics of models that draw",
+        "the first loss that Trainer.step returns is the one that training minimises",
         "ConfigRequest.stage, TrainRequest.classes and parent: families that train in stages",
         "Task.tile: tasks that hosts can run in tiles",
         "Trainer.note: a line for the card",
-        "Imported.notes: what an import assumes and what the model lacks",
+        "Imported.notes: what an import assumes and what is missing in the model",
         "the module zoo.build.loop",
-        "Port.noise and the module zoo.noise: noise that a host draws, for targets of int64_bits 32",
+        "Port.noise and the module zoo.noise: noise that a host draws, for targets with int64_bits 32",
         "Target.half: stacks that compute in half precision",
     ),
     3: (
@@ -58,21 +58,21 @@ CHANGES = {
         "Port.kind: a name from zoo.ports, no longer a closed list",
     ),
 }
-"""What each version of the contract brought. A module says `ZOO_CONTRACT = 2`; it is read without running the module.
+"""What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
 docs/decisions/0007-contract-versions.md says what raises the version."""
 
 CONTRACT_VERSION = max(CHANGES)
 
 OLDEST_CONTRACT = 1
-"""The oldest version whose plugins still work. Raised when something is taken away."""
+"""The oldest version whose plugins still work. Raised when something is removed."""
 
 ENTRY_POINTS = {
     "zoo": "family name = module of hooks",
     "zoo.target": "target name = module of hooks",
-    "zoo.registry": "registry name = package whose folder holds a registry.yaml",
+    "zoo.registry": "registry name = package whose folder contains a registry.yaml",
     "zoo.commands": "command name = module:attribute, a click command or group",
 }
-"""How a distribution says what it brings."""
+"""How a distribution declares what it provides."""
 
 PUBLIC_MODULES = (
     "zoo",
@@ -101,7 +101,7 @@ hookimpl = pluggy.HookimplMarker("zoo")
 # --- What graphs and hosts agree on: ports, tasks, sameness -----------------------------------------------------------
 
 Kind = PortName
-"""The name of a kind of port. `zoo.ports.kinds` lists those that this zoo knows; docs/bundle.md has the table."""
+"""The name of a kind of port. `zoo.ports.kinds` lists the known kinds; docs/bundle.md has the table."""
 
 DType = Literal["uint8", "int64", "float32"]
 
@@ -109,8 +109,8 @@ DType = Literal["uint8", "int64", "float32"]
 class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One input or output of a task.
 
-    Shapes: `image` uint8 [batch, height, width, 1 or 3]; `mask` uint8 [batch, height, width, 1], 128 and more: draw
-    anew; `tokens` int64 [batch, rows, columns]; `size` int64 [2], height and width; `label` int64 [batch], -1 is no
+    Shapes: `image` uint8 [batch, height, width, 1 or 3]; `mask` uint8 [batch, height, width, 1], redrawn where 128 or
+    more; `tokens` int64 [batch, rows, columns]; `size` int64 [2], height and width; `label` int64 [batch], -1: no
     label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `tensor` float32, any shape.
     """
 
@@ -122,7 +122,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     minimum: int | float | None = None  # of the values; inclusive
     maximum: int | float | None = None
     minimum_size: Annotated[int, Meta(ge=1)] | None = None  # image, mask: smallest height and width, pixels
-    maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask: height x width at most
+    maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask: largest height x width
     classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()  # label: the name of each value from 0
     noise: Literal["", "normal", "uniform"] = ""  # tensor: stream 0 of docs/noise.md; hosts draw it from a seed
 
@@ -130,19 +130,19 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What "the same" means for a model's outputs. docs/bundle.md gives the reasons."""
 
-    pixel_levels: Annotated[int, Meta(ge=0, le=255)] = 1  # this many levels apart at most,
-    pixel_share: Annotated[float, Meta(ge=0, le=1)] = 0.999  # at this share of pixels or more,
-    pixel_levels_worst: Annotated[int, Meta(ge=0, le=255)] = 2  # and never more than this
-    token_margin: Annotated[float, Meta(ge=0)] = 1e-3  # tokens may differ only where two codes tie within this
+    pixel_levels: Annotated[int, Meta(ge=0, le=255)] = 1  # pixels may differ by this many levels
+    pixel_share: Annotated[float, Meta(ge=0, le=1)] = 0.999  # for at least this share of the pixels,
+    pixel_levels_worst: Annotated[int, Meta(ge=0, le=255)] = 2  # and by this many for all others
+    token_margin: Annotated[float, Meta(ge=0)] = 1e-3  # tokens may differ only if two codes tie within this
     absolute: Annotated[float, Meta(ge=0)] = 1e-4  # floats: |a - b| <= absolute + relative |b|
     relative: Annotated[float, Meta(ge=0)] = 1e-4
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a task of pictures of any size depends on, so that hosts can work in tiles."""
+    """The receptive field of a task for images of any size, so that hosts can work in tiles."""
 
-    multiple: Annotated[int, Meta(ge=1)]  # tiles begin at multiples of so many pixels: those of a token
-    context: Annotated[int, Meta(ge=0)]  # pixels around a place, each way, beyond which nothing counts for it
+    multiple: Annotated[int, Meta(ge=1)]  # tiles start at multiples of this many pixels: those of a token
+    context: Annotated[int, Meta(ge=0)]  # pixels in each direction that a position can depend on
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -151,11 +151,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     summary: Line
     inputs: dict[PortName, Port]
     outputs: dict[PortName, Port]
-    tile: Tile | None = None  # None: every place depends on the whole picture
-    part_of: PortName | None = None  # a piece of that task's loop, for hosts that keep the loop; not listed by itself
+    tile: Tile | None = None  # None: every position depends on the whole image
+    part_of: PortName | None = None  # a part of that task's loop, for hosts that run the loop themselves; not listed
 
 
-# --- What a family says of itself -------------------------------------------------------------------------------------
+# --- What a family declares -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class Preset:
 
     summary: str
     config: Mapping[str, Any]
-    training: Mapping[str, Any] = field(default_factory=dict)  # steps, batch_size, learning_rate, and the family's own
+    training: Mapping[str, Any] = field(default_factory=dict)  # steps, batch_size, learning_rate, the family's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,13 +177,13 @@ class Family:
     presets: Mapping[str, Preset]
     sampler: str = ""  # the config field that names it, as `diffusion.sampler`; `zoo build --sampler` sets it
     weights: tuple[str, ...] = ("model",)
-    """One safetensors file a name. With more than one name, or one that is not `model`, each is a submodule of the
-    built module: `codec` holds the tensors `codec.*` of its `state_dict` and becomes `codec.safetensors`."""
+    """One safetensors file per name. With several names, or a name other than `model`, each is a submodule of the built
+    module: `codec` contains the tensors `codec.*` of its `state_dict` and becomes `codec.safetensors`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """The tasks that a config gives."""
+    """The tasks of a config."""
 
     tasks: Mapping[str, Task]
     default: str  # what `zoo run MODEL` does
@@ -191,7 +191,7 @@ class Tasks:
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A measured figure of a model; see `measure` for who fills in what."""
+    """A measured metric of a model; see `measure` for who fills in what."""
 
     name: PortName
     value: float
@@ -200,28 +200,28 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data: Annotated[str, Meta(max_length=200)] = ""  # data set and part, e.g. `fashion-mnist test`
     samples: int = 0
     judge: Annotated[str, Meta(max_length=200)] = ""  # name@sha256:digest of the model that judged
-    command: Annotated[str, Meta(max_length=1000)] = ""  # what measured it
+    command: Annotated[str, Meta(max_length=1000)] = ""  # the command that measured it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Another stack that a model is shipped to, and what its runtime takes."""
+    """Another stack that models are exported to, and what its runtime supports."""
 
     name: str
     summary: str  # one line
-    runtime: str  # what runs there, with the version that was tried: `onnxruntime-node 1.30.0`
-    ir_version: int = 10  # newest that the runtime takes
+    runtime: str  # the runtime, with the version that was tested: `onnxruntime-node 1.30.0`
+    ir_version: int = 10  # newest that the runtime supports
     opset: int = 20
     file_bytes: int = 2**31 - 1  # largest file that it opens
-    missing_operators: tuple[str, ...] = ()  # of ONNX's, those without a kernel there
+    missing_operators: tuple[str, ...] = ()  # ONNX operators without a kernel there
     loops: bool = True  # False: it has no control flow; a sampler is shipped as its parts `begin`, `step` and `end`
-    parts: bool = False  # ship those parts besides, for hosts that keep the loop
-    initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights lie
-    half: bool = False  # `--precision fp16` computes in half precision there; else it stores weights so, and no more
-    int64_bits: Literal[32, 64] = 64  # 32: it cuts 64-bit integers; tasks take noise, not a seed: docs/targets.md
+    parts: bool = False  # also ship those parts, for hosts that run the loop themselves
+    initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights are
+    half: bool = False  # `--precision fp16` computes in half precision there; otherwise it only stores weights in it
+    int64_bits: Literal[32, 64] = 64  # 32: it truncates 64-bit integers; tasks take noise, not a seed: docs/targets.md
 
 
-# --- Requests: one a hook ---------------------------------------------------------------------------------------------
+# --- Requests: one per hook -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,21 +237,21 @@ class ConfigRequest:
 
     family: str
     config: Mapping[str, Any]  # partial, as the user or a preset gave it
-    stage: str = ""  # of the training that it is for: --stage
+    stage: str = ""  # of the training: --stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class TasksRequest:
-    """A config whose tasks are wanted: `list_tasks`."""
+    """A config whose tasks to list: `list_tasks`."""
 
     family: str
-    config: Mapping[str, Any]  # complete, as `validate_config` returned it; so in all requests below
+    config: Mapping[str, Any]  # complete, as `validate_config` returned it; also in all requests below
     classes: tuple[str, ...] = ()  # class names of the data that the model was or will be trained on
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """A config whose module is wanted: `build_module`."""
+    """A config whose module to build: `build_module`."""
 
     family: str
     config: Mapping[str, Any]
@@ -260,7 +260,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskModuleRequest:
-    """A task whose module is wanted, to be exported as its graph: `build_task`."""
+    """A task whose module to build, for export as its graph: `build_task`."""
 
     family: str
     config: Mapping[str, Any]
@@ -274,31 +274,31 @@ class TrainRequest:
 
     family: str
     config: Mapping[str, Any]
-    settings: Mapping[str, Any]  # steps, batch_size, learning_rate, seed; the preset's and the user's own
+    settings: Mapping[str, Any]  # steps, batch_size, learning_rate, seed, and the family's own; from preset and user
     module: torch.nn.Module  # what `build_module` returned, on `device`; with the weights of --from or --resume
     device: torch.device
-    distribute: Callable[[torch.nn.Module], torch.nn.Module]  # DDP under torchrun, the identity else
-    stage: str = ""  # --stage, for families that train in several
+    distribute: Callable[[torch.nn.Module], torch.nn.Module]  # DDP under torchrun, otherwise the identity
+    stage: str = ""  # --stage, for families that train in stages
     classes: tuple[str, ...] = ()  # class names of the data
     parent: str = ""  # the model of --from
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureRequest:
-    """A bundle to measure, and on what: `measure`."""
+    """A bundle to measure, and the data to measure it on: `measure`."""
 
     family: str
     config: Mapping[str, Any]
-    model: Any  # zoo.Model: the bundle over ONNX Runtime
+    model: Any  # zoo.Model: the bundle in ONNX Runtime
     images: np.ndarray  # uint8 [number, height, width, channels]
-    labels: np.ndarray  # int64 [number], -1 where there is none
+    labels: np.ndarray  # int64 [number], -1: no label
     judge: Any | None  # zoo.Model with the tasks `classify` and `features`, or None
     progress: Callable[[Iterator, int], Iterator]  # wraps an iterator with a known length
-    judged_by: str = ""  # name:version@sha256:digest of the judge, for the metrics that it had a say in
-    training_images: np.ndarray | None = None  # real pictures too, none of them among `images`; for families that draw
-    samples: int = 0  # pictures to draw; 0: as many as `images`
+    judged_by: str = ""  # name:version@sha256:digest of the judge, for the metrics that depend on it
+    training_images: np.ndarray | None = None  # also real images, none of them in `images`; for families that draw
+    samples: int = 0  # number of images to draw; 0: as many as `images`
     options: Mapping[str, Any] = field(default_factory=dict)  # values for ports that have a default, e.g. `steps`
-    inception: Path | None = None  # weights of the Inception network of FID, where the user has them
+    inception: Path | None = None  # weights of the Inception network for FID, if the user has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,9 +306,9 @@ class ImportRequest:
     """A foreign checkpoint: `import_checkpoint`."""
 
     family: str
-    path: Path  # the file or folder, for names and config files beside it
+    path: Path  # the file or folder, for names and config files next to it
     tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
-    config: Mapping[str, Any] | None  # its config.json or config.yaml, where there is one
+    config: Mapping[str, Any] | None  # its config.json or config.yaml, if there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,17 +323,17 @@ class WriteTargetRequest:
     """A folder to which a target adds its host program: `write_target`."""
 
     target: str
-    folder: Path  # holds model/ (a bundle), model.json (its manifest) and golden/ (raw cases); see docs/targets.md
+    folder: Path  # contains model/ (a bundle), model.json (its manifest) and golden/ (raw cases); see docs/targets.md
     manifest: Any  # zoo.formats.manifest.Manifest of model/
     digest: str  # of model/model.yaml
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunTargetRequest:
-    """A folder whose host program is to run every golden case: `run_target`."""
+    """A folder whose host program must run every golden case: `run_target`."""
 
     target: str
-    folder: Path  # as `write_target` left it
+    folder: Path  # as `write_target` wrote it
     out: Path  # an empty folder, for the outputs
 
 
@@ -344,8 +344,8 @@ class Imported:
     layout: str  # its name, e.g. `rosinality/vq-vae-2-pytorch`
     config: Mapping[str, Any]
     state_dict: Mapping[str, torch.Tensor]  # of `build_module(config)`
-    unused: tuple[str, ...] = ()  # tensors of the file that the model has no use for
-    notes: tuple[str, ...] = ()  # what the user should know: what was assumed, what the model lacks; a line each
+    unused: tuple[str, ...] = ()  # tensors of the file that the model does not use
+    notes: tuple[str, ...] = ()  # what the user should know: assumptions, what the model does not have; one line each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,31 +353,31 @@ class Batch:
     """A training batch, on the device of the request."""
 
     images: torch.Tensor  # uint8 [batch, height, width, channels]
-    labels: torch.Tensor  # int64 [batch], -1 where there is none
+    labels: torch.Tensor  # int64 [batch], -1: no label
 
 
 class Trainer(Protocol):
-    """One family's training: what happens in a step. Loop, data, checkpoints, logs and resuming are zoo's.
+    """One family's training: what happens in a step. zoo provides the loop, data, checkpoints, logs and resuming.
 
     It may have a `note`, one line for the card: what else went into the training.
     """
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> Mapping[str, float | torch.Tensor]:
         """One update of the weights; `step` counts from 0. All randomness comes from `generator` (CPU, seeded by run
-        seed, step and process), so that a resumed run is the same run. Returns named losses for the log, first the one
-        that training lowers."""
+        seed, step and process), so that a resumed run gives the same result. Returns named losses for the log; the
+        first is the one that training minimises."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `step` changes, the module's weights included: optimisers, averages."""
+        """Everything that `step` changes, including the module's weights: optimisers, averages."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state_dict`."""
+        """Restores a `state_dict`."""
         ...
 
     def trained_module(self) -> torch.nn.Module:
-        """The module to publish, e.g. with averaged weights; shaped like `build_module`'s."""
+        """The module to publish, e.g. with averaged weights; with the same structure as `build_module`'s."""
         ...
 
 
@@ -394,14 +394,14 @@ def describe_family(request: DescribeRequest) -> Family:
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
     """The config completed with defaults: plain dicts, lists, text and numbers, enough to rebuild the module.
 
-    Called before anything is built. Raise `UsageError` that names the field, its value and what is allowed.
+    Called before anything is built. Raise a `UsageError` that names the field, its value and what is allowed.
     """
     ...
 
 
 @hookspec(firstresult=True)
 def list_tasks(request: TasksRequest) -> Tasks:
-    """The tasks of a config, their ports, and the tolerance of their outputs. Called at export; no torch needed."""
+    """The tasks of a config, their ports, and the tolerance of their outputs. Called at export; does not need torch."""
     ...
 
 
@@ -413,62 +413,62 @@ def build_module(request: BuildRequest) -> torch.nn.Module:
 
 @hookspec(firstresult=True)
 def build_task(request: TaskModuleRequest) -> torch.nn.Module:
-    """A module whose `forward` *is* the task: the ports of `list_tasks` in and out, in their order, pixels as uint8.
+    """A module whose `forward` *is* the task: takes and returns the ports of `list_tasks` in order, pixels as uint8.
 
-    Called once a task at export, and traced with a batch of 2. It must hold the tensors of `request.module`
+    Called once per task at export, and traced with a batch of 2. It must contain the tensors of `request.module`
     themselves, not copies, so that the graph can point into the model's safetensors. A module with a `tokens` output
-    may define `margins(*inputs)`: float32 of the tokens' shape, the gap between the best code and the next; golden
-    cases are then drawn clear of ties where that can be.
+    may define `margins(*inputs)`: float32 in the shape of the tokens, the gap between the best code and the next;
+    golden cases then avoid ties if possible.
     """
     ...
 
 
 @hookspec(firstresult=True)
 def build_trainer(request: TrainRequest) -> Trainer:
-    """The training of a config. Called by `zoo train`, in every process of a torchrun."""
+    """The training of a config. Called by `zoo train`, in every process under torchrun."""
     ...
 
 
 @hookspec(firstresult=True)
 def measure(request: MeasureRequest) -> list[Metric]:
-    """The figures of the model's card, measured over ONNX Runtime. Called by `zoo eval`.
+    """The metrics of the model's card, measured in ONNX Runtime. Called by `zoo eval`.
 
-    Set `name`, `value`, `unit` and `better`; where the judge had a say, `judge` to `request.judged_by`; where not all
-    of `request.images` were used, `samples`. zoo adds data and command.
+    Set `name`, `value`, `unit` and `better`; set `judge` to `request.judged_by` if the judge was used, and `samples` if
+    not all of `request.images` were used. zoo adds data and command.
     """
     ...
 
 
 @hookspec(firstresult=True)
 def import_checkpoint(request: ImportRequest) -> Imported | None:
-    """A foreign checkpoint as this family's config and weights; None when the layout is not one it knows.
+    """A foreign checkpoint as this family's config and weights; None if the layout is not supported.
 
-    Called by `zoo import`. Raise `InvalidFileError` that names each missing, extra or misshapen tensor.
+    Called by `zoo import`. Raise an `InvalidFileError` that names each missing, extra or misshapen tensor.
     """
     ...
 
 
 @hookspec(firstresult=True)
 def describe_target(request: TargetRequest) -> Target:
-    """What the target is and what its runtime takes. Called by `zoo export` and `zoo plugin list`. Must be instant."""
+    """The target and what its runtime supports. Called by `zoo export` and `zoo plugin list`. Must be instant."""
     ...
 
 
 @hookspec(firstresult=True)
 def write_target(request: WriteTargetRequest) -> bool:
-    """Adds the host program and all that it needs, README.md included, to an export's folder; returns True.
+    """Adds the host program and everything it needs, including README.md, to an export's folder; returns True.
 
-    The same request must give the same bytes, since `zoo verify --run-host` compares. What a model says of itself is
-    foreign text: it reaches the host as data (model.json), never pasted into code, configuration or pages.
+    The same request must give the same bytes, since `zoo verify --run-host` compares. What a model says about itself is
+    foreign text: it must reach the host as data (model.json), never pasted into code, configuration or pages.
     """
     ...
 
 
 @hookspec(firstresult=True)
 def run_target(request: RunTargetRequest) -> str:
-    """Runs the host program on every golden case, in its own stack; returns what ran it, with its version.
+    """Runs the host program on every golden case, in its own stack; returns the runtime that ran it, with its version.
 
     Each output becomes `<task>.<case>.<port>.bin` in `request.out`, raw like the cases in golden/. Called by `zoo
-    verify --run-host`. Raise `NotFoundError` when the stack is not installed, `ExportError` when the program fails.
+    verify --run-host`. Raise `NotFoundError` if the stack is not installed, `ExportError` if the program fails.
     """
     ...

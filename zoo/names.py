@@ -1,6 +1,6 @@
-"""What things are called: patterns of names and digests, and the files of a bundle.
+"""Names: patterns for names and digests, and the files of a bundle.
 
-The contract and the file formats both need it; `zoo list` reads registries without loading the whole contract.
+Both the contract and the file formats need them; `zoo list` reads registries without loading the whole contract.
 """
 
 from typing import Annotated
@@ -10,12 +10,12 @@ from msgspec import Meta
 MANIFEST = "model.yaml"
 GOLDEN = "golden.safetensors"
 
-# Patterns end in \Z, since `$` matches before a last newline too.
+# Patterns end in \Z, since `$` also matches before a final newline.
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
-PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]  # of tasks and metrics too
+PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]  # also for tasks and metrics
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-# A file of a bundle lies in its folder itself: no separators, no leading dot, nothing Windows reads differently.
+# A bundle's files are directly in its folder: no separators, no leading dot, nothing that Windows reads differently.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")]
 Line = Annotated[str, Meta(min_length=1, max_length=300, pattern=r"^[^\n\r]*\Z")]
 Text = Annotated[str, Meta(max_length=2000)]

@@ -1,6 +1,6 @@
-"""Noise out of seeds, as docs/noise.md specifies it, in NumPy; `zoo.build.random` is the same in torch.
+"""Noise from seeds, as docs/noise.md specifies it, in NumPy; `zoo.build.random` is the same in torch.
 
-Needs nothing but NumPy: a host whose runtime cannot compute the noise has this file beside it.
+Needs only NumPy: it is shipped with hosts whose runtime cannot compute the noise.
 """
 
 import math
@@ -12,7 +12,7 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 
 def words(seed: np.ndarray, pairs: int, stream: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first `pairs` word pairs of a stream for seeds int64 [batch], 0 .. 2^53 - 1: two uint32 [batch, pairs]."""
+    """The first pairs of words of a stream, two uint32 [batch, pairs], for seeds int64 [batch], 0 .. 2^53 - 1."""
     seed = seed.astype(np.uint64)[:, None]
     k = [seed.astype(np.uint32), (seed >> np.uint64(32)).astype(np.uint32)]
     k.append(k[0] ^ k[1] ^ np.uint32(0x1BD11BDA))
@@ -34,7 +34,7 @@ def uniform(seed: np.ndarray, shape: Sequence[int], stream: int = 0) -> np.ndarr
 
 
 def normal(seed: np.ndarray, shape: Sequence[int], stream: int = 0) -> np.ndarray:
-    """Standard normal values, float32 [batch, *shape]: computed in float64, rounded once."""
+    """Standard normal values, float32 [batch, *shape]; computed in float64, rounded once."""
     count = math.prod(shape)
     u1, u2 = ((w.astype(np.float64) + 0.5) * 2.0**-32 for w in words(seed, (count + 1) // 2, stream))
     radius, angle = np.sqrt(np.log(u1) * -2), u2 * (2 * math.pi)
@@ -43,4 +43,4 @@ def normal(seed: np.ndarray, shape: Sequence[int], stream: int = 0) -> np.ndarra
 
 
 DRAW = {"normal": normal, "uniform": uniform}
-"""What a port's `noise` names."""
+"""The functions that a port's `noise` selects."""

@@ -1,8 +1,8 @@
 """ONNX Runtime sessions: which provider runs a graph, and why.
 
-A list of available providers proves nothing: the wheel lists CUDA on machines that have no GPU, and a session that
-can't load it falls back to the CPU without a word. So `cuda` here means what a real session got and what the profile
-of a real call shows; everything else is an error or a line that says why.
+A list of available providers proves nothing: the wheel lists CUDA on machines without a GPU, and a session that cannot
+load it silently falls back to the CPU. So `cuda` here means that a real session got it and that the profile of a real
+call shows it; anything else is an error or a line that says why.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Placement = dict[str, dict[str, int]]
-"""Operator -> provider -> how many nodes."""
+"""Operator -> provider -> number of nodes."""
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_HEAVY = re.compile("Conv|MatMul|Gemm")  # with what the optimiser makes of them: FusedConv, FusedMatMul, …
-NO_GPU = "no NVIDIA GPU is here, or no driver for it"
+_HEAVY = re.compile("Conv|MatMul|Gemm")  # and what the optimiser turns them into: FusedConv, FusedMatMul, …
+NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
 _MEND = "pip install 'zoo[cuda]'"
 
 
 class CudaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of ONNX Runtime's CUDA provider, by its names; `ZOO_CUDA_OPTIONS` sets them.
+    """Options of ONNX Runtime's CUDA provider, under their own names; `ZOO_CUDA_OPTIONS` sets them.
 
-    The defaults are ONNX Runtime's; `bench/cuda_options.py` measures what the others cost and bring.
+    The defaults are ONNX Runtime's; `bench/cuda_options.py` measures what other values gain and cost.
     """
 
-    cudnn_conv_algo_search: Literal["EXHAUSTIVE", "HEURISTIC", "DEFAULT"] = "EXHAUSTIVE"  # tried at the first call
-    use_tf32: Literal["0", "1"] = "1"  # 10 bits of mantissa in products: faster, and other pictures
+    cudnn_conv_algo_search: Literal["EXHAUSTIVE", "HEURISTIC", "DEFAULT"] = "EXHAUSTIVE"  # searched at the first call
+    use_tf32: Literal["0", "1"] = "1"  # 10 bits of mantissa in products: faster, but different pictures
     arena_extend_strategy: Literal["kNextPowerOfTwo", "kSameAsRequested"] = "kNextPowerOfTwo"
     gpu_mem_limit: Annotated[str, Meta(pattern=r"^[0-9]+\Z")] = str(2**64 - 1)  # of the arena, in bytes
 
 
 class Session:
-    """A graph that is ready to run; many threads may call it at once.
+    """A graph that is ready to run; several threads may call it at the same time.
 
     Attributes:
         inputs, outputs: names, in the graph's order.
         provider: `cpu` or `cuda`, what the session really got.
-        reason: why a GPU that is here is not used, one line; else empty.
-        left_on_cpu: operators with nodes on the CPU and their number; known after the first call of a session that
-            was opened with `device="cuda"`.
+        reason: why an available GPU is not used, one line; else empty.
+        left_on_cpu: operators with nodes on the CPU and the number of nodes; known after the first call of a session
+            that was opened with `device="cuda"`.
     """
 
     def __init__(self, session: Any, provider: str, reason: str, name: str, profile: TemporaryDirectory | None = None):
@@ -71,7 +71,7 @@ class Session:
         """The outputs by name. Check the inputs against the task's ports first (`zoo.ports`).
 
         Raises:
-            DeviceError: `cuda` was asked for, and a Conv, MatMul or Gemm ran on the CPU, or CUDA failed.
+            DeviceError: `cuda` was requested, and a Conv, MatMul or Gemm ran on the CPU, or CUDA failed.
             InvalidFileError: the graph failed.
         """
         outputs = dict(zip(self.outputs, self._interruptible(dict(inputs)), strict=True))
@@ -84,7 +84,7 @@ class Session:
         return outputs
 
     def _interruptible(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Runs in a thread, so that Ctrl-C ends a long call: a signal can't reach Python while a kernel runs."""
+        """Runs in a thread, so that Ctrl-C stops a long call: Python cannot handle a signal while a kernel runs."""
         import onnxruntime
 
         options = onnxruntime.RunOptions()
@@ -94,7 +94,7 @@ class Session:
         def call() -> None:
             try:
                 result.append(self._session.run(None, inputs, options))
-            except Exception as e:  # ONNX Runtime's errors have no base of their own
+            except Exception as e:  # ONNX Runtime's errors have no common base class
                 result.append(e)
             finally:
                 done.set()
@@ -103,12 +103,12 @@ class Session:
             threading.Thread(target=call, daemon=True).start()
             done.wait()
         except KeyboardInterrupt:
-            options.terminate = True  # seen between two nodes
+            options.terminate = True  # checked between two nodes
             done.wait(timeout=60)
             raise
         if isinstance(result[0], Exception):
             kind = DeviceError if self.provider == "cuda" else InvalidFileError
-            hint = "; --device cpu runs it without" if self.provider == "cuda" else ""
+            hint = "; --device cpu runs it without CUDA" if self.provider == "cuda" else ""
             raise kind(f"{self._name} failed on {self.provider}: {_line(result[0])}{hint}")
         return result[0]
 
@@ -120,19 +120,19 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
     """A session for a graph that `zoo.graph.check` accepted.
 
     Args:
-        device: `auto` takes CUDA where a GPU is present and a real session gets it, else the CPU; `cuda` is CUDA or
-            an error.
-        threads: of the CPU provider; None: one a physical core that this process may use.
+        device: `auto` uses CUDA if there is a GPU and a real session gets it, else the CPU; `cuda` means CUDA or an
+            error.
+        threads: of the CPU provider; None: one per physical core that this process may use.
         exact: no TF32 on CUDA, for comparing outputs.
 
     Raises:
-        UsageError: `ZOO_CUDA_OPTIONS` says what there is not; where `device` is `cpu` it is not read.
+        UsageError: `ZOO_CUDA_OPTIONS` has an unknown option or value; it is not read if `device` is `cpu`.
         NotFoundError: there is no such file.
         InvalidFileError: ONNX Runtime refuses the graph.
-        DeviceError: `cuda` was asked for and can't be had.
+        DeviceError: `cuda` was requested and is unavailable.
     """
     if not graph.is_file():
-        raise NotFoundError(f"{safe_text(graph)} is not there")
+        raise NotFoundError(f"{safe_text(graph)} does not exist")
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a model must not set session options
 
     options, obstacle = ({}, "") if device == "cpu" else (cuda_options(exact), cuda_obstacle())
@@ -145,29 +145,30 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         else:
             if session.get_providers()[0] == CUDA:
                 return Session(session, "cuda", "", graph.name, profile)
-            obstacle = f"ONNX Runtime made the session without CUDA; `zoo doctor` looks deeper, or {_MEND}"
+            obstacle = f"ONNX Runtime made the session without CUDA; run `zoo doctor` for details, or {_MEND}"
         if profile:
             profile.cleanup()
     if device == "cuda":
-        raise DeviceError(f"CUDA was asked for, but {obstacle}")
-    reason = "" if obstacle == NO_GPU else obstacle  # nothing is left unused
+        raise DeviceError(f"CUDA was requested, but {obstacle}")
+    reason = "" if obstacle == NO_GPU else obstacle  # without a GPU, nothing is left unused
     return Session(_create(graph, [CPU], threads, None), "cpu", reason, graph.name)
 
 
 def cuda_options(exact: bool = False) -> dict[str, str]:
-    """The CUDA provider's options: the defaults, and what `ZOO_CUDA_OPTIONS` sets, as in `use_tf32=0,gpu_mem_limit=9`.
+    """The CUDA provider's options: the defaults, and those set in `ZOO_CUDA_OPTIONS`, e.g.
+    `use_tf32=0,gpu_mem_limit=9`.
 
     Args:
-        exact: no TF32, whatever is set.
+        exact: no TF32, even if it is set.
 
     Raises:
-        UsageError: no such option or value.
+        UsageError: an unknown option or value.
     """
     set_here: dict[str, str] = {}
     for word in filter(None, os.environ.get("ZOO_CUDA_OPTIONS", "").split(",")):
         name, equals, value = word.partition("=")
         if not equals:
-            raise UsageError(f"ZOO_CUDA_OPTIONS: '{safe_text(word)}' must be NAME=VALUE; a comma stands between two")
+            raise UsageError(f"ZOO_CUDA_OPTIONS: '{safe_text(word)}' must be NAME=VALUE; commas separate options")
         set_here[name.strip()] = value.strip()
     options = CudaOptions()
     if set_here:
@@ -185,19 +186,19 @@ def _create(graph: Path, providers: list, threads: int | None, profile: Temporar
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or physical_cores()
-    # It would lay out the activations of the second call (in a loop: of the second step) in a block of its own, beside
-    # what the first took. Without it a sampler needs a third less memory on the CPU, and is as fast there.
+    # It would put the activations of the second call (in a loop: of the second step) into a separate block, in addition
+    # to the memory of the first. Without it a sampler needs a third less memory on the CPU, and is as fast there.
     options.enable_mem_pattern = False
-    # Else the threads of a session that just ran go on looking for work, on the cores that the next session needs:
-    # `encode` and `decode` in turn took half as long again.
+    # Otherwise the threads of a session that just ran keep spinning on the cores that the next session needs: `encode`
+    # and `decode` in turn took 1.5 times as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(profile.name) / "call")
     try:
-        # Without its own fallback, which prints to stdout and goes on on the CPU.
+        # Without its own fallback, which prints to stdout and continues on the CPU.
         return onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
-    except Exception as e:  # a dozen types, UnicodeDecodeError among them
+    except Exception as e:  # a dozen types, including UnicodeDecodeError
         raise InvalidFileError(f"ONNX Runtime refuses {safe_text(graph.name)}: {_line(e)}") from None
 
 
@@ -210,19 +211,19 @@ def _line(error: Exception) -> str:
 
 
 def explain_device(session: Session) -> str:
-    """One line: `cuda`, `cpu`, or `cpu: 1 NVIDIA GPU is here, but …`."""
+    """One line: `cuda`, `cpu`, or `cpu: there is 1 NVIDIA GPU, but …`."""
     return f"{session.provider}: {session.reason}" if session.reason else session.provider
 
 
 def cuda_obstacle() -> str:
-    """What keeps ONNX Runtime from CUDA on this machine, one line with the mend; empty when nothing is in the way.
+    """What keeps ONNX Runtime from using CUDA on this machine, one line with the fix; empty if nothing does.
 
-    Loads the CUDA libraries, where there is a GPU.
+    Loads the CUDA libraries if there is a GPU.
     """
     gpus = nvidia_gpus()
     if not gpus:
         return NO_GPU
-    here = f"{gpus} NVIDIA GPU{'s are' if gpus > 1 else ' is'} here, but "
+    here = f"there {'are' if gpus > 1 else 'is'} {gpus} NVIDIA GPU{'s' if gpus > 1 else ''}, but "
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
@@ -239,7 +240,7 @@ def cuda_obstacle() -> str:
 
 
 def nvidia_gpus() -> int:
-    """How many GPUs the NVIDIA driver offers to this process; 0 without a driver that works."""
+    """The number of GPUs that the NVIDIA driver offers to this process; 0 without a working driver."""
     import ctypes
 
     try:
@@ -253,17 +254,17 @@ def nvidia_gpus() -> int:
 
 
 def _load_problem(library: Path) -> str:
-    """Why a provider's library can't be loaded, in the loader's words: ONNX Runtime tells its log alone."""
+    """Why a provider's library cannot be loaded, in the loader's words: ONNX Runtime only writes it to its log."""
     import contextlib
     import ctypes
     import io
 
     import onnxruntime
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing
         onnxruntime.preload_dlls()
     try:
-        # The provider refers to this one's symbols.
+        # The provider needs this library's symbols.
         ctypes.CDLL(str(library.with_name(_library("onnxruntime_providers_shared"))), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(library))
     except OSError as e:
@@ -285,7 +286,7 @@ def placement(profile_json: list[dict[str, Any]]) -> Placement:
     """Where each node of a profiled call ran, by operator; nodes inside loops count once.
 
     Args:
-        profile_json: the parsed profile that ONNX Runtime writes, one call in it.
+        profile_json: the parsed profile that ONNX Runtime writes, of one call.
     """
     nodes = {
         (event["args"]["op_name"], event["args"]["provider"], event["name"], event["args"].get("node_index"))
@@ -302,14 +303,14 @@ def require_cuda(placed: Placement, name: str) -> dict[str, int]:
     """Operators left on the CPU and their number of nodes.
 
     Raises:
-        DeviceError: among them is a Conv, MatMul or Gemm, or nothing ran on CUDA at all.
+        DeviceError: a Conv, MatMul or Gemm is among them, or nothing ran on CUDA at all.
     """
     left = {op: providers[CPU] for op, providers in placed.items() if CPU in providers}
     if heavy := {op: count for op, count in left.items() if _HEAVY.search(op)}:
         listed = ", ".join(f"{count} {safe_text(op)}" for op, count in heavy.items())
-        raise DeviceError(f"CUDA was asked for, but {safe_text(name)} ran on the CPU in part: {listed}")
+        raise DeviceError(f"CUDA was requested, but {safe_text(name)} partly ran on the CPU: {listed}")
     if not any(CUDA in providers for providers in placed.values()):
-        raise DeviceError(f"CUDA was asked for, but no node of {safe_text(name)} ran there")
+        raise DeviceError(f"CUDA was requested, but no node of {safe_text(name)} ran on it")
     return left
 
 
@@ -317,9 +318,10 @@ def require_cuda(placed: Placement, name: str) -> dict[str, int]:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use: its CPU affinity and its control group's quota count.
+    """The number of physical cores that this process may use, by its CPU affinity and its control group's quota.
 
-    Two threads on one core share its vector units, and more threads than the quota allows are stopped in turn.
+    Two threads on one core share its vector units, and if there are more threads than the quota allows, they are
+    paused in turn.
     """
     if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
         return max(1, (os.cpu_count() or 2) // (1 if sys.platform == "darwin" else 2))

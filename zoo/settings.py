@@ -1,7 +1,7 @@
-"""Configs and training settings that users write, read by a typed schema.
+"""Reads users' configs and training settings with a typed schema.
 
-A family declares its config, and what its training can be told, as msgspec Structs; `read` turns a user's values into
-one, and what is wrong with them into one line that names the field, its value and what is allowed.
+A family declares its config and its training settings as msgspec Structs; `read` turns a user's values into one, and a
+mistake into one line that names the field, its value and what is allowed.
 """
 
 import re
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every training is told. A family's own settings are a subclass with `forbid_unknown_fields=True`."""
+    """The settings of every training. A family's own settings are a subclass with `forbid_unknown_fields=True`."""
 
     steps: Annotated[int, Meta(ge=1, le=10**9)]
-    batch_size: Annotated[int, Meta(ge=1, le=10**6)]  # pictures a step, over all processes
+    batch_size: Annotated[int, Meta(ge=1, le=10**6)]  # pictures per step, over all processes
     learning_rate: Annotated[float, Meta(gt=0, le=100)]  # the peak
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
 
 
 class AveragedSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `zoo.build.optim.AveragedTrainer` is told."""
+    """The settings of `zoo.build.optim.AveragedTrainer`."""
 
     warmup_steps: Annotated[int, Meta(ge=0)] = 100  # of the learning rate
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
@@ -38,7 +38,7 @@ def read(schema: type[T], values: Mapping[str, Any], what: str) -> T:
     """The values as an instance of `schema`, a msgspec Struct or a dataclass.
 
     Args:
-        what: stands before the field in messages, e.g. `vqvae config`.
+        what: comes before the field in messages, e.g. `vqvae config`.
 
     Raises:
         UsageError: `vqvae config: codec.num_codes is 1; it must be a whole number from 2 to 65536`.
@@ -55,7 +55,7 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", 
 
 
 def _explain(message: str, schema: type, values: Any) -> str:
-    """msgspec's message in the user's words; as it is where the schema has what `_allowed` does not know."""
+    """msgspec's message in the user's words; unchanged if the schema has types that `_allowed` does not know."""
     at = _AT.search(message)
     reason = message[: at.start()] if at else message
     steps = [name or int(index) for name, index in _STEP.findall(at["path"] if at else "")]
@@ -76,17 +76,17 @@ def _explain(message: str, schema: type, values: Any) -> str:
 
 
 def _inside(kind: Any, step: str | int) -> Any:
-    """The type of a field or item; None where the schema says it in another way than by Structs and lists."""
+    """The type of a field or item; None if the schema uses anything but Structs and lists there."""
     if isinstance(step, int):
         return getattr(kind, "item_type", None)
     found = next((f.type for f in getattr(kind, "fields", ()) if f.encode_name == step), None)
-    if isinstance(found, inspect.UnionType):  # T | None: a part that may be left out
+    if isinstance(found, inspect.UnionType):  # T | None: optional
         found = next((t for t in found.types if not isinstance(t, inspect.NoneType)), None)
     return found
 
 
 def _allowed(kind: Any) -> str:
-    """What a type takes, in words; empty for a type that is none of these."""
+    """The values that a type allows, in words; empty for any other type."""
     match kind:
         case inspect.LiteralType(values=values):
             return " or ".join(map(str, values))

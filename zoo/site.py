@@ -1,4 +1,4 @@
-"""Serves a folder on this machine's loopback address, for a page that computes in the browser."""
+"""Serves a folder on the loopback address, for a page that computes in the browser."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MAX_POST_BYTES = 256 << 20
 
 
 class Site(ThreadingHTTPServer):
-    """A server of one folder on 127.0.0.1; call `serve_forever`, `shutdown`.
+    """A server for one folder on 127.0.0.1; call `serve_forever` and `shutdown`.
 
     Args:
-        port: 0 is a free one.
-        on_post: gets path and body of each POST; None refuses them.
+        port: 0 chooses a free one.
+        on_post: called with path and body of each POST; None refuses POSTs.
     """
 
     daemon_threads = True
@@ -33,7 +33,7 @@ class Site(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    # Not from the system's table, which knows .mjs and .wasm on some machines only.
+    # Not from the system's table, which knows .mjs and .wasm only on some machines.
     extensions_map = {
         ".html": "text/html; charset=utf-8",
         ".css": "text/css; charset=utf-8",
@@ -54,7 +54,8 @@ class _Handler(SimpleHTTPRequestHandler):
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
-        # Another page's script can't read what is served here, by its own name for 127.0.0.1 either (DNS rebinding).
+        # Another page's script cannot read what is served here, not even under its own name for 127.0.0.1 (DNS
+        # rebinding).
         if self.headers.get("Host", "").partition(":")[0] not in ("127.0.0.1", "localhost"):
             self.send_error(403, "only 127.0.0.1")
             return False

@@ -6,8 +6,8 @@
     def test_it_keeps_the_contract(zoo_check):
         zoo_check()
 
-Each check of each family that the mark names becomes a test of its own. pytest finds this module by itself, through the
-entry point that zoo has for it. The checks are those of `zoo plugin check`; zoo/build/conformance.py holds them.
+Each check of each family named in the mark becomes a separate test. pytest finds this module automatically, through
+zoo's entry point for it. The checks are those of `zoo plugin check`; they are in zoo/build/conformance.py.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test a family and check."""
+    """One test per family and check."""
     if "zoo_check" not in metafunc.fixturenames:
         return
     from .build.conformance import CHECKS
@@ -51,7 +51,7 @@ def _zoo_examination() -> "Iterator[Callable[[str], Examination]]":
 
 @pytest.fixture
 def zoo_check(request: pytest.FixtureRequest, _zoo_examination: "Callable[[str], Examination]") -> Callable[[], None]:
-    """Call it: the test fails with the finding, the line of the plugin's code, and the section of the docs."""
+    """Call it to run the check: a failure shows the finding, the line of the plugin's code, and the docs section."""
     family, name = request.param
 
     def check() -> None:

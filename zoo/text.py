@@ -1,14 +1,14 @@
-"""Foreign text on its way to a terminal, and suggestions for names that miss."""
+"""Makes foreign text safe for a terminal, and suggests names for misspelt ones."""
 
 from collections.abc import Iterable
 from unicodedata import category
 
 
 def safe_text(text: object, *, keep_newlines: bool = False) -> str:
-    r"""The text with every character that could steer a terminal, or hide, shown as an escape.
+    r"""The text with every character that could control a terminal, or that is invisible, shown as an escape.
 
-    Control, format and bidirectional characters, line separators, surrogates and unassigned characters become `\x1b`
-    or `\u202e`; a tab becomes a space. Newlines stay only where the caller prints a block (a card).
+    Control, format and bidirectional characters, line separators, surrogates and unassigned characters become escapes
+    such as `\x1b` or `\u202e`; a tab becomes a space. Newlines stay only if the caller prints a block (a card).
     """
 
     def shown(char: str) -> str:
@@ -23,14 +23,14 @@ def safe_text(text: object, *, keep_newlines: bool = False) -> str:
 
 
 def warn(message: str, *values: object) -> None:
-    """A line by the logger `zoo`, on stderr unless a program says otherwise."""
-    import logging  # here, as some imports elsewhere: `zoo list` has no time for what it does not use
+    """Logs a line with the logger `zoo`, which goes to stderr unless a program configures it otherwise."""
+    import logging  # imported here, like some modules elsewhere, so that `zoo list` starts fast
 
     logging.getLogger("zoo").warning(message, *values)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, else the empty string. To be put at the end of a message."""
+    """`; did you mean 'x'?` for the closest known name, else the empty string. To be appended to a message."""
     import difflib
 
     known = list(known)
@@ -40,7 +40,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def human_bytes(count: int) -> str:
-    """`2.6 MB`, in powers of ten as the field's tools show them."""
+    """`2.6 MB`, in powers of ten, as is usual for model sizes."""
     if count < 1000:
         return f"{count} B"
     value, units = count / 1000, ["kB", "MB", "GB", "TB"]

@@ -141,7 +141,7 @@ def test_other_safetensors_are_no_checkpoint(tmp_path, about):
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95 pickle", bytes(100)])
 def test_other_files_are_no_checkpoint(tmp_path, content):
     (tmp_path / CHECKPOINT).write_bytes(content)
-    with pytest.raises(InvalidFileError, match="is no readable checkpoint"):
+    with pytest.raises(InvalidFileError, match="is not a readable checkpoint"):
         checkpoints.load(tmp_path)
 
 

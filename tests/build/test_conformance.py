@@ -43,7 +43,7 @@ FAULTS = {
     ),
     "a default that is no task": (
         "presets", "minimal", PLUGIN, 'default="denoise"', 'default="paint"',
-        "the default task 'paint' is none of denoise", "plugin.py:", "docs/contract.md#list_tasks",
+        "the default task 'paint' is not one of denoise", "plugin.py:", "docs/contract.md#list_tasks",
     ),
     "a misspelt field is taken": (
         "config errors", "minimal", PLUGIN, "kw_only=True, forbid_unknown_fields=True", "kw_only=True",
@@ -76,7 +76,7 @@ FAULTS = {
         "parity", "minimal", MODEL, FORWARD,
         "        Denoise.calls = getattr(Denoise, 'calls', 0) + (not torch.compiler.is_exporting())\n"
         "        return to_uint8(self.network(to_float(image)) + (Denoise.calls > 4))\n",
-        "against torch: ", "model.py:", "docs/contract.md#build_task",
+        "compared with torch: ", "model.py:", "docs/contract.md#build_task",
     ),
     "a mean over the batch": (
         "batches", "minimal", MODEL, FORWARD,
@@ -106,7 +106,7 @@ FAULTS = {
         "round trip", "minimal", MODEL, "    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W], -1 .. 1",
         "        self.share = float(torch.rand(()))\n\n"
         "    def forward(self, x: Tensor) -> Tensor:\n        x = self.share * x  #",
-        "saved, loaded and saved again, denoise.onnx has other bytes", "plugin.py:", "docs/contract.md#build_module",
+        "saving, loading and saving again changes denoise.onnx", "plugin.py:", "docs/contract.md#build_module",
     ),
 }  # fmt: skip
 

@@ -129,8 +129,8 @@ def test_labels_of_any_whole_number_type(tmp_path, dtype):
         ({"images": np.uint8(3)}, "images are uint8 of 0 dimensions"),
         ({"images": IMAGES, "labels": LABELS.astype(float)}, "labels are float64 of 1 dimensions"),
         ({"images": IMAGES, "labels": LABELS[:, None]}, "labels are int64 of 2 dimensions"),
-        ({"images": IMAGES, "labels": LABELS - 5}, "a label is -5; labels count from 0, and -1 is none"),
-        ({"images": IMAGES, "labels": LABELS[:3]}, "7 pictures and 3 labels; there must be one label a picture"),
+        ({"images": IMAGES, "labels": LABELS - 5}, "a label is -5; labels count from 0, and -1 means no label"),
+        ({"images": IMAGES, "labels": LABELS[:3]}, "7 pictures and 3 labels; there must be one label per picture"),
         ({"pictures": IMAGES}, "has no array 'images' or 'train_images'"),
         ({"images": IMAGES[:0]}, "has no pictures"),
         ({"images": np.stack([IMAGES] * 4, axis=-1)}, "pictures have 4 channels; they must have 1 or 3"),
@@ -147,7 +147,7 @@ def test_a_pickle_in_an_npz_is_not_run(tmp_path):
         def __reduce__(self):
             return (tmp_path.joinpath("ran").touch, ())
 
-    assert "is no readable .npz" in refused(write_npz(tmp_path, images=np.array([Trap()], dtype=object)))
+    assert "is not a readable .npz" in refused(write_npz(tmp_path, images=np.array([Trap()], dtype=object)))
     assert not (tmp_path / "ran").exists()
 
 
@@ -155,13 +155,13 @@ def test_a_pickle_in_an_npz_is_not_run(tmp_path):
 def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     path = tmp_path / "x.npz"
     path.write_bytes(content)
-    assert "is no .npz; data is an .npz, or a folder of pictures or IDX files" in refused(path)
+    assert "is not an .npz; give an .npz, or a folder of pictures or IDX files" in refused(path)
 
 
 def test_a_damaged_npz_is_refused(tmp_path):
     whole = write_npz(tmp_path, images=IMAGES).read_bytes()
     (tmp_path / "set.npz").write_bytes(whole[:200] + bytes(50) + whole[250:])
-    assert "is no readable .npz" in refused(tmp_path / "set.npz")
+    assert "is not a readable .npz" in refused(tmp_path / "set.npz")
 
 
 # --- Folders ----------------------------------------------------------------------------------------------------------

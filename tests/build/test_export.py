@@ -246,7 +246,7 @@ def test_a_constant_that_was_copied_out_of_the_model(tmp_path):
 
     tasks = {"filter": (FILTER["filter"][0], Copying)}
     message = fails(tmp_path, tasks)
-    assert "the task 'filter' holds a constant [80, 80] of 25,600 bytes that is no tensor of the model" in message
+    assert "the task 'filter' holds a constant [80, 80] of 25,600 bytes that is not a tensor of the model" in message
 
 
 def test_a_weight_is_not_folded_into_a_turned_copy(tmp_path):
@@ -289,7 +289,7 @@ def test_a_tensor_that_no_file_takes(tmp_path):
     module = nn.ModuleDict({"codec": Net(), "prior": Net()})
     tasks = {"filter": (FILTER["filter"][0], lambda m: Filter(m["codec"]))}
     message = fails(tmp_path, tasks, module=module, weights=("codec",))
-    assert message == "the tensor 'prior.codebook' belongs to none of the weight files codec"
+    assert message == "the tensor 'prior.codebook' does not belong to any of the weight files codec"
 
 
 def test_weights_that_hold_nan(tmp_path):
@@ -398,7 +398,7 @@ def test_codes_that_tie_make_a_bundle_that_says_so(tmp_path, monkeypatch):
     net.codebook[2:] = 100
     said: list[str] = []
     manifest = make(tmp_path, CODEC, module=net, on_progress=said.append)
-    assert "encode: codes lie so close that tokens tie; where they do, nothing can be compared" in said
+    assert "encode: codes are so close that tokens tie; tied tokens cannot be compared" in said
     for case in read_cases(tmp_path / "bundle" / GOLDEN, manifest)["encode"]:
         assert (case.margins == 0).all() and case.margins.shape == case.inputs["image"].shape[:1]
 

@@ -117,10 +117,10 @@ W = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
         ({"state_dict": W, "epoch": 3}, ("took 'state_dict', left epoch",)),
         ({"model": {"x": torch.ones(1)}, "ema": W, "opt": {}}, ("took 'ema', left model, opt",)),
         ({"model": {"state_dict": W}}, ("took 'model'", "took 'state_dict'")),
-        ({f"module.{k}": v for k, v in W.items()}, ("dropped the prefix 'module.' of all names",)),
+        ({f"module.{k}": v for k, v in W.items()}, ("removed the prefix 'module.' of all names",)),
         ({f"module._orig_mod.{k}": v for k, v in W.items()}, 2),
         ({"a": {"weight": W["a.weight"], "bias": W["a.bias"]}}, ()),
-        (W | {"epoch": 3, "none": None}, ("left out what is no tensor: epoch",)),
+        (W | {"epoch": 3, "none": None}, ("left out what is not a tensor: epoch",)),
         (defaultdict(dict, W), ()),
     ],
 )
@@ -194,7 +194,7 @@ def test_which_file_of_a_folder(tmp_path):
         foreign.read(tmp_path)
     torch.save(W, tmp_path / "a.pt")
     torch.save(W, tmp_path / "b.ckpt")
-    with pytest.raises(UsageError, match=r"holds several weights files: a\.pt, b\.ckpt; name one"):
+    with pytest.raises(UsageError, match=r"contains several weights files: a\.pt, b\.ckpt; name one"):
         foreign.read(tmp_path)
 
 

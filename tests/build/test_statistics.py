@@ -54,5 +54,5 @@ def test_each_vector_has_the_distance_of_its_nearest():
 def test_weights_that_are_something_else_are_refused(tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(b"<html>not found</html>")
-    with pytest.raises(InvalidFileError, match="weights.pth holds no Inception weights"):
+    with pytest.raises(InvalidFileError, match="weights.pth does not contain Inception weights"):
         inception(file)

@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_a_checkpoint_of_another_zoo_is_refused():
     saved = Checkpoint(run=asdict(run()) | {"settings": 5}, step=1, seconds=0.0, state={})
-    with pytest.raises(InvalidFileError, match=r"the checkpoint is of another version of zoo: .*settings"):
+    with pytest.raises(InvalidFileError, match=r"the checkpoint was written by another version of zoo: .*settings"):
         Run.of(saved)
 
 
@@ -225,7 +225,7 @@ def test_weights_of_another_config_are_named_one_by_one():
     with pytest.raises(InvalidFileError) as error:
         load_weights(module, weights)
     assert str(error.value) == (
-        "these weights are of another config: bias is missing; scale has no place;"
+        "these weights belong to another config: bias is missing; scale is unexpected;"
         " weight is (3, 4) where (3, 2) belongs"
     )
 

@@ -41,7 +41,7 @@ def test_a_grid_of_drawn_pictures_comes_out_identical(bundle: Path):
     assert outcome.code == 0 and outcome.out.startswith("identical (made on ") and outcome.out.endswith("\nh.png\n")
     assert Path("g.png").read_bytes() == Path("h.png").read_bytes()
     refused = zoo("again", "g.png")
-    assert refused.code == 3 and "--model names a folder" in refused.err
+    assert refused.code == 3 and "name the folder with --model" in refused.err
 
 
 def test_a_model_that_was_published_is_found_by_its_digest(bundle: Path, tmp_path: Path):
@@ -74,7 +74,7 @@ def test_an_input_is_found_beside_the_picture_or_given(bundle: Path, tmp_path: P
     Path("x.png").rename(tmp_path / "moved.png")
     said = error(zoo("again", "r.png", "--model", bundle), 3)
     assert said.startswith(
-        "the picture was made from x.png, which is not here; give the file with --file FILE (SHA-256 "
+        "the picture was made from x.png, which was not found; give the file with --file FILE (SHA-256 "
     )
     assert zoo("again", "r.png", "--model", bundle, "--image", tmp_path / "moved.png").code == 0
     Image.fromarray(PIXELS[::-1].copy()).save("x.png")
@@ -83,7 +83,7 @@ def test_an_input_is_found_beside_the_picture_or_given(bundle: Path, tmp_path: P
 
 def test_an_input_from_stdin_must_be_given(bundle: Path):
     zoo("run", bundle, "--image", "-", "--out", "r.png", stdin=Path("x.png").read_bytes())
-    assert "made from what stdin gave" in error(zoo("again", "r.png", "--model", bundle), 3)
+    assert "made from data from stdin" in error(zoo("again", "r.png", "--model", bundle), 3)
     assert zoo("again", "r.png", "--model", bundle, "--image", "x.png").code == 0
 
 
@@ -119,12 +119,16 @@ def test_a_level_of_difference_is_within_the_tolerance(bundle: Path):
     ("fields", "code", "said"),
     [
         ({"format": 2}, 4, "its recipe has format 2; this zoo reads 1: upgrade zoo"),
-        ({"grid": {"count": 10**9, "columns": 1, "height": 1, "width": 1}}, 4, "picture's size and its recipe differ"),
-        ({"grid": {"count": 1, "columns": 1, "height": 0, "width": 8}}, 4, "picture's size and its recipe differ"),
-        ({"index": 7}, 4, "picture's size and its recipe differ"),
+        (
+            {"grid": {"count": 10**9, "columns": 1, "height": 1, "width": 1}},
+            4,
+            "size does not match its recipe",
+        ),
+        ({"grid": {"count": 1, "columns": 1, "height": 0, "width": 8}}, 4, "size does not match its recipe"),
+        ({"index": 7}, 4, "size does not match its recipe"),
         ({"seed": "x"}, 4, "its metadata is not what zoo writes: "),
         ({"task": "paint"}, 3, "studio has no task 'paint'"),
-        ({"output": "sound"}, 4, "the recipe names no output of generate: 'sound'"),
+        ({"output": "sound"}, 4, "the recipe names 'sound', which is not an output of generate"),
         ({"options": {"colour": 1}}, 2, "generate has no input 'colour'"),
         ({"options": {"steps": {"a": 1}}}, 2, "steps is dict; it must be int64"),
         ({"options": {"steps": [1, [2]]}}, 2, "steps has rows of different lengths"),
@@ -150,22 +154,22 @@ def test_a_recipe_that_a_stranger_changed_is_one_line(bundle: Path, fields: dict
 def test_a_recipe_can_not_name_a_folder_or_an_input_elsewhere(bundle: Path, tmp_path: Path):
     zoo("run", bundle, "--image", "x.png", "--out", "r.png")
     change("r.png", "bad.png", model=str(bundle))
-    assert "is no model reference" in error(zoo("again", "bad.png"), 2)
+    assert "is not a model reference" in error(zoo("again", "bad.png"), 2)
     secret = tmp_path / "secret.png"
     Path("x.png").rename(secret)
     recipe = json.loads(Image.open("r.png").text["zoo"])
     change(
         "r.png", "bad.png", files={"image": [{"name": str(secret), "sha256": recipe["files"]["image"][0]["sha256"]}]}
     )
-    assert "which is not here" in error(zoo("again", "bad.png", "--model", bundle), 3)
+    assert "which was not found" in error(zoo("again", "bad.png", "--model", bundle), 3)
 
 
 def test_pictures_without_a_recipe(bundle: Path):
     said = error(zoo("again", "x.png"), 4)
-    assert said == "x.png does not say how it was made: zoo did not write it, or it lost its metadata"
+    assert said == "x.png has no recipe: zoo did not write it, or it lost its metadata"
     Image.fromarray(PIXELS).save("x.jpg")
     assert error(zoo("again", "x.jpg"), 4) == said.replace("x.png", "x.jpg")
-    assert error(zoo("again", "none.png"), 3) == "none.png is not there"
+    assert error(zoo("again", "none.png"), 3) == "none.png does not exist"
     zoo("run", bundle, "generate", "--seed", 3, "--out", "g.png")
     assert error(zoo("again", "g.png", "--model", bundle, "--out", "no/x.png"), 7).startswith("the folder no does not")
-    assert error(zoo("again", "x.png", "--out", "-"), 2).startswith("--out - is not for `again`")
+    assert error(zoo("again", "x.png", "--out", "-"), 2).startswith("`zoo again` prints its result on stdout")

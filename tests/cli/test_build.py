@@ -34,8 +34,8 @@ def test_a_checkpoint_becomes_the_bundle_of_its_training(workshop):
     [
         (["nowhere"], 3, "no model 'nowhere' in registry 'default'"),
         (["./nowhere"], 3, "no checkpoint at nowhere"),
-        (["text"], 4, "text is no readable checkpoint: "),
-        (["text", "--name", "Bad Name"], 2, "'Bad Name' is no model reference"),
+        (["text"], 4, "text is not a readable checkpoint: "),
+        (["text", "--name", "Bad Name"], 2, "'Bad Name' is not a model reference"),
     ],
 )
 def test_a_mistake_is_one_line(here, words, code, line):
@@ -65,8 +65,8 @@ def test_a_model_is_built_anew(workshop):
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["--sampler", "ddim"], "the family 'vqvae' has no samplers to choose from: leave out --sampler ddim"),
-        (["--set", "codec.num_codes=4"], "these weights are of another config: "),
+        (["--sampler", "ddim"], "the family 'vqvae' has no choice of samplers: leave out --sampler ddim"),
+        (["--set", "codec.num_codes=4"], "these weights belong to another config: "),
         (["--set", "codec.num_cods=4"], "num_cods"),
     ],
 )

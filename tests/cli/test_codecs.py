@@ -22,11 +22,11 @@ RGB = np.stack([ROWS * 9, COLUMNS * 6, (ROWS + COLUMNS) * 3], axis=-1).astype(np
 GREY = RGB[..., 1]
 HALF = np.where(COLUMNS < 20, 255, 0).astype(np.uint8)  # alpha: the right side is clear
 
-IN_GREY = "x is in colour: this model sees it in grey"
-REPEATED = "x is grey: it is repeated in three channels"
-ON_WHITE = "x is transparent in part: it is laid on white"
-CUT = "x has 16 bits a channel: the upper 8 are used"
-ANIMATED = "x is animated: its first frame is used"
+IN_GREY = "x is in colour: converted to grey"
+REPEATED = "x is grey: repeated in three channels"
+ON_WHITE = "x is partly transparent: put on white"
+CUT = "x has 16 bits per channel: using the upper 8"
+ANIMATED = "x is animated: using its first frame"
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ PICTURES = {  # file; the pixels that a person sees in it; what is said for a gr
     "CMYK": (
         CMYK,
         decoded(CMYK),
-        ["x is CMYK: it is converted to RGB", IN_GREY],
-        ["x is CMYK: it is converted to RGB"],
+        ["x is CMYK: converted to RGB", IN_GREY],
+        ["x is CMYK: converted to RGB"],
     ),
     "turned": (turned(), np.rot90(decoded(JPEG), -1), [IN_GREY], []),
     "animated GIF": (animation("GIF"), None, [ANIMATED, IN_GREY], [ANIMATED]),
@@ -205,7 +205,7 @@ def test_a_huge_picture_is_refused_before_it_is_in_memory():
     Path("x").write_bytes(png(20_000, 20_000, 1, 0, zlib.compress(rows, 1)))
     words = [sys.executable, "-c", PEAK, "run", "vqgan-fashion", "reconstruct", "--image", "x", "--out", "out.png"]
     done = subprocess.run(words, capture_output=True, text=True)
-    assert done.stderr == "Error: x is 20000x20000, 400,000,000 pixels; at most 40,000,000 are read\n"
+    assert done.stderr == "Error: x is 20000x20000, 400,000,000 pixels; at most 40,000,000 are allowed\n"
     code, grown = map(int, done.stdout.split())
     assert code == 4 and grown < 100, f"{grown} MiB"
     assert set(Path().iterdir()) == {Path("x")}

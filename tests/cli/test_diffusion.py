@@ -77,7 +77,7 @@ def test_a_mask_of_another_size_is_one_line():
     Image.fromarray(np.zeros((10, 10), np.uint8)).save("mask.png")
     words = ("run", "ddpm-fashion", "inpaint", "--image", "coat.png", "--mask", "mask.png", "--seed", 2)
     outcome = zoo(*words, "--out", "x.png")
-    line = "the mask mask.png is 10x10 pixels and coat.png is 28x28; a mask has its picture's size"
+    line = "the mask mask.png is 10x10 pixels and coat.png is 28x28; they must have the same size"
     assert outcome.code == 4 and outcome.err == f"Error: {line}\n"
     assert not Path("x.png").exists()
 

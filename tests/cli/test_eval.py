@@ -40,8 +40,8 @@ def test_json_names_the_judge_and_the_command(data: Path):
     ("options", "message"),
     [
         (["--skip", "30"], "drawn.npz has no pictures after the first 30"),
-        (["--samples", "10"], "draws no pictures: --samples means nothing to it"),
-        (["--set", "steps=3"], "draws no pictures: --set means nothing to it"),
+        (["--samples", "10"], "does not draw pictures: --samples does not apply to it"),
+        (["--set", "steps=3"], "does not draw pictures: --set does not apply to it"),
         (["--save"], "'vqvae-fashion:1' is a published model, which never changes"),
         (["--judge", "judge-fashon"], "judge-fashion"),
     ],

@@ -32,7 +32,7 @@ def test_a_complete_bundle(tmp_path, checkpoint):
     assert (outcome.code, outcome.out) == (0, f"{out}\n"), outcome.err
     assert outcome.err == (
         "model.ckpt: took 'state_dict', left epoch\n"
-        "model.ckpt: dropped the prefix 'module.' of all names\n"
+        "model.ckpt: removed the prefix 'module.' of all names\n"
         "zalandoresearch/pytorch-vq-vae: took 21 of 21 tensors\n"
         "traced reconstruct\ntraced encode\ntraced decode\ncomparing with torch\n"
         "small:1, reconstruct, encode, decode\n"
@@ -89,7 +89,7 @@ def refused(tmp_path, *words, code):
 def test_an_unknown_layout(tmp_path):
     torch.save({"x.weight": torch.ones(2), "y": torch.ones(2)}, tmp_path / "a.pt")
     error = refused(tmp_path, "vqvae", tmp_path / "a.pt", code=4)
-    assert error.endswith("a.pt has a layout that the family 'vqvae' does not know; its tensors are x.weight, y")
+    assert error.endswith("a.pt has a layout that the family 'vqvae' does not support; its tensors are x.weight, y")
 
 
 def test_missing_tensors(tmp_path):
@@ -105,7 +105,7 @@ def test_a_hostile_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = hostile.call("os.system", hostile.text(hostile.TOUCH))
     (tmp_path / "a.pt").write_bytes(hostile.torch_zip(hostile.program(run)))
-    assert "it holds no tensors" in refused(tmp_path, "vqvae", "a.pt", code=4)
+    assert "it contains no tensors" in refused(tmp_path, "vqvae", "a.pt", code=4)
     assert not (tmp_path / "canary").exists()
 
 

@@ -85,8 +85,8 @@ def test_of_a_pulled_model_the_manifest_tells(registry: Path):
 
 def test_what_is_not_there_is_one_line(registry: Path, tmp_path: Path):
     assert "did you mean 'studio'?" in error(zoo("info", "studo", "--registry", registry), 3)
-    assert error(zoo("info", f"{tmp_path}/none"), 3).endswith("is no bundle: it has no model.yaml")
-    assert "is no model reference" in error(zoo("info", "No Such"), 2)
+    assert error(zoo("info", f"{tmp_path}/none"), 3).endswith("is not a bundle: it has no model.yaml")
+    assert "is not a model reference" in error(zoo("info", "No Such"), 2)
 
 
 def test_it_imports_nothing_heavy(bundle: Path, registry: Path):

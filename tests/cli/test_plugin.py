@@ -42,9 +42,9 @@ def results(site, home):
 
 
 SAYS = {name: says for name, (_, says) in BROKEN.items()} | {
-    "clash": "zoo-clash and zoo-rival both make the family 'disputed'; remove one of them: pip uninstall zoo-clash",
-    "rival": "zoo-rival and zoo-clash both make the family 'disputed'; remove one of them: pip uninstall zoo-rival",
-    "thief": "zoo-thief and zoo-diffusion both make the family 'ddpm'; remove this one: pip uninstall zoo-thief",
+    "clash": "zoo-clash and zoo-rival both provide the family 'disputed'; remove one of them: pip uninstall zoo-clash",
+    "rival": "zoo-rival and zoo-clash both provide the family 'disputed'; remove one of them: pip uninstall zoo-rival",
+    "thief": "zoo-thief and zoo-diffusion both provide the family 'ddpm'; remove this one: pip uninstall zoo-thief",
 }
 
 
@@ -141,5 +141,5 @@ def test_a_registry_that_a_distribution_carries_is_listed(tmp_path, home):
     registries = {e["registry"]: e for e in json.loads(result.stdout) if e["distribution"] == "zoo-carrier"}
     assert (registries["more"]["state"], registries["lost"]["state"]) == ("ok", "set aside")
     assert registries["lost"]["problem"] == (
-        "the package that holds its registry is not there; install it again: pip install --force-reinstall zoo-carrier"
+        "the package with its registry is missing; reinstall it: pip install --force-reinstall zoo-carrier"
     )

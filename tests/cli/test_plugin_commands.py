@@ -81,7 +81,7 @@ def test_what_goes_wrong_in_a_command_is_one_line(tmp_path, zoo, how, code, says
     [
         ({"source": "raise ValueError('boom')"}, "failed (zoo_helpful/commands.py:1): ValueError: boom; upgrade it"),
         ({"source": "import sys; sys.exit(0)"}, "failed (zoo_helpful/commands.py:1): SystemExit"),
-        ({"target": "zoo_helpful.commands:number"}, "zoo_helpful.commands:number is a int, no click command"),
+        ({"target": "zoo_helpful.commands:number"}, "zoo_helpful.commands:number is a int, not a click command"),
         ({"target": "zoo_helpful.commands:nothing"}, "AttributeError: module 'zoo_helpful.commands' has no attribute"),
         ({"plugin": GOOD.replace("CONTRACT = 1", "CONTRACT = 99")}, "is set aside: it needs zoo with contract 99"),
     ],
@@ -96,8 +96,8 @@ def test_a_command_that_cannot_be_had_is_one_line(tmp_path, zoo, change, says):
 
 def test_our_own_commands_win(tmp_path, zoo):
     bring(tmp_path, "thief", command="families")
-    assert "NAME" in zoo("families").stdout
-    says = "zoo itself has the command 'families', which zoo-thief brings too; remove it (pip uninstall zoo-thief)"
+    assert "name" in zoo("families").stdout
+    says = "zoo itself has the command 'families', which zoo-thief also provides; remove it (pip uninstall zoo-thief)"
     assert says in zoo("plugin", "list").stdout
 
 
@@ -106,10 +106,10 @@ def test_of_two_commands_with_one_name_neither_runs(tmp_path, zoo):
     bring(tmp_path, "two", command="same")
     done = zoo("same", "work")
     assert (done.returncode, done.stderr.count("\n")) == (9, 1)
-    assert "zoo-two and zoo-one both bring the command 'same'" in done.stderr
+    assert "zoo-two and zoo-one both provide the command 'same'" in done.stderr
     listed = zoo("plugin", "list").stdout
-    assert "zoo-one and zoo-two both bring the command 'same'" in listed
-    assert "zoo-two and zoo-one both bring the command 'same'" in listed
+    assert "zoo-one and zoo-two both provide the command 'same'" in listed
+    assert "zoo-two and zoo-one both provide the command 'same'" in listed
     assert "from zoo-one" not in zoo("--help").stdout
 
 

@@ -102,8 +102,8 @@ def test_files_without_an_option_are_the_pictures_or_the_tokens(workshop, here):
     assert zoo("run", workshop.codec, "encode", "x.png", "--out", "t.npy").code == 0
     assert np.load(here / "t.npy").shape == (1, 4, 5)
     assert zoo("run", workshop.codec, "decode", "t.npy", "--out", "y.png").out == "y.png\n"
-    assert "give image once" in refused("run", workshop.codec, "encode", "x.png", "--image", "x.png")
-    assert "decode takes one file of tokens, not 2" in refused("run", workshop.codec, "decode", "t.npy", "t.npy")
+    assert "give image only once" in refused("run", workshop.codec, "encode", "x.png", "--image", "x.png")
+    assert "decode takes one file for tokens, not 2" in refused("run", workshop.codec, "decode", "t.npy", "t.npy")
 
 
 @pytest.mark.slow

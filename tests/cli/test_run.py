@@ -111,14 +111,14 @@ def test_tokens_there_and_back(bundle: Path):
 
     assert zoo("run", bundle, "encode", "--image", "x.png", "--out", "t.npy").code == 0
     outcome = zoo("run", bundle, "decode", "--tokens", "t.npy", "--out", "n.png")
-    assert (pixels("n.png") == pixels("d.png")).all() and "knows no picture size" in outcome.err
+    assert (pixels("n.png") == pixels("d.png")).all() and "does not store the picture's size" in outcome.err
 
 
 def test_tokens_of_another_model_are_refused(bundle: Path, tmp_path: Path):
     zoo("run", bundle, "encode", "--image", "x.png", "--out", "t.safetensors")
     other = copy_with_version(bundle, tmp_path / "other", 2)
     said = error(zoo("run", other, "decode", "--tokens", "t.safetensors"), 4)
-    assert said.startswith("t.safetensors contains tokens of studio:1 (") and said.endswith("another model's")
+    assert said.startswith("t.safetensors contains tokens of studio:1 (") and said.endswith("another model's tokens")
 
 
 def test_labels_are_shown_as_a_table_and_as_json(bundle: Path):
@@ -163,16 +163,20 @@ def test_help_of_the_command_and_of_a_task(bundle: Path):
         (["reconstruct"], 2, "reconstruct needs --image FILE; "),
         (["reconstrct"], 3, "did you mean 'reconstruct'?"),
         (["--imge", "x.png"], 2, "No such option '--imge'. Did you mean '--image'?"),
-        (["--image", "x.png", "generate"], 2, "give image once: as --image, or as files without an option"),
-        (["--image", "none.png"], 3, "none.png is not there"),
+        (["--image", "x.png", "generate"], 2, "give image only once: with --image, or as files without an option"),
+        (["--image", "none.png"], 3, "none.png does not exist"),
         (["--image", "x.png", "--device", "gpu"], 2, "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
-        (["--image", "x.png", "--out", "no/where.png"], 7, "the folder no does not exist; make it first"),
+        (["--image", "x.png", "--out", "no/where.png"], 7, "the folder no does not exist; create it first"),
         (["--image", "x.png", "--out", "."], 2, "--out . is a folder; give a file name in it"),
-        (["--image", "x.png", "--out", "x.jpg"], 2, "reconstruct gives pictures; the name ends in .png"),
+        (["--image", "x.png", "--out", "x.jpg"], 2, "reconstruct gives pictures; the name must end in .png"),
         (["--image", "x.png", "--out", "/proc/x.png"], 7, "/proc"),
         (["--image", "x.png", "--out", "-", "--json"], 2, "--json and --out - both write to stdout"),
-        (["encode", "--image", "x.png", "--out", "t.png"], 2, "encode gives tokens; the name ends in .safetensors or"),
-        (["classify", "--image", "x.png", "--out", "c.npy"], 2, ".npy holds one array: use .safetensors"),
+        (
+            ["encode", "--image", "x.png", "--out", "t.png"],
+            2,
+            "encode gives tokens; the name must end in .safetensors or",
+        ),
+        (["classify", "--image", "x.png", "--out", "c.npy"], 2, ".npy can only contain one array: use .safetensors"),
         (["generate", "--label", "boots"], 2, "label 'boots' is not a class of this model"),
         (["generate", "--steps", "0"], 2, "steps is 0; it must be 1 .. 50"),
         (["generate", "--steps", "few"], 2, "'few' is not a valid integer"),
@@ -193,7 +197,7 @@ def test_bad_pictures_are_one_line(bundle: Path):
     for name, said in (
         ("cut.png", "cut.png "),
         ("small.png", "small.png is 5x5 pixels; it must be at least 8x8"),
-        ("text.png", "text.png is no picture that zoo reads: PNG, JPEG, WebP, GIF or BMP"),
+        ("text.png", "text.png is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP"),
     ):
         assert error(zoo("run", bundle, "--image", name), 4).startswith(said)
     assert not Path("studio-reconstruct.png").exists()
@@ -210,15 +214,15 @@ def test_cuda_without_a_gpu_is_an_error(bundle: Path):
     if nvidia_gpus():
         pytest.skip("this machine has a GPU")
     said = error(zoo("run", bundle, "--image", "x.png", "--device", "cuda"), 8)
-    assert said == "CUDA was asked for, but no NVIDIA GPU is here, or no driver for it"
+    assert said == "CUDA was requested, but this machine has no NVIDIA GPU, or no driver for it"
 
 
 def test_a_model_that_is_not_here_is_fetched_after_saying_how_much(tmp_path: Path):
     source = tiny.bundle(tmp_path / "tiny", ballast=2_000)
     registry = tiny.registry(tmp_path / "registry", source)
-    assert "is not here" in error(zoo("run", "tiny", "--registry", registry, "--help"), 3)
+    assert "is not in the store" in error(zoo("run", "tiny", "--registry", registry, "--help"), 3)
     first = zoo("run", "tiny", "--registry", registry, "--image", "x.png", "--out", "d.png")
-    assert first.code == 0 and "is not here: fetching " in first.err and " kB" in first.err
+    assert first.code == 0 and "is not in the store: fetching " in first.err and " kB" in first.err
     assert (pixels("d.png") == np.minimum(PIXELS.astype(int) * 2, 255)).all()
     again = zoo("run", "tiny", f"--registry={registry}", "--image", "x.png", "--out", "d.png")
     assert again.code == 0 and "fetching" not in again.err

@@ -80,7 +80,7 @@ def test_list_filters(lab):
 
 def test_list_as_a_table(lab):
     lines = zoo("list").out.splitlines()
-    assert lines[0].split() == ["NAME", "VERSION", "FAMILY", "TASKS", "SIZE", "TO", "FETCH", "LICENCE", "WHERE"]
+    assert lines[0].split() == ["name", "version", "family", "tasks", "size", "to", "fetch", "licence", "where"]
     assert lines[1].split() == ["inside", "1", "tiny", "double", "2.0", "kB", "-", "Apache-2.0", "in", "package"]
     assert lines[2].split()[:4] == ["lab/tiny", "2", "tiny", "double"]
 
@@ -106,7 +106,7 @@ def test_pull_prints_folders_and_says_how_much(lab, home):
     view, inside = outcome.out.splitlines()
     assert view.startswith(str(home / "views")) and inside.endswith("models/inside/1")
     assert outcome.err == "lab/tiny:2: 102.0 kB to fetch\ninside:1 is in the package: nothing to fetch\n"
-    assert zoo("pull", "lab/tiny").err == "lab/tiny:2 is here: nothing to fetch\n"
+    assert zoo("pull", "lab/tiny").err == "lab/tiny:2 is in the store: nothing to fetch\n"
     (first,) = json.loads(zoo("pull", "tiny", "--json").out)
     assert first == {"reference": "lab/tiny:2", "digest": first["digest"], "folder": view}
 
@@ -124,15 +124,15 @@ def test_pull_from_a_registry_given_with_the_call(lab, tmp_path):
     [
         ("pull tinny", 3, "no model 'tinny' in registry 'default', registry 'lab'; did you mean 'tiny'?"),
         ("pull tiny:9", 3, "tiny has no version 9 in registry 'lab'; versions there: 1, 2"),
-        ("pull Tiny", 2, "'Tiny' is no model reference"),
+        ("pull Tiny", 2, "'Tiny' is not a model reference"),
         ("pull", 2, "Missing argument 'MODEL...'"),
-        ("pull tiny --registry /nowhere", 3, "/nowhere is no registry"),
-        ("pull tiny --registry ftp://h/x", 2, "'ftp://h/x' is no registry"),
+        ("pull tiny --registry /nowhere", 3, "/nowhere is not a registry"),
+        ("pull tiny --registry ftp://h/x", 2, "'ftp://h/x' is not a registry"),
         ("rm tiny", 3, "tiny was not pulled; `zoo list --local` shows what is"),
         ("verify nothing", 3, "no model 'nothing'"),
-        ("verify tiny", 3, "lab/tiny:2 is not here; `zoo pull lab/tiny:2` fetches it"),
-        ("verify ./nowhere", 3, "nowhere is no bundle"),
-        ("registry add lab https://127.0.0.1:9/", 2, "there is a registry 'lab' already"),
+        ("verify tiny", 3, "lab/tiny:2 is not in the store; `zoo pull lab/tiny:2` fetches it"),
+        ("verify ./nowhere", 3, "nowhere is not a bundle"),
+        ("registry add lab https://127.0.0.1:9/", 2, "there is already a registry 'lab'"),
         ("registry remove lob", 3, "no registry 'lob' was added; did you mean 'lab'?"),
         ("registry lst", 2, "there is no command 'registry lst'; did you mean 'list'?"),
     ],
@@ -149,7 +149,7 @@ def test_rm_and_prune(lab, home):
     outcome = zoo("rm", "tiny")
     assert (
         outcome.code == 2
-        and "tiny may be any of lab/tiny:1, lab/tiny:2; name the one, or add --all-versions" in outcome.err
+        and "tiny may mean any of lab/tiny:1, lab/tiny:2; name one, or add --all-versions" in outcome.err
     )
     assert zoo("rm", "tiny:1").err == "removed lab/tiny:1, 202.1 kB freed\n"  # README and graph are shared
     assert zoo("rm", "tiny", "--all-versions").code == 0
@@ -173,14 +173,14 @@ def test_verify_names_what_is_wrong(lab, home):
     zoo("pull", "tiny:1")
     outcome = zoo("verify")
     assert outcome.code == 0
-    assert outcome.out == "inside:1: every file is as published\nlab/tiny:1: every file is as published\n"
+    assert outcome.out == "inside:1: all files are as published\nlab/tiny:1: all files are as published\n"
     path = home / "views" / rows()["lab/tiny:1"]["digest"] / "model.safetensors"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     outcome = zoo("verify", "tiny:1")
     assert outcome.code == 5
-    assert "model.safetensors has other bytes than its SHA-256" in outcome.out
-    mended = "`zoo rm lab/tiny:1` and `zoo pull lab/tiny:1` fetch it anew"
+    assert "model.safetensors does not match its SHA-256" in outcome.out
+    mended = "fetch it again with `zoo rm lab/tiny:1` and `zoo pull lab/tiny:1`"
     assert outcome.err == f"Error: not as published: lab/tiny:1; {mended}\n"
     (report,) = json.loads(zoo("verify", "tiny:1", "--json").out)
     assert not report["right"] and len(report["findings"]) == 1
@@ -195,10 +195,10 @@ def test_verify_replays_and_takes_folders(lab, tmp_path):
     golden = tmp_path / "b" / "one" / "golden.safetensors"
     golden.write_bytes(golden.read_bytes()[:-1] + b"\x07")
     outcome = zoo("verify", tmp_path / "b" / "one")
-    assert outcome.code == 5 and "golden.safetensors has other bytes" in outcome.out
-    assert "was never pulled: build it anew" in outcome.err and "zoo pull" not in outcome.err
+    assert outcome.code == 5 and "golden.safetensors does not match its SHA-256" in outcome.out
+    assert "was not pulled: build it again" in outcome.err and "zoo pull" not in outcome.err
     (tmp_path / "default" / "models" / "inside" / "1" / "README.md").write_text("x")
-    assert zoo("verify", "inside").err == "Error: not as published: inside:1; install zoo again\n"
+    assert zoo("verify", "inside").err == "Error: not as published: inside:1; reinstall zoo\n"
 
 
 def test_outputs_that_differ_are_no_reason_to_fetch_anew(tmp_path):
@@ -212,13 +212,13 @@ def test_outputs_that_differ_are_no_reason_to_fetch_anew(tmp_path):
     files = m.files | {"golden.safetensors": manifest.describe_file(folder / "golden.safetensors")}
     (folder / "model.yaml").write_bytes(manifest.dump(msgspec.structs.replace(m, files=files)))
     outcome = zoo("verify", folder, "--replay", "--device", "cpu")
-    assert outcome.code == 5 and "every file is as published" in outcome.out and "differs" in outcome.out
-    assert f"the files of {folder} are, its outputs here are not" in outcome.err
+    assert outcome.code == 5 and "all files are as published" in outcome.out and "differs" in outcome.out
+    assert f"the files of {folder} are as published, but its outputs here differ" in outcome.err
 
 
 def test_registry_list(lab):
     lines = zoo("registry", "list").out.splitlines()
-    assert lines[0].split() == ["NAME", "MODELS", "URL"]
+    assert lines[0].split() == ["name", "models", "url"]
     assert [line.split()[0] for line in lines[1:]] == ["default", "lab"]
     assert [r["name"] for r in json.loads(zoo("registry", "list", "--json").out)] == ["default", "lab"]
 

@@ -102,8 +102,8 @@ def test_training_goes_on_from_a_bundle(workshop):
         (["--set", "warmup_steps=-3"], 2, "vqvae training: warmup_steps is -3; it must be a whole number from 0"),
         (["--set", "learning_rate=0"], 2, "vqvae training: learning_rate is 0; it must be a number above 0 to 100"),
         (["--learning-rate", "nan"], 2, "vqvae training: learning_rate is nan; it must be a number above 0 to 100"),
-        (["--name", "Bad Name"], 2, "'Bad Name' is no model reference"),
-        (["--name", "a/b"], 2, "'a/b' is no model name: lower-case letters, digits, dots, dashes; give --name"),
+        (["--name", "Bad Name"], 2, "'Bad Name' is not a model reference"),
+        (["--name", "a/b"], 2, "'a/b' is not a model name: use lower-case letters, digits, dots and dashes"),
         (["--license", "free; as in beer"], 2, "license is 'free; as in beer'; it must be text that matches"),
         (["--summary", "two\nlines"], 2, r"summary is 'two\nlines'; it must be text of at most 300 characters"),
         (["--batch-size", "61"], 2, "batch size 61; it must be between 1 and the number of pictures, 60"),
@@ -133,12 +133,12 @@ def test_a_bundle_is_never_overwritten(drawn, here):
 def test_from_a_model_of_another_family_is_refused(drawn, here):
     tiny.bundle(here / "other")
     outcome = zoo("train", "vqvae", "--data", drawn, "--from", here / "other", "--out", "m")
-    assert "is of the family 'tiny', not 'vqvae'" in line(outcome, 2)
+    assert "belongs to the family 'tiny', not 'vqvae'" in line(outcome, 2)
 
 
 def test_the_default_name_must_be_one(drawn):
     outcome = zoo("train", "vqvae", "--data", drawn, "--preset", "tiny", "--out", "My Model")
-    assert "'My Model' is no model reference" in line(outcome, 2)
+    assert "'My Model' is not a model reference" in line(outcome, 2)
 
 
 # --- What --set reaches, and --resume -------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_a_checkpoint_in_the_way_is_not_overwritten(drawn, here):
     command = stopped_training(drawn)
     before = (here / "m.training/checkpoint.safetensors").read_bytes()
     assert line(zoo(*command), 2) == (
-        "m.training holds a checkpoint: --resume goes on with it, another --checkpoints begins anew"
+        "m.training contains a checkpoint: continue it with --resume, or start again with another --checkpoints"
     )
     assert (here / "m.training/checkpoint.safetensors").read_bytes() == before
 
@@ -222,23 +222,23 @@ def test_a_checkpoint_in_the_way_is_not_overwritten(drawn, here):
 @pytest.mark.parametrize(
     "words, text",
     [
-        (["--steps", 40], "began with settings.steps 20, not 40"),
-        (["--set", "codec.num_codes=4"], "began with config.codec.num_codes 8, not 4"),
-        (["--seed", 5], "began with settings.seed 0, not 5"),
-        (["--license", "MIT"], "began with license 'Apache-2.0', not 'MIT'"),
-        (["--limit", 50], "began with data_sha256 '"),
+        (["--steps", 40], "started with settings.steps 20, not 40"),
+        (["--set", "codec.num_codes=4"], "started with config.codec.num_codes 8, not 4"),
+        (["--seed", 5], "started with settings.seed 0, not 5"),
+        (["--license", "MIT"], "started with license 'Apache-2.0', not 'MIT'"),
+        (["--limit", 50], "started with data_sha256 '"),
     ],
 )
 def test_another_command_does_not_resume(drawn, words, text):
     command = stopped_training(drawn)
     said = line(zoo(*command, *words, "--resume"), 2)
-    assert text in said and said.endswith("--resume goes on with the same command, another --checkpoints begins anew")
+    assert text in said and said.endswith("--resume needs the same command; to start again, use another --checkpoints")
 
 
 def test_another_family_does_not_resume(drawn):
     command = stopped_training(drawn)
     command[1] = "judge"
-    assert "began with" in line(zoo(*command, "--resume"), 2)
+    assert "started with" in line(zoo(*command, "--resume"), 2)
 
 
 # --- Real processes, real signals -------------------------------------------------------------------------------------

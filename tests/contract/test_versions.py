@@ -91,7 +91,10 @@ def test_a_plugin_of_contract_1_works(old_plugin, tmp_path):
     ("contract", "says"),
     [
         (CONTRACT_VERSION + 1, f"this zoo has {CONTRACT_VERSION}; run: pip install -U zoo"),
-        (OLDEST_CONTRACT - 1, f"this zoo speaks {OLDEST_CONTRACT} and newer; upgrade the plugin: pip install -U zoo-"),
+        (
+            OLDEST_CONTRACT - 1,
+            f"zoo supports {OLDEST_CONTRACT} and newer; upgrade the plugin: pip install -U zoo-",
+        ),
     ],
 )
 def test_a_plugin_of_another_contract_is_set_aside_with_what_to_upgrade(old_plugin, contract, says):

@@ -112,15 +112,15 @@ def test_task_that_misses_is_told_with_the_nearest(folder):
 
 def test_folder_without_a_manifest(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(NotFoundError, match=r"is no bundle: it has no model\.yaml"):
+        with pytest.raises(NotFoundError, match=r"is not a bundle: it has no model\.yaml"):
             manifest.read(path)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda d: d.update(format=2), "format 2; this zoo reads format 1"),
-        (lambda d: d.update(tasks={}), "a model has at least one task"),
+        (lambda d: d.update(format=2), "format 2; this version of zoo reads format 1"),
+        (lambda d: d.update(tasks={}), "a model must have at least one task"),
         (lambda d: d.update(default_task="other"), "default_task: 'other' is not one of the tasks double"),
         (lambda d: d["files"].pop("double.onnx"), "double.onnx, the graph of the task 'double', is not listed"),
         (lambda d: d["files"].update({"model.yaml": {"size": 1, "sha256": "a" * 64}}), "model.yaml cannot list itself"),
@@ -135,10 +135,13 @@ def test_folder_without_a_manifest(tmp_path):
         (lambda d: d.pop("export"), "missing required field `export`"),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="picture"), "tasks.double.inputs.image.kind"),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="imag"), "'imag'; did you mean 'image'?"),
-        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(dtype="float32"), "image, is uint8, not float32"),
+        (
+            lambda d: d["tasks"]["double"]["inputs"]["image"].update(dtype="float32"),
+            "kind image are uint8, not float32",
+        ),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(shape=["batch", 4]), "not [batch, 4]"),
         (lambda d: d["tasks"]["double"]["outputs"]["doubled"].update(shape=["batch", 4, 4, 2]), "is 1 or 3, not 2"),
-        (lambda d: d.update(needs_zoo="0.99", unheard="of"), "it needs zoo 0.99 or newer; this is zoo"),
+        (lambda d: d.update(needs_zoo="0.99", unheard="of"), "needs zoo 0.99 or newer; this is zoo"),
         (lambda d: d.update(needs_zoo="new"), "needs_zoo: expected `str` matching regex"),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(shape=[0]), "tasks.double.inputs.image.shape.0"),
         (lambda d: d.update(summary="x" * 301), "summary: expected `str` of length <= 300"),
@@ -157,7 +160,7 @@ def test_wrong_files_are_named(folder):
     data = (folder / "README.md").read_bytes()
     (folder / "README.md").write_bytes(data[:-1] + b"?")
     assert manifest.check_files(folder, m) == [
-        f"README.md has other bytes than its SHA-256 {m.files['README.md'].sha256[:12]}… says"
+        f"README.md does not match its SHA-256 {m.files['README.md'].sha256[:12]}…"
     ]
     (folder / "README.md").write_bytes(data + b"?")
     assert manifest.check_files(folder, m) == [f"README.md has {len(data) + 1} bytes; the manifest says {len(data)}"]

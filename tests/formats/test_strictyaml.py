@@ -42,9 +42,9 @@ EVIL = {
     "tag of a key": ("!!str a: 1", "a key must be plain text"),
     "undefined tag handle": ("a: !e!x 1", "not valid YAML"),
     "tag with an escape code": ("a: !%1b 1", "tags are not allowed: !\\x1b"),
-    "duplicate key": ("a: 1\nb: 2\na: 3", ":3: 'a' stands here twice"),
-    "duplicate key by quoting": ("a: 1\n'a': 2", ":2: 'a' stands here twice"),
-    "duplicate key by escape": ('a: 1\n"\\x61": 2', ":2: 'a' stands here twice"),
+    "duplicate key": ("a: 1\nb: 2\na: 3", ":3: 'a' is here twice"),
+    "duplicate key by quoting": ("a: 1\n'a': 2", ":2: 'a' is here twice"),
+    "duplicate key by escape": ('a: 1\n"\\x61": 2', ":2: 'a' is here twice"),
     "key that is a list": ("? [a]\n: 1", "a key must be plain text"),
     "key that is a mapping": ("{{a: 1}: 2}", "a key must be plain text"),
     "long key": ("? " + "k" * 300 + "\n: 1", "a key of 300 characters"),
@@ -97,7 +97,7 @@ def test_other_encodings_are_refused(data):
 
 
 def test_size_is_looked_at_before_anything_else():
-    with pytest.raises(InvalidFileError, match=r"1,048,577 bytes; a YAML file here has at most 1,048,576"):
+    with pytest.raises(InvalidFileError, match=r"1,048,577 bytes; a YAML file may have at most 1,048,576"):
         strictyaml.parse(b"#" * ((1 << 20) + 1), "x.yaml")
 
 

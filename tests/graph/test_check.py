@@ -58,7 +58,7 @@ def test_a_right_bundle_has_no_findings(bundle):
     assert findings(bundle) == []
 
 
-NO_FILE_OF_THE_BUNDLE = "which is no safetensors file of the bundle"
+NO_FILE_OF_THE_BUNDLE = "which is not a safetensors file of the bundle"
 LOCATIONS = {
     "parent": "../model.safetensors",
     "nested parent": "x/../../model.safetensors",
@@ -85,11 +85,11 @@ LOCATIONS = {
 def test_external_data_outside_the_listed_safetensors(bundle, location):
     (bundle / "secret.safetensors").write_bytes((bundle / "model.safetensors").read_bytes())
     [finding] = change(bundle, lambda m: external(m, location=location))
-    assert finding.startswith("double.onnx: the weight 'scale' is said to lie in") and NO_FILE_OF_THE_BUNDLE in finding
+    assert finding.startswith("double.onnx: the weight 'scale' points to") and NO_FILE_OF_THE_BUNDLE in finding
     assert "\x1b" not in finding and "\0" not in finding
 
 
-NOT_A_TENSOR = "does not point at a tensor of model.safetensors with its element type and shape"
+NOT_A_TENSOR = "does not point to a tensor in model.safetensors with its element type and shape"
 PLACES = {
     "the header": {"offset": 0},
     "one byte on": lambda o, n: {"offset": o + 1},
@@ -146,7 +146,7 @@ def test_external_data_with_other_fields(bundle, edit):
 
 def test_data_inside_and_outside(bundle):
     [finding] = change(bundle, lambda m: setattr(scale(m), "raw_data", b"1234"))
-    assert "has data inside the graph too" in finding
+    assert "also has data inside the graph" in finding
 
 
 def test_external_data_in_an_attribute(bundle):
@@ -163,7 +163,7 @@ def test_external_data_in_an_attribute(bundle):
 def test_links_are_no_files_of_a_bundle(bundle, tmp_path, name):
     target = (bundle / name).rename(tmp_path / name)
     (bundle / name).symlink_to(target)
-    assert any("link" in f or "no plain file" in f for f in findings(bundle))
+    assert any("link" in f or "not a plain file" in f for f in findings(bundle))
 
 
 def test_hard_links_are(bundle, tmp_path):
@@ -174,7 +174,7 @@ def test_hard_links_are(bundle, tmp_path):
 
 def test_broken_weights(bundle):
     (bundle / "model.safetensors").write_bytes(b"PK\3\4 and the rest of a pickle")
-    assert "is no valid safetensors file" in findings(bundle)[0]
+    assert "is not a valid safetensors file" in findings(bundle)[0]
 
 
 def body_with(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -198,7 +198,7 @@ def test_random_operators_at_any_depth(bundle, operator, depth):
     for _ in range(depth):
         node = body_with(node)
     [finding] = change(bundle, lambda m: m.graph.node.append(node))
-    assert f"uses {operator}; noise comes from the seed alone" in finding
+    assert f"uses {operator}; noise must come from the seed" in finding
 
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx.ml", "ai.onnx.preview.training", "\x1b[2J"])
@@ -234,7 +234,7 @@ def test_sparse_tensors(bundle):
         node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR).sparse_tensor.dims.append(1)
         model.graph.node.append(node)
 
-    assert change(bundle, edit) == ["double.onnx: has sparse tensors; a graph here has none"]
+    assert change(bundle, edit) == ["double.onnx: has sparse tensors; they are not allowed"]
 
 
 def test_weights_in_bodies_are_checked_too(bundle):
@@ -313,7 +313,7 @@ def test_more_and_fewer_ports(bundle, tmp_path):
 def test_every_task_is_checked(tmp_path):
     folder = tiny.bundle(tmp_path / "two", tasks=("double", "twice"))
     (folder / "twice.onnx").unlink()
-    assert findings(folder) == ["twice.onnx: is missing, or no plain file"]
+    assert findings(folder) == ["twice.onnx: is missing, or not a plain file"]
 
 
 def test_a_label_port_is_int64(bundle):

@@ -71,9 +71,9 @@ REFUSED = {
         b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
         b"x",
     ),
-    "metadata that is no text": ({"__metadata__": {"a": 1}}, b""),
+    "metadata that is not text": ({"__metadata__": {"a": 1}}, b""),
     "unknown dtype": ({"a": entry(dtype="PICKLE")}, bytes(8)),
-    "dtype that is no text": ({"a": entry(dtype=["F32"])}, bytes(8)),
+    "dtype that is not text": ({"a": entry(dtype=["F32"])}, bytes(8)),
     "unknown field": ({"a": entry(more=1)}, bytes(8)),
     "shape that lies": ({"a": entry(shape=(3,))}, bytes(8)),
     "shape that overflows": ({"a": entry(shape=(1 << 62, 1 << 62, 4))}, bytes(8)),
@@ -95,7 +95,7 @@ REFUSED = {
 def test_refuses(tmp_path, header, data):
     path = raw(tmp_path / "bad.safetensors", header, data)
     for read in (tensors.read_header, tensors.read_metadata, tensors.load):
-        with pytest.raises(InvalidFileError, match=r"bad.safetensors is no valid safetensors file: ") as e:
+        with pytest.raises(InvalidFileError, match=r"bad.safetensors is not a valid safetensors file: ") as e:
             read(path)
         assert "\n" not in str(e.value) and "\x1b" not in str(e.value) and len(str(e.value)) < 600
 

@@ -96,7 +96,7 @@ def test_run_refuses_what_the_kind_refuses(amplifier, tmp_path, content, code, s
     assert done.code == code and says in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "out.wave.json").exists()
     done = zoo("run", "./amplifier", "--sound", "in.wave.json", "--out", "out.png")
-    assert done.code == 2 and "play gives waves; the name ends in .json" in done.err
+    assert done.code == 2 and "play gives waves; the name must end in .json" in done.err
 
 
 def test_again_makes_it_again_and_finds_a_change(amplifier, tmp_path):
@@ -143,7 +143,7 @@ def test_an_older_zoo_says_which_it_needs(amplifier, monkeypatch):
     ):
         done = zoo(*words)
         assert done.code == 4 and done.err.count("\n") == 1, done.err
-        assert "it needs zoo 9.9 or newer; this is zoo 0.1.0: pip install -U zoo" in done.err
+        assert "needs zoo 9.9 or newer; this is zoo 0.1.0: pip install -U zoo" in done.err
 
 
 # --- Hosts ------------------------------------------------------------------------------------------------------------

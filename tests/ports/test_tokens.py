@@ -46,33 +46,33 @@ def test_a_tokens_file_gives_back_tokens_and_size():
 def test_another_model_s_tokens_are_refused():
     data = TOKENS_FILE.encode({"tokens": TOKENS, "size": np.array([7, 8])}, MADE_BY, ".safetensors")
     assert refused(data, digest=OTHER) == (
-        "t contains tokens of studio:1 (aaaaaaaaaaaa…); studio:1 (bbbbbbbbbbbb…) cannot decode another model's"
+        "t contains tokens of studio:1 (aaaaaaaaaaaa…); studio:1 (bbbbbbbbbbbb…) cannot decode another model's tokens"
     )
 
 
 def test_a_plain_array_has_the_padded_size_and_says_so():
     back, notes = read(TOKENS_FILE.encode({"tokens": TOKENS, "size": np.array([7, 8])}, MADE_BY, ".npy"))
     assert (back["tokens"] == TOKENS).all() and back["size"].tolist() == [WHOLE, WHOLE]
-    assert notes == ["t knows no picture size: the picture comes out in the size of its tokens, padding included"]
+    assert notes == ["t does not store the picture's size: the picture includes the padding"]
 
 
 def test_safetensors_of_another_program_are_taken_and_said(tmp_path: Path):
     tensors.save(tmp_path / "x", {"tokens": TOKENS})
     back, notes = read((tmp_path / "x").read_bytes())
     assert (back["tokens"] == TOKENS).all() and len(notes) == 2
-    assert notes[0] == "t does not say which model made its tokens: they are taken for studio:1's"
+    assert notes[0] == "t does not say which model made its tokens: assuming studio:1"
 
 
 def test_levels_are_all_needed(tmp_path: Path):
     port = Port(kind="tokens", dtype="int64", shape=("batch", "rows", "columns"))
     task = Task(summary="x", inputs={"top": port, "bottom": port}, outputs={})
     tensors.save(tmp_path / "x", {"top": TOKENS})
-    assert refused((tmp_path / "x").read_bytes(), task) == "t lacks the tensor bottom; it has top"
+    assert refused((tmp_path / "x").read_bytes(), task) == "t has no tensor bottom; it has top"
     assert refused(npy(TOKENS), task) == "t contains one array; this model's tokens are top, bottom"
 
 
 def test_files_that_are_no_tokens():
-    assert refused(b"hello, world").startswith("t is no valid safetensors file: ")
+    assert refused(b"hello, world").startswith("t is not a valid safetensors file: ")
     assert refused(npy(TOKENS)[:30]).startswith("t cannot be read as .npy: ")
     metadata = {"zoo": "[1]"}
     for bad in ("[1]", "{", "[" * 100_000):

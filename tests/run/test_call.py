@@ -108,7 +108,7 @@ def test_wrong_arrays_of_tokens(model: Model, tmp_path: Path, array: np.ndarray,
 
 def test_what_is_missing_is_named_as_an_option(model: Model):
     assert refused(model, None, {}) == (
-        "reconstruct needs --image FILE; --example takes the model's own example, --help lists options"
+        "reconstruct needs --image FILE; --example uses the model's own example, --help lists options"
     )
     assert refused(model, "decode", {}).startswith("decode needs --tokens FILE; ")
     assert refused(model, "decode", {"size": "8x8"}).startswith("decode needs --tokens FILE; ")
@@ -123,27 +123,32 @@ def test_wrong_values_are_said_before_anything_runs(model: Model, photo: str):
         "label 'snaeker' is not a class of this model; did you mean 'sneaker'?": {
             "given": {"seed": 1, "label": ("snaeker",)}
         },
-        "2 of label for 3 pictures; give one for all, or 3": {"given": {"seed": 1, "label": ("0", "1")}, "number": 3},
+        "2 values of label for 3 pictures; give one for all, or 3": {
+            "given": {"seed": 1, "label": ("0", "1")},
+            "number": 3,
+        },
         "steps is 51; it must be 1 .. 50": {"given": {"seed": 1, "steps": 51}},
     }
     for line, options in said.items():
         assert refused(model, "generate", options.pop("given"), **options) == line
     assert refused(model, None, {"image": [photo]}, number=2) == (
-        "-n is for tasks that have a seed; this one gives the same picture every time"
+        "-n is only for tasks with a seed; this one gives the same picture every time"
     )
     assert refused(model, "decode", {"tokens": photo, "size": "8"}) == (
         "size is '8'; it must look like HEIGHTxWIDTH, 28x28"
     )
     assert "stdin" in refused(model, None, {"image": ["-", "-"]})
     assert "did you mean 'encode'" in refused(model, "encod", {}, NotFoundError)
-    assert refused(model, "decode", {"tokens": photo}, InvalidFileError).startswith("photo.png is no valid safetensors")
+    assert refused(model, "decode", {"tokens": photo}, InvalidFileError).startswith(
+        "photo.png is not a valid safetensors"
+    )
 
 
 def test_options_name_ranges_and_defaults(model: Model):
     options = {o.name: o.help for o in options_of(model.manifest.tasks["generate"])}
     assert options == {
         "label": "Label  [a class name, or -1 .. 2; default: -1]",
-        "seed": "Seed of the first picture; each next one gets one more  [default: random, and printed]",
+        "seed": "Seed of the first picture; each further picture adds one  [default: random, and printed]",
         "steps": "Sampler steps  [1 .. 50; default: 20]",
         "guidance": "Guidance  [0 .. 0.1; default: 0.1]",
     }
@@ -161,6 +166,6 @@ def test_sound_is_not_for_a_command_line(model: Model, monkeypatch):
     manifest = type(model.manifest)(**{f: getattr(model.manifest, f) for f in model.manifest.__struct_fields__})
     manifest.tasks["hear"] = task
     try:
-        assert refused(model, "hear", {}) == "hear takes audio (sound), which no option gives; use zoo.load"
+        assert refused(model, "hear", {}) == "hear takes audio (sound), for which there is no option; use zoo.load"
     finally:
         del manifest.tasks["hear"]

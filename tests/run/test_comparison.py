@@ -116,7 +116,7 @@ def test_pictures_are_compared_where_their_tokens_agree():
     actual["image"][1] = 7
     result = compare_task(ports, expected, actual, USUAL)
     assert result["tokens"].verdict == "differs"
-    assert result["image"].text == "identical (1 of 2 compared: those whose tokens agree)"
+    assert result["image"].text == "identical (compared 1 of 2, whose tokens agree)"
     actual["image"][0] = 7  # the picture whose tokens agree
     assert compare_task(ports, expected, actual, USUAL)["image"].verdict == "differs"
     assert worst_of(result) == "differs"
@@ -133,12 +133,12 @@ def test_outputs_may_differ_where_their_tokens_tie_and_nowhere_else(port):
         return compare_task({"out": port}, expected, actual, USUAL, margins)["out"]
 
     assert compared([1, 2]).verdict == "within" and compared([1, 2]).share_equal == 0.5
-    assert compared([1, 2]).text.endswith("; only where tokens tie (2 of 4 are clear)")
+    assert compared([1, 2]).text.endswith("; only where tokens tie (2 of 4 have no tie)")
     assert compared([1], None).verdict == "differs"
     assert compared([1], margins[:3]).verdict == "differs"  # of another batch
     for row in (0, 3, [0, 1]):
         assert compared(row).verdict == "differs"
-    assert compared([0, 1, 2, 3], margins * 0).text.endswith("; only where tokens tie (0 of 4 are clear)")
+    assert compared([0, 1, 2, 3], margins * 0).text.endswith("; only where tokens tie (0 of 4 have no tie)")
 
 
 def test_pictures_whose_tokens_agree_are_compared_though_others_tie():

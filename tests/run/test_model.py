@@ -33,7 +33,7 @@ def test_load_takes_a_folder(folder: Path):
 
 
 def test_load_of_what_is_not_there_is_one_line(tmp_path: Path):
-    with pytest.raises(zoo.ZooError, match=r"is no bundle: it has no model\.yaml$"):
+    with pytest.raises(zoo.ZooError, match=r"is not a bundle: it has no model\.yaml$"):
         zoo.load(f"{tmp_path}/none")
 
 

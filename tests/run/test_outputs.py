@@ -94,7 +94,9 @@ def test_each_picture_in_its_file(model: Model):
 def test_one_array_as_npy_and_several_as_safetensors(tmp_path: Path):
     check_out("features", task(vector=VECTOR), "f.npy")
     check_out("features", task(vector=VECTOR, label=LABEL), "f.safetensors")
-    with pytest.raises(UsageError, match="features gives vector, label; .npy holds one array: use .safetensors"):
+    with pytest.raises(
+        UsageError, match="features gives vector, label; .npy can only contain one array: use .safetensors"
+    ):
         check_out("features", task(vector=VECTOR, label=LABEL), "f.npy")
     with pytest.raises(UsageError, match="more than one file"):
         check_out("all", task(image=PICTURE, tokens=TOKENS), "-")

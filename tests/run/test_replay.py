@@ -76,14 +76,14 @@ def test_what_differs_only_where_tokens_tie_is_within(bundle):
 
 
 REFUSED = {
-    "no such task": ({"other/0/inputs/image": 1}, "'other/0/inputs/image' names no task's case and port"),
-    "no such side": ({"double/0/middle/image": 1}, "names no task's case and port"),
-    "no number": ({"double/x/inputs/image": 1}, "names no task's case and port"),
-    "one word": ({"double": 1}, "'double' names no task's case and port"),
-    "margins of no case": ({"double/margins": 1}, "names no task's case and port"),
-    "margins of a port": ({"double/0/margins/image": 1}, "names no task's case and port"),
-    "margins that are no list": ({"double/0/margins": (2, 2)}, "the margins of case 0 of double are no list"),
-    "too short": ({"double/0/image": 1}, "names no task's case and port"),
+    "no such task": ({"other/0/inputs/image": 1}, "'other/0/inputs/image' does not name a task, case and port"),
+    "no such side": ({"double/0/middle/image": 1}, "does not name a task, case and port"),
+    "no number": ({"double/x/inputs/image": 1}, "does not name a task, case and port"),
+    "one word": ({"double": 1}, "'double' does not name a task, case and port"),
+    "margins of no case": ({"double/margins": 1}, "does not name a task, case and port"),
+    "margins of a port": ({"double/0/margins/image": 1}, "does not name a task, case and port"),
+    "margins that are no list": ({"double/0/margins": (2, 2)}, "the margins of case 0 of double are not a list"),
+    "too short": ({"double/0/image": 1}, "does not name a task, case and port"),
     "no such port": ({"double/0/inputs/label": 1}, "case 0 of double has other ports than the manifest"),
     "half a case": ({"double/1/inputs/image": 1}, "case 1 of double has other ports than the manifest"),
 }

@@ -70,7 +70,7 @@ def test_a_tile_is_fed_no_more_than_its_surrounding():
 
 def test_what_cannot_be_tiled_is_refused():
     whole = Task(summary="w", inputs={"image": IMAGE}, outputs={"again": IMAGE})
-    with pytest.raises(UsageError, match="reconstruct has no --tile: in this model every place depends on the whole"):
+    with pytest.raises(UsageError, match="reconstruct does not support --tile: in this model every position depends"):
         check_tile("reconstruct", whole, 64)
     with pytest.raises(UsageError, match="--tile is 3; it must be at least 4"):
         check_tile("reconstruct", RECONSTRUCT, 3)

@@ -1,8 +1,8 @@
-"""What ONNX Runtime's CUDA provider has kernels for, so that a machine without a GPU can check what it can.
+"""The operators that ONNX Runtime's CUDA provider has kernels for, for checks on machines without a GPU.
 
 The names are those of its list of kernels (docs/OperatorKernels.md in ONNX Runtime's repository, CUDAExecutionProvider,
-domain ai.onnx) that cover opset 13 to 20. What has none runs on the CPU, with a copy to it and back; that costs nothing
-once, before a sampler's loop, and much at every step.
+domain ai.onnx) that cover opset 13 to 20. Other operators run on the CPU, with a copy there and back; that costs little
+once, before a sampler's loop, but much at every step.
 """
 
 from collections.abc import Iterator
@@ -25,19 +25,19 @@ _NAMES = """
 OPERATORS = frozenset(_NAMES.split())
 
 ABSENT = frozenset({"Constant", "CastLike"})
-"""Gone before a provider is asked: folded into the session, or a function that becomes Cast."""
+"""Removed before a provider is asked: folded into the session, or a function that becomes Cast."""
 
 HOST_SIDE = frozenset({"BitwiseAnd", "BitwiseOr", "BitwiseXor"})
-"""The integers of a seed's noise: without a kernel, and on the CPU by design, once, before the loop."""
+"""The integer operators of a seed's noise: without a kernel, and on the CPU by design, once, before the loop."""
 
 
 def without_kernel(graph: onnx.GraphProto) -> set[str]:
-    """The operators of a graph, those in loops included, that neither CUDA runs nor the design leaves to the CPU."""
+    """The operators of a graph, including those in loops, that CUDA does not run and that should not be on the CPU."""
     return {node.op_type for node in nodes_of(graph)} - OPERATORS - ABSENT - HOST_SIDE
 
 
 def host_side_in_loops(graph: onnx.GraphProto) -> set[str]:
-    """The operators without a kernel that sit inside a loop: a copy to the CPU and back at every step."""
+    """The operators without a kernel inside a loop: a copy to the CPU and back at every step."""
     return {node.op_type for body in _bodies(graph) for node in nodes_of(body)} - OPERATORS - ABSENT
 
 

@@ -174,8 +174,8 @@ def _a_number_too(seed):
     "function, says",
     [
         (_other_stream, "not the noise of docs/noise.md, stream 0"),
-        (_two_streams, "more than one noise comes of the seed"),
-        (_a_number_too, "more than one noise comes of the seed"),
+        (_two_streams, "the seed gives more than one noise"),
+        (_a_number_too, "the seed gives more than one noise"),
     ],
 )
 def test_a_seed_that_gives_something_else_is_left_alone(function, says):

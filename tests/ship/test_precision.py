@@ -402,6 +402,6 @@ def test_precision_and_data_go_together(tmp_path):
     done = zoo(*words, "--precision", "int8")
     assert done.code == 2 and "--precision int8 needs --data FOLDER" in done.err
     done = zoo(*words, "--samples", 8)
-    assert done.code == 2 and "--samples, --set and --accept-loss are for --precision fp16 and int8" in done.err
+    assert done.code == 2 and "--samples, --set and --accept-loss only work with --precision fp16 or int8" in done.err
     done = zoo(*words, "--accept-loss")
     assert done.code == 2 and "are for --precision fp16 and int8" in done.err

@@ -73,28 +73,28 @@ def test_place_becomes_the_url_of_the_file(place, url):
 
 @pytest.mark.parametrize("place", ["ftp://h/x", "s3://bucket", "javascript://x"])
 def test_place_of_another_kind_is_refused(place):
-    with pytest.raises(UsageError, match="is no registry"):
+    with pytest.raises(UsageError, match="is not a registry"):
         catalogue.place_url(place)
 
 
 @pytest.mark.parametrize("name", ["", "A", "../x", "a/b", "-x", "x" * 65, "a b", "\x1b[31m"])
 def test_name_that_is_none_is_refused(name, folder, home):
-    with pytest.raises(UsageError, match="is no registry name"):
+    with pytest.raises(UsageError, match="is not a registry name"):
         catalogue.add(name, str(folder))
     assert not home.exists()
 
 
 def test_name_that_is_taken_is_refused(folder, tmp_path):
-    with pytest.raises(UsageError, match="there is a registry 'default' already"):
+    with pytest.raises(UsageError, match="there is already a registry 'default'"):
         catalogue.add("default", str(folder))
     catalogue.add("lab", str(folder))
     catalogue.add("lab", str(folder))  # the same again changes nothing
-    with pytest.raises(UsageError, match="there is a registry 'lab' already"):
+    with pytest.raises(UsageError, match="there is already a registry 'lab'"):
         catalogue.add("lab", str(tmp_path / "default"))
 
 
 def test_what_cannot_be_read_is_not_added(tmp_path, server):
-    with pytest.raises(NotFoundError, match=r"is no registry: it has no registry\.yaml"):
+    with pytest.raises(NotFoundError, match=r"is not a registry: it has no registry\.yaml"):
         catalogue.add("lab", str(tmp_path / "nowhere"))
     with pytest.raises(TransportError, match="answered 404"):
         catalogue.add("lab", server.url("nowhere/"))
@@ -133,7 +133,7 @@ def test_without_network_the_kept_copy_serves(folder, caplog):
     assert names(refresh=True) == ["default", "lab"]
     (line,) = caplog.messages
     assert (
-        line.startswith("the registry 'lab' is as it was last read: ")
+        line.startswith("using the last copy of the registry 'lab': ")
         and "no connection" in line
         and line.isprintable()
     )
@@ -146,14 +146,14 @@ def test_registry_that_became_something_else_leaves_the_kept_copy(folder, behavi
         url = server.url()
         server.content = {"registry.yaml": b"<html>" if behaviour == "html_page" else b"\0" * 2_000_000}
         assert [r.document.models.keys() for r in catalogue.registries(refresh=True)] == [{"inside"}, {"tiny"}]
-        assert "is as it was last read" in caplog.text
+        assert "using the last copy of the registry" in caplog.text
         with pytest.raises((TransportError, InvalidFileError)):
             catalogue.registries([url.replace("normal", behaviour)], refresh=True)
 
 
 def test_registry_over_the_cap_is_refused(server):
     server.content = {"registry.yaml": b"#" * (1 << 20) + b"\n"}
-    with pytest.raises(TransportError, match="more than the 1,048,576 bytes"):
+    with pytest.raises(TransportError, match="more than the allowed 1,048,576 bytes"):
         catalogue.add("lab", server.url())
 
 
@@ -194,7 +194,7 @@ def test_broken_folder_registry_is_left_out_in_one_line(folder, caplog):
     (folder / "registry.yaml").write_text("models: [\x1b]0;owned")
     assert names() == ["default"]
     (line,) = caplog.messages
-    assert line.startswith("the registry 'lab' is left out: ") and line.isprintable()
+    assert line.startswith("skipping the registry 'lab': ") and line.isprintable()
 
 
 def test_broken_default_registry_is_left_out(folder, monkeypatch, tmp_path, caplog):
@@ -213,7 +213,7 @@ def test_broken_list_of_registries_is_left_out(home, caplog):
 
 
 def test_given_with_the_call_and_broken_is_an_error(tmp_path):
-    with pytest.raises(NotFoundError, match="is no registry"):
+    with pytest.raises(NotFoundError, match="is not a registry"):
         catalogue.registries([str(tmp_path / "nowhere")])
 
 
@@ -228,11 +228,9 @@ def test_plugin_registries(folder, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr("zoo.plugins.registries", lambda: found)
     assert names() == ["default", "carried"]
     assert catalogue.registries()[0].document.models.keys() == {"inside"}
-    assert (
-        "the registry 'gone' of zoo-y is left out" in caplog.text and "the registry 'broken' is left out" in caplog.text
-    )
-    assert "the registry 'carried' of zoo-late is left out: zoo-x has that name" in caplog.text
-    assert "the registry 'default' of zoo-evil is left out: zoo has that name" in caplog.text
+    assert "skipping the registry 'gone' of zoo-y" in caplog.text and "skipping the registry 'broken'" in caplog.text
+    assert "skipping the registry 'carried' of zoo-late: zoo-x has that name" in caplog.text
+    assert "skipping the registry 'default' of zoo-evil: zoo has that name" in caplog.text
 
 
 def test_an_added_registry_whose_name_a_plugin_took_is_left_out_with_a_line(folder, server, monkeypatch, caplog):
@@ -242,12 +240,12 @@ def test_an_added_registry_whose_name_a_plugin_took_is_left_out_with_a_line(fold
         lambda: [PluginRegistry(name="lab", distribution="zoo-x", version="1", folder=folder)],
     )
     assert [r.url for r in catalogue.registries() if r.name == "lab"] == [(folder / "registry.yaml").as_uri()]
-    assert "the registry 'lab' that was added is left out: zoo-x has that name" in caplog.text
+    assert "skipping the added registry 'lab': zoo-x has that name" in caplog.text
 
 
 def test_store_that_cannot_be_written_still_lists(server, home, caplog):
     home.write_text("a file")
     assert names(server.url())[1:] == ["default"]
-    assert "was read but cannot be kept" in caplog.text
+    assert "was read, but no copy can be kept" in caplog.text
     with pytest.raises(StoreError):
         catalogue.add("lab", server.url())

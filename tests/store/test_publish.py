@@ -77,7 +77,7 @@ def test_a_published_version_never_changes(bundle, folder, tmp_path):
     publish(bundle, folder)
     before = state(folder)
     other = tiny.bundle(tmp_path / "other", seed=1)
-    with pytest.raises(IntegrityError, match="tiny:1 is published with digest .* give the bundle a higher version"):
+    with pytest.raises(IntegrityError, match="tiny:1 is already published with .* give the bundle a higher version"):
         publish(other, folder)
     assert state(folder) == before
 
@@ -96,7 +96,7 @@ def test_a_tampered_bundle_is_refused(bundle, folder, name):
     data = bytearray((bundle / name).read_bytes())
     data[-1] ^= 1
     (bundle / name).write_bytes(data)
-    with pytest.raises(IntegrityError, match=f"{name} has other bytes than its SHA-256"):
+    with pytest.raises(IntegrityError, match=f"{name} does not match its SHA-256"):
         publish(bundle, folder)
     assert not folder.exists()
 
@@ -122,7 +122,7 @@ def test_a_graph_that_may_not_run_is_refused(bundle, folder):
 
 
 def test_a_folder_that_is_no_bundle(tmp_path, folder):
-    with pytest.raises(NotFoundError, match=r"is no bundle: it has no model.yaml"):
+    with pytest.raises(NotFoundError, match=r"is not a bundle: it has no model.yaml"):
         publish(tmp_path, folder)
 
 

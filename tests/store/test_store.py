@@ -197,7 +197,7 @@ def test_damaged_blob_is_fetched_again_before_it_is_shown(store, local, damage):
 def test_damaged_view_is_mended_by_a_pull(store, local):
     installed = store.pull(local)
     (installed.folder / "model.safetensors").unlink()
-    with pytest.raises(IntegrityError, match=r"model\.safetensors is missing; `zoo pull lab/tiny:2` mends it"):
+    with pytest.raises(IntegrityError, match=r"model\.safetensors is missing; `zoo pull lab/tiny:2` repairs it"):
         store.find(local.reference)
     assert store.pull(local) == installed
     assert store.verify(installed) == []
@@ -266,7 +266,7 @@ def test_manifest_of_another_model_is_refused(store, tmp_path):
     document = registry.read(folder, "lab").document
     document.models["tiny"] = document.models["other"]
     entry = Entry(registry.Registry("lab", (folder / "registry.yaml").as_uri(), document), "tiny", 1)
-    with pytest.raises(IntegrityError, match="of other:1"):
+    with pytest.raises(IntegrityError, match="belongs to other:1"):
         store.pull(entry)
 
 
@@ -277,7 +277,7 @@ def test_dangerous_graph_never_becomes_visible(store, tmp_path):
     files = m.files | {"double.onnx": manifest.describe_file(bundle / "double.onnx")}
     (bundle / MANIFEST).write_bytes(manifest.dump(msgspec.structs.replace(m, files=files)))
     entry = _published(tmp_path / "r", bundle, lambda files: None)
-    with pytest.raises(InvalidFileError, match=r"may not be run: .*passwd"):
+    with pytest.raises(InvalidFileError, match=r"must not be run: .*passwd"):
         store.pull(entry)
     assert store.installed() == [] and list(store.views.iterdir()) == []
 
@@ -288,7 +288,7 @@ HOSTILE_DIGESTS = ["", "../" + "a" * 61, "A" * 64, "a" * 63, "a" * 65, "a" * 64 
 
 @pytest.mark.parametrize("digest", HOSTILE_DIGESTS)
 def test_only_a_digest_becomes_a_path(store, digest):
-    with pytest.raises(IntegrityError, match="is no SHA-256"):
+    with pytest.raises(IntegrityError, match="is not a SHA-256"):
         store.blobs.path(digest)
     (store.refs / "lab" / "tiny").mkdir(parents=True)
     (store.refs / "lab" / "tiny" / "1").write_text(digest)
@@ -299,7 +299,7 @@ def test_only_a_digest_becomes_a_path(store, digest):
 @pytest.mark.parametrize("name", ["..", "../x", "/x", "", "A", "a b", ".hidden", "x" * 65, "a\n", "con/../x"])
 def test_only_a_name_becomes_a_path(store, local, name):
     bad = Entry(registry.Registry(name, local.registry.url, local.registry.document), "tiny", 2)
-    with pytest.raises(InvalidFileError, match="no name of a model"):
+    with pytest.raises(InvalidFileError, match="not the name of a model"):
         store.pull(bad)
     assert not store.root.exists()
 
@@ -694,7 +694,7 @@ def test_lock_of_a_stopped_process_is_told_and_not_waited_for(store, local, monk
         assert ready.wait(60)
         os.kill(holder.pid, signal.SIGSTOP)
         assert store.verify(store.pull(local)) == []
-    assert "waiting for another process" in caplog.text and "going on without it" in caplog.text
+    assert "waiting for another process" in caplog.text and "continuing without it" in caplog.text
 
 
 def test_missing_source_is_a_transport_error(store, local, folder, tmp_path):

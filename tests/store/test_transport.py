@@ -70,8 +70,8 @@ REFUSED = {
     "redirect_loop": "redirects more than 5 times",
     "redirect_file": "only http and https are",
     "redirect_ftp": "only http and https are",
-    "redirect_password": "no user name or password",
-    "redirect_nowhere": "is no URL",
+    "redirect_password": "must not contain a user name or password",
+    "redirect_nowhere": "is not a URL",
 }
 
 OTHER_BYTES = ["shifted_range", "changed_between_tries", "html_of_right_size", "wrong_bytes", "flipped_bit"]
@@ -163,7 +163,7 @@ def test_long_wait_is_announced(server, caplog, monkeypatch):
     monkeypatch.setattr(transport, "TELL_SECONDS", 0.5)
     server.counts.clear()
     whole(server.url("model.bin", "busy_1_second"))
-    assert "answered 429 Too Many Requests; trying again in 1 s" in caplog.text
+    assert "answered 429 Too Many Requests; retrying in 1 s" in caplog.text
 
 
 def test_caller_that_stops_early_closes_the_connection():
@@ -310,7 +310,7 @@ def test_file_of_another_size_is_refused(tmp_path):
 def test_file_that_is_missing_or_no_plain_file(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for name in ("missing", "fifo"):
-        with pytest.raises(TransportError, match="is missing, or no plain file"):
+        with pytest.raises(TransportError, match="is missing, or not a plain file"):
             whole((tmp_path / name).as_uri())
 
 
@@ -325,7 +325,7 @@ def test_small_file(server, behaviour):
 
 @pytest.mark.parametrize("behaviour", ["normal", "endless", "no_length"])
 def test_small_file_that_is_not_small(server, behaviour):
-    with pytest.raises(TransportError, match="more than the 1,000 bytes"):
+    with pytest.raises(TransportError, match="more than the allowed 1,000 bytes"):
         transport.read_small(server.url("model.bin", behaviour), 1000)
 
 
@@ -339,7 +339,7 @@ def test_small_local_file(tmp_path):
     path = tmp_path / "registry.yaml"
     path.write_bytes(b"x" * 1001)
     assert transport.read_small(path.as_uri(), 1001) == b"x" * 1001
-    with pytest.raises(TransportError, match="more than the 1,000 bytes"):
+    with pytest.raises(TransportError, match="more than the allowed 1,000 bytes"):
         transport.read_small(path.as_uri(), 1000)
     with pytest.raises(TransportError, match="No such file"):
         transport.read_small((tmp_path / "missing").as_uri(), 10)

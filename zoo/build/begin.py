@@ -1,4 +1,4 @@
-"""What a training is about: preset, parent and choices of a person, as a `Run` and its data."""
+"""Starts a training: turns preset, parent and the user's choices into a `Run` and its data."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .data import Dataset
 from .train import Run
 
 DEFAULTS = {"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3}
-"""Settings of a training that neither a preset nor a person chose."""
+"""Settings of a training that neither the preset nor the user chose."""
 
 MOST_COMMAND = 2000
-"""Characters that a manifest keeps of a command."""
+"""The most characters of a command that a manifest stores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a person asks of a training; the options of `zoo train` have the same names and say what they mean."""
+    """What a user requests from a training; the options of `zoo train` have the same names and explain them."""
 
     family: str
     data: Path
-    name: str  # of the model; empty: that of the parent, else `default_name`
+    name: str  # of the model; empty: the parent's, else `default_name`
     default_name: str
     preset: str | None = None
     version: int | None = None
@@ -54,7 +54,7 @@ class Asked:
     seed: int = 0
     assignments: Sequence[str] = ()  # `codec.num_codes=64`
     stage: str = ""
-    command: str = ""  # that asked, for the card
+    command: str = ""  # the command that started it, for the card
 
 
 class Parent:
@@ -73,11 +73,11 @@ class Parent:
 
 
 def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[Run, Dataset]:
-    """The run and the data that a person asks for.
+    """The requested run and its data.
 
     Raises:
         NotFoundError: no such preset, or no data.
-        UsageError: a value that cannot be, or a parent of another family.
+        UsageError: an invalid value, or a parent of another family.
         InvalidFileError: the data cannot be read.
     """
     config, settings, summary = _chosen(loaded, asked, parent)
@@ -113,14 +113,14 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[R
 
 
 def _chosen(loaded: Loaded, asked: Asked, parent: Parent | None) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Config, settings and summary: the parent's, over it the preset's, over it what was asked for."""
+    """Config, settings and summary: the parent's, overridden by the preset's, overridden by what was requested."""
     card = loaded.call("describe_family", DescribeRequest(family=asked.family))
     config: dict[str, Any] = {}
     settings: dict[str, Any] = dict(DEFAULTS)
     summary = asked.summary
     if parent:
         if parent.manifest.family != asked.family:
-            raise UsageError(f"{parent} is of the family '{parent.manifest.family}', not '{asked.family}'")
+            raise UsageError(f"{parent} belongs to the family '{parent.manifest.family}', not '{asked.family}'")
         config, summary = dict(parent.manifest.config), summary or parent.manifest.summary
     if asked.preset:
         if asked.preset not in card.presets:
@@ -146,9 +146,9 @@ def choose(
     settings: dict[str, Any] | None = None,
     stage: str = "",
 ) -> dict[str, Any]:
-    """The config, completed, with `KEY=VALUE` assignments in it; what is not a field of it goes into `settings`.
+    """The completed config with `KEY=VALUE` assignments applied; keys that are not its fields go into `settings`.
 
-    Without `settings` every assignment is one of the config.
+    Without `settings`, every assignment must be a field of the config.
     """
 
     def validated(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,18 +163,19 @@ def choose(
 
 
 def refuse_other(begun: Run, run: Run, folder: Path) -> None:
-    """A resumed run is the same run: what a person asks for must be what the checkpoint's training was asked for."""
+    """Checks that a resumed run is the same run: the request must equal that of the checkpoint's training."""
     before, now = (_flat(asdict(replace(r, command="", note=""))) for r in (begun, run))
     for key in before.keys() | now.keys():
         if before.get(key) != now.get(key):
             raise UsageError(
-                f"the run in {folder} began with {key} {before.get(key)!r}, not {now.get(key)!r}: --resume goes on"
-                " with the same command, another --checkpoints begins anew"
+                f"the run in {folder} started with {key} {before.get(key)!r}, not {now.get(key)!r}: --resume needs"
+                " the same command; to start again, use another --checkpoints"
             )
 
 
 def assign(assignment: str, config: dict[str, Any], settings: dict[str, Any]) -> None:
-    """`codec.num_codes=64` into the config; a key without a dot: into the config if it is there, else the settings.
+    """Puts `codec.num_codes=64` into the config; a key without a dot goes into the config if it is a field of it, else
+    into the settings.
 
     The value is JSON, or else plain text: 64, 1e-3, true, [16,32], loss.
     """
@@ -195,9 +196,9 @@ def assign(assignment: str, config: dict[str, Any], settings: dict[str, Any]) ->
 
 
 def check_name(name: str) -> None:
-    """Refuses what is no name of a model, in one line."""
+    """Refuses an invalid model name, in one line."""
     if str(Reference.parse(name).name) != name:
-        raise UsageError(f"'{name}' is no model name: lower-case letters, digits, dots, dashes; give --name")
+        raise UsageError(f"'{name}' is not a model name: use lower-case letters, digits, dots and dashes; give --name")
 
 
 def _channels(loaded: Loaded, family: str, config: dict[str, Any]) -> int:
@@ -205,12 +206,12 @@ def _channels(loaded: Loaded, family: str, config: dict[str, Any]) -> int:
     tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config)).tasks.values()
     channels = channels_of(port for task in tasks for port in (*task.inputs.values(), *task.outputs.values()))
     if channels is None:
-        raise UsageError(f"no task of this {family} takes or gives a picture, so there is nothing to train on")
+        raise UsageError(f"no task of this {family} takes or gives pictures, so there is nothing to train on")
     return channels
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, `config.codec.num_codes` its keys."""
+    """Nested mappings as a flat one, with keys like `config.codec.num_codes`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         inner = _flat(value) if isinstance(value, dict) else {"": value}
@@ -219,7 +220,7 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, mapping by mapping."""
+    """`base` with the values of `over`, merged mapping by mapping."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

@@ -1,4 +1,4 @@
-"""Weights into the loops that use them, where ONNX Runtime wants them."""
+"""Moves weights into the loops that use them, where ONNX Runtime needs them."""
 
 import onnx
 
@@ -6,9 +6,9 @@ from ..graph.walk import names_used, subgraphs
 
 
 def move_into_bodies(graph: onnx.GraphProto) -> None:
-    """Moves each initializer that one body alone uses into that body, as deep as it goes.
+    """Moves each initializer that only one body uses into that body, as deep as possible.
 
-    ONNX Runtime pre-packs and re-orders only the initializers of the graph that uses them: a sampler whose weights lie
+    ONNX Runtime only pre-packs and re-orders the initializers of the graph that uses them: a sampler whose weights are
     outside its `Loop` runs 25 % slower.
     """
     bodies = [body for node in graph.node for body in subgraphs(node)]

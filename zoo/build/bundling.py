@@ -17,7 +17,7 @@ from .train import Run, load_weights
 def bundle_of(
     loaded: Loaded, run: Run, module: nn.Module, record: Training, out: Path, on_progress: Callable[[str], None]
 ) -> Manifest:
-    """Exports a trained module as a bundle at `out`; see `export.export_bundle` for what it says and what can fail."""
+    """Exports a trained module as a bundle to `out`; see `export.export_bundle` for progress lines and errors."""
     from .export import export_bundle
 
     return export_bundle(
@@ -38,7 +38,7 @@ def bundle_of(
 
 
 def read_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
-    """The `state_dict` that a bundle's safetensors hold together."""
+    """The `state_dict` in a bundle's safetensors files."""
     weights: dict[str, torch.Tensor] = {}
     for name in manifest.files:
         if name.endswith(".safetensors") and name != GOLDEN:

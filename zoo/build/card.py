@@ -1,4 +1,4 @@
-"""A model's card: README.md of its bundle, made from the manifest alone."""
+"""A model's card: the README.md of its bundle, generated only from the manifest."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ CARD = "README.md"
 
 
 def card(manifest: Manifest) -> str:
-    """The card in Markdown: what the model is, its tasks, figures, training, licence, and how to run it."""
+    """The card in Markdown: what the model is, its tasks, metrics, training, licence, and how to run it."""
     m = manifest
     parts = [
         f"# {_text(m.name)}",
@@ -21,7 +21,7 @@ def card(manifest: Manifest) -> str:
         + (f" ([paper]({_url(m.paper)}))" if m.paper else "")
         + f". Licence of the weights: {_text(m.license)}."
         + (f" {_text(m.license_note)}" if m.license_note else ""),
-        "## Use it",
+        "## Usage",
         _usage(m),
         "## Tasks",
         *(_task(name, task, default=name == m.default_task) for name, task in m.tasks.items()),
@@ -41,15 +41,15 @@ def _usage(m: Manifest) -> str:
     name, task = m.task(None)
     options = " ".join(_option(port_name, port) for port_name, port in task.inputs.items() if port.default is None)
     forms = (kind_of(port).form for port in task.outputs.values())
-    out = next((f"--out out{form.suffixes[0]}" for form in forms if not form.shared), "")  # a file of its own: pictures
+    out = next((f"--out out{form.suffixes[0]}" for form in forms if not form.shared), "")  # pictures: one file each
     command = " ".join(part for part in ("zoo run", m.name, name, options, out) if part)
     values = ", ".join(f"{port}={port}" for port in task.inputs if task.inputs[port].default is None)
     first = next(iter(task.outputs))
     return (
         f"```sh\n{command}\n```\n\n"
         f'```python\nimport zoo\n\nmodel = zoo.load("{m.name}")\n{first} = model.{name}({values})["{first}"]\n```\n\n'
-        f"In Python a port is an array of the shape that the table gives. Every task is one graph, `<task>.onnx`, for "
-        f"any stack that runs ONNX; `golden.safetensors` holds inputs and the outputs that they must give."
+        f"In Python, a port is an array of the shape in the table. Every task is one graph, `<task>.onnx`, for any "
+        f"stack that runs ONNX; `golden.safetensors` contains inputs and the outputs that they must give."
     )
 
 
@@ -107,7 +107,7 @@ def _metrics(metrics: Iterable[Metric]) -> str:
         ),
     )
     commands = list(dict.fromkeys(m.command for m in metrics if m.command))
-    return table + (f"\n\nMeasured by\n\n{_commands(commands)}" if commands else "")
+    return table + (f"\n\nMeasured with\n\n{_commands(commands)}" if commands else "")
 
 
 def _training(t: Training) -> str:
@@ -119,11 +119,11 @@ def _training(t: Training) -> str:
         ("seed", str(t.seed)),
         ("time", f"{t.seconds / 60:.1f} minutes" if t.seconds else ""),
         ("note", t.note),
-        ("went on from", t.parent),
+        ("started from", t.parent),
         ("environment", t.environment),
     )
     listed = "\n".join(f"- {name}: {_text(value)}" for name, value in facts if value)
-    return listed + (f"\n\nTrained by\n\n{_commands([t.command])}" if t.command else "")
+    return listed + (f"\n\nTrained with\n\n{_commands([t.command])}" if t.command else "")
 
 
 def _graphs(m: Manifest) -> str:
@@ -142,7 +142,7 @@ def _graphs(m: Manifest) -> str:
     checked = f" Checked against torch with {_text(m.export.checked_with)}." if m.export.checked_with else ""
     return (
         f"ONNX opset {m.export.opset}, IR {m.export.ir_version}, {m.export.precision}; weights in safetensors, under "
-        f"the names of the torch `state_dict`.{checked} The same means:\n\n{tolerances}"
+        f"the names of the torch `state_dict`.{checked} Tolerances:\n\n{tolerances}"
         + "".join(_drift(m.tasks[task], task, curve) for task, curve in m.export.drift.items() if task in m.tasks)
     )
 
@@ -154,12 +154,12 @@ def _drift(task: Task, name: str, curve: Sequence[Drift]) -> str:
 
 
 def _commands(commands: Sequence[str]) -> str:
-    # Indented, not fenced: text inside can't end an indented block.
+    # Indented, not fenced: no text inside can end an indented block.
     return "\n".join("    " + safe_text(command) for command in commands)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown already, without the columns that are empty."""
+    """A Markdown table of Markdown cells, without empty columns."""
     cells = [list(row) for row in rows]
     kept = [i for i in range(len(headers)) if any(row[i] for row in cells)]
     lines = [[headers[i] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in cells)]
@@ -171,7 +171,7 @@ def _number(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    """Foreign text as Markdown text: no markup of its own, no table cells, no HTML."""
+    """Foreign text as Markdown text, in which no markup, table cells or HTML take effect."""
     return "".join(f"\\{c}" if c in "\\|<>[]*#" else c for c in safe_text(text))
 
 

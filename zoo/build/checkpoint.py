@@ -20,23 +20,23 @@ from ..system.files import sync_folder
 from ..text import safe_text
 
 CHECKPOINT = "checkpoint.safetensors"
-_TENSOR = "\0tensor"  # marks a leaf that is a tensor; no state has such a key
+_TENSOR = "\0tensor"  # marks a leaf that is a tensor; no state contains such a key
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training in the middle, or at its end."""
+    """A training, unfinished or finished."""
 
-    run: dict[str, Any]  # what `zoo train` was told: family, config, name, seed, …; see train.Run
+    run: dict[str, Any]  # what `zoo train` was given: family, config, name, seed, …; see train.Run
     step: int  # steps done
     seconds: float  # of training so far
     state: dict[str, Any]  # of the trainer
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes beside `path`, syncs and renames: a killed process leaves the old checkpoint or the new one.
+    """Writes a temporary file, syncs and renames it: a killed process leaves the old checkpoint or the new one.
 
-    A folder's checkpoint has one writer, so the file beside it has a fixed name: what a killed one left is overwritten.
+    A folder's checkpoint has one writer, so the temporary file has a fixed name: a leftover one is overwritten.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _split(checkpoint.state, "", tensors)
@@ -58,7 +58,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """A checkpoint from its file, or from the folder that holds it."""
+    """Reads a checkpoint from its file, or from its folder."""
     path = path / CHECKPOINT if path.is_dir() else path
     if not path.exists():
         raise NotFoundError(f"no checkpoint at {safe_text(path)}")
@@ -67,9 +67,9 @@ def load(path: Path) -> Checkpoint:
             about = json.loads((f.metadata() or {})["zoo_checkpoint"])
             state = _join(about["state"], f)
     except KeyError:
-        raise InvalidFileError(f"{safe_text(path)} is no checkpoint of `zoo train`") from None
+        raise InvalidFileError(f"{safe_text(path)} is not a checkpoint of `zoo train`") from None
     except (SafetensorError, ValueError, TypeError, OSError) as e:
-        raise InvalidFileError(f"{safe_text(path)} is no readable checkpoint: {safe_text(e)}") from None
+        raise InvalidFileError(f"{safe_text(path)} is not a readable checkpoint: {safe_text(e)}") from None
     return Checkpoint(about["run"], about["step"], about["seconds"], state)
 
 
@@ -80,13 +80,13 @@ def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
     if isinstance(value, dict):
-        # JSON has only text as keys; an optimiser's state has numbers.
+        # JSON only has text keys; an optimiser's state has numbers as keys.
         return {"dict": [[key, _split(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         return {"list": [_split(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
-    raise TypeError(f"a trainer's state may hold tensors, dicts, lists and plain values; {path} is a {type(value)}")
+    raise TypeError(f"a trainer's state may contain tensors, dicts, lists and plain values; {path} is a {type(value)}")
 
 
 def _join(tree: Any, f: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The conformance kit: what every plugin must keep, whoever wrote it, one check after another.
+"""The conformance kit: checks that every plugin must pass, whoever wrote it.
 
-`zoo plugin check` prints the outcomes as a table, `zoo.testing` makes tests of them. The checks of a family share one
-`Subject`: the family's smallest preset with fresh random weights, exported once.
+`zoo plugin check` prints the outcomes as a table, `zoo.testing` turns them into tests. The checks of a family share one
+`Subject`: the family's smallest preset with random weights, exported once.
 """
 
 import re
@@ -54,7 +54,7 @@ from .tracing import IR_VERSION, OPSET
 from .train import load_weights
 
 LOAD_SECONDS = 1.0
-"""How long a plugin's module may take to be imported: every command that lists families may have to wait for it."""
+"""Time limit for importing a plugin's module: every command that lists families may have to wait for it."""
 
 REQUIRED = ("describe_family", "validate_config", "list_tasks", "build_module", "build_task")
 
@@ -62,25 +62,25 @@ PLANS = (Plan(3, 28, 28), Plan(4, 17, 23))
 """Batches and picture sizes of the cases."""
 
 SIZES = (Plan(1, 0, 0), Plan(2, 57, 33))
-"""The smallest picture that a port takes, and one larger than any that was traced."""
+"""The smallest picture that a port takes, and one larger than the traced one."""
 
 MAX_STEPS = 20
 """Training steps, all on one batch with the same random numbers."""
 
 
 class Finding(Exception):
-    """What is wrong, the place in the plugin's code where it is known, and the section of the docs to read."""
+    """What is wrong, the line of the plugin's code if known, and the section of the docs to read."""
 
     def __init__(self, why: str, where: str = "", read: str = ""):
         super().__init__(why)
         self.why, self.where, self.read = why, where, read
 
 
-Verdict = Literal["pass", "fail", "blocked"]  # blocked: what the check needs failed
+Verdict = Literal["pass", "fail", "blocked"]  # blocked: a check that it needs failed
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How one check of a family came out."""
+    """The outcome of one check of a family."""
 
     family: str
     check: str
@@ -97,10 +97,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subject:
-    """A family under test. What several checks need is made once, when the first of them asks."""
+    """A family under test. Whatever several checks need is made once, when the first of them asks for it."""
 
     def __init__(self, family: str, plugin: Plugin, folder: Path, *, preset: str | None = None, seed: int = 0):
-        """`folder` is for bundles; `preset` stands in for the smallest; `seed` is of the weights and all inputs."""
+        """`folder` is for bundles; `preset` replaces the smallest one; `seed` is for the weights and all inputs."""
         self.family, self.plugin, self.folder = family, plugin, folder
         self.chosen, self.seed = preset, seed
 
@@ -109,7 +109,7 @@ class Subject:
         return probe(self.plugin)
 
     def presets(self) -> list[str]:
-        """Their names, as the probe told them."""
+        """Their names, as reported by the probe."""
         return list(self.probe.families[self.family].presets) if self.family in self.probe.families else []
 
     @cached_property
@@ -117,7 +117,7 @@ class Subject:
         return load_from(self.probe.plugin, self.family)
 
     def fail(self, why: str, hook: str, where: str = "") -> NoReturn:
-        """Ends a check: `hook` is to blame, at `where` if that is known better."""
+        """Ends a check: `hook` is at fault, in the line `where` if that is known."""
         raise Finding(why, where or self.loaded.place(hook), f"docs/contract.md#{hook}")
 
     @cached_property
@@ -198,7 +198,7 @@ class Subject:
 
     @cached_property
     def cases(self) -> dict[str, list[Case]]:
-        """Inputs of each task, one case a plan, and what torch makes of them."""
+        """Inputs of each task, one case per plan, and torch's outputs for them."""
         return self.draw(PLANS)
 
     def draw(self, plans: Sequence[Plan]) -> dict[str, list[Case]]:
@@ -206,19 +206,19 @@ class Subject:
         return draw_cases(self.tasks, in_torch.call, in_torch.margins, plans=plans, seed=self.seed)
 
     def compare(self, task: str, case: Case, result: Mapping[str, np.ndarray]) -> list[Comparison]:
-        """ONNX Runtime's outputs against torch's; fails the check where they differ by more than the tolerance."""
+        """Compares ONNX Runtime's outputs with torch's; fails the check if they differ by more than the tolerance."""
         outputs, tolerance = self.tasks.tasks[task].outputs, self.tasks.tolerance
         compared = compare_task(outputs, case.outputs, result, tolerance, case.margins)
         for output, comparison in compared.items():
             if comparison.verdict == "differs":
                 sizes = ", ".join(f"{port} {list(array.shape)}" for port, array in case.inputs.items())
-                why = f"{output} of {task} at {sizes} against torch: {comparison.text}"
+                why = f"{output} of {task} at {sizes} compared with torch: {comparison.text}"
                 self.fail(why, "build_task", self.code_of(task))
         return list(compared.values())
 
     @cached_property
     def results(self) -> dict[str, list[dict[str, np.ndarray]]]:
-        """What ONNX Runtime makes of the same inputs."""
+        """ONNX Runtime's outputs for the same inputs."""
         return {task: [self.sessions[task].run(case.inputs) for case in cases] for task, cases in self.cases.items()}
 
     @cached_property
@@ -254,7 +254,7 @@ class Subject:
         ports = [port for task in self.tasks.tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
         image = first_image(ports)
         if image is None:
-            self.fail("no task takes or gives a picture, so there is nothing to train on", "list_tasks")
+            self.fail("no task takes or gives pictures, so there is nothing to train on", "list_tasks")
         sizes = [16 if isinstance(dim, str) else dim for dim in image.shape[1:3]]
         rng = np.random.default_rng(self.seed)
         pictures = kind_of(image).draw_case(image, [number, *sizes, int(image.shape[3])], rng)
@@ -263,7 +263,7 @@ class Subject:
         return Batch(images=torch.from_numpy(pictures), labels=labels)
 
 
-# --- The checks: each says what it looked at, or raises a Finding -----------------------------------------------------
+# --- The checks: each returns what it checked, or raises a Finding ----------------------------------------------------
 
 
 def loads(s: Subject) -> str:
@@ -273,7 +273,7 @@ def loads(s: Subject) -> str:
     if seconds > LOAD_SECONDS:
         raise Finding(
             f"importing {s.plugin.module} takes {seconds:.2f} s, at most {LOAD_SECONDS:g} s are allowed:"
-            " import what is heavy inside the hooks",
+            " import heavy modules inside the hooks",
             read="docs/contract.md",
         )
     return f"in {seconds * 1000:.0f} ms, without torch and onnxruntime"
@@ -288,12 +288,12 @@ def contract(s: Subject) -> str:
 
 def family_card(s: Subject) -> str:
     if not s.described.paper.startswith("https://"):
-        s.fail(f"the link to its paper is '{s.described.paper}'; it must begin with https://", "describe_family")
+        s.fail(f"the link to its paper is '{s.described.paper}'; it must start with https://", "describe_family")
     if not s.described.presets:
-        s.fail("it has no preset; one at least, so that it can be trained and tested", "describe_family")
+        s.fail("it has no preset; it needs at least one, so that it can be trained and tested", "describe_family")
     if not (licence := _licence(s.plugin)):
         raise Finding(
-            'its distribution names no licence; in pyproject.toml: license = "Apache-2.0", or whichever it is',
+            'its distribution names no licence; add it to pyproject.toml, e.g. license = "Apache-2.0"',
             read="docs/writing-a-plugin.md",
         )
     return f"{_count(len(s.described.presets), 'preset')}, paper, licence of the code {licence}"
@@ -316,7 +316,7 @@ def presets(s: Subject) -> str:
         except TypeError as e:
             s.fail(f"preset {name}: its config must be plain dicts, lists, text and numbers: {e}", "validate_config")
         if s.validated(plain) != config:
-            s.fail(f"preset {name}: a config that was written and read again is another one", "validate_config")
+            s.fail(f"preset {name}: its config changes when it is written and read again", "validate_config")
         if s.loaded.implements("build_trainer"):
             try:
                 read(TrainingSettings, preset.training, f"the training of the preset {name}")
@@ -328,16 +328,21 @@ def presets(s: Subject) -> str:
 
 def _check_tasks(s: Subject, preset: str, tasks: Tasks) -> None:
     if tasks.default not in tasks.tasks:
-        s.fail(f"preset {preset}: the default task '{tasks.default}' is none of {', '.join(tasks.tasks)}", "list_tasks")
+        s.fail(
+            f"preset {preset}: the default task '{tasks.default}' is not one of {', '.join(tasks.tasks)}", "list_tasks"
+        )
     for name, task in tasks.tasks.items():
         if shared := task.inputs.keys() & task.outputs.keys():
-            s.fail(f"preset {preset}: '{min(shared)}' is input and output of {name}; a graph has one", "list_tasks")
+            s.fail(
+                f"preset {preset}: '{min(shared)}' is both input and output of {name}; rename one of them",
+                "list_tasks",
+            )
         if task.part_of and task.part_of not in tasks.tasks:
-            s.fail(f"preset {preset}: {name} is part of '{task.part_of}', which is no task", "list_tasks")
+            s.fail(f"preset {preset}: {name} is part of '{task.part_of}', which is not a task", "list_tasks")
         try:
             msgspec.convert(msgspec.to_builtins(task), Task)
         except msgspec.ValidationError as e:
-            s.fail(f"preset {preset}: the task {name} cannot stand in a manifest: {e}", "list_tasks")
+            s.fail(f"preset {preset}: the task {name} cannot be written in a manifest: {e}", "list_tasks")
 
 
 def config_errors(s: Subject) -> str:
@@ -354,14 +359,14 @@ def config_errors(s: Subject) -> str:
         except UsageError as e:
             if last not in str(e) or "\n" in str(e):
                 s.fail(
-                    f"a wrong {path} is refused with '{e}', which is no line that names the field", "validate_config"
+                    f"a wrong {path} is refused with '{e}', not with one line that names the field", "validate_config"
                 )
         else:
             s.fail(
-                f"a config with {path} = {value} was taken; refuse it with a UsageError that names it",
+                f"a config with {path} = {value} was accepted; refuse it with a UsageError that names it",
                 "validate_config",
             )
-    return f"{_count(len(wrong), 'wrong config')} refused, each in a line that names the field"
+    return f"{_count(len(wrong), 'wrong config')} refused, each with a line that names the field"
 
 
 def _wrong_values(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -378,7 +383,7 @@ def builds(s: Subject) -> str:
     own = {tensor.data_ptr() for tensor in s.module.state_dict().values()}
     for name, task in s.modules.items():
         if copies := [n for n, tensor in task.named_parameters() if tensor.data_ptr() not in own]:
-            why = f"preset {s.preset}: {copies[0]} of {name} is a copy; it must be the module's own"
+            why = f"preset {s.preset}: {copies[0]} of {name} is a copy; it must be the module's own tensor"
             s.fail(why, "build_task", places.of_code(type(task).__init__, s.plugin.module))
     return f"{s.preset} has {sum(parameter.numel() for parameter in s.module.parameters()):,} parameters"
 
@@ -403,9 +408,9 @@ def _sizes(declared: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> di
 
 
 def _misfit(port: Port, array: np.ndarray, sizes: dict[str, int]) -> str:
-    """How an output differs from its port; names its dimensions in `sizes` as it goes."""
+    """How an output differs from its port; records the lengths of its named dimensions in `sizes`."""
     if array.dtype != port.dtype or array.ndim != len(port.shape):
-        return f"is {array.dtype} with {array.ndim} axes; its port says {port.dtype} with {len(port.shape)}"
+        return f"is {array.dtype} with {array.ndim} axes; its port says {port.dtype} with {len(port.shape)} axes"
     for axis, (dim, size) in enumerate(zip(port.shape, array.shape)):
         wanted = sizes.setdefault(dim, size) if isinstance(dim, str) else dim
         if size != wanted:
@@ -423,7 +428,7 @@ def parity(s: Subject) -> str:
         for case, result in zip(cases, s.results[name])
         for comparison in s.compare(name, case, result)
     ]
-    return f"{verdicts.count('identical')} of {len(verdicts)} outputs identical, the others within the tolerance"
+    return f"{verdicts.count('identical')} of {len(verdicts)} outputs are identical, the others within the tolerance"
 
 
 def batches(s: Subject) -> str:
@@ -445,7 +450,7 @@ def batches(s: Subject) -> str:
             if comparison.verdict == "differs":
                 why = f"{port} of {name} depends on what else is in the batch: {comparison.text}"
                 s.fail(why, "build_task", s.code_of(name))
-    return f"{_count(compared, 'output')} of a batch of {PLANS[0].batch} as of batches of 1"
+    return f"{_count(compared, 'output')} the same in a batch of {PLANS[0].batch} as in batches of 1"
 
 
 def sizes(s: Subject) -> str:
@@ -454,11 +459,11 @@ def sizes(s: Subject) -> str:
         for name, task in s.tasks.tasks.items()
     }
     if not any(dynamic.values()):
-        return "none but the batch is dynamic"
+        return "only the batch is dynamic"
     for name, cases in s.draw(SIZES).items():
         for case in cases if dynamic[name] else []:
             s.compare(name, case, s.sessions[name].run(case.inputs))
-    return f"{', '.join(sorted(set().union(*dynamic.values())))}: the smallest, and larger than any that was traced"
+    return f"{', '.join(sorted(set().union(*dynamic.values())))}: the smallest size, and one larger than the traced one"
 
 
 def seeds(s: Subject) -> str:
@@ -518,15 +523,15 @@ def round_trip(s: Subject) -> str:
     weights = read_weights(s.bundle, s.manifest)
     state = s.module.state_dict()
     if weights.keys() != state.keys() or not all(torch.equal(weights[name], state[name]) for name in state):
-        s.fail("the weights that come out of the bundle are not those that went in", "build_module")
+        s.fail("the weights read from the bundle differ from those written to it", "build_module")
     torch.manual_seed(s.seed + 1)
     again = s.loaded.call("build_module", BuildRequest(family=s.family, config=s.manifest.config)).eval()
     load_weights(again, weights)
     s.export(s.folder / "second", again, s.manifest.config)
     for path in sorted(s.bundle.iterdir()):
         if (s.folder / "second" / path.name).read_bytes() != path.read_bytes():
-            s.fail(f"saved, loaded and saved again, {path.name} has other bytes", "build_module")
-    return f"{_count(len(s.manifest.files) + 1, 'file')} byte for byte"
+            s.fail(f"saving, loading and saving again changes {path.name}", "build_module")
+    return f"{_count(len(s.manifest.files) + 1, 'file')} byte for byte the same"
 
 
 def card(s: Subject) -> str:
@@ -537,10 +542,10 @@ def card(s: Subject) -> str:
 
 
 class Check(msgspec.Struct, frozen=True):
-    """A check, and those that must have passed before it."""
+    """A check, and the checks that must pass before it."""
 
     name: str
-    summary: str  # what is checked, as a statement that should hold
+    summary: str  # what is checked, as a statement that should be true
     run: Callable[[Subject], str]
     needs: tuple[str, ...] = ()
 
@@ -548,19 +553,19 @@ class Check(msgspec.Struct, frozen=True):
 CHECKS = (
     Check("loads", "its module loads fast and without torch", loads),
     Check("contract", "its contract version and hook signatures are right", contract, ("loads",)),
-    Check("family", "it says who it is, and names a licence", family_card, ("contract",)),
+    Check("family", "it describes itself, and names a licence", family_card, ("contract",)),
     Check("presets", "its presets are valid configs, and their tasks fit a manifest", presets, ("family",)),
     Check("config errors", "a wrong config is refused in one line that names the field", config_errors, ("presets",)),
-    Check("builds", "it builds, and its tasks hold the module's own tensors", builds, ("presets",)),
+    Check("builds", "it builds, and its tasks contain the module's own tensors", builds, ("presets",)),
     Check("exports", "every task exports", exports, ("builds",)),
     Check("ports", "ports match the graphs' real inputs and outputs", ports, ("exports",)),
-    Check("parity", "fresh weights and inputs give torch's numbers within the tolerance", parity, ("exports",)),
+    Check("parity", "new weights and inputs give torch's numbers within the tolerance", parity, ("exports",)),
     Check("batches", "a picture does not depend on its batch", batches, ("exports",)),
     Check("sizes", "dimensions with a name are dynamic", sizes, ("exports",)),
     Check("training", "training steps lower the first loss on one batch", training, ("builds",)),
-    Check("seeds", "the same seed gives the same output, another one another", seeds, ("exports", "training")),
+    Check("seeds", "the same seed gives the same output, another seed a different one", seeds, ("exports", "training")),
     Check("round trip", "save, load, save is byte-identical", round_trip, ("exports",)),
-    Check("operators", "no contrib or random operators; opset and IR that targets take", operators, ("exports",)),
+    Check("operators", "no contrib or random operators; opset and IR that targets support", operators, ("exports",)),
     Check("card", "the bundle has a card with the licence", card, ("exports",)),
 )
 
@@ -569,14 +574,14 @@ _SECTION = re.compile(r"(docs/[\w.-]+\.md(?:#\w+)?)")
 
 
 class Examination:
-    """The checks of a subject, each run once, when its outcome is asked for."""
+    """The checks of a subject; each runs once, when its outcome is first requested."""
 
     def __init__(self, subject: Subject):
         self.subject = subject
         self._outcomes: dict[str, Outcome] = {}
 
     def outcome(self, name: str) -> Outcome:
-        """How a check came out; those that it needs are run first."""
+        """The outcome of a check; checks that it needs run first."""
         if name not in self._outcomes:
             self._outcomes[name] = self._run(next(check for check in CHECKS if check.name == name))
         return self._outcomes[name]
@@ -595,7 +600,7 @@ class Examination:
             return outcome("fail", finding.why, finding.where or _found(_PLACE, finding.why), finding.read)
         except ZooError as e:
             return outcome("fail", str(e), _found(_PLACE, str(e)), _found(_SECTION, str(e)) or "docs/contract.md")
-        except Exception as e:  # the plugin's own modules are called
+        except Exception as e:  # the plugin's own modules are called, which may raise anything
             where = places.of_error(e, self.subject.plugin.module)
             return outcome("fail", brief(e), where, "docs/contract.md#build_task")
 

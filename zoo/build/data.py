@@ -1,6 +1,6 @@
-"""Pictures to train on and to measure with: IDX files, an .npz, or a folder of pictures.
+"""Pictures to train and measure on: IDX files, an .npz, or a folder of pictures.
 
-A data set is read whole, as uint8 [number, height, width, channels] and int64 labels (-1 where there are none).
+A data set is read whole, as uint8 [number, height, width, channels] and int64 labels (-1: no label).
 """
 
 import gzip
@@ -21,7 +21,7 @@ from ..ports.image import channels_of
 from ..text import did_you_mean, safe_text
 
 CALIBRATION_PICTURES = 128
-"""So many show what the activations of a model are."""
+"""The number of pictures on which the activations of a model are measured."""
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
@@ -38,7 +38,7 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """Of the pictures' bytes, then the labels'."""
+        """SHA-256 of the pictures' bytes, followed by the labels'."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
@@ -58,23 +58,23 @@ def read(
     skip: int = 0,
     limit: int | None = None,
 ) -> Dataset:
-    """A data set out of whatever is at `path`.
+    """Reads a data set from whatever is at `path`.
 
     - a folder with IDX files as MNIST names them (`train-images-idx3-ubyte[.gz]`, `t10k-…` for the test part);
     - an `.npz` with `images` [N, H, W] or [N, H, W, C] and, optionally, `labels` and `classes`; or with `train_images`,
       `test_images` and so on;
-    - a folder of pictures, a subfolder a class; with subfolders `train` and `test`, those are the parts. Pictures are
-      read as `zoo run` reads them: upright, transparent parts on white, the first frame of an animation.
+    - a folder of pictures, with one subfolder per class; subfolders `train` and `test` are the parts of the data set.
+      Pictures are read as by `zoo run`: upright, transparent parts on white, the first frame of an animation.
 
     Args:
         split: `train` or `test`.
         channels: 1 or 3; grey and colour are converted into each other.
-        image_size: pictures of a folder are scaled to this shorter side and cropped to the middle square; needed when
+        image_size: pictures in a folder are scaled to this shorter side and cropped to the middle square; needed if
             they differ in size.
-        classes: names of the labels, from 0; else those of the data, else the numbers. Data with names of their own
-            are renumbered after these.
-        skip: leave out the first so many.
-        limit: only the first so many of the rest.
+        classes: names of the labels, from 0; default: those of the data, else the numbers. Data with their own names
+            are renumbered in this order.
+        skip: skip this many pictures.
+        limit: only this many of the remaining pictures.
 
     Raises:
         NotFoundError, InvalidFileError, UsageError: one line each.
@@ -95,7 +95,7 @@ def read(
     images, labels = images[part], labels[part].astype(np.int64)
     names = found or tuple(classes) or tuple(str(i) for i in range(int(labels.max()) + 1))
     if labels.max() >= len(names):
-        raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, and there are {len(names)} class names")
+        raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, but there are {len(names)} class names")
     if classes and found:
         labels, names = _renumber(path, labels, found, tuple(classes)), tuple(classes)
     name = name or (path.stem if path.is_file() else path.absolute().name)
@@ -103,7 +103,7 @@ def read(
 
 
 def _renumber(path: Path, labels: np.ndarray, found: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray:
-    """Labels that count in `found`, counted in `classes`."""
+    """Labels that are indices into `found`, as indices into `classes`."""
     for name in found:
         if name not in classes:
             raise UsageError(
@@ -111,11 +111,11 @@ def _renumber(path: Path, labels: np.ndarray, found: tuple[str, ...], classes: t
                 + did_you_mean(name, classes)
             )
     places = np.array([classes.index(name) for name in found] + [-1], np.int64)
-    return places[labels]  # -1, no label, takes the last place
+    return places[labels]  # -1, no label, indexes the last place
 
 
 def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Arrays that a file gave are what they should be."""
+    """Checks the arrays from a file."""
 
     def refuse(reason: str) -> None:
         raise InvalidFileError(f"{safe_text(path)}: {reason}")
@@ -126,11 +126,11 @@ def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
             " they must be uint8 [number, height, width] or [number, height, width, channels]"
         )
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        refuse(f"labels are {labels.dtype} of {labels.ndim} dimensions; they must be whole numbers [number]")
+        refuse(f"labels are {labels.dtype} of {labels.ndim} dimensions; they must be integers [number]")
     if len(images) != len(labels):
-        refuse(f"{len(images)} pictures and {len(labels)} labels; there must be one label a picture")
+        refuse(f"{len(images)} pictures and {len(labels)} labels; there must be one label per picture")
     if len(labels) and labels.min() < -1:
-        refuse(f"a label is {labels.min()}; labels count from 0, and -1 is none")
+        refuse(f"a label is {labels.min()}; labels count from 0, and -1 means no label")
 
 
 def _read_idx(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -151,12 +151,14 @@ def _idx_file(folder: Path, name: str) -> np.ndarray:
         shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
-        raise InvalidFileError(f"{safe_text(path)} is no IDX file of bytes: {safe_text(e)}") from None
+        raise InvalidFileError(f"{safe_text(path)} is not an IDX file of bytes: {safe_text(e)}") from None
 
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     if not zipfile.is_zipfile(path):
-        raise InvalidFileError(f"{safe_text(path)} is no .npz; data is an .npz, or a folder of pictures or IDX files")
+        raise InvalidFileError(
+            f"{safe_text(path)} is not an .npz; data must be an .npz, or a folder of pictures or IDX files"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{split}_" if f"{split}_images" in arrays else ""
@@ -167,7 +169,7 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
             labels = arrays[f"{prefix}labels"] if has_labels else np.full(images.shape[:1], -1)
             classes = tuple(map(str, arrays["classes"].ravel())) if "classes" in arrays else ()
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-        raise InvalidFileError(f"{safe_text(path)} is no readable .npz: {safe_text(e)}") from None
+        raise InvalidFileError(f"{safe_text(path)} is not a readable .npz: {safe_text(e)}") from None
     return images, labels, classes
 
 
@@ -216,10 +218,10 @@ def _to_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 class Sampler:
-    """Which pictures step `n` trains on: each once an epoch, in an order that the seed and epoch decide.
+    """Which pictures step `n` trains on: each once per epoch, in an order that depends on seed and epoch.
 
-    Batches are full, so an epoch leaves out the last `number % batch_size` of its order. The same for a resumed run,
-    and for any number of processes: they share each batch out.
+    Batches are full, so an epoch skips the last `number % batch_size` pictures of its order. The order is the same for
+    a resumed run and for any number of processes, which divide each batch among them.
     """
 
     def __init__(self, number: int, batch_size: int, seed: int):
@@ -238,7 +240,7 @@ class Sampler:
 
 
 def calibration_pictures(manifest: Manifest, data: Path) -> np.ndarray:
-    """Pictures of the training part, which metrics are not measured with: uint8 [number, height, width, channels].
+    """Pictures of the training part, which are not used for metrics: uint8 [number, height, width, channels].
 
     Args:
         manifest: of the model, which takes or gives pictures.

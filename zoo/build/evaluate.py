@@ -1,4 +1,4 @@
-"""The figures of a card, measured over ONNX Runtime, shared by families of one kind."""
+"""Measures the metrics of a card in ONNX Runtime, for families of the same kind."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ..run.model import Model
 
 BATCH = 250  # pictures
-BATCH_PIXELS = BATCH * 32 * 32  # of a batch of large pictures: a codec needs kilobytes a pixel
+BATCH_PIXELS = BATCH * 32 * 32  # limit for a batch of large pictures: a codec needs kilobytes per pixel
 TASK = "generate"
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
 MS_SSIM_SIDE = 176  # pixels: 16 times the window; smaller pictures have no MS-SSIM
 
 
 def batches(request: MeasureRequest) -> Iterator[slice]:
-    """Slices of the pictures, with the request's progress around them."""
+    """Slices of the pictures, wrapped in the request's progress."""
     height, width = request.images.shape[1:3]
     size = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
     starts = range(0, len(request.images), size)
@@ -38,9 +38,9 @@ def batches(request: MeasureRequest) -> Iterator[slice]:
 
 
 def psnr(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each picture, dB: 10 log10(255^2 / MSE); 100 dB where they are equal.
+    """Peak signal-to-noise ratio of each picture, dB: 10 log10(255^2 / MSE); 100 dB if they are equal.
 
-    Both uint8 [N, H, W, C]; gives float64 [N].
+    Both uint8 [N, H, W, C]; returns float64 [N].
     """
     a, b = (torch.tensor(x).double() for x in (pictures, originals))
     values = peak_signal_noise_ratio(a, b, data_range=255.0, reduction="none", dim=(1, 2, 3))
@@ -50,10 +50,10 @@ def psnr(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
 def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
     """Structural similarity of each picture (Wang et al. 2004: Gaussian window 11x11, sigma 1.5, K 0.01 and 0.03).
 
-    The mean over all pixels, the picture mirrored beyond its edges. In float64: a flat picture's variance is the
-    difference of two large numbers.
+    The mean over all pixels, with the picture mirrored beyond its edges. In float64, because a flat picture's variance
+    is the difference of two large numbers.
 
-    Both uint8 [N, H, W, C], at least `SSIM_WINDOW` pixels each way; gives float64 [N].
+    Both uint8 [N, H, W, C], at least `SSIM_WINDOW` pixels in each direction; returns float64 [N].
     """
     a, b = (torch.tensor(x).permute(0, 3, 1, 2).double() for x in (pictures, originals))
     values = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
@@ -62,7 +62,7 @@ def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
 
 
 def codebook_use(counts: np.ndarray) -> float:
-    """Share of the codes that were used at all, percent."""
+    """Share of the codes that were used at all, in percent."""
     return 100 * float((counts > 0).mean())
 
 
@@ -73,9 +73,9 @@ def perplexity(counts: np.ndarray) -> float:
 
 
 def ms_ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """Structural similarity over five scales (Wang, Simoncelli, Bovik 2003), a perceptual likeness without a network.
+    """Structural similarity over five scales (Wang, Simoncelli, Bovik 2003), a perceptual similarity without a network.
 
-    Both uint8 [N, H, W, C], at least `MS_SSIM_SIDE` pixels each way; gives float64 [N].
+    Both uint8 [N, H, W, C], at least `MS_SSIM_SIDE` pixels in each direction; returns float64 [N].
     """
     a, b = (torch.tensor(x).permute(0, 3, 1, 2).double() for x in (pictures, originals))
     measure = multiscale_structural_similarity_index_measure
@@ -83,13 +83,14 @@ def ms_ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
 
 
 def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Metric]:
-    """How like `request.images` they are after `encode` and `decode`.
+    """How similar `request.images` are after `encode` and `decode`.
 
     - `psnr`, `ssim` and, for large pictures, `ms_ssim`: the mean over pictures.
-    - `codebook_use` and `perplexity` of the tokens, where there are `num_codes`.
-    - With a judge: `label_kept`, the share whose label it still sees, beside `label_of_originals`;
-      `perceptual_distance`, the mean distance between its features of a picture and of the reconstruction, over that of
-      two pictures; `reconstruction_frechet_distance` between its features of all pictures and all reconstructions.
+    - `codebook_use` and `perplexity` of the tokens, if there are `num_codes`.
+    - With a judge: `label_kept`, the share that it still classifies correctly, and `label_of_originals`;
+      `perceptual_distance`, the mean distance between its features of a picture and of the reconstruction, divided by
+      that of two pictures; `reconstruction_frechet_distance` between its features of all pictures and all
+      reconstructions.
     """
     values, counts = _reconstruct(request, num_codes or 0)
     means = {name: float(each.mean()) for name, each in values.items()}
@@ -146,7 +147,7 @@ def _four_digits(value: float) -> float:
 
 
 def measure_classifier(request: MeasureRequest) -> list[Metric]:
-    """Share of pictures whose label `classify` gives."""
+    """Share of pictures for which `classify` gives the label."""
     right = [_labels(request.model, request.images[part]) == request.labels[part] for part in batches(request)]
     accuracy = 100 * float(np.concatenate(right).mean())
     return [Metric(name="accuracy", value=round(accuracy, 2), unit="%", better="higher")]
@@ -160,18 +161,18 @@ def _labels(judge: "Model", images: np.ndarray) -> np.ndarray:
 
 
 def measure_generator(request: MeasureRequest) -> list[Metric]:
-    """How good the pictures of `generate` are, how varied, and that they are no copies.
+    """How good and how varied the pictures of `generate` are, and whether they are copies.
 
-    Draws `request.samples` pictures, seeds 0, 1, …, with the labels of `request.images` in their order, and compares
-    them with `request.images`.
+    Draws `request.samples` pictures with seeds 0, 1, … and the labels of `request.images` in order, and compares them
+    with `request.images`.
 
     - In the judge's features: `frechet_distance`, `precision`, `recall`, and `diversity`, the mean distance within a
-      class over that of real pictures.
-    - By the judge's verdict: `asked_label`, the share that it gives the label asked for, and `worst_class_gap`, by how
-      many points that share stays under the judge's on real pictures, in the class where it does so most.
+      class divided by that of real pictures.
+    - By the judge's labels: `asked_label`, the share of pictures with the requested label, and `worst_class_gap`, by
+      how many points that share is below the judge's accuracy on real pictures, in the worst class.
     - With training pictures: `frechet_floor`, the distance of as many real ones to `request.images`, and
-      `nearest_training`, the median distance in pixels from a drawn picture to its nearest training picture, over that
-      of a real one. Well under 1 would be copying.
+      `nearest_training`, the median distance in pixels from a drawn picture to its nearest training picture, divided by
+      that of a real one. Well under 1 would mean copying.
     - With Inception's weights: `inception_fid`.
     """
     number = request.samples or len(request.images)
@@ -192,7 +193,7 @@ def measure_generator(request: MeasureRequest) -> list[Metric]:
 
 
 def _draw(request: MeasureRequest, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The pictures of seeds 0, 1, …, one a label, uint8 [number, height, width, channels]."""
+    """The pictures of seeds 0, 1, …, one per label, uint8 [number, height, width, channels]."""
     inputs = request.model.manifest.tasks[TASK].inputs
     output = next(iter(request.model.manifest.tasks[TASK].outputs))
     starts = range(0, len(labels), BATCH)
@@ -207,7 +208,7 @@ def _draw(request: MeasureRequest, labels: NDArray[np.int64]) -> NDArray[np.uint
 def _measure_by_judge(
     request: MeasureRequest, judge: "Model", drawn: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> Iterator[Metric]:
-    """What the judge says of the drawn pictures beside the real ones."""
+    """The judge's metrics of the drawn pictures, compared with the real ones."""
     metric = partial(Metric, judge=request.judged_by)
 
     def judged(pictures: np.ndarray, task: str, port: str) -> np.ndarray:
@@ -216,7 +217,7 @@ def _measure_by_judge(
     ours, real = (judged(pictures, "features", "features") for pictures in (drawn, request.images))
     yield metric(name="frechet_distance", value=statistics.frechet_distance(ours, real), better="lower")
     if request.training_images is not None:
-        # Every n-th: a data set may be sorted by class.
+        # Every n-th picture, since a data set may be sorted by class.
         apart = max(1, len(request.training_images) // len(drawn))
         floor = judged(request.training_images[::apart][: len(drawn)], "features", "features")
         yield metric(name="frechet_floor", value=statistics.frechet_distance(floor, real))

@@ -1,8 +1,9 @@
-"""From a torch module to a bundle: one ONNX graph a task, the weights once, and proof that both give the same numbers.
+"""From a torch module to a bundle: one ONNX graph per task, the weights once, and a check that the numbers are the
+same.
 
-The steps: weights to safetensors; each task traced, its initializers pointed into them; golden cases drawn and run in
-torch; the graphs checked as a stranger's would be; the cases replayed in ONNX Runtime. All of it happens in a folder
-beside the wanted one, which gets its name only when every step went well.
+The steps: write the weights to safetensors; trace each task and point its initializers into them; draw golden cases and
+run them in torch; check the graphs like a stranger's; replay the cases in ONNX Runtime. All of this happens in a
+temporary folder, which gets its final name only if every step succeeded.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from .weights import Weights
 PRECISION = "float32"
 
 DRIFT_COUNTS = (1, 2, 5, 10, 20, 50)
-"""Rounds of a loop after which its graph is compared with torch; golden cases have few."""
+"""Numbers of iterations after which a loop's graph is compared with torch; golden cases only have a few."""
 
 
 def export_bundle(
@@ -60,17 +61,17 @@ def export_bundle(
     metrics: Sequence[Metric] = (),
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
-    """Writes the bundle of a trained module at `out`, or fails and leaves nothing there.
+    """Writes the bundle of a trained module to `out`, or fails and leaves nothing behind.
 
     Args:
         out: the bundle's folder; it must not exist.
-        loaded: the family's plugin; its `call(hook, request)` is all that is used.
-        config: complete, as `validate_config` gave it.
-        module: as `build_module` builds it, trained. It is moved to the CPU and set to evaluation.
-        on_progress: gets a line for each task that was traced or whose golden tokens tie, and one at the replay.
+        loaded: the family's plugin; only its `call(hook, request)` is used.
+        config: complete, as `validate_config` returned it.
+        module: trained, as `build_module` builds it. It is moved to the CPU and set to evaluation mode.
+        on_progress: called with a line for each task that was traced or whose golden tokens tie, and before the replay.
 
     Raises:
-        ExportError: a task can't be traced, or its graph does not give torch's numbers: a table says where.
+        ExportError: a task cannot be traced, or its graph does not give torch's numbers; a table says where.
         StoreError: the folder cannot be written.
         UsageError: `out` exists.
     """
@@ -92,7 +93,7 @@ def export_bundle(
         cases = draw_cases(tasks, in_torch.call, in_torch.margins)
         write_cases(folder / GOLDEN, cases)
         for task in (task for task, drawn in cases.items() if any(case.margins is not None for case in drawn)):
-            on_progress(f"{task}: codes lie so close that tokens tie; where they do, nothing can be compared")
+            on_progress(f"{task}: codes are so close that tokens tie; tied tokens cannot be compared")
 
         manifest = Manifest(
             format=manifests.FORMAT,
@@ -120,7 +121,7 @@ def export_bundle(
             files={path.name: manifests.describe_file(path) for path in folder.iterdir()},
         )
         update_bundle(folder, manifest)
-        manifest = manifests.read(folder)  # what we write, we can read
+        manifest = manifests.read(folder)  # zoo must be able to read what it writes
         on_progress("comparing with torch")
         _prove(folder, manifest, modules)
         if drift := _measure_drift(folder, manifest, in_torch):
@@ -131,7 +132,7 @@ def export_bundle(
 
 
 def update_bundle(folder: Path, manifest: Manifest) -> Manifest:
-    """Writes a bundle's manifest and card anew, e.g. with new metrics; weights, graphs and cases stay as they are."""
+    """Rewrites a bundle's manifest and card, e.g. with new metrics; weights, graphs and cases stay unchanged."""
     write_atomically(folder / CARD, card(manifest).encode())
     files = manifest.files | {CARD: manifests.describe_file(folder / CARD)}
     manifest = msgspec.structs.replace(manifest, files=dict(sorted(files.items())))
@@ -141,7 +142,7 @@ def update_bundle(folder: Path, manifest: Manifest) -> Manifest:
 
 @contextlib.contextmanager
 def _place_in(module: nn.Module) -> Iterator[None]:
-    """Ends the message of a failed export with the line of the plugin's code where it failed, and what to read."""
+    """Adds to the message of a failed export the line of the plugin's code where it failed, and what to read."""
     try:
         yield
     except ExportError as e:
@@ -150,7 +151,7 @@ def _place_in(module: nn.Module) -> Iterator[None]:
 
 
 class TorchTasks:
-    """The tasks as torch runs them: arrays in, arrays out, by port."""
+    """The tasks, run in torch: arrays in, arrays out, by port."""
 
     def __init__(self, modules: Mapping[str, nn.Module], tasks: Tasks):
         self.modules, self.tasks = modules, tasks
@@ -173,7 +174,7 @@ class TorchTasks:
 
 
 def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -> None:
-    """The graphs pass the check that a stranger's must pass, and give torch's numbers."""
+    """Checks that the graphs pass the check for strangers' graphs, and give torch's numbers."""
 
     def code(task: str) -> str:
         return places.of_code(type(modules[task]).forward, modules[task])
@@ -182,7 +183,7 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
         lines = "".join(f"\n  {finding}" for finding in findings)
         tasks = [task for task in modules if any(f.startswith(f"{graph_file(task)}:") for f in findings)]
         where = ", ".join(filter(None, map(code, tasks)))
-        raise ExportError(f"the graphs are not fit to be shipped{where and f' ({where})'}:{lines}")
+        raise ExportError(f"the graphs cannot be published{where and f' ({where})'}:{lines}")
     replays = replay(folder, manifest, "cpu")
     off = [
         (task.task, output, comparison.text, code(task.task))
@@ -191,12 +192,12 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
         if comparison.verdict == "differs"
     ]
     if off:
-        table = tabulate(off, headers=("task", "output", "ONNX Runtime against torch", "code"), tablefmt="plain")
+        table = tabulate(off, headers=("task", "output", "ONNX Runtime compared with torch", "code"), tablefmt="plain")
         raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}")
 
 
 def _measure_drift(folder: Path, manifest: Manifest, in_torch: TorchTasks) -> dict[str, tuple[Drift, ...]]:
-    """Whether a loop's small differences grow with its rounds: the default task, where it has a `count` port.
+    """Whether a loop's small differences grow with its iterations, for the default task if it has a `count` port.
 
     Raises:
         ExportError: they grow beyond the tolerance.

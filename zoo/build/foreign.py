@@ -1,6 +1,6 @@
-"""Checkpoints that other projects wrote: the one reader of all importers.
+"""Reads checkpoints that other projects wrote, for all importers.
 
-safetensors are read directly, PyTorch's files and pickles through `torchfile`, which runs nothing that they name.
+safetensors files are read directly, PyTorch's files and pickles through `torchfile`, which runs none of their code.
 """
 
 import json
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".pkl")
 CONFIGS = ("config.json", "config.yaml")
 WRAPPINGS = ("ema", "model", "state_dict", "params", "module")
-"""Keys under which training scripts put the weights, the ones to publish first: DiT and LlamaGen save both `ema` and
-`model`, and their own samplers take the first."""
+"""Keys under which training scripts store the weights, in order of preference: DiT and LlamaGen save both `ema` and
+`model`, and their own samplers use the first."""
 
-PREFIXES = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
+PREFIXES = ("module.", "_orig_mod.")  # prefixes that DDP and torch.compile add to every name
 MAX_CONFIG_BYTES = 1 << 20
-MAX_DEPTH = 32  # of modules in modules
+MAX_DEPTH = 32  # of nested modules
 MAX_NODES = 200_000
 MAX_REPEATS = 8
-"""How often the elements of a file may be visited, over all tensors: tied weights do it twice, a bomb of views more."""
-SMALL = 64 << 20  # bytes that any file may expand to
+"""How often the elements of a file may be used by all tensors: twice with tied weights, far more in a bomb of views."""
+SMALL = 64 << 20  # bytes to which any file may expand
 
-# What a broken pickle can raise on its way.
+# What a broken pickle can raise.
 _BROKEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError, RuntimeError)
 
 
@@ -46,16 +46,16 @@ class Foreign:
     tensors: "Mapping[str, torch.Tensor]"  # flat; may share memory with each other and with the file
     config: dict[str, Any] | None  # its config.json or config.yaml
     path: Path  # the weights file
-    notes: tuple[str, ...]  # what was unwrapped and left out, a line each
+    notes: tuple[str, ...]  # what was unwrapped and left out, one line each
 
 
 def read(path: Path) -> Foreign:
-    """Reads a checkpoint's file, or the one that lies in a folder (`diffusion_pytorch_model.safetensors` and its kind).
+    """Reads a checkpoint's file, or the one in a folder (such as `diffusion_pytorch_model.safetensors`).
 
     Raises:
-        NotFoundError: there is no such file, or no weights in the folder.
-        UsageError: the folder holds several.
-        InvalidFileError: the file is damaged, hostile or of a kind that is not read; or a tensor holds NaN or infinity.
+        NotFoundError: there is no such file, or no weights in the folder. UsageError: the folder contains several.
+        InvalidFileError: the file is damaged, hostile or in an unsupported format; or a tensor contains NaN or
+        infinity.
     """
     file = _weights_file(path)
     notes: list[str] = []
@@ -65,7 +65,7 @@ def read(path: Path) -> Foreign:
         raise InvalidFileError(f"{safe_text(file)} cannot be read: {e.strerror}") from None
     except _BROKEN as e:
         reason = safe_text(e)[:300] if isinstance(e, ValueError) else f"its pickle is broken ({type(e).__name__})"
-        raise InvalidFileError(f"{safe_text(file)} is no checkpoint that can be read: {reason}") from None
+        raise InvalidFileError(f"{safe_text(file)} is not a readable checkpoint: {reason}") from None
     weights = _without_prefix(weights, notes)
     _check_finite(weights, file)
     return Foreign(weights, _config(file.parent), file, tuple(notes))
@@ -80,18 +80,18 @@ def _weights_file(path: Path) -> Path:
             raise NotFoundError(f"there is no checkpoint at {safe_text(path)}")
         return path
     found = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.is_file()]
-    # The same weights in two formats: the one that is no pickle.
+    # The same weights in two formats: use the one that is not a pickle.
     safe = [file for file in found if file.suffix == ".safetensors"]
     found = safe or found
     if not found:
         inner = sorted({file.parent.name for suffix in SUFFIXES for file in path.glob(f"*/*{suffix}")})
-        if len(inner) == 1 and (path / "model_index.json").is_file():  # a diffusers pipeline of one network
+        if len(inner) == 1 and (path / "model_index.json").is_file():  # a diffusers pipeline with one network
             return _weights_file(path / inner[0])
-        hint = f"; its folders {', '.join(inner)} do: name one" if inner else f" ({', '.join(SUFFIXES)})"
-        raise NotFoundError(f"{safe_text(path)} holds no weights{safe_text(hint)}")
+        hint = f"; its folders {', '.join(inner)} contain some: name one" if inner else f" ({', '.join(SUFFIXES)})"
+        raise NotFoundError(f"{safe_text(path)} contains no weights{safe_text(hint)}")
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:8])
-        raise UsageError(f"{safe_text(path)} holds several weights files: {safe_text(names)}; name one")
+        raise UsageError(f"{safe_text(path)} contains several weights files: {safe_text(names)}; name one")
     return found[0]
 
 
@@ -123,12 +123,12 @@ def _read_pickled(file: Path, notes: list[str]) -> "dict[str, torch.Tensor]":
     skipped: list[str] = []
     _Flatten(found, skipped).walk("", root, 0)
     if not found:
-        raise ValueError("it holds no tensors")
+        raise ValueError("it contains no tensors")
     if skipped:
-        notes.append(f"left out what is no tensor: {some(skipped)}")
+        notes.append(f"left out what is not a tensor: {some(skipped)}")
     size = file.stat().st_size
     if (total := sum(tensor.nbytes for tensor in found.values())) > max(SMALL, size * MAX_REPEATS):
-        raise ValueError(f"its tensors expand to {human_bytes(total)}, the file has {human_bytes(size)}")
+        raise ValueError(f"its tensors expand to {human_bytes(total)}, but the file has only {human_bytes(size)}")
     weights = {}
     for name, tensor in found.items():
         try:
@@ -139,20 +139,20 @@ def _read_pickled(file: Path, notes: list[str]) -> "dict[str, torch.Tensor]":
 
 
 def _unwrap(root: Any, notes: list[str]) -> Any:
-    """The state dict inside what a training script saved."""
+    """The state dict inside the data that a training script saved."""
     for _ in range(MAX_DEPTH):
         entries = _entries(root)
         key = next((key for key in WRAPPINGS if _entries(entries.get(key))), None)
-        if key is None or isinstance(root, StandIn):  # a module's part may have such a name
+        if key is None or isinstance(root, StandIn):  # a part of a module may have such a name
             break
         left = [str(name) for name in entries if name != key]
-        notes.append(f"took '{key}'" + (f", left {some(left)}" if left else ""))
+        notes.append(f"used '{key}'" + (f", left {some(left)}" if left else ""))
         root = entries[key]
     return root
 
 
 def _entries(value: Any) -> dict:
-    """The named parts of a dict or, where a whole module was pickled, of the module."""
+    """The named parts of a dict or, if a whole module was pickled, of the module."""
     if isinstance(value, dict):
         return value
     if not isinstance(value, StandIn):
@@ -163,7 +163,7 @@ def _entries(value: Any) -> dict:
 
 
 class _Flatten:
-    """Walks dicts in dicts and joins their keys with dots."""
+    """Walks nested dicts and joins their keys with dots."""
 
     def __init__(self, found: dict[str, StoredTensor], skipped: list[str]):
         self.found, self.skipped, self.nodes = found, skipped, 0
@@ -175,7 +175,7 @@ class _Flatten:
         if isinstance(value, StoredTensor):
             if not name.isprintable() or len(name) > tensors.MAX_NAME:
                 raise ValueError(
-                    f"a tensor's name has at most {tensors.MAX_NAME} printable characters, not '{name[:50]}'"
+                    f"a tensor's name may have at most {tensors.MAX_NAME} printable characters, not '{name[:50]}'"
                 )
             if name in self.found:
                 raise ValueError(f"two tensors have the name '{name}'")
@@ -189,7 +189,7 @@ class _Flatten:
 
 
 def some(names: Collection[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of further ones."""
     return ", ".join(safe_text(name[:100]) for name in islice(names, 6)) + (
         f" and {len(names) - 6} more" if len(names) > 6 else ""
     )
@@ -198,7 +198,7 @@ def some(names: Collection[str]) -> str:
 def _without_prefix(weights: "dict[str, torch.Tensor]", notes: list[str]) -> "dict[str, torch.Tensor]":
     for prefix in PREFIXES:
         if weights and all(name.startswith(prefix) for name in weights):
-            notes.append(f"dropped the prefix '{prefix}' of all names")
+            notes.append(f"removed the prefix '{prefix}' from all names")
             weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
 
@@ -213,9 +213,9 @@ def _check_finite(weights: "Mapping[str, torch.Tensor]", file: Path) -> None:
             continue
         if tensor.element_size() == 1:
             tensor = tensor.float()  # float8 has no minimum
-        low, high = torch.aminmax(tensor)  # NaN wins both; unlike isfinite it makes no second tensor
+        low, high = torch.aminmax(tensor)  # both are NaN if any element is; unlike isfinite, it makes no second tensor
         if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise InvalidFileError(f"{safe_text(file)}: the tensor '{safe_text(name)}' holds NaN or infinity")
+            raise InvalidFileError(f"{safe_text(file)}: the tensor '{safe_text(name)}' contains NaN or infinity")
 
 
 # --- Its config -------------------------------------------------------------------------------------------------------
@@ -231,9 +231,9 @@ def _config(folder: Path) -> dict[str, Any] | None:
         data = file.read_bytes()
         config = json.loads(data) if file.suffix == ".json" else strictyaml.parse(data, str(file))[0]
         if not isinstance(config, dict):
-            raise ValueError("it holds no fields")
+            raise ValueError("it contains no fields")
     except OSError as e:
         raise InvalidFileError(f"{safe_text(file)} cannot be read: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
-        raise InvalidFileError(f"{safe_text(file)} is no config: {safe_text(e)[:200]}") from None
+        raise InvalidFileError(f"{safe_text(file)} is not a config: {safe_text(e)[:200]}") from None
     return config

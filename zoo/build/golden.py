@@ -1,6 +1,6 @@
-"""Golden cases: inputs drawn by code, and what torch makes of them.
+"""Golden cases: inputs drawn by code, and torch's outputs for them.
 
-Sizes and batches vary, so that a graph which was frozen to the traced ones cannot pass.
+Sizes and batches vary, so that a graph that is fixed to the traced ones cannot pass.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,13 +13,13 @@ from ..hookspecs import Task, Tasks
 from ..ports.kinds import kind_of
 
 MAX_DRAWS = 200
-"""How often a picture is drawn anew until its tokens are clear of ties."""
+"""How often a picture is redrawn until its tokens have no ties."""
 
 HOPELESS_DRAWS = 50
-"""After so many drawings of which none was clear, a size is given up: codes tie everywhere, as after a few steps."""
+"""After this many drawings, all with ties, a size is given up: codes tie everywhere, as after a few training steps."""
 
 SHRINK = (1, 2, 3)
-"""A picture of which no drawing was clear is drawn this much smaller: it has fewer tokens, which all should be."""
+"""A picture whose drawings all had ties is drawn this much smaller: fewer of its tokens can tie."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Plan:
     """The sizes of a case, for the dimensions that are dynamic."""
 
     batch: int
-    height: int  # 0: the smallest that the port allows, or whatever other dimensions may be
+    height: int  # 0: the smallest that the port allows, or any value for other dimensions
     width: int
 
 
-# Batches 1, 3 and 5 are not the traced one; sizes are odd, even, smallest, wide and tall.
+# Batches 1, 3 and 5 differ from the traced one; sizes are odd, even, smallest, wide and tall.
 PLANS = (Plan(1, 0, 0), Plan(3, 28, 28), Plan(5, 21, 11), Plan(2, 9, 30))
 TRACE = Plan(2, 13, 18)
-"""What a task is traced with: a batch of 1 would be frozen into the graph without a word."""
+"""The sizes with which a task is traced: a batch of 1 would silently be fixed in the graph."""
 
 Call = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 Margins = Callable[[str, Mapping[str, np.ndarray]], np.ndarray | None]
@@ -43,17 +43,17 @@ Margins = Callable[[str, Mapping[str, np.ndarray]], np.ndarray | None]
 def draw_cases(
     tasks: Tasks, call: Call, margins: Margins, *, plans: Sequence[Plan] = PLANS, seed: int | None = None
 ) -> dict[str, list[Case]]:
-    """Cases of every task, one a plan: the golden ones, or others by another choice of plans and seed.
+    """Cases of every task, one per plan: the golden ones, or others for other plans and seeds.
 
-    A port that another task gives under the same name and kind (tokens, size) gets what that task gave in the same
+    A port that another task gives under the same name and kind (tokens, size) gets the output of that task in the same
     case; the others are drawn in their range.
 
     Args:
         call: runs a task in torch: name and inputs to outputs, arrays by port.
-        margins: how clear each token of the outputs is of a tie, float32 [batch, …]; None where a task can't say.
+        margins: how far each token of the outputs is from a tie, float32 [batch, …]; None if a task does not say.
 
     Returns:
-        The cases. Where nothing clear of ties was found, as in a model that was hardly trained, a case has `margins`.
+        The cases. If none without ties was found, as for a barely trained model, a case has `margins`.
     """
     cases: dict[str, list[Case]] = {}
     for name in _feeders_first(tasks):
@@ -68,7 +68,7 @@ def draw_cases(
 
 
 def _feeders_first(tasks: Tasks) -> list[str]:
-    """The tasks in an order in which each follows those that feed it; where they feed each other, as they stand."""
+    """The tasks in an order in which each follows those that feed it; unchanged if they feed each other."""
     order: list[str] = []
     waiting = list(tasks.tasks)
     while waiting:
@@ -81,7 +81,7 @@ def _feeders_first(tasks: Tasks) -> list[str]:
 
 
 def _feeder(tasks: Tasks, name: str, port: str, among: Collection[str]) -> str | None:
-    """The first other task that gives a port's values under its name and kind; pictures are drawn, not fed."""
+    """The first other task with an output of the port's name and kind; pictures are drawn, not fed."""
     taken = tasks.tasks[name].inputs[port]
     if not kind_of(taken).fed:
         return None
@@ -95,9 +95,9 @@ def _feeder(tasks: Tasks, name: str, port: str, among: Collection[str]) -> str |
 def _draw_clear_of_ties(
     name: str, tasks: Tasks, plan: Plan, fed: Mapping[str, np.ndarray], margins: Margins, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Inputs of a case; those of a batch whose tokens stand near a tie are drawn anew, one by one.
+    """Inputs of a case; elements of the batch whose tokens are close to a tie are redrawn, one by one.
 
-    With them the smallest margin of each of the batch, float32 [batch], when some stayed near a tie; else None.
+    Also returns the smallest margin of each element, float32 [batch], if some stayed close to a tie; else None.
     """
     task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
     inputs: dict[str, np.ndarray] = {}
@@ -120,14 +120,14 @@ def _draw_clear_of_ties(
 
 
 def _smallest(margins: np.ndarray | None) -> np.ndarray | None:
-    """The smallest margin of each of the batch."""
+    """The smallest margin of each element of the batch."""
     return None if margins is None else margins.reshape(len(margins), -1).min(axis=1)
 
 
 def draw_inputs(
     task: Task, plan: Plan, rng: np.random.Generator, fed: Mapping[str, np.ndarray] = {}
 ) -> dict[str, np.ndarray]:
-    """Values for every input of a task, in the order of its ports; `fed` ones are taken as they are."""
+    """Values for every input of a task, in the order of its ports; `fed` ones are used unchanged."""
     sizes = _dimensions(task, plan)
     for port, array in fed.items():
         sizes |= {dim: n for dim, n in zip(task.inputs[port].shape, array.shape, strict=True) if isinstance(dim, str)}
@@ -141,7 +141,7 @@ def draw_inputs(
 
 
 def _dimensions(task: Task, plan: Plan) -> dict[str, int]:
-    """A size for each named dimension: pictures as the plan says, batches too, the others small and distinct."""
+    """A size for each named dimension: pictures and batches from the plan, the others small and distinct."""
     sizes: dict[str, int] = {}
     for port in task.inputs.values():
         sizes |= kind_of(port).dimensions(port, plan.height, plan.width)

@@ -9,14 +9,14 @@ Carried = tuple[Tensor, ...]
 
 
 def while_loop(more: Callable[..., Tensor], body: Callable[..., Carried], carried: Carried) -> Carried:
-    """`torch.while_loop` where a graph is exported, which gives an ONNX Loop; else the same in Python.
+    """`torch.while_loop` during an export, which gives an ONNX Loop; otherwise the same in Python.
 
-    Outside of an export torch would compile the loop at every call, which takes seconds.
+    Outside an export, torch would compile the loop at every call, which takes seconds.
 
     Args:
-        more: of the carried tensors, bool []: whether to go on.
-        body: of the carried tensors, the next ones, alike in shape and dtype; new tensors, none of its arguments.
-        carried: what the loop starts with.
+        more: from the carried tensors to bool []: whether to continue.
+        body: from the carried tensors to the next ones, of the same shape and dtype; new tensors, not its arguments.
+        carried: the tensors that the loop starts with.
     """
     if torch.compiler.is_exporting():
         return torch.while_loop(more, body, carried)

@@ -1,4 +1,4 @@
-"""The figures of a model's card: its family's measurements, over ONNX Runtime, on a part of a data set."""
+"""Measures the metrics of a model's card with its family's code, in ONNX Runtime, on a part of a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from . import data as datasets
 from .data import Dataset
 
 GENERATE = "generate"
-"""The task of a model that draws."""
+"""The task of models that draw."""
 
 Progress = Callable[[Iterator, int], Iterator]
 """Wraps an iterator with a known length."""
@@ -29,7 +29,7 @@ Progress = Callable[[Iterator, int], Iterator]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a model is measured with; the options of `zoo eval` have the same names and say what they mean."""
+    """How a model is measured; the options of `zoo eval` have the same names and explain them."""
 
     data: Path
     split: str = "test"
@@ -42,7 +42,7 @@ class Measurement:
     inception: Path | None = None
 
     def command(self, name: str, judge: str | None) -> list[str]:
-        """The words of the command that measures the same again."""
+        """The arguments of the command that repeats the measurement."""
         words = ["zoo", "eval", name, "--data", str(self.data)]
         words += ["--split", self.split] if self.split != "test" else []
         for option in ("data_name", "image_size", "skip", "limit", "samples", "inception"):
@@ -57,18 +57,18 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
     """A model's metrics, as its family measures them.
 
     Args:
-        judge: a classifier that says what pictures show.
+        judge: a classifier for the pictures.
 
     Raises:
         InvalidFileError: the model has no pictures, or the data cannot be read.
-        UsageError: options that mean nothing to the model, or pictures without labels for a judge.
+        UsageError: options that do not apply to the model, or pictures without labels for a judge.
     """
     manifest = model.manifest
     ports = (p for t in manifest.tasks.values() for p in (*t.inputs.values(), *t.outputs.values()))
     channels = channels_of(ports)
     if channels is None:
         raise InvalidFileError(f"{manifest.name} neither takes nor gives pictures: there is nothing to measure")
-    # Whoever says what pictures show knows what the labels mean; else the labels do not matter.
+    # The classifier defines what the labels mean; without one, the labels do not matter.
     judging = judge.manifest if judge else manifest if "classify" in manifest.tasks else None
     read = partial(
         datasets.read,
@@ -81,12 +81,12 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
     data = read(split=how.split, skip=how.skip, limit=how.limit)
     if judging and data.labels.min() < 0:
         raise UsageError(
-            f"{how.data} has pictures without a label: a classifier's verdict has nothing to be compared with"
+            f"{how.data} has pictures without a label, so a classifier's labels cannot be compared with anything"
         )
     draws = GENERATE in manifest.tasks
     for option, value in (("samples", how.samples), ("set", how.assignments), ("inception", how.inception)):
         if value and not draws:
-            raise UsageError(f"{manifest.name} draws no pictures: --{option} means nothing to it")
+            raise UsageError(f"{manifest.name} does not draw pictures: --{option} does not apply to it")
     request = MeasureRequest(
         family=manifest.family,
         config=manifest.config,
@@ -106,7 +106,7 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
 
 
 def _training_images(data: Dataset, how: Measurement, read: Callable[..., Dataset]) -> np.ndarray | None:
-    """The pictures of the training part that are not measured with; None where the data has no parts."""
+    """Pictures of the training part that are not used for the metrics; None if the data has no parts."""
     whole = read(split="train")
     if data.split == "train":
         rest = np.delete(whole.images, slice(how.skip, how.skip + len(data)), axis=0)
@@ -120,7 +120,7 @@ def _assigned(assignment: str, ports: Mapping[str, Port]) -> tuple[str, float]:
     free = {port: number for port, declared in ports.items() if (number := kind_of(declared).number)}
     if not equals or name not in free:
         raise UsageError(
-            f"--set '{assignment}' must be PORT=NUMBER, the port one of {', '.join(free)}{did_you_mean(name, free)}"
+            f"--set '{assignment}' must be PORT=NUMBER, with PORT one of {', '.join(free)}{did_you_mean(name, free)}"
         )
     try:
         return name, free[name](text)

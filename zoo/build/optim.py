@@ -1,4 +1,4 @@
-"""Learning rates, weight averages and a trainer that families share."""
+"""Learning rates, weight averages and a trainer, shared by families."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def cosine_rate(step: int, steps: int, peak: float, warmup_steps: int = 0) -> fl
 
 
 class WeightAverage:
-    """A moving average of a module's parameters; buffers are copied as they are.
+    """A moving average of a module's parameters; buffers are copied.
 
     average <- d average + (1 - d) weights, with d = min(decay, (1 + step) / (10 + step)), so that the start is soon
     forgotten.
@@ -36,7 +36,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Moves the average towards the weights as they are after `step`, which counts from 0."""
+        """Moves the average towards the weights after `step`, which counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(self.source.parameters())
@@ -46,14 +46,14 @@ class WeightAverage:
 
 
 class AveragedTrainer:
-    """A `Trainer` of one module: Adam with a cosine rate; what is published is the moving average of the weights.
+    """A `Trainer` for one module: Adam with a cosine learning rate; the moving average of the weights is published.
 
-    A family adds `losses`, and may replace `optimizer`. `self.module` is the module, `self.network` what is trained of
-    it, to be called: under torchrun it is wrapped, so that gradients are summed over the processes.
+    A family adds `losses`, and may replace `optimizer`. `self.module` is the module; `self.network` is the trained part
+    of it, for calls: under torchrun it is wrapped, so that gradients are summed over the processes.
     """
 
     def __init__(self, request: TrainRequest, settings: AveragedSettings, part: nn.Module | None = None):
-        """`part` of the request's module is trained, the rest stays as it is; default: all of it."""
+        """Only `part` of the request's module is trained; default: all of it."""
         self.settings, self.device = settings, request.device
         self.module = request.module
         self.part = self.module if part is None else part
@@ -62,8 +62,8 @@ class AveragedTrainer:
         self.average = WeightAverage(self.part, settings.average_decay)
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named losses, scalars; the first is minimised, the others are for the log. All randomness is `generator`'s
-        (on the CPU)."""
+        """Named losses, scalars; the first is minimised, the others are for the log. All randomness must come from
+        `generator` (on the CPU)."""
         raise NotImplementedError
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -89,11 +89,11 @@ class AveragedTrainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state_dict`."""
+        """Restores a `state_dict`."""
         self.module.load_state_dict(state["module"])
         self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def trained_module(self) -> nn.Module:
-        """The module with averaged weights, to be published."""
+        """The module with averaged weights, for publishing."""
         return self.average.module

@@ -1,11 +1,11 @@
-"""Noise out of a seed, the same bits in every stack: Threefry-2x32 with 20 rounds as torch int64 operations.
+"""Noise from a seed, the same bits in every stack: Threefry-2x32 with 20 rounds as torch int64 operations.
 
 Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3" (Random123). A counter-based
-generator is a function without state: word i of a picture depends on its seed, the stream and i alone, so a batch, a
-restart or another language changes nothing. docs/noise.md specifies it to the bit.
+generator is a function without state: word i of a picture only depends on its seed, the stream and i, so batches,
+restarts or another language make no difference. docs/noise.md specifies it to the bit.
 
-All operations are ones that ONNX has and ONNX Runtime's CPU provider runs: Add, Mul, BitwiseAnd, BitwiseOr,
-BitwiseXor, Cast, and for normal values Log, Sqrt, Cos, Sin in float64.
+It only uses operations that ONNX has and ONNX Runtime's CPU provider runs: Add, Mul, BitwiseAnd, BitwiseOr, BitwiseXor,
+Cast, and for normal values Log, Sqrt, Cos, Sin in float64.
 """
 
 import math
@@ -18,13 +18,13 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA  # a Skein constant; without it the key 0 would be weak
 ROUNDS = 20
 MASK = 0xFFFFFFFF
-TWO_PI = 7074237752028440  # times 2^-50: 2 pi as float64 has it
+TWO_PI = 7074237752028440  # times 2^-50: 2 pi in float64
 
 Words = tuple[Tensor, Tensor]
 
 
 def threefry2x32(key: Words, counter: Words) -> Words:
-    """Two 32-bit words for each counter, as int64 0 .. 2^32 - 1; key and counter are such words too, and broadcast."""
+    """Two 32-bit words for each counter, as int64 0 .. 2^32 - 1; key and counter are also such words, and broadcast."""
     keys = (*key, key[0] ^ key[1] ^ PARITY)
     x0, x1 = (counter[0] + keys[0]) & MASK, (counter[1] + keys[1]) & MASK
     for i in range(ROUNDS):
@@ -38,7 +38,7 @@ def threefry2x32(key: Words, counter: Words) -> Words:
 
 
 def words(seed: Tensor, pairs: int, stream: int | Tensor = 0) -> Words:
-    """The first `pairs` word pairs of a stream: two int64 [batch, pairs], each 0 .. 2^32 - 1.
+    """The first `pairs` pairs of words of a stream: two int64 [batch, pairs], each 0 .. 2^32 - 1.
 
     Args:
         seed: int64 [batch], 0 .. 2^53 - 1. Its low 32 bits are the key's first word, the rest the second.
@@ -61,17 +61,18 @@ def uniform(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Ten
 
 
 def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tensor:
-    """Standard normal values, float32 [batch, *shape], by Box and Muller 1958; |value| <= 6.77.
+    """Standard normal values, float32 [batch, *shape], by the transform of Box and Muller 1958; |value| <= 6.77.
 
-    Values 2i and 2i + 1 of a flattened picture come from pair i. All is done in float64 and rounded once at the end, so
-    libraries whose logarithm and sine differ in the last bit still give the same float32, but for one in millions.
+    Values 2i and 2i + 1 of a flattened picture come from pair i. Everything is computed in float64 and rounded once at
+    the end, so libraries whose logarithm and sine differ in the last bit still give the same float32, except for one in
+    millions.
     """
     count = math.prod(shape)
     w0, w1 = words(seed, (count + 1) // 2, stream)
     u1, u2 = ((w.to(torch.float64) + 0.5) * 2.0**-32 for w in (w0, w1))  # in (0, 1), exact
     radius = torch.sqrt(torch.log(u1) * -2.0)
-    # torch's exporter writes Python's fractions as float32, which would cut 2 pi short; whole numbers it keeps. Made by
-    # `full`, since the body of a `while_loop` may hold no `torch.tensor`.
+    # torch's exporter writes Python's floats as float32, which would truncate 2 pi, but keeps integers. `full` is used
+    # since the body of a `while_loop` may not contain `torch.tensor`.
     two_pi = torch.full((), TWO_PI, dtype=torch.int64, device=seed.device).to(torch.float64) * 2.0**-50
     angle = u2 * two_pi
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)  # [batch, pairs, 2]
@@ -79,13 +80,13 @@ def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tens
 
 
 def _rotate_left(x: Tensor, bits: int) -> Tensor:
-    """Of 32-bit words; the product stays under 2^61."""
+    """The product of 32-bit words modulo 2^32; it stays under 2^61."""
     return ((x * 2**bits) & MASK) | _shift_right(x, 32 - bits)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """x >> bits for 0 <= x < 2^53, through float64: there the product is exact, and the cast cuts its fraction off.
+    """x >> bits for 0 <= x < 2^53, through float64, where the product is exact and the cast truncates its fraction.
 
-    torch's own `>>` and `//` export to eight nodes each, since they provide for negative numbers.
+    torch's own `>>` and `//` are exported as eight nodes each, since they handle negative numbers.
     """
     return (x.to(torch.float64) * 2.0**-bits).to(torch.int64)

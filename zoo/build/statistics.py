@@ -1,7 +1,7 @@
-"""How near one set of pictures is to another: statistics over their feature vectors, float32 [number, features].
+"""How close one set of pictures is to another: statistics over their feature vectors, float32 [number, features].
 
-The Fréchet distance, precision and recall are torch-fidelity's, so that figures can be compared with others' that name
-their evaluator. What the features are (a judge's, Inception's) is the caller's to say.
+The Fréchet distance, precision and recall are torch-fidelity's, so that results can be compared with those of others
+that name their evaluator. The caller chooses the features (a judge's, or Inception's).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ CHUNK = 2_000  # rows of a distance matrix at a time
 
 
 def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
-    """|mu_g - mu_r|^2 + tr(S_g + S_r - 2 (S_g S_r)^(1/2)), of means and covariances.
+    """|mu_g - mu_r|^2 + tr(S_g + S_r - 2 (S_g S_r)^(1/2)), with means mu and covariances S.
 
     Source: Heusel et al. 2017 (https://arxiv.org/abs/1706.08500), equation 6.
     """
@@ -30,7 +30,7 @@ def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
 
 
 def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """The share of generated pictures that lie among the real, and of real ones among the generated; 0 .. 1 each.
+    """The share of generated pictures that are among the real ones, and of real ones among the generated; 0 .. 1 each.
 
     Source: Kynkäänniemi et al. 2019 (https://arxiv.org/abs/1904.06991), equation 2, with the third neighbour.
     """
@@ -46,7 +46,7 @@ def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, fl
 
 
 def spread(features: np.ndarray, labels: np.ndarray) -> float:
-    """The mean distance between two vectors of one class, over classes of two or more."""
+    """The mean distance between two vectors of the same class, over classes with two or more."""
     means = []
     for label in np.unique(labels):
         of_class = torch.from_numpy(features[labels == label])
@@ -56,26 +56,28 @@ def spread(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def nearest_distance(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """The Euclidean distance of each vector to the nearest of others, float32 [number]."""
+    """The Euclidean distance of each vector to the nearest of the others, float32 [number]."""
     a, b = torch.from_numpy(vectors), torch.from_numpy(among)
     return torch.cat([torch.cdist(part, b).min(dim=1).values for part in a.split(CHUNK // 4)]).numpy()
 
 
 def inception(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The features of FID proper: pictures uint8 [N, H, W, 1 or 3] to float32 [N, 2048].
+    """The Inception features of FID: pictures uint8 [N, H, W, 1 or 3] to float32 [N, 2048].
 
     Args:
-        weights: the file `pt_inception-2015-12-05-6726825d.pth`, which torch-fidelity's releases hold.
+        weights: the file `pt_inception-2015-12-05-6726825d.pth` from torch-fidelity's releases.
 
     Raises:
-        InvalidFileError: the file is not that.
+        InvalidFileError: the file does not contain these weights.
     """
     try:
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
         )
-    except Exception as e:  # whatever torch makes of a file that is something else
-        raise InvalidFileError(f"{safe_text(weights)} holds no Inception weights: {safe_text(e)[:200]}") from None
+    except Exception as e:  # torch may raise anything for another kind of file
+        raise InvalidFileError(
+            f"{safe_text(weights)} does not contain Inception weights: {safe_text(e)[:200]}"
+        ) from None
 
     def features(images: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(images).permute(0, 3, 1, 2)

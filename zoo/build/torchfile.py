@@ -1,7 +1,7 @@
-"""What `torch.save` wrote, as a tree of plain data with the places of its tensors.
+"""Reads what `torch.save` wrote, as a tree of plain data with the locations of its tensors.
 
-Both of its containers: the zip of today, and the stream of pickles from before torch 1.6; and a bare pickle of
-tensors. Nothing is copied, and nothing is run (see `unpickle`): a tensor is made when it is asked for, as a view of the
+It reads both containers, the current zip and the stream of pickles from before torch 1.6, and a bare pickle of tensors.
+Nothing is copied, and no code is run (see `unpickle`): a tensor is created when it is requested, as a view of the
 mapped file. `torch.load` is not used: docs/decisions/0005-foreign-checkpoints.md says why.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_DIRECTORY_BYTES = 16 << 20  # of a zip; about 200,000 entries
-MAX_PICKLE_BYTES = 256 << 20  # of a zip's data.pkl: everything but the tensors
+MAX_PICKLE_BYTES = 256 << 20  # of a zip's data.pkl, which contains everything but the tensors
 MAX_RANK = 16
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the old container
@@ -39,11 +39,11 @@ _ITEM_BYTES = {
 
 @dataclass(eq=False)
 class _Archive:
-    """The bytes that storages lie in."""
+    """The bytes that contain the storages."""
 
     buffer: mmap.mmap | bytearray
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each storage, first byte and end
-    storages: dict[str, "_Storage"] = field(default_factory=dict)  # as the pickle names them
+    storages: dict[str, "_Storage"] = field(default_factory=dict)  # under their names in the pickle
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class _Storage:
     archive: _Archive
     key: str
     dtype: str
-    count: int  # elements, as the pickle says
+    count: int  # elements, as stated in the pickle
 
     @property
     def nbytes(self) -> int:
@@ -70,20 +70,20 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements; more than its storage has where strides visit some of them again."""
+        """The size of its elements in bytes; more than that of its storage if strides use some of them repeatedly."""
         return prod(self.shape) * _ITEM_BYTES[self.dtype]
 
     def read(self) -> "torch.Tensor":
         """The tensor, a view of the mapped file (a private mapping: writes never reach the file).
 
         Raises:
-            ValueError: its storage is missing, has another size than the pickle says, or is too small for it.
+            ValueError: its storage is missing, has another size than the pickle states, or is too small for it.
         """
         import torch
 
         storage = self.storage
         if storage.key not in storage.archive.ranges:
-            raise ValueError(f"the file lacks the storage '{storage.key[:50]}'")
+            raise ValueError(f"the file does not contain the storage '{storage.key[:50]}'")
         start, end = storage.archive.ranges[storage.key]
         if end - start != storage.nbytes:
             raise ValueError(f"a storage of {end - start:,} bytes where {storage.nbytes:,} are named")
@@ -97,7 +97,7 @@ class StoredTensor:
             storage.archive.buffer, dtype=torch.uint8, count=(end - start) // item * item, offset=start
         )
         if start % item:
-            flat = flat.clone()  # the old container aligns nothing
+            flat = flat.clone()  # the old container does not align storages
         return flat.view(dtype).as_strided(self.shape, self.stride, self.offset)
 
 
@@ -105,7 +105,8 @@ def read(path: Path) -> Any:
     """The tree of a file: dicts, lists, tuples, plain values, `StoredTensor` and `StandIn`.
 
     Raises:
-        ValueError: with the reason, and other exceptions of a broken pickle; the caller turns all into one line.
+        ValueError: with the reason; a broken pickle may raise other exceptions. The caller turns them all into one
+        line.
     """
     with path.open("rb") as f:
         buffer = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -124,7 +125,7 @@ def read(path: Path) -> Any:
 
 
 class _Directory(io.FileIO):
-    """zipfile reads a zip's directory in one piece, however long the file says it is."""
+    """Checks the size of a zip's directory, since zipfile reads it in one piece, however long it claims to be."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
@@ -152,7 +153,7 @@ def _read_zip(path: Path, buffer: mmap.mmap) -> Any:
                 raise ValueError(f"a zip with '{name[:50]}' twice")
             ranges[name] = _stored(entry, buffer)
     if "constants.pkl" in ranges:
-        raise ValueError("a TorchScript program; save its state_dict, or give the checkpoint that it was made of")
+        raise ValueError("a TorchScript program; save its state_dict, or give the checkpoint that it was made from")
     start, end = ranges["data.pkl"]
     if end - start > MAX_PICKLE_BYTES:
         raise ValueError(f"a data.pkl of {end - start:,} bytes; at most {MAX_PICKLE_BYTES:,}")
@@ -165,7 +166,7 @@ def _read_zip(path: Path, buffer: mmap.mmap) -> Any:
 
 
 def _stored(entry: zipfile.ZipInfo, buffer: mmap.mmap) -> tuple[int, int]:
-    """Where an entry's bytes lie. torch stores them as they are; a compressed one may be a bomb."""
+    """The location of an entry's bytes. torch stores them uncompressed; a compressed entry may be a bomb."""
     name = entry.filename[:50]
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
         raise ValueError(f"a zip with '{name}' compressed or encrypted, which torch never does; unpack and store it")
@@ -195,7 +196,7 @@ def _read_stream(buffer: mmap.mmap | bytearray, known: Known) -> Any:
     for key in load(stream, known, _refuse):
         storage = archive.storages.get(key) if isinstance(key, str) else None
         if storage is None:
-            raise ValueError("a list of storages that names one that no tensor has")
+            raise ValueError("a list of storages with one that no tensor uses")
         count = int.from_bytes(stream.read(8), "little", signed=True)
         if count != storage.count:
             raise ValueError(f"a storage of {count:,} elements where {storage.count:,} are named, or cut short")
@@ -207,28 +208,28 @@ def _read_stream(buffer: mmap.mmap | bytearray, known: Known) -> Any:
     return root
 
 
-# --- What torch's pickles name ----------------------------------------------------------------------------------------
+# --- The names in torch's pickles -------------------------------------------------------------------------------------
 
 
 def _refuse(identity: Any) -> Any:
-    raise ValueError("a pickle with a persistent id in a place where torch writes none")
+    raise ValueError("a pickle with a persistent id where torch never writes one")
 
 
 def _persistent(archive: _Archive) -> Any:
     def resolve(identity: Any) -> Any:
         match identity:
-            case ("module", Name() as name, *_):  # the old container's note of a class's source
+            case ("module", Name() as name, *_):  # the old container's record of a class's source
                 return name
             case ("storage", Name() as kind, str(key), str(), int(count), *rest) if count >= 0:
                 if rest not in ([], [None]):
                     raise ValueError("a storage that is part of another, as torch wrote before 0.4; save it again")
                 dtype = _STORAGES.get(kind.text.rpartition(".")[2])
-                if dtype is None:  # quantised and such: its tensors are no plain tensors
+                if dtype is None:  # quantised and similar: its tensors are not plain tensors
                     return StandIn(kind.text)
                 storage = _Storage(archive, key, dtype, count)
                 archive.storages.setdefault(key, storage)
                 return storage
-        raise ValueError("a pickle with a persistent id that is no storage")
+        raise ValueError("a pickle with a persistent id that is not a storage")
 
     return resolve
 
@@ -249,18 +250,18 @@ def _view(storage: Any, dtype: str, offset: Any, shape: Any, stride: Any) -> Sto
         raise ValueError(f"a tensor without storage, or without shape and strides of at most {MAX_RANK} axes")
     numbers = (offset, *shape, *stride)
     if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
-        raise ValueError("a tensor whose shape, strides or offset are no natural numbers")
+        raise ValueError("a tensor whose shape, strides or offset are not natural numbers")
     return StoredTensor(storage, dtype, offset, tuple(shape), tuple(stride))
 
 
 def _ordered_dict(pairs: Any = None) -> dict:
-    """Python 3 calls it without arguments and sets the items later; Python 2 gave them as a list of pairs."""
+    """An OrderedDict. Python 3 calls it without arguments and sets the items later; Python 2 passed a list of pairs."""
     if pairs is None:
         return {}
     if not isinstance(pairs, list):
-        raise ValueError("an OrderedDict of no list")
+        raise ValueError("an OrderedDict that is not made from a list")
     entries = {key: value for key, value in pairs if isinstance(key, str)}
-    pairs.clear()  # else the memo could give the same long list to many calls
+    pairs.clear()  # otherwise the memo could pass the same long list to many calls
     return entries
 
 
@@ -271,16 +272,16 @@ def _size(axes: Any) -> tuple:
 
 
 def _known(*, nested: bool) -> Known:
-    """The names that stand for tensors, and what is done in their place.
+    """The names that make up tensors, and our functions for them.
 
     Args:
-        nested: whether bytes that hold a storage in the old container are read: bare pickles have those, and one level
-            of them is all that is ever needed.
+        nested: whether to read bytes that contain a storage in the old container: bare pickles have them, and one level
+            is always enough.
     """
 
     def bytes_of_storage(data: Any) -> Any:
         if not isinstance(data, bytes):
-            raise ValueError("a storage that is no bytes")
+            raise ValueError("a storage that is not bytes")
         return _read_stream(bytearray(data), _known(nested=False))
 
     def parameter(data: Any, *rest: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A task's torch module to its ONNX graph, through `torch.onnx.export(dynamo=True)`."""
+"""Turns a task's torch module into its ONNX graph, with `torch.onnx.export(dynamo=True)`."""
 
 import contextlib
 import io
@@ -29,10 +29,10 @@ from .translations import TRANSLATIONS
 from .weights import Weights
 
 OPSET = 18
-"""The lowest that torch's exporter writes without a conversion; stacks as old as 2023 read it."""
+"""The lowest that torch's exporter writes without a conversion; stacks from 2023 can read it."""
 
 MAX_FOLDED = 1024
-"""Elements that a constant may have to be computed at export, or to be held once where it stood twice."""
+"""The most elements of constants that are folded at export, or merged if they are duplicates."""
 
 IR_VERSION = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", OPSET)])
 
@@ -41,12 +41,10 @@ def export_task(module: nn.Module, name: str, task: Task, weights: Weights, path
     """Traces a task's module and writes its graph.
 
     Raises:
-        ExportError: torch can't trace it, or a dimension that the ports call dynamic came out fixed.
+        ExportError: torch cannot trace it, or a dimension that is dynamic in the ports came out fixed.
     """
     if shared := task.inputs.keys() & task.outputs.keys():
-        raise ExportError(
-            f"the task '{name}' has '{min(shared)}' as input and output; a graph has one value of a name: rename one"
-        )
+        raise ExportError(f"the task '{name}' has '{min(shared)}' as both input and output: rename one of them")
     model = _trace(module, name, task)
     _simplify(model, weights)
     weights.point(model, name)
@@ -56,15 +54,16 @@ def export_task(module: nn.Module, name: str, task: Task, weights: Weights, path
     proto.producer_name, proto.producer_version = "zoo", version_of("torch")
     proto.graph.name = name
     for graph in graphs_of(proto.graph):
-        # The tracer's own names of sizes; every runtime infers them anew. In a loop's body, where the tracer has a name
-        # for every place that a size comes from, they kept ONNX Runtime from computing in place: half again the memory.
+        # The tracer's own names for sizes, which every runtime infers again. In a loop's body, where the tracer gives a
+        # size one name for every source, they kept ONNX Runtime from computing in place, which took 1.5 times the
+        # memory.
         del graph.value_info[:]
     move_into_bodies(proto.graph)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
-    """The task in ONNX's terms, as torch's exporter gives it."""
+    """The task as an ONNX program, as torch's exporter returns it."""
     arrays = draw_inputs(task, TRACE, np.random.default_rng(0))
     arguments = tuple(torch.from_numpy(array) for array in arrays.values())
     dynamic = tuple(
@@ -93,9 +92,9 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
 
 
 def _reason(error: Exception) -> str:
-    """Why torch can't, in one plain line; the line of an operator that is to blame becomes a note of the error."""
+    """Why torch cannot trace it, in one plain line; the line of the failing operator becomes a note of the error."""
     cause: BaseException = error
-    # Those of the exporter tell, in colour, how to report a bug of torch.
+    # The exporter's own messages explain, in colour, how to report a bug in torch.
     while isinstance(cause, OnnxExporterError) and cause.__cause__:
         cause = cause.__cause__
     reason = re.sub(r"\x1b\[[0-9;]*m", "", str(cause))
@@ -108,15 +107,15 @@ def _reason(error: Exception) -> str:
 
 
 def _node(error: BaseException) -> torch.fx.Node | None:
-    """What torch's exporter was at when it failed: it writes the node into its message, but not the node's own line."""
+    """The node at which torch's exporter failed: its message contains the node, but not the node's line of code."""
     nodes = [frame.f_locals.get("node") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((node for node in reversed(nodes) if isinstance(node, torch.fx.Node)), None)
 
 
 def _simplify(model: ir.Model, weights: Weights) -> None:
-    """Folds constants, drops what is unused or doubled, in loops' bodies too: sessions open the faster the fewer nodes
-    there are. Weights stay: a folded one would be a second copy."""
-    _merge_doubled(model)  # what is folded becomes a tensor of its own, and those are not compared
+    """Folds constants and removes unused and duplicate nodes, in loops' bodies too: the fewer nodes there are, the
+    faster sessions open. Weights are kept: a folded one would be a second copy."""
+    _merge_doubled(model)  # before folding, since folded results become separate tensors, which are not compared
     optimizer.fold_constants_ir(
         model,
         onnx_shape_inference=False,
@@ -130,19 +129,19 @@ def _simplify(model: ir.Model, weights: Weights) -> None:
         passes.RemoveUnusedNodesPass(),
         passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),
-        passes.ClearMetadataAndDocStringPass(),  # it names files of the machine that traced
+        passes.ClearMetadataAndDocStringPass(),  # it contains file names of the machine that traced
     )(model)
 
 
 def _merge_doubled(model: ir.Model) -> None:
-    """One node for those of a graph that compute the same."""
+    """Merges nodes of a graph that compute the same."""
     merge = passes.CommonSubexpressionEliminationPass(size_limit=MAX_FOLDED)
-    for graph in model.graphs():  # the pass looks at a model's outermost graph alone
+    for graph in model.graphs():  # the pass only looks at a model's outermost graph
         merge(ir.Model(graph, ir_version=model.ir_version))
 
 
 def _declare_ports(model: ir.Model, name: str, task: Task) -> None:
-    """Writes the ports' dimension names into the graph; refuses a fixed dimension that a port calls dynamic."""
+    """Writes the ports' dimension names into the graph; refuses a fixed dimension that is dynamic in the port."""
     for ports, values in ((task.inputs, model.graph.inputs), (task.outputs, model.graph.outputs)):
         if [value.name for value in values] != list(ports):
             got = ", ".join(str(value.name) for value in values)
@@ -161,7 +160,7 @@ def _declare(value: ir.Value, port: Port, task: str) -> None:
             if isinstance(dim, int) and dim != said:
                 raise ExportError(
                     f"axis {axis} of {where} came out as {dim}; its port says {said}: "
-                    "the module computes with a size as if it were fixed"
+                    "the module treats this size as fixed"
                 )
     if value.dtype is not None and value.dtype.numpy() != np.dtype(port.dtype):
         raise ExportError(f"'{value.name}' of '{task}' is {value.dtype.numpy()}; its port says {port.dtype}")
@@ -170,7 +169,7 @@ def _declare(value: ir.Value, port: Port, task: str) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Torch's exporter talks on both streams, through logging and through warnings; its errors still come through."""
+    """Silences torch's exporter, which prints to both streams, logs and warns; its errors still come through."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

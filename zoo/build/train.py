@@ -1,7 +1,7 @@
 """The training loop that all families share: data, processes, checkpoints, logs, Ctrl-C.
 
-What happens in a step is the family's (`Trainer` of the contract). A resumed run is the same run: which pictures a
-step sees and which random numbers it draws depend on seed, step and process alone.
+What happens in a step is up to the family (`Trainer` in the contract). A resumed run is the same run: the pictures of a
+step and its random numbers only depend on seed, step and process.
 """
 
 import json
@@ -46,11 +46,11 @@ class Interrupted(ZooError):
 
 @dataclass(frozen=True)
 class Run:
-    """What a training is, as its checkpoint keeps it: enough to go on, and to make the bundle."""
+    """A training's parameters, as its checkpoint stores them: enough to continue it, and to make the bundle."""
 
     family: str
     config: dict[str, Any]
-    settings: dict[str, Any]  # steps, batch_size, learning_rate, seed, and the family's own
+    settings: dict[str, Any]  # steps, batch_size, learning_rate, seed, and the family's own settings
     name: Name
     version: Version
     summary: Line
@@ -63,7 +63,7 @@ class Run:
     data_license: Text = ""
     data_sha256: str = ""
     parent: str = ""
-    note: Text = ""  # the trainer's, for the card
+    note: Text = ""  # from the trainer, for the card
 
     @classmethod
     def asked(cls, values: Mapping[str, Any]) -> "Run":
@@ -72,11 +72,11 @@ class Run:
 
     @classmethod
     def of(cls, saved: Checkpoint) -> "Run":
-        """The run that a checkpoint is of."""
+        """The run that a checkpoint belongs to."""
         try:
             return msgspec.convert(saved.run, cls)
         except msgspec.ValidationError as e:
-            raise InvalidFileError(f"the checkpoint is of another version of zoo: {safe_text(e)}") from None
+            raise InvalidFileError(f"the checkpoint was written by another version of zoo: {safe_text(e)}") from None
 
     def record(self, steps: int, seconds: float) -> Training:
         """The manifest's training record after `steps`."""
@@ -96,20 +96,20 @@ class Run:
 
 
 def use_threads(number: int) -> None:
-    """Has torch compute in so many CPU threads, in this process."""
+    """Sets the number of CPU threads that torch uses in this process."""
     torch.set_num_threads(number)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives; `module` is None in all processes but the first."""
+    """The result of a training; `module` is None in all processes but the first."""
 
     module: nn.Module | None
     record: Training
 
 
 class Processes:
-    """The processes of a `torchrun`, or this one alone."""
+    """The processes of a `torchrun`, or only this one."""
 
     def __init__(self) -> None:
         self.number = int(os.environ.get("WORLD_SIZE", "1"))
@@ -128,7 +128,7 @@ class Processes:
             try:
                 yield
             except Interrupted:
-                dist.barrier()  # torchrun ends all processes once the first has ended: not while one is still writing
+                dist.barrier()  # torchrun ends all processes once one has ended: wait until none is still writing
                 raise
             dist.barrier()  # a process that leaves early can abort the others
         finally:
@@ -144,7 +144,7 @@ class Processes:
     def distribute(self, module: nn.Module) -> nn.Module:
         if self.number == 1:
             return module
-        # Buffers are the family's own to agree on (a codebook's averages are summed over processes).
+        # Buffers are synchronised by the family itself (a codebook's averages are summed over processes).
         return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
 
     def any(self, flag: bool) -> bool:
@@ -168,20 +168,20 @@ def train(
     tensorboard: Path | None = None,
     on_step: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, losses: None,
 ) -> Trained:
-    """Trains to `run.settings['steps']` and gives the module to publish.
+    """Trains to `run.settings['steps']` and returns the module to publish.
 
     Args:
-        loaded: the family's plugin, as `zoo.plugins.load` gives it.
-        folder: for the checkpoint and the log; made if needed.
+        loaded: the family's plugin, as `zoo.plugins.load` returns it.
+        folder: for the checkpoint and the log; created if needed.
         weights: a `state_dict` to start from (`--from`).
-        resume: go on from the folder's checkpoint.
+        resume: continue from the folder's checkpoint.
         checkpoint_every: steps between checkpoints.
         tensorboard: a folder for event files, or None.
-        on_step: called after each step with steps done, steps in all, and, when they are logged, the losses.
+        on_step: called after each step with the steps done, the total, and the losses if they are logged.
 
     Raises:
         Interrupted: after Ctrl-C; the checkpoint is written.
-        UsageError: settings that cannot be.
+        UsageError: invalid settings.
     """
     processes = Processes()
     common = read(TrainingSettings, run.settings, f"{run.family} training")
@@ -222,7 +222,9 @@ def train(
                         now = time.monotonic() - began
                         checkpoints.save(folder / CHECKPOINT, Checkpoint(asdict(run), done, now, trainer.state_dict()))
                 if stop:
-                    raise Interrupted(f"stopped after step {done} of {steps}; the same command with --resume goes on")
+                    raise Interrupted(
+                        f"stopped after step {done} of {steps}; continue with the same command and --resume"
+                    )
         record = run.record(steps, time.monotonic() - began)
         return Trained(trainer.trained_module().cpu().eval() if first else None, record)
 
@@ -256,29 +258,30 @@ def _trainer(loaded: Loaded, run: Run, processes: Processes, weights: Mapping[st
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], parts: Sequence[str] = ()) -> None:
-    """Loads a `state_dict`; the error names each tensor that is missing, left over, or of another shape.
+    """Loads a `state_dict`; the error names each tensor that is missing, unexpected, or of another shape.
 
     Args:
-        parts: submodules that the weights may lack as a whole: such a one, as a prior to come, keeps its own.
+        parts: submodules that may be completely missing in the weights, such as an untrained prior; they keep their own
+            weights.
     """
     own = module.state_dict()
     lacking = tuple(f"{part}." for part in parts if not any(name.startswith(f"{part}.") for name in weights))
     if len(lacking) < len(parts):
         weights = dict(weights) | {name: tensor for name, tensor in own.items() if name.startswith(lacking)}
     wrong = [f"{name} is missing" for name in own.keys() - weights.keys()]
-    wrong += [f"{name} has no place" for name in weights.keys() - own.keys()]
+    wrong += [f"{name} is unexpected" for name in weights.keys() - own.keys()]
     wrong += [
-        f"{name} is {tuple(weights[name].shape)} where {tuple(own[name].shape)} belongs"
+        f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
         for name in own.keys() & weights.keys()
         if own[name].shape != weights[name].shape
     ]
     if wrong:
-        raise InvalidFileError(f"these weights are of another config: {safe_text('; '.join(sorted(wrong)))}")
+        raise InvalidFileError(f"these weights belong to another config: {safe_text('; '.join(sorted(wrong)))}")
     module.load_state_dict(weights)
 
 
 def _mix(seed: int, step: int, rank: int) -> int:
-    """One 63-bit seed out of three numbers, without the collisions of a sum."""
+    """One 63-bit seed from three numbers, without the collisions of a sum."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -290,7 +293,7 @@ def _refuse_nan(losses: Mapping[str, float], step: int) -> None:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM set a flag that the loop reads between steps; a second Ctrl-C interrupts at once."""
+    """Ctrl-C and SIGTERM set a flag that the loop reads between steps; a second Ctrl-C interrupts immediately."""
     flag = False
 
     def handler(number: int, frame: Any) -> None:
@@ -308,9 +311,9 @@ def _signals() -> Iterator[Callable[[], bool]]:
 
 
 class _Log:
-    """`log.jsonl`, a line every tenth step and every checkpoint, and TensorBoard's events when asked.
+    """Writes `log.jsonl`, one line every tenth step and every checkpoint, and TensorBoard's events if requested.
 
-    A resumed run's log goes on where its checkpoint was: what a killed run logged after it is dropped.
+    A resumed run's log continues from its checkpoint: what a killed run logged after that is dropped.
     """
 
     def __init__(self, folder: Path, tensorboard: Path | None, start: int):
@@ -345,7 +348,7 @@ class _Log:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """A log's lines; a torn last one is left out."""
+    """A log's lines, without an incomplete last one."""
     lines = []
     with suppress(FileNotFoundError, json.JSONDecodeError):
         for line in path.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Operators of torch in ONNX, where the exporter's own form has more nodes than it needs."""
+"""Translates torch operators for which the exporter's own ONNX form has more nodes than necessary."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,7 +21,7 @@ def group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> ir.Value:
-    """Wu and He 2018, equations 1 and 7: a group's channels, in one row, are an instance of instance normalisation.
+    """Wu and He 2018, equations 1 and 7: a group's channels, as one row, are one instance of instance normalisation.
 
     Args:
         x: float [N, C, ...].
@@ -50,7 +50,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> ir.Value:
-    """Vaswani et al. 2017, equation 1; with a mask, shared heads or heads of no fixed size, the exporter's form.
+    """Vaswani et al. 2017, equation 1; with a mask, shared heads or heads of dynamic size, the exporter's own form.
 
     Args:
         query, key, value: float [N, heads, positions, channels].

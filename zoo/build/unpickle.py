@@ -1,11 +1,11 @@
-"""Pickles that strangers wrote, read without running anything that they name.
+"""Reads pickles that strangers wrote, without running any of their code.
 
 A pickle is a program for a small stack machine. Python's own reader runs it: it imports modules and calls functions.
-This one only builds data. A name stays a `Name`; a call is answered by one of *our* functions where `known` has one
-for that name, and else becomes an inert `StandIn`; nothing is imported, called or hashed that the file brought along.
+This one only builds data. A name stays a `Name`; a call runs one of *our* functions if `known` has one for that name,
+and otherwise becomes an inert `StandIn`; nothing from the file is imported, called or hashed.
 
-It is an interpreter of its own rather than a subclass of `pickle.Unpickler`, whose C code asks for 32 GB on a file
-of ten bytes (a memo index) and overflows the C stack on a nested key.
+It is a separate interpreter instead of a subclass of `pickle.Unpickler`, whose C code allocates 32 GB for a file of ten
+bytes (a memo index) and overflows the C stack on a nested key.
 """
 
 import pickletools
@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 MAX_OPCODES = 1_000_000
-"""A checkpoint takes about 40 a tensor, its optimiser's included. Bounds time, and memory to about 200 bytes each."""
+"""The most opcodes. A checkpoint has about 40 per tensor, including its optimiser's. Limits time, and memory to about
+200 bytes per opcode."""
 MAX_NAME = 500  # characters of a class's or function's name
 MAX_ARGUMENTS = 20
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that the file names; it is never looked up."""
+    """The name of a class or function in the file; it is never looked up."""
 
     text: str  # `module.name`
 
@@ -31,12 +32,12 @@ class Name:
 
 @dataclass(eq=False, repr=False)
 class StandIn:
-    """What would have been an object of the file's class: its name and parts, as data."""
+    """A placeholder for an object of a class named in the file: its name and parts, as data."""
 
     kind: str
     arguments: Any = ()
     state: Any = None
-    entries: dict = field(default_factory=dict)  # of a subclass of dict
+    entries: dict = field(default_factory=dict)  # if it is a subclass of dict
 
 
 Known = Mapping[str, Callable[..., Any]]
@@ -49,24 +50,24 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NEWFALSE": lambda: False,
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
-    "EMPTY_SET": list,  # a set would hash what the file put in
+    "EMPTY_SET": list,  # a set would hash objects from the file
     "EMPTY_DICT": dict,
 }
 _PLAIN = (str, int, float, bool, bytes, bytearray)
-_KEYS = (str, int, float, bool, bytes, type(None))  # hashed without a look inside
+_KEYS = (str, int, float, bool, bytes, type(None))  # hashing these is safe
 
 
 def load(stream: BinaryIO, known: Known, persistent: Callable[[Any], Any]) -> Any:
-    """The object that the pickle at the stream's place describes; the stream is left behind its end.
+    """The object described by the pickle at the stream's position; leaves the stream after the pickle's end.
 
     Args:
-        stream: with `read` that never gives more than there is, and `readline`.
-        known: `module.name` to the function of ours that is called in its place.
-        persistent: gives the object of a persistent id.
+        stream: has `read`, which never returns more than there is, and `readline`.
+        known: `module.name` to our function that is called instead.
+        persistent: returns the object of a persistent id.
 
     Raises:
-        ValueError: no pickle, cut short, too long, or an opcode that no checkpoint needs. The functions of `known`
-            raise what they raise; a broken pickle can also give IndexError, KeyError or TypeError.
+        ValueError: not a pickle, cut short, too long, or an opcode that no checkpoint needs. The functions in `known`
+            may raise anything; a broken pickle can also cause IndexError, KeyError or TypeError.
     """
     return _Machine(known, persistent).run(stream)
 
@@ -75,13 +76,13 @@ class _Machine:
     def __init__(self, known: Known, persistent: Callable[[Any], Any]):
         self.known, self.persistent = known, persistent
         self.stack: list = []
-        self.below: list[list] = []  # what lay under each mark
+        self.below: list[list] = []  # the stack below each mark
         self.memo: dict[int, Any] = {}
 
     def run(self, stream: BinaryIO) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count >= MAX_OPCODES:
-                raise ValueError(f"a pickle of more than {MAX_OPCODES:,} steps")
+                raise ValueError(f"a pickle of more than {MAX_OPCODES:,} opcodes")
             if opcode.name == "STOP":
                 return self.stack.pop()
             self.step(opcode.name, argument)
@@ -142,7 +143,7 @@ class _Machine:
                 stack.append(self.call(function, arguments))
             case "BUILD":
                 state = stack.pop()
-                if isinstance(stack[-1], StandIn):  # what the file hangs on our own objects is dropped
+                if isinstance(stack[-1], StandIn):  # state that the file sets on our own objects is dropped
                     stack[-1].state = state
             case "BINPERSID":
                 stack.append(self.persistent(stack.pop()))
@@ -151,7 +152,7 @@ class _Machine:
             case _ if type(argument) in _PLAIN and not name.startswith(("EXT", "PERSID")):
                 stack.append(argument)
             case _:
-                raise ValueError(f"a pickle with the step {name}, which no checkpoint needs")
+                raise ValueError(f"a pickle with the opcode {name}, which no checkpoint needs")
 
     def pop_mark(self) -> list:
         items, self.stack = self.stack, self.below.pop()
@@ -159,35 +160,35 @@ class _Machine:
 
     def call(self, function: Any, arguments: Any) -> Any:
         if isinstance(function, Name) and function.text in self.known:
-            # The memo makes long arguments free for the file, so that copying them would not be bounded by its size.
+            # With the memo, long arguments cost the file nothing, so copying them would not be limited by its size.
             if not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
-                raise ValueError(f"a pickle that calls {function} with no tuple of at most {MAX_ARGUMENTS} arguments")
+                raise ValueError(f"a pickle that calls {function} without a tuple of at most {MAX_ARGUMENTS} arguments")
             return self.known[function.text](*arguments)
         return StandIn(function.text if isinstance(function, Name) else "object", arguments)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_NAME:
-        raise ValueError(f"a pickle with a name that is no text of at most {MAX_NAME} characters")
+        raise ValueError(f"a pickle with a name that is not text of at most {MAX_NAME} characters")
     return value
 
 
 def _extend(target: Any, items: list) -> None:
     if isinstance(target, list):
         target.extend(items)
-    elif not isinstance(target, StandIn):  # a subclass of list: no state dict is one
-        raise ValueError("a pickle that appends to something else than a list")
+    elif not isinstance(target, StandIn):  # a subclass of list is never a state dict
+        raise ValueError("a pickle that appends to something other than a list")
 
 
 def _put(target: Any, items: list) -> Any:
-    """Keys and values, in turn, into a dict. A key that is a class (callbacks of Lightning) becomes its name, and one
-    that is any other object is dropped with its value: tensors have names that are text."""
+    """Puts alternating keys and values into a dict. A key that is a class (callbacks of Lightning) becomes its name,
+    and any other object as a key is dropped with its value: the names of tensors are text."""
     entries = target.entries if isinstance(target, StandIn) else target
     if not isinstance(entries, dict) or len(items) % 2:
-        raise ValueError("a pickle that sets items of something else than a dict")
+        raise ValueError("a pickle that sets items of something other than a dict")
     for key, value in zip(items[::2], items[1::2]):
         if isinstance(key, Name):
             key = key.text
-        if isinstance(key, _KEYS) and not (isinstance(key, int) and abs(key) >> 63):  # a long number hashes slowly
+        if isinstance(key, _KEYS) and not (isinstance(key, int) and abs(key) >> 63):  # hashing a long integer is slow
             entries[key] = value
     return target

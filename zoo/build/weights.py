@@ -1,4 +1,4 @@
-"""A module's tensors in their safetensors files, and the initializers that point there."""
+"""Writes a module's tensors to safetensors files, and points initializers to them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,39 +12,39 @@ from ..errors import ExportError
 from ..media import tensors
 
 MAX_CONSTANT_BYTES = 16 << 10
-"""A tensor that is no weight may stay in a graph up to this size: a table of 4,096 floats does, a folded copy of a
-weight does not. Beyond it a family registers a buffer, so that its bytes are in the safetensors, once."""
+"""A tensor that is not a weight may stay in a graph up to this size: a table of 4,096 floats fits, a folded copy of a
+weight does not. For a larger one, a family registers a buffer, so that it is stored once, in the safetensors."""
 
 
 class Weights:
-    """The module's tensors in their safetensors files, found again by identity: the same memory is the same weight."""
+    """The module's tensors in their safetensors files, identified by memory: the same memory is the same weight."""
 
     def __init__(self, module: nn.Module, files: Sequence[str], folder: Path):
         self.folder = folder
         state = module.state_dict()
         if left := [name for name in state if not any(_belongs(name, file, files) for file in files)]:
-            raise ExportError(f"the tensor '{left[0]}' belongs to none of the weight files {', '.join(files)}")
-        for name, tensor in state.items():  # infinity may be meant: a mask's
+            raise ExportError(f"the tensor '{left[0]}' does not belong to any of the weight files {', '.join(files)}")
+        for name, tensor in state.items():  # infinity may be intended, as in a mask
             if tensor.is_floating_point() and tensor.isnan().any():
-                raise ExportError(f"the tensor '{name}' holds NaN; such a model computes nothing: train it anew")
+                raise ExportError(f"the tensor '{name}' contains NaN, so the model is unusable: train it again")
         self.places: dict[str, tuple[str, tensors.Tensor]] = {}
         for file in files:
             mine = {name: tensor.detach() for name, tensor in state.items() if _belongs(name, file, files)}
             if not mine:
-                continue  # a part that this config has not, e.g. no prior
+                continue  # a part that this config does not have, e.g. a prior
             path = folder / f"{file}.safetensors"
-            # Clones, since tied weights share memory, which the format does not know.
+            # Clones, since tied weights share memory, which the format does not support.
             save_file({name: tensor.contiguous().clone() for name, tensor in mine.items()}, path)
             self.places |= {name: (path.name, place) for name, place in tensors.read_header(path).items()}
         self.names = {_identity(tensor): name for name, tensor in reversed(state.items())}
 
     def name_of(self, value: ir.Value | None) -> str | None:
-        """The name in the `state_dict`; None for a value that is no tensor of the module."""
+        """The name in the `state_dict`; None for a value that is not a tensor of the module."""
         tensor = getattr(value.const_value, "raw", None) if value is not None and value.is_initializer() else None
         return self.names.get(_identity(tensor)) if isinstance(tensor, torch.Tensor) else None
 
     def point(self, model: ir.Model, task: str) -> None:
-        """Names the initializers as the `state_dict` does, and points them into the files."""
+        """Names the initializers as in the `state_dict`, and points them into the files."""
         for graph in model.graphs():
             for value in list(graph.initializers.values()):
                 tensor, name = value.const_value, self.name_of(value)
@@ -79,6 +79,6 @@ def _identity(tensor: torch.Tensor) -> tuple:
 def _refuse_large(tensor: ir.TensorProtocol | None, task: str) -> None:
     if tensor is not None and tensor.nbytes > MAX_CONSTANT_BYTES:
         raise ExportError(
-            f"the task '{task}' holds a constant {list(tensor.shape)} of {tensor.nbytes:,} bytes that is no tensor of "
+            f"the task '{task}' contains a constant {list(tensor.shape)} of {tensor.nbytes:,} bytes, not a tensor of "
             f"the model; at most {MAX_CONSTANT_BYTES:,}: use the model's own tensors, not copies, or register a buffer"
         )

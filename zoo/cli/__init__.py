@@ -15,39 +15,39 @@ from ..errors import StoreError, UsageError, ZooError
 from ..system.processes import hear_interrupts
 from ..text import did_you_mean, safe_text
 
-# name: (module, what it does). The summaries stand here so that `zoo --help` imports no command.
+# name: (module, summary). The summaries are here so that `zoo --help` does not import any command.
 COMMANDS = {
-    "list": ("list", "What models there are, and which are here."),
-    "info": ("info", "A model's card: tasks, ports, metrics, licence, files."),
-    "run": ("run", "Run a task of a model."),
-    "again": ("again", "Make a picture again from its metadata, and compare."),
+    "list": ("list", "List models, and show which are available locally."),
+    "info": ("info", "Show a model's tasks, ports, metrics, licence and files."),
+    "run": ("run", "Run one of a model's tasks."),
+    "again": ("again", "Regenerate a picture from its metadata, and compare."),
     "pull": ("pull", "Fetch models into the store."),
-    "verify": ("verify", "Hash models again; with --replay run their golden cases."),
+    "verify": ("verify", "Check models against their digests; with --replay, run their golden cases."),
     "rm": ("rm", "Remove pulled models from the store."),
-    "prune": ("prune", "Free what no model in the store needs."),
+    "prune": ("prune", "Delete what no model in the store needs."),
     "registry": ("registry", "Add, list and remove registries."),
-    "families": ("families", "The kinds of model that the installed plugins make."),
-    "plugin": ("plugin", "List, check and write plugins."),
-    "train": ("train", "Train a model; ends with a bundle."),
-    "build": ("build", "Make a bundle from a training checkpoint."),
+    "families": ("families", "List the families that the installed plugins provide."),
+    "plugin": ("plugin", "List, check and create plugins."),
+    "train": ("train", "Train a model and write a bundle."),
+    "build": ("build", "Make a bundle from a training checkpoint or from a model."),
     "import": ("import_", "Make a bundle from a foreign checkpoint."),
-    "eval": ("eval", "Measure a model's figures on a data set."),
-    "export": ("export", "Ship a model into another stack: a folder that runs there."),
+    "eval": ("eval", "Measure a model's metrics on a data set."),
+    "export": ("export", "Export a model to another stack, as a folder that runs there."),
     "play": ("play", "Serve a model's page on this machine and open the browser."),
     "publish": ("publish", "Copy a bundle into a registry folder."),
-    "doctor": ("doctor", "What is wrong with this installation, and how to mend it."),
-    "completion": ("completion", "Print the completion script of a shell."),
+    "doctor": ("doctor", "Report problems with this installation, and how to fix them."),
+    "completion": ("completion", "Print a shell's completion script."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and summaries, and imports a command when it is called.
+    """A group that knows its commands' names and summaries, and imports a command only when it is called.
 
-    After its own it looks for those that plugins bring (entry points `zoo.commands`): their names come from metadata.
+    After its own commands it looks for those of plugins (entry points `zoo.commands`), whose names come from metadata.
     """
 
     called: Any = None
-    """The plugin's command that was called."""
+    """The plugin's command that is being called, if any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *(name for name, command in _of_plugins().items() if not command.problem)]
@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name, f"from {c.distribution} {c.version}") for name, c in brought])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if ctx.params.get("no_plugins"):  # click looks for the command before it calls `main`
+        if ctx.params.get("no_plugins"):  # click looks up the command before it calls `main`
             os.environ["ZOO_NO_PLUGINS"] = "1"
         if args and args[0] not in COMMANDS and not args[0].startswith("-") and args[0] not in _of_plugins():
             raise UsageError(
@@ -81,12 +81,12 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Turns what goes wrong on purpose into one line and an exit code; a bug keeps its traceback."""
+        """Turns errors that zoo raises on purpose into one line and an exit code; a bug keeps its traceback."""
         if not kwargs.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **kwargs)
         hear_interrupts()
-        # At exit Python looks through all objects of numpy's and ONNX Runtime's modules for cycles; not frozen ones.
-        atexit.unregister(gc.freeze)  # of a call before, in the same process
+        # At exit, Python searches all objects of numpy's and ONNX Runtime's modules for cycles, unless they are frozen.
+        atexit.unregister(gc.freeze)  # registered by an earlier call in the same process
         atexit.register(gc.freeze)
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
@@ -99,7 +99,7 @@ class LazyGroup(click.Group):
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", 130)
         except SystemExit:
-            # click meets a closed pipe first: it wraps the streams, so that they can be flushed, and exits with 1.
+            # click sees a closed pipe first: it wraps the streams, so that they can be flushed, and exits with 1.
             if "PacifyFlushWrapper" in type(sys.stdout).__name__:
                 sys.exit(141)
             raise
@@ -118,12 +118,12 @@ class LazyGroup(click.Group):
 
 
 def _forget_stdout() -> None:
-    """What stdout still holds cannot be written: Python must not try to flush it at exit."""
+    """What is still in stdout's buffer cannot be written: Python must not try to flush it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _of_plugins() -> dict[str, Any]:
-    """The commands that plugins bring, by name; of those that clash one stands for all, with its problem."""
+    """The commands of plugins, by name; several with the same name are represented by one, with its problem."""
     from ..plugins import commands
 
     return {command.name: command for command in commands(COMMANDS)}
@@ -136,7 +136,7 @@ def _fail(message: str, exit_code: int) -> None:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="zoo %(version)s")
-@click.option("--no-plugins", is_flag=True, help="Use no plugin at all; the same as ZOO_NO_PLUGINS=1.")
+@click.option("--no-plugins", is_flag=True, help="Do not use any plugins; the same as ZOO_NO_PLUGINS=1.")
 def main(no_plugins: bool) -> None:
     """A registry of generative models: list them, pull them, run them without PyTorch.
 

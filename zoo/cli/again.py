@@ -1,4 +1,4 @@
-"""`zoo again`: a picture made again from its metadata, and compared."""
+"""`zoo again`: regenerates a picture from its metadata, and compares."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,20 +16,22 @@ if TYPE_CHECKING:
 
 @click.command("again")
 @click.argument("picture")
-@click.option("--file", "--image", "files", multiple=True, metavar="FILE", help="What the picture was made from.")
-@click.option("--model", metavar="MODEL", help="Where the model is, if not in a registry: a bundle's folder.")
-@click.option("--out", metavar="FILE", help="Write the new picture here, as PNG.")
+@click.option(
+    "--file", "--image", "files", multiple=True, metavar="FILE", help="A file that the picture was made from."
+)
+@click.option("--model", metavar="MODEL", help="The bundle's folder, if the model is not in a registry.")
+@click.option("--out", metavar="FILE", help="Write the new picture to this file, as PNG.")
 @click.option("--device", type=DEVICES, default="auto", show_default=True)
-@click.option("--registry", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
-@click.option("--json", "as_data", is_flag=True, help="Say how it came out as JSON.")
+@click.option("--registry", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@click.option("--json", "as_data", is_flag=True, help="Print the result as JSON.")
 def command(
     picture: str, files: tuple[str, ...], model: str | None, out: str | None, device: "Device",
     registry: tuple[str, ...], as_data: bool,
 ) -> None:  # fmt: skip
-    """Make PICTURE again from its metadata, and say whether it came out identical, within tolerance, or differs.
+    """Regenerate PICTURE from its metadata, and report whether it is identical, within tolerance, or different.
 
-    Files that it was made from are looked for beside the picture and here, and told by their SHA-256; give others with
-    --file. Exit code 5 when it differs.
+    The files it was made from are looked up next to the picture and in the current folder, and recognised by their
+    SHA-256; name others with --file. The exit code is 5 if the picture differs.
 
     \b
     Example:
@@ -41,14 +43,14 @@ def command(
     from ..run.outputs import check_again_out, write_file
 
     if out == "-":
-        raise UsageError("--out - is not for `again`, which says on stdout how it came out; give a file")
+        raise UsageError("`zoo again` prints its result on stdout, so --out - is not possible; give a file")
     recipe, form, expected = read_recipe(picture)
     if out is not None:
         check_again_out(out, form)
     try:
         bundle = locate_with_progress(model or recipe_reference(recipe), registry)
     except NotFoundError as e:
-        where = "" if model else "; --model names a folder, where a bundle of yours made it"
+        where = "" if model else "; if a bundle in a folder made it, name the folder with --model"
         raise NotFoundError(f"{e}{where}") from None
     found = Model(bundle, device)
     folders = dict.fromkeys([Path(picture).parent, Path()])
@@ -59,7 +61,7 @@ def command(
     if out is not None:
         text = write_recipe(found, remade.call, result, recipe.output, recipe.index)
         paths = write_file(out, form.encode_batch(remade.batch, text))
-    made = f"made on {safe_text(recipe.provider)}, again on {result.provider}"
+    made = f"made on {safe_text(recipe.provider)}, regenerated on {result.provider}"
     if as_data:
         as_json({
             "picture": picture, "model": found.reference, "digest": found.digest, "verdict": comparison.verdict,

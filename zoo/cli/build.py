@@ -1,4 +1,4 @@
-"""`zoo build`: a bundle from a training checkpoint, or from a model with other settings."""
+"""`zoo build`: makes a bundle from a training checkpoint, or from a model with other settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 @click.command("build")
 @click.argument("source", metavar="CHECKPOINT|MODEL")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
-@click.option("--name", help="Another name for the model; default: its own, or, for a MODEL, the folder's.")
-@click.option("--model-version", "version", type=click.IntRange(1), help="Another version.")
+@click.option("--name", help="The model's new name; default: its own, or for a MODEL the name of the --out folder.")
+@click.option("--model-version", "version", type=click.IntRange(1), help="The model's new version.")
 @click.option("--sampler", help="Another sampler, for families that have one: ddim, ddpm, …")
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A config field that leaves the weights as they are.",
+    help="A config field that does not affect the weights.",
 )
 def command(
     source: str, out: Path, name: str | None, version: int | None, sampler: str | None, assignments: tuple[str, ...]
 ) -> None:
-    """Make a bundle from CHECKPOINT, which `zoo train` writes (the file or its folder), or anew from MODEL.
+    """Make a bundle from CHECKPOINT, written by `zoo train` (the file or its folder), or a new one from MODEL.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def _is_checkpoint(source: str) -> bool:
 
 
 def _from_checkpoint(source: str) -> "tuple[Run, Training, Weigh]":
-    """The run of a checkpoint, its record, and what gives the module."""
+    """The run of a checkpoint, its record, and a function that returns the module."""
     from ..build import checkpoint as checkpoints
     from ..build.train import Run, restore
 
@@ -82,7 +82,7 @@ def _from_checkpoint(source: str) -> "tuple[Run, Training, Weigh]":
 
 
 def _from_model(source: str, name: str) -> "tuple[Run, Training, Weigh]":
-    """The same of a model. Its figures are not taken along: they are of the graphs that it has."""
+    """The same for a model. Its metrics are not copied: they belong to its present graphs."""
     import msgspec
 
     from ..build.begin import check_name
@@ -102,13 +102,13 @@ def _from_model(source: str, name: str) -> "tuple[Run, Training, Weigh]":
 
 
 def _chosen(loaded: "Loaded", run: "Run", sampler: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
-    """The run's config with what the command chooses."""
+    """The run's config with the values chosen on the command line."""
     from ..build.begin import choose
     from ..hookspecs import DescribeRequest
 
     if sampler:
         field = loaded.call("describe_family", DescribeRequest(family=run.family)).sampler
         if not field:
-            raise UsageError(f"the family '{run.family}' has no samplers to choose from: leave out --sampler {sampler}")
+            raise UsageError(f"the family '{run.family}' has no choice of samplers: leave out --sampler {sampler}")
         assignments = (f"{field}={sampler}", *assignments)
     return choose(loaded, run.family, run.config, assignments)

@@ -1,4 +1,4 @@
-"""`zoo doctor`: what is wrong with this installation, and the line that mends it."""
+"""`zoo doctor`: reports what is wrong with this installation, and the command that fixes it."""
 
 import click
 
@@ -9,10 +9,10 @@ from . import output
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """What is wrong with this installation, and how to mend it.
+    """Report problems with this installation, and how to fix them.
 
-    Looks at Python, the packages and their versions, ONNX Runtime and CUDA (with a real call), the store and the
-    plugins. Ends with exit code 1 when there is a problem; warnings alone give 0.
+    Checks Python, the packages and their versions, ONNX Runtime and CUDA (with a real call), the store and the
+    plugins. The exit code is 1 if there is a problem, and 0 if there are only warnings.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`zoo eval`: the figures of a card, measured again."""
+"""`zoo eval`: measures the metrics of a card."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @click.option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
 @click.option("--image-size", type=click.IntRange(8), help="Scale and crop the pictures of a folder to this square.")
-@click.option("--skip", type=click.IntRange(0), default=0, help="Leave out the first so many pictures.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many pictures of the rest.")
-@click.option("--judge", metavar="MODEL", help="A classifier that says what the pictures show, e.g. judge-fashion.")
-@click.option("--samples", type=click.IntRange(2), help="Pictures that a model which draws shall draw.")
+@click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Skip the first N pictures.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only use the first N of the remaining pictures.")
+@click.option("--judge", metavar="MODEL", help="A classifier for the pictures, e.g. judge-fashion.")
+@click.option("--samples", type=click.IntRange(2), help="How many pictures to draw, for models that draw.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10."
 )
-@click.option("--inception", type=click.Path(path_type=Path), metavar="FILE", help="Weights for the Inception FID.")
+@click.option(
+    "--inception", type=click.Path(path_type=Path), metavar="FILE", help="Weights of the Inception network, for FID."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="One more registry.")
-@click.option("--save", is_flag=True, help="Write the figures into the bundle's manifest and card.")
-@click.option("--json", "json_", is_flag=True, help="The figures as JSON.")
+@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@click.option("--save", is_flag=True, help="Write the metrics into the bundle's manifest and card.")
+@click.option("--json", "json_", is_flag=True, help="Print the metrics as JSON.")
 def command(
     model: str,
     registries: tuple[str, ...],
@@ -43,7 +45,7 @@ def command(
     json_: bool,
     **options: Any,
 ) -> None:
-    """Measure MODEL on pictures, over ONNX Runtime, and compare with its card.
+    """Measure MODEL on pictures, in ONNX Runtime, and compare with its card.
 
     \b
     Example:
@@ -66,7 +68,7 @@ def command(
         from ..build.export import update_bundle
 
         manifest = msgspec.structs.replace(bundle.manifest, metrics=tuple(metrics))
-        manifests.parse(manifests.dump(manifest), f"the figures for {model}")  # what is written can be read
+        manifests.parse(manifests.dump(manifest), f"the metrics of {model}")  # what is written can be read
         update_bundle(Path(model), manifest)
         note(f"saved in {model}")
     if json_:
@@ -78,7 +80,7 @@ def command(
 
 
 def measuring(name: str) -> Callable[[Iterator, int], Iterator]:
-    """What shows the progress of a measurement."""
+    """A wrapper that shows the progress of a measurement."""
 
     def with_progress(iterator: Iterator, length: int) -> Iterator:
         with progress(length, f"measuring {name}", unit="batch") as bar:

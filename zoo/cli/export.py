@@ -1,4 +1,4 @@
-"""`zoo export`: a model shipped to another stack."""
+"""`zoo export`: exports a model to another stack."""
 
 import contextlib
 import shlex
@@ -23,33 +23,35 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @click.argument("model")
-@click.option("--target", required=True, metavar="TARGET", help="The stack; `zoo plugin list` shows those installed.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
-@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only this task; may be given again.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), help="For fp16 and int8: pictures to measure the cost with.")
-@click.option("--judge", metavar="MODEL", help="A classifier for that, as in `zoo eval`.")
-@click.option("--limit", type=click.IntRange(2), default=1000, show_default=True, help="Pictures to measure with.")
 @click.option(
-    "--samples", type=click.IntRange(2), help="Pictures that a model which draws shall draw; default: --limit."
+    "--target", required=True, metavar="TARGET", help="The stack; `zoo plugin list` shows the installed targets."
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only export this task; may be repeated.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="For fp16 and int8: pictures to measure the loss on.")
+@click.option("--judge", metavar="MODEL", help="For fp16 and int8: a classifier, as in `zoo eval`.")
+@click.option("--limit", type=click.IntRange(2), default=1000, show_default=True, help="Pictures to measure on.")
+@click.option(
+    "--samples", type=click.IntRange(2), help="How many pictures to draw, for models that draw; default: --limit."
 )
 @click.option(
     "--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10."
 )
-@click.option("--accept-loss", is_flag=True, help="Write it though a metric got worse by over 2 %, or 2 points.")
-@click.option("--force", is_flag=True, help="Replace an export that is there.")
-@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
-@click.option("--json", "json_", is_flag=True, help="The report as JSON.")
+@click.option("--accept-loss", is_flag=True, help="Export even if a metric gets worse by more than 2 % or 2 points.")
+@click.option("--force", is_flag=True, help="Replace an existing export.")
+@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@click.option("--json", "json_", is_flag=True, help="Print the report as JSON.")
 def command(
     model: str, target: str, out: Path, tasks: tuple[str, ...], precision: str, accept_loss: bool, force: bool,
     registries: tuple[str, ...], json_: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Write a folder in which MODEL runs in another stack, and which checks itself against the golden cases.
+    """Write a folder with MODEL that runs in another stack and checks itself against the golden cases.
 
-    Ends with a report: what the target's runtime makes of each task. `zoo verify FOLDER` checks the folder again.
+    Prints a report on how the target's runtime supports each task. `zoo verify FOLDER` checks the folder again.
 
-    fp16 stores the weights in 16 bits; int8 computes products in 8, with ranges seen on training pictures. What that
-    costs is measured on the model's own metrics, on the same test pictures before and after.
+    fp16 stores the weights in 16 bits; int8 computes products in 8 bits, with ranges measured on training pictures. The
+    loss is measured with the model's own metrics, on the same test pictures before and after.
 
     \b
     Example:
@@ -85,15 +87,15 @@ def _print(written: "Export", reports: "list[TaskReport]", cost: "list[Cost]", p
             ", ".join(r.control_flow) or "none",
             ", ".join(r.int64_ports) or "none",
             human_bytes(r.largest_file),
-            "not asked for" if r.runs and r.task not in there else r.reason,
+            "not requested" if r.runs and r.task not in there else r.reason,
         )
         for r in reports
     ]
     note(f"{written.model} for {written.target} ({written.runtime})")
     if cost:
         costs = [(c.name, f"{c.float32:g} {c.unit}", f"{c.now:g} {c.unit}", f"{c.worse:.2%}") for c in cost]
-        table(costs, ["METRIC", "FLOAT32", precision.upper(), "WORSE BY"])
-    table(rows, ["TASK", "THERE", "VERSIONS", "OPERATORS", "CONTROL FLOW", "INT64", "LARGEST FILE", "WHY"])
+        table(costs, ["metric", "float32", precision, "worse by"])
+    table(rows, ["task", "status", "versions", "operators", "control flow", "int64", "largest file", "reason"])
 
 
 @contextlib.contextmanager
@@ -102,16 +104,18 @@ def _in_precision(
 ) -> "Iterator[tuple[Bundle, list[Cost]]]":
     """The bundle in a precision, and what that costs.
 
-    `half`: the target computes in 16 bits. `again`: the command that measures the same again. `given` are the options
-    that say how the cost is measured.
+    `half`: the target computes in 16 bits. `again`: the command that repeats the measurement. `given`: the options
+    that define how the cost is measured.
     """
     if precision == "fp32":
         if accept_loss or any(given[option] for option in ("data", "judge", "samples", "assignments")):
-            raise UsageError("--data, --judge, --samples, --set and --accept-loss are for --precision fp16 and int8")
+            raise UsageError(
+                "--data, --judge, --samples, --set and --accept-loss only work with --precision fp16 or int8"
+            )
         yield bundle, []
         return
     if given["data"] is None:
-        raise UsageError(f"--precision {precision} needs --data FOLDER, pictures to measure its cost with")
+        raise UsageError(f"--precision {precision} needs --data FOLDER, with pictures to measure the loss on")
     from ..build.data import calibration_pictures
     from ..build.measure import GENERATE, Measurement, measure
     from ..run.model import Model
@@ -134,7 +138,7 @@ def _in_precision(
 
 
 def _command_line(bundle: "Bundle", target: str, precision: str, accept_loss: bool, given: dict[str, Any]) -> str:
-    """The command that exports the same again, into a folder called FOLDER."""
+    """The command that repeats the export, into a folder called FOLDER."""
     words = ["zoo", "export", bundle.reference, "--target", target, "-o", "FOLDER", "--precision", precision]
     for option in ("data", "judge", "limit", "samples"):
         words += [f"--{option}", str(given[option])] if given[option] else []

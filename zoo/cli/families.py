@@ -1,4 +1,4 @@
-"""`zoo families`: the kinds of model that the installed plugins make."""
+"""`zoo families`: lists the families that the installed plugins provide."""
 
 import click
 
@@ -8,9 +8,9 @@ from . import output
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """The kinds of model that the installed plugins make.
+    """List the families that the installed plugins provide.
 
-    A plugin that is set aside is named on stderr, with the line that mends it.
+    A plugin that is set aside is named on stderr, with the command that fixes it.
 
     \b
     Example:
@@ -40,5 +40,5 @@ def command(as_json: bool) -> None:
             (r["name"], r["summary"], ", ".join(r["presets"]), r["paper"], f"{r['distribution']} {r['version']}")
             for r in rows
         ],
-        ("NAME", "SUMMARY", "PRESETS", "PAPER", "DISTRIBUTION"),
+        ("name", "summary", "presets", "paper", "distribution"),
     )

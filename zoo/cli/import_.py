@@ -1,4 +1,4 @@
-"""`zoo import`: a foreign checkpoint to a bundle."""
+"""`zoo import`: makes a bundle from a foreign checkpoint."""
 
 import platform
 import shlex
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 @click.option("--name", help="The model's name; default: the folder's.")
 @click.option("--model-version", "version", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--summary", default="", help="One line for lists; default: where the weights come from.")
-@click.option("--license", "license_", default="NOASSERTION", show_default=True, help="SPDX, of the weights.")
-@click.option("--license-note", default="", help="What else a user must know, e.g. of the data's licence.")
-@click.option("--classes", default="", help="Names of the labels from 0, separated by commas.")
+@click.option(
+    "--license", "license_", default="NOASSERTION", show_default=True, help="SPDX expression for the weights."
+)
+@click.option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
+@click.option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
 def command(family: str, path: Path, out: Path, name: str | None, classes: str, **options: Any) -> None:
     """Make a bundle of FAMILY from a checkpoint that another project wrote.
 
-    FILE_OR_FOLDER is a .safetensors, .ckpt, .pt, .pth, .bin or .pkl file, or the folder of one; a config.json or
-    config.yaml beside it is read too. Nothing that a pickle names is run. The licence of the weights is yours to say.
+    FILE_OR_FOLDER is a .safetensors, .ckpt, .pt, .pth, .bin or .pkl file, or a folder with one; a config.json or
+    config.yaml next to it is read too. No code from a pickle is run. You have to state the licence of the weights.
 
     \b
     Example:
@@ -88,11 +90,12 @@ def _translate(loaded: "Loaded", family: str, checkpoint: "Foreign") -> "Importe
     imported = loaded.call("import_checkpoint", request)
     if imported is None:
         raise InvalidFileError(
-            f"{checkpoint.path} has a layout that the family '{family}' does not know; its tensors are {some(tensors)}"
+            f"{checkpoint.path} has a layout that the family '{family}' does not support;"
+            f" its tensors are {some(tensors)}"
         )
-    note(f"{imported.layout}: took {len(tensors) - len(imported.unused)} of {len(tensors)} tensors")
+    note(f"{imported.layout}: used {len(tensors) - len(imported.unused)} of {len(tensors)} tensors")
     if imported.unused:
-        note(f"left unused: {some(imported.unused)}")
+        note(f"not used: {some(imported.unused)}")
     for line in imported.notes:
         note(f"{imported.layout}: {line}")
     return imported

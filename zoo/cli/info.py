@@ -1,4 +1,4 @@
-"""`zoo info`: what a model says of itself."""
+"""`zoo info`: shows what a model is."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,12 +25,12 @@ CARD = "README.md"
 @click.command("info")
 @click.argument("model")
 @click.option("--card", is_flag=True, help="Print the model's card, README.md.")
-@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look there too, this time.")
+@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> None:
-    """What MODEL is: tasks, ports with types and ranges, classes, metrics, licence, files, digests.
+    """Show MODEL: tasks, ports with types and ranges, classes, metrics, licence, files, digests.
 
-    MODEL is a reference or a bundle's folder. Of a model that is not here, what its registry says.
+    MODEL is a reference or a bundle's folder. For a model that is not available locally, shows what its registry says.
 
     \b
     Example:
@@ -42,7 +42,7 @@ def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> Non
     found = _find(model, places)
     if isinstance(found, Entry):
         if card:
-            raise NotFoundError(f"the card of {found} is not here; `zoo pull {found}` fetches it")
+            raise NotFoundError(f"the card of {found} is not available locally; `zoo pull {found}` fetches it")
         as_json(_entry_json(found)) if json_ else _print_entry(found)
     elif card:
         click.echo(safe_text(_read_card(found.folder), keep_newlines=True), nl=False)
@@ -62,7 +62,7 @@ def _find(model: str, places: tuple[str, ...]) -> "Bundle | Entry":
     from ..store.catalogue import registries
     from ..store.locate import Bundle, is_path, locate
 
-    if is_path(model):  # only read: its graphs are checked when they are to be run
+    if is_path(model):  # only read: its graphs are checked before they are run
         folder = Path(model).expanduser()
         return Bundle(folder, read(folder), digest((folder / MANIFEST).read_bytes()), str(folder))
     try:
@@ -99,7 +99,7 @@ def _print_entry(entry: Entry) -> None:
     click.echo(safe_text(f"{entry}: {model.summary}"))
     table(
         [
-            ("here", f"no; `zoo pull {entry}` fetches {human_bytes(entry.size)}"),
+            ("local", f"no; `zoo pull {entry}` fetches {human_bytes(entry.size)}"),
             ("family", model.family),
             ("licence", model.license),
             ("tasks", ", ".join(model.tasks)),
@@ -143,7 +143,7 @@ def _print_model(here: "Bundle") -> None:
 
 
 def _cells(name: str, port: Port) -> tuple[str, ...]:
-    """Name, kind, dtype and shape, limits, and what it is."""
+    """Name, kind, dtype and shape, limits, and summary."""
     dtype = f"{port.dtype} {shape_text(port.shape)}"
     return name, port.kind, dtype, "; ".join(kind_of(port).limits(port)), port.summary
 

@@ -1,4 +1,4 @@
-"""`zoo list`: what there is, and what is here."""
+"""`zoo list`: lists models, and shows which are available locally."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .output import as_json, note, table
 
 @dataclass(frozen=True)
 class Row:
-    """A version of a model, as `--json` gives it."""
+    """A version of a model, as `--json` prints it."""
 
     reference: str
     registry: str
@@ -31,17 +31,18 @@ class Row:
 @click.argument("text", default="")
 @click.option("--family", metavar="NAME", help="Only models of this family.")
 @click.option("--task", metavar="NAME", help="Only models that have this task.")
-@click.option("--local", is_flag=True, help="Only what is here: in the package, or pulled.")
-@click.option("--all-versions", is_flag=True, help="Older versions too; else the newest, and those that are pulled.")
-@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look there too, this time.")
+@click.option("--local", is_flag=True, help="Only models available locally: in the package, or pulled.")
+@click.option("--all-versions", is_flag=True, help="Also list older versions; default: the newest, and pulled ones.")
+@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(
     text: str, family: str | None, task: str | None, local: bool, all_versions: bool, places: tuple[str, ...],
     json_: bool,
 ) -> None:  # fmt: skip
-    """What models there are, and which are here.
+    """List models, and show which are available locally.
 
-    TEXT filters by name, family, task or summary. Added registries are read anew; without network, as they were.
+    TEXT filters by name, family, task or summary. Added registries are reread; without a network, the last copy is
+    used.
 
     \b
     Example:
@@ -61,7 +62,7 @@ def command(
     if json_:
         as_json(rows)
     elif rows:
-        table(map(_cells, rows), ["NAME", "VERSION", "FAMILY", "TASKS", "SIZE", "TO FETCH", "LICENCE", "WHERE"])
+        table(map(_cells, rows), ["name", "version", "family", "tasks", "size", "to fetch", "licence", "where"])
     else:
         filtered = text or family or task or local
         note("no model matches; `zoo list` without filters shows all" if filtered else "no models")
@@ -73,7 +74,7 @@ def _cells(row: Row) -> tuple[object, ...]:
 
 
 def _rows(places: tuple[str, ...]) -> Iterator[Row]:
-    """Every version that a registry lists, then what was pulled from registries that are gone."""
+    """Every version that a registry lists, then models pulled from registries that no longer exist."""
     from ..formats.registry import DEFAULT, Entry
     from ..store.catalogue import registries
     from ..store.store import Store
@@ -100,7 +101,7 @@ def _rows(places: tuple[str, ...]) -> Iterator[Row]:
         if any(finding.startswith("model.yaml") for finding in damage):
             yield Row(*known, "", "", (), "", 0, 0, "damaged")
             continue
-        from ..formats.manifest import read  # it takes the whole contract with it, which a list seldom needs
+        from ..formats.manifest import read  # it imports the whole contract, which `zoo list` rarely needs
 
         m = read(i.folder)
         size = m.size + (i.folder / "model.yaml").stat().st_size

@@ -1,4 +1,4 @@
-"""How commands talk: results to stdout, notes and progress to stderr."""
+"""How commands print: results to stdout, notes and progress to stderr."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
-    """Prints rows on stdout, under headers where there are any, every cell cleaned of control characters.
+    """Prints rows on stdout, under headers if there are any, with control characters removed from every cell.
 
-    Not tabulate: importing it takes a third of the time that `zoo list` may take.
+    Does not use tabulate, because importing it takes a third of the time allowed for `zoo list`.
     """
     lines = [[safe_text(cell) for cell in row] for row in ([headers, *rows] if headers else rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -31,12 +31,12 @@ def as_json(value: Any) -> None:
 
 
 def note(text: object) -> None:
-    """One line on stderr: what a person wants to know and a pipe must not get."""
+    """Prints one line on stderr: information for a person that must not get into a pipe."""
     click.echo(safe_text(text), err=True)
 
 
 def progress(total: int, label: str, *, unit: str = "B", silent: bool = False) -> "tqdm[Any]":
-    """A tqdm bar on stderr, always silent where that is not a terminal; call `.update(n)`, and use it as a context."""
+    """A tqdm bar on stderr, always silent if that is not a terminal; call `.update(n)`, and use it as a context."""
     from tqdm import tqdm
 
     return tqdm(

@@ -1,4 +1,4 @@
-"""`zoo play`: a model's page in the browser. The page itself is in plugins/targets/zoo_targets/hosts/web/."""
+"""`zoo play`: opens a model's page in the browser. The page itself is in plugins/targets/zoo_targets/hosts/web/."""
 
 import click
 
@@ -7,13 +7,13 @@ from .output import note
 
 @click.command("play")
 @click.argument("model")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the server; default: a free one.")
-@click.option("--no-browser", is_flag=True, help="Print the address alone.")
-@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Look in this registry too.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; default: a free one.")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]) -> None:
-    """Serve MODEL's page on 127.0.0.1 and open it: the one that `zoo export --target web` writes. Ctrl-C ends it.
+    """Serve MODEL's page, as `zoo export --target web` writes it, on 127.0.0.1 and open it. Ctrl-C stops the server.
 
-    The browser computes; the server gives files alone.
+    The browser does the computing; the server only serves files.
 
     \b
     Example:
@@ -39,8 +39,8 @@ def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]
         with site:
             click.echo(site.url)
             if not no_browser and not webbrowser.open(site.url):
-                note("no browser could be opened: open the address yourself")
+                note("cannot open a browser: open the address yourself")
             try:
                 site.serve_forever()
             except KeyboardInterrupt:
-                note("ended")
+                note("stopped")

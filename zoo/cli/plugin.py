@@ -1,4 +1,4 @@
-"""`zoo plugin`: which plugins are installed, whether one keeps the contract, the contract itself, and a new one."""
+"""`zoo plugin`: lists plugins, checks one against the contract, prints the contract, and creates a new plugin."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, check and write plugins."""
+    """List, check and create plugins."""
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
-    """What is installed, what it brings, and what is set aside and why.
+    """List installed plugins and what they provide, and say which are set aside and why.
 
-    Each plugin is imported in a process of its own, with a time limit; the answer is cached until the plugin changes.
+    Each plugin is imported in its own process, with a time limit; the result is cached until the plugin changes.
 
     \b
     Example:
@@ -40,7 +40,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         output.as_json(rows)
     else:
-        output.table(map(_cells, rows), ("DISTRIBUTION", "VERSION", "CONTRACT", "IMPORT", "BRINGS", "STATE"))
+        output.table(map(_cells, rows), ("distribution", "version", "contract", "import", "provides", "state"))
 
 
 def _plugin_row(probe: "Probe") -> dict[str, Any]:
@@ -50,8 +50,8 @@ def _plugin_row(probe: "Probe") -> dict[str, Any]:
 
 
 def _registry_row(registry: "PluginRegistry") -> dict[str, Any]:
-    mend = f"install it again: pip install --force-reinstall {registry.distribution}"
-    missing = "" if registry.folder else f"the package that holds its registry is not there; {mend}"
+    mend = f"reinstall it: pip install --force-reinstall {registry.distribution}"
+    missing = "" if registry.folder else f"the package with its registry is missing; {mend}"
     return _row(registry, missing, registry=registry.name)
 
 
@@ -81,14 +81,16 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 @command.command()
 @click.argument("what", metavar="[NAME|FOLDER]", required=False)
 @click.option("--preset", help="Export this preset; default: `tiny`, else the first.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights and the inputs.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the weights and the inputs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> None:
     """Run the conformance kit on a plugin.
 
-    NAME is a family or a distribution, FOLDER a plugin's source, installed or not; without either, the current folder's
-    plugin. The family's smallest preset is built with random weights, exported, run in ONNX Runtime, and trained for a
-    few steps. Exit code 9 where a check fails.
+    NAME is a family or a distribution, FOLDER a plugin's source, installed or not; the default is the plugin in the
+    current folder. The family's smallest preset is built with random weights, exported, run in ONNX Runtime, and
+    trained for a few steps. The exit code is 9 if a check fails.
 
     \b
     Example:
@@ -97,7 +99,7 @@ def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> Non
     from ..plugins import OFF, enabled
 
     if not enabled():
-        raise PluginError(f"{OFF}; a check needs one: run without")
+        raise PluginError(f"{OFF}; a check needs them: run without")
     outcomes = []
     for plugin, family in _subjects(what or "."):
         outcomes += _examine(plugin, family, preset, seed)
@@ -105,14 +107,16 @@ def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> Non
     if as_json:
         output.as_json(outcomes)
     else:
-        output.table(((o.family, o.check, o.verdict, o.line) for o in outcomes), ("FAMILY", "CHECK", "VERDICT", "WHY"))
+        output.table(
+            ((o.family, o.check, o.verdict, o.line) for o in outcomes), ("family", "check", "verdict", "reason")
+        )
     if failed:
         count = sum(outcome.verdict == "fail" for outcome in outcomes)
         raise PluginError(f"{', '.join(failed)}: {count} {'check' if count == 1 else 'checks'} failed")
 
 
 def _subjects(what: str) -> "list[tuple[Plugin, str]]":
-    """The plugins and families that the argument means."""
+    """The plugins and families that the argument names."""
     from .. import plugins
     from ..text import did_you_mean, safe_text
 
@@ -124,7 +128,7 @@ def _subjects(what: str) -> "list[tuple[Plugin, str]]":
     if not found:
         known = {name for plugin in installed for name in (plugin.distribution, *plugin.families)}
         raise NotFoundError(
-            f"'{safe_text(what)}' is neither a family or plugin that is installed nor a plugin's folder"
+            f"'{safe_text(what)}' is neither an installed family or plugin nor a plugin's folder"
             + (did_you_mean(what, known) or "; `zoo plugin list` lists what is installed")
         )
     return found
@@ -150,7 +154,7 @@ def _examine(plugin: "Plugin", family: str, preset: str | None, seed: int) -> "l
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def api(as_json: bool) -> None:
-    """The plugin contract: hooks, types (`?` has a default), entry points, modules, and what each version changed.
+    """Print the plugin contract: hooks, types (`?`: has a default), entry points, modules, and changes by version.
 
     \b
     Example:
@@ -179,11 +183,13 @@ def api(as_json: bool) -> None:
 @click.option(
     "--template", type=click.Choice(["minimal", "codec", "image-generator"]), default="minimal", show_default=True
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The package's folder; default: zoo-NAME here.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The package's folder; default: zoo-NAME in the current folder."
+)
 def new(name: str, template: str, out: Path | None) -> None:
-    """Write a new plugin: a package that passes its own tests at once.
+    """Create a new plugin: a package that passes its own tests from the start.
 
-    NAME is the family's: lower-case letters, digits and dashes. Nothing is overwritten.
+    NAME is the name of its family: lower-case letters, digits and dashes. Nothing is overwritten.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`zoo prune`: what no model in the store needs."""
+"""`zoo prune`: deletes what no model in the store needs."""
 
 import click
 
@@ -7,12 +7,12 @@ from .output import as_json, note
 
 
 @click.command("prune")
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(dry_run: bool, json_: bool) -> None:
-    """Free what no model in the store needs: unused files, interrupted pulls, leftovers.
+    """Delete what no model in the store needs: unused files, interrupted pulls, leftovers.
 
-    What is younger than an hour stays, since a pull under way may need it.
+    Files newer than an hour are kept, since a running pull may need them.
 
     \b
     Example:

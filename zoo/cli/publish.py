@@ -1,4 +1,4 @@
-"""`zoo publish`: a bundle into a registry folder."""
+"""`zoo publish`: copies a bundle into a registry folder."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from .output import note
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="The registry's folder.")
 def command(bundle: Path, folder: Path) -> None:
-    """Copy BUNDLE into a registry folder and name it in its registry.yaml.
+    """Copy BUNDLE into a registry folder and list it in the folder's registry.yaml.
 
-    Any folder is a registry, and so is any web server or bucket that serves it. A published version never changes.
+    Any folder can be a registry, and so can any web server or bucket that serves it. A published version never changes.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`zoo pull`: models into the store."""
+"""`zoo pull`: fetches models into the store."""
 
 import click
 
@@ -8,13 +8,13 @@ from .output import as_json, note, progress
 
 @click.command("pull")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look there first, this time.")
+@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look in this registry first.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(models: tuple[str, ...], places: tuple[str, ...], json_: bool) -> None:
     """Fetch models into the store, and print their folders.
 
-    MODEL is [registry/]name[:version][@sha256:digest]; without a version the newest. An interrupted pull goes on where
-    it stopped. Models of the default registry are in the package already.
+    MODEL is [registry/]name[:version][@sha256:digest]; without a version, the newest. An interrupted pull continues
+    where it stopped. Models of the default registry are already in the package.
 
     \b
     Example:
@@ -36,7 +36,9 @@ def command(models: tuple[str, ...], places: tuple[str, ...], json_: bool) -> No
             note(f"{entry} is in the package: nothing to fetch")
         else:
             missing = store.missing(entry)
-            note(f"{entry}: {human_bytes(missing)} to fetch" if missing else f"{entry} is here: nothing to fetch")
+            note(
+                f"{entry}: {human_bytes(missing)} to fetch" if missing else f"{entry} is in the store: nothing to fetch"
+            )
             with progress(missing, str(entry)) as bar:
                 folder = store.pull(entry, on_bytes=bar.update).folder
         pulled.append({"reference": str(entry), "digest": entry.digest, "folder": str(folder)})

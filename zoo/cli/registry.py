@@ -1,4 +1,4 @@
-"""`zoo registry`: which registries are looked in."""
+"""`zoo registry`: adds, lists and removes registries."""
 
 import click
 
@@ -32,7 +32,7 @@ def command() -> None:
 @click.argument("name")
 @click.argument("place", metavar="URL|FOLDER")
 def add(name: str, place: str) -> None:
-    """Add a registry under a name of your choice, after reading it once.
+    """Add a registry under a name of your choice; it is read once to check it.
 
     \b
     Example:
@@ -43,7 +43,7 @@ def add(name: str, place: str) -> None:
 
     registry = catalogue.add(name, place)
     if registry.url.startswith("http:"):
-        note("plain http: anyone on the way can change what this registry says; https keeps it as it was published")
+        note("plain http: anyone in between can change what this registry says; https prevents that")
     count = len(registry.document.models)
     note(f"{name}: {count} model{'' if count == 1 else 's'} at {registry.url}")
 
@@ -51,7 +51,7 @@ def add(name: str, place: str) -> None:
 @command.command("list")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def list_(json_: bool) -> None:
-    """The registries that are looked in, in this order.
+    """List the registries in the order in which they are searched.
 
     \b
     Example:
@@ -66,13 +66,13 @@ def list_(json_: bool) -> None:
     if json_:
         as_json(rows)
     else:
-        table([tuple(row.values()) for row in rows], ["NAME", "MODELS", "URL"])
+        table([tuple(row.values()) for row in rows], ["name", "models", "url"])
 
 
 @command.command("remove")
 @click.argument("name")
 def remove(name: str) -> None:
-    """Remove an added registry. What was pulled from it stays; `zoo rm` removes that.
+    """Remove an added registry. Models pulled from it stay; `zoo rm` removes them.
 
     \b
     Example:

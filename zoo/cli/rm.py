@@ -1,4 +1,4 @@
-"""`zoo rm`: pulled models out of the store."""
+"""`zoo rm`: removes pulled models from the store."""
 
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @click.command("rm")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--all-versions", is_flag=True, help="Every version of it, when several were pulled.")
+@click.option("--all-versions", is_flag=True, help="Remove all pulled versions.")
 def command(models: tuple[str, ...], all_versions: bool) -> None:
     """Remove pulled models from the store.
 
-    Files that another model needs stay.
+    Files that another model needs are kept.
 
     \b
     Example:
@@ -44,5 +44,5 @@ def _chosen(store: "Store", model: str, all_versions: bool) -> list["Installed"]
         raise NotFoundError(f"{wanted} was not pulled{hint}")
     if len(found) > 1 and not all_versions:
         names = ", ".join(map(str, found))
-        raise UsageError(f"{wanted} may be any of {names}; name the one, or add --all-versions")
+        raise UsageError(f"{wanted} may mean any of {names}; name one, or add --all-versions")
     return found

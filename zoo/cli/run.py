@@ -1,4 +1,4 @@
-"""`zoo run`: a task of a model."""
+"""`zoo run`: runs a task of a model."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,23 +24,23 @@ DEVICES = click.Choice(["auto", "cpu", "cuda"])
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [TASK] [OPTIONS]")
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """Run a task of a model: pictures, labels and seeds in, pictures, tokens or figures out.
+    """Run one of a model's tasks: pictures, labels and seeds in, pictures, tokens or numbers out.
 
-    MODEL is a reference (vqvae-fashion, name:2, registry/name) or a bundle's folder; what is not here is fetched.
-    TASK is one of the model's tasks; without one, its default. The other options are the task's own:
-    `zoo run MODEL TASK --help` lists them with their ranges and defaults.
+    MODEL is a reference (vqvae-fashion, name:2, registry/name) or a bundle's folder; a model that is not available
+    locally is fetched. TASK is one of the model's tasks; the default is the model's default task. Each task has its own
+    options: `zoo run MODEL TASK --help` lists them with their ranges and defaults.
 
-    Pictures are written as PNG: one grid, or one file each with --out 'x-{i}.png'. Their metadata say how they were
-    made, for `zoo again`. Without --out the name is made from model, task and seed and never overwrites; a name given
-    with --out does. --out - is stdout.
+    Pictures are written as PNG: one grid, or one file each with --out 'x-{i}.png'. Their metadata records how they were
+    made, for `zoo again`. Without --out, the file is named after model, task and seed, and nothing is overwritten; a
+    file named with --out is overwritten. --out - is stdout.
 
     \b
     Options of every task:
-      --out FILE                Where to, or - for stdout; x-{i}.png: one file a picture.
-      --example                 Inputs that are not given come from the model's own example.
-      --device [auto|cpu|cuda]  auto: CUDA where it works; cuda: CUDA or an error.
-      --registry URL|FOLDER     Look in this registry too; may be repeated.
-      --json                    Say what was made as JSON.
+      --out FILE                Output file, or - for stdout; x-{i}.png: one file per picture.
+      --example                 Take inputs that are not given from the model's own example.
+      --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
+      --registry URL|FOLDER     Also look in this registry; may be repeated.
+      --json                    Print the result as JSON.
 
     \b
     Example:
@@ -58,7 +58,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 
 def _split(model: str, *rest: str) -> tuple[str, str | None, list[str]]:
-    """Model, task and the rest: the task stands right after the model."""
+    """Model, task and the rest: the task comes directly after the model."""
     if model.startswith("-"):
         raise UsageError("the model comes first: zoo run MODEL [TASK] [OPTIONS]")
     if rest and not rest[0].startswith("-"):
@@ -67,7 +67,7 @@ def _split(model: str, *rest: str) -> tuple[str, str | None, list[str]]:
 
 
 def _locate(model: str, rest: list[str]) -> "Bundle":
-    """The bundle. Its manifest says which options there are, so this comes before they are read."""
+    """The bundle. Its manifest defines the options, so this comes before they are parsed."""
     registries = [w.partition("=")[2] for w in rest if w.startswith("--registry=")]
     registries += [after for word, after in zip(rest, rest[1:], strict=False) if word == "--registry"]
     if "--help" not in rest and "-h" not in rest:
@@ -77,17 +77,17 @@ def _locate(model: str, rest: list[str]) -> "Bundle":
     try:
         return locate(model, registries=registries, pull=False)
     except NotFoundError as e:
-        raise NotFoundError(f"{e}; `zoo info` shows what the registry says of it") from None
+        raise NotFoundError(f"{e}; `zoo info` shows what the registry says about it") from None
 
 
 def locate_with_progress(model: str, registries: Sequence[str]) -> "Bundle":
-    """The bundle, fetched when it is not here, after saying how many bytes that takes."""
+    """The bundle, fetched if it is not available locally, after printing how many bytes that takes."""
     from ..store.locate import locate
 
     bars: list[Any] = []
 
     def on_pull(entry: "Entry", missing: int) -> None:
-        note(f"{entry} is not here: fetching {human_bytes(missing)}")
+        note(f"{entry} is not in the store: fetching {human_bytes(missing)}")
         bars.append(progress(missing, str(entry)))
 
     try:
@@ -98,7 +98,7 @@ def locate_with_progress(model: str, registries: Sequence[str]) -> "Bundle":
 
 
 def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
-    """The command of one task, made from its ports."""
+    """The command of one task, generated from its ports."""
     from ..ports.kinds import drawn
     from ..run.call import option_name, options_of
 
@@ -118,13 +118,13 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
     if drawn(task.inputs):
         params.append(click.Option(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
     if task.tile:
-        params.append(click.Option(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side."))
+        params.append(click.Option(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
     params += [
-        click.Option(["--example"], is_flag=True, help="Inputs that are not given come from the model's own example."),
-        click.Option(["--out"], metavar="FILE", help="Where to; - is stdout, x-{i}.png is one file a picture."),
+        click.Option(["--example"], is_flag=True, help="Take inputs that are not given from the model's own example."),
+        click.Option(["--out"], metavar="FILE", help="Output file; -: stdout, x-{i}.png: one file per picture."),
         click.Option(["--device"], type=DEVICES, default="auto", show_default=True),
-        click.Option(["--registry"], multiple=True, metavar="URL|FOLDER", help="Look in this registry too."),
-        click.Option(["--json"], is_flag=True, help="Say what was made as JSON."),
+        click.Option(["--registry"], multiple=True, metavar="URL|FOLDER", help="Also look in this registry."),
+        click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
     ]
     others = [safe_text(other) for other, task in bundle.manifest.tasks.items() if other != name and not task.part_of]
     return click.Command(
@@ -138,7 +138,7 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
 
 
 def _main_input(task: "Task") -> "Option | None":
-    """The option that files without one are for: the first that takes pictures or tokens."""
+    """The option for files given without an option: the first that takes pictures or tokens."""
     from ..run.call import options_of
 
     return next((option for option in options_of(task) if option.positional), None)
@@ -163,11 +163,11 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     given = {name.removeprefix("port_"): value for name, value in options.items() if name.startswith("port_")}
     if files := options.get("files"):
         main = _main_input(task)
-        assert main is not None  # else there is no such argument
+        assert main is not None  # otherwise there is no such argument
         if given.get(main.name):
-            raise UsageError(f"give {main.name} once: as --{main.name}, or as files without an option")
+            raise UsageError(f"give {main.name} only once: with --{main.name}, or as files without an option")
         if not main.multiple and len(files) > 1:
-            raise UsageError(f"{task_name} takes one file of {main.name}, not {len(files)}")
+            raise UsageError(f"{task_name} takes one file for {main.name}, not {len(files)}")
         given[main.name] = files if main.multiple else files[0]
     number, example, tile = options.get("number"), options["example"], options.get("tile")
     call = gather(model, task_name, given, number=number, example=example, tile=tile, note=say)

@@ -1,4 +1,4 @@
-"""`zoo train`: a model out of data."""
+"""`zoo train`: trains a model on data."""
 
 import os
 import shlex
@@ -22,35 +22,41 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of pictures, IDX files, or .npz.")
 @click.option("--preset", help="A named config of the family; `zoo families` lists them.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
-@click.option("--name", help="The model's name; default: that of --from, else the folder's.")
+@click.option("--name", help="The model's name; default: that of --from, or the folder's.")
 @click.option("--model-version", "version", type=click.IntRange(1), help="Default: 1, or that of --from plus one.")
 @click.option("--summary", default="", help="One line for lists; default: the preset's summary.")
-@click.option("--license", "license", default="Apache-2.0", show_default=True, help="SPDX, of the weights.")
-@click.option("--license-note", default="", help="What else a user must know, e.g. of the data's licence.")
+@click.option("--license", "license", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
+@click.option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
 @click.option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
 @click.option("--data-license", default="", help="Licence of the data, for the card.")
-@click.option("--classes", default="", help="Names of the labels from 0, separated by commas.")
+@click.option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
 @click.option("--image-size", type=click.IntRange(8), help="Scale and crop the pictures of a folder to this square.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many pictures.")
-@click.option("--steps", type=click.IntRange(1), help="Updates of the weights.")
-@click.option("--batch-size", type=click.IntRange(1), help="Pictures a step, over all processes.")
-@click.option("--learning-rate", type=float, help="The peak.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only use the first N pictures.")
+@click.option("--steps", type=click.IntRange(1), help="Number of weight updates.")
+@click.option("--batch-size", type=click.IntRange(1), help="Pictures per step, over all processes.")
+@click.option("--learning-rate", type=float, help="Peak of the learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A config field (codec.num_codes=64) or a setting."
 )
 @click.option("--stage", default="", help="For families that train in stages.")
 @click.option("--from", "parent", metavar="MODEL", help="Start from a published model or a bundle.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
-@click.option("--checkpoints", type=click.Path(path_type=Path), help="Default: OUT.training beside the bundle.")
-@click.option("--checkpoint-every", type=click.IntRange(1), default=500, show_default=True, help="Steps.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint.")
+@click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path),
+    help="Folder for checkpoints; default: OUT.training next to the bundle.",
+)
+@click.option(
+    "--checkpoint-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints."
+)
 @click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's event files.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: torch's own.")
 def command(**options: Any) -> None:
-    """Train a model of FAMILY on pictures; ends with a bundle.
+    """Train a model of FAMILY on pictures and write a bundle.
 
-    Ctrl-C stops cleanly with a checkpoint; the same command with --resume goes on to the same result. Runs on several
-    processes under torchrun: `torchrun --nproc-per-node 2 -m zoo train …`.
+    Ctrl-C stops cleanly with a checkpoint; the same command with --resume continues to the same result. To train in
+    several processes, use torchrun: `torchrun --nproc-per-node 2 -m zoo train …`.
 
     \b
     Example:
@@ -91,7 +97,9 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
 
     begun = Run.of(checkpoints.load(folder)) if options["resume"] else None
     if not begun and (folder / checkpoints.CHECKPOINT).exists():
-        raise UsageError(f"{folder} holds a checkpoint: --resume goes on with it, another --checkpoints begins anew")
+        raise UsageError(
+            f"{folder} contains a checkpoint: continue it with --resume, or start again with another --checkpoints"
+        )
     parent = Parent(options["parent"]) if options["parent"] else None
     run, data = begin(loaded, _asked(options), parent)
     if begun:

@@ -1,4 +1,4 @@
-"""`zoo verify`: is what is here still what was published, and does it compute the same?"""
+"""`zoo verify`: are local models still as published, and do they compute the same?"""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from ..ship.export import Export
     from ..store.store import Installed, Store
 
-FOLDER = "a folder"  # stands for the registry of a bundle that has none; no registry has a name with a space
+FOLDER = "a folder"  # used as the registry of a bundle that has none; no registry's name contains a space
 
 
 @click.command("verify")
 @click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
-@click.option("--replay", "replay_", is_flag=True, help="Run the golden cases here, and compare.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="For --replay.")
-@click.option("--run-host", is_flag=True, help="Run an export's host program too, if it is the exporter's own.")
-@click.option("--trust", is_flag=True, help="Run the host program even if it is not.")
+@click.option("--replay", "replay_", is_flag=True, help="Run the golden cases on this machine, and compare.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Device for --replay.")
+@click.option("--run-host", is_flag=True, help="Also run an export's host program, if it is what the exporter writes.")
+@click.option("--trust", is_flag=True, help="Run the host program even if it was changed.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(models: tuple[str, ...], replay_: bool, device: "Device", run_host: bool, trust: bool, json_: bool) -> None:
-    """Hash models again; with --replay run their golden cases on this machine.
+    """Check models against their digests; with --replay, run their golden cases on this machine.
 
-    MODEL is a reference, FOLDER a bundle's folder or one that `zoo export` wrote; without either every model that is
-    here. A replay says for each task whether the outputs are identical, within the tolerance, or differ; exports are
-    always replayed. A host program is somebody's code: it is run with --run-host alone, and only if it is byte for byte
-    what the installed exporter writes; --trust runs any.
+    MODEL is a reference, FOLDER a bundle's folder or one that `zoo export` wrote; the default is all local models. A
+    replay reports for each task whether the outputs are identical, within the tolerance, or different; exports are
+    always replayed. A host program is somebody's code: it is run only with --run-host, and only if it is byte for byte
+    what the installed exporter writes; --trust runs any host.
 
     \b
     Example:
@@ -83,7 +83,7 @@ def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
 
 
 def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
-    """What a reference or folder means: pulled models, a model in the package, a bundle."""
+    """What a reference or folder refers to: pulled models, a model in the package, a bundle."""
     from ..formats import manifest as manifests
     from ..formats.reference import Reference
     from ..formats.registry import DEFAULT, resolve
@@ -109,23 +109,26 @@ def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
     if entry.registry.name == DEFAULT:
         yield str(entry), _in_package(entry)
     elif not pulled:
-        raise NotFoundError(f"{entry} is not here; `zoo pull {entry}` fetches it")
+        raise NotFoundError(f"{entry} is not in the store; `zoo pull {entry}` fetches it")
 
 
 def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
-    """What to do about a model that is wrong: it depends on where it came from."""
+    """What to do about a model that failed: it depends on where it came from."""
     from ..formats.registry import DEFAULT
 
     name = report["model"]
     if not report["findings"]:
-        return f"the files of {name} are, its outputs here are not: report it with what `zoo doctor` prints"
+        return (
+            f"the files of {name} are as published, but its outputs here differ:"
+            " report it with the output of `zoo doctor`"
+        )
     if target is None:
-        return f"`zoo export` writes {name} anew"
+        return f"write {name} again with `zoo export`"
     if target.registry == FOLDER:
-        return f"{name} was never pulled: build it anew, or copy it again from where it came"
+        return f"{name} was not pulled: build it again, or copy it again from its source"
     if target.registry == DEFAULT:
-        return "install zoo again"
-    return f"`zoo rm {name}` and `zoo pull {name}` fetch it anew"
+        return "reinstall zoo"
+    return f"fetch it again with `zoo rm {name}` and `zoo pull {name}`"
 
 
 def _in_package(entry: "Entry") -> "Installed":
@@ -136,7 +139,7 @@ def _in_package(entry: "Entry") -> "Installed":
 
 
 def _examine(store: "Store", name: str, model: "Installed", device: "Device | None") -> dict[str, Any]:
-    """What `--json` says of a model. It is replayed only when its bytes and graphs are right."""
+    """What `--json` prints about a model. It is replayed only if its bytes and graphs are right."""
     from ..formats import manifest as manifests
 
     report: dict[str, Any] = {"model": name, "digest": model.digest, "folder": str(model.folder)}
@@ -147,7 +150,7 @@ def _examine(store: "Store", name: str, model: "Installed", device: "Device | No
 
 
 def _examine_export(text: str, device: "Device", run_host: bool, trust: bool) -> dict[str, Any]:
-    """As `_examine`, for a folder that `zoo export` wrote; a host is run when everything before is right."""
+    """Like `_examine`, for a folder that `zoo export` wrote; a host is run only if everything before was right."""
     from ..formats import manifest as manifests
     from ..ship import export
 
@@ -191,7 +194,7 @@ def _run_host(folder: Path, found: "Export", trust: bool) -> "tuple[list[TaskRep
         more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
         raise IntegrityError(
             f"{folder}: {safe_text(changed[0])}{more} is not byte for byte what {loaded.plugin.distribution}"
-            f" {loaded.plugin.version} writes, and the host may load it; remove it, or --trust runs the host anyway"
+            f" {loaded.plugin.version} writes, and the host may load it; remove it, or run the host anyway with --trust"
         )
     with TemporaryDirectory(prefix="zoo-host-") as out:
         by, outputs = export.run_host(folder, loaded, Path(out))
@@ -202,7 +205,7 @@ def _print(report: dict[str, Any]) -> None:
     from ..ports.kind import percent
 
     name = safe_text(report["model"])
-    click.echo(f"{name}: {'every file is as published' if not report['findings'] else 'not as published'}")
+    click.echo(f"{name}: {'all files are as published' if not report['findings'] else 'not as published'}")
     for finding in report["findings"]:
         click.echo(f"  {safe_text(finding)}")
     rows = [
@@ -213,4 +216,4 @@ def _print(report: dict[str, Any]) -> None:
     if report.get("ran_by"):
         click.echo(f"  the host ran on {safe_text(report['ran_by'])}")
     if rows:
-        table(rows, ["TASK", "PROVIDER", "OUTPUT", "VERDICT", "DIFFERENCE", "EQUAL"])
+        table(rows, ["task", "provider", "output", "verdict", "difference", "equal"])

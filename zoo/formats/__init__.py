@@ -1,4 +1,4 @@
-"""What is written down, one file per format: `model.yaml`, `registry.yaml`, references, recipes, golden cases.
+"""File formats, one module each: `model.yaml`, `registry.yaml`, references, recipes, golden cases.
 
-`strictyaml.py` reads the YAML that strangers write; `fields.py` has what the formats share.
+`strictyaml.py` reads YAML that strangers wrote; `fields.py` has what the formats share.
 """

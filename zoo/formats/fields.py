@@ -1,6 +1,6 @@
 """What the file formats and the contract share: names, digests, sizes, and the files of a bundle.
 
-It is apart from them so that `zoo list` reads registries without loading the whole contract.
+It is separate from them so that `zoo list` reads registries without loading the whole contract.
 """
 
 import re
@@ -18,7 +18,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNOR
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of the file formats' parts: immutable, and strict about unknown fields."""
+    """Base of the file formats' types: immutable, and strict about unknown fields."""
 
 
 class File(Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class File(Struct, frozen=True, kw_only=True):
 
 
 def check_file_names(names: Iterable[str], source: str) -> None:
-    """Refuses names that some operating system reads as another file or as a device."""
+    """Refuses names that some operating system treats as another file or as a device."""
     seen: set[str] = set()
     for name in names:
         if _RESERVED.match(name) or name.endswith("."):
@@ -40,7 +40,7 @@ def check_file_names(names: Iterable[str], source: str) -> None:
 
 
 def digest_of(data: bytes) -> str:
-    """SHA-256 of bytes, 64 hex digits; of a manifest's, the model's digest."""
+    """SHA-256 of bytes, 64 hex digits; for a manifest's bytes, the model's digest."""
     import hashlib
 
     return hashlib.sha256(data).hexdigest()
@@ -76,5 +76,5 @@ def compare_files(
         elif status.st_size != expected.size:
             wrong.append(f"{name} has {status.st_size:,} bytes; {says} says {expected.size:,}")
         elif status.st_mtime != unchanged and describe_file(folder / name).sha256 != expected.sha256:
-            wrong.append(f"{name} has other bytes than its SHA-256 {expected.sha256[:12]}… says")
+            wrong.append(f"{name} does not match its SHA-256 {expected.sha256[:12]}…")
     return wrong

@@ -1,8 +1,8 @@
 """`golden.safetensors`: for each task and case, the graph's inputs and the outputs that they must give.
 
-The keys are `<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, cases counted from 0, so that any stack
-can check itself. `<task>/<case>/margins`, where it is there, says how near a tie the tokens behind each of the batch
-are.
+The keys are `<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, with cases counted from 0, so that any
+stack can check itself. `<task>/<case>/margins`, if present, says how close to a tie the tokens of each element of the
+batch are.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class Case:
 
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
-    margins: np.ndarray | None = None  # float32 [batch]; only where no inputs were found that are clear of ties
+    margins: np.ndarray | None = None  # float32 [batch]; only if no inputs without ties were found
 
 
 def read_cases(path: Path, manifest: Manifest) -> dict[str, list[Case]]:
-    """The golden cases of each task, in order; every task has one at least, and every case all ports."""
+    """The golden cases of each task, in order; every task has at least one, and every case has all ports."""
     found: dict[str, dict[int, Case]] = {name: {} for name in manifest.tasks}
     for key, array in tensors.load(path).items():
         task, number, side, port = (key.split("/") + [""] * 4)[:4]
         known = side in ("inputs", "outputs") if key.count("/") == 3 else key == f"{task}/{number}/margins"
         if task not in found or not (number.isascii() and number.isdigit()) or not known:
-            raise InvalidFileError(f"{safe_text(path)}: '{safe_text(key)}' names no task's case and port")
+            raise InvalidFileError(f"{safe_text(path)}: '{safe_text(key)}' does not name a task, case and port")
         case = found[task].setdefault(int(number), Case())
         if port:
             getattr(case, side)[port] = array
@@ -49,12 +49,12 @@ def read_cases(path: Path, manifest: Manifest) -> dict[str, list[Case]]:
             if case.inputs.keys() != task.inputs.keys() or case.outputs.keys() != task.outputs.keys():
                 raise InvalidFileError(f"{safe_text(path)}: case {number} of {name} has other ports than the manifest")
             if case.margins is not None and case.margins.ndim != 1:
-                raise InvalidFileError(f"{safe_text(path)}: the margins of case {number} of {name} are no list")
+                raise InvalidFileError(f"{safe_text(path)}: the margins of case {number} of {name} are not a list")
     return {name: [case for _, case in sorted(numbered.items())] for name, numbered in found.items()}
 
 
 def write_cases(path: Path, cases: dict[str, list[Case]]) -> None:
-    """Writes golden.safetensors; `read_cases` gives the cases back."""
+    """Writes golden.safetensors; `read_cases` reads it."""
     arrays: dict[str, np.ndarray] = {}
     for task, numbered in cases.items():
         for number, case in enumerate(numbered):

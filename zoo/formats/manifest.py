@@ -1,4 +1,4 @@
-"""`model.yaml`: what a bundle says of itself. Read, validate, write.
+"""`model.yaml`, a bundle's manifest: reads, validates and writes it.
 
 A bundle is a folder: `model.yaml` (this manifest), the safetensors, `<task>.onnx`, `golden.safetensors`, `README.md`.
 The manifest lists path, size and SHA-256 of every other file; the SHA-256 of the manifest's own bytes is the model's
@@ -26,30 +26,30 @@ from .fields import digest_of as digest  # noqa: F401
 FORMAT = 1
 
 BASE_ZOO = "0.1"
-"""The first zoo that reads this format. A manifest says what it needs only where that is newer."""
+"""The first version of zoo that reads this format. A manifest states what it needs only if that is newer."""
 
 
 class Training(Struct, frozen=True, kw_only=True):
-    """How the weights came to be."""
+    """How the weights were made."""
 
     command: Text = ""
     data: Text = ""  # name of the data set
     data_license: Text = ""
-    data_sha256: Text = ""  # of the arrays that were read, images then labels
+    data_sha256: Text = ""  # of the arrays of the data set, images then labels
     images_seen: int = 0
     steps: int = 0
     seed: int = 0
     seconds: float = 0.0
-    note: Text = ""  # what else went into it, e.g. where a loss has its weights from
-    parent: Text = ""  # name:version@sha256:digest that the training went on from
+    note: Text = ""  # what else went into it, e.g. where the weights of a loss come from
+    parent: Text = ""  # name:version@sha256:digest of the model that the training started from
     environment: Text = ""  # python, torch, processor
 
 
 class Drift(Struct, frozen=True, kw_only=True):
-    """How far a loop's graph is from torch after so many rounds."""
+    """How much a loop's graph differs from torch after a number of iterations."""
 
     count: int  # the value of the task's `count` port
-    worst: float  # the largest difference of an output: levels of a picture, else the output's own unit
+    worst: float  # the largest difference of an output, in levels for images, else in the output's own unit
     share_equal: float  # of the values
 
 
@@ -64,7 +64,7 @@ class Export(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """A model, complete: enough to run it, and to rebuild its torch module."""
+    """A complete description of a model: enough to run it, and to rebuild its torch module."""
 
     format: int
     needs_zoo: Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6}){0,2}\Z")] = BASE_ZOO  # this version or newer
@@ -104,7 +104,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 def parse(data: bytes, source: str) -> Manifest:
-    """A manifest out of its bytes; `source` names it in messages.
+    """Parses a manifest from its bytes; `source` names it in messages.
 
     Raises:
         InvalidFileError: `source:line: field: reason`.
@@ -117,21 +117,21 @@ def parse(data: bytes, source: str) -> Manifest:
 
 
 def _refuse_newer(tree: Any, source: str) -> None:
-    """Before the schema is asked: a newer zoo may write fields and kinds of port that this one does not know."""
+    """Runs before the schema check: a newer zoo may write fields and kinds of port that this one does not know."""
     needs = str(tree.get("needs_zoo", "")) if isinstance(tree, dict) else ""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)*", needs) and version_tuple(needs) > version_tuple(__version__):
         raise InvalidFileError(
-            f"{safe_text(source)}: it needs zoo {needs[:40]} or newer; this is zoo {__version__}: pip install -U zoo"
+            f"{safe_text(source)}: needs zoo {needs[:40]} or newer; this is zoo {__version__}: pip install -U zoo"
         )
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """`0.10.2` as numbers that compare."""
+    """`0.10.2` as numbers that can be compared."""
     return tuple(int(number[:9]) for number in version.split("."))
 
 
 def zoo_needed(tasks: Mapping[str, Task]) -> str:
-    """The first zoo that knows every kind of port of some tasks, for `needs_zoo`."""
+    """The first version of zoo that knows every kind of port in these tasks, for `needs_zoo`."""
     kinds = [kind_of(port) for task in tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
     return max((kind.since for kind in kinds), key=version_tuple, default=BASE_ZOO)
 
@@ -147,19 +147,19 @@ def read_bytes(folder: Path) -> bytes:
         return (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
-        raise NotFoundError(f"{safe_text(folder)} is no bundle: it has no {MANIFEST}{inside}") from None
+        raise NotFoundError(f"{safe_text(folder)} is not a bundle: it has no {MANIFEST}{inside}") from None
 
 
 def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
-    """What the schema can't say: the parts agree with each other."""
+    """Checks what the schema cannot express: that the parts are consistent with each other."""
 
     def refuse(reason: str) -> None:
         raise InvalidFileError(f"{safe_text(source)}: {safe_text(reason)}")
 
     if m.format != FORMAT:
-        refuse(f"format {m.format}; this zoo reads format {FORMAT}: upgrade zoo")
+        refuse(f"format {m.format}; this version of zoo reads format {FORMAT}: upgrade zoo")
     if not m.tasks:
-        refuse("tasks: a model has at least one task")
+        refuse("tasks: a model must have at least one task")
     if m.default_task not in m.tasks:
         refuse(f"default_task: '{m.default_task}' is not one of the tasks {', '.join(m.tasks)}")
     for name, task in m.tasks.items():
@@ -173,17 +173,17 @@ def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
                         f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}.kind: {safe_text(wrong)}"
                     )
         if task.part_of and (task.part_of == name or task.part_of not in m.tasks):
-            refuse(f"tasks: '{name}' is part of '{task.part_of}', which is no other task of the model")
+            refuse(f"tasks: '{name}' is part of '{task.part_of}', which is not another task of the model")
     check_file_names(m.files, source)
     if MANIFEST in m.files:
         refuse(f"files: {MANIFEST} cannot list itself")
 
 
 def dump(manifest: Manifest) -> bytes:
-    """The manifest's bytes; their SHA-256 is the model's digest. `parse(dump(m))` gives `m` back."""
+    """The manifest's bytes; their SHA-256 is the model's digest. `parse(dump(m))` equals `m`."""
     return strictyaml.dump(manifest)
 
 
 def check_files(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with a bundle's files, a line each: missing, other size, other bytes. Empty when all is right."""
+    """What is wrong with a bundle's files, one line each: missing, other size, other bytes. Empty if nothing is."""
     return compare_files(folder, manifest.files)

@@ -1,7 +1,7 @@
-"""How a file was made: the recipe inside it, such as the text chunk `zoo` of a PNG.
+"""Recipes: how a file was made, stored inside it, e.g. in the text chunk `zoo` of a PNG.
 
-A recipe is JSON that a stranger may have written: it is read by a strict schema, names a model by reference and digest
-(never a folder), and input files by name and SHA-256.
+A recipe is JSON that a stranger may have written. It is read with a strict schema, names a model by reference and
+digest (never by folder), and input files by name and SHA-256.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ class FileRecord(msgspec.Struct, frozen=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What a picture was made from and with."""
+    """How a picture was made: model, task and inputs."""
 
     format: int = FORMAT
-    model: str  # reference; the digest decides
+    model: str  # reference; the digest is what counts
     digest: str
     task: str
-    output: str  # the port whose pictures these are
+    output: str  # the port that gave these pictures
     options: dict[str, Any]
     seed: int | None  # of the first picture
     number: int | None  # -n
     tile: int | None = None  # --tile
-    example: bool  # inputs from the model's first golden case
+    example: bool  # inputs came from the model's first golden case
     files: dict[str, list[FileRecord]]  # by option
     provider: str
     versions: dict[str, str]
-    grid: Any = None  # how the whole batch lies in one file, as the output's form says
-    index: int | None = None  # the one of the batch that this file contains; None: all
+    grid: Any = None  # how the whole batch is arranged in one file, as defined by the output's form
+    index: int | None = None  # the element of the batch in this file; None: all
 
 
-# Made here, before any thread: msgspec crashes where several threads are the first to decode a type.
+# Created here, before any thread: msgspec crashes if several threads are the first to decode a type.
 _RECIPES = msgspec.json.Decoder(Recipe)
 
 
@@ -62,14 +62,14 @@ def read_recipe(path: str) -> tuple[Recipe, Form, np.ndarray]:
     """The recipe in a file that `zoo run` wrote, the form of the file, and the batch that it contains.
 
     Raises:
-        InvalidFileError: not a file of zoo's, or one that another program changed.
+        InvalidFileError: zoo did not write the file, or another program changed it.
     """
     file = read_input(path)
     shown = safe_text(file.name)
     form = next((form for form in forms() if form.reads(file)), None)
     text = form.recipe_of(file) if form else None
     if form is None or text is None:
-        raise InvalidFileError(f"{shown} does not say how it was made: zoo did not write it, or it lost its metadata")
+        raise InvalidFileError(f"{shown} has no recipe: zoo did not write it, or it lost its metadata")
     try:
         if len(text) > MAX_METADATA:
             raise msgspec.ValidationError(f"{len(text):,} characters")
@@ -85,7 +85,7 @@ def read_recipe(path: str) -> tuple[Recipe, Form, np.ndarray]:
 
 
 def recipe_reference(recipe: Recipe) -> str:
-    """The reference to look for, digest included. A recipe that names a path is refused."""
+    """The reference to look up, including the digest. A recipe that names a path is refused."""
     reference = Reference.parse(recipe.model)
     return str(Reference(reference.name, reference.registry, reference.version, recipe.digest))
 
@@ -96,12 +96,12 @@ def recipe_model(recipe: Recipe) -> str:
 
 
 def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
-    """The path of an input file: the candidate with its bytes.
+    """The path of an input file: the candidate with the right bytes.
 
     Raises:
-        NotFoundError, IntegrityError: none is there, or the one of that name has other bytes.
+        NotFoundError, IntegrityError: there is none, or the one with that name has other bytes.
     """
-    shown = "what stdin gave" if record.name == "-" else safe_text(record.name)
+    shown = "data from stdin" if record.name == "-" else safe_text(record.name)
     changed = None
     for path in candidates:
         if not Path(path).is_file():
@@ -114,4 +114,4 @@ def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
     ask = f"give the file with --file FILE (SHA-256 {safe_text(record.sha256)[:12]}…)"
     if changed:
         raise IntegrityError(f"{safe_text(changed)} is no longer the file that the picture was made from; {ask}")
-    raise NotFoundError(f"the picture was made from {shown}, which is not here; {ask}")
+    raise NotFoundError(f"the picture was made from {shown}, which was not found; {ask}")

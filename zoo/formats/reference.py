@@ -1,4 +1,4 @@
-"""What a person types to name a model: `[registry/]name[:version][@sha256:digest]`."""
+"""References, which users type to name a model: `[registry/]name[:version][@sha256:digest]`."""
 
 import re
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
-        """A reference out of what a person typed."""
+        """Parses a reference."""
         if not (match := _REFERENCE.fullmatch(text)):
             raise UsageError(
-                f"'{safe_text(text)}' is no model reference; it looks like name, name:2, name@sha256:… or registry/name"
+                f"'{safe_text(text)}' is not a model reference; use name, name:2, name@sha256:… or registry/name"
             )
         version = match["version"]
         return cls(match["name"], match["registry"], int(version) if version else None, match["digest"])

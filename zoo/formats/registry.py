@@ -1,8 +1,8 @@
-"""`registry.yaml`: which models there are, in which versions, and where their files lie.
+"""`registry.yaml`: lists models, their versions, and where their files are.
 
-A registry is a YAML file beside its files: any folder, web server or bucket is one. It maps each version to the
-model's digest and to the size, SHA-256 and URL of each file, URLs relative to the registry's own place.
-docs/registry.md describes the format. This module reads, resolves, searches and publishes; it fetches nothing.
+A registry is a YAML file next to its files: any folder, web server or bucket can be one. It maps each version to the
+model's digest and to the size, SHA-256 and URL of each file, with URLs relative to the registry's own location.
+docs/registry.md describes the format. This module reads, resolves, searches and publishes; it does not fetch anything.
 """
 
 from collections.abc import Iterable
@@ -24,16 +24,16 @@ from .fields import Struct, check_file_names
 from .reference import Reference
 
 if TYPE_CHECKING:
-    from .manifest import Manifest  # it knows the whole contract, which reading a registry does not need
+    from .manifest import Manifest  # it imports the whole contract, which reading a registry does not need
 
 FORMAT = 1
 REGISTRY = "registry.yaml"
 DEFAULT = "default"
-"""The name of the registry that is inside the package."""
+"""The name of the registry inside the package."""
 
 
 class RegistryFile(Struct, frozen=True, kw_only=True):
-    """A file of a version: its bytes, and where they are."""
+    """A file of a version: its size, digest and location."""
 
     size: Size
     sha256: Sha256
@@ -44,7 +44,7 @@ class RegistryVersion(Struct, frozen=True, kw_only=True):
     """A published version. It never changes."""
 
     digest: Sha256  # of its model.yaml
-    files: dict[FileName, RegistryFile]  # all, model.yaml among them
+    files: dict[FileName, RegistryFile]  # all files, including model.yaml
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ class RegistryVersion(Struct, frozen=True, kw_only=True):
 
 
 class RegistryModel(Struct, frozen=True, kw_only=True):
-    """What a registry says of a model without fetching it."""
+    """What a registry says about a model, without fetching it."""
 
     summary: Line
     family: Name
@@ -70,7 +70,7 @@ class RegistryDocument(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry that was read: its local name, its place, what is in it."""
+    """A registry that was read: its local name, location and contents."""
 
     name: str
     url: str  # of registry.yaml itself: file:// or http(s)://
@@ -82,7 +82,7 @@ class Registry:
         return path_of(self.url).parent if urlsplit(self.url).scheme == "file" else None
 
     def file_url(self, file: RegistryFile) -> str:
-        """The absolute URL of a file. A remote registry can't name local files; schemes are http, https, file."""
+        """The absolute URL of a file. A remote registry cannot name local files; schemes are http, https, file."""
         url = urljoin(self.url, file.url)
         scheme = urlsplit(url).scheme
         folder = self.folder
@@ -137,10 +137,10 @@ class Entry:
 
 
 def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
-    """The entry that a reference names; the first registry that has the model wins, the highest version is meant.
+    """The entry that a reference names: from the first registry that has the model, by default its highest version.
 
     Raises:
-        NotFoundError: no such registry, model or version; near misses are suggested.
+        NotFoundError: no such registry, model or version; similar names are suggested.
     """
     registries = list(registries)
     searched = [r for r in registries if reference.registry in (None, r.name)]
@@ -153,7 +153,7 @@ def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
     found = [r for r in searched if reference.name in r.document.models]
     if not found:
         known = [name for r in searched for name in r.document.models]
-        hint = did_you_mean(reference.name, known) or "; `zoo list` shows what there is"
+        hint = did_you_mean(reference.name, known) or "; `zoo list` lists all models"
         raise NotFoundError(f"no model '{safe_text(reference.name)}' in {_named(searched)}{hint}")
     for registry in found:
         versions = registry.document.models[reference.name].versions
@@ -173,7 +173,7 @@ def _named(registries: list[Registry]) -> str:
 
 
 def parse(data: bytes, name: str, url: str) -> Registry:
-    """A registry out of its file's bytes.
+    """Parses a registry from its file's bytes.
 
     Args:
         name: its local name.
@@ -186,11 +186,11 @@ def parse(data: bytes, name: str, url: str) -> Registry:
     document = strictyaml.load(data, source, RegistryDocument)
     if document.format != FORMAT:
         raise InvalidFileError(
-            f"{safe_text(source)}: format {document.format}; this zoo reads format {FORMAT}: upgrade zoo"
+            f"{safe_text(source)}: format {document.format}; this version of zoo reads format {FORMAT}: upgrade zoo"
         )
     for model_name, model in document.models.items():
         if not model.versions:
-            raise InvalidFileError(f"{safe_text(source)}: models.{model_name}: a model has at least one version")
+            raise InvalidFileError(f"{safe_text(source)}: models.{model_name}: a model must have at least one version")
         for version, entry in model.versions.items():
             where = f"{source}: models.{model_name}.versions.{version}"
             check_file_names(entry.files, where)
@@ -207,7 +207,7 @@ def read(folder: Path, name: str) -> Registry:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{safe_text(folder)} is no registry: it has no {REGISTRY}") from None
+        raise NotFoundError(f"{safe_text(folder)} is not a registry: it has no {REGISTRY}") from None
     return parse(data, name, path.as_uri())
 
 
@@ -232,7 +232,7 @@ def add_version(document: RegistryDocument, manifest: "Manifest", digest: str, m
     versions = dict(document.models[manifest.name].versions) if manifest.name in document.models else {}
     if (there := versions.get(manifest.version)) and there.digest != digest:
         raise IntegrityError(
-            f"{manifest.name}:{manifest.version} is published with digest {there.digest[:12]}…, this bundle has"
+            f"{manifest.name}:{manifest.version} is already published with digest {there.digest[:12]}…, this bundle has"
             f" {digest[:12]}…; a published version never changes: give the bundle a higher version"
         )
     versions[manifest.version] = version

@@ -1,9 +1,9 @@
-"""YAML for files that strangers write: bounded, without surprises, and with line numbers in every error.
+"""YAML for files that strangers write: limited, without surprises, and with line numbers in every error.
 
-Three steps: an event scan that bounds depth, nodes and scalar length and refuses anchors, aliases, tags, merge keys
-and duplicate keys; plain scalars read by JSON's rules alone (`no` and `010` stay text); then a typed schema
-(msgspec), whose findings are given back as `file:line: field: reason`. Why not `yaml.safe_load`: 25,000 opening
-brackets crash its C parser, a 424-byte merge bomb costs seconds, and six exception types leak out.
+Three steps: an event scan that limits depth, nodes and scalar length and refuses anchors, aliases, tags, merge keys and
+duplicate keys; plain scalars read by JSON's rules only (`no` and `010` stay text); then a typed schema (msgspec), whose
+findings become `file:line: field: reason`. Why not `yaml.safe_load`: 25,000 opening brackets crash its C parser, a
+424-byte merge bomb takes seconds, and it raises six types of exceptions.
 """
 
 import re
@@ -30,7 +30,7 @@ _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,17})\.[0-9]{1,20}([eE][+-]?[0-9]{1,3})?\Z")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "~": None, "": None}
 
-Lines = dict[tuple, int]  # path of keys and indices -> line, from 1
+Lines = dict[tuple, int]  # path of keys and indices -> line, counted from 1
 
 
 def load(data: bytes, source: str, schema: type[T]) -> T:
@@ -41,7 +41,7 @@ def load(data: bytes, source: str, schema: type[T]) -> T:
         source: the file's name, for messages.
 
     Raises:
-        InvalidFileError: `source:line: field: reason`, for anything that is wrong with it.
+        InvalidFileError: `source:line: field: reason`, for anything that is wrong with the document.
     """
     tree, lines = parse(data, source)
     return convert(tree, lines, source, schema)
@@ -50,7 +50,7 @@ def load(data: bytes, source: str, schema: type[T]) -> T:
 def parse(data: bytes, source: str) -> tuple[Any, Lines]:
     """The document as dicts, lists, str, int, float, bool and None, with the line of each node."""
     if len(data) > MAX_BYTES:
-        raise InvalidFileError(f"{safe_text(source)}: {len(data):,} bytes; a YAML file here has at most {MAX_BYTES:,}")
+        raise InvalidFileError(f"{safe_text(source)}: {len(data):,} bytes; a YAML file may have at most {MAX_BYTES:,}")
     lines: Lines = {}
     try:
         events = yaml.parse(data.decode("utf-8"), Loader=_Loader)
@@ -59,7 +59,7 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
         raise InvalidFileError(f"{safe_text(source)}: not UTF-8 text (byte {e.start})") from None
     except yaml.MarkedYAMLError as e:
         line = f":{e.problem_mark.line + 1}" if e.problem_mark else ""
-        # libyaml looks ahead for a key, so on thousands of brackets its own limit comes before ours.
+        # libyaml looks ahead for a key, so with thousands of brackets its own limit is reached before ours.
         deep = "maximum nesting depth" in str(e.problem)
         reason = _TOO_DEEP if deep else f"not valid YAML: {safe_text(e.problem)}"
         raise InvalidFileError(f"{safe_text(source)}{line}: {reason}") from None
@@ -69,7 +69,7 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
 
 
 class _Composer:
-    """Builds the tree from parser events and stops at the first thing that is not allowed."""
+    """Builds the tree from parser events and stops at the first violation."""
 
     def __init__(self, events: Iterable[yaml.Event], source: str, lines: Lines):
         self.events, self.source, self.lines = iter(events), source, lines
@@ -84,7 +84,7 @@ class _Composer:
         next(self.events)  # document end
         after = next(self.events)
         if not isinstance(after, yaml.StreamEndEvent):
-            self.refuse(after, "a second document; a file here has one")
+            self.refuse(after, "a second document; only one is allowed")
         return tree
 
     def refuse(self, event: yaml.Event, reason: str) -> NoReturn:
@@ -111,7 +111,7 @@ class _Composer:
         text = event.value
         if len(text) > MAX_SCALAR:
             self.refuse(event, f"a text of {len(text):,} characters; at most {MAX_SCALAR:,}")
-        if event.style:  # quoted or block: text, whatever it looks like
+        if event.style:  # quoted or block: always text
             return text
         if text in _WORDS:
             return _WORDS[text]
@@ -138,12 +138,12 @@ class _Composer:
             if len(key) > 256:
                 self.refuse(event, f"a key of {len(key):,} characters; at most 256")
             if key in result:
-                self.refuse(event, f"'{safe_text(key)}' stands here twice")
+                self.refuse(event, f"'{safe_text(key)}' is here twice")
             result[key] = self.node(next(self.events), (*path, key))
         return result
 
 
-# Models may be loaded in several threads, and msgspec crashes where several are the first to convert to a type.
+# Models may be loaded in several threads, and msgspec crashes if several are the first to convert to a type.
 _CONVERTING = threading.Lock()
 
 _AT = re.compile(r" - at `(key in )?\$(?P<path>.*)`\Z", re.DOTALL)
@@ -174,7 +174,7 @@ def convert(tree: Any, lines: Lines, source: str, schema: type[T]) -> T:
 def _keys(path: str, tree: Any, schema: type, message: str) -> tuple:
     """msgspec's `.models[...].files[0]` as the keys it went through.
 
-    `[...]` stands for a mapping's key that msgspec does not name: it is the one that alone gives the same message.
+    `[...]` is a mapping's key that msgspec does not name: it is the key that by itself gives the same message.
     """
     keys: tuple = ()
     for name, index in re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", path):
@@ -200,7 +200,7 @@ def _get(tree: Any, keys: tuple) -> Any:
 
 
 def _replace(tree: Any, keys: tuple, value: Any) -> Any:
-    """The tree with the node at `keys` replaced; what is not on the way is shared."""
+    """The tree with the node at `keys` replaced; everything off that path is shared."""
     if not keys:
         return value
     copy = tree.copy()
@@ -209,7 +209,7 @@ def _replace(tree: Any, keys: tuple, value: Any) -> Any:
 
 
 def _field_names(schema: Any, path: tuple) -> list[str]:
-    """The field names that were possible at `path`; empty where they can't be known."""
+    """The field names that were possible at `path`; empty if they are unknown."""
     node = msgspec.inspect.type_info(schema)
     for step in path:
         if isinstance(node, msgspec.inspect.UnionType):
@@ -226,7 +226,7 @@ def _field_names(schema: Any, path: tuple) -> list[str]:
 
 
 def dump(value: Any) -> bytes:
-    """A msgspec Struct (or plain tree) as YAML that `load` reads back: innermost parts on a line, keys in order."""
+    """A msgspec Struct (or plain tree) as YAML that `load` can read: innermost values on one line, keys in order."""
     tree = msgspec.to_builtins(value, str_keys=True)
     return yaml.dump(
         tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
@@ -234,14 +234,15 @@ def dump(value: Any) -> bytes:
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper without aliases; text that `parse` would read as a number or word is quoted."""
+    """SafeDumper without aliases; quotes text that `parse` would read as a number or keyword."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    # In quotes: what would be read as a number or word, and what PyYAML writes as it is but reads as a line's end.
+    # Quoted: text that would be read as a number or keyword, and characters that PyYAML writes unchanged but reads
+    # as line breaks.
     odd = any(not char.isprintable() and char != "\n" for char in text)
     quoted = odd or text in _WORDS or _INT.match(text) or _FLOAT.match(text)
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)

@@ -1,1 +1,1 @@
-"""Reading and checking ONNX graphs; nothing here changes one. What rewrites graphs is in `zoo/ship` and `zoo/build`."""
+"""Reads and checks ONNX graphs, never changing one. Code that rewrites graphs is in `zoo/ship` and `zoo/build`."""

@@ -1,7 +1,7 @@
-"""Reads a bundle's graphs before any session opens them, and says what is wrong with them.
+"""Reads a bundle's graphs before any session opens them, and reports what is wrong with them.
 
 A stranger's graph is data. Nothing here loads external data, runs shape inference or calls ONNX's own checker: those
-have read files through `../`, links and hard links, and crashed on odd graphs (docs/security.md names the reports).
+have read files through `../`, links and hard links, and crashed on odd graphs (docs/security.md lists the reports).
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from ..names import graph_file
 from ..text import safe_text
 from .walk import DTYPES, subgraphs
 
-MAX_GRAPH_BYTES = 64 << 20  # weights lie outside, so a graph is small
+MAX_GRAPH_BYTES = 64 << 20  # weights are stored outside, so a graph is small
 MAX_NODES = 100_000
 MAX_DEPTH = 32
 
@@ -25,7 +25,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 RANDOM_OPERATORS = {
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 }  # fmt: skip
-"""Operators whose numbers differ between runtimes, and between two calls."""
+"""Operators whose numbers differ between runtimes and between calls."""
 
 _PORT_TYPES = {"uint8": onnx.TensorProto.UINT8, "int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
 
@@ -34,7 +34,7 @@ Places = Mapping[str, set[tuple[int, tuple[int, ...], int, int]]]
 
 
 class Bundled(Protocol):
-    """What a manifest says of a bundle's graphs: a `zoo.formats.manifest.Manifest`."""
+    """What a manifest says about a bundle's graphs: a `zoo.formats.manifest.Manifest`."""
 
     @property
     def files(self) -> Collection[str]: ...
@@ -44,7 +44,7 @@ class Bundled(Protocol):
 
 
 def check(folder: Path, manifest: Bundled) -> list[str]:
-    """What is wrong with the graphs of a bundle, one line each; empty when a session may open them.
+    """What is wrong with the graphs of a bundle, one line each; empty if a session may open them.
 
     Refused: external data that is not exactly one tensor of one of the bundle's safetensors files, operators outside
     ONNX's own domain, random operators, local functions, ports that differ from the manifest's, and graphs that are too
@@ -62,7 +62,7 @@ def check(folder: Path, manifest: Bundled) -> list[str]:
         file = graph_file(name)
         try:
             findings += [f"{file}: {finding}" for finding in _check_graph(folder / file, task, places)]
-        except Exception as e:  # whatever the protobuf reader does with bytes that a stranger wrote
+        except Exception as e:  # the protobuf reader may raise anything for a stranger's bytes
             reason = safe_text(e).split("\\x0a")[0][:200] or type(e).__name__
             findings.append(f"{file}: cannot be read as an ONNX graph: {reason}")
     return findings
@@ -77,19 +77,19 @@ def _places(path: Path) -> set[tuple[int, tuple[int, ...], int, int]]:
 
 def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
     if path.is_symlink() or not path.is_file():
-        yield "is missing, or no plain file"
+        yield "is missing, or not a plain file"
         return
     if (size := path.stat().st_size) > MAX_GRAPH_BYTES:
-        yield f"has {size:,} bytes; a graph has at most {MAX_GRAPH_BYTES:,}, its weights lie in safetensors files"
+        yield f"has {size:,} bytes; at most {MAX_GRAPH_BYTES:,} are allowed, since weights belong in safetensors files"
         return
     model = onnx.load_model_from_string(path.read_bytes())
     for opset in model.opset_import:
         if opset.domain not in STANDARD_DOMAINS:
             yield f"uses the foreign operator domain '{safe_text(opset.domain)}'; only ONNX's own is allowed"
     if model.functions:
-        yield f"has {len(model.functions):,} local functions; a graph here has none"
+        yield f"has {len(model.functions):,} local functions; they are not allowed"
     if model.training_info:
-        yield "has training information; a graph here has none"
+        yield "has training information; it is not allowed"
     yield from _check_nodes(model.graph, places)
     for what, ports, values in (
         ("input", task.inputs, model.graph.input),
@@ -99,7 +99,7 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
 
 
 def _check_nodes(top: onnx.GraphProto, places: Places) -> Iterator[str]:
-    """Walks graph and subgraphs without recursion; each kind of finding is told once."""
+    """Walks graph and subgraphs without recursion; each kind of finding is reported once."""
     told: set[str] = set()
     nodes, waiting = 0, [(top, 1)]
     while waiting:
@@ -126,14 +126,14 @@ def _check_node(node: onnx.NodeProto) -> Iterator[str]:
         operator = safe_text(f"{node.domain}::{node.op_type}")
         yield f"uses the operator {operator}; only ONNX's own domain is allowed"
     elif node.op_type in RANDOM_OPERATORS:
-        yield f"uses {node.op_type}; noise comes from the seed alone, since random operators differ between runtimes"
+        yield f"uses {node.op_type}; noise must come from the seed, since random operators differ between runtimes"
     for attribute in node.attribute:
         constants = [attribute.t] if attribute.HasField("t") else []
         for tensor in [*constants, *attribute.tensors]:
             if _is_external(tensor):
-                yield f"has external data in the attribute '{safe_text(attribute.name)}'; only initializers may"
+                yield f"has external data in the attribute '{safe_text(attribute.name)}'; only initializers may have it"
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
-            yield "has sparse tensors; a graph here has none"
+            yield "has sparse tensors; they are not allowed"
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:
@@ -142,11 +142,11 @@ def _is_external(tensor: onnx.TensorProto) -> bool:
 
 def _check_initializers(graph: onnx.GraphProto, places: Places) -> Iterator[str]:
     if graph.sparse_initializer:
-        yield "has sparse tensors; a graph here has none"
+        yield "has sparse tensors; they are not allowed"
     inputs = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if tensor.name in inputs:
-            yield f"lets a caller replace the weight '{safe_text(tensor.name)}': it is an input too"
+            yield f"lets a caller replace the weight '{safe_text(tensor.name)}': it is also an input"
         if _is_external(tensor):
             yield from _check_external(tensor, places)
 
@@ -165,14 +165,14 @@ def _check_external(tensor: onnx.TensorProto, places: Places) -> Iterator[str]:
     location = fields["location"]
     if location not in places:
         where = safe_text(location)
-        yield f"the weight '{name}' is said to lie in '{where}', which is no safetensors file of the bundle"
+        yield f"the weight '{name}' points to '{where}', which is not a safetensors file of the bundle"
         return
     numbers = fields["offset"], fields["length"]
     place = tuple(int(n) if n.isascii() and n.isdigit() and len(n) < 20 else -1 for n in numbers)
     if (tensor.data_type, tuple(tensor.dims), *place) not in places[location]:
-        yield f"the weight '{name}' does not point at a tensor of {location} with its element type and shape"
+        yield f"the weight '{name}' does not point to a tensor in {location} with its element type and shape"
     if tensor.HasField("raw_data"):
-        yield f"the weight '{name}' has data inside the graph too"
+        yield f"the weight '{name}' also has data inside the graph"
 
 
 def _check_ports(what: str, ports: Mapping[str, Port], values: Sequence[onnx.ValueInfoProto]) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Where this module's names went: `zoo.graph.walk` has those that read a graph, `zoo.ship.compatibility` the reports.
+"""The old home of names that moved: to `zoo.graph.walk` (reading a graph) and `zoo.ship.compatibility` (reports).
 
-Kept for plugins of contract 1 and 2, with a warning.
+Kept for plugins written for contract 1 and 2, with a warning.
 """
 
 import warnings

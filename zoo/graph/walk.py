@@ -1,4 +1,4 @@
-"""Where the initializers of a graph are: outside in a safetensors file, and inside the loop that alone uses them."""
+"""Walks a graph: its nodes and subgraphs, the values they read, and the safetensors files of its initializers."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def names_used(graph: onnx.GraphProto) -> set[str]:
-    """Every value that the graph, and those inside it, read."""
+    """Every value that the graph and its subgraphs read."""
     used = {output.name for output in graph.output}
     for node in graph.node:
         used.update(node.input)
@@ -33,7 +33,7 @@ def names_used(graph: onnx.GraphProto) -> set[str]:
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of loops' bodies and branches included."""
+    """All nodes, including those in the bodies of loops and in branches."""
     for node in graph.node:
         yield node
         for body in subgraphs(node):
@@ -41,7 +41,7 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and all inside it."""
+    """The graph and all its subgraphs."""
     yield graph
     for node in graph.node:
         for body in subgraphs(node):
@@ -49,7 +49,7 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def weight_files(graph: onnx.GraphProto) -> set[str]:
-    """The safetensors files that a graph's weights lie in."""
+    """The safetensors files with a graph's weights."""
     return {
         entry.value
         for inner in graphs_of(graph)

@@ -1,4 +1,4 @@
-"""Bytes of files to arrays, and back: pictures, safetensors and .npy arrays. The one home of pixel ranges.
+"""Files to arrays, and back: pictures, safetensors and .npy arrays. The only place that knows pixel ranges.
 
 Plugins use the names below; the rest is in `files.py`, `pictures.py` and `tensors.py`.
 """

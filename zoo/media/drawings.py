@@ -1,11 +1,11 @@
-"""Pictures drawn by code, for golden cases and examples: none is copied out of a data set."""
+"""Pictures drawn by code, for golden cases and examples: none is copied from a data set."""
 
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Outlines on a unit square, x right, y down; mirrored where only half is given.
+# Outlines in a unit square, x to the right, y down; mirrored if only half is given.
 _HALVES = {
     "shirt": [(0.5, 0.12), (0.62, 0.1), (0.74, 0.14), (0.95, 0.3), (0.86, 0.46), (0.75, 0.38), (0.74, 0.9), (0.5, 0.9)],
     "trousers": [(0.5, 0.06), (0.68, 0.06), (0.72, 0.5), (0.72, 0.95), (0.56, 0.95), (0.5, 0.35)],
@@ -50,7 +50,7 @@ def silhouette(name: str, height: int, width: int, channels: int, rng: np.random
 
 
 def scene(height: int, width: int, channels: int, rng: np.random.Generator) -> np.ndarray:
-    """A gradient, and over it discs, stripes, strokes and patches of noise: uint8 [height, width, channels]."""
+    """A gradient, covered with discs, stripes, strokes and patches of noise: uint8 [height, width, channels]."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
 
     def colour() -> np.ndarray:
@@ -82,7 +82,7 @@ def scene(height: int, width: int, channels: int, rng: np.random.Generator) -> n
 
 
 def drawing(height: int, width: int, channels: int, rng: np.random.Generator) -> np.ndarray:
-    """A picture drawn by code, uint8 [height, width, channels]: now a scene of shapes, now one thing on black."""
+    """A picture drawn by code, uint8 [height, width, channels]: either a scene of shapes or one object on black."""
     if rng.random() < 0.5:
         return scene(height, width, channels, rng)
     return silhouette(str(rng.choice(SHAPES)), height, width, channels, rng)

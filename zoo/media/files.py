@@ -1,4 +1,4 @@
-"""Files that a person gives: read whole, within a limit, with their digest."""
+"""Files given by a user: read whole, within a limit, with their digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file that was read: its name without folders, its bytes and their digest."""
+    """A file's contents: its name without folders, its bytes and their digest."""
 
     name: str
     data: bytes
@@ -39,7 +39,7 @@ def read_input(source: str) -> InputFile:
             with Path(source).open("rb") as f:
                 data = f.read(MAX_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{safe_text(source)} is not there") from None
+        raise NotFoundError(f"{safe_text(source)} does not exist") from None
     except (OSError, ValueError) as e:  # ValueError: a zero byte in the name
         raise InvalidFileError(f"{safe_text(source)} cannot be read: {getattr(e, 'strerror', None) or e}") from None
     if not data:
@@ -50,5 +50,5 @@ def read_input(source: str) -> InputFile:
 
 
 def shown_name(name: str) -> str:
-    """A file in a message; `-` is stdin."""
+    """A file's name for a message; `-` is shown as stdin."""
     return "stdin" if name == STDIN else safe_text(name)

@@ -1,7 +1,7 @@
-"""safetensors files: the header read with care, then arrays out and in.
+"""safetensors files: reads and checks the header, then reads and writes arrays.
 
 A header is JSON that a stranger wrote. One of 70 MB costs the usual reader 22 s and 2.7 GB, so its size, its number of
-tensors and their layout are checked here first, before any other code opens the file. Nothing is ever unpickled.
+tensors and their layout are checked here before any other code opens the file. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-"""The element types that are read here, and the size of an element in bytes."""
+"""The supported element types, and the size of an element in bytes."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's place in its file."""
+    """A tensor's location in its file."""
 
     dtype: str  # the format's own name: F32, I64, U8, …
     shape: tuple[int, ...]
@@ -51,13 +51,13 @@ def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, in the order of their bytes.
 
     Raises:
-        InvalidFileError: not a safetensors file, larger than the limits, or tensors that overlap or leave gaps.
+        InvalidFileError: not a safetensors file, over the limits, or with tensors that overlap or leave gaps.
     """
     return _read(path)[0]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The file's `__metadata__`, empty where there is none."""
+    """The file's `__metadata__`; empty if it has none."""
     return _read(path)[1]
 
 
@@ -65,7 +65,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, by name.
 
     Raises:
-        InvalidFileError: as `read_header`, and for element types that numpy lacks (BF16).
+        InvalidFileError: as `read_header`, and for element types that numpy does not have (BF16).
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -78,10 +78,10 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes arrays; the same arrays give the same bytes, if `metadata` has one entry at most: their order varies.
+    """Writes arrays; the same arrays give the same bytes if `metadata` has at most one entry, since their order varies.
 
     Raises:
-        OSError: it cannot be written, as on a full disk.
+        OSError: the file cannot be written, e.g. because the disk is full.
     """
     import numpy as np
     from safetensors import SafetensorError
@@ -92,7 +92,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, st
     try:
         save_file(whole, path, metadata=dict(metadata or {}) or None)
     except SafetensorError as e:
-        if number := re.search(r"\(os error (\d+)\)", str(e)):  # the system's error, which it tells as text
+        if number := re.search(r"\(os error (\d+)\)", str(e)):  # the system's error, which is only in the text
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
         raise
 
@@ -111,17 +111,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as e:
         raise InvalidFileError(f"{safe_text(path)} cannot be read: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
-        raise InvalidFileError(f"{safe_text(path)} is no valid safetensors file: {safe_text(e)[:200]}") from None
+        raise InvalidFileError(f"{safe_text(path)} is not a valid safetensors file: {safe_text(e)[:200]}") from None
 
 
 def _parse(header: bytes, file_size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """ValueError, with the reason, for whatever is not as the format says."""
+    """Raises ValueError, with the reason, if the header violates the format."""
     tree = json.loads(header.decode("utf-8"), object_pairs_hook=_object)
     if not isinstance(tree, dict):
-        raise ValueError("the header is no JSON object")
+        raise ValueError("the header is not a JSON object")
     metadata = tree.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError("__metadata__ holds something else than text")
+        raise ValueError("__metadata__ contains something other than text")
     if len(tree) > MAX_TENSORS:
         raise ValueError(f"{len(tree):,} tensors; at most {MAX_TENSORS:,}")
 
@@ -141,13 +141,13 @@ def _parse(header: bytes, file_size: int) -> tuple[dict[str, Tensor], dict[str, 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name stands in the header twice")
+        raise ValueError("a name is in the header twice")
     return result
 
 
 def _tensor(name: str, entry: Any, data_start: int) -> Tensor:
     if not name or len(name) > MAX_NAME or not name.isprintable():
-        raise ValueError(f"a tensor's name has 1 to {MAX_NAME} printable characters, not '{name[:50]}'")
+        raise ValueError(f"a tensor's name must have 1 to {MAX_NAME} printable characters, not '{name[:50]}'")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"'{name}' needs dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -159,7 +159,7 @@ def _tensor(name: str, entry: Any, data_start: int) -> Tensor:
         raise ValueError(f"'{name}' has no valid data_offsets")
     length = offsets[1] - offsets[0]
     if prod(shape) * ITEM_BYTES[dtype] != length:
-        raise ValueError(f"'{name}' has {length:,} bytes, which its dtype and shape do not give")
+        raise ValueError(f"'{name}' has {length:,} bytes, which does not match its dtype and shape")
     return Tensor(dtype, tuple(shape), data_start + offsets[0], length)
 
 
@@ -194,7 +194,7 @@ def read_npy(file: InputFile) -> np.ndarray:
 
     try:
         return np.load(io.BytesIO(file.data), allow_pickle=False)
-    except Exception as e:  # a header is a Python literal: parsing it raises many things
+    except Exception as e:  # the header is a Python literal, and parsing it can raise many exceptions
         reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
         raise InvalidFileError(f"{shown_name(file.name)} cannot be read as .npy: {reason[:200]}") from None
 

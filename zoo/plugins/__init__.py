@@ -1,11 +1,11 @@
-"""Plugins: find, check, set aside, list and load them.
+"""Plugins: finds, checks, sets aside, lists and loads them.
 
 A plugin is read before it is run. What is installed comes from the distributions' metadata; the contract's version
-comes from the module's text; the first import happens in a child process with a time limit (`zoo.plugins.child`),
-and its finding is cached. Only what passed all of that is imported here, by the command that needs it. A plugin that
-fails is set aside with one line that names its distribution and the mend, and everything else works on.
+comes from the module's source; the first import happens in a child process with a time limit (`zoo.plugins.child`), and
+its result is cached. Only a plugin that passed all of that is imported here, by the command that needs it. A plugin
+that fails is set aside with one line that names its distribution and the fix, and everything else keeps working.
 
-Entry points of a plugin's distribution, docs/contract.md has an example of each:
+Entry points of a plugin's distribution; docs/contract.md has an example of each:
     zoo             family name = module of hooks
     zoo.target      target name = module of hooks
     zoo.registry    registry name = package whose folder holds a registry.yaml
@@ -49,7 +49,7 @@ _HOME: dict[str, str] = {**dict.fromkeys(_LOADING, "loading"), **dict.fromkeys(_
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are used (PEP 562): `zoo list` needs `registries` alone, and at once."""
+    """Public names are imported when they are used (PEP 562): `zoo list` only needs `registries`, and must be fast."""
     if name in __all__:
         return getattr(import_module(f".{_HOME.get(name, 'finding')}", __name__), name)
     raise AttributeError(f"module 'zoo.plugins' has no attribute '{name}'")

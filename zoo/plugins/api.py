@@ -19,7 +19,7 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """The contract of this zoo."""
+    """The contract of this version of zoo."""
 
     version: int
     oldest: int  # plugins written for this version and newer work
@@ -27,7 +27,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     types: dict[str, dict[str, str]]  # what the hooks exchange: fields or methods, and their types; `?` has a default
     entry_points: dict[str, str]
     modules: tuple[str, ...]  # what a plugin may import
-    changes: dict[int, tuple[str, ...]]  # what each version brought
+    changes: dict[int, tuple[str, ...]]  # what each version added
 
 
 def describe() -> Contract:

@@ -1,6 +1,6 @@
-"""`python -m zoo.plugins.child PLUGIN-AS-JSON`: imports one plugin in a process that may die, and prints what it found.
+"""`python -m zoo.plugins.child PLUGIN-AS-JSON`: imports one plugin in a process that may die, and prints the result.
 
-Run by `zoo.plugins.probing`, with a time limit. Nothing that the plugin does here reaches the command that asked.
+Run by `zoo.plugins.probing`, with a time limit. Nothing that the plugin does here affects the calling command.
 """
 
 import builtins
@@ -19,7 +19,7 @@ from .loading import Loaded, hook_names, import_hooks
 from .probing import Probe
 
 HEAVY = ("torch", "onnxruntime")
-"""Modules that a plugin may import inside its hooks only: every command that lists families would pay for them."""
+"""Modules that a plugin may import only inside its hooks: they would slow down every command that lists families."""
 
 MAX_ANSWER_BYTES = 1 << 20
 
@@ -31,19 +31,19 @@ def main() -> None:
         result = examine(plugin, printed)
         data = msgspec.json.encode(result)
         if len(data) > MAX_ANSWER_BYTES:
-            raise Fault(f"it describes its families in {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}")
+            raise Fault(f"the description of its families has {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}")
     except Fault as fault:
         problem = fault.line(plugin.distribution)
         data = msgspec.json.encode(Probe(plugin=msgspec.structs.replace(plugin, problem=problem)))
     with os.fdopen(answer, "wb") as out:
         out.write(data)
-    os._exit(0)  # threads and exit handlers that the plugin left behind are not waited for
+    os._exit(0)  # does not wait for threads and exit handlers that the plugin left behind
 
 
 def _capture_stdout() -> int:
-    """Puts a pipe that nobody reads in the place of stdout, for C code too; gives its end to read from.
+    """Replaces stdout by a pipe that nobody reads, for C code too; returns the pipe's reading end.
 
-    It keeps the first 64 kB; writing more fails at once instead of waiting for a reader.
+    It keeps the first 64 kB; writing more fails immediately instead of waiting for a reader.
     """
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
@@ -56,7 +56,7 @@ def examine(plugin: Plugin, printed: int) -> Probe:
     """Imports the plugin and asks it about its families.
 
     Raises:
-        Fault: for whatever it does that a plugin must not.
+        Fault: it does anything that a plugin must not do.
     """
     built_in = dict(vars(builtins))
     before = time.perf_counter()
@@ -77,17 +77,17 @@ def examine(plugin: Plugin, printed: int) -> Probe:
         )
     except Fault as e:
         result = e
-    except BaseException as e:  # a KeyboardInterrupt that nobody pressed
+    except BaseException as e:  # even a KeyboardInterrupt that the plugin itself raised
         result = Fault(f"it raised {brief(e)} while it was loaded")
-    # What it printed comes first: a full pipe is also why a print failed.
+    # What it printed is reported first: a full pipe may also be why a print failed.
     if text := _first_line(printed):
         raise Fault(f"it prints while it is loaded ('{text}'), which would spoil the output of commands")
     if isinstance(result, Fault):
         raise result
     if replaced := [name for name, value in built_in.items() if vars(builtins).get(name) is not value]:
-        raise Fault(f"it replaces Python's own {replaced[0]} while it is loaded, for everybody")
+        raise Fault(f"it replaces Python's own {replaced[0]} while it is loaded, for the whole process")
     if heavy := [name for name in HEAVY if name in sys.modules]:
-        raise Fault(f"it imports {' and '.join(heavy)} while it is loaded; a plugin does that inside its hooks")
+        raise Fault(f"it imports {' and '.join(heavy)} while it is loaded; a plugin must do that inside its hooks")
     return result
 
 
@@ -104,7 +104,7 @@ Described = TypeVar("Described", Family, Target)
 
 
 def _describe(loaded: Loaded, request: object, answer: type[Described]) -> Described:
-    """What a family or target says of itself, as plain data of the right types."""
+    """A family's or target's description of itself, as plain data of the right types."""
     kind = answer.__name__.lower()
     hook = f"describe_{kind}"
     try:
@@ -114,7 +114,7 @@ def _describe(loaded: Loaded, request: object, answer: type[Described]) -> Descr
     except (TypeError, ValueError, RecursionError) as e:
         raise Fault(f"{hook}('{loaded.name}') returned a {answer.__name__} with a wrong field: {e}") from e
     if plain.name != loaded.name:
-        raise Fault(f"the {kind} '{loaded.name}' of its metadata calls itself '{plain.name}'")
+        raise Fault(f"the {kind} '{loaded.name}' in its metadata calls itself '{plain.name}'")
     if "\n" in plain.summary or not 0 < len(plain.summary) <= 300:
         raise Fault(f"the summary of the {kind} '{loaded.name}' is not one line of at most 300 characters")
     return plain

@@ -1,4 +1,4 @@
-"""Finding plugins: metadata and module texts only. Nothing is imported."""
+"""Finds plugins from metadata and module sources. Nothing is imported."""
 
 import importlib.util
 import os
@@ -15,13 +15,13 @@ from ..text import safe_text
 from .metadata import entry_points, normalized
 
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
-"""Entry-point groups of modules of hooks, and what a name in them is."""
+"""Entry-point groups for modules of hooks, and what a name in them means."""
 
 DISTRIBUTION = "zoo"
 """The name under which zoo itself is installed."""
 
 MAX_MODULE_BYTES = 1 << 20
-"""Of a plugin's module: its text is parsed by every command that lists plugins."""
+"""The limit for a plugin's module: every command that lists plugins parses its source."""
 
 OFF = "plugins are off (--no-plugins or ZOO_NO_PLUGINS)"
 
@@ -31,7 +31,7 @@ _REPLACE = "upgrade it (pip install -U {distribution}) or remove it (pip uninsta
 
 
 class Fault(Exception):
-    """Why a plugin is set aside, and what to do; `{distribution}` in the mend stands for its distribution."""
+    """Why a plugin is set aside, and what to do; `{distribution}` in the fix is replaced by its distribution."""
 
     def __init__(self, reason: str, mend: str = _REPLACE):
         super().__init__(reason)
@@ -49,38 +49,38 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     module: str
     families: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
-    contract: int | None = None  # ZOO_CONTRACT, where the module's text says it
-    problem: str = ""  # why it is set aside, and the mend; empty as long as nothing is wrong
-    folder: str = ""  # its source, where it was found there and not among what is installed
+    contract: int | None = None  # ZOO_CONTRACT, if the module's source states it
+    problem: str = ""  # why it is set aside, and the fix; empty as long as nothing is wrong
+    folder: str = ""  # its source, if it was found there and not among installed distributions
 
     @property
     def set_aside(self) -> str:
-        """The one line that says that, why, and what to do; empty for a plugin that is used."""
+        """One line with the reason and what to do; empty for a plugin that is used."""
         return f"{self.distribution} {self.version} is set aside: {self.problem}" if self.problem else ""
 
 
 class PluginRegistry(msgspec.Struct, frozen=True, kw_only=True):
-    """A registry that an installed distribution carries as package data."""
+    """A registry that an installed distribution contains as package data."""
 
     name: str
     distribution: str
     version: str
-    folder: Path | None  # None: the package that its metadata names is not there
+    folder: Path | None  # None: the package named in its metadata does not exist
 
 
 class PluginCommand(msgspec.Struct, frozen=True, order=True):
-    """A command of the CLI that an installed distribution brings."""
+    """A CLI command that an installed distribution provides."""
 
     name: str  # `zoo NAME`
     distribution: str
     version: str
     module: str
-    attribute: str  # of the module: a click command or group
+    attribute: str  # in the module: a click command or group
     problem: str = ""
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pyproject.toml says of a plugin."""
+    """What a pyproject.toml says about a plugin."""
 
     name: str
     version: str
@@ -97,7 +97,7 @@ def enabled() -> bool:
 
 
 def installed() -> list[Plugin]:
-    """The installed plugins, by distribution; those that need no import to be found wanting have a problem."""
+    """The installed plugins, by distribution; those with a fault that is visible without an import have a problem."""
     if not enabled():
         return []
     names: dict[tuple[str, str, str], dict[str, list[str]]] = {}
@@ -121,7 +121,7 @@ def installed() -> list[Plugin]:
 
 
 def registries() -> list[PluginRegistry]:
-    """The registries that installed distributions carry, by name."""
+    """The registries that installed distributions contain, by name."""
     if not enabled():
         return []
     found = []
@@ -133,7 +133,7 @@ def registries() -> list[PluginRegistry]:
 
 
 def commands(reserved: Collection[str]) -> list[PluginCommand]:
-    """The commands that installed distributions bring, by name; one that clashes has a problem.
+    """The commands that installed distributions provide, by name; one whose name clashes has a problem.
 
     Args:
         reserved: names of zoo's own commands, which win.
@@ -155,19 +155,19 @@ def commands(reserved: Collection[str]) -> list[PluginCommand]:
 def _command_problem(command: PluginCommand, reserved: Collection[str], owners: set[str]) -> str:
     name, remove = command.name, f"remove it (pip uninstall {command.distribution})"
     if name in reserved:
-        return f"zoo itself has the command '{name}', which {command.distribution} brings too; {remove}"
+        return f"zoo itself has the command '{name}', which {command.distribution} also provides; {remove}"
     if others := sorted(owners - {command.distribution}):
         both = f"{command.distribution} and {' and '.join(others)}"
-        return f"{both} both bring the command '{name}'; {remove} or the other"
+        return f"{both} both provide the command '{name}'; {remove} or the other"
     if not _NAME.fullmatch(name):
-        return f"'{safe_text(name)}' is no name of a command (lower-case letters, digits, '.', '_', '-'); {remove}"
+        return f"'{safe_text(name)}' is not a command name (lower-case letters, digits, '.', '_', '-'); {remove}"
     if not _MODULE.fullmatch(command.module) or not command.attribute.isidentifier():
-        return f"its command '{name}' must be given as module:attribute; tell its author, or {remove}"
+        return f"its command '{name}' must be given as module:attribute; report this to its author, or {remove}"
     return ""
 
 
 def in_folder(folder: Path) -> list[Plugin]:
-    """The plugins of a source folder, installed or not; `folder` and `folder/src` come first on sys.path from here on.
+    """The plugins of a source folder, installed or not; puts `folder` and `folder/src` first on sys.path.
 
     Raises:
         UsageError: it has no pyproject.toml that declares a family.
@@ -201,7 +201,7 @@ def project_of(folder: Path) -> Project:
     try:
         project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
     except OSError:
-        raise UsageError(f"{safe_text(folder)} has no pyproject.toml, so it is no plugin's folder") from None
+        raise UsageError(f"{safe_text(folder)} has no pyproject.toml, so it is not a plugin's folder") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UsageError(f"{safe_text(file)} cannot be read: {safe_text(e)}") from None
     families = project.get("entry-points", {}).get("zoo", {})
@@ -222,12 +222,12 @@ def project_of(folder: Path) -> Project:
 
 
 def _named(plugin: Plugin) -> list[tuple[str, str]]:
-    """(kind, name) of the families and targets that a plugin brings."""
+    """(kind, name) of the families and targets that a plugin provides."""
     return [("family", name) for name in plugin.families] + [("target", name) for name in plugin.targets]
 
 
 def _claims(plugins: list[Plugin]) -> dict[tuple[str, str], list[str]]:
-    """For each family and target, the distributions that bring it: the one it is reserved for alone, if that does."""
+    """For each family and target, the distributions that provide it; only the one it is reserved for, if that does."""
     claims: dict[tuple[str, str], list[str]] = {}
     owners: dict[tuple[str, str], str] = {}
     reserved = reserved_names()
@@ -240,27 +240,27 @@ def _claims(plugins: list[Plugin]) -> dict[tuple[str, str], list[str]]:
 
 
 def reserved_names() -> dict[str, str]:
-    """Names of families and targets that this zoo reserves, and the package that may bring each.
+    """Names of families and targets that zoo reserves, and the package that may provide each.
 
-    Entry points of zoo's own distribution, in the group `zoo.reserved`: another distribution that claims one of them
-    does not take it away from whom it is for.
+    Entry points of zoo's own distribution, in the group `zoo.reserved`: another distribution cannot take over a
+    reserved name.
     """
     return {entry.name: entry.value for entry in entry_points("zoo.reserved") if entry.distribution == DISTRIBUTION}
 
 
 def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plugin:
-    """The plugin with what its metadata and its module's text say of it."""
+    """The plugin with what its metadata and its module's source say about it."""
     from ..hookspecs import CONTRACT_VERSION, OLDEST_CONTRACT
 
     try:
         for kind, name in _named(plugin):
             if not _NAME.fullmatch(name):
-                raise Fault(f"'{name}' is no {kind} name (lower-case letters, digits, '.', '_', '-')")
+                raise Fault(f"'{name}' is not a {kind} name (lower-case letters, digits, '.', '_', '-')")
             others = sorted(set(claims[kind, name]) - {plugin.distribution})
             if others or plugin.distribution not in claims[kind, name]:
                 keep = "this one" if plugin.distribution not in claims[kind, name] else "one of them"
                 raise Fault(
-                    f"{plugin.distribution} and {' and '.join(others)} both make the {kind} '{name}'",
+                    f"{plugin.distribution} and {' and '.join(others)} both provide the {kind} '{name}'",
                     f"remove {keep}: pip uninstall {plugin.distribution}",
                 )
         contract = _read_contract(plugin.module)
@@ -271,7 +271,7 @@ def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plu
             )
         if contract < OLDEST_CONTRACT:
             raise Fault(
-                f"it was written for contract {contract}, this zoo speaks {OLDEST_CONTRACT} and newer",
+                f"it was written for contract {contract}, this zoo supports {OLDEST_CONTRACT} and newer",
                 "upgrade the plugin: pip install -U {distribution}",
             )
     except Fault as fault:
@@ -280,19 +280,19 @@ def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plu
 
 
 def _read_contract(module: str) -> int:
-    """ZOO_CONTRACT at the top of a module's text, which is parsed, not run."""
+    """ZOO_CONTRACT at the top level of a module's source, which is parsed, not run."""
     import ast
 
     source = _source(module)
     if source is None:
         raise Fault(
-            f"its module '{module}' is not there as Python source",
-            "install it again: pip install --force-reinstall {distribution}",
+            f"its module '{module}' does not exist as Python source",
+            "reinstall it: pip install --force-reinstall {distribution}",
         )
     if source.stat().st_size > MAX_MODULE_BYTES:
         raise Fault(f"its module {module} has {source.stat().st_size:,} bytes, the limit is {MAX_MODULE_BYTES:,}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # its invalid escapes and the like
+        with warnings.catch_warnings(action="ignore"):  # e.g. about invalid escapes in it
             tree = ast.parse(source.read_bytes())
     except SyntaxError as e:
         raise Fault(f"{source.name}:{e.lineno} is not valid Python {sys.version_info[0]}.{sys.version_info[1]}") from e
@@ -309,7 +309,7 @@ def _read_contract(module: str) -> int:
 
 
 def _source(module: str) -> Path | None:
-    """The file that an import of a module would run, found without running the packages that it lies in."""
+    """The file that an import of a module would run, found without running the packages that contain it."""
     top, *rest = module.split(".") if _MODULE.fullmatch(module) else [""]
     for root in roots(top):
         inside = root.joinpath(*rest)
@@ -320,7 +320,7 @@ def _source(module: str) -> Path | None:
 
 
 def roots(top: str) -> list[Path]:
-    """The folders of a top-level package, or the file of a module, as sys.path and editable installs give them."""
+    """The folders of a top-level package, or the file of a module, according to sys.path and editable installs."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
@@ -330,7 +330,7 @@ def roots(top: str) -> list[Path]:
 
 
 def brief(error: BaseException) -> str:
-    """`ValueError: text`, one short line, whatever the error's own `__str__` does."""
+    """`ValueError: text`, one short line, even if the error's own `__str__` fails."""
     try:
         text = str(error).strip().splitlines()
     except Exception:

@@ -1,4 +1,4 @@
-"""Loading the one plugin that a command needs, and calling its hooks."""
+"""Loads the one plugin that a command needs, and calls its hooks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     import click
     import torch
 
-_REPORT = "upgrade it (pip install -U {distribution}) or tell its author"
+_REPORT = "upgrade it (pip install -U {distribution}) or report it to its author"
 
 
 def import_hooks(plugin: Plugin) -> pluggy.PluginManager:
     """Imports the plugin's module and checks its hooks.
 
     Returns:
-        A fresh pluggy manager that knows this module alone.
+        A new pluggy manager that only knows this module.
 
     Raises:
-        Fault: the module raised, exits, or has hooks that the contract does not know.
+        Fault: the module raised, exits, or has hooks that are not in the contract.
     """
     try:
         module = importlib.import_module(plugin.module)
@@ -42,7 +42,7 @@ def import_hooks(plugin: Plugin) -> pluggy.PluginManager:
     except ModuleNotFoundError as e:
         raise Fault(
             f"it needs the module '{e.name}', which is not installed",
-            "install it again with what it needs: pip install --force-reinstall {distribution}",
+            "reinstall it with its dependencies: pip install --force-reinstall {distribution}",
         ) from e
     except SystemExit as e:
         raise Fault(f"it calls sys.exit when it is imported{_place(e, plugin)}") from e
@@ -69,7 +69,7 @@ def _register(plugin: Plugin, module: ModuleType) -> pluggy.PluginManager:
         function = vars(module).get(name)
         ours = getattr(function, "__module__", None) == module.__name__
         if ours and callable(function) and not hasattr(function, "zoo_impl"):
-            raise Fault(f"its function {name} lacks @hookimpl and would never be called")
+            raise Fault(f"its function {name} has no @hookimpl and would never be called")
     return manager
 
 
@@ -79,7 +79,7 @@ def hook_names(manager: pluggy.PluginManager) -> tuple[str, ...]:
 
 
 def _place(error: BaseException, plugin: Plugin) -> str:
-    """` (file.py:12)`, the innermost line of the plugin's own code that an error went through."""
+    """` (file.py:12)`, the innermost line of the plugin's own code in an error's traceback."""
     place = places.of_error(error, plugin.module)
     return place and f" ({place})"
 
@@ -91,7 +91,7 @@ class Loaded:
         self.name, self.plugin, self._manager = name, plugin, manager
 
     def implements(self, hook: str) -> bool:
-        """Whether the plugin has the hook at all."""
+        """Whether the plugin implements the hook."""
         return hook in hook_names(self._manager)
 
     def place(self, hook: str) -> str:
@@ -127,8 +127,8 @@ class Loaded:
 
         Raises:
             ZooError: as the hook raised it.
-            PluginError: the hook is missing, raised anything else, or answered with something else than its contract
-                says. The line names distribution, hook, and the place in the plugin's code.
+            PluginError: the hook is missing, raised anything else, or returned something that breaks the contract. The
+                line names distribution, hook, and the line of the plugin's code.
         """
         try:
             return self.ask(hook, request)
@@ -137,7 +137,7 @@ class Loaded:
             raise PluginError(f"{name} {self.plugin.version}: {fault.line(name)}") from fault.__cause__
 
     def ask(self, hook: str, request: object) -> Any:
-        """`call`, with a Fault where the plugin is to blame."""
+        """Like `call`, but raises a Fault if the plugin is at fault."""
         caller = getattr(self._manager.hook, hook)
         if not caller.get_hookimpls():
             raise Fault(f"it does not implement the hook {hook}", f"docs/contract.md#{hook} says what it must return")
@@ -154,7 +154,7 @@ class Loaded:
 
 
 def load_command(command: PluginCommand) -> click.Command:
-    """Imports a command that a plugin brings: a click command or group.
+    """Imports a command that a plugin provides: a click command or group.
 
     Raises:
         PluginError: it is set aside, or cannot be imported.
@@ -173,13 +173,13 @@ def load_command(command: PluginCommand) -> click.Command:
     except BaseException as e:
         raise PluginError(f"{where}: {command_fault(command, e)}") from e
     if not isinstance(found, click.Command):
-        reason = f"{command.module}:{command.attribute} is a {type(found).__name__}, no click command"
+        reason = f"{command.module}:{command.attribute} is a {type(found).__name__}, not a click command"
         raise PluginError(f"{where}: {reason}; {_REPORT.replace('{distribution}', command.distribution)}")
     return found
 
 
 def command_fault(command: PluginCommand, error: BaseException) -> str:
-    """What a plugin's command raised, where, and what to do: one line."""
+    """One line with what a plugin's command raised, where, and what to do."""
     place = places.of_error(error, command.module)
     reason = f"its command '{command.name}' failed{place and f' ({place})'}: {brief(error)}"
     return f"{reason}; {_REPORT.replace('{distribution}', command.distribution)}"
@@ -196,35 +196,35 @@ _RESULTS: dict[str, Any] = {
     "write_target": bool,
     "run_target": str,
 }
-_MAY_PASS = ("import_checkpoint",)  # hooks that may answer None
+_MAY_PASS = ("import_checkpoint",)  # hooks that may return None
 
 
 def load(family: str) -> Loaded:
     """Imports the plugin of one family, after it passed its probe.
 
     Raises:
-        NotFoundError: no plugin makes such a family.
+        NotFoundError: no plugin provides such a family.
         PluginError: plugins are off, or this one is set aside.
     """
     return load_from(probe(candidate(family)).plugin, family)
 
 
 def load_target(target: str) -> Loaded:
-    """As `load`, for a target."""
+    """Like `load`, for a target."""
     return load_from(probe(candidate(target, "targets")).plugin, target)
 
 
 def candidate(name: str, brought: str = "families") -> Plugin:
-    """The installed plugin of a family, or of a target; one that is set aside where there is no other.
+    """The installed plugin of a family, or of a target; one that is set aside only if there is no other.
 
     Raises:
-        NotFoundError: no plugin brings such a one.
+        NotFoundError: no plugin provides it.
         PluginError: plugins are off.
     """
     what, does = ("family", "makes") if brought == "families" else ("target", "writes")
     what = f"the {what} '{safe_text(name)}'"
     if not enabled():
-        raise PluginError(f"{OFF}; {what} needs one: run without")
+        raise PluginError(f"{OFF}; {what} needs them: run without")
     plugins = installed()
     candidates = sorted((p for p in plugins if name in getattr(p, brought)), key=lambda p: bool(p.problem))
     if not candidates:
@@ -239,7 +239,7 @@ def candidate(name: str, brought: str = "families") -> Plugin:
 
 
 def load_from(plugin: Plugin, name: str) -> Loaded:
-    """Imports a plugin that was probed, for one of its families or targets.
+    """Imports a probed plugin, for one of its families or targets.
 
     Raises:
         PluginError: it is set aside.

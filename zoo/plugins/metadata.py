@@ -1,7 +1,7 @@
 """The entry points of what is installed, read from the distributions' files.
 
-`importlib.metadata` reads the same. Its import takes nearly as long as that of click, and `zoo list` and `zoo --help`
-have to look, so only distributions inside zip archives are left to it.
+`importlib.metadata` reads the same. Importing it takes nearly as long as importing click, and `zoo list` and `zoo
+--help` need entry points, so it is only used for distributions inside zip archives.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")  
 
 
 class EntryPoint(NamedTuple):
-    """A line `name = value` of a group, and the distribution that says so."""
+    """A line `name = value` of a group, and the distribution it belongs to."""
 
-    distribution: str  # normalized, as of PEP 503
+    distribution: str  # normalized, as in PEP 503
     version: str
     name: str
     value: str
 
 
 def entry_points(group: str) -> Iterator[EntryPoint]:
-    """The entry points of a group. Metadata that can't be read belongs to no plugin of ours."""
+    """The entry points of a group. Metadata that cannot be read is ignored: it does not belong to a plugin."""
     seen = set()
     for metadata, text in _mentioning(group):
         fields = _headers(metadata)
         name, version = fields.get("name", ""), safe_text(fields.get("version", ""))
-        if not _DISTRIBUTION.fullmatch(name) or normalized(name) in seen:  # the first on sys.path is the one
+        if not _DISTRIBUTION.fullmatch(name) or normalized(name) in seen:  # the first one on sys.path counts
             continue
         seen.add(normalized(name))
         for key, value in _section(text, group):
@@ -46,11 +46,11 @@ def normalized(name: str) -> str:
 def _mentioning(group: str) -> Iterator[tuple[str, str]]:
     """The texts of METADATA and entry_points.txt of each distribution whose entry points name the group."""
     for entry in sys.path:
-        place = Path(entry)  # of the empty entry: the working folder
+        place = Path(entry)  # an empty entry means the working folder
         if place.is_file():
             from importlib import metadata
 
-            with contextlib.suppress(OSError, ValueError, KeyError):  # a file that is no archive, or a damaged one
+            with contextlib.suppress(OSError, ValueError, KeyError):  # a file that is not an archive, or a damaged one
                 for distribution in metadata.distributions(path=[entry]):
                     text = distribution.read_text("entry_points.txt") or ""
                     if f"[{group}]" in text:
@@ -68,7 +68,7 @@ def _mentioning(group: str) -> Iterator[tuple[str, str]]:
 
 
 def _headers(metadata: str) -> dict[str, str]:
-    """The header fields of a METADATA, by lower-case name; of repeated ones the first."""
+    """The header fields of a METADATA file, by lower-case name; the first of repeated ones."""
     fields: dict[str, str] = {}
     for line in metadata.splitlines():
         if not line.strip():

@@ -1,4 +1,4 @@
-"""Places in a plugin's own code, for messages: `zoo_tiny/model.py:12`."""
+"""Finds lines in a plugin's own code, for messages: `zoo_tiny/model.py:12`."""
 
 import inspect
 import re
@@ -11,9 +11,9 @@ from .finding import roots
 
 
 def of_error(error: BaseException | None, owner: object) -> str:
-    """The innermost line of the owner's package that an error went through; empty where it went through none.
+    """The innermost line of the owner's package in an error's traceback; empty if there is none.
 
-    Code that ran before, when it was traced, may be in the error's notes, as Python prints a traceback.
+    Code that ran earlier, during tracing, may be in the error's notes, in the format of a traceback.
 
     Args:
         owner: a module's dotted name, or any object of a class that the package defines.
@@ -29,7 +29,7 @@ def of_error(error: BaseException | None, owner: object) -> str:
 
 
 def of_code(function: Any, owner: object) -> str:
-    """Where a function begins; empty where it is not of the owner's package."""
+    """Where a function begins; empty if it is not in the owner's package."""
     function = inspect.unwrap(function)
     if not isinstance(function, FunctionType):
         return ""

@@ -1,4 +1,4 @@
-"""Probing plugins: each in a process of its own (`zoo.plugins.child`), with a time limit, cached until it changes."""
+"""Probes plugins: each in its own process (`zoo.plugins.child`), with a time limit, cached until it changes."""
 
 import contextlib
 import hashlib
@@ -14,17 +14,17 @@ from ..hookspecs import Family, Target
 from .finding import Fault, Plugin, installed, roots
 
 ALLOWANCE_SECONDS = 10.0
-"""How long a plugin may take to be imported and to describe its families; ZOO_PLUGIN_SECONDS sets another limit."""
+"""Time limit for importing a plugin and describing its families; ZOO_PLUGIN_SECONDS overrides it."""
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plugin said of itself in a process of its own."""
+    """What a plugin said about itself in its own process."""
 
     plugin: Plugin
     import_seconds: float | None = None
     families: dict[str, Family] = {}
     targets: dict[str, Target] = {}
-    hooks: tuple[str, ...] = ()  # the names of those that it implements
+    hooks: tuple[str, ...] = ()  # the names of the hooks that it implements
 
 
 def probe_all() -> list[Probe]:
@@ -41,7 +41,7 @@ def set_aside(probes: list[Probe]) -> list[str]:
 
 
 def probe(plugin: Plugin) -> Probe:
-    """What the plugin says of itself, from the cache where nothing changed since; never raises for its faults."""
+    """What the plugin says about itself, from the cache if nothing has changed; never raises for its faults."""
     if plugin.problem:
         return Probe(plugin=plugin)
     key, cache = _fingerprint(plugin), _cache_file(plugin)
@@ -61,7 +61,8 @@ def _probe_in_child(plugin: Plugin) -> Probe:
     """Runs `zoo.plugins.child` on the plugin.
 
     Raises:
-        Fault: no answer: the child was killed, ended itself, or took too long. Not cached: it may be the machine.
+        Fault: no answer: the child was killed, exited, or took too long. Not cached, since it may be the machine's
+        fault.
     """
     from subprocess import TimeoutExpired
 
@@ -83,26 +84,26 @@ class _CacheEntry(msgspec.Struct, frozen=True):
     probe: Probe
 
 
-# Made here, before any thread: msgspec crashes where several threads are the first to decode a type.
+# Created here, before any thread: msgspec crashes if several threads are the first to decode a type.
 _PROBES = msgspec.json.Decoder(Probe)
 _CACHE_ENTRIES = msgspec.json.Decoder(_CacheEntry)
 
 
 def _fingerprint(plugin: Plugin) -> str:
-    """Changes whenever the probe's answer may: another plugin, zoo, Python, or set of installed distributions."""
+    """A key that changes whenever the probe's answer may: with the plugin, zoo, Python, or installed distributions."""
     zoo = Path(__file__).parents[1]
     parts = [repr(plugin), sys.version, sys.prefix, *_stamps(*zoo.rglob("*.py"))]
     with contextlib.suppress(metadata.PackageNotFoundError):
         distribution = metadata.distribution(plugin.distribution)
         parts.append(distribution.read_text("RECORD") or distribution.read_text("METADATA") or "")
-        parts += _stamps(Path(str(distribution.locate_file(""))))  # a missing dependency that was installed since
+        parts += _stamps(Path(str(distribution.locate_file(""))))  # a missing dependency may have been installed since
     for root in roots(plugin.module.split(".")[0]):
-        parts += _stamps(*root.rglob("*.py")) if root.is_dir() else _stamps(root)  # sources that were edited in place
+        parts += _stamps(*root.rglob("*.py")) if root.is_dir() else _stamps(root)  # sources may be edited in place
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _stamps(*paths: Path) -> list[str]:
-    """Path, time of change in ns, and size in bytes, of those that are there."""
+    """Path, time of change in ns, and size in bytes, of existing files."""
     stamps = []
     for path in sorted(paths):
         with contextlib.suppress(OSError):
@@ -117,7 +118,7 @@ def _cache_file(plugin: Plugin) -> Path:
 
 
 def _remember(file: Path, entry: _CacheEntry) -> None:
-    """Keeps a probe. A store that can't be written costs the next command the probe's time, no more."""
+    """Caches a probe. If the store cannot be written, the next command only has to probe again."""
     from ..system.files import write_atomically
 
     with contextlib.suppress(OSError, ZooError):

@@ -1,7 +1,7 @@
-"""A new plugin out of a template: `zoo plugin new`.
+"""Creates a new plugin from a template: `zoo plugin new`.
 
-`templates/common` holds what all have; a template's own folder adds its plugin.py and model.py. The folder `package`
-gets the package's name, and every file ends in `.jinja`.
+`templates/common` contains the files that all templates share; a template's own folder adds plugin.py and model.py. The
+folder `package` gets the package's name, and every file ends in `.jinja`.
 """
 
 import re
@@ -25,21 +25,21 @@ def package_of(family: str) -> str:
 
 
 def write(family: str, template: str, out: Path) -> Path:
-    """Writes the package of a new family at `out`, whole or not at all.
+    """Writes the package of a new family to `out`, completely or not at all.
 
     Raises:
-        UsageError: the name is none, or is taken, or `out` exists.
+        UsageError: the name is invalid or taken, or `out` exists.
         PluginError: jinja2, which comes with the extra `build`, is not installed.
     """
     if not _NAME.fullmatch(family) or len(family) > _LONGEST:
         raise UsageError(
-            f"'{safe_text(family)}' is no family name: lower-case letters, digits and dashes, a letter first, at most"
+            f"'{safe_text(family)}' is not a family name: lower-case letters, digits, dashes, a letter first, at most"
             f" {_LONGEST}, e.g. my-model"
         )
     if taken := next((plugin for plugin in installed() if family in plugin.families), None):
-        raise UsageError(f"{taken.distribution} makes the family '{family}' already; choose another name")
+        raise UsageError(f"{taken.distribution} already provides the family '{family}'; choose another name")
     if out.exists():
-        raise UsageError(f"{safe_text(out)} exists, and nothing is overwritten; choose another --out")
+        raise UsageError(f"{safe_text(out)} exists and is not overwritten; choose another --out")
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ModuleNotFoundError:

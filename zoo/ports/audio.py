@@ -1,4 +1,4 @@
-"""Sound: float32 [batch, samples, channels], -1 .. 1. No file is read or written yet; Python takes and gives arrays."""
+"""Sound: float32 [batch, samples, channels], -1 .. 1. Files are not supported yet; Python takes and returns arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Audio(Kind):
     name = "audio"
     dtype = "float32"
     shape = "[batch, samples, channels]"
-    meaning = "sound, -1 .. 1; in Python only"
+    meaning = "sound, -1 .. 1; only in Python"
     ranks = (3,)
     codec = "floats"
 

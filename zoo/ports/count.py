@@ -1,4 +1,4 @@
-"""Counts: a number of rounds, such as a sampler's steps, int64 []."""
+"""Counts: a number of iterations, such as a sampler's steps, int64 []."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Count(Integers):
         return Option(name, self.help(name, port, self.range_text(port)), type=int)
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-        """Few: a sampler's default of steps would make export and every later check slow."""
+        """A small number: a sampler's default number of steps would make export and every later check slow."""
         import numpy as np
 
         least = 1 if port.minimum is None else int(port.minimum)
@@ -36,5 +36,5 @@ class Count(Integers):
 
 
 def count_of(ports: Mapping[str, Port]) -> str | None:
-    """The name of the port that counts a task's rounds; None where the task has none."""
+    """The name of the port with a task's number of iterations; None if the task has none."""
     return next((name for name, port in ports.items() if port.kind == Count.name), None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# Made here, before any thread: msgspec crashes where several threads are the first to decode a type.
+# Created here, before any thread: msgspec crashes if several threads are the first to decode a type.
 _GRIDS = msgspec.json.Decoder(Grid)
 
 
@@ -49,7 +49,7 @@ class Pictures(Form):
             return grid.split(whole)
         if sound and index in range(grid.count) and whole.shape[:2] == (grid.height, grid.width):
             return whole[None]
-        raise InvalidFileError("the picture's size and its recipe differ: another program changed it")
+        raise InvalidFileError("the picture's size does not match its recipe: another program changed it")
 
 
 PICTURES = Pictures()
@@ -94,7 +94,7 @@ class Pixels(Kind):
         return Read({source.name: pictures}, files)
 
     smooth = True
-    """Whether a picture that is scaled may get values between those that it had."""
+    """Whether scaling may give values between those of the picture."""
 
     def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
         import numpy as np
@@ -129,13 +129,13 @@ class Image(Pixels):
     name = "image"
     shape = "[batch, height, width, channels]"
     last = (1, 3)
-    meaning = "1 (grey) or 3 (RGB) channels, 0 .. 255; all of a batch have one size"
+    meaning = "1 (grey) or 3 (RGB) channels, 0 .. 255; all of a batch have the same size"
     fed = False
     field = "picture"
     sample = "picture.png"
 
     def option(self, name: str, port: Port, task: Task) -> Option:
-        limits = f"at least {port.minimum_size or 1} pixels a side; PNG, JPEG, WebP, GIF, BMP, or - for stdin"
+        limits = f"at least {port.minimum_size or 1} pixels per side; PNG, JPEG, WebP, GIF, BMP, or - for stdin"
         help = self.help(name, port, limits)
         return Option(name, help, metavar="FILE", multiple=True, file=True, positional=True)
 
@@ -149,7 +149,7 @@ class Image(Pixels):
 
 
 def channels_of(ports: Iterable[Port]) -> int | None:
-    """1 or 3: the channels of the first port that is an image; None where none is."""
+    """1 or 3: the channels of the first port that is an image; None if there is none."""
     return next((int(port.shape[-1]) for port in ports if port.kind == Image.name), None)
 
 
@@ -159,7 +159,7 @@ def first_image(ports: Iterable[Port]) -> Port | None:
 
 
 def _shrunk(pictures: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray | None:
-    """Pictures in a port's fixed size, each pixel the mean of a block; None where no blocks fit."""
+    """Pictures in a port's fixed size, each pixel the mean of a block; None if no block size fits."""
     sizes = zip(pictures.shape[1:3], shape[1:3], strict=True)
     height, width = (have if isinstance(want, str) else want for have, want in sizes)
     number, rows, columns, channels = pictures.shape

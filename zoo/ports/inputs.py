@@ -1,7 +1,7 @@
-"""A task's inputs, checked and completed: what a caller gave against what the ports say.
+"""Checks and completes a task's inputs: compares what a caller gave with the ports.
 
-Graphs have no optional inputs and check nothing. So every default is filled in here, every scalar spread over the
-batch, and every type, shape and range looked at before ONNX Runtime is called.
+Graphs have no optional inputs and check nothing. So this fills in every default, repeats scalars over the batch, and
+checks every type, shape and range before ONNX Runtime is called.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def complete(task_name: str, task: Task, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The graph's inputs out of what a caller gave: arrays, numbers, class names; defaults are filled in.
+    """The graph's inputs from what a caller gave: arrays, numbers, class names; defaults are filled in.
 
-    A single number for a `label`, `seed` or `scalar` port stands for the whole batch.
+    A single number for a `label`, `seed` or `scalar` port is used for the whole batch.
 
     Raises:
         UsageError: an unknown or missing port, or a value of the wrong type, shape or range.
@@ -52,10 +52,10 @@ def complete(task_name: str, task: Task, values: Mapping[str, Any]) -> dict[str,
 
 
 def check(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuses arrays that are not exactly what the ports say: dtype, shape, size of pictures, range of values.
+    """Refuses arrays that do not match the ports exactly: dtype, shape, size of pictures, range of values.
 
     Raises:
-        UsageError: names the port, what it has and what it must have.
+        UsageError: names the port, its value and what is allowed.
     """
     for name, port in ports.items():
         if name not in arrays:
@@ -74,7 +74,7 @@ def check(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _dimensions(ports: Mapping[str, Port], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The length of each named dimension, as the first array of full rank has it."""
+    """The length of each named dimension, from the first array of full rank."""
     found: dict[str, int] = {}
     for name, port in ports.items():
         if arrays[name].ndim == len(port.shape):

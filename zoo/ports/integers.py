@@ -1,4 +1,4 @@
-"""What kinds of whole numbers have in common."""
+"""What kinds of integers have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Integers(Kind):
     codec = "integers"
 
     def top(self, port: Port) -> int:
-        """The largest value that a golden case draws, where the port states no maximum."""
+        """The largest value in a golden case if the port does not state a maximum."""
         return 1
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The kinds of port that this zoo knows. A new one is a file next to this one and a line here."""
+"""The kinds of port that this version of zoo knows. A new kind is a file next to this one and a line here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def kind_of(port: Port) -> Kind:
     """The kind of a port.
 
     Raises:
-        InvalidFileError: this zoo does not know it.
+        InvalidFileError: this version of zoo does not know it.
     """
     if port.kind not in KINDS:
         raise InvalidFileError(problem(port))
@@ -51,7 +51,7 @@ def kind_of(port: Port) -> Kind:
 
 
 def problem(port: Port) -> str:
-    """What is wrong with a declared port: an unknown kind, or not its kind's dtype and shape. Empty: nothing."""
+    """What is wrong with a declared port: an unknown kind, or not its kind's dtype or shape. Empty if nothing is."""
     if port.kind not in KINDS:
         known = f"; the kinds are {', '.join(KINDS)}"
         return f"there is no kind '{safe_text(port.kind)}'{did_you_mean(port.kind, KINDS) or known}"
@@ -59,10 +59,10 @@ def problem(port: Port) -> str:
 
 
 def drawn(ports: Mapping[str, Port]) -> list[str]:
-    """The names of the ports that hosts draw a value for when none is given: seeds."""
+    """The names of the ports for which hosts draw a value if none is given: seeds."""
     return [name for name, port in ports.items() if kind_of(port).drawn]
 
 
 def forms() -> Iterable[Form]:
-    """How outputs become files, each form once."""
+    """All forms in which outputs become files."""
     return dict.fromkeys(kind.form for kind in KINDS.values())

@@ -1,4 +1,4 @@
-"""Labels: the class of a picture, int64 [batch]; -1 is no label."""
+"""Labels: the class of a picture, int64 [batch]; -1 means no label."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Label(Integers):
     name = "label"
     shape = "[batch]"
     ranks = (1,)
-    meaning = "a class, from 0; -1 is no label"
+    meaning = "a class, from 0; -1: no label"
     repeats = True
     asks = "NAME|NUMBER"
     field = "choice"
@@ -38,7 +38,7 @@ class Label(Integers):
         return super().from_value(name, port, numbers(name, port, value))
 
     def to_json(self, port: Port, array: np.ndarray) -> Any:
-        """Numbers with their class names, where the port has names."""
+        """Numbers with their class names, if the port has names."""
         if not port.classes:
             return array.tolist()
         return [{"number": n, "name": port.classes[n] if 0 <= n < len(port.classes) else ""} for n in array.tolist()]
@@ -66,7 +66,7 @@ class Label(Integers):
 
 
 def number(name: str, port: Port, text: str) -> int:
-    """A label out of its class name (case does not matter) or its number; a class that is called `7` wins over 7."""
+    """A label from its class name (in any case) or its number; a class named `7` wins over the number 7."""
     wanted = text.strip().casefold()
     for value, known in enumerate(port.classes):
         if known.casefold() == wanted:
@@ -80,7 +80,7 @@ def number(name: str, port: Port, text: str) -> int:
 
 
 def numbers(name: str, port: Port, value: Any) -> Any:
-    """The value with its class names turned into numbers."""
+    """The value with class names replaced by numbers."""
     if isinstance(value, str):
         return number(name, port, value)
     if isinstance(value, (list, tuple)):

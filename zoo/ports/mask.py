@@ -1,4 +1,4 @@
-"""Masks: which pixels of a picture are to be drawn again, uint8 [batch, height, width, 1]."""
+"""Masks: which pixels of a picture to redraw, uint8 [batch, height, width, 1]."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Mask(Pixels):
     name = "mask"
     shape = "[batch, height, width, 1]"
     last = (1,)
-    meaning = "128 and more: draw anew"
+    meaning = "pixels of 128 or more are redrawn"
     field = "brush"
     sample = "mask.png"
     smooth = False
 
     def option(self, name: str, port: Port, task: Task) -> Option:
-        help = self.help(name, port, "white (128 and more): draw anew; a picture file")
+        help = self.help(name, port, "a picture file; white (128 or more) is redrawn")
         return Option(name, help, metavar="FILE", multiple=True, file=True)
 
     def check_together(self, name: str, files: Mapping[str, list[InputFile]], task: Task) -> None:
-        """A mask has its picture's size: scaled separately, each by its own factor, they would not match."""
+        """A mask must have its picture's size: scaled separately, each by its own factor, they would not match."""
         images = [
             file
             for port in files
@@ -42,7 +42,7 @@ class Mask(Pixels):
                 if (size := upright_size(mask)) != (expected := upright_size(picture)):
                     raise InvalidFileError(
                         f"the mask {shown_name(mask.name)} is {size[0]}x{size[1]} pixels and"
-                        f" {shown_name(picture.name)} is {expected[0]}x{expected[1]}; a mask has its picture's size"
+                        f" {shown_name(picture.name)} is {expected[0]}x{expected[1]}; they must have the same size"
                     )
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
@@ -54,7 +54,7 @@ class Mask(Pixels):
         return np.stack([(drawing(height, width, channels, rng) >= 128).astype(np.uint8) * 255 for _ in range(batch)])
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray | None:
-        """The right half of each picture is to be drawn."""
+        """The right half of each picture is redrawn."""
         import numpy as np
 
         pictures = super().real_case(name, port, inputs)

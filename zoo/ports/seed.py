@@ -1,4 +1,4 @@
-"""Seeds: what a picture's noise is computed from, int64 [batch], 0 .. 2^53 - 1, one a picture."""
+"""Seeds: what a picture's noise is computed from, int64 [batch], 0 .. 2^53 - 1, one per picture."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_SEED = 2**53 - 1
-"""The largest integer that every host language holds exactly."""
+"""The largest integer that every host language represents exactly."""
 
 
 class Seed(Integers):
     name = "seed"
     shape = "[batch]"
     ranks = (1,)
-    meaning = "0 .. 2^53 - 1, one a picture"
+    meaning = "0 .. 2^53 - 1, one per picture"
     repeats = True
     drawn = True
     asks = "N"
@@ -34,12 +34,15 @@ class Seed(Integers):
         return (0 if low is None else low), (MAX_SEED if high is None else high)
 
     def option(self, name: str, port: Port, task: Task) -> Option:
-        # Not the port's own summary, which speaks of each picture: on a command line one seed starts the whole batch.
-        help = f"{name.capitalize()} of the first picture; each next one gets one more  [default: random, and printed]"
+        # Not the port's own summary, which describes one seed per picture: on a command line, one seed is for the
+        # batch.
+        help = (
+            f"{name.capitalize()} of the first picture; each further picture adds one  [default: random, and printed]"
+        )
         return Option(name, help, type=int)
 
     def draw(self, name: str, given: int | None, batch: int, note: Note) -> tuple[np.ndarray, int]:
-        """Seeds S, S + 1, …; S is drawn and told where none is given."""
+        """Seeds S, S + 1, …; S is drawn and reported if none is given."""
         import numpy as np
 
         seed = given

@@ -25,7 +25,7 @@ class Size(Integers):
     sample = ""
 
     def form_in(self, ports: Mapping[str, Port]) -> Form:
-        """With tokens it goes into their file."""
+        """In a task with tokens, it goes into their file."""
         return TOKENS_FILE if tokens_of(ports) else self.form
 
     def option(self, name: str, port: Port, task: Task) -> Option:

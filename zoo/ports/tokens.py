@@ -1,9 +1,9 @@
 """Tokens: the codes of a picture, int64 [batch, rows, columns]; in files with its size and their model's digest.
 
-A tokens file is safetensors: one tensor a port (`tokens`, or one a level), `size` (int64 [2]: height and width), and
-one metadata entry `zoo` with the model's digest, since codes mean nothing to another codebook. A `.npy` array of codes
-is taken too; it knows no size, so the picture comes out in the padded size. One option, `--tokens`, fills all of a
-task's `tokens` ports and its `size`.
+A tokens file is safetensors: one tensor per port (`tokens`, or one per level), `size` (int64 [2]: height and width),
+and one metadata entry `zoo` with the model's digest, since codes are meaningless with another codebook. A `.npy` array
+of codes is accepted too; it does not store the size, so the picture comes out in the padded size. One option,
+`--tokens`, fills all of a task's `tokens` ports and its `size`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOKENS = "tokens"
 SIZE = "size"
 
 WHOLE = 1 << 31
-"""A size that no picture has: `decode` crops to `size`, so it gives all that the tokens give."""
+"""A size larger than any picture: `decode` crops to `size`, so this keeps everything that the tokens give."""
 
 
 class TokensFile(Form):
@@ -95,11 +95,11 @@ def read_tokens(file: InputFile, task: Task, digest: str, model: str, note: Note
     """The `tokens` and `size` inputs of a task out of a tokens file.
 
     Args:
-        task: whose ports are filled.
-        digest, model: of the model that is to decode, its digest and its name for messages.
+        task: the task whose ports are filled.
+        digest, model: digest of the model that will decode, and its name for messages.
 
     Raises:
-        InvalidFileError: not a tokens file, one that another model made, or one that lacks a port.
+        InvalidFileError: not a tokens file, one that another model made, or one without a port's tensor.
     """
     import numpy as np
 
@@ -113,11 +113,11 @@ def read_tokens(file: InputFile, task: Task, digest: str, model: str, note: Note
         arrays, metadata = read_safetensors(file)
         _check_maker(metadata, shown, digest, model, note)
         if missing := [name for name in levels if name not in arrays]:
-            raise InvalidFileError(f"{shown} lacks the tensor {missing[0]}; it has {safe_text(', '.join(arrays))}")
+            raise InvalidFileError(f"{shown} has no tensor {missing[0]}; it has {safe_text(', '.join(arrays))}")
     filled = {name: arrays[name] for name in levels}
     for name in sizes_of(task.inputs):
         if name not in arrays:
-            note(f"{shown} knows no picture size: the picture comes out in the size of its tokens, padding included")
+            note(f"{shown} does not store the picture's size: the picture includes the padding")
         filled[name] = arrays.get(name, np.array([WHOLE, WHOLE], np.int64))
     return filled
 
@@ -129,9 +129,9 @@ def _check_maker(metadata: Mapping[str, str], shown: str, digest: str, model: st
     except (ValueError, AttributeError, RecursionError):
         raise InvalidFileError(f"{shown}: its metadata '{METADATA_KEY}' is not what zoo writes") from None
     if made_digest is None:
-        note(f"{shown} does not say which model made its tokens: they are taken for {model}'s")
+        note(f"{shown} does not say which model made its tokens: assuming {model}")
     elif made_digest != digest:
         raise InvalidFileError(
             f"{shown} contains tokens of {safe_text(maker)[:100]} ({safe_text(made_digest)[:12]}…);"
-            f" {model} ({digest[:12]}…) cannot decode another model's"
+            f" {model} ({digest[:12]}…) cannot decode another model's tokens"
         )

@@ -1,4 +1,4 @@
-"""Moving pictures: uint8 [batch, frames, height, width, channels]. No file is read or written yet, as with sound."""
+"""Video: uint8 [batch, frames, height, width, channels]. Files are not supported yet, as for sound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .kind import VALUES
 class Video(Pixels):
     name = "video"
     shape = "[batch, frames, height, width, channels]"
-    meaning = "moving pictures, 0 .. 255; in Python only"
+    meaning = "video, 0 .. 255; only in Python"
     ranks = (5,)
     last = (1, 3)
     form = VALUES

@@ -1,6 +1,6 @@
-"""Recipes written and followed: `zoo run` keeps how a file was made, `zoo again` makes it again.
+"""Writes and follows recipes: `zoo run` records how a file was made, and `zoo again` regenerates it.
 
-`zoo.formats.recipe` describes and reads them.
+`zoo.formats.recipe` defines and reads them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Remade:
-    """An output that was made again."""
+    """A regenerated output."""
 
     call: Call
     result: Result
@@ -61,7 +61,7 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
 
 
 def public_reference(model: Model) -> str:
-    """The model's name for a file that travels: never the folder on this machine that a bundle was run from."""
+    """The model's name for a file that may be shared: never the folder on this machine that a bundle was run from."""
     from ..store.locate import is_path
 
     own = f"{model.manifest.name}:{model.manifest.version}"
@@ -69,11 +69,11 @@ def public_reference(model: Model) -> str:
 
 
 def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: Sequence[str], note: Note) -> Remade:
-    """Runs a recipe and compares its pictures with the expected ones, by the model's own tolerance.
+    """Runs a recipe and compares its pictures with the expected ones, within the model's own tolerance.
 
     Args:
-        model: with the recipe's digest.
-        candidates: files that may be the recipe's inputs; they are told by their SHA-256.
+        model: a model with the recipe's digest.
+        candidates: files that may be the recipe's inputs; they are recognised by their SHA-256.
     """
     if model.digest != recipe.digest:
         raise UsageError(
@@ -81,11 +81,13 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
         )
     _, task = model.manifest.task(recipe.task)
     if recipe.output not in task.outputs:
-        raise InvalidFileError(f"the recipe names no output of {recipe.task}: '{safe_text(recipe.output)}'")
+        raise InvalidFileError(
+            f"the recipe names '{safe_text(recipe.output)}', which is not an output of {recipe.task}"
+        )
     options = {option.name: option for option in options_of(task)}
     for name in recipe.options:
         if name in options and options[name].file:
-            raise InvalidFileError(f"the recipe gives the option {name} a path; files are named by their SHA-256 alone")
+            raise InvalidFileError(f"the recipe gives the option {name} a path; files must be named by their SHA-256")
     given: dict[str, Any] = dict(recipe.options)
     for name, records in recipe.files.items():
         paths = [find_input(record, candidates) for record in records]

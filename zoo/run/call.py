@@ -1,7 +1,7 @@
-"""A task's call from a command line: options and files in, a call that can be run, recorded and made again.
+"""Calls from a command line: turns options and files into a call that can be run, recorded and repeated.
 
 The options are the task's ports. Pictures are files; a tokens file fills all `tokens` ports and `size`; `-n N` makes N
-pictures with the seeds S, S+1, …; one picture, label or number stands for the whole batch.
+pictures with the seeds S, S+1, …; a single picture, label or number is used for the whole batch.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """A call, complete: what runs, and what must be known to run it again."""
+    """A complete call: what to run, and what is needed to repeat it."""
 
     task: str
     inputs: dict[str, np.ndarray]  # checked
-    options: dict[str, Any]  # values of the ports that came from no file, seed or example
+    options: dict[str, Any]  # values of ports that do not come from a file, seed or example
     files: dict[str, list[InputFile]]  # by option
     example: bool
-    seed: int | None  # of the first picture; None for a task without, and for the example's seeds
+    seed: int | None  # of the first picture; None for a task without one, and for the example's seeds
     number: int | None  # -n
     tile: int | None = None  # --tile: the side of a tile, pixels
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a call gave."""
+    """The result of a call."""
 
     outputs: dict[str, np.ndarray]
     provider: str
-    device: str  # the provider, and why it is not CUDA
+    device: str  # the provider, and if it is not CUDA, why not
     seconds: float
     left_on_cpu: dict[str, int] = field(default_factory=dict)
 
 
 def options_of(task: Task) -> list[Option]:
-    """The options of a task, in the order of its ports; ports that share one have it once."""
+    """The options of a task, in the order of its ports; a shared option is listed once."""
     options = (kind_of(port).option(name, port, task) for name, port in task.inputs.items())
     return list({option.name: option for option in options if option}.values())
 
@@ -68,16 +68,16 @@ def gather(
     tile: int | None = None,
     note: Note,
 ) -> Call:
-    """A call out of options. Every file is read and every range checked here, before ONNX Runtime is loaded.
+    """A call from options. Every file is read and every range checked here, before ONNX Runtime is loaded.
 
     Args:
         given: by port: paths of pictures (a list; `-` is stdin), path of a `tokens` or tensor file, class names or
-            numbers, `HEIGHTxWIDTH`, numbers. A seed may be a list, one a picture.
-        number: of pictures, for a task that has a seed.
-        tile: work in tiles of this side; pictures may then be larger than their port says.
-        example: the model's first golden case gives every input that `given` lacks.
-        note: told, in one line each, what a person should know: what was done to a picture, the seed that was drawn;
-            nothing where the call is refused.
+            numbers, `HEIGHTxWIDTH`, numbers. A seed may be a list, one per picture.
+        number: of pictures, for a task with a seed.
+        tile: work in tiles of this side length; pictures may then be larger than their port allows.
+        example: take inputs missing in `given` from one of the model's golden cases.
+        note: called with one line for each thing that the user should know, such as a change to a picture or the seed
+            that was drawn; not called if the call is refused.
 
     Raises:
         NotFoundError, UsageError, InvalidFileError: one line.
@@ -114,11 +114,11 @@ def gather(
 def _read(
     model: Model, task: Task, given: Mapping[str, Any], note: Note
 ) -> tuple[dict[str, Read], dict[str, list[InputFile]]]:
-    """What the options that were given give, by option, and the files that were read for them."""
+    """The values from the given options, by option, and the files that were read for them."""
     read: dict[str, Read] = {}
     files: dict[str, list[InputFile]] = {}
     asked = {name: kind_of(port).option(name, port, task) for name, port in task.inputs.items()}
-    # An option that fills several ports comes last: it leaves those alone that were given themselves.
+    # An option that fills several ports comes last: it does not change ports that were given by their own option.
     for name, option in sorted(asked.items(), key=lambda item: bool(item[1] and item[1].shared)):
         port, kind = task.inputs[name], kind_of(task.inputs[name])
         if option is None or option.name not in given or option.name in read or kind.drawn:
@@ -133,7 +133,7 @@ def _read(
 
 
 def execute(model: Model, call: Call) -> Result:
-    """Runs a call. `seconds` is the call's own time, without opening the session."""
+    """Runs a call. The result's `seconds` is the time of the call itself, without opening the session."""
     session = model.session(call.task)
     start = time.perf_counter()
     if call.tile:
@@ -144,7 +144,7 @@ def execute(model: Model, call: Call) -> Result:
 
 
 def _of_any_size(task: Task) -> Task:
-    """The task with the limit on pixels lifted to what any picture may have."""
+    """The task with the limit on pixels raised to the general limit for pictures."""
     ports = {name: msgspec.structs.replace(port, maximum_pixels=None) for name, port in task.inputs.items()}
     return msgspec.structs.replace(task, inputs=ports)
 
@@ -152,17 +152,19 @@ def _of_any_size(task: Task) -> Task:
 def _refuse_unfit(name: str, task: Task, given: Mapping[str, Any]) -> None:
     """Before a file is read: a task that no options can run, options that it does not have, stdin given twice."""
     if unfit := next((n for n, port in task.inputs.items() if not kind_of(port).option(n, port, task)), None):
-        raise UsageError(f"{name} takes {task.inputs[unfit].kind} ({unfit}), which no option gives; use zoo.load")
+        raise UsageError(
+            f"{name} takes {task.inputs[unfit].kind} ({unfit}), for which there is no option; use zoo.load"
+        )
     known = {option.name for option in options_of(task)} | task.inputs.keys()
     if unknown := next((key for key in given if key not in known), None):
         raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
     sources = [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
     if sources.count(STDIN) > 1:
-        raise UsageError("'-' (stdin) can be read once; give a file for the other")
+        raise UsageError("'-' (stdin) can be read only once; give a file for the other")
 
 
 def _example(model: Model, task: str) -> dict[str, np.ndarray]:
-    """The inputs of the task's largest golden case: the smallest ones are there for checking, not for looking at."""
+    """The inputs of the task's largest golden case: the smaller ones are for checking, not for looking at."""
     from ..formats.golden import read_cases
     from ..names import GOLDEN
 
@@ -171,18 +173,18 @@ def _example(model: Model, task: str) -> dict[str, np.ndarray]:
 
 
 def _require(name: str, task: Task, values: Mapping[str, Any]) -> None:
-    """Names the option that is missing, in the words of the command line."""
+    """The error that names the missing option, as on the command line."""
     for port_name, port in task.inputs.items():
         if port_name in values or port.default is not None or kind_of(port).drawn:
             continue
         option, asks = kind_of(port).missing(port_name, port, task)
         raise UsageError(
-            f"{name} needs {option_name(option)} {asks}; --example takes the model's own example, --help lists options"
+            f"{name} needs {option_name(option)} {asks}; --example uses the model's own example, --help lists options"
         )
 
 
 def option_name(port: str) -> str:
-    """`--port`; a port that has the name of one of `zoo run`'s own options gets `--port-NAME`."""
+    """`--NAME`; a port with the name of one of `zoo run`'s own options gets `--port-NAME`."""
     name = port.replace("_", "-")
     return f"--port-{name}" if name in OWN_OPTIONS else f"--{name}"
 
@@ -191,17 +193,17 @@ OWN_OPTIONS = frozenset({"device", "example", "help", "json", "out", "registry",
 
 
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
-    """Repeats what is there once for the whole batch; the batch's length.
+    """Repeats single values for the whole batch; returns the batch's length.
 
     Raises:
-        UsageError: two inputs of different numbers.
+        UsageError: two inputs with different numbers of values.
     """
     import numpy as np
 
     if number is not None and not 1 <= number <= MAX_BATCH:
         raise UsageError(f"-n is {number}; it must be 1 .. {MAX_BATCH}")
     if number is not None and not drawn(task.inputs):
-        raise UsageError("-n is for tasks that have a seed; this one gives the same picture every time")
+        raise UsageError("-n is only for tasks with a seed; this one gives the same picture every time")
     several = {
         name: value
         for name, value in values.items()
@@ -212,7 +214,7 @@ def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
     batch = number or max(lengths.values(), default=1)
     for name, length in lengths.items():
         if length not in (1, batch):
-            raise UsageError(f"{length} of {name} for {batch} pictures; give one for all, or {batch}")
+            raise UsageError(f"{length} values of {name} for {batch} pictures; give one for all, or {batch}")
         if length < batch:
             value = several[name]
             values[name] = value * batch if isinstance(value, list) else np.repeat(value, batch, axis=0)
@@ -220,16 +222,17 @@ def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
 
 
 def _fill_drawn(task: Task, values: dict[str, Any], given: Mapping[str, Any], batch: int, note: Note) -> int | None:
-    """Values of the ports that are drawn, seeds S, S+1, …; the first one, None without or in an example."""
+    """Draws the values of seeds and similar ports, S, S+1, …; returns the first one, or None if there is none or if it
+    comes from an example."""
     first = None
     for name in drawn(task.inputs):
-        if given.get(name) is None and name in values and len(values[name]) == batch:  # the example's
+        if given.get(name) is None and name in values and len(values[name]) == batch:  # from the example
             continue
         values[name], first = kind_of(task.inputs[name]).draw(name, given.get(name), batch, note)
     return first
 
 
 def _plain(array: np.ndarray, port: Port) -> Any:
-    """JSON of an option's value: one number where all pictures have the same."""
+    """An option's value as JSON: a single number if all pictures have the same."""
     values = array.tolist()
     return values[0] if port.shape == (BATCH,) and len(set(values)) == 1 else values

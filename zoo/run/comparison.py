@@ -1,8 +1,8 @@
-"""What "the same" means: outputs that were expected, and outputs that a runtime gave.
+"""What "the same" means: compares a runtime's outputs with the expected ones.
 
-Pixels: within a level at 99.9 % and never more than two. Tokens and other integers: equal, but for tokens that tie
-(golden cases are drawn clear of ties where that can be). Floats: absolute plus relative. The numbers are a model's own:
-its manifest holds them. docs/bundle.md says why these.
+Pixels: 99.9 % of them within one level, none off by more than two. Tokens and other integers: equal, except for tokens
+that tie (golden cases avoid ties if possible). Floats: absolute plus relative tolerance. Each model has its own numbers
+in its manifest. docs/bundle.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Verdict = Literal["identical", "within", "differs"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output against what it should be."""
+    """One output compared with what it should be."""
 
     verdict: Verdict
-    text: str  # what differs and by how much; for a table's cell
+    text: str  # what differs and by how much, as a table cell
     worst: float  # the largest difference: levels, integers, or the floats' own unit; inf for another shape or NaN
     share_equal: float  # of the elements, 0 .. 1
 
@@ -35,9 +35,9 @@ def compare(port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tol
     """Compares an output of a task with the expected one, by the rule for its kind.
 
     Args:
-        port: what the output is; pixels are compared in levels, other integers exactly, floats by the tolerance.
-        expected: what torch gave, or an earlier run.
-        actual: what is judged.
+        port: of the output; pixels are compared in levels, other integers exactly, floats within the tolerance.
+        expected: the output of torch, or of an earlier run.
+        actual: the output to judge.
     """
 
     if actual.dtype != expected.dtype or actual.shape != expected.shape:
@@ -60,15 +60,15 @@ def compare_task(
 ) -> dict[str, Comparison]:
     """Compares all outputs of a call.
 
-    One other token changes a whole picture and says nothing about the decoder, so pictures are compared where all
-    their tokens agree; the tokens' own row tells what share did. Where tokens tie, any output may be another.
+    A single different token changes a whole picture and says nothing about the decoder, so pictures are compared only
+    if all their tokens agree; the row of the tokens reports the share that did. If tokens tie, any output may differ.
 
     Args:
-        margins: float32 [batch], how near a tie the tokens behind each of the batch are; None: none is near one.
+        margins: float32 [batch], how close to a tie the tokens of each element of the batch are; None: none is close.
     """
     import numpy as np
 
-    agree: np.ndarray | None = None  # [batch], where there are tokens
+    agree: np.ndarray | None = None  # [batch], if there are tokens
     for name, port in ports.items():
         if kind_of(port).decides and expected[name].shape == actual[name].shape:
             rows = (expected[name] == actual[name]).reshape(len(expected[name]), -1).all(axis=1)
@@ -87,12 +87,12 @@ def compare_task(
             rows = agree
         comparison = compare(port, e[rows], a[rows], tolerance)
         if not rows.all():
-            note = f" ({int(rows.sum())} of {len(rows)} compared: those whose tokens agree)"
+            note = f" (compared {int(rows.sum())} of {len(rows)}, whose tokens agree)"
             comparison = replace(comparison, text=comparison.text + note)
         if comparison.verdict == "differs" and rows is not None and clear is not None and len(clear) == len(e):
             where_clear = compare(port, e[rows & clear], a[rows & clear], tolerance)
             if where_clear.verdict != "differs":
-                note = f"; only where tokens tie ({int(clear.sum())} of {len(clear)} are clear)"
+                note = f"; only where tokens tie ({int(clear.sum())} of {len(clear)} have no tie)"
                 comparison = replace(comparison, verdict="within", text=comparison.text + note)
         result[name] = comparison
     return result

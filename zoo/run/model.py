@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def load(text: str, device: Device = "auto", registries: Sequence[str] = ()) -> Model:
-    """A model, ready to run; it is fetched when it is not here.
+    """A model, ready to run; fetched if it is not available locally.
 
     Args:
         text: a reference (`vqvae-fashion`, `name:2`, `registry/name`, `name@sha256:…`) or a bundle's folder.
-        device: `auto` takes CUDA where it really works; `cuda` is CUDA or an error.
-        registries: URLs or folders to look in besides the known ones.
+        device: `auto` uses CUDA if it really works; `cuda` means CUDA or an error.
+        registries: URLs or folders to search in addition to the known ones.
 
     Raises:
-        zoo.ZooError: not found, not fetched, not valid; its text is one line that says what to do.
+        zoo.ZooError: not found, not fetched or not valid; its text is one line that says what to do.
     """
     from ..store.locate import locate
 
@@ -38,15 +38,15 @@ def load(text: str, device: Device = "auto", registries: Sequence[str] = ()) -> 
 class Model:
     """A model's tasks as methods: `model.reconstruct(image=pictures)` is `model.run("reconstruct", image=pictures)`.
 
-    Every array has the batch axis. Graphs are opened when their task is first run, once; many threads may share a
-    model. `model.manifest.tasks` says what each task takes and gives, `print(model)` shows it.
+    Every array has the batch axis. A graph is opened once, when its task first runs; several threads may share a model.
+    `model.manifest.tasks` describes what each task takes and gives; `print(model)` shows it.
 
     Attributes:
-        manifest: everything that the bundle says of itself.
+        manifest: the bundle's manifest.
         digest: SHA-256 of `model.yaml`, the model's identity.
-        reference: its name for people, `vqvae-fashion:1`.
+        reference: its readable name, `vqvae-fashion:1`.
         folder: where its files are.
-        device: as asked for; `session(task).provider` is what a task got.
+        device: the requested device; `session(task).provider` is what a task got.
     """
 
     def __init__(self, bundle: Bundle, device: Device = "auto"):
@@ -63,9 +63,9 @@ class Model:
 
         Args:
             task: its name.
-            ports: the task's inputs: arrays of the port's dtype with the batch axis; a label may be a class name;
-                one number for a label, seed or scalar is used for the whole batch; ports with a default may be left
-                out. No seed is drawn here: a task that has a `seed` needs one.
+            ports: the task's inputs: arrays of the port's dtype with the batch axis. A label may be a class name; a
+                single number for a label, seed or scalar is used for the whole batch; ports with a default may be left
+                out. No seed is drawn here: a task with a `seed` needs one.
 
         Returns:
             The task's outputs by name.
@@ -73,7 +73,7 @@ class Model:
         Raises:
             NotFoundError: no such task.
             UsageError: an unknown or missing input, or one of the wrong type, shape or range.
-            DeviceError: `cuda` was asked for and did not run the task.
+            DeviceError: `cuda` was requested but did not run the task.
         """
         name, declared = self.manifest.task(task)
         inputs = complete(name, declared, ports)

@@ -1,7 +1,8 @@
-"""What a call gave, as files: pictures as PNG, tokens as a tokens file, other arrays as .npy, .safetensors or text.
+"""Writes a call's outputs: pictures as PNG, tokens as a tokens file, other arrays as .npy, .safetensors or text.
 
-One file each kind of output. `--out` names the first; the others get its name with their port's added. Without `--out`
-a name is made from model, task and seed, and never overwrites; a name that was given does, as with other tools.
+There is one file per kind of output. `--out` names the first; the others get that name with their port's name added.
+Without `--out`, the name consists of model, task and seed, and nothing is overwritten; a file named with `--out` is
+overwritten, as by other tools.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .model import Model
 STDOUT = "-"
 NUMBERED = "{i}"
 MOST_SHOWN = 1000
-"""Numbers that are printed; more go to a file."""
+"""The most numbers that are printed; more go to a file."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a call's outputs."""
+    """Where a call's outputs went."""
 
-    paths: list[str]  # files that were written; none for stdout
-    values: dict[str, Any]  # small outputs to be shown, as JSON by port
+    paths: list[str]  # written files; none for stdout
+    values: dict[str, Any]  # small outputs to print, as JSON, by port
 
 
 def artifacts_of(task: Task) -> list[Artifact]:
-    """How a task's outputs are laid into files: one each output with a file of its own, then one a shared form."""
+    """How a task's outputs become files: first outputs with their own file, then one file per shared form."""
     found: list[Artifact] = []
     shared: dict[Form, list[str]] = {}
     for name, port in task.outputs.items():
@@ -59,11 +60,11 @@ def artifacts_of(task: Task) -> list[Artifact]:
 
 
 def check_out(task_name: str, task: Task, out: str | None) -> None:
-    """Refuses a place that can't be written, before anything is run.
+    """Refuses an --out that cannot be written, before anything is run.
 
     Raises:
-        UsageError: a name that does not fit what the task gives.
-        StoreError: no such folder, or one that cannot be written.
+        UsageError: a name that does not fit the task's outputs.
+        StoreError: the folder does not exist or cannot be written.
     """
     artifacts = artifacts_of(task)
     first = artifacts[0]
@@ -72,19 +73,19 @@ def check_out(task_name: str, task: Task, out: str | None) -> None:
             _check_folder(Path())
         return
     if out == STDOUT and len(artifacts) > 1:
-        raise UsageError(f"{task_name} gives more than one file; --out - takes tasks that give one")
+        raise UsageError(f"{task_name} gives more than one file; --out - needs a task that gives only one")
     _check_name(out, task_name, first)
 
 
 def check_again_out(out: str, form: Form) -> None:
-    """As `check_out`, for the one output of a recipe."""
+    """Like `check_out`, for the single output of a recipe."""
     _check_name(out, "this", Artifact(form, ()))
 
 
 def _check_name(out: str, task_name: str, artifact: Artifact) -> None:
     if out == STDOUT:
         if not artifact.form.printed and sys.stdout.isatty():
-            raise UsageError("--out - writes bytes, and stdout is a terminal: send it to a file or a pipe")
+            raise UsageError("--out - writes bytes, but stdout is a terminal: redirect it to a file or a pipe")
         return
     path, shown = Path(out), safe_text(out)
     if path.is_dir() or not path.name:
@@ -92,7 +93,7 @@ def _check_name(out: str, task_name: str, artifact: Artifact) -> None:
     allowed = artifact.form.suffixes
     if path.suffix.lower() not in allowed and not _special(path):
         raise UsageError(
-            f"--out {shown}: {task_name} gives {artifact.form.name}; the name ends in {' or '.join(allowed)}"
+            f"--out {shown}: {task_name} gives {artifact.form.name}; the name must end in {' or '.join(allowed)}"
         )
     artifact.form.check_name(task_name, artifact.ports, path.suffix.lower())
     _check_folder(path.parent)
@@ -100,13 +101,13 @@ def _check_name(out: str, task_name: str, artifact: Artifact) -> None:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise StoreError(f"the folder {safe_text(folder)} does not exist; make it first, or give another --out")
+        raise StoreError(f"the folder {safe_text(folder)} does not exist; create it first, or give another --out")
     if not os.access(folder, os.W_OK):
         raise StoreError(f"the folder {safe_text(folder)} cannot be written; give another --out")
 
 
 def write_outputs(model: Model, call: Call, result: Result, out: str | None) -> Written:
-    """Writes what a call gave to `out`, which `check_out` accepted."""
+    """Writes a call's outputs to `out`, which `check_out` has accepted."""
     _, task = model.manifest.task(call.task)
     paths: list[str] = []
     shown: dict[str, Any] = {}
@@ -132,7 +133,7 @@ def write_outputs(model: Model, call: Call, result: Result, out: str | None) -> 
 
 
 def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str) -> list[str]:
-    """The whole batch in a file, or a file for each of it where the name contains `{i}`."""
+    """The whole batch in one file, or one file per element if the name contains `{i}`."""
     form, [port] = artifact.form, artifact.ports
     batch = result.outputs[port]
     if NUMBERED not in target:
@@ -145,7 +146,7 @@ def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, t
 
 
 def write_file(target: str, data: bytes) -> list[str]:
-    """Writes bytes to a file, replaced in one step, or to stdout; the paths that were written."""
+    """Writes bytes to a file, replacing it in one step, or to stdout; returns the written paths."""
     if target == STDOUT:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -175,7 +176,7 @@ def _beside(out: str, artifact: Artifact) -> str:
 
 
 def _free_name(model: Model, call: Call, artifact: Artifact, first: bool) -> Path:
-    """`vqvae-fashion-reconstruct.png`, with the seed where there is one; `-2`, `-3`, … where the name is taken."""
+    """`vqvae-fashion-reconstruct.png`, with the seed if there is one, and `-2`, `-3`, … if the name is taken."""
     parts = [model.manifest.name, call.task]
     parts += [] if call.seed is None else [str(call.seed)]
     parts += [] if first else [artifact.ports[0]]

@@ -1,4 +1,4 @@
-"""Runs a bundle's golden cases (`zoo.formats.golden`) here, and says how near the outputs come to the expected ones."""
+"""Runs a bundle's golden cases (`zoo.formats.golden`) here, and compares the outputs with the expected ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskReplay:
-    """How a task's golden cases came out."""
+    """The result of a task's golden cases."""
 
     task: str
-    provider: str  # cpu or cuda; a target, where its host ran
+    provider: str  # cpu or cuda; or a target, if its host ran
     verdict: Verdict
     outputs: dict[str, Comparison]  # the worst case of each output
 
@@ -35,14 +35,14 @@ def replay(folder: Path, manifest: Manifest, device: Device = "auto") -> list[Ta
 
     Raises:
         InvalidFileError: no golden cases, or cases that do not fit the manifest.
-        DeviceError: the asked-for device does not run a graph.
+        DeviceError: the requested device does not run a graph.
     """
     from ..runtime import open_session
 
     cases = read_cases(folder / GOLDEN, manifest)
     result = []
     for name, task in manifest.tasks.items():
-        # Exact: on CUDA without TF32, whose 10 bits of mantissa are another arithmetic.
+        # Exact: on CUDA without TF32, whose 10-bit mantissa gives other results.
         session = open_session(folder / graph_file(name), device, exact=True)
         tolerance = _tolerance(manifest, session.provider)
         compared = [
@@ -57,10 +57,10 @@ def replay(folder: Path, manifest: Manifest, device: Device = "auto") -> list[Ta
 def judge(
     folder: Path, manifest: Manifest, outputs: dict[str, list[dict[str, np.ndarray]]], provider: str
 ) -> list[TaskReplay]:
-    """As `replay`, for outputs that another stack gave: for each task, case by case.
+    """Like `replay`, for outputs that another stack gave: for each task, case by case.
 
     Args:
-        provider: that stack's name, for people; it is held to the tolerance of the CPU.
+        provider: that stack's name, for people; the tolerance of the CPU applies to it.
     """
     cases, tolerance = read_cases(folder / GOLDEN, manifest), _tolerance(manifest, "cpu")
     result = []
@@ -75,7 +75,7 @@ def judge(
 
 
 def worst_outputs(cases: list[dict[str, Comparison]]) -> dict[str, Comparison]:
-    """For each output the comparison of its worst case, whose number the text tells."""
+    """For each output, the comparison of its worst case, with that case's number in the text."""
     order = ("identical", "within", "differs")
     result = {}
     for name in cases[0]:

@@ -1,7 +1,7 @@
-"""Large pictures in tiles: for tasks whose every place depends on a bounded surrounding (`Task.tile`).
+"""Runs large pictures in tiles, for tasks with a bounded receptive field (`Task.tile`).
 
-Each tile is run with the surrounding that counts for it, and only what it alone decides is kept, so the result is that
-of one call, up to the rounding of sums: no seams.
+Each tile is run with all the surrounding pixels that it depends on, and only the part that is fully determined is kept.
+So the result is that of one call, up to the rounding of sums, without seams.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Run = Callable[[Mapping[str, "np.ndarray"]], "dict[str, np.ndarray]"]
 
 
 def check_tile(name: str, task: Task, side: int) -> None:
-    """Refuses tiles for a task that can't have them, and tiles smaller than a token; UsageError."""
+    """Raises UsageError for a task that does not support tiles, and for tiles smaller than a token."""
     if task.tile is None:
-        raise UsageError(f"{name} has no --tile: in this model every place depends on the whole picture")
+        raise UsageError(f"{name} does not support --tile: in this model every position depends on the whole picture")
     if side < task.tile.multiple:
         raise UsageError(f"--tile is {side}; it must be at least {task.tile.multiple}")
 
 
 def run_in_tiles(run: Run, task: Task, inputs: Mapping[str, np.ndarray], side: int) -> dict[str, np.ndarray]:
-    """A task's outputs, from tiles of `side` pixels, rounded down to whole tokens.
+    """A task's outputs, computed in tiles of `side` pixels, rounded down to whole tokens.
 
     Args:
-        run: the task itself, of checked inputs.
+        run: the task itself, for checked inputs.
     """
     import numpy as np
 
@@ -41,11 +41,11 @@ def run_in_tiles(run: Run, task: Task, inputs: Mapping[str, np.ndarray], side: i
     side = side // tile.multiple * tile.multiple
 
     def unit(port: Port) -> int | None:
-        """Pixels a step along the port's rows; None where it has no rows."""
+        """Pixels per row of the port; None if it has no rows."""
         return kind_of(port).pixels_a_step(tile)
 
     units = {name: unit(port) for name, port in task.inputs.items()}
-    # Pixels of the picture that is cut: of tokens, with the padding that they stand for.
+    # Pixels of the picture that is cut; for tokens, including the padding that they cover.
     name, step = next((name, step) for name, step in units.items() if step)
     height, width = (length * step for length in inputs[name].shape[1:3])
     sizes = sizes_of(task.inputs)
@@ -75,7 +75,7 @@ def run_in_tiles(run: Run, task: Task, inputs: Mapping[str, np.ndarray], side: i
 
 
 def _spans(length: int, side: int, context: int, multiple: int) -> Iterator[tuple[int, int, int, int]]:
-    """Begin and end of each tile along an axis, then those of what is fed for it, in pixels."""
+    """Begin and end of each tile along an axis, then those of the part that is fed to the task, in pixels."""
     around = -(-context // multiple) * multiple
     for begin in range(0, length, side):
         end = min(begin + side, length)

@@ -1,4 +1,4 @@
-"""Weights out of the loops that use them, where some runtimes look for them."""
+"""Moves weights out of the loops that use them, to where some runtimes look for them."""
 
 from collections.abc import Iterable, MutableSequence
 from typing import TypeVar
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def move_out_of_bodies(graph: onnx.GraphProto) -> None:
-    """Moves the weights that lie in bodies to the outermost graph; `move_into_bodies` undone.
+    """Moves the weights in bodies to the outermost graph: the inverse of `move_into_bodies`.
 
-    For runtimes that find external data of the outermost graph alone, as ONNX Runtime Web. Constants stay.
+    For runtimes that only find external data in the outermost graph, such as ONNX Runtime Web. Constants stay.
     """
     here = {tensor.name for tensor in graph.initializer}
     for body in (body for node in graph.node for body in subgraphs(node)):

@@ -20,22 +20,22 @@ CONTROL_FLOW = ("If", "Loop", "Scan")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReport:
-    """What a target makes of a task."""
+    """Whether and how a target runs a task."""
 
     task: str
     runs: bool
-    reason: str  # why not, or what to know; may be empty
+    reason: str  # why not, or what the user should know; may be empty
     opset: int
     ir_version: int
     operators: tuple[str, ...]  # all kinds, sorted
-    missing: tuple[str, ...]  # those without a kernel there
+    missing: tuple[str, ...]  # operators without a kernel there
     control_flow: tuple[str, ...]
     int64_ports: tuple[str, ...]
     largest_file: int  # bytes
 
 
 def report_on(folder: Path, manifest: Manifest, target: Target) -> list[TaskReport]:
-    """A report for each task of a bundle, parts included, in the manifest's order."""
+    """A report for each task of a bundle, including parts, in the manifest's order."""
     reports = {name: _report(folder, manifest, name, task, target) for name, task in manifest.tasks.items()}
     for name, report in reports.items():
         if not report.runs and (parts := running_parts(manifest, reports, name)):
@@ -45,7 +45,7 @@ def report_on(folder: Path, manifest: Manifest, target: Target) -> list[TaskRepo
 
 
 def running_parts(manifest: Manifest, reports: Mapping[str, TaskReport], whole: str) -> list[str]:
-    """The parts of a task, for a host that keeps the loop; none where one of them does not run, since it takes all."""
+    """The parts of a task, for a host that runs the loop; none if one of them does not run, since all are needed."""
     parts = [name for name, task in manifest.tasks.items() if task.part_of == whole]
     return parts if all(reports[name].runs for name in parts) else []
 
@@ -68,13 +68,13 @@ def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Tar
     largest = max(path.stat().st_size, *(manifest.files[f].size for f in weight_files(model.graph)), 0)
     obstacles = []
     if model.ir_version > target.ir_version:
-        obstacles.append(f"IR {model.ir_version}, and it reads at most {target.ir_version}")
+        obstacles.append(f"IR {model.ir_version}, but it supports at most {target.ir_version}")
     if opset > target.opset:
-        obstacles.append(f"opset {opset}, and it knows at most {target.opset}")
+        obstacles.append(f"opset {opset}, but it supports at most {target.opset}")
     if missing:
         obstacles.append(f"it has no kernel for {', '.join(missing)}")
     if largest > target.file_bytes:
-        obstacles.append(f"a file of {human_bytes(largest)}, and it opens at most {human_bytes(target.file_bytes)}")
+        obstacles.append(f"a file of {human_bytes(largest)}, but it opens at most {human_bytes(target.file_bytes)}")
     if loops and not target.loops:
         obstacles.append(f"it has no {' or '.join(loops)}")
     if no_noise:

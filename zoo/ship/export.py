@@ -1,14 +1,14 @@
-"""A model shipped to another stack: a folder that runs there as it is, and proves it.
+"""Exports a model to another stack, as a folder that runs there and checks itself.
 
     folder/
-      model/        a bundle: graphs, weights, manifest, golden cases, card; `zoo run folder/model` runs it too
+      model/        a bundle: graphs, weights, manifest, golden cases, card; `zoo run folder/model` also runs it
       model.json    its manifest as JSON, for hosts
-      golden/       its golden cases as raw little-endian arrays; cases.json says which is what
-      export.json   what the folder is: target, digests, compatibility report, size and SHA-256 of every file
-      LICENSE       of the weights
-      …             the target's own: the host program and README.md
+      golden/       its golden cases as raw little-endian arrays; cases.json describes them
+      export.json   target, digests, compatibility report, size and SHA-256 of every file
+      LICENSE       the weights' licence
+      …             the target's own files: the host program and README.md
 
-A target is a plugin's (`zoo.target`); what all have in common is here. docs/targets.md describes the folder.
+Targets come from plugins (`zoo.target`); what they have in common is here. docs/targets.md describes the folder.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ FORMAT = 1
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """export.json: what an export's folder is."""
+    """export.json, which describes an export's folder."""
 
     format: int
     target: str
-    runtime: str  # what it was written for
+    runtime: str  # the runtime it was written for
     written_by: str  # `zoo-targets 0.1.0`
     model: str  # name:version
     digest: str  # of the bundle that was exported
     precision: str
-    cost: list[dict[str, Any]] = []  # a Cost for each metric, where the precision is not float32
+    cost: list[dict[str, Any]] = []  # a Cost for each metric, if the precision is not float32
     report: list[dict[str, Any]]  # a TaskReport for each task
     host: list[str]  # the files that the target wrote; the rest is the model's
     files: dict[str, File]
@@ -88,18 +88,18 @@ def export(
     force: bool = False,
     cost: Sequence[Cost] = (),
 ) -> tuple[Export, list[TaskReport]]:
-    """Writes an export of a model at `out`, or fails and leaves nothing there.
+    """Writes an export of a model to `out`, or fails and leaves nothing behind.
 
     Args:
-        tasks: only these, by name; all that the target can run when empty.
-        force: replace an export that is there. Nothing but an export is ever replaced.
+        tasks: the names of the tasks to export; empty: all that the target can run.
+        force: replace an existing export. Nothing but an export is ever replaced.
         cost: of the bundle's precision, for export.json.
 
     Returns:
-        export.json, and the report on every task of the bundle, those that were left out included.
+        export.json, and the report on every task of the bundle, including those that were left out.
 
     Raises:
-        ExportError: the target can run none of the tasks, or not one that was asked for.
+        ExportError: the target can run none of the tasks, or not one that was requested.
         NotFoundError: no such target or task.
         UsageError: `out` exists.
     """
@@ -137,7 +137,7 @@ def export(
 
 
 def find_target(name: str) -> tuple[Loaded, Target]:
-    """The plugin of a target, and what it says of it.
+    """The plugin of a target, and its description of the target.
 
     Raises:
         NotFoundError: no such target.
@@ -149,13 +149,13 @@ def find_target(name: str) -> tuple[Loaded, Target]:
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Refuses a place that is taken."""
+    """Refuses a path that exists."""
     if not out.exists() and not out.is_symlink():
         return
     if not force:
         raise UsageError(f"{safe_text(out)} exists; choose another folder, or --force to replace it")
     if not (out / EXPORT).is_file() or out.is_symlink():
-        raise UsageError(f"{safe_text(out)} is no export of a model, and --force replaces nothing else")
+        raise UsageError(f"{safe_text(out)} is not an export of a model, and --force replaces nothing else")
 
 
 def _choose(manifest: Manifest, target: Target, reports: list[TaskReport], wanted: Sequence[str]) -> list[str]:
@@ -163,7 +163,7 @@ def _choose(manifest: Manifest, target: Target, reports: list[TaskReport], wante
     from .compatibility import running_parts
 
     for name in wanted:
-        manifest.task(name)  # refuses a name that is none
+        manifest.task(name)  # refuses an unknown name
     by_name = {report.task: report for report in reports}
     if refused := [by_name[name] for name in wanted if not by_name[name].runs]:
         raise ExportError(f"{target.name} cannot run {refused[0].task}: {safe_text(refused[0].reason)}")
@@ -184,7 +184,7 @@ def _choose(manifest: Manifest, target: Target, reports: list[TaskReport], wante
 
 
 def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target) -> Manifest:
-    """The bundle of the export: the published one byte for byte, where all of it is shipped as it is."""
+    """The bundle of the export: the published one byte for byte, if all of it is shipped unchanged."""
     import onnx
 
     from ..graph.walk import weight_files
@@ -228,25 +228,25 @@ def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target
 
 
 def _standing_alone(manifest: Manifest, name: str, chosen: list[str]) -> Task:
-    """A task; one whose whole is not shipped is no part any more."""
+    """A task; a part whose whole is not shipped becomes an ordinary task."""
     task = manifest.tasks[name]
     return task if task.part_of in chosen else msgspec.structs.replace(task, part_of=None)
 
 
 def _prove(folder: Path, manifest: Manifest) -> None:
-    """Graphs that were changed pass the check that a stranger's must pass, and still give the expected outputs."""
+    """Checks that changed graphs pass the check for strangers' graphs and still give the expected outputs."""
     from ..graph.check import check
 
     if findings := check(folder, manifest):
-        raise ExportError(f"the changed graphs are not fit to be shipped: {safe_text('; '.join(findings))}")
+        raise ExportError(f"the changed graphs cannot be exported: {safe_text('; '.join(findings))}")
     if off := [r.task for r in replay(folder, manifest, "cpu") if r.verdict == "differs"]:
         raise ExportError(f"the changed graphs of {', '.join(off)} do not give the golden outputs")
 
 
 def manifest_json(manifest: Manifest) -> bytes:
-    """The manifest as JSON, and for every port what a host must know of its kind.
+    """The manifest as JSON, and for every port what a host must know about its kind.
 
-    In ASCII, so that no text in it can end a line or a string where a host is careless.
+    In ASCII, so that no text in it can end a line or a string if a host is careless.
     """
     import json
 
@@ -278,7 +278,7 @@ def _write_arrays(folder: Path, stem: str, arrays: dict[str, Any]) -> dict[str, 
 
 
 def _write_common(folder: Path, manifest: Manifest) -> None:
-    """What every target has beside model/ and golden/."""
+    """Writes the files that every target has in addition to model/ and golden/."""
     (folder / "model.json").write_bytes(manifest_json(manifest))
     (folder / "LICENSE").write_text(_license(manifest), encoding="utf-8")
 
@@ -287,12 +287,12 @@ def _license(manifest: Manifest) -> str:
     note = f"\n{manifest.license_note}\n" if manifest.license_note else ""
     return (
         f"The weights of {manifest.name}, version {manifest.version}, are licensed under (SPDX): {manifest.license}\n"
-        f"The text of a licence is at https://spdx.org/licenses/, under its name.\n{note}"
+        f"The text of each licence is at https://spdx.org/licenses/, under its name.\n{note}"
     )
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file under a folder but export.json, by its path in it."""
+    """Every file in a folder except export.json, by its relative path."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     return {path.relative_to(folder).as_posix(): path for path in found if path != folder / EXPORT}
 
@@ -309,7 +309,7 @@ def _call_writer(loaded: Loaded, folder: Path, manifest: Manifest) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder is an export: it holds an export.json."""
+    """Whether a folder is an export: it contains an export.json."""
     return (folder / EXPORT).is_file()
 
 
@@ -325,25 +325,25 @@ def read_export(folder: Path) -> Export:
             raise ValueError("it is too large")
         found = msgspec.json.decode(path.read_bytes(), type=Export)
         if found.format != FORMAT:
-            raise ValueError(f"format {found.format}; this zoo reads format {FORMAT}: upgrade zoo")
+            raise ValueError(f"format {found.format}; this version of zoo reads format {FORMAT}: upgrade zoo")
         for name in (*found.files, *found.host):
             if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-                raise ValueError(f"'{name}' is no file of the folder")
+                raise ValueError(f"'{name}' is not a file in the folder")
     except (OSError, ValueError, RecursionError) as e:
         raise InvalidFileError(f"{safe_text(path)}: {safe_text(e)[:300]}") from None
     return found
 
 
 def check_export(folder: Path, found: Export) -> list[str]:
-    """What is wrong with an export's files, a line each. Files that came later, as node_modules, are not looked at."""
+    """What is wrong with an export's files, one line each. Files added later, such as node_modules, are ignored."""
     return compare_files(folder, found.files, EXPORT)
 
 
 def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
-    """The files beside model/ and golden/ that are not byte for byte what the installed exporter writes for the model.
+    """The files outside model/ and golden/ that are not byte for byte what the installed exporter writes for the model.
 
-    Files that it does not write are among them: a host may load what lies beside it. Pictures and arrays are not: they
-    are what its own commands leave there, and no code.
+    These include files that it does not write, since a host may load files next to it. They do not include pictures and
+    arrays, which the host's own commands leave there and which are not code.
     """
     manifest = manifests.read(folder / MODEL)
     with TemporaryDirectory(prefix="zoo-export-") as name:
@@ -362,11 +362,11 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def run_host(folder: Path, loaded: Loaded, out: Path) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """Runs the host program on every golden case; what ran it, and the outputs of each task, case by case.
+    """Runs the host program on every golden case; returns the runtime, and the outputs of each task, case by case.
 
     Raises:
         NotFoundError: the target's runtime is not installed.
-        ExportError: the host failed, or left an output out.
+        ExportError: the host failed, or an output is missing.
     """
     from ..hookspecs import RunTargetRequest
 
@@ -387,11 +387,11 @@ def raw_cases(folder: Path) -> list[RawCase]:
 
 
 def _read_array(path: Path, raw: RawArray) -> Any:
-    """An output as the host left it; an array of another length is returned flat, so that the comparison tells."""
+    """An output that the host wrote; an array of the wrong length is returned flat, and the comparison reports it."""
     import numpy as np
 
     try:
         data = np.frombuffer(path.read_bytes(), np.dtype(raw.dtype).newbyteorder("<")).astype(raw.dtype)
     except (OSError, ValueError) as e:
-        raise ExportError(f"the host left no usable {path.name}: {safe_text(e)[:200]}") from None
+        raise ExportError(f"the host did not write a usable {path.name}: {safe_text(e)[:200]}") from None
     return data.reshape(raw.shape) if data.size == int(np.prod(raw.shape)) else data

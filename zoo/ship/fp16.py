@@ -1,7 +1,7 @@
 """Weights in 16 bits: stored in half precision and widened where they are used.
 
 Every stack then computes in float32 as before, from the same rounded weights. For stacks that compute in half precision
-products do so too, except those whose activations come near the end of its range.
+products do so too, except those whose activations come close to the end of its range.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from .products import MIN_ELEMENTS, Arrays, Product, Seen, products_of, reached,
 HALF_LIMIT = 65504 / 16
 """Products with larger activations than this keep float32.
 
-A sixteenth of the largest half: what was seen are a few real inputs, and others go beyond; and WebGPU adds a product up
-in half precision too, where a part of the sum may be larger than the whole.
+A sixteenth of the largest half-precision number, because other inputs exceed the few that were measured, and because
+WebGPU also accumulates in half precision, where a partial sum may be larger than the result.
 """
 
 
 def halve(graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, Seen] | None = None) -> tuple[int, list[str]]:
     """Stores the large float32 weights of a graph in half precision, and widens them in the graph.
 
-    A weight that half precision cannot hold (over 65504, or rounded away by more than 1 %) stays float32.
+    A weight that does not fit half precision (over 65504, or changed by more than 1 % by rounding) stays float32.
 
     Args:
-        arrays: the weights by name, or those of them that are meant; those that are stored anew are replaced.
-        ranges: what each of the `activations` was: products compute in half precision too, but for those that come near
-            the end of its range. None: all compute in float32.
+        arrays: the weights by name, or those of them to change; changed ones are replaced.
+        ranges: the statistics of the `activations`: products compute in half precision too, except those close to the
+            end of its range. None: all compute in float32.
 
     Returns:
-        How many products compute in half precision, and the weights of those that keep float32.
+        The number of products that compute in half precision, and the weights of those that keep float32.
     """
     products = products_of(graph, arrays, halvable(arrays)) if ranges is not None else []
     weights = [p.node.input[1] for p in products]
@@ -50,7 +50,7 @@ def halve(graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, Seen] | N
         rename(inner, name, f"{name}.wide")
         inner.node.insert(0, helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.FLOAT))
     kept = []
-    narrow: dict[tuple[str, str], str] = {}  # a graph and a value in it: the same in half precision
+    narrow: dict[tuple[str, str], str] = {}  # (graph, value in it): the same value in half precision
     for product, weight in zip(products, weights, strict=True):
         if ranges is not None and _fits_half(product.node, arrays, ranges):
             _compute_in_half(product, weight, narrow)
@@ -61,21 +61,21 @@ def halve(graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, Seen] | N
 
 
 def halvable(arrays: Arrays) -> set[str]:
-    """The weights that half precision holds."""
+    """The weights that fit half precision."""
     return {name for name, array in arrays.items() if array.dtype == np.float16 or _half(array) is not None}
 
 
 def _fits_half(node: onnx.NodeProto, arrays: Arrays, ranges: Mapping[str, Seen]) -> bool:
     seen = (ranges[node.input[0]], ranges[node.output[0]])
-    bounds = [b for s in seen for b in (s.low, s.high, s.power**0.5)]  # of many values, a mean shows NaN for sure
+    bounds = [b for s in seen for b in (s.low, s.high, s.power**0.5)]  # of many values, only a mean always shows a NaN
     if len(node.input) == 3 and node.input[2]:
         bias = arrays.get(node.input[2].removesuffix(".wide"))
         bounds.append(np.inf if bias is None else float(np.abs(bias).max()))
-    return all(abs(bound) <= HALF_LIMIT for bound in bounds)  # NaN is not
+    return all(abs(bound) <= HALF_LIMIT for bound in bounds)  # false for NaN
 
 
 def _compute_in_half(product: Product, weight: str, narrow: dict[tuple[str, str], str]) -> None:
-    """A product between casts; none where another in half precision makes its input."""
+    """Puts a product between casts; without one if its input comes from another product in half precision."""
     graph, node = product.graph, product.node
     at = next(i for i, other in enumerate(graph.node) if other.output == node.output)
     result = node.output[0]
@@ -94,11 +94,11 @@ def _compute_in_half(product: Product, weight: str, narrow: dict[tuple[str, str]
 
 
 def round_in_half(graph: onnx.GraphProto) -> None:
-    """Has ONNX Runtime's CPU provider round what `halve` left in half precision.
+    """Makes ONNX Runtime's CPU provider round the values that `halve` left in half precision.
 
-    It has no kernels for half precision there: it computes in float32, and drops the casts between as it goes, so that
-    nothing is rounded and nothing overflows. It keeps them where something computes in half precision, as `Max` of one
-    value does.
+    The provider has no kernels for half precision: it computes in float32 and removes the casts in between, so that
+    nothing is rounded and nothing overflows. It keeps them around an operator that computes in half precision, such as
+    `Max` of one value.
     """
     for inner in graphs_of(graph):
         for at, node in reversed(list(enumerate(inner.node))):

@@ -1,6 +1,6 @@
-"""Products in 8 bits, between nodes QuantizeLinear and DequantizeLinear (QDQ).
+"""Products in 8 bits, between QuantizeLinear and DequantizeLinear nodes (QDQ).
 
-The ranges of activations are those that were seen on real inputs. Products that 8 bits are too few for keep float32.
+The ranges of activations are measured on real inputs. Products for which 8 bits are not enough keep float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .products import MIN_ELEMENTS, Arrays, Seen, is_product, products_of, weigh
 
 
 def quantizable(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> set[str]:
-    """The weights that only products read, in all graphs of a model: what else reads one needs it as it is."""
+    """The weights that only products read, in all graphs of a model: any other reader needs a weight unchanged."""
     read: set[str] = set()
     multiplied: set[str] = set()
 
@@ -34,16 +34,17 @@ def quantizable(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> set[str]:
 
 
 COARSE = 0.025
-"""A product keeps float32 where rounding its input to 8 bits makes noise of more than this share of it, as root mean
-squares: 32 dB. Of such inputs, with a few values far beyond the rest, 256 levels leave few for the rest."""
+"""A product keeps float32 if rounding its input to 8 bits adds noise of more than this share of it (ratio of root mean
+squares): 32 dB. In such inputs, a few values are far beyond the rest, and few of the 256 levels are left for the
+rest."""
 
 
 NARROW = 4
-"""A Conv from or to so few channels keeps float32: that is where pixels go in and out, and little is computed."""
+"""A Conv from or to so few channels keeps float32: this is where pixels go in and out, and it is cheap to compute."""
 
 
 def delicate(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapping[str, Seen]) -> set[str]:
-    """The weights of the products that 8 bits are too few for."""
+    """The weights of the products for which 8 bits are not enough."""
     found = set()
     for product in products_of(graph, arrays, fit):
         name, seen = product.node.input[1], ranges[product.node.input[0]]
@@ -54,7 +55,7 @@ def delicate(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapp
 
 
 def _level(seen: Seen) -> float:
-    """The width of one of 256 levels from the smallest to the largest value, 0 among them."""
+    """The width of one of 256 levels from the smallest to the largest value, including 0."""
     return max(max(seen.high, 0.0) - min(seen.low, 0.0), 1e-8) / 255
 
 
@@ -63,8 +64,8 @@ def quantize(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapp
 
     Args:
         arrays: the weights by name; quantized ones become int8, and their scales are added as `NAME.scale`.
-        fit: what `quantizable` says of all graphs of the model, without what `delicate` says of any.
-        ranges: what each of the `activations` was.
+        fit: what `quantizable` returns for all graphs of the model, without what `delicate` returns for any.
+        ranges: the statistics of the `activations`.
     """
     done: set[tuple[str, str]] = set()
     for product in products_of(graph, arrays, fit):
@@ -84,7 +85,7 @@ def quantize(graph: onnx.GraphProto, arrays: Arrays, fit: set[str], ranges: Mapp
 
 
 def _quantized(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 and a scale a channel, symmetric. 7 bits: 8 overflow where a processor adds pairs in 16 bits."""
+    """int8 with one scale per channel, symmetric. Uses 7 bits: 8 overflow on processors that add pairs in 16 bits."""
     others = tuple(i for i in range(array.ndim) if i != axis)
     scale = np.maximum(np.abs(array).max(axis=others), 1e-12).astype(np.float32) / 63
     shape = [-1 if i == axis else 1 for i in range(array.ndim)]
@@ -109,7 +110,7 @@ def _activation(
     ranges: Mapping[str, Seen],
     into: onnx.NodeProto | None,
 ) -> float:
-    """Puts Quantize and Dequantize around an activation: before `into`, or for None behind `node`. Its scale."""
+    """Puts Quantize and Dequantize around an activation: before `into`, or for None after `node`. Returns its scale."""
     low, scale = min(ranges[name].low, 0.0), _level(ranges[name])
     zero = int(np.clip(round(-low / scale), 0, 255))
     place = f"{name}.{node.output[0]}.in" if into is not None else f"{name}.out"
@@ -129,7 +130,7 @@ def _activation(
 
 
 def _bias(graph: onnx.GraphProto, name: str, arrays: Arrays, scale: np.ndarray) -> str:
-    """A Conv's bias as int32 in the scale of its sums, as the integer kernel wants it; kept in the graph."""
+    """A Conv's bias as int32 in the scale of its sums, as the integer kernel needs it; kept in the graph."""
     small = np.rint(arrays[name].astype(np.float64) / scale).clip(-(2**31), 2**31 - 1).astype(np.int32)
     place = f"{name}.{len(graph.initializer)}"
     graph.initializer.append(onnx.numpy_helper.from_array(small, f"{place}.small"))

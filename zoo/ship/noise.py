@@ -1,7 +1,8 @@
-"""The noise of a task's seed as an input, for runtimes that cannot compute it: the host draws it (`zoo.noise`).
+"""Makes the noise of a task's seed an input, for runtimes that cannot compute it: the host draws it (`zoo.noise`).
 
-The graph is cut where the noise leaves the generator, and what computed it is removed. Which value that is, no pattern
-says: of those that come of the seed alone, it is the one that *is* the noise of docs/noise.md on the golden seeds.
+The graph is cut where the noise leaves the generator, and the nodes that computed it are removed. The value is not
+found by a pattern: among those that only depend on the seed, it is the one that *is* the noise of docs/noise.md for the
+golden seeds.
 """
 
 from __future__ import annotations
@@ -30,38 +31,37 @@ from .bodies import refill
 NOISE = "noise"
 DISTRIBUTIONS: tuple[Literal["normal", "uniform"], ...] = ("normal", "uniform")
 ULPS = 4
-"""How far normal values may be from the specified ones: docs/noise.md."""
+"""How much normal values may differ from the specified ones: docs/noise.md."""
 
 
 def take_noise(model: onnx.ModelProto, task: Task, cases: list[Case]) -> tuple[onnx.ModelProto, Task, list[Case]]:
-    """The task with an input `noise` in the place of its seed: its graph, its ports, its golden cases.
+    """The task with an input `noise` instead of its seed: its graph, its ports, its golden cases.
 
     Raises:
-        ExportError: not all that the seed gives is one tensor of noise, drawn outside of loops; says what stands in the
-            way.
+        ExportError: the seed gives anything but one tensor of noise, drawn outside loops; says what the obstacle is.
     """
     seed, *more = seeds_of(task.inputs)
     if more:
         raise ExportError("the task has several seeds")
     if NOISE in _names(model.graph):
-        raise ExportError(f"its graph has a value called {NOISE} already")
+        raise ExportError(f"its graph already has a value called {NOISE}")
     cut = _copy(model)
     _count_the_noise(cut, seed)
     if any(seed in names_used(body) for node in cut.graph.node for body in subgraphs(node)):
         raise ExportError("a loop draws it")
     found = list(_noise_among(model, seed, task, cases))
     if not found:
-        raise ExportError("what comes of the seed is not the noise of docs/noise.md, stream 0")
+        raise ExportError("what depends on the seed is not the noise of docs/noise.md, stream 0")
     for value, port in found:
         rest = _copy(cut)
         _cut_at(rest.graph, value, seed, port)
         if seed not in names_used(rest.graph):
             return rest, _in_place(task, seed, port), [_with_noise(case, seed, port) for case in cases]
-    raise ExportError("more than one noise comes of the seed")
+    raise ExportError("the seed gives more than one noise")
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
-    """Every value of the graph, and of those inside it."""
+    """Every value of the graph and its subgraphs."""
     ports = {value.name for inner in graphs_of(graph) for value in (*inner.input, *inner.output)}
     return ports.union(*((*node.input, *node.output) for node in nodes_of(graph)))
 
@@ -73,8 +73,8 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _count_the_noise(model: onnx.ModelProto, seed: str) -> None:
-    """Reads the length of the batch off the noise, where it was read off the seed."""
-    if max(opset.version for opset in model.opset_import) < 15:  # older `Shape` cannot give the first length alone
+    """Takes the length of the batch from the noise where it was taken from the seed."""
+    if max(opset.version for opset in model.opset_import) < 15:  # an older `Shape` cannot return only the first length
         return
     for graph in graphs_of(model.graph):
         for node in graph.node:
@@ -83,7 +83,7 @@ def _count_the_noise(model: onnx.ModelProto, seed: str) -> None:
 
 
 def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case]) -> Iterator[tuple[str, Port]]:
-    """The values that are noise, with the port that takes it; the last one first."""
+    """The values that are noise, with the port for it; the last one first."""
     names = list(_drawn(model.graph, seed, task))
     if not names:
         return
@@ -103,7 +103,7 @@ def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case
 
 
 def _drawn(graph: onnx.GraphProto, seed: str, task: Task) -> Iterator[str]:
-    """The values after a cast to float32 that come of the seed, of constants and of the batch's length alone."""
+    """The values after a cast to float32 that only depend on the seed, constants and the batch's length."""
     fixed = {t.name for t in graph.initializer if t.data_location != TensorProto.EXTERNAL} | {""}
     of_seed, of_floats = {seed}, set()
     for node in graph.node:
@@ -121,7 +121,7 @@ def _drawn(graph: onnx.GraphProto, seed: str, task: Task) -> Iterator[str]:
 
 
 def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str) -> bool:
-    """Whether a node gives the length of the batch: the first of an input's shape."""
+    """Whether a node gives the length of the batch: the first dimension of an input."""
     port = ports.get(node.input[0]) if node.op_type == "Shape" else None
     if port is None or port.shape[:1] != (batch,):
         return False
@@ -130,7 +130,7 @@ def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str)
 
 
 def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> list[dict[str, np.ndarray]]:
-    """Those values on each golden case, by our own runtime."""
+    """Those values for each golden case, computed by our own runtime."""
     part = _copy(model)
     refill(part.graph.output, [onnx.ValueInfoProto(name=name) for name in names])
     _remove_unused(part.graph)
@@ -144,7 +144,7 @@ def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> li
 
 
 def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
-    """Whether an array is what the port says on these seeds, within the 4 ulp of docs/noise.md."""
+    """Whether an array is the noise that the port states for these seeds, within the 4 ulp of docs/noise.md."""
     if array.dtype != np.float32 or array.ndim < 2 or array.shape != (len(seeds), *port.shape[1:]):
         return False
     expected = _draw(port, seeds)
@@ -156,7 +156,7 @@ def _draw(port: Port, seeds: np.ndarray) -> np.ndarray:
 
 
 def _cut_at(graph: onnx.GraphProto, value: str, seed: str, port: Port) -> None:
-    """Makes the noise an input where the seed was one, and removes what nothing needs any more."""
+    """Replaces the input seed by the noise, and removes everything that is no longer needed."""
     for entry in graph.input:
         if entry.name == seed:
             entry.CopyFrom(helper.make_tensor_value_info(NOISE, TensorProto.FLOAT, port.shape))

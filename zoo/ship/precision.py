@@ -1,7 +1,7 @@
-"""A bundle made smaller: weights in 16 bits, or products in 8, with golden cases of its own.
+"""Makes a bundle smaller: weights in 16 bits, or products in 8, with its own golden cases.
 
-What that costs is measured on the model's own metrics, before and after, on the same pictures; `zoo export` refuses a
-bundle that lost more than `BOUND`.
+The cost is measured with the model's own metrics, before and after, on the same pictures; `zoo export` refuses a bundle
+that lost more than `BOUND`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from . import fp16, int8, products
 from .products import WATCHES, Arrays, Seen
 
 PRECISIONS = {"fp16": "float16", "int8": "int8"}
-"""What the command line says, and what the manifest says."""
+"""The name on the command line, and the name in the manifest."""
 
 BOUND = 0.02
-"""A metric may get worse by this share of its value; one in points by this share of 100 points, which is 2."""
+"""A metric may get worse by this share of its value; one in points, by this share of 100 points, which is 2."""
 
-# Integer kernels of two processors add in another order, and a level of an activation is many of a pixel.
+# The integer kernels of different processors sum in different orders, and one level of an activation is many levels
+# of a pixel.
 INT8_TOLERANCE = Tolerance(pixel_levels=8, pixel_share=0.99, pixel_levels_worst=64, absolute=0.05, relative=0.05)
 
 CALIBRATION_BATCH = 16
 DRAWN_BATCHES = 2
-"""So many batches are drawn to see activations of: a loop shows those of every step."""
+"""The number of batches drawn to measure activations: a loop shows those of every step."""
 
 Models = dict[str, onnx.ModelProto]
 """The graphs of a bundle, by task."""
@@ -64,9 +65,9 @@ class Cost:
 
     @property
     def worse(self) -> float:
-        """By which share of its value it got worse; below 0 where it got better. Of points, which may be 0: of 100.
+        """The share of its value by which it got worse; below 0 if it got better. For points, which may be 0: of 100.
 
-        Infinite where it is no number any more.
+        Infinite if it is now NaN.
         """
         if math.isnan(self.now):
             return math.inf
@@ -76,7 +77,7 @@ class Cost:
 
 
 def costs(before: list[Metric], after: list[Metric]) -> list[Cost]:
-    """The metrics that both have, that say which way is better, and that were finite in float32."""
+    """The metrics that both have, for which higher or lower is better, and that were finite in float32."""
     now = {metric.name: metric.value for metric in after}
     return [
         Cost(m.name, m.unit, m.better, m.value, now[m.name])
@@ -96,28 +97,28 @@ def in_precision(
     half: bool,
     accept_loss: bool,
 ) -> Iterator[tuple[Bundle, list[Cost]]]:
-    """A smaller bundle of a model, and what that costs; both are gone at the end.
+    """A smaller bundle of a model, and its cost; the bundle is deleted at the end.
 
     Args:
         precision: `fp16` or `int8`.
-        measure: a bundle's metrics, always with the same pictures and the same draws.
-        pictures: as `lighten` takes them.
-        half: fp16 computes in 16 bits where it is shipped to.
-        accept_loss: also where a metric gets worse by more than `BOUND`, or nothing says what it costs.
+        measure: measures a bundle's metrics, always with the same pictures and the same seeds.
+        pictures: as for `lighten`.
+        half: the target computes fp16 in 16 bits.
+        accept_loss: even if a metric gets worse by more than `BOUND`, or no metric shows the cost.
 
     Raises:
-        UsageError: no metric says which way is better.
-        ExportError: one got worse by more than `BOUND`.
+        UsageError: there is no metric for which higher or lower is better.
+        ExportError: a metric got worse by more than `BOUND`.
     """
     before = measure(bundle)
     if not costs(before, before) and not accept_loss:
         raise UsageError(
-            f"nothing that was measured of {bundle.manifest.name} says what {precision} costs: --judge MODEL, a"
-            " classifier of such pictures, does; --accept-loss goes on without"
+            f"no metric of {bundle.manifest.name} shows what {precision} costs: give --judge MODEL, a classifier for"
+            " such pictures, or --accept-loss to export anyway"
         )
     with TemporaryDirectory(prefix="zoo-precision-") as place:
         lighter = lighten(bundle, precision, Path(place) / "model", pictures, on_progress, half=half)
-        on_progress(f"measuring it in {precision}, with the same")
+        on_progress(f"measuring it in {precision}, in the same way")
         computed = rounded(lighter, Path(place) / "rounded") if half and precision == "fp16" else lighter
         after = measure(computed)
         cost = costs(before, after)
@@ -126,7 +127,7 @@ def in_precision(
             raise ExportError(
                 f"{precision} makes {worst.name} worse by {worst.worse:.1%}, from {worst.float32:g} to {worst.now:g}"
                 f" {worst.unit}".rstrip()
-                + f"; the bound is {BOUND:.0%}, and --accept-loss takes it all the same"
+                + f"; the bound is {BOUND:.0%}; --accept-loss exports it anyway"
             )
         yield with_metrics(lighter, after), cost
 
@@ -140,23 +141,23 @@ def lighten(
     *,
     half: bool = False,
 ) -> Bundle:
-    """Writes a smaller bundle of a model at `folder`, which must not exist.
+    """Writes a smaller bundle of a model to `folder`, which must not exist.
 
-    Its weights have the names that they had, but for those that are only read transposed, of linear layers over
-    sequences: they are stored that way round, as `NAME.transposed`.
+    Its weights keep their names, except those of linear layers over sequences, which are only read transposed: they are
+    stored transposed, as `NAME.transposed`.
 
     Args:
         precision: `fp16` or `int8`.
-        pictures: uint8 [number, height, width, channels], real ones that are not measured with: the ranges of
-            activations are taken from them.
-        half: fp16 computes in 16 bits too.
+        pictures: uint8 [number, height, width, channels], real pictures that are not used for the metrics: the ranges
+            of activations are measured on them.
+        half: fp16 also computes in 16 bits.
 
     Raises:
         ExportError: the smaller graphs give values that are not finite.
     """
     before = bundle.manifest
     if before.export.precision != "float32":
-        raise UsageError(f"{before.name} is {before.export.precision} already; export the float32 model")
+        raise UsageError(f"{before.name} is already {before.export.precision}; export the float32 model")
     folder.mkdir()
     models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in before.tasks}
     arrays = {n: array for file in _weight_files(bundle) for n, array in tensors.load(bundle.folder / file).items()}
@@ -165,7 +166,7 @@ def lighten(
         _to_int8(models, arrays, Calibration(bundle, pictures), on_progress)
     elif half:
         _to_half(models, arrays, Calibration(bundle, pictures), on_progress)
-        on_progress("looking at the golden cases, rounded")
+        on_progress("checking the golden cases with forced rounding")
         refuse_overflow(models, arrays, read_cases(bundle.folder / GOLDEN, before))
     else:
         for model in models.values():
@@ -176,7 +177,7 @@ def lighten(
 
 
 def rounded(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle as a stack computes it that rounds in half precision, for our own runtime on the CPU, which does not.
+    """The bundle with forced half-precision rounding, for our own runtime on the CPU, which does not round by itself.
 
     Args:
         folder: where to write it; it must not exist.
@@ -190,12 +191,12 @@ def rounded(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def refuse_overflow(models: Models, arrays: Arrays, cases: Mapping[str, list[Case]]) -> None:
-    """Runs the golden cases as a stack does that rounds in half precision, and looks at every value in it.
+    """Runs the golden cases as a stack that rounds in half precision does, and checks every value in the graph.
 
-    Not at the outputs alone: a picture in whole levels looks finite whatever it was cast from.
+    Checking the outputs is not enough: a picture of integers looks finite whatever it was cast from.
 
     Raises:
-        ExportError: one is not finite.
+        ExportError: a value is not finite.
     """
     for task, model in models.items():
         names = fp16.in_half(model.graph)
@@ -205,11 +206,11 @@ def refuse_overflow(models: Models, arrays: Arrays, cases: Mapping[str, list[Cas
         fp16.round_in_half(watched.graph)
         for name, seen in _ranges(watched, names, arrays, [case.inputs for case in cases[task]]).items():
             if not np.isfinite(seen).all():
-                raise ExportError(f"{task} overflows half precision on its golden cases, at {name}; take int8")
+                raise ExportError(f"{task} overflows half precision on its golden cases, at {name}; use int8")
 
 
 def with_metrics(bundle: Bundle, metrics: list[Metric]) -> Bundle:
-    """The bundle with its measured metrics in its manifest, those that are numbers."""
+    """The bundle with its measured metrics, except NaN, in its manifest."""
     finite = tuple(metric for metric in metrics if math.isfinite(metric.value))
     manifest = msgspec.structs.replace(bundle.manifest, metrics=finite)
     data = manifests.dump(manifest)
@@ -225,7 +226,7 @@ def _to_int8(models: Models, arrays: Arrays, inputs: Calibration, on_progress: C
     ranges = _seen(models, arrays, fit, inputs, on_progress)
     delicate = set().union(*(int8.delicate(m.graph, arrays, fit, ranges[n]) for n, m in models.items()))
     fit -= delicate
-    keep = _keep_32(sorted(delicate), "8 bits are too few for them")
+    keep = _keep_32(sorted(delicate), "8 bits are not enough for them")
     on_progress(f"{len(fit)} products compute in 8 bits{keep}")
     rest = {name: arrays[name] for name in delicate}
     for name, model in models.items():
@@ -239,7 +240,7 @@ def _to_half(models: Models, arrays: Arrays, inputs: Calibration, on_progress: C
     for name, model in models.items():
         in_half, kept = fp16.halve(model.graph, arrays, ranges[name])
         if in_half or kept:
-            keep = _keep_32(kept, "half precision may not hold what they compute")
+            keep = _keep_32(kept, "their results may exceed half precision")
             on_progress(f"{name}: {in_half} products compute in 16 bits{keep}")
 
 
@@ -250,17 +251,17 @@ def _keep_32(weights: list[str], reason: str) -> str:
 def _seen(
     models: Models, arrays: Arrays, fit: set[str], inputs: Calibration, on_progress: Callable[[str], None]
 ) -> dict[str, dict[str, Seen]]:
-    """What goes into and comes out of the products of each task was, on real inputs."""
+    """The statistics of the inputs and outputs of each task's products, on real inputs."""
     found: dict[str, dict[str, Seen]] = {}
     wholes = {name: task.part_of for name, task in inputs.model.manifest.tasks.items()}
     for name in sorted(models, key=lambda n: wholes[n] is not None):  # parts last
         model, whole = models[name], wholes[name]
         names = products.activations(model.graph, arrays, fit)
         shared = whole and products.ranges_of_part(model, models[whole], found[whole], arrays, fit)
-        if shared or not names:  # a step of its own would be seen at the golden cases' steps alone
+        if shared or not names:  # a separate step would only be seen at the golden cases' steps
             found[name] = shared or {}
             continue
-        on_progress(f"looking at the activations of {name}")
+        on_progress(f"measuring the activations of {name}")
         found[name] = _ranges(products.watching(model, names), names, arrays, inputs.of(name))
     return found
 
@@ -268,7 +269,7 @@ def _seen(
 def _ranges(
     watched: onnx.ModelProto, names: Sequence[str], arrays: Arrays, calls: list[dict[str, Any]]
 ) -> dict[str, Seen]:
-    """What each of the values that a model watches was over some calls."""
+    """The statistics of each of a model's watched values over some calls."""
     with TemporaryDirectory(prefix="zoo-watched-") as place:
         weights, graph = Path(place) / "weights.safetensors", Path(place) / "watched.onnx"
         tensors.save(weights, arrays)
@@ -288,7 +289,7 @@ def _weight_files(bundle: Bundle) -> list[str]:
 
 
 def _write_graphs(bundle: Bundle, folder: Path, models: Models, arrays: Arrays) -> None:
-    """The weights, each in the file that it was in, and the graphs that point at them."""
+    """Writes the weights, each into the same file as before, and the graphs that point to them."""
     places = {}
     for file in _weight_files(bundle):
         there = tensors.read_header(bundle.folder / file).keys()
@@ -302,7 +303,7 @@ def _write_graphs(bundle: Bundle, folder: Path, models: Models, arrays: Arrays) 
 
 
 def _write_rest(bundle: Bundle, folder: Path, precision: str) -> Bundle:
-    """The golden cases with what the new graphs give, the card and the manifest."""
+    """Writes the golden cases with the outputs of the new graphs, the card and the manifest."""
     before = bundle.manifest
     cases = read_cases(bundle.folder / GOLDEN, before)
     write_cases(folder / GOLDEN, {name: [_answer(folder, name, case) for case in cases[name]] for name in before.tasks})
@@ -321,9 +322,9 @@ def _write_rest(bundle: Bundle, folder: Path, precision: str) -> Bundle:
 
 
 def _answer(folder: Path, task: str, case: Case) -> Case:
-    """A golden case with what the new graph gives."""
+    """A golden case with the outputs of the new graph."""
     outputs = open_session(folder / graph_file(task), "cpu").run(case.inputs)
-    for port, array in outputs.items():  # of floats; integers look finite whatever they were cast from
+    for port, array in outputs.items():  # only floats: integers look finite whatever they were cast from
         if np.isfinite(case.outputs[port]).all() and not np.isfinite(array).all():
             raise ExportError(f"the smaller {task} gives a {port} that is not finite")
     return Case(case.inputs, outputs)
@@ -347,7 +348,7 @@ class Calibration:
         return [self.model.encode(image=batch) for batch in self.batches]
 
     def of(self, name: str) -> list[dict[str, np.ndarray]]:
-        """Calls of a task; its golden ones where it takes what can't be made here."""
+        """Calls of a task; its golden cases if it takes inputs that cannot be made here."""
         loops = seeds_of(self.model.manifest.tasks[name].inputs)  # each call is a whole loop
         calls = [self._call(name, i) for i in range(len(self.batches))[: DRAWN_BATCHES if loops else None]]
         made = [call for call in calls if call is not None]

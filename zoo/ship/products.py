@@ -1,6 +1,6 @@
-"""The products of graphs (Conv, MatMul, Gemm with a weight), their weights, and what went into and came out of them.
+"""The products of graphs (Conv, MatMul, Gemm with a weight), their weights, and statistics of their inputs and outputs.
 
-`fp16.py` and `int8.py` make them smaller; `precision.py` does so to a whole bundle.
+`fp16.py` and `int8.py` make them smaller; `precision.py` does this for a whole bundle.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from onnx import TensorProto, helper
 from ..graph.walk import graphs_of, names_used, subgraphs
 
 MIN_ELEMENTS = 256
-"""Smaller weights (biases, scales) stay as they are: they cost nothing and matter most."""
+"""Smaller weights (biases, scales) stay unchanged: they take no space and matter most."""
 
 Arrays = dict[str, np.ndarray]
 
 
 class Seen(NamedTuple):
-    """What an activation was, over some calls and all steps of a loop."""
+    """Statistics of an activation, over some calls and all steps of a loop."""
 
     low: float
     high: float
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
 
 def weights_of(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, TensorProto]]:
-    """Each weight that lies in a safetensors file, with the graph that it is an initializer of."""
+    """Each weight in a safetensors file, with the graph whose initializer it is."""
     for inner in graphs_of(graph):
         for tensor in list(inner.initializer):
             if tensor.data_location == TensorProto.EXTERNAL:
@@ -38,10 +38,10 @@ def weights_of(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, Tensor
 
 
 def fold_transposes(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> None:
-    """Stores the weights that are only read transposed, by MatMul, that way round: linear layers over sequences.
+    """Stores weights that MatMul only reads transposed in transposed form: those of linear layers over sequences.
 
     Args:
-        arrays: the weights by name; in the place of one that is turned comes `NAME.transposed`.
+        arrays: the weights by name; a transposed one is replaced by `NAME.transposed`.
     """
     inners = [inner for graph in graphs for inner in graphs_of(graph)]
     turned: dict[str, list[tuple[onnx.GraphProto, onnx.NodeProto]]] = {}
@@ -75,7 +75,7 @@ class Product:
 
     graph: onnx.GraphProto
     node: onnx.NodeProto
-    axis: int  # of the weight, along which each channel has a scale of its own
+    axis: int  # of the weight, along which each channel has its own scale
 
 
 def is_product(node: onnx.NodeProto) -> bool:
@@ -83,7 +83,7 @@ def is_product(node: onnx.NodeProto) -> bool:
 
 
 def reached(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """The outermost graph and its loops' bodies; what lies deeper stays float32."""
+    """The outermost graph and its loops' bodies; anything deeper stays float32."""
     return [graph, *(body for _, body in loops_of(graph))]
 
 
@@ -104,23 +104,24 @@ def loops_of(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, onnx.GraphPro
 
 
 def watched(product: Product) -> list[str]:
-    """What must be known the range of: a product's input and output."""
+    """The values whose range must be known: a product's input and output."""
     return [product.node.input[0], product.node.output[0]]
 
 
 def activations(graph: onnx.GraphProto, arrays: Arrays, fit: set[str]) -> list[str]:
-    """What goes into and comes out of the products of a graph."""
+    """The inputs and outputs of the products of a graph."""
     return list(dict.fromkeys(name for product in products_of(graph, arrays, fit) for name in watched(product)))
 
 
 WATCHES = ("ReduceMin", "ReduceMax", "ReduceMean")
-"""What is collected of an activation, and of its square the mean: the fields of `Seen`."""
+"""The reductions of an activation, and the mean of its square: the fields of `Seen`."""
 
 
 def watching(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """The model with what some of its values were as outputs besides.
+    """The model with statistics of some of its values as additional outputs.
 
-    Of the value NAME they are `NAME.ReduceMin` and so on; in a loop they are collected over all steps, as scan outputs.
+    For the value NAME they are `NAME.ReduceMin` and so on; in a loop they are collected over all steps, as scan
+    outputs.
     """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -149,9 +150,9 @@ def ranges_of_part(
     arrays: Arrays,
     fit: set[str],
 ) -> dict[str, Seen] | None:
-    """The ranges of a part's activations out of those of its whole, whose products are the same in the same order.
+    """The ranges of a part's activations from those of its whole, whose products are the same in the same order.
 
-    None where they are not the same.
+    None if they are not the same.
     """
     ours, theirs = (products_of(model.graph, arrays, fit) for model in (part, whole))
     if [p.node.input[1] for p in ours] != [p.node.input[1] for p in theirs]:
@@ -164,7 +165,7 @@ def ranges_of_part(
 
 
 def together(seen: Iterable[Seen]) -> Seen:
-    """One for several; NaN where one is."""
+    """Merges several into one; NaN if one is NaN."""
     lows, highs, powers = np.array([*seen]).T
     return Seen(float(lows.min()), float(highs.max()), float(powers.mean()))
 
@@ -174,7 +175,7 @@ def makes(graph: onnx.GraphProto, name: str) -> bool:
 
 
 def rename(graph: onnx.GraphProto, before: str, after: str) -> None:
-    """Renames a value wherever the graph and those inside it read it."""
+    """Renames a value wherever the graph and its subgraphs read it."""
     for inner in graphs_of(graph):
         for node in inner.node:
             node.input[:] = [after if name == before else name for name in node.input]
@@ -183,7 +184,7 @@ def rename(graph: onnx.GraphProto, before: str, after: str) -> None:
 
 
 def point_at(graph: onnx.GraphProto, places: Mapping[str, tuple[str, Any]]) -> None:
-    """Points each weight at its tensor: by name, the file and the `zoo.media.tensors.Tensor` in it."""
+    """Points each weight to its tensor: by name, the file and the `zoo.media.tensors.Tensor` in it."""
     for _, tensor in weights_of(graph):
         file, found = places[tensor.name]
         del tensor.external_data[:]

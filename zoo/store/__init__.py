@@ -1,5 +1,5 @@
-"""Models on this machine: which there are (`catalogue.py`), from a name to a folder (`locate.py`), fetching them
-(`transport.py`, `blobs.py`, `store.py`), removing them (`prune.py`), copying bundles into a registry (`publish.py`).
+"""Finds, fetches and keeps models: registries (`catalogue.py`), from a name to a folder (`locate.py`), fetching
+(`transport.py`, `blobs.py`, `store.py`), removing (`prune.py`), copying bundles into a registry (`publish.py`).
 
-Where the store's folder is: `zoo.system.places.home`.
+`zoo.system.places.home` is the store's folder.
 """

@@ -1,9 +1,9 @@
-"""Files by digest: fetched, hashed while they are written, published only when they are right.
+"""Files by digest: fetched, hashed while they are written, and published only if they are right.
 
-The steps follow containerd's content store: an ingest file of one process, then fsync, size, digest, and a link that
-fails where the name exists, then fsync of the folder. Nothing here needs a lock to be right; a lock only keeps two
-processes from fetching the same bytes. Every published file has the modification time `PUBLISHED`, so that a later
-change shows without hashing.
+The steps follow containerd's content store: an ingest file that belongs to one process, then fsync, checks of size and
+digest, a link that fails if the name exists, and fsync of the folder. Correctness does not depend on locks; a lock only
+keeps two processes from fetching the same bytes. Every published file has the modification time `PUBLISHED`, so that a
+later change can be detected without hashing.
 """
 
 import errno
@@ -22,33 +22,33 @@ from ..system.files import make_folder, sync_folder
 from ..text import safe_text, warn
 
 PUBLISHED = 946_684_800
-"""Modification time of every published file: 2000-01-01 UTC, which every file system can hold."""
+"""Modification time of every published file: 2000-01-01 UTC, which every file system can store."""
 
-LOOK_SECONDS = 10.0  # between two looks at what another process fetches
-PATIENCE_SECONDS = 60.0  # without a new byte from it, then on without the lock
+LOOK_SECONDS = 10.0  # between two checks of what another process fetches
+PATIENCE_SECONDS = 60.0  # without a new byte from it, before continuing without the lock
 BLOCK = 1 << 20
 FLUSH = 8 << 20
 
-# What a file system answers that has no reflinks or hard links, or not here.
+# Errors of file systems that do not support reflinks or hard links, or not between these folders.
 CANNOT_LINK = {
     errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EMLINK,
 }  # fmt: skip
 
 
 class Blobs:
-    """`blobs/<sha256>`, and `ingest/`, where they grow."""
+    """`blobs/<sha256>`, and `ingest/`, where they are written."""
 
     def __init__(self, root: Path):
         self.folder, self.ingests, self.locks = root / "blobs", root / "ingest", root / "locks"
 
     def path(self, sha256: str) -> Path:
-        """Where a blob is or will be: the one place that makes a path out of a digest."""
+        """The path of a blob: the only place that turns a digest into a path."""
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise IntegrityError(f"'{safe_text(sha256)[:80]}' is no SHA-256")
+            raise IntegrityError(f"'{safe_text(sha256)[:80]}' is not a SHA-256")
         return self.folder / sha256
 
     def has(self, sha256: str, size: int) -> bool:
-        """Whether the blob is there, judged by its size."""
+        """Whether the blob exists, judged by its size."""
         try:
             status = os.lstat(self.path(sha256))
         except OSError:
@@ -56,18 +56,18 @@ class Blobs:
         return stat.S_ISREG(status.st_mode) and status.st_size == size
 
     def missing(self, sha256: str, size: int) -> int:
-        """Bytes still to fetch: none when it is there, fewer when a fetch was interrupted."""
+        """Bytes still to fetch: none if the blob exists, fewer if a download was interrupted."""
         if self.has(sha256, size):
             return 0
         return size - min(size, max((held for _, held in self._partials(sha256)), default=0))
 
     def ensure(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], object]) -> None:
-        """Makes the blob be there and right; one that was damaged where it lies is fetched again.
+        """Makes sure that the blob exists and is right; a damaged one is fetched again.
 
         Raises:
-            IntegrityError: the URL gives other bytes, also from its start.
-            TransportError: it can't be read.
-            OSError: it can't be written. What was fetched stays for the next try.
+            IntegrityError: the URL gives other bytes, even when fetched from the start.
+            TransportError: it cannot be read.
+            OSError: it cannot be written. What was fetched stays for the next try.
         """
         if self._is_right(sha256, size):
             return
@@ -79,7 +79,8 @@ class Blobs:
                 on_bytes(missing)
                 return
             _discard(self.path(sha256))
-            # A partial may be of other bytes, and so may a file that changed between two requests: then all, once.
+            # A partial download may have other bytes, and so may a file that changed between two requests: then fetch
+            # everything once.
             if self._ingest(sha256, size, url, on_bytes, resume=True) and (
                 wrong := self._ingest(sha256, size, url, on_bytes, resume=False)
             ):
@@ -92,10 +93,10 @@ class Blobs:
             return False
 
     def _ingest(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], object], *, resume: bool) -> str:
-        """Fetches into a file of this process and publishes it. Returns what was wrong with the bytes, if anything."""
+        """Fetches into this process's own file and publishes it. Returns what was wrong with the bytes, if anything."""
         import tempfile
 
-        from . import transport  # both are slow to import, and `zoo list` fetches nothing
+        from . import transport  # both are slow to import, and `zoo list` does not fetch
 
         partials = self._partials(sha256)
         fd, name = tempfile.mkstemp(dir=self.ingests, prefix=f"{sha256}.{_owner()}.")
@@ -129,7 +130,7 @@ class Blobs:
             os.close(fd)
 
     def _publish(self, ingest: Path, sha256: str) -> None:
-        # Another process may have published it meanwhile, and have tidied this one's file away: the same bytes.
+        # Another process may have published the same bytes in the meantime, and removed this process's file.
         with suppress(FileExistsError):
             try:
                 publish(ingest, self.path(sha256))
@@ -138,7 +139,7 @@ class Blobs:
                     raise
 
     def _keep_largest(self, ingest: Path, sha256: str) -> None:
-        """After a failure: one partial for the next try is enough, a disk that is full needs no second."""
+        """After a failure: keeps one partial download for the next try; a full disk does not need a second."""
         with suppress(OSError):
             own = ingest.stat().st_size
             if any(size >= own for path, size in self._partials(sha256) if path != ingest) or not own:
@@ -154,7 +155,7 @@ class Blobs:
 
     @contextmanager
     def _turn(self, sha256: str) -> Iterator[None]:
-        """Lets one process at a time fetch a blob, as far as locks work here."""
+        """Lets one process at a time fetch a blob, if locks work on this file system."""
         from filelock import FileLock
 
         lock = FileLock(self.locks / f"{sha256}.lock")
@@ -182,20 +183,20 @@ class Blobs:
             if now != grown:
                 grown, since = now, time.monotonic()
             if time.monotonic() - since >= PATIENCE_SECONDS:
-                warn("another process does not get on with fetching %s…; going on without it", sha256[:12])
+                warn("another process makes no progress fetching %s…; continuing without it", sha256[:12])
                 return False
-            warn("waiting for another process that fetches %s… (%s bytes so far)", sha256[:12], f"{now:,}")
+            warn("waiting for another process to fetch %s… (%s bytes so far)", sha256[:12], f"{now:,}")
 
 
 class _Hasher:
-    """SHA-256 in a thread of its own, so that hashing and writing take the time of the longer one alone."""
+    """SHA-256 in its own thread, so that hashing and writing together only take as long as the slower one."""
 
     def __init__(self) -> None:
         import hashlib
         import queue
 
         self._sha256 = hashlib.sha256()
-        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)  # bounded: memory stays flat
+        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)  # limited, so that memory use stays constant
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> "_Hasher":
@@ -226,7 +227,7 @@ def publish(source: Path, target: Path) -> None:
     """Gives a finished file its name, durably.
 
     Raises:
-        FileExistsError: the name is taken; what is there stays.
+        FileExistsError: the name is taken; the existing file stays.
     """
     try:
         target.hardlink_to(source)
@@ -237,7 +238,7 @@ def publish(source: Path, target: Path) -> None:
             raise
         if target.exists():
             raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
-        source.rename(target)  # no hard links here: replaces at worst a file that appeared just now
+        source.rename(target)  # no hard links here: at worst, this replaces a file that has just appeared
     sync_folder(target.parent)
 
 
@@ -294,7 +295,7 @@ def _fill(blob: Path, target: Path, fill: Callable[[int, int], object]) -> None:
 
 
 def _seal(fd: int) -> None:
-    """Read-only, with the time of everything published, and on the disk."""
+    """Makes a file read-only, gives it the modification time of published files, and syncs it."""
     os.fchmod(fd, 0o444)
     os.utime(fd, (PUBLISHED, PUBLISHED))
     os.fsync(fd)
@@ -307,20 +308,20 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _start_flush(fd: int, begin: int, count: int) -> int:
-    """Lets the kernel begin to write what was just written, so that the fsync at the end waits for less.
+    """Makes the kernel start writing back recent data, so that the fsync at the end is shorter.
 
     Args:
         begin, count: the bytes in the file. Returns their end.
     """
     end = begin + count
     block = end // FLUSH * FLUSH
-    if block > begin and hasattr(os, "posix_fadvise"):  # DONTNEED drops nothing that is not yet on the disk
+    if block > begin and hasattr(os, "posix_fadvise"):  # DONTNEED does not drop what is not on the disk yet
         os.posix_fadvise(fd, block - FLUSH, FLUSH, os.POSIX_FADV_DONTNEED)
     return end
 
 
 def _discard(path: Path) -> None:
-    """Removes whatever has the name of a blob and is none."""
+    """Removes anything that has the name of a blob but is not one."""
     if path.is_dir() and not path.is_symlink():
         import shutil
 
@@ -340,7 +341,7 @@ def _owner() -> str:
 
 
 def _is_abandoned(partial: Path) -> bool:
-    """Whether the process that wrote an ingest file is certainly gone: it ran on this host and has ended."""
+    """Whether the process that wrote an ingest file has certainly ended: it ran on this host and no longer exists."""
     pid, _, host = partial.name.split(".")[1].partition("@")
     if host != _owner().partition("@")[2] or not pid.isdigit():
         return False
@@ -354,9 +355,9 @@ def _is_abandoned(partial: Path) -> bool:
 
 
 def _copy_largest(partials: list[tuple[Path, int]], size: int, fd: int, hasher: _Hasher) -> int:
-    """Copies the largest partial's bytes into the new file, hashing them; returns how many.
+    """Copies the largest partial download into the new file and hashes it; returns the number of bytes.
 
-    Copied, not taken over: a process that still writes to it must not be able to change what this one publishes.
+    It is copied and not reused: a process that still writes to it must not change what this one publishes.
     """
     copied = 0
     for partial, _ in partials:

@@ -1,8 +1,8 @@
-"""Which registries there are: those given with a call, the default one, those of plugins, those that were added.
+"""The known registries: those given with a call, the default one, those of plugins, and those that were added.
 
-Added registries stand in `registries.yaml` of the store. What was last read of a remote one is kept beside it, so that
-only `zoo list` and `zoo pull` ask the network. A registry that can't be read is told in one line and left out: it must
-not break a command about another one.
+Added registries are listed in `registries.yaml` in the store. The last copy of a remote one is kept next to it, so that
+only `zoo list` and `zoo pull` use the network. A registry that cannot be read is reported in one line and skipped,
+since it must not break a command about another one.
 """
 
 import re
@@ -37,11 +37,11 @@ def registries(extra: Sequence[str] = (), *, refresh: bool = False) -> list[Regi
     """The registries, in the order in which they are searched.
 
     Args:
-        extra: URLs or folders given with this call. They come first, and one that can't be read is an error.
-        refresh: read remote registries again, instead of what is kept of them. Without network, the kept copy serves.
+        extra: URLs or folders given with this call. They come first, and it is an error if one cannot be read.
+        refresh: read remote registries again instead of using their last copies, except if the network is down.
 
     Raises:
-        ZooError: a registry of `extra` can't be read.
+        ZooError: a registry in `extra` cannot be read.
     """
     standing = _standing(_added_or_nothing())
     found = [_read(_name_of(place, standing), place_url(place), refresh=refresh) for place in extra]
@@ -51,12 +51,12 @@ def registries(extra: Sequence[str] = (), *, refresh: bool = False) -> list[Regi
         try:
             found.append(registries_.read_default() if name == DEFAULT else _read(name, url, refresh=refresh))
         except ZooError as e:
-            warn("the registry '%s' is left out: %s", name, safe_text(e))
+            warn("skipping the registry '%s': %s", name, safe_text(e))
     return found
 
 
 def added() -> dict[str, str]:
-    """The registries that were added: name to the URL of the registry.yaml."""
+    """The added registries: name to the URL of the registry.yaml."""
     path = _list_path()
     try:
         data = path.read_bytes()
@@ -74,38 +74,40 @@ def add(name: str, place: str) -> Registry:
         place: a folder, or the URL of a folder or of a registry.yaml.
 
     Raises:
-        UsageError: a name that is none, or taken.
-        ZooError: the registry can't be read.
+        UsageError: the name is invalid or taken.
+        ZooError: the registry cannot be read.
     """
     if not re.fullmatch(NAME, name):
-        raise UsageError(f"'{safe_text(name)}' is no registry name: lower-case letters, digits, '.', '_' and '-'")
+        raise UsageError(
+            f"'{safe_text(name)}' is not a registry name: use lower-case letters, digits, '.', '_' and '-'"
+        )
     url, known = place_url(place), added()
     taken = _standing(known)
     if taken.get(name, url) != url:
-        raise UsageError(f"there is a registry '{name}' already: {safe_text(taken[name])}")
+        raise UsageError(f"there is already a registry '{name}': {safe_text(taken[name])}")
     found = _read(name, url, refresh=True)
     _write_list(known | {name: url})
     return found
 
 
 def remove(name: str) -> None:
-    """Removes an added registry, what is kept of it, and which digests its versions had. Pulled models stay.
+    """Removes an added registry, its last copy, and the record of its versions' digests. Pulled models stay.
 
     Raises:
-        NotFoundError: it was not added.
+        NotFoundError: no such registry was added.
     """
     known = added()
     if name not in known:
         raise NotFoundError(f"no registry '{safe_text(name)}' was added{did_you_mean(name, known)}")
     _write_list({other: url for other, url in known.items() if other != name})
     _kept_path(name, known[name]).unlink(missing_ok=True)
-    from .prune import forget  # nothing that only lists needs it
+    from .prune import forget  # not needed for listing
 
     forget(Store(), name)
 
 
 def place_url(place: str) -> str:
-    """The URL of the registry.yaml that a person means by a folder, a file or a URL."""
+    """The URL of the registry.yaml for a folder, file or URL that a user gave."""
     scheme = urlsplit(place).scheme if "://" in place else ""
     if scheme == "file":
         return place_url(str(path_of(place)))
@@ -113,28 +115,29 @@ def place_url(place: str) -> str:
         path = place.partition("?")[0]
         return place if path.endswith((".yaml", ".yml")) else path.rstrip("/") + f"/{REGISTRY}"
     if scheme:
-        raise UsageError(f"'{safe_text(place)}' is no registry; it is a folder, or a URL with http, https or file")
+        raise UsageError(f"'{safe_text(place)}' is not a registry; give a folder, or a URL with http, https or file")
     path = Path(place).expanduser().absolute()
     return (path if path.name == REGISTRY else path / REGISTRY).as_uri()
 
 
 def _standing(known: dict[str, str]) -> dict[str, str]:
-    """Name to URL of the registries that every call has; of two with one name the first counts, and it is said."""
+    """Name to URL of the registries that every call uses; if two have the same name, the second is skipped, with a
+    warning."""
     from ..plugins import registries as of_plugins
 
     standing = {DEFAULT: (places.default_folder() / REGISTRY).absolute().as_uri()}
     owners = {DEFAULT: "zoo"}
     for plugin in of_plugins():
         if plugin.folder is None:
-            warn("the registry '%s' of %s is left out: it is not there", plugin.name, plugin.distribution)
+            warn("skipping the registry '%s' of %s: it does not exist", plugin.name, plugin.distribution)
         elif owner := owners.get(plugin.name):
-            warn("the registry '%s' of %s is left out: %s has that name", plugin.name, plugin.distribution, owner)
+            warn("skipping the registry '%s' of %s: %s has that name", plugin.name, plugin.distribution, owner)
         else:
             owners[plugin.name] = plugin.distribution
             standing[plugin.name] = place_url(str(plugin.folder))
     for name, url in known.items():
         if owner := owners.get(name):
-            warn("the registry '%s' that was added is left out: %s has that name", name, owner)
+            warn("skipping the added registry '%s': %s has that name", name, owner)
         else:
             standing[name] = url
     return standing
@@ -144,12 +147,12 @@ def _added_or_nothing() -> dict[str, str]:
     try:
         return added()
     except ZooError as e:
-        warn("the added registries are left out: %s", safe_text(e))
+        warn("skipping the added registries: %s", safe_text(e))
         return {}
 
 
 def _name_of(place: str, standing: dict[str, str]) -> str:
-    """The name of a registry given with a call: the one it was added under, else made of its place, always the same."""
+    """The name of a registry given with a call: the name it was added under, else a fixed one derived from its URL."""
     url = place_url(place)
     for name, standing_url in standing.items():
         if standing_url == url:
@@ -170,12 +173,12 @@ def _read(name: str, url: str, *, refresh: bool) -> Registry:
     except (TransportError, InvalidFileError, IntegrityError) as e:
         if kept is None:
             raise
-        warn("the registry '%s' is as it was last read: %s", name, safe_text(e))
+        warn("using the last copy of the registry '%s': %s", name, safe_text(e))
         return kept
 
 
 def _fetch(name: str, url: str, kept: Registry | None) -> Registry:
-    """Reads a remote registry and keeps it. One that changes a published version is refused."""
+    """Reads a remote registry and keeps a copy. One that changes a published version is refused."""
     from .transport import read_small
 
     data = read_small(url, MAX_BYTES)
@@ -188,8 +191,8 @@ def _fetch(name: str, url: str, kept: Registry | None) -> Registry:
         path = _kept_path(name, url)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
-    except (OSError, StoreError) as e:  # a store that can't be written still lists
-        warn("the registry '%s' was read but cannot be kept: %s", name, safe_text(e))
+    except (OSError, StoreError) as e:  # listing must work even if the store cannot be written
+        warn("the registry '%s' was read, but no copy can be kept: %s", name, safe_text(e))
     return fetched
 
 
@@ -199,7 +202,7 @@ def _refuse_changes(kept: Registry, fetched: Registry) -> None:
         for number, version in model.versions.items():
             if number in before and before[number].digest != version.digest:
                 raise IntegrityError(
-                    f"{fetched.name}/{name}:{number} had the digest {before[number].digest}, the registry now says"
+                    f"{fetched.name}/{name}:{number} had the digest {before[number].digest}; the registry now says"
                     f" {version.digest}; a published version never changes"
                 )
 
@@ -212,7 +215,7 @@ def _kept(name: str, url: str) -> Registry | None:
 
 
 def _kept_path(name: str, url: str) -> Path:
-    """Where a remote registry is kept. Its URL is part of the name: another URL's copy never stands in for it."""
+    """The path of a remote registry's copy. Its name depends on the URL, so another URL's copy is never used for it."""
     return home() / "registries" / f"{name}-{_short_hash(url)}.yaml"
 
 

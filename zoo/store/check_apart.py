@@ -1,7 +1,7 @@
-"""The graph check in a process of its own.
+"""The graph check in a separate process.
 
-A pull runs it before a stranger's model becomes visible: a graph that crashes or hangs the protobuf reader then ends
-that process alone, and `zoo pull` itself imports neither onnx nor numpy.
+A pull runs it before a stranger's model becomes visible: a graph that crashes or hangs the protobuf reader then only
+ends that process, and `zoo pull` itself imports neither onnx nor numpy.
 """
 
 import json
@@ -15,7 +15,7 @@ LIMIT_SECONDS = 300.0
 
 
 def check_apart(folder: Path) -> list[str]:
-    """What `check` finds in a bundle's folder, one line each; a check that dies is a finding too."""
+    """What `check` finds in a bundle's folder, one line each; a check that crashes is a finding too."""
     try:
         done = run_isolated(__name__, str(folder), seconds=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""From what a person typed to a folder that can be run."""
+"""From a reference or path to a folder that can be run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .store import Installed, Store
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's folder, ready to be run, and what it says of itself."""
+    """A bundle's folder, ready to run, and its manifest."""
 
     folder: Path
     manifest: Manifest
@@ -34,21 +34,21 @@ def locate(
     on_pull: Callable[[Entry, int], None] | None = None,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> Bundle:
-    """The bundle that a reference or a path names; it is fetched when it is not here.
+    """The bundle that a reference or a path names; fetched if it is not available locally.
 
-    The default registry is inside the package and is read in place. A pulled model needs neither network nor write.
+    The default registry is inside the package and is read in place. A pulled model needs no network and no writes.
 
     Args:
-        text: `[registry/]name[:version][@sha256:digest]`, or a bundle's folder: with a separator that makes it a path,
-            or an existing folder that holds a model.yaml.
+        text: `[registry/]name[:version][@sha256:digest]`, or a bundle's folder: a path with a separator, or an existing
+            folder with a model.yaml.
         registries: URLs or folders that are searched before the known ones.
-        pull: fetch it when it is not here.
-        on_pull: called before that, with the bytes to fetch.
+        pull: fetch the model if it is not available locally.
+        on_pull: called before that, with the number of bytes to fetch.
         on_bytes: called with the number of bytes as they arrive.
 
     Raises:
-        NotFoundError: there is no such model, or it is not here and `pull` is off.
-        ZooError: it can't be fetched, or is not what it should be.
+        NotFoundError: there is no such model, or it is not available locally and `pull` is off.
+        ZooError: it cannot be fetched, or is damaged.
     """
     if is_path(text):
         return read_folder(Path(text))
@@ -56,7 +56,7 @@ def locate(
     try:
         entry = resolve(reference, catalogue.registries(registries))
     except NotFoundError:
-        if installed := store.find(reference):  # its registry is gone or unreadable; the model is here
+        if installed := store.find(reference):  # its registry is gone or unreadable, but the model was pulled
             return _installed(installed)
         raise
     if entry.registry.name == DEFAULT:
@@ -65,14 +65,14 @@ def locate(
         return _installed(installed)
     missing = store.missing(entry)
     if not pull:
-        raise NotFoundError(f"{entry} is not here; `zoo pull {entry}` fetches it ({human_bytes(missing)})")
+        raise NotFoundError(f"{entry} is not in the store; `zoo pull {entry}` fetches it ({human_bytes(missing)})")
     if on_pull:
         on_pull(entry, missing)
     return _installed(store.pull(entry, on_bytes=on_bytes))
 
 
 def is_path(text: str) -> bool:
-    """Whether a text means a folder: it looks like no reference, or a bundle lies there.
+    """Whether a text means a folder: it does not look like a reference, or there is a bundle at that path.
 
     `lab/tiny` is a reference unless there is such a folder; `./tiny`, `/models/tiny`, `out/models/tiny` are paths.
     """
@@ -82,26 +82,26 @@ def is_path(text: str) -> bool:
 
 
 def read_folder(folder: Path) -> Bundle:
-    """The bundle of a folder, its files hashed and its graphs checked: nothing else has looked at them before."""
+    """The bundle in a folder. Its files are hashed and its graphs checked, since nothing has checked them before."""
     from ..graph.check import check
 
     folder = folder.expanduser()
     manifest = manifests.read(folder)
     _check_files(folder, manifest, str(folder))
     if unsafe := check(folder, manifest):
-        raise InvalidFileError(f"{safe_text(folder)} may not be run: {safe_text('; '.join(unsafe))[:2000]}")
+        raise InvalidFileError(f"{safe_text(folder)} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
     return Bundle(folder, manifest, manifests.digest((folder / MANIFEST).read_bytes()), str(folder))
 
 
 def read_in_place(entry: Entry) -> Bundle:
-    """A model of the registry that is inside the package: its folder itself."""
+    """A model of the registry inside the package, in its own folder."""
     folder = folder_of(entry)
     try:
         data = (folder / MANIFEST).read_bytes()
     except OSError:
         raise NotFoundError(f"{entry} is not in this package: {safe_text(folder)} has no {MANIFEST}") from None
     if manifests.digest(data) != entry.digest:
-        raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; install zoo again")
+        raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; reinstall zoo")
     manifest = manifests.parse(data, str(folder / MANIFEST))
     _check_files(folder, manifest, str(entry))
     return Bundle(folder, manifest, entry.digest, str(entry))
@@ -118,6 +118,6 @@ def _installed(installed: Installed) -> Bundle:
 
 
 def _check_files(folder: Path, manifest: Manifest, name: str) -> None:
-    """Hashes every file: 1 ms a MB. Other bytes of the same size would run, and draw something else."""
+    """Hashes every file, at 1 ms per MB. Other bytes of the same size would run, and draw something else."""
     if findings := manifests.check_files(folder, manifest):
-        raise IntegrityError(f"{safe_text(name)}: {findings[0]}; `zoo verify {safe_text(name)}` lists all that differs")
+        raise IntegrityError(f"{safe_text(name)}: {findings[0]}; `zoo verify {safe_text(name)}` lists all differences")

@@ -1,6 +1,6 @@
-"""Taking models out of the store, and what no model needs any more.
+"""Removes models from the store, and deletes what no model needs any more.
 
-A process may be killed anywhere, so all that is not visible as a model is tidied up here.
+A process may be killed at any point, so everything that is not visible as a model is cleaned up here.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from ..names import MANIFEST, NAME
 from .store import Installed, Store, read_digest, remove_path, storage
 
 YOUNG_SECONDS = 3600
-"""What is younger may belong to a pull under way; `prune` leaves it."""
+"""Newer files may belong to a running pull; `prune` keeps them."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` removed, or would."""
+    """What `prune` removed, or would remove."""
 
     paths: tuple[str, ...]  # relative to the store
     bytes: int
 
 
 def remove(store: Store, installed: Installed) -> int:
-    """Removes a model and what no other model needs. Returns the bytes that this frees."""
+    """Removes a model and what no other model needs. Returns the number of bytes freed."""
     with storage(store.root):
         (store.refs / installed.registry / installed.name / str(installed.version)).unlink(missing_ok=True)
         if any(other.digest == installed.digest for other in store.installed()):
             return 0
         unneeded = [installed.folder]
         manifest, _ = store.read_manifest(installed)
-        if manifest:  # else its files can't be known, and `prune` finds them
+        if manifest:  # otherwise its files are unknown, and `prune` finds them
             others = [folder for folder in _view_folders(store) if folder != installed.folder]
             digests = {installed.digest, *(f.sha256 for f in manifest.files.values())}
             unneeded += map(store.blobs.path, digests - _needed_blobs(store, others))
@@ -51,16 +51,16 @@ def remove(store: Store, installed: Installed) -> int:
 
 
 def forget(store: Store, registry: str) -> None:
-    """Forgets which digests a registry's versions had: its name may now mean another one."""
+    """Forgets which digests a registry's versions had: its name may now belong to another registry."""
     with storage(store.root):
         if re.fullmatch(NAME, registry) and (store.seen / registry).is_dir():
             shutil.rmtree(store.seen / registry)
 
 
 def prune(store: Store, *, dry_run: bool) -> Pruned:
-    """Removes blobs that no model needs, views and references without each other, and interrupted fetches.
+    """Removes blobs that no model needs, views without references and vice versa, and interrupted downloads.
 
-    What is younger than an hour stays: it may belong to a pull under way.
+    Anything newer than an hour is kept: it may belong to a running pull.
     """
     with storage(store.root):
         unneeded = list(_unneeded(store))
@@ -87,7 +87,7 @@ def _unneeded(store: Store) -> Iterator[Path]:
 
 
 def _view_folders(store: Store) -> list[Path]:
-    """Every view, those that are still being made (their names begin with a dot) among them."""
+    """Every view, including unfinished ones, whose names begin with a dot."""
     return _children(store.views)
 
 
@@ -111,7 +111,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _is_old(path: Path) -> bool:
-    """By the time of the last change of the inode: the modification time of what is published says nothing."""
+    """Age by the inode's last change: the modification time of published files is always the same."""
     try:
         return time.time() - path.lstat().st_ctime >= YOUNG_SECONDS
     except OSError:
@@ -119,8 +119,8 @@ def _is_old(path: Path) -> bool:
 
 
 def _freed(paths: list[Path]) -> int:
-    """Bytes that removing the paths frees. A file with several names, as in a view of hard links, counts once, and only
-    when all of its names go."""
+    """Bytes freed by removing the paths. A file with several names, as in a view of hard links, counts once, and only
+    if all of its names are removed."""
     names: dict[tuple[int, int], int] = {}
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for path in paths:

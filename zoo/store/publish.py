@@ -1,4 +1,4 @@
-"""A bundle into a registry folder: copied, checked, and named in its registry.yaml, in that order."""
+"""Publishes a bundle into a registry folder: copies it, checks it, and lists it in registry.yaml, in that order."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ def publish(bundle: Path, folder: Path) -> Manifest:
     files are there.
 
     Raises:
-        IntegrityError: a file that is not what the manifest says, or a version that is published with another digest.
-        InvalidFileError: a graph that may not be run; see `zoo.graph.check`.
-        StoreError: the folder can't be written.
+        IntegrityError: a file does not match the manifest, or the version is published with another digest.
+        InvalidFileError: a graph must not be run; see `zoo.graph.check`.
+        StoreError: the folder cannot be written.
     """
     from filelock import FileLock
 
@@ -40,7 +40,7 @@ def publish(bundle: Path, folder: Path) -> Manifest:
         raise InvalidFileError(f"{safe_text(bundle)}: {safe_text('; '.join(unsafe))}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".registry.lock"):  # two publishers must not lose each other's line
+        with FileLock(folder / ".registry.lock"):  # two publishers must not overwrite each other's line
             before = RegistryDocument(format=registries.FORMAT)
             if (folder / REGISTRY).exists():
                 before = registries.read(folder, "target").document
@@ -54,12 +54,12 @@ def publish(bundle: Path, folder: Path) -> Manifest:
 
 
 def _copy(bundle: Path, target: Path, manifest: Manifest, data: bytes) -> None:
-    """The bundle's files at `target`, all or none; `data` are the manifest's bytes. The registry's lock is held."""
+    """Copies the bundle's files to `target`, all or none; `data` is the manifest. The registry must be locked."""
     if target.exists():
         there = target / MANIFEST
         if there.is_file() and there.read_bytes() == data and not manifests.check_files(target, manifest):
             return
-        shutil.rmtree(target)  # damaged since, or left by a publisher that died
+        shutil.rmtree(target)  # damaged later, or left over from a publisher that died
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(stale)

@@ -1,11 +1,11 @@
-"""The models that were pulled: complete, checked, readable without network and without a write.
+"""The store of pulled models: complete, checked, readable without network and without writes.
 
-    blobs/<sha256>                       files by digest, read-only (blobs.py)
-    views/<digest of model.yaml>/        a bundle's folder, made of reflinks, else hard links (weights: copies)
-    refs/<registry>/<name>/<version>     the digest; written last: with it the model is there
-    seen/<registry>/<name>/<version>     the digest that this client first saw; stays when the model is removed
+blobs/<sha256>                       files by digest, read-only (blobs.py)
+views/<digest of model.yaml>/        a bundle's folder, made of reflinks, else hard links (weights: copies)
+refs/<registry>/<name>/<version>     the digest; written last: from then on the model is visible
+seen/<registry>/<name>/<version>     the digest that this client first saw; stays when the model is removed
 
-A process may be killed anywhere: what is visible is complete, what is not visible is tidied up by `prune`.
+A process may be killed at any point: what is visible is complete, and `prune` cleans up what is not visible.
 """
 
 import errno
@@ -29,10 +29,10 @@ from ..text import human_bytes, safe_text
 from .blobs import PUBLISHED, Blobs, place, publish
 
 if TYPE_CHECKING:
-    from ..formats.manifest import Manifest  # imported when one is read: an empty store needs none of the contract
+    from ..formats.manifest import Manifest  # at run time only when one is read: an empty store needs no contract
 
-MARGIN_BYTES = 8 << 20  # what a disk must have left after a pull
-PULL_ATTEMPTS = 3  # when a blob vanishes under a pull, because another process prunes
+MARGIN_BYTES = 8 << 20  # space that must remain on the disk after a pull
+PULL_ATTEMPTS = 3  # if a blob vanishes during a pull, because another process prunes
 
 _REF = re.compile(rf"(?P<registry>{NAME})/(?P<name>{NAME})/(?P<version>[1-9][0-9]{{0,8}})")
 
@@ -52,7 +52,7 @@ class Installed:
 
 
 class Store:
-    """A folder of pulled models; several processes may use it at once.
+    """A folder of pulled models; several processes may use it at the same time.
 
     Args:
         root: the folder; by default `$ZOO_HOME`, else `$XDG_DATA_HOME/zoo`, else `~/.local/share/zoo`.
@@ -63,7 +63,7 @@ class Store:
         self.blobs = Blobs(self.root)
         self.views, self.refs, self.seen = self.root / "views", self.root / "refs", self.root / "seen"
 
-    # --- Reading: no network, no write ---
+    # --- Reading: no network, no writes ---
 
     def installed(self) -> list[Installed]:
         """Every pulled model, by registry, name and version."""
@@ -75,7 +75,7 @@ class Store:
         return sorted(found, key=lambda i: (i.registry, i.name, i.version))
 
     def matching(self, reference: Reference) -> list[Installed]:
-        """The pulled models that a reference can mean."""
+        """The pulled models that a reference matches."""
         return [
             i
             for i in self.installed()
@@ -86,23 +86,23 @@ class Store:
         ]
 
     def find(self, reference: Reference) -> Installed | None:
-        """The pulled model that a reference names, the highest version when it names none.
+        """The pulled model that a reference names; the highest version if it names none.
 
         Raises:
-            IntegrityError: it is there, and a file of it has changed since it was pulled.
+            IntegrityError: one of the model's files has changed since it was pulled.
         """
         best = max(self.matching(reference), key=lambda i: i.version, default=None)
         if best and (damage := self.damage(best)):
-            raise IntegrityError(f"{best} was changed since it was pulled: {damage[0]}; `zoo pull {best}` mends it")
+            raise IntegrityError(f"{best} was changed since it was pulled: {damage[0]}; `zoo pull {best}` repairs it")
         return best
 
     def damage(self, installed: Installed) -> list[str]:
-        """What a look at sizes and times finds wrong; only a file whose time has changed is hashed."""
+        """What is wrong, judged by sizes and times; only a file whose time has changed is hashed."""
         manifest, findings = self.read_manifest(installed)
         return compare_files(installed.folder, manifest.files, unchanged=PUBLISHED) if manifest else findings
 
     def verify(self, installed: Installed) -> list[str]:
-        """Hashes every file again; what is wrong, a line each, empty when all is right."""
+        """Hashes every file again; returns what is wrong, one line each, or an empty list."""
         manifest, findings = self.read_manifest(installed)
         if manifest is None:
             return findings
@@ -113,7 +113,7 @@ class Store:
         return findings
 
     def missing(self, entry: Entry) -> int:
-        """Bytes that a pull would still fetch."""
+        """The number of bytes that a pull would still fetch."""
         if read_digest(self._ref(entry)) == entry.digest and self.view(entry.digest).is_dir():
             return 0
         return sum(self.blobs.missing(file.sha256, file.size) for file in entry.files.values())
@@ -124,10 +124,10 @@ class Store:
         path = installed.folder / MANIFEST
         try:
             if path.is_symlink() or not path.is_file():
-                return None, [f"{MANIFEST} is missing, or no plain file"]
+                return None, [f"{MANIFEST} is missing, or not a plain file"]
             data = path.read_bytes()
             if digest_of(data) != installed.digest:
-                return None, [f"{MANIFEST} has other bytes than the model's digest {installed.digest[:12]}… says"]
+                return None, [f"{MANIFEST} does not match the model's digest {installed.digest[:12]}…"]
             return manifests.parse(data, str(path)), []
         except OSError as e:
             return None, [f"{MANIFEST} cannot be read: {e.strerror}"]
@@ -135,16 +135,16 @@ class Store:
     # --- Pulling ---
 
     def pull(self, entry: Entry, *, on_bytes: Callable[[int], object] = lambda count: None) -> Installed:
-        """Makes a model be here: fetched as far as it is missing, checked, then visible in one step.
+        """Pulls a model: fetches the missing files, checks them, and makes the model visible in one step.
 
         Args:
             on_bytes: called with the number of bytes whenever some have arrived.
 
         Raises:
-            IntegrityError: wrong bytes, or a version that this client knows with another digest.
-            InvalidFileError: a manifest or graph that may not be used.
+            IntegrityError: wrong bytes, or a version that this client has seen with another digest.
+            InvalidFileError: a manifest or graph that must not be used.
             TransportError: a file could not be read.
-            StoreError: the disk is full or can't be written.
+            StoreError: the disk is full or cannot be written.
         """
         installed = Installed(entry.registry.name, entry.name, entry.version, entry.digest, self.view(entry.digest))
         with storage(self.root):
@@ -156,7 +156,7 @@ class Store:
                     self._write_ref(self.seen, entry)
                     self._write_ref(self.refs, entry)
                     return installed
-                except FileNotFoundError:  # `zoo prune` or `zoo rm` in another process took a file away
+                except FileNotFoundError:  # `zoo prune` or `zoo rm` in another process removed a file
                     if attempt + 1 == PULL_ATTEMPTS:
                         raise
         raise AssertionError("the loop above returns or raises")
@@ -169,7 +169,9 @@ class Store:
 
         listed = entry.files[MANIFEST]
         if listed.size > MAX_BYTES:
-            raise InvalidFileError(f"{entry}: a {MANIFEST} of {listed.size:,} bytes; it has at most {MAX_BYTES:,}")
+            raise InvalidFileError(
+                f"{entry}: its {MANIFEST} has {listed.size:,} bytes; at most {MAX_BYTES:,} are allowed"
+            )
         self._check_space(entry)
         self._ensure(entry, MANIFEST, on_bytes)
         manifest = manifests.parse(self.blobs.path(entry.digest).read_bytes(), f"{entry} {MANIFEST}")
@@ -186,7 +188,7 @@ class Store:
             raise IntegrityError(f"{entry}: {name}: {e}") from None
 
     def _show(self, entry: Entry, manifest: "Manifest", installed: Installed) -> None:
-        """Makes the bundle's folder under a temporary name, checks its graphs, and only then names it."""
+        """Builds the bundle's folder under a temporary name, checks its graphs, and only then gives it its name."""
         import tempfile
 
         from .check_apart import check_apart
@@ -195,11 +197,11 @@ class Store:
         temporary = Path(tempfile.mkdtemp(dir=self.views, prefix="."))
         try:
             for name in (*manifest.files, MANIFEST):
-                # ONNX Runtime takes a weight of a loop for an attack where its file has several hard links.
+                # ONNX Runtime treats a loop's weight as an attack if its file has several hard links.
                 hard_link = not name.endswith(".safetensors")
                 place(self.blobs.path(entry.files[name].sha256), temporary / name, hard_link=hard_link)
             if unsafe := check_apart(temporary):
-                raise InvalidFileError(f"{entry} may not be run: {safe_text('; '.join(unsafe))[:2000]}")
+                raise InvalidFileError(f"{entry} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
             temporary.chmod(0o755)
             sync_folder(temporary)
             if installed.folder.exists():
@@ -227,7 +229,7 @@ class Store:
         if lacking and free < need:
             raise StoreError(
                 f"{entry} needs {human_bytes(need)} in {safe_text(self.root)}, which has {human_bytes(free)} free;"
-                " `zoo prune` frees what no model needs, ZOO_HOME names another folder"
+                " free space with `zoo prune`, or set ZOO_HOME to another folder"
             )
 
     def _refuse_other_digest(self, entry: Entry) -> None:
@@ -272,20 +274,20 @@ class Store:
     def _ref(self, entry: Entry, kind: Path | None = None) -> Path:
         parts = entry.registry.name, entry.name
         if not all(re.fullmatch(NAME, part) for part in parts):
-            raise InvalidFileError(f"{safe_text('/'.join(parts))} is no name of a model")
+            raise InvalidFileError(f"{safe_text('/'.join(parts))} is not the name of a model")
         return (kind or self.refs).joinpath(*parts, str(int(entry.version)))
 
 
 @contextmanager
 def storage(root: Path) -> Iterator[None]:
-    """Turns what the operating system refuses into one line that names the path and the cause."""
+    """Turns errors of the operating system into one line that names the path and the cause."""
     try:
         yield
     except OSError as e:
         hints = {
-            errno.ENOSPC: "; free some space (`zoo prune`): the next pull goes on from what was fetched",
-            errno.EROFS: "; ZOO_HOME names a folder that can be written",
-            errno.EACCES: "; ZOO_HOME names a folder that can be written",
+            errno.ENOSPC: "; free some space (`zoo prune`): the next pull continues from here",
+            errno.EROFS: "; set ZOO_HOME to a folder that can be written",
+            errno.EACCES: "; set ZOO_HOME to a folder that can be written",
         }
         raise StoreError(
             f"cannot write {safe_text(e.filename or root)}: {e.strerror or e}{hints.get(e.errno or 0, '')}"
@@ -293,9 +295,9 @@ def storage(root: Path) -> Iterator[None]:
 
 
 def _check_agreement(entry: Entry, manifest: "Manifest") -> None:
-    """The registry and the manifest say the same of the model."""
+    """Checks that the registry and the manifest say the same about the model."""
     if (manifest.name, manifest.version) != (entry.name, entry.version):
-        raise IntegrityError(f"{entry}: its {MANIFEST} is of {manifest.name}:{manifest.version}")
+        raise IntegrityError(f"{entry}: its {MANIFEST} belongs to {manifest.name}:{manifest.version}")
     listed = {name: (f.size, f.sha256) for name, f in entry.files.items() if name != MANIFEST}
     inside = {name: (f.size, f.sha256) for name, f in manifest.files.items()}
     if differing := sorted(name for name in listed.keys() | inside.keys() if listed.get(name) != inside.get(name)):
@@ -306,7 +308,7 @@ def _check_agreement(entry: Entry, manifest: "Manifest") -> None:
 
 def _other_digest(entry: Entry, known: str) -> IntegrityError:
     return IntegrityError(
-        f"{entry} had the digest {known} when it was first seen here, the registry '{entry.registry.name}' now says"
+        f"{entry} had the digest {known} when it was first seen here; the registry '{entry.registry.name}' now says"
         f" {entry.digest}; a published version never changes. If you trust the new one, remove the registry and the"
         " model (`zoo registry remove`, `zoo rm`) and add them again"
     )
@@ -321,7 +323,7 @@ def read_digest(path: Path) -> str | None:
 
 
 def remove_path(path: Path) -> None:
-    """Takes a file or folder out of sight in one step, and away."""
+    """Removes a file or folder: hides it in one step, then deletes it."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return

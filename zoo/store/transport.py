@@ -1,8 +1,8 @@
-"""Bytes from a URL: resumed where they stopped, never waited for without end, never believed.
+"""Downloads: resumed where they stopped, with a limit on every wait, and without trust in the server.
 
-A server is not trusted: its lengths are compared, not obeyed; its redirects are followed by hand and checked; its text
-reaches a message only through `safe_text`. What the bytes are is decided by their digest, in the store. Plain http is
-therefore allowed for files, but never as the target of a redirect from https.
+A server is not trusted: the lengths it states are compared, not relied on; its redirects are followed and checked here;
+its text reaches a message only through `safe_text`. The store checks the bytes by their digest. So plain http is
+allowed for files, but never as the target of a redirect from https.
 """
 
 import os
@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # without a single byte
-SLOW_SECONDS = 30.0  # fewer than SLOW_RATE bytes a second for so long is a stall: some servers drip
+SLOW_SECONDS = 30.0  # fewer than SLOW_RATE bytes/s for this long is a stall: some servers only drip
 SLOW_RATE = 1024
-TRIES = 5  # requests a file, the first included
-SMALL_TRIES = 2  # for a registry, of which there is mostly a cached copy
-BACKOFF_SECONDS = 0.5  # before the second try; doubled before each later one, with jitter
+TRIES = 5  # requests per file, including the first
+SMALL_TRIES = 2  # for a registry, which usually has a cached copy
+BACKOFF_SECONDS = 0.5  # before the second try; doubled before each further one, with jitter
 BACKOFF_MOST_SECONDS = 10.0
 TELL_SECONDS = 4.0  # a longer wait is announced
-RETRY_AFTER_MOST_SECONDS = 60.0  # a server may ask for this much patience
+RETRY_AFTER_MOST_SECONDS = 60.0  # the longest wait that a server may ask for
 REDIRECTS = 5
 CHUNK = 1 << 18
 
@@ -44,7 +44,7 @@ _REDIRECT_STATUS = {301, 302, 303, 307, 308}
 
 
 class _RetryableError(TransportError):
-    """A failure that may pass. `retry_after` is what the server asked for, in seconds."""
+    """A temporary failure. `retry_after` is the wait that the server asked for, in seconds."""
 
     def __init__(self, message: str, retry_after: float = 0.0):
         super().__init__(message)
@@ -52,14 +52,14 @@ class _RetryableError(TransportError):
 
 
 def fetch(url: str, size: int, offset: int = 0) -> Iterator[bytes]:
-    """The bytes `offset` .. `size` of a URL, in order, over as many requests as it takes.
+    """The bytes `offset` .. `size` of a URL, in order, with as many requests as it takes.
 
     Args:
         url: http, https, or a file URL that a local registry allowed.
-        size: of the whole file, from the registry. More bytes than that are refused.
+        size: of the whole file, from the registry. More bytes are refused.
 
     Raises:
-        TransportError: after the last try; the message says what happened and how far it came.
+        TransportError: after the last try; the message says what happened and how far the download came.
     """
     if url.startswith("file:"):
         yield from _read_local(path_of(url), size, offset)
@@ -74,19 +74,19 @@ def read_small(url: str, limit: int) -> bytes:
     """A whole file of at most `limit` bytes.
 
     Raises:
-        TransportError: it can't be read, or is longer.
+        TransportError: it cannot be read, or is longer.
     """
     if url.startswith("file:"):
         body = _read_small_local(path_of(url), limit)
     else:
         body = _retrying(SMALL_TRIES)(_read_small_remote, url, limit)
     if len(body) > limit:
-        raise TransportError(f"{safe_text(url)} has more than the {limit:,} bytes that are allowed here")
+        raise TransportError(f"{safe_text(url)} has more than the allowed {limit:,} bytes")
     return body
 
 
 def sniff(first: bytes) -> str:
-    """What a file really is that should have been something else, as the end of a message; empty when unknown."""
+    """What an unexpected file really is, as the end of a message; empty if unknown."""
     start = first[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "; it is an HTML page: a login or error page, or the address of a web page instead of a file"
@@ -102,8 +102,8 @@ def sniff(first: bytes) -> str:
 
 def _read_local(path: Path, size: int, offset: int) -> Iterator[bytes]:
     try:
-        if not path.is_file():  # a FIFO would be waited for without end
-            raise TransportError(f"{safe_text(path)} is missing, or no plain file")
+        if not path.is_file():  # reading a FIFO could block forever
+            raise TransportError(f"{safe_text(path)} is missing, or not a plain file")
         with path.open("rb", buffering=0) as f:
             f.seek(offset)
             position = offset
@@ -130,30 +130,30 @@ def _read_small_local(path: Path, limit: int) -> bytes:
 
 
 class _Download:
-    """A file on its way: what was passed on so far, and what the server has shown of itself."""
+    """A download in progress: how much was passed on so far, and what is known about the server."""
 
     def __init__(self, url: str, size: int, offset: int):
         self.url, self.size, self.position = url, size, offset
-        self.ranges = True  # until the server misunderstands one
+        self.ranges = True  # until the server mishandles one
         self.etag = ""
 
     def proceed(self) -> Iterator[bytes]:
-        """One request: the bytes from where the last one stopped. Raises when it stops before the end."""
+        """One request: the bytes from where the last one stopped. Raises if it stops before the end."""
         if self.position == self.size:
             return
         headers = {}
         if self.position and self.ranges:
             headers["Range"] = f"bytes={self.position}-"
             if self.etag:
-                headers["If-Range"] = self.etag  # a file that changed comes whole, its prefix is skipped here
+                headers["If-Range"] = self.etag  # a changed file comes whole; its prefix is skipped here
         with closing(_open(self.url, headers)) as response:
             skip = self._bytes_to_skip(response)
             etag = response.headers.get("ETag", "")
-            self.etag = etag if etag.startswith('"') else ""  # a weak one says nothing about bytes
+            self.etag = etag if etag.startswith('"') else ""  # a weak one says nothing about the bytes
             yield from self._read(response, skip)
 
     def _bytes_to_skip(self, response: "requests.Response") -> int:
-        """Bytes before `position` that this answer starts with. Raises for an answer that can't be used."""
+        """The number of bytes before `position` at the start of this answer. Raises for an unusable answer."""
         status = response.status_code
         if status == 200:
             return self.position
@@ -162,7 +162,7 @@ class _Download:
             if match and int(match[1]) == self.position:
                 return 0
             self.ranges = False
-            raise _RetryableError(f"{_named(self.url)} sent another part of the file than was asked for")
+            raise _RetryableError(f"{_named(self.url)} sent another part of the file than requested")
         if status == 416:
             self.ranges = False
             raise _RetryableError(f"{_named(self.url)} says that the file ends before byte {self.position:,}")
@@ -177,7 +177,7 @@ class _Download:
             before, received = received, received + len(chunk)
             if begin + received > self.size:
                 raise TransportError(
-                    f"{_named(self.url)} sends more than the {self.size:,} bytes that the registry says{sniff(first)}"
+                    f"{_named(self.url)} sends more than the {self.size:,} bytes stated in the registry{sniff(first)}"
                 )
             if received > skip:
                 fresh = chunk[max(0, skip - before) :]
@@ -211,7 +211,7 @@ def _read_small_remote(url: str, limit: int) -> bytes:
 
 
 def _chunks(response: "requests.Response", limit: int) -> Iterator[bytes]:
-    """The body as it arrives, at most `limit` bytes; ends early where it breaks, raises where it comes too slowly."""
+    """The body as it arrives, at most `limit` bytes; ends early if it breaks off, raises if it comes too slowly."""
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     url = response.url
@@ -222,7 +222,7 @@ def _chunks(response: "requests.Response", limit: int) -> Iterator[bytes]:
             chunk = response.raw.read1(min(CHUNK, limit), decode_content=False)
         except ReadTimeoutError:
             raise _RetryableError(f"{_named(url)} sent nothing for {SILENCE_SECONDS:g} s") from None
-        except (HTTPError, HTTPException, OSError, ValueError):  # cut, or a chunk length that is no number
+        except (HTTPError, HTTPException, OSError, ValueError):  # cut off, or a chunk length that is not a number
             chunk = b""
         if not chunk:
             return
@@ -262,7 +262,7 @@ def _redirected(url: str, location: str) -> str:
     try:
         target = urljoin(url, location)
     except ValueError:
-        raise TransportError(f"{_named(url)} redirects to '{safe_text(location)[:200]}', which is no URL") from None
+        raise TransportError(f"{_named(url)} redirects to '{safe_text(location)[:200]}', which is not a URL") from None
     check_url(target, url)
     return target
 
@@ -276,12 +276,12 @@ def _check_answer(response: "requests.Response", url: str) -> None:
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         raise TransportError(
-            f"{_named(url)} sent the file with Content-Encoding '{safe_text(encoding)[:40]}' though asked not to"
+            f"{_named(url)} sent the file with Content-Encoding '{safe_text(encoding)[:40]}' although asked not to"
         )
 
 
 def check_url(url: str, previous: str | None = None) -> None:
-    """Refuses a URL that must not be asked: other schemes, passwords inside, odd characters, https to http.
+    """Refuses a URL that must not be requested: other schemes, passwords, odd characters, https to http.
 
     Args:
         previous: the URL that redirected to this one.
@@ -289,30 +289,30 @@ def check_url(url: str, previous: str | None = None) -> None:
     came = f" ({_named(previous)} redirects to it)" if previous else ""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # the port is checked when it is read
+        host, _ = parts.hostname, parts.port  # reading the port checks it
     except ValueError:
-        raise TransportError(f"'{safe_text(url)[:200]}' is no URL{came}") from None
+        raise TransportError(f"'{safe_text(url)[:200]}' is not a URL{came}") from None
     if parts.scheme not in ("http", "https"):
         raise TransportError(f"'{safe_text(url)[:200]}' is not fetched: only http and https are{came}")
     if not host or re.search(r"[\\\x00-\x20\x7f]", url):
-        raise TransportError(f"'{safe_text(url)[:200]}' is no URL{came}")
+        raise TransportError(f"'{safe_text(url)[:200]}' is not a URL{came}")
     if "@" in parts.netloc:
-        raise TransportError(f"{_named(url)}: a URL here holds no user name or password{came}")
+        raise TransportError(f"{_named(url)}: a URL must not contain a user name or password{came}")
     if previous and urlsplit(previous).scheme == "https" and parts.scheme == "http":
-        raise TransportError(f"{_named(previous)} redirects from https to http, which anyone on the way could change")
+        raise TransportError(f"{_named(previous)} redirects from https to http, which anyone in between could change")
 
 
 def _get(url: str, headers: dict[str, str]) -> "requests.Response":
     import requests
     from requests import exceptions
 
-    # Proxies come from the environment; so does the CA file, where requests itself does not know SSL_CERT_FILE.
+    # Proxies come from the environment, and so does the CA file, since requests does not know SSL_CERT_FILE.
     ca = next(filter(None, map(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"))), "")
     headers = {"Accept-Encoding": "identity", "User-Agent": "zoo"} | headers
     session = requests.Session()
     try:
-        # No `auth`, also none from ~/.netrc: a registry, not the user, says which hosts are asked. The adapter is
-        # called by itself because `session.send` reads the whole body of a redirect, however long it is.
+        # No `auth`, not even from ~/.netrc: the registry, not the user, decides which hosts are asked. The adapter is
+        # called directly because `session.send` reads the whole body of a redirect, however long it is.
         request = session.prepare_request(requests.Request("GET", url, headers, auth=lambda prepared: prepared))
         settings = session.merge_environment_settings(url, {}, stream=True, verify=ca or True, cert=None)
         adapter = session.get_adapter(url)
@@ -322,14 +322,14 @@ def _get(url: str, headers: dict[str, str]) -> "requests.Response":
     except exceptions.SSLError as e:
         raise TransportError(
             f"{_named(url)}: no trusted TLS connection: {_cause(e)} (certificates: {safe_text(ca) or 'certifi'};"
-            " SSL_CERT_FILE names others)"
+            " set SSL_CERT_FILE to use others)"
         ) from None
     except exceptions.ConnectTimeout:
         raise _RetryableError(f"{_named(url)}: no connection within {CONNECT_SECONDS:g} s{_proxy(url)}") from None
     except exceptions.Timeout:
         raise _RetryableError(f"{_named(url)}: no answer within {SILENCE_SECONDS:g} s{_proxy(url)}") from None
     except exceptions.InvalidURL:
-        raise TransportError(f"'{safe_text(url)[:200]}' is no URL") from None
+        raise TransportError(f"'{safe_text(url)[:200]}' is not a URL") from None
     except exceptions.ConnectionError as e:
         raise _RetryableError(f"{_named(url)}: no connection: {_cause(e)}{_proxy(url)}") from None
     except (exceptions.RequestException, OSError, ValueError) as e:
@@ -337,7 +337,7 @@ def _get(url: str, headers: dict[str, str]) -> "requests.Response":
 
 
 def _within(seconds: float, url: str, call: Callable[[], T]) -> T:
-    """The call's result, given up after a time: name look-ups and dripping headers have no time-out of their own."""
+    """The call's result, with a time limit: name lookups and slowly dripping headers have no timeout of their own."""
     outcome: list = []
 
     def work() -> None:
@@ -361,7 +361,7 @@ def _within(seconds: float, url: str, call: Callable[[], T]) -> T:
 
 
 def _retrying(tries: int) -> "tenacity.Retrying":
-    """Tries again after what may pass, with growing, jittered waits, or as long as the server asks."""
+    """Retries after temporary failures, with growing, jittered waits, or after the wait that the server asks for."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
     backoff = wait_exponential(BACKOFF_SECONDS, BACKOFF_MOST_SECONDS) + wait_random(0, BACKOFF_SECONDS)
@@ -373,7 +373,7 @@ def _retrying(tries: int) -> "tenacity.Retrying":
 
     def tell(state: "tenacity.RetryCallState") -> None:
         if state.upcoming_sleep >= TELL_SECONDS:
-            warn("%s; trying again in %.0f s", state.outcome and state.outcome.exception(), state.upcoming_sleep)
+            warn("%s; retrying in %.0f s", state.outcome and state.outcome.exception(), state.upcoming_sleep)
 
     return Retrying(
         retry=retry_if_exception_type(_RetryableError),
@@ -385,7 +385,7 @@ def _retrying(tries: int) -> "tenacity.Retrying":
 
 
 def _retry_after(response: "requests.Response") -> float:
-    """Seconds that the server asks to wait; 0 when it says nothing sensible."""
+    """Seconds that the server asks to wait; 0 if it says nothing sensible."""
     from email.utils import parsedate_to_datetime
 
     value = response.headers.get("Retry-After", "").strip()
@@ -402,12 +402,12 @@ def _status(response: "requests.Response") -> str:
 
 
 def _named(url: str) -> str:
-    """The URL for a message, without what could be a secret: a query can hold a signature."""
+    """The URL for a message, without possible secrets: a query can contain a signature."""
     return safe_text(url.partition("?")[0])[:300]
 
 
 def _proxy(url: str) -> str:
-    """` through the proxy …` when the environment names one for this URL, without its password."""
+    """` through the proxy …` if the environment names one for this URL, without its password."""
     from requests.utils import get_environ_proxies, select_proxy
 
     proxy = select_proxy(url, get_environ_proxies(url))
@@ -415,7 +415,7 @@ def _proxy(url: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason of an error that requests and urllib3 wrapped, short."""
+    """The innermost reason of an error wrapped by requests and urllib3, shortened."""
     seen = error
     for _ in range(8):
         inner = getattr(seen, "reason", None) or next((a for a in seen.args if isinstance(a, BaseException)), None)

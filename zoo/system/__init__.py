@@ -1,2 +1,2 @@
-"""The machine underneath: files put in place whole (`files.py`), child processes and Ctrl-C (`processes.py`), and where
-things are (`places.py`): the store's folder, the default registry."""
+"""The operating system: atomic file writes (`files.py`), child processes and Ctrl-C (`processes.py`), and standard
+folders (`places.py`): the store, the default registry."""

@@ -1,4 +1,4 @@
-"""Files and folders put in place whole or not at all: written next to the wanted place, synced, then renamed."""
+"""Writes files and folders completely or not at all: first under a temporary name, synced, then renamed."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from ..text import safe_text
 
 @contextlib.contextmanager
 def folder_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the same disk as `out`; gone at the end, unless `put_in_place` renamed it."""
-    import shutil  # these two are slow to import, and `zoo list` writes nothing
+    """A temporary folder on the same disk as `out`; deleted at the end, unless `put_in_place` renamed it."""
+    import shutil  # these two are slow to import, and `zoo list` does not write
     import tempfile
 
     try:
@@ -27,7 +27,7 @@ def folder_beside(out: Path) -> Iterator[Path]:
 
 
 def put_in_place(folder: Path, out: Path) -> None:
-    """Makes the files durable, then gives the folder its name in one step. A folder that had the name is removed."""
+    """Syncs the files, then gives the folder its name in one step. A folder that had that name is removed."""
     import shutil
     import tempfile
 
@@ -38,7 +38,7 @@ def put_in_place(folder: Path, out: Path) -> None:
                 os.fsync(f.fileno())
     folder.chmod(0o755)
     sync_folder(folder)
-    if out.exists():  # a folder that is not empty can't be renamed over
+    if out.exists():  # a rename cannot replace a folder that is not empty
         old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         out.rename(old / out.name)
         folder.rename(out)
@@ -49,7 +49,7 @@ def put_in_place(folder: Path, out: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside the file, syncs, renames over it, syncs the folder."""
+    """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder."""
     import tempfile
 
     temporary = None
@@ -69,7 +69,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Syncs a folder, so that the names in it are durable."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -78,7 +78,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder with its parents, its name durable."""
+    """Creates the folder and its parents, and syncs its name."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(mode=0o755, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where things are on this machine: the store, the default registry, and the paths of file URLs."""
+"""Standard folders on this machine: the store and the default registry; and the paths of file URLs."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def home() -> Path:
 
 
 def default_folder() -> Path:
-    """Where the default registry lies: inside an installed package, or at the root of a checkout."""
+    """The default registry's folder: inside an installed package, or the root of a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "default_registry"
     return inside if inside.is_dir() else package.parent
@@ -29,8 +29,8 @@ def path_of(url: str) -> Path:
     """The path of a file:// URL."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise InvalidFileError(f"{safe_text(url)}: a file URL names no host")
+        raise InvalidFileError(f"{safe_text(url)}: a file URL must not name a host")
     path = unquote(parts.path)
     if "\0" in path:
-        raise InvalidFileError(f"{safe_text(url)}: a path cannot hold a NUL")
+        raise InvalidFileError(f"{safe_text(url)}: a path cannot contain a NUL")
     return Path(path)

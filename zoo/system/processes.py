@@ -1,4 +1,4 @@
-"""Processes: hearing Ctrl-C in this one, and running a module in one that may crash, hang or print without harm."""
+"""Processes: handling Ctrl-C in this one, and running a module in a child that may crash, hang or print."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def hear_interrupts() -> None:
-    """Makes Ctrl-C raise KeyboardInterrupt where SIGINT was inherited as ignored, as by background jobs of a script.
+    """Makes Ctrl-C raise KeyboardInterrupt even if SIGINT was inherited as ignored, as in a script's background jobs.
 
-    A handler that somebody has set stays, and so does everything when this is not the main thread.
+    Does nothing if a handler is set, or if this is not the main thread.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_isolated(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
-    """`python -m module args…` with its stdout captured, no stdin, and stderr dropped.
+    """`python -m module args…` with captured stdout, no stdin, and discarded stderr.
 
-    It finds the modules that this process finds, and none of the current folder (-P).
+    It finds the same modules as this process, but none in the current folder (-P).
 
     Raises:
         subprocess.TimeoutExpired: it took longer than the given seconds and was killed.

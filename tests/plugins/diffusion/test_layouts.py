@@ -96,7 +96,7 @@ def test_every_wrong_tensor_is_named_with_both_shapes(tmp_path, monkeypatch):
     assert set(error.split("does not fit its config: ")[1].split("; ")) == {
         "down_blocks.0.resnets.0.conv1.bias [8] is missing",
         "mid_block.attentions.0.to_q.bias [16] is missing",
-        "extra.weight [2, 3] has no place",
+        "extra.weight [2, 3] is unexpected",
         "conv_out.bias is [7] where [1] belongs",
         "mid_block.attentions.0.to_k.weight is [16, 5] where [16, 16] belongs",
         "down_blocks.1.attentions.0.to_v.bias is [9] where [16] belongs",
@@ -178,7 +178,7 @@ def test_a_folder_that_is_not_what_it_says(tmp_path, monkeypatch):
     assert "its folders transformer, vae do: name one" in refused(tmp_path, monkeypatch, "ddpm", folder, code=3)
     save_file({"encoder.conv.weight": torch.ones(1)}, folder / "vae/model.safetensors")
     error = refused(tmp_path, monkeypatch, "ddpm", folder / "vae")
-    assert "has a layout that the family 'ddpm' does not know; its tensors are encoder.conv.weight" in error
+    assert "has a layout that the family 'ddpm' does not support; its tensors are encoder.conv.weight" in error
     assert "does not know" in refused(tmp_path, monkeypatch, "dit", folder / "transformer")
     (folder / "vae/model.safetensors").write_bytes(b"no tensors")
     assert "model.safetensors" in refused(tmp_path, monkeypatch, "ddpm", folder / "vae")
@@ -189,7 +189,7 @@ def test_a_folder_that_is_not_what_it_says(tmp_path, monkeypatch):
     [
         (["--sampler", "euler"], "diffusion.sampler is 'euler'; it must be ddim or ddpm or dpm++2m"),
         (["--sampler", "ddim", "--set", "diffusion.eta=2"], "diffusion.eta is 2; it must be a number from 0 to 1"),
-        (["--set", 'tasks=["generat"]'], "'generat' is none of "),
+        (["--set", 'tasks=["generat"]'], "'generat' is not one of "),
     ],
 )
 def test_what_a_model_cannot_be_built_with_is_one_line(tmp_path, monkeypatch, words, line):

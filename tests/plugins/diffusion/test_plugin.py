@@ -76,7 +76,7 @@ def test_a_wrong_config_is_one_line_that_names_field_value_and_what_is_allowed(f
 
 
 def test_a_task_that_does_not_exist():
-    with pytest.raises(UsageError, match="config: tasks: 'inpiant' is none of generate, .*; did you mean 'inpaint'"):
+    with pytest.raises(UsageError, match="config: tasks: 'inpiant' is not one of generate, .*; did you mean 'inpaint'"):
         tasks_of("ddpm", tasks=["inpiant"])
 
 

@@ -1,4 +1,4 @@
-"""The exported graphs against torch: every task, sampler, step count, batch, label and guidance."""
+"""The exported graphs compared with torch: every task, sampler, step count, batch, label and guidance."""
 
 from pathlib import Path
 

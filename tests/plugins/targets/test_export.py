@@ -106,7 +106,7 @@ def test_force_replaces_nothing_but_an_export(tmp_path, bundle):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("dear diary")
     done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "mine", "--force")
-    assert done.code == 2 and "is no export of a model, and --force replaces nothing else" in done.err
+    assert done.code == 2 and "is not an export of a model, and --force replaces nothing else" in done.err
     assert (tmp_path / "mine" / "diary.txt").exists()
 
 
@@ -122,7 +122,11 @@ def test_a_damaged_bundle_is_refused(tmp_path, bundle):
         f.seek(-1, 2)
         f.write(b"!")
     done = zoo("export", bundle, "--target", "python", "-o", tmp_path / "out")
-    assert done.code == 5 and "golden.safetensors has other bytes" in done.err and not (tmp_path / "out").exists()
+    assert (
+        done.code == 5
+        and "golden.safetensors does not match its SHA-256" in done.err
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_an_unknown_target_names_those_there_are(tmp_path, bundle):
@@ -134,8 +138,8 @@ def test_an_unknown_target_names_those_there_are(tmp_path, bundle):
 # --- The report -------------------------------------------------------------------------------------------------------
 
 OBSTACLES = {
-    "opset": ({"opset": 16}, "opset 17, and it knows at most 16"),
-    "ir": ({"ir_version": 7}, "IR 8, and it reads at most 7"),
+    "opset": ({"opset": 16}, "opset 17, but it supports at most 16"),
+    "ir": ({"ir_version": 7}, "IR 8, but it supports at most 7"),
     "size": ({"file_bytes": 10}, "and it opens at most 10 B"),
     "operator": ({"missing_operators": ("Softmax", "Neg")}, "it has no kernel for Neg, Softmax"),
 }
@@ -195,7 +199,7 @@ def sampler(folder, step="reconstruct"):
     ("lacks", "says"),
     [
         ({"loops": False}, "it has no Loop"),
-        ({"int64_bits": 32}, "the host must draw the seed's noise, but what comes of the seed is not the noise"),
+        ({"int64_bits": 32}, "the host must draw the seed's noise, but what depends on the seed is not the noise"),
     ],
 )
 def test_a_sampler_that_does_not_run_is_shipped_as_its_parts(tmp_path, monkeypatch, lacks, says):
@@ -266,7 +270,7 @@ def rehash(folder):
 
 def test_verify_hashes_and_replays(exported):
     done = zoo("verify", exported)
-    assert done.code == 0 and "every file is as published" in done.out
+    assert done.code == 0 and "all files are as published" in done.out
     assert done.out.count("identical") >= 6
 
 

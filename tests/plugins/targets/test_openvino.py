@@ -43,7 +43,7 @@ def test_what_it_can_run_gives_the_golden_outputs(folder):
 def test_a_task_with_a_seed_is_left_out_and_says_why(folder, tmp_path):
     report = {r["task"]: r for r in json.loads((folder / "export.json").read_bytes())["report"]}
     assert not report["generate"]["runs"] and "64-bit integers in 32 bits" in report["generate"]["reason"]
-    assert report["generate"]["reason"].endswith("what comes of the seed is not the noise of docs/noise.md, stream 0")
+    assert report["generate"]["reason"].endswith("what depends on the seed is not the noise of docs/noise.md, stream 0")
     done = zoo("export", studio(tmp_path / "s"), "--target", "openvino", "-o", tmp_path / "out", "--task", "generate")
     assert done.code == 10 and "openvino cannot run generate: it computes 64-bit integers in 32 bits" in done.err
 

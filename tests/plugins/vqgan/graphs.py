@@ -20,7 +20,7 @@ SIZES = ((8, 8), (13, 57), (481, 321))
 
 
 def assert_graphs_are_torchs(codec: nn.Module, folder: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> None:
-    """A codec's three graphs against torch: tokens equal but for ties, pixels of the same tokens within tolerance."""
+    """A codec's three graphs compared with torch: equal tokens except for ties, their pixels within tolerance."""
     c, tolerance = codec.config, Tolerance()
     tasks = codec_tasks(
         channels=c.image_channels,

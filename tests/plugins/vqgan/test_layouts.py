@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_named(weights):
     weights["decoder.extra"] = torch.ones(2)
     weights["post_quant_conv.bias"] = torch.ones(5)
     said = refused(weights)
-    assert "encoder.conv_out.bias [4] is missing" in said and "decoder.extra [2] has no place" in said
+    assert "encoder.conv_out.bias [4] is missing" in said and "decoder.extra [2] is unexpected" in said
     assert "post_quant_conv.bias is [5] where [4] belongs" in said
 
 

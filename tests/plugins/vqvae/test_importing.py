@@ -190,7 +190,7 @@ def test_names_every_tensor_that_is_wrong(tmp_path):
         f"a.pt is not whole as a checkpoint of {ZALANDO}: "
         "_pre_vq_conv.bias (4,) is missing; "
         "_decoder._residual_stack._layers.0._block.1.weight (8, 16, 3, 3) is missing; "
-        "extra.weight (2,) has no place; "
+        "extra.weight (2,) is unexpected; "
         "_encoder._conv_2.weight is (7,) where (16, 8, 4, 4) belongs; "
         "_decoder._conv_1.weight is (16, 5, 3, 3) where (16, 4, 3, 3) belongs"
     )
