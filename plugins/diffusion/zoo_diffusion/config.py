@@ -1,4 +1,4 @@
-"""What a diffusion model can be told. Read without torch."""
+"""Config and training settings of diffusion models. Does not import torch."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
@@ -25,33 +25,33 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class DiffusionConfig(Struct, frozen=True, kw_only=True):
-    """The forward process, what the network predicts of it, and how it is run backwards."""
+    """The forward process, what the network predicts, and how the process is reversed."""
 
     schedule: Schedule = "linear"
     num_timesteps: Annotated[int, Meta(ge=2, le=4000)] = 1000  # T
     beta_start: Beta = 1e-4  # not for cosine
     beta_end: Beta = 0.02
-    zero_terminal_snr: bool = False  # Lin et al. 2023: the last timestep is noise alone
-    timestep_scale: Annotated[float, Meta(gt=0, le=1)] = 1.0  # the network is fed t times this
+    zero_terminal_snr: bool = False  # Lin et al. 2023: the last timestep is pure noise
+    timestep_scale: Annotated[float, Meta(gt=0, le=1)] = 1.0  # the network's input is t times this
     prediction: Prediction = "epsilon"
-    variance: Variance = "small"  # of the ancestral sampler; `learned`: twice the outputs
-    clip: bool = True  # predicted pictures to -1 .. 1
+    variance: Variance = "small"  # of the ancestral sampler; `learned`: twice as many outputs
+    clip: bool = True  # clip predicted images to -1 .. 1
     sampler: Sampler = "dpm++2m"
     eta: Share = 0.0  # DDIM's noise: 0 none, 1 as much as DDPM
-    spacing: Spacing = "trailing"  # which timesteps the steps are
+    spacing: Spacing = "trailing"  # how the steps' timesteps are spaced
     default_steps: Annotated[int, Meta(ge=1, le=4000)] = 20
     default_guidance: Annotated[float, Meta(ge=0, le=20)] = 1.0
-    guided_channels: Annotated[int, Meta(ge=0, le=64)] = 0  # guidance acts on the first so many; 0: all
+    guided_channels: Annotated[int, Meta(ge=0, le=64)] = 0  # guidance only affects the first N channels; 0: all
 
 
 class Picture(Struct, frozen=True, kw_only=True):
-    """What every denoiser has: the picture's shape and its labels."""
+    """What every denoiser has: the image's shape and its labels."""
 
     image_size: Annotated[int, Meta(ge=4, le=1024)] = 32  # height, pixels
     image_width: Annotated[int, Meta(ge=0, le=1024)] = 0  # 0: as image_size
-    image_channels: Annotated[int, Meta(ge=1, le=64)] = 3  # 1 grey, 3 RGB; others are latents of another model
+    image_channels: Annotated[int, Meta(ge=1, le=64)] = 3  # 1 grey, 3 RGB; others: latents of another model
     num_classes: Annotated[int, Meta(ge=0, le=100_000)] = 0  # 0: no labels
-    null_label: bool = True  # with labels: one more for "no label", which guidance needs
+    null_label: bool = True  # with labels: an additional "no label", which guidance needs
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,29 +62,29 @@ class Picture(Struct, frozen=True, kw_only=True):
 class UNetConfig(Picture, frozen=True, kw_only=True):
     """Ho et al. 2020, appendix B, with the options of Dhariwal and Nichol 2021 and of the public checkpoints."""
 
-    patch_size: Literal[1, 2, 4] = 1  # pixels to channels at the door, back at the exit
-    widths: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=8)] = (128, 256, 256, 256)  # a level each
-    blocks: Annotated[int, Meta(ge=1, le=8)] = 2  # residual blocks a level
+    patch_size: Literal[1, 2, 4] = 1  # folds pixels into channels at the input, and back at the output
+    widths: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=8)] = (128, 256, 256, 256)  # one per level
+    blocks: Annotated[int, Meta(ge=1, le=8)] = 2  # residual blocks per level
     attention_levels: tuple[Annotated[int, Meta(ge=0, le=7)], ...] = (1,)  # 0 is the finest
     middle_attention: bool = True
-    middle_attention_norm: bool = True  # diffusers' scale-shift networks have none
-    heads: Annotated[int, Meta(ge=1, le=64)] = 1  # of attention, where head_size does not say
-    head_size: Annotated[int, Meta(ge=0, le=4096)] = 0  # channels a head; 0: `heads` heads
-    scale_shift: bool = False  # time scales and shifts the second norm, instead of being added before it
+    middle_attention_norm: bool = True  # diffusers' scale-shift networks do not have it
+    heads: Annotated[int, Meta(ge=1, le=64)] = 1  # of attention, if head_size is 0
+    head_size: Annotated[int, Meta(ge=0, le=4096)] = 0  # channels per head; 0: use `heads`
+    scale_shift: bool = False  # time scales and shifts the second norm instead of being added before it
     resampling: Literal["conv", "conv_asymmetric", "plain", "residual"] = "conv"
     norm_groups: Count = 32
     norm_epsilon: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     time_channels: Annotated[int, Meta(ge=0, le=8192)] = 0  # of the sinusoids; 0: widths[0]
     time_width: Annotated[int, Meta(ge=0, le=16384)] = 0  # of the embedding; 0: 4 widths[0]
     cosine_first: bool = True  # cos before sin in the sinusoids
-    frequency_shift: Annotated[float, Meta(ge=0, le=1)] = 0.0  # the lowest frequency is 10000^-1 where it is 1
+    frequency_shift: Annotated[float, Meta(ge=0, le=1)] = 0.0  # 1: the lowest frequency is 10000^-1
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
 
 class DDPMConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `ddpm`."""
 
-    tasks: tuple[str, ...] = ()  # those that a bundle has; empty: all that fit the model
+    tasks: tuple[str, ...] = ()  # the tasks of the bundle; empty: all that fit the model
 
     network: UNetConfig = UNetConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -113,24 +113,24 @@ class DiTConfig(Struct, frozen=True, kw_only=True):
 
 
 class DiffusionSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the training of a denoiser can be told."""
+    """Settings for the training of a denoiser."""
 
     warmup_steps: Annotated[int, Meta(ge=0)] = 300  # of the learning rate
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.999  # of the weights' moving average, which is published
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # to this norm
-    label_dropout: Share = 0.1  # pictures trained without their label, where the network knows "no label"
-    mirror: bool = False  # half of the pictures left to right
+    label_dropout: Share = 0.1  # share of pictures trained without their label, if the network has "no label"
+    mirror: bool = False  # mirrors half of the pictures left to right
 
 
-# --- What the schema can't say: the parts agree with each other -------------------------------------------------------
+# --- Checks that the schema cannot express: the parts are consistent --------------------------------------------------
 
 
 def read_config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfig:
-    """A family's config, complete.
+    """A family's complete config.
 
     Raises:
-        UsageError: a field that is wrong, or wrong beside another.
+        UsageError: a field is wrong, or does not fit another one.
     """
     c = read(DiTConfig if family == "dit" else DDPMConfig, config, f"{family} config")
     if isinstance(c, DiTConfig):
@@ -140,7 +140,7 @@ def read_config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfi
     if c.diffusion.zero_terminal_snr and c.diffusion.prediction == "epsilon":
         raise UsageError(
             f"{family} config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: "
-            "of a picture that is noise alone, the noise says nothing"
+            "for pure noise, the predicted noise contains no information"
         )
     return c
 
@@ -159,7 +159,11 @@ def _check_transformer(network: TransformerConfig) -> None:
 def _check_unet(network: UNetConfig) -> None:
     factor = network.patch_size * 2 ** (len(network.widths) - 1)
     if any(side % factor for side in network.size):
-        _refuse("image_size", network.image_size, f"it must be a multiple of {factor}, which the levels halve it to")
+        _refuse(
+            "image_size",
+            network.image_size,
+            f"it must be a multiple of {factor}, since each level halves it",
+        )
     for width in network.widths:
         if width % network.norm_groups:
             _refuse("widths", list(network.widths), f"each must be a multiple of norm_groups, {network.norm_groups}")

@@ -28,7 +28,7 @@ NORM_EPSILON = 1e-6
 def modulate(
     x: Float[Tensor, "batch tokens dim"], shift: Float[Tensor, "batch dim"], scale: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, "batch tokens dim"]:
-    """Every token of an image scaled and shifted alike."""
+    """Scales and shifts all tokens of an image in the same way."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
@@ -43,17 +43,17 @@ class Condition(nn.Module):
         self.label = nn.Embedding(c.num_classes + c.null_label, c.width) if c.num_classes else None
 
     def forward(self, t: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch dim"]:
-        """`label` -1 is none; left out where the network has no labels."""
+        """`label` -1: no label; None if the network has no labels."""
         waves = sinusoids(t, TIME_CHANNELS, frequency_shift=self.frequency_shift)
         condition = self.time_out(F.silu(self.time_in(waves)))
         if self.label is not None:
-            assert label is not None, "a network with labels is told one"
+            assert label is not None, "a network with labels needs one"
             condition = condition + self.label(torch.where(label < 0, self.num_classes, label))
-        return F.silu(condition)  # the first layer of every block's modulation, here once for all
+        return F.silu(condition)  # the first layer of every block's modulation, computed once for all
 
 
 class Block(nn.Module):
-    """Attention and MLP with adaLN-Zero: the condition shifts and scales what each is given, and gates what it adds."""
+    """Attention and MLP with adaLN-Zero: the condition shifts and scales their inputs, and gates their outputs."""
 
     def __init__(self, c: TransformerConfig):
         super().__init__()
@@ -79,7 +79,7 @@ class DiT(nn.Module):
     positions: Tensor
 
     def __init__(self, c: TransformerConfig, *, outputs: int = 1):
-        """`outputs`: images that are predicted together; 2 where the variance is learned too."""
+        """`outputs`: number of images that are predicted together; 2 if the variance is learned too."""
         super().__init__()
         self.config = c
         self.patches = PatchEmbed(c.size, c.patch_size, c.image_channels, c.width)
@@ -118,11 +118,11 @@ class DiT(nn.Module):
     ) -> Float[Tensor, "batch channels_out height width"]:
         """
         Args:
-            t: the timestep as the network knows it.
-            label: -1 for none; left out where the network has no labels.
+            t: the timestep, as the network expects it.
+            label: -1: no label; None if the network has no labels.
 
         Returns:
-            As many images as `outputs` said, one after the other along the channels.
+            `outputs` images, one after the other along the channels.
         """
         conditions = [condition(t, label) for condition in self.conditions]
         x = self.patches(x) + self.positions  # [batch, tokens, dim]

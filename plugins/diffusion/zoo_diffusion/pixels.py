@@ -10,7 +10,7 @@ def to_float(
 ) -> Float32[Tensor, "batch channels height width"]:
     """0 .. 255 to -1 .. 1."""
     x = image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
-    # A loop's values must keep their strides, those of axes of length 1 too, which `contiguous` leaves alone.
+    # A loop's values must keep their strides, also those of axes of length 1, which `contiguous` does not change.
     return x.clone(memory_format=torch.contiguous_format)
 
 

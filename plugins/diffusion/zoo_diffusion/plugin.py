@@ -1,4 +1,4 @@
-"""The families `ddpm` and `dit`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
+"""The families `ddpm` and `dit`: presets and hooks. Does not import torch; the hooks that need it do."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ZOO_CONTRACT = 2
 
-# v of a cosine schedule: every timestep's target has the same scale, and guidance and few steps stay stable.
+# v with a cosine schedule: the target has the same scale at every timestep, so guidance and few steps stay stable.
 _VELOCITY = {"schedule": "cosine", "prediction": "v"}
 # 28x28 grey pictures as 14x14 with four channels: shared by the two published models.
 _SMALL_GREY = {
@@ -64,7 +64,7 @@ DDPM_PRESETS = {
         training={"steps": 6_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={"tasks": ["generate"], "network": _TINY, "diffusion": _VELOCITY | {"default_steps": 3}},
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-3},
     ),
@@ -82,12 +82,12 @@ _SMALL_TRANSFORMER = {
 
 DIT_PRESETS = {
     "fashion": Preset(
-        summary="grey 28x28 clothing by class, from a transformer",
+        summary="grey 28x28 clothing by class, with a transformer",
         config={"network": _SMALL_TRANSFORMER, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
         training={"steps": 8_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={
             "tasks": ["generate"],
             "network": _SMALL_TRANSFORMER | {"patch_size": 7, "width": 16, "depth": 1, "heads": 2},
@@ -110,7 +110,7 @@ def describe_family(request: DescribeRequest) -> Family:
         )
     return Family(
         name="ddpm",
-        summary="Pixel diffusion: a U-Net that takes noise out of a picture, step by step",
+        summary="Pixel diffusion: a U-Net that removes noise from a picture, step by step",
         paper="https://arxiv.org/abs/2006.11239",
         presets=DDPM_PRESETS,
         sampler="diffusion.sampler",
@@ -128,11 +128,11 @@ def list_tasks(request: TasksRequest) -> Tasks:
     fit = tasks_of(c.network, c.diffusion, request.classes)
     for name in c.tasks:
         if name not in fit:
-            raise UsageError(f"config: tasks: '{name}' is none of {', '.join(fit)}{did_you_mean(name, fit)}")
+            raise UsageError(f"config: tasks: '{name}' is not one of {', '.join(fit)}{did_you_mean(name, fit)}")
     chosen = {name: task for name, task in fit.items() if not c.tasks or name in c.tasks or task.part_of in c.tasks}
-    # Nothing bounds latents of a network that predicts noise: the first step divides its error by alpha, 0.006 at the
-    # end of the linear schedule, and guidance multiplies it by up to 20. With random weights, latents reach 8,000, and
-    # the weights' last bits alone move some by 0.006.
+    # The latents of a network that predicts noise are unbounded: the first step divides its error by alpha, 0.006 at
+    # the end of the linear schedule, and guidance multiplies it by up to 20. With random weights, latents reach 8,000,
+    # and changing only the weights' last bits moves some by 0.006.
     unbounded = c.network.image_channels not in (1, 3) and not c.diffusion.clip and c.diffusion.prediction == "epsilon"
     tolerance = Tolerance(absolute=0.05) if unbounded else Tolerance()
     return Tasks(tasks=chosen, default=next(iter(chosen)), tolerance=tolerance)

@@ -1,17 +1,17 @@
-"""The tasks of a diffusion model and their ports. Read without torch."""
+"""The tasks of a diffusion model and their ports. Does not import torch."""
 
 from zoo.hookspecs import Port, Task
 
 from .config import DiffusionConfig, Picture
 
-PLAN_COLUMNS = 10  # of a sampler's plan, a step each row: the fields of `sampling.Row`, which needs torch
+PLAN_COLUMNS = 10  # of a sampler's plan, one row per step: the fields of `sampling.Row`, which needs torch
 
 SAMPLERS = {"dpm++2m": "DPM-Solver++(2M)", "ddim": "DDIM", "ddpm": "ancestral sampling (DDPM)"}
-"""What people call them."""
+"""Their common names."""
 
 
 def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> dict[str, Task]:
-    """Every task that a config gives, `generate` first."""
+    """Every task of a config, `generate` first."""
     height, width = network.size
     channels = network.image_channels
     walk = _walk_ports(network, c, classes)
@@ -27,7 +27,7 @@ def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> 
     latents = Port(kind="tensor", dtype="float32", shape=("batch", channels, height, width), summary="latents")
     tasks = {
         "generate": Task(
-            summary="Draw a picture out of noise",
+            summary="Draw a picture from noise",
             inputs=walk,
             outputs={"image": image()} if pictures else {"latents": latents},
         ),
@@ -36,38 +36,38 @@ def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> 
     if not pictures:
         return tasks
     mask = Port(
-        kind="mask", dtype="uint8", shape=("batch", height, width, 1), summary="128 and more: draw the pixel anew"
+        kind="mask", dtype="uint8", shape=("batch", height, width, 1), summary="pixels of 128 or more are redrawn"
     )
-    sigma = _number("deviation of the picture's noise, in levels of 0 to 255", default=25.0, maximum=255.0)
-    strength = _number("0 gives the picture back, 1 keeps almost nothing of it", default=0.5, maximum=1.0)
-    tasks["inpaint"] = restoring("Draw the masked part of a picture anew", "inpainted", image=image(), mask=mask)
+    sigma = _number("standard deviation of the picture's noise, in levels of 0 to 255", default=25.0, maximum=255.0)
+    strength = _number("0 returns the picture, 1 keeps almost nothing of it", default=0.5, maximum=1.0)
+    tasks["inpaint"] = restoring("Redraw the masked part of a picture", "inpainted", image=image(), mask=mask)
     for factor in (2, 4):
         if height % factor == width % factor == 0:
             tasks[f"upscale{factor}"] = restoring(
-                f"A picture from one with a {factor}th of its height and width"
+                f"Upscale a picture to {factor} times its height and width"
                 if factor > 2
-                else "A picture from one with half of its height and width",
+                else "Upscale a picture to twice its height and width",
                 "upscaled",
                 image=image(factor),
             )
-    tasks["denoise"] = restoring("Take Gaussian noise out of a picture", "denoised", image=image(), sigma=sigma)
+    tasks["denoise"] = restoring("Remove Gaussian noise from a picture", "denoised", image=image(), sigma=sigma)
     if channels == 3:
-        tasks["colorize"] = restoring("Colour for a grey picture", "colorized", image=image(channels=1, summary="grey"))
-    tasks["variations"] = restoring("Pictures like a given one", "variation", image=image(), strength=strength)
+        tasks["colorize"] = restoring("Colour a grey picture", "colorized", image=image(channels=1, summary="grey"))
+    tasks["variations"] = restoring("Draw pictures like a given one", "variation", image=image(), strength=strength)
     return tasks
 
 
 def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> dict[str, Port]:
-    """What every sampler takes."""
+    """The inputs of every sampler."""
     ports = {
         "seed": Port(
-            kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1
+            kind="seed", dtype="int64", shape=("batch",), summary="one per picture", minimum=0, maximum=2**53 - 1
         ),
         "steps": Port(
             kind="count",
             dtype="int64",
             shape=(),
-            summary=f"of {SAMPLERS[c.sampler]}; more take longer and come nearer to the model's own distribution",
+            summary=f"of {SAMPLERS[c.sampler]}; more take longer and come closer to the model's own distribution",
             default=c.default_steps,
             minimum=1,
             maximum=c.num_timesteps,
@@ -78,7 +78,7 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
             kind="label",
             dtype="int64",
             shape=("batch",),
-            summary="what to draw; -1 is anything" if network.null_label else "what to draw",
+            summary="what to draw; -1: anything" if network.null_label else "what to draw",
             default=-1 if network.null_label else None,
             minimum=-1 if network.null_label else 0,
             maximum=network.num_classes - 1,
@@ -86,7 +86,7 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
         )
         if network.null_label:
             ports["guidance"] = _number(
-                "0 takes no notice of the label, 1 is plain, more exaggerates it",
+                "0 ignores the label, 1 is plain, more exaggerates it",
                 default=c.default_guidance,
                 maximum=20.0,
             )
@@ -94,7 +94,7 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
 
 
 def _number(summary: str, *, default: float, maximum: float) -> Port:
-    """One for each image, from 0."""
+    """One number per image, from 0."""
     return Port(
         kind="scalar",
         dtype="float32",
@@ -107,7 +107,7 @@ def _number(summary: str, *, default: float, maximum: float) -> Port:
 
 
 def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[str, Task]:
-    """`generate` in three graphs, for hosts that keep the loop themselves."""
+    """`generate` in three graphs, for hosts that run the loop themselves."""
     height, width = network.size
     shape = ("batch", network.image_channels, height, width)
     latents = Port(kind="tensor", dtype="float32", shape=shape)
@@ -115,7 +115,7 @@ def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[
         kind="tensor",
         dtype="float32",
         shape=(c.num_timesteps, PLAN_COLUMNS),
-        summary="a row for each step, zeros after the last",
+        summary="one row per step, zeros after the last",
     )
     row = Port(kind="tensor", dtype="float32", shape=(PLAN_COLUMNS,), summary="this step's row of the plan")
     index = Port(kind="count", dtype="int64", shape=(), summary="this step's number, from 0", minimum=0)
@@ -138,7 +138,7 @@ def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[
     if network.image_channels in (1, 3):
         image = Port(kind="image", dtype="uint8", shape=("batch", height, width, network.image_channels))
         parts["generate_end"] = Task(
-            summary="The picture that generate's last step leaves",
+            summary="The picture after generate's last step",
             inputs={"x": latents},
             outputs={"image": image},
             part_of="generate",

@@ -1,12 +1,12 @@
-r"""Sampling, as the exported graphs do it: from a seed to an image, top to bottom.
+r"""Sampling, as in the exported graphs: from a seed to an image, top to bottom.
 
     the process    q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I)      `betas`, `alphas_bar`, `diffuse`
-    timesteps      those of T that the steps start from            `timesteps`
-    prediction     x_0, from a network that says eps, x_0 or v     `x0_weights`, `guided`, `learned_deviation`
+    timesteps      those of T at which the steps start             `timesteps`
+    prediction     x_0, from a network that gives eps, x_0 or v    `x0_weights`, `guided`, `learned_deviation`
     a step         x_s from x_t, x_0 and noise z, s < t            `ddpm`, `ddim`, `dpm_solver_2m`
     the loop                                                       `Sampler`, `Generate`
 
-Sources, in short below:
+Sources, abbreviated below:
 
     Ho          Ho, Jain, Abbeel 2020, DDPM                         https://arxiv.org/abs/2006.11239
     Nichol      Nichol and Dhariwal 2021, improved DDPM             https://arxiv.org/abs/2102.09672
@@ -17,18 +17,18 @@ Sources, in short below:
     Lu          Lu et al. 2022, DPM-Solver++                        https://arxiv.org/abs/2211.01095
     Lin         Lin et al. 2023, zero terminal SNR                  https://arxiv.org/abs/2305.08891
 
-Letters: alpha_bar_t is Ho's, the product of (1 - beta_s) for s <= t. alpha_t = sqrt(alpha_bar_t) and
+Symbols: alpha_bar_t is Ho's, the product of (1 - beta_s) for s <= t. alpha_t = sqrt(alpha_bar_t) and
 sigma_t = sqrt(1 - alpha_bar_t) are Kingma's and Lu's, so x_t = alpha_t x_0 + sigma_t eps; Ho's alpha_t = 1 - beta_t is
-not used. lambda_t = log(alpha_t / sigma_t). A step leads from t to s, which has less noise: Ho's s is t - 1, here it is
+not used. lambda_t = log(alpha_t / sigma_t). A step goes from t to s, which has less noise: Ho's s is t - 1, here it is
 any timestep before t, or the end, the clean image, where alpha = 1 and sigma = 0. Timesteps count from 0: t = 0 is one
 step of noise, t = T - 1 all of them.
 
-Two things that popular accounts get wrong. A step of the process *scales the image down* as well as adding noise, which
-keeps the variance at 1; with addition alone it would grow without bound. And the process ends in *Gaussian* noise,
+Two common misconceptions: A step of the process *scales the image down* as well as adding noise, which keeps the
+variance at 1; if noise were only added, it would grow without bound. And the process ends in *Gaussian* noise,
 independent for each pixel, not in uniform noise: sums of many small Gaussians are Gaussian.
 
-Every sampler here is linear in x_t, x_0, the x_0 of the step before, and z. So a sampler is a function from places of
-the process to four weights. They depend on the schedule only, and are computed for all steps before the loop, in
+Every sampler here is linear in x_t, x_0, the x_0 of the previous step, and z. So a sampler is a function from points of
+the process to four weights. They only depend on the schedule, and are computed for all steps before the loop, in
 float64; the loop itself is the network and one sum.
 """
 
@@ -56,7 +56,7 @@ def betas(c: DiffusionConfig) -> Float64[Tensor, " T"]:
     T = c.num_timesteps
     if c.schedule == "linear":  # Ho, section 4
         beta = torch.linspace(c.beta_start, c.beta_end, T, dtype=torch.float64)
-    elif c.schedule == "scaled_linear":  # linear in the square root: latent diffusion
+    elif c.schedule == "scaled_linear":  # linear in the square root, as in latent diffusion
         beta = torch.linspace(c.beta_start**0.5, c.beta_end**0.5, T, dtype=torch.float64).square()
     elif c.schedule == "sigmoid":  # Xu et al. 2022 (GeoDiff)
         beta = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
@@ -69,7 +69,7 @@ def betas(c: DiffusionConfig) -> Float64[Tensor, " T"]:
 
 
 def zero_terminal_snr(beta: Float64[Tensor, " T"]) -> Float64[Tensor, " T"]:
-    """The schedule shifted and scaled so that its last alpha_bar is 0 and its first stays: Lin, algorithm 1."""
+    """The schedule shifted and scaled so that its last alpha_bar is 0 and its first is unchanged: Lin, algorithm 1."""
     alpha = alphas_bar(beta).sqrt()
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     alpha_bar = alpha.square()
@@ -77,12 +77,12 @@ def zero_terminal_snr(beta: Float64[Tensor, " T"]) -> Float64[Tensor, " T"]:
 
 
 def alphas_bar(beta: Float64[Tensor, " T"]) -> Float64[Tensor, " T"]:
-    """alpha_bar_t = prod (1 - beta_s), s <= t: the share of x_0's variance that is left after t + 1 steps."""
+    """alpha_bar_t = prod (1 - beta_s), s <= t: the share of x_0's variance that remains after t + 1 steps."""
     return torch.cumprod(1 - beta, dim=0)
 
 
 class Point(NamedTuple):
-    """A place of the process, or several: x_t = alpha x_0 + sigma eps."""
+    """One or several points of the process: x_t = alpha x_0 + sigma eps."""
 
     alpha: Tensor
     sigma: Tensor
@@ -93,7 +93,7 @@ class Point(NamedTuple):
 
 
 def lambda_(t: Point) -> Float64[Tensor, "*places"]:
-    """log(alpha_t / sigma_t), half the log signal-to-noise ratio; finite also at both ends of the process."""
+    """log(alpha_t / sigma_t), half the log signal-to-noise ratio; finite even at both ends of the process."""
     return t.alpha.clamp(min=1e-30).log() - t.sigma.clamp(min=1e-30).log()
 
 
@@ -106,13 +106,13 @@ def diffuse(x0: Float[Tensor, "*image"], eps: Float[Tensor, "*image"], t: Point)
 
 
 def timesteps(spacing: str, i: Int64[Tensor, " n"], steps: Int64[Tensor, ""], T: int) -> Int64[Tensor, " n"]:
-    """The timestep, 0 .. T - 1, that step i (0 .. steps - 1) of `steps` starts from; falling in i.
+    """The timestep, 0 .. T - 1, at which step i (0 .. steps - 1) of `steps` starts; it decreases with i.
 
-    trailing: T - 1 first, evenly down (Lin, table 2). leading: ends at 0. linspace: evenly between both, T - 1 first,
-    and the last step leads from above 0 to the end (from 0 where all T are taken).
+    trailing: T - 1 first, then evenly down (Lin, table 2). leading: ends at 0. linspace: evenly spaced in between, T -
+    1 first, and the last step goes from above 0 to the end (from 0 if all T are used).
     """
     if spacing == "leading":
-        stride = torch.full_like(steps, T) // steps  # torch's exporter divides no number by a tensor
+        stride = torch.full_like(steps, T) // steps  # torch's exporter cannot divide a number by a tensor
         return ((steps - 1 - i) * stride).clamp(0, T - 1)
     top = T if spacing == "trailing" else T - 1
     t = torch.round(top - i.to(torch.float64) * (top / steps.clamp(max=top).to(torch.float64))).to(torch.int64)
@@ -124,8 +124,8 @@ def timesteps(spacing: str, i: Int64[Tensor, " n"], steps: Int64[Tensor, ""], T:
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A network (unet.py, dit.py): what it predicts of x_t, in as many channels, or twice as many where it also says
-    the variance. `t` is as the network knows it; `label` -1 is none, and None where it knows no labels."""
+    """A network (unet.py, dit.py): its prediction for x_t, with as many channels, or twice as many if it also predicts
+    the variance. `t` is in the network's own scale; `label` -1: no label, None if it has no labels."""
 
     @property
     def config(self) -> Picture: ...
@@ -161,7 +161,7 @@ def guided(
     """u + g (c - u): 0 is unconditional, 1 plain, more exaggerates the label (Guidance, equation 6, with w = g - 1).
 
     Args:
-        channels: guide only the first ones, this many, and leave the others conditional; 0 guides all.
+        channels: only guide this many channels and leave the others conditional; 0: guide all.
     """
     if channels:
         first = guided(unconditional[:, :channels], conditional[:, :channels], guidance)
@@ -172,28 +172,28 @@ def guided(
 def learned_deviation(
     small: Float[Tensor, ""], large: Float[Tensor, ""], v: Float[Tensor, "*image"]
 ) -> Float[Tensor, "*image"]:
-    """The noise's standard deviation where the network predicts it: Nichol, equation 15.
+    """The noise's standard deviation if the network predicts it: Nichol, equation 15.
 
     Args:
-        small, large: the two extremes, those of `ddpm`; both 0 where no noise is to be added.
-        v: the network's second half, about -1 .. 1; -1 gives `small`, 1 `large`.
+        small, large: the two extremes, from `ddpm`; both 0 if no noise is added.
+        v: the second half of the network's output, about -1 .. 1; -1 gives `small`, 1 `large`.
     """
-    # Logarithms as in the paper: 0 ** (1 - share) would be infinite where v is over 1, as it may be.
+    # Logarithms as in the paper: 0 ** (1 - share) would be infinite if v is over 1, which can happen.
     low, high = small.clamp(min=1e-20).log(), large.clamp(min=1e-20).log()
     return torch.exp(low + (v + 1) / 2 * (high - low))
 
 
-# --- A step: one function a sampler -----------------------------------------------------------------------------------
+# --- A step: one function per sampler ---------------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
-    """x_s = x * x_t + x0 * x_0 + previous_x0 * (the x_0 of the step before) + noise * z, with z ~ N(0, I)."""
+    """x_s = x * x_t + x0 * x_0 + previous_x0 * (the x_0 of the previous step) + noise * z, with z ~ N(0, I)."""
 
     x: Tensor
     x0: Tensor
     previous_x0: Tensor
     noise: Tensor
-    noise_large: Tensor  # the upper bound of the noise, where the network predicts how much; `noise` is the lower one
+    noise_large: Tensor  # upper bound of the noise if the network predicts its amount; `noise` is the lower one
 
 
 def ddpm(t: Point, s: Point, variance: str = "small") -> Step:
@@ -237,12 +237,12 @@ def dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tensor, 
     """DPM-Solver++(2M): Lu, algorithm 2.
 
     Args:
-        before: where the step before started; it led to t.
-        second_order: false in the first step, which has none before it, and in the last, where lambda_s is infinite.
+        before: where the previous step, which ended at t, started.
+        second_order: false in the first step, which has no previous one, and in the last, where lambda_s is infinite.
             The first order is DDIM without noise.
     """
     h_before, h = lambda_(t) - lambda_(before), lambda_(s) - lambda_(t)
-    # D = (1 + 1 / (2 r)) x_0 - 1 / (2 r) (the x_0 of the step before), with r = h_before / h.
+    # D = (1 + 1 / (2 r)) x_0 - 1 / (2 r) (the x_0 of the previous step), with r = h_before / h.
     share = torch.where(second_order, -h / (2 * h_before), 0.0)  # -1 / (2 r)
     # x_s = sigma_s / sigma_t x_t - alpha_s (exp(-h) - 1) D, where alpha_s exp(-h) = alpha_t sigma_s / sigma_t.
     of_D = s.alpha - t.alpha * s.sigma / t.sigma
@@ -256,17 +256,17 @@ def dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tensor, 
 
 Images = Float32[Tensor, "batch channels height width"]
 Pixels = UInt8[Tensor, "batch height width channels"]
-Labels = Int64[Tensor, " batch"]  # -1 is none
-Numbers = Float32[Tensor, " batch"]  # one for each image
+Labels = Int64[Tensor, " batch"]  # -1: no label
+Numbers = Float32[Tensor, " batch"]  # one per image
 Seeds = Int64[Tensor, " batch"]
 Count = Int64[Tensor, ""]
 
 
 class Row(NamedTuple):
-    """A row of the plan: the numbers of one step, each float32 []. Hosts that keep the loop pass it on unread."""
+    """A row of the plan: the numbers of one step, each float32 []. Hosts that run the loop pass it on unchanged."""
 
-    t: Tensor  # the timestep, as the network knows it
-    alpha: Tensor  # where x is: x = alpha x_0 + sigma eps
+    t: Tensor  # the timestep, in the network's own scale
+    alpha: Tensor  # the position of x: x = alpha x_0 + sigma eps
     sigma: Tensor
     from_x: Tensor  # x_0 = from_x x + from_output output
     from_output: Tensor
@@ -282,7 +282,7 @@ class Row(NamedTuple):
 
 
 class Sampler(nn.Module):
-    """A denoiser with its schedule: the plan of the steps, what a step does, and the loop over them."""
+    """A denoiser with its schedule: the plan of the steps, a single step, and the loop over them."""
 
     alpha_bar: Tensor
     alpha_bar_rest: Tensor
@@ -295,20 +295,21 @@ class Sampler(nn.Module):
         self.noisy = adds_noise(c)
         alpha_bar = alphas_bar(betas(c)).clamp(0, 1)
         # Place 0 is the end, a clean image; place t + 1 is timestep t. A step's weights are differences of alpha_bar
-        # near 1, which float32 has lost: it is kept as the sum of two, each a small enough table also for T = 4,000.
+        # near 1, which float32 cannot represent: it is stored as the sum of two tables, each small enough even for
+        # T = 4,000.
         alpha_bar = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar))
         self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
         self.register_buffer("alpha_bar_rest", (alpha_bar - alpha_bar.float()).float(), persistent=False)
 
     def plan(self, steps: Count) -> Float32[Tensor, "T columns"]:
-        """A `Row` for each of `steps` (1 .. T) steps; zeros after them."""
+        """A `Row` for each of `steps` (1 .. T) steps, followed by zeros."""
         i = torch.arange(self.c.num_timesteps, device=steps.device)
         timestep, before, t, s = self.places(i, steps)
         rows = self.rows(timestep, before, t, s, first=i == 0, last=i == steps - 1)
         return torch.where((i < steps).unsqueeze(1), rows, 0.0)
 
     def places(self, i: Int64[Tensor, " T"], steps: Count) -> tuple[Int64[Tensor, " T"], Point, Point, Point]:
-        """Of each step i: its timestep, where the step before started, where it starts (t), where it leads (s)."""
+        """For each step i: its timestep, where the previous step started, where it starts (t), where it ends (s)."""
         timestep = timesteps(self.c.spacing, i, steps, self.c.num_timesteps)
         place = torch.where(i < steps, timestep + 1, 0)
         before = self.point(torch.cat((place[:1], place[:-1])))
@@ -331,7 +332,7 @@ class Sampler(nn.Module):
         first: Bool[Tensor, " n"],
         last: Bool[Tensor, " n"],
     ) -> Float32[Tensor, "n columns"]:
-        """A `Row` for each step from t to s, the step before having started from `before`."""
+        """A `Row` for each step from t to s, where the previous step started at `before`."""
         if self.c.sampler == "ddpm":
             step = ddpm(t, s, self.c.variance)
         elif self.c.sampler == "ddim":
@@ -348,7 +349,7 @@ class Sampler(nn.Module):
             x=step.x,
             x0=step.x0,
             previous_x0=step.previous_x0,
-            noise=torch.where(last, 0.0, step.noise),  # what the last step added would stay in the image
+            noise=torch.where(last, 0.0, step.noise),  # noise added in the last step would stay in the image
             noise_large=torch.where(last, 0.0, step.noise_large),
         )
         return torch.stack(columns, dim=1).to(torch.float32)
@@ -356,10 +357,10 @@ class Sampler(nn.Module):
     def predict(
         self, x: Images, row: Row, label: Labels | None, guidance: Numbers | None
     ) -> tuple[Images, Float32[Tensor, ""] | Images]:
-        """x_0, in -1 .. 1 where the config clips, and the deviation of the noise to add.
+        """x_0, in -1 .. 1 if the config clips, and the deviation of the noise to add.
 
-        Where x_0 is clipped, the steps take the noise that belongs to the clipped image, so that
-        alpha x_0 + sigma eps = x stays true, as in Dhariwal and Nichol's code.
+        If x_0 is clipped, the steps use the noise that belongs to the clipped image, so that alpha x_0 + sigma eps = x
+        remains true, as in Dhariwal and Nichol's code.
         """
         t = row.t.expand(x.shape[0])
         if guidance is None:
@@ -380,7 +381,7 @@ class Sampler(nn.Module):
         return (x0.clamp(-1, 1) if self.c.clip else x0), deviation
 
     def advance(self, x: Images, x0: Images, previous_x0: Images, row: Row) -> Images:
-        """x_s, but for the noise."""
+        """x_s without the noise."""
         return row.x * x + row.x0 * x0 + row.previous_x0 * previous_x0
 
     def step(
@@ -393,7 +394,7 @@ class Sampler(nn.Module):
         label: Labels | None,
         guidance: Numbers | None,
     ) -> tuple[Images, Images]:
-        """x_s and x_0; `seed` may be left out where the sampler adds no noise."""
+        """x_s and x_0; `seed` may be None if the sampler adds no noise."""
         x0, deviation = self.predict(x, row, label, guidance)
         x = self.advance(x, x0, previous_x0, row)
         if self.noisy:
@@ -412,10 +413,10 @@ class Sampler(nn.Module):
         step: Callable[[Tensor, Row, Tensor, Tensor], tuple[Tensor, Tensor]],
         first: Count | None = None,
     ) -> Images:
-        """All steps from x, or those from the `first` on.
+        """All steps from x, or those from `first` on.
 
         Args:
-            step: takes the step's number, its row, x and the x_0 of the step before; gives the next x, and x_0.
+            step: takes the step's number, its row, x and the x_0 of the previous step; returns the next x, and x_0.
         """
         plan = self.plan(steps)
 
@@ -433,7 +434,7 @@ class Sampler(nn.Module):
 
 
 class Generate(Sampler):
-    """The task `generate`: seed, steps[, label[, guidance]] -> image, or latents where they are no pixels."""
+    """The task `generate`: seed, steps[, label[, guidance]] -> image, or latents if the model does not draw pixels."""
 
     def forward(
         self,

@@ -1,7 +1,8 @@
-"""What the graphs of a diffusion model do besides `generate`: its parts for hosts, and tasks that start from an image.
+"""The graphs of a diffusion model other than `generate`: its parts for hosts, and tasks that start from an image.
 
-Each module's `forward` is one task, as the ports in ports.py name it; label and guidance come last, since only networks
-that know them have the ports. The sampler is that of sampling.py; a task says what is done to x_0, or to x, in a step.
+Each module's `forward` is one task, with the ports in ports.py; label and guidance come last, since only networks that
+support them have these ports. The sampler is that of sampling.py; a task defines what is done to x_0, or to x, in a
+step.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from .sampling import (
     diffuse,
 )
 
-# --- The parts of `generate`, for hosts that keep the loop ------------------------------------------------------------
+# --- The parts of `generate`, for hosts that run the loop -------------------------------------------------------------
 
 
 class Begin(Sampler):
@@ -42,7 +43,7 @@ class Begin(Sampler):
 
 
 class TakeStep(Sampler):
-    """x, previous_x0, row[, label[, guidance]] -> next_x, x0: `row` is that of this step in the plan."""
+    """x, previous_x0, row[, label[, guidance]] -> next_x, x0: `row` is this step's row of the plan."""
 
     def forward(
         self,
@@ -81,11 +82,11 @@ class End(nn.Module):
 
 # --- Images that must agree with a given one: DDNM --------------------------------------------------------------------
 
-DDNM_ETA = 0.85  # of the paper's code: some noise lets what is redrawn agree with what is given
+DDNM_ETA = 0.85  # from the paper's code: some noise lets the redrawn part adapt to the given one
 
 
 class Restore(Sampler):
-    """DDIM whose every x_0 is made to agree with what is known of it.
+    """DDIM in which every x_0 is made to agree with the known data.
 
     Source: Wang, Yu, Zhang 2022, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model"
     (https://arxiv.org/abs/2212.00490), equation 13 and algorithm 1: with a linear degradation A and its pseudo-inverse
@@ -112,7 +113,7 @@ class Restore(Sampler):
 
 
 class Inpaint(Restore):
-    """image, mask, seed, steps[, label[, guidance]] -> inpainted. A keeps the pixels whose mask is under 128."""
+    """image, mask, seed, steps[, label[, guidance]] -> inpainted. A keeps the pixels whose mask is below 128."""
 
     def forward(
         self,
@@ -170,10 +171,10 @@ class Colorize(Restore):
 class Denoise(Restore):
     """image, sigma (levels, 0 .. 255), seed, steps[, label[, guidance]] -> denoised.
 
-    DDNM+ (Wang et al. 2022, section 3.3) with A = I: y itself is noisy, by sigma_y. x_0 moves towards y by the share
-    lambda, so that no more of y's noise comes in than the next place may have, and fresh noise makes up the rest:
-    lambda = min(1, sigma_s / (alpha_s sigma_y)), variance sigma_s^2 - (alpha_s lambda sigma_y)^2; lambda is 1 where y
-    has no noise.
+    DDNM+ (Wang et al. 2022, section 3.3) with A = I: y itself has noise sigma_y. x_0 moves towards y by the share
+    lambda, so that y contributes at most the noise that the next point may have, and new noise makes up the rest:
+    lambda = min(1, sigma_s / (alpha_s sigma_y)), variance sigma_s^2 - (alpha_s lambda sigma_y)^2; lambda is 1 if y has
+    no noise.
     """
 
     def forward(
@@ -193,7 +194,7 @@ class Denoise(Restore):
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
             end = ends.index_select(0, i.reshape(1)).squeeze(0)
             alpha_s, sigma_s = end[0], end[1]
-            most = alpha_s * sigma_y  # of y's noise, if all of y comes in
+            most = alpha_s * sigma_y  # noise from y if lambda is 1
             share = torch.where(sigma_s >= most, 1.0, sigma_s / most.clamp(min=1e-6))  # lambda
             x0 = self.predict(x, row, label, guidance)[0]
             x0 = x0 + share * (y - x0)
@@ -206,9 +207,8 @@ class Denoise(Restore):
 class Variations(Sampler):
     """image, strength (0 .. 1), seed, steps[, label[, guidance]] -> variation.
 
-    Meng et al. 2021, "SDEdit" (https://arxiv.org/abs/2108.01073), algorithm 1: add the noise of a place part of the
-    way, and go on from there. Strength 0 gives the image back, 1 leaves nothing of it but a trace; each image has its
-    own.
+    Meng et al. 2021, "SDEdit" (https://arxiv.org/abs/2108.01073), algorithm 1: add the noise of an intermediate point,
+    and sample from there. Strength 0 returns the image, 1 leaves only a trace of it; each image has its own strength.
     """
 
     def forward(

@@ -1,4 +1,4 @@
-"""Training of a denoiser: Ho et al. 2020, algorithm 1, with labels left out at random (Ho and Salimans 2022)."""
+"""Training of a denoiser: Ho et al. 2020, algorithm 1, with labels dropped at random (Ho and Salimans 2022)."""
 
 from collections.abc import Callable
 from typing import cast
@@ -19,7 +19,7 @@ from .sampling import Denoiser, Images, Point, alphas_bar, betas, diffuse, veloc
 
 
 def target(prediction: str, x0: Images, eps: Images, t: Point) -> Images:
-    """What the network should say of x_t: the noise, the image, or the velocity between them."""
+    """What the network should predict for x_t: the noise, the image, or the velocity between them."""
     if prediction == "epsilon":
         return eps
     return x0 if prediction == "x0" else velocity(x0, eps, t)
@@ -37,8 +37,8 @@ def denoising_loss(
     """L_simple: mean squared error of the prediction (Ho et al. 2020, equation 14, for epsilon).
 
     Args:
-        t: 0 .. T-1; the network is fed t times `timestep_scale`.
-        label: -1 for none.
+        t: 0 .. T-1; the network's input is t times `timestep_scale`.
+        label: -1: no label.
     """
     place = Point.of(alpha_bar[t][:, None, None, None])
     predicted = network(diffuse(x0, eps, place), t * c.timestep_scale, label)
@@ -46,12 +46,12 @@ def denoising_loss(
 
 
 class DenoiserTrainer(AveragedTrainer):
-    """AdamW with a cosine rate; what is published is the moving average of the weights.
+    """AdamW with a cosine learning rate; the moving average of the weights is published.
 
     Settings: `DiffusionSettings`.
     """
 
-    # Narrower than the base class's, which is given them here and never replaces them.
+    # Narrower types than in the base class, which gets them here and never replaces them.
     settings: DiffusionSettings
 
     def __init__(self, request: TrainRequest, diffusion: DiffusionConfig):
@@ -80,7 +80,7 @@ class DenoiserTrainer(AveragedTrainer):
             x0 = torch.where(chance(0.5)[:, None, None, None], x0.flip(3), x0)
         if self.image.null_label:
             label = torch.where(chance(s.label_dropout), -1, label)
-        # One timestep out of each N-th of the range: every batch sees all noise levels, each timestep equally often.
+        # One timestep from each N-th of the range: every batch covers all noise levels, each timestep equally often.
         places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
         t = (places * len(self.alpha_bar)).long().clamp(max=len(self.alpha_bar) - 1).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
@@ -92,9 +92,9 @@ class DenoiserTrainer(AveragedTrainer):
             return
         if labels.max() >= num_classes:
             raise UsageError(
-                f"a label is {int(labels.max())}, and num_classes is {num_classes}: give --set network.num_classes=…"
+                f"a label is {int(labels.max())}, but num_classes is {num_classes}: give --set network.num_classes=…"
             )
         if labels.min() < 0 and not self.image.null_label:
             raise UsageError(
-                "pictures have no label, and the network knows no null label: give --set network.null_label=true"
+                "some pictures have no label, but the network has no null label: give --set network.null_label=true"
             )

@@ -2,11 +2,11 @@
 
 https://arxiv.org/abs/2006.11239. The whole network, top to bottom: time embedding, residual block, attention,
 resampling, network. Its options span what public checkpoints have: group norms scaled and shifted by time, and residual
-resampling (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233, section 3), labels with one more for "none"
+resampling (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233, section 3), labels with an additional "no label"
 (Ho and Salimans 2022), two paddings and two orders of sinusoids.
 
-Departs from the paper where the config says so: `patch_size` moves pixels to channels at the door (Shi et al. 2016,
-backwards) and back at the exit, so that a small model spends nothing on full resolution.
+Departs from the paper if the config says so: `patch_size` folds pixels into channels at the input (the inverse of Shi
+et al. 2016) and back at the output, so that a small model does not compute at full resolution.
 """
 
 import math
@@ -34,7 +34,7 @@ def sinusoids(
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(norm(conv(norm(x)) and time)); with `resample`, the picture is made smaller or larger on the way."""
+    """x + conv(norm(conv(norm(x)) and time)); with `resample`, the size changes in between."""
 
     def __init__(self, c: UNetConfig, channels: int, out_channels: int, time_width: int, resample: str = ""):
         super().__init__()
@@ -88,7 +88,7 @@ class Downsample(nn.Module):
 
     def __init__(self, c: UNetConfig, channels: int):
         super().__init__()
-        self.asymmetric = c.resampling == "conv_asymmetric"  # as TensorFlow's SAME padding: right and below only
+        self.asymmetric = c.resampling == "conv_asymmetric"  # like TensorFlow's SAME padding: right and below only
         self.conv = None
         if c.resampling != "plain":
             self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if self.asymmetric else 1)
@@ -114,7 +114,7 @@ class Upsample(nn.Module):
 def halves(
     x: Float[Tensor, "batch channels *space"],
 ) -> tuple[Float[Tensor, "batch channels//2 *space"], Float[Tensor, "batch channels//2 *space"]]:
-    """The two halves of axis 1. (`chunk` exports to a sequence, which no graph needs.)"""
+    """The two halves of axis 1. (`chunk` would be exported as a sequence, which the graph does not need.)"""
     middle = x.shape[1] // 2
     return x[:, :middle], x[:, middle:]
 
@@ -128,7 +128,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, attention after each where the level has it, and the way to the next level."""
+    """The blocks of one resolution, each followed by attention if the level has it, and the resampling to the next."""
 
     def __init__(self, blocks: Sequence[nn.Module], attentions: Sequence[nn.Module], resample: nn.Module | None):
         super().__init__()
@@ -142,7 +142,7 @@ class Level(nn.Module):
 
 class DownLevel(Level):
     def forward(self, x: Map, time: Float[Tensor, "batch time_width"]) -> list[Tensor]:
-        """What each block gives, and the resampling: all are kept as skips, the last is the next level's input."""
+        """The outputs of the blocks and the resampling: all are kept as skips, the last is the next level's input."""
         outputs = []
         for i in range(len(self.blocks)):
             x = self.apply_block(i, x, time)
@@ -154,7 +154,7 @@ class DownLevel(Level):
 
 class UpLevel(Level):
     def forward(self, x: Map, skips: list[Tensor], time: Float[Tensor, "batch time_width"]) -> Tensor:
-        """Each block takes the last of the skips besides x, and removes it from the list."""
+        """Each block takes x and the last of the skips, which it removes from the list."""
         for i in range(len(self.blocks)):
             x = self.apply_block(i, torch.cat((x, skips.pop()), dim=1), time)
         return x if self.resample is None else self.resample(x, time)
@@ -162,7 +162,7 @@ class UpLevel(Level):
 
 class Middle(Level):
     def forward(self, x: Map, time: Float[Tensor, "batch time_width"]) -> Map:
-        """Block, attention where the network has it, block."""
+        """Block, attention if the network has it, block."""
         x = self.blocks[0](x, time)
         for attention in self.attentions:
             x = attention(x)
@@ -173,7 +173,7 @@ class UNet(nn.Module):
     """Noisy image, timestep and label to a prediction of the same size."""
 
     def __init__(self, c: UNetConfig, *, outputs: int = 1):
-        """`outputs`: images that are predicted together; 2 where the variance is learned too."""
+        """`outputs`: number of images that are predicted together; 2 if the variance is learned too."""
         super().__init__()
         self.config = c
         time_width = c.time_width or 4 * c.widths[0]
@@ -224,12 +224,12 @@ class UNet(nn.Module):
     def embed(
         self, t: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch time_width"]:
-        """Timestep and label; `label` -1 is none."""
+        """Embedding of timestep and label; `label` -1: no label."""
         c = self.config
         waves = sinusoids(t, self.time_channels, cosine_first=c.cosine_first, frequency_shift=c.frequency_shift)
         time = self.time_out(F.silu(self.time_in(waves)))
         if self.label is not None:
-            assert label is not None, "a network with labels is told one"
+            assert label is not None, "a network with labels needs one"
             time = time + self.label(torch.where(label < 0, c.num_classes, label))
         return time
 
@@ -239,11 +239,11 @@ class UNet(nn.Module):
         """
         Args:
             x: height and width are multiples of patch_size 2^(levels - 1).
-            t: the timestep as the network knows it.
-            label: -1 for none; left out where the network has no labels.
+            t: the timestep, as the network expects it.
+            label: -1: no label; None if the network has no labels.
 
         Returns:
-            As many images as `outputs` said, one after the other along the channels.
+            `outputs` images, one after the other along the channels.
         """
         patch = self.config.patch_size
         time = self.embed(t, label)

@@ -1,4 +1,4 @@
-"""What a judge can be told. Read without torch."""
+"""Config and training settings of judges. Does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -19,11 +19,11 @@ class JudgeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class JudgeSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the training of a judge can be told."""
+    """Settings for the training of a judge."""
 
     warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
     weight_decay: Annotated[float, Meta(ge=0)] = 0.02
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
-    shift: Annotated[int, Meta(ge=0, le=64)] = 2  # pixels that a picture is moved at most, each way
-    mirror: bool = False  # half of the pictures left to right
+    shift: Annotated[int, Meta(ge=0, le=64)] = 2  # most pixels by which a picture is moved, in each direction
+    mirror: bool = False  # mirrors half of the pictures left to right
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.05

@@ -1,8 +1,8 @@
-"""A small residual classifier, and the tasks that its graphs do.
+"""A small residual classifier, and the tasks of its graphs.
 
-He et al. 2016, "Identity Mappings in Deep Residual Networks" (https://arxiv.org/abs/1603.05027): pre-activation
-blocks, each level half the size of the one before. Departs from it: GroupNorm (Wu and He 2018) in place of BatchNorm,
-so that training and evaluation compute the same.
+He et al. 2016, "Identity Mappings in Deep Residual Networks" (https://arxiv.org/abs/1603.05027): pre-activation blocks,
+each level half the size of the previous one. Departs from it: GroupNorm (Wu and He 2018) instead of BatchNorm, so that
+training and evaluation compute the same.
 """
 
 import torch
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """Images -1 .. 1 of any size to features, as many as the last of the widths, and logits of the classes."""
+    """Images -1 .. 1 of any size to features, as many as the last width, and logits of the classes."""
 
     def __init__(self, config: JudgeConfig):
         super().__init__()
@@ -71,7 +71,7 @@ class Classify(nn.Module):
 
 
 class Features(nn.Module):
-    """image -> features: what the last layer sees, for distances between sets of pictures."""
+    """image -> features: the input of the last layer, for distances between sets of images."""
 
     def __init__(self, judge: Judge):
         super().__init__()

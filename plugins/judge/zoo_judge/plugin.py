@@ -1,4 +1,4 @@
-"""The family `judge`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
+"""The family `judge`: presets and hooks. Does not import torch; the hooks that need it do."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,17 +30,17 @@ ZOO_CONTRACT = 1
 
 PRESETS = {
     "fashion": Preset(
-        summary="tells the ten classes of grey 28x28 clothing apart",
+        summary="classifies ten kinds of clothing, grey 28x28",
         config={},
         training={"steps": 6_000, "batch_size": 128, "learning_rate": 3e-3, "mirror": True},
     ),
     "mnist": Preset(
-        summary="tells the ten digits apart, grey 28x28",
+        summary="classifies the ten digits, grey 28x28",
         config={},
         training={"steps": 3_000, "batch_size": 128, "learning_rate": 3e-3},
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={"widths": [8, 16]},
         training={"steps": 20, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 0},
     ),
@@ -51,7 +51,7 @@ PRESETS = {
 def describe_family(request: DescribeRequest) -> Family:
     return Family(
         name="judge",
-        summary="Small classifier whose verdicts and features measure what generative models make",
+        summary="Small classifier whose labels and features measure generative models",
         paper="https://arxiv.org/abs/1603.05027",
         presets=PRESETS,
     )
@@ -90,7 +90,7 @@ def list_tasks(request: TasksRequest) -> Tasks:
         kind="tensor",
         dtype="float32",
         shape=("batch", config.num_classes),
-        summary="of each class",
+        summary="probability of each class",
         minimum=0,
         maximum=1,
     )
@@ -98,17 +98,17 @@ def list_tasks(request: TasksRequest) -> Tasks:
         kind="tensor",
         dtype="float32",
         shape=("batch", config.widths[-1]),
-        summary="what the last layer sees, for distances between sets of pictures",
+        summary="input of the last layer, for distances between sets of images",
     )
     return Tasks(
         tasks={
             "classify": Task(
-                summary="What a picture shows",
+                summary="Classify a picture",
                 inputs={"image": image},
                 outputs={"label": label, "probabilities": probabilities},
             ),
             "features": Task(
-                summary="A picture as a vector of features", inputs={"image": image}, outputs={"features": features}
+                summary="Turn a picture into a feature vector", inputs={"image": image}, outputs={"features": features}
             ),
         },
         default="classify",
@@ -122,7 +122,7 @@ def build_module(request: BuildRequest) -> Any:
     config = _config(request.config)
     if len(request.classes) > config.num_classes:
         raise UsageError(
-            f"the data have {len(request.classes)} classes, and num_classes is {config.num_classes}:"
+            f"the data has {len(request.classes)} classes, but num_classes is {config.num_classes}:"
             f" give --set num_classes={len(request.classes)}"
         )
     return Judge(config)

@@ -20,7 +20,7 @@ from .model import Judge, to_float
 def augment(
     x: Float32[Tensor, "batch channels height width"], shift: int, mirror: bool, generator: torch.Generator
 ) -> Float32[Tensor, "batch channels height width"]:
-    """Each image moved by up to `shift` pixels each way (edge -1, black) and, where asked, mirrored by chance."""
+    """Each image moved by up to `shift` pixels (edge -1, black) and, if requested, mirrored at random."""
     n, _, height, width = x.shape
     rows = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(height)
     columns = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(width)
@@ -34,7 +34,7 @@ def augment(
 
 
 class JudgeTrainer:
-    """AdamW with a cosine rate; what is published is the moving average of the weights."""
+    """AdamW with a cosine learning rate; the moving average of the weights is published."""
 
     def __init__(self, request: TrainRequest):
         self.settings = s = read(JudgeSettings, request.settings, "judge training")
@@ -61,10 +61,10 @@ class JudgeTrainer:
     def _check(self, labels: Int64[Tensor, " batch"]) -> None:
         num_classes = self.num_classes
         if labels.min() < 0:
-            raise UsageError("the family judge learns from labels: give a folder with a subfolder a class, or labels")
+            raise UsageError("the family judge needs labels: give a folder with one subfolder per class, or labels")
         if labels.max() >= num_classes:
             raise UsageError(
-                f"a label is {int(labels.max())}, and num_classes is {num_classes}: give --set num_classes=…"
+                f"a label is {int(labels.max())}, but num_classes is {num_classes}: give --set num_classes=…"
             )
 
     def state_dict(self) -> dict[str, Any]:

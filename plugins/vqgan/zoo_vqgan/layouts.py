@@ -1,14 +1,15 @@
-"""Public codecs in the layouts that their projects use, as our configs and weights.
+"""Reads public codecs in their projects' layouts into our configs and weights.
 
-Sizes are read from the tensors, and what a config beside them says must agree. A config is needed only where shapes
-can't tell: diffusers' groups of its norms. Traps that this file provides for:
+Sizes are read from the tensors, and a config must agree with them. A config is only needed for what shapes do not show:
+the groups of diffusers' norms. Pitfalls that this file handles:
 
 - the levels of a decoder count from the finest in taming-transformers and latent-diffusion, from the coarsest in
   diffusers, LlamaGen and here;
 - attention is a 1x1 convolution there and a linear layer here and in diffusers, whose files of 2022 call its parts
   query, key, value and proj_attn;
-- LlamaGen takes latents and codes to length 1 unless its config says no; here the codes are stored so;
-- latent-diffusion quantises again what its decoder is given; tokens have no need of it.
+- LlamaGen normalises latents and codes to length 1 unless its config turns that off; here the codes are stored that
+way;
+- latent-diffusion quantises the input of its decoder again, which tokens do not need.
 """
 
 import re
@@ -29,13 +30,13 @@ from zoo.text import safe_text
 from .config import CodecConfig, KLConfig, KLVAEConfig, VQGANConfig
 from .model import VQGAN, KLAutoencoder
 
-FIRST_STAGE = "first_stage_model."  # of latent-diffusion's and taming's whole models
+FIRST_STAGE = "first_stage_model."  # in whole models of latent-diffusion and taming-transformers
 UNUSED = ("loss.", "model_ema.", "quantize.codebook_used", "logvar")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a project keeps what; `{i}` is a level, `{j}` a block."""
+    """The names that a project uses; `{i}` is a level, `{j}` a block."""
 
     name: str
     down: str
@@ -103,8 +104,8 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
     """The hook of the contract.
 
     Raises:
-        InvalidFileError: a layout that is known, with tensors missing, left over or of wrong shapes, a config beside it
-            that says otherwise, or something in it that these families cannot hold.
+        InvalidFileError: a known layout with tensors that are missing, unexpected or of the wrong shape, a config that
+            disagrees with it, or something in it that these families do not support.
     """
     tensors, config = dict(request.tensors), dict(request.config or {})
     config, outside = _first_stage(tensors, config)
@@ -118,12 +119,12 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
     if quantized and "quantize.embedding.weight" not in tensors:
         raise InvalidFileError(
             f"{source} has no codebook at quantize.embedding.weight but {safe_text(quantized[0])}: a quantiser that "
-            "this family has not (Gumbel, or without lookup)"
+            "this family does not support (Gumbel, or without lookup)"
         )
     _refuse_what_is_not_ours(config, source)
     if (request.family == "vqgan") != bool(quantized):
         other = "vqgan" if quantized else "klvae"
-        raise InvalidFileError(f"{source} is a codec of the family '{other}': zoo import {other} …")
+        raise InvalidFileError(f"{source} is a codec of the family '{other}': use zoo import {other} …")
     c = (_quantized if quantized else _gaussian)(layout, tensors, config, source)
     return _take(layout, tensors, c, outside)
 
@@ -134,7 +135,7 @@ def _is(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _first_stage(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The codec out of a whole model's tensors, in place; its config, and the names of what is not the codec's."""
+    """Extracts the codec from a whole model's tensors, in place; returns its config, and the names of the rest."""
     params = config.get("model", config)
     params = params.get("params", params) if isinstance(params, dict) else {}
     outside: tuple[str, ...] = ()
@@ -159,7 +160,7 @@ def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_what_is_not_ours(config: Mapping[str, Any], source: str) -> None:
-    """What changes the function and not the tensors' names."""
+    """Fields that change the function but not the tensors' names."""
     inner = config.get("ddconfig", config)
     inner = inner if isinstance(inner, dict) else {}
     for field, allowed in {
@@ -173,30 +174,30 @@ def _refuse_what_is_not_ours(config: Mapping[str, Any], source: str) -> None:
     }.items():
         if inner.get(field, allowed[0]) not in allowed:
             told = " or ".join(map(str, allowed))
-            raise InvalidFileError(f"{source}: {field} is {safe_text(inner[field])}; only {told} can be imported")
+            raise InvalidFileError(f"{source}: {field} is {safe_text(inner[field])}; only {told} is supported")
     if "IBQ" in str(config.get("target", "")):
         raise InvalidFileError(
             f"{source} is an IBQ tokenizer, whose token is the largest product, not the nearest code"
         )
 
 
-# --- What the shapes say ----------------------------------------------------------------------------------------------
+# --- The config, from shapes ------------------------------------------------------------------------------------------
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> list[int]:
     if name not in tensors:
-        raise InvalidFileError(f"{source} lacks {name}, without which its sizes can't be told")
+        raise InvalidFileError(f"{source} has no {name}, without which its sizes are unknown")
     return list(tensors[name].shape)
 
 
 def _count(tensors: Mapping[str, Tensor], template: str) -> int:
-    """How many numbers follow one another from 0 in a template like `encoder.down.{n}.`: the highest plus one."""
+    """The number of consecutive numbers from 0 in a template like `encoder.down.{n}.`: the highest plus one."""
     pattern = re.compile(re.escape(template).replace(r"\{n\}", r"(\d{1,3})"))
     return 1 + max((int(found[1]) for name in tensors if (found := pattern.match(name))), default=-1)
 
 
 def _network(layout: Layout, tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The fields that both families' networks share."""
+    """The fields shared by both families' networks."""
     levels = _count(tensors, layout.down.replace("{i}", "{n}") + ".")
     first = layout.down.format(i=0)
     conv = layout.block_parts[1]
@@ -226,12 +227,10 @@ def _network(layout: Layout, tensors: Mapping[str, Tensor], config: Mapping[str,
 
 
 def _said(layout: Layout, levels: int, config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The same fields as a config beside the tensors gives them; None, or no field, where it says nothing."""
+    """The same fields from a config; None, or no field, for what it does not state."""
     if layout is DIFFUSERS:
         if "block_out_channels" not in config:
-            raise InvalidFileError(
-                f"{source}: there is no config.json of diffusers beside it, which says norm_num_groups"
-            )
+            raise InvalidFileError(f"{source}: there is no diffusers config.json with norm_num_groups next to it")
         return {
             "widths": list(config["block_out_channels"]),
             "blocks": config.get("layers_per_block", 1),
@@ -259,7 +258,7 @@ def _agree(shown: Mapping[str, Any], said: Mapping[str, Any], source: str) -> No
     for field, value in said.items():
         if value is not None and shown[field] != value:
             raise InvalidFileError(
-                f"{source}: the config beside it gives {field} {safe_text(value)}, its tensors {shown[field]}"
+                f"{source}: its config says {field} {safe_text(value)}, but its tensors {shown[field]}"
             )
 
 
@@ -287,7 +286,7 @@ def _gaussian(layout: Layout, tensors: Mapping[str, Tensor], config: Mapping[str
     fields = _network(layout, tensors, config, source)
     _agree(fields | {"code_size": size}, {"code_size": config.get("embed_dim")}, source)
     if convolutions and not (config.get("use_quant_conv", True) and config.get("use_post_quant_conv", True)):
-        raise InvalidFileError(f"{source}: one of quant_conv and post_quant_conv without the other can't be imported")
+        raise InvalidFileError(f"{source}: it has only one of quant_conv and post_quant_conv, which is not supported")
     return KLVAEConfig(
         codec=_convert(fields | {"code_size": size, "latent_convolutions": convolutions}, KLConfig, source)
     )
@@ -297,7 +296,7 @@ def _convert(fields: Mapping[str, Any], schema: type, source: str) -> Any:
     try:
         return msgspec.convert(fields, schema)
     except msgspec.ValidationError as e:
-        raise InvalidFileError(f"{source} is a codec that this family cannot hold: {e}") from None
+        raise InvalidFileError(f"{source} is a codec that this family does not support: {e}") from None
 
 
 # --- The tensors ------------------------------------------------------------------------------------------------------
@@ -322,7 +321,7 @@ def _take(
 
 
 def _move(keys: Keys, layout: Layout, codec: CodecConfig | KLConfig) -> None:
-    """Encoder and decoder, from the input to the output, and the convolutions to and from the code."""
+    """Encoder and decoder, from input to output, and the convolutions to and from the code."""
     last = len(codec.widths) - 1
     norm, *attended, proj = layout.attention_parts
 

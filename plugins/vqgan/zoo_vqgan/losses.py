@@ -1,11 +1,12 @@
-"""The loss terms of VQGAN, one by one, and the networks that only the loss needs.
+"""The loss terms of VQGAN, one function each, and the networks that only the losses need.
 
 Source: Esser, Rombach, Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis"
 (https://arxiv.org/abs/2012.09841), section 3.1: equation 5 (adversarial), equation 7 (adaptive weight). The codebook's
 terms are those of zoo-vqvae's quantize.py.
 
-A note on weights: the authors' code multiplies beta with the codebook's term in place of the commitment's, against its
-own docstring, and keeps that for old checkpoints. Here beta weighs the commitment. The two differ in training only.
+A note on weights: the authors' code multiplies beta with the codebook loss instead of the commitment loss, against its
+own docstring, and keeps that for old checkpoints. Here beta weights the commitment loss. The two only differ in
+training.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ Images = Float[Tensor, "batch image_channels height width"]
 Term = Float[Tensor, ""]
 
 MAX_ADAPTIVE_WEIGHT = 1e4
-DELTA = 1e-4  # keeps equation 7 finite where the discriminator has no gradient
+DELTA = 1e-4  # keeps equation 7 finite if the discriminator has no gradient
 
 
 def pixel_loss(reconstruction: Float[Tensor, "*shape"], x: Float[Tensor, "*shape"], kind: str = "l1") -> Term:
@@ -30,14 +31,14 @@ def pixel_loss(reconstruction: Float[Tensor, "*shape"], x: Float[Tensor, "*shape
 def perceptual_loss(
     features_a: Sequence[Float[Tensor, "batch _ _ _"]], features_b: Sequence[Float[Tensor, "batch _ _ _"]]
 ) -> Term:
-    """How differently a network sees two pictures, at several depths.
+    """How different two images are to a network, at several depths.
 
     Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", equation 1 with all
-    weights 1: at each depth the features are taken to length 1 at each place, and the squared distance is averaged over
-    places; then the sum over depths.
+    weights 1: at each depth, the features are normalised to length 1 at each position, and the squared distance is
+    averaged over positions; then summed over depths.
 
     Args:
-        features_a, features_b: a tensor [batch, channels, height, width] a depth.
+        features_a, features_b: one tensor [batch, channels, height, width] per depth.
     """
     terms = [(unit(a) - unit(b)).square().sum(dim=1).mean() for a, b in zip(features_a, features_b, strict=True)]
     return torch.stack(terms).sum()
@@ -46,7 +47,7 @@ def perceptual_loss(
 def unit(
     features: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Length 1 over the channels at each place; zeros stay zeros."""
+    """Normalised to length 1 over the channels at each position; zeros stay zeros."""
     return features / (features.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()
 
 
@@ -56,14 +57,14 @@ def hinge_discriminator_loss(logits_real: Float[Tensor, "*shape"], logits_fake: 
 
 
 def adversarial_loss(logits_fake: Float[Tensor, "*shape"]) -> Term:
-    """-E D(x'): what the codec does about the discriminator."""
+    """-E D(x'): the codec's loss against the discriminator."""
     return -logits_fake.mean()
 
 
 def adaptive_weight(reconstruction_term: Term, adversarial_term: Term, last_layer: Float[Tensor, "*shape"]) -> Term:
-    """lambda = |grad L_rec| / (|grad L_GAN| + delta), gradients of the decoder's last weights (equation 7).
+    """lambda = |grad L_rec| / (|grad L_GAN| + delta), with gradients of the decoder's last weights (equation 7).
 
-    Makes the two terms pull equally at the last layer. At most `MAX_ADAPTIVE_WEIGHT`; a constant to autograd.
+    Makes the two terms pull equally at the last layer. At most `MAX_ADAPTIVE_WEIGHT`; a constant for autograd.
     """
     of_reconstruction = torch.autograd.grad(reconstruction_term, last_layer, retain_graph=True)[0]
     of_adversary = torch.autograd.grad(adversarial_term, last_layer, retain_graph=True)[0]
@@ -74,7 +75,7 @@ def adaptive_weight(reconstruction_term: Term, adversarial_term: Term, last_laye
 def kl_loss(
     mean: Float[Tensor, " batch *latent"], log_variance: Float[Tensor, " batch *latent"]
 ) -> Float[Tensor, " batch"]:
-    """KL(N(mean, variance) || N(0, 1)), nats an image: summed over all but the batch."""
+    """KL(N(mean, variance) || N(0, 1)), in nats per image: summed over all axes but the batch."""
     terms = mean.square() + log_variance.exp() - 1 - log_variance
     return 0.5 * terms.flatten(1).sum(dim=1)
 
@@ -82,7 +83,7 @@ def kl_loss(
 class PatchDiscriminator(nn.Module):
     """One logit for each patch: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks".
 
-    Strided 4x4 convolutions, BatchNorm but for the first and last, LeakyReLU 0.2; weights start at N(0, 0.02).
+    Strided 4x4 convolutions, BatchNorm except in the first and last, LeakyReLU 0.2; weights start from N(0, 0.02).
     """
 
     def __init__(self, image_channels: int, width: int = 64, layers: int = 3):

@@ -6,7 +6,7 @@ models around them: `VQGAN` with the codebook of zoo-vqvae, and `KLAutoencoder` 
 shapes, `f` is the downsampling factor.
 
 Departs from the paper: the optional condition c is a label, added inside every residual block (the paper's c is a
-picture beside the first).
+second picture).
 """
 
 import torch
@@ -20,13 +20,13 @@ from .config import CodecConfig, KLConfig, NetworkConfig
 Map = Float[Tensor, "batch channels height width"]
 Images = Float[Tensor, "batch image_channels height width"]
 Latents = Float[Tensor, "batch code_size rows columns"]
-Labels = Int64[Tensor, " batch"]  # -1 is none
+Labels = Int64[Tensor, " batch"]  # -1: no label
 
 
 class PlaceNorm(nn.LayerNorm):
-    """Mean 0 and variance 1 over the channels of each place, then a scale and a shift a channel."""
+    """Mean 0 and variance 1 over the channels of each position, then a scale and a shift per channel."""
 
-    # LayerNorm's own argument has another name; it is only ever passed by place.
+    # LayerNorm's own argument has another name; it is only ever passed by position.
     def forward(self, x: Map) -> Map:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + proj(attention(norm(x))): every place looks at every other, one head."""
+    """x + proj(attention(norm(x))): every position attends to all others, one head."""
 
     def __init__(self, c: NetworkConfig, channels: int):
         super().__init__()
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks of one size, attention after each where asked, and a change of size at the end."""
+    """Blocks of one size, each followed by attention if requested, and a change of size at the end."""
 
     def __init__(self, c: NetworkConfig, inputs: int, outputs: int, blocks: int, attention: bool, resample: nn.Module):
         super().__init__()
@@ -118,7 +118,7 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """Block, attention where the config has it, block."""
+    """Block, attention if the config has it, block."""
 
     def __init__(self, c: NetworkConfig, channels: int):
         super().__init__()
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror, lowest level first, with one more block a level."""
+    """The encoder mirrored, lowest level first, with one more block per level."""
 
     def __init__(self, c: NetworkConfig, code: int | None):
         super().__init__()

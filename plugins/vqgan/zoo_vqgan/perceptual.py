@@ -1,4 +1,4 @@
-"""A timm network as the eye of the perceptual loss, and its training where no weights are at hand."""
+"""A timm network for the perceptual loss, and its training if it has no weights."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +17,14 @@ from .config import CodecSettings
 
 Images = Float[Tensor, "batch image_channels height width"]
 
-TURNS = 4  # quarter turns that unlabelled pictures are told apart by
+TURNS = 4  # quarter turns that it learns to classify on unlabelled images
 
 
 class Backbone(nn.Module):
-    """A timm classifier: features at several depths, and logits to train it by.
+    """A timm classifier: features at several depths, and logits to train it with.
 
-    Weights come from a file or from timm, or `loss` trains them: to give each picture its label or, where pictures have
-    none, the quarter turns it was rotated by (Gidaris et al. 2018, https://arxiv.org/abs/1803.07728).
+    Weights come from a file or from timm, or `loss` trains them: to classify each image's label or, if there are none,
+    the quarter turns by which it was rotated (Gidaris et al. 2018, https://arxiv.org/abs/1803.07728).
     """
 
     def __init__(self, settings: CodecSettings, image_channels: int, num_classes: int):
@@ -43,10 +43,10 @@ class Backbone(nn.Module):
             )
         except Exception as e:
             raise UsageError(
-                f"perceptual_backbone: timm can't make '{safe_text(name)}': {safe_text(e)[:200]}"
+                f"perceptual_backbone: timm cannot create '{safe_text(name)}': {safe_text(e)[:200]}"
             ) from None
         if not hasattr(self.network, "forward_intermediates"):
-            raise UsageError(f"perceptual_backbone: timm gives no features of '{safe_text(name)}'")
+            raise UsageError(f"perceptual_backbone: timm does not give features of '{safe_text(name)}'")
         if settings.perceptual_weights not in ("", "timm"):
             self._load(Path(settings.perceptual_weights))
         if not self.trained_here:
@@ -62,15 +62,15 @@ class Backbone(nn.Module):
 
     @property
     def origin(self) -> str:
-        """What a backbone without weights learns from."""
+        """What a backbone without weights is trained on."""
         return "labels of the training data" if self.num_classes else "rotations of the training data"
 
     def freeze(self) -> None:
         self.eval().requires_grad_(False)
 
     def forward(self, x: Images) -> list[Tensor]:
-        """Images -1 .. 1 to a feature map [batch, channels, height, width] a depth."""
-        features = cast(Any, self.network).forward_intermediates  # of timm's own networks, not of every Module
+        """Images -1 .. 1 to one feature map [batch, channels, height, width] per depth."""
+        features = cast(Any, self.network).forward_intermediates  # timm's own networks have it, not every Module
         return features(self._enlarged(x), intermediates_only=True)
 
     def loss(self, x: Images, labels: Int64[Tensor, " batch"], generator: torch.Generator) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""The families `vqgan` and `klvae`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
+"""The families `vqgan` and `klvae`: presets and hooks. Does not import torch; the hooks that need it do."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -122,7 +122,7 @@ VQGAN_PRESETS = {
         },
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={"codec": _TINY | {"num_codes": 8, "ema_decay": 0.5}},
         training=_TINY_TRAINING,
     ),
@@ -142,7 +142,7 @@ KLVAE_PRESETS = {
         },
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={"codec": _TINY},
         training=_TINY_TRAINING,
     ),
@@ -154,14 +154,14 @@ def describe_family(request: DescribeRequest) -> Family:
     if request.family == "klvae":
         return Family(
             name="klvae",
-            summary="Continuous picture codec: the KL autoencoder under latent diffusion",
+            summary="Continuous picture codec: the KL autoencoder of latent diffusion",
             paper="https://arxiv.org/abs/2112.10752",
             presets=KLVAE_PRESETS,
             weights=("codec",),
         )
     return Family(
         name="vqgan",
-        summary="Discrete picture codec that keeps texture: a VQ-VAE trained with perceptual and adversarial losses",
+        summary="Discrete picture codec that preserves texture: a VQ-VAE with perceptual and adversarial losses",
         paper="https://arxiv.org/abs/2012.09841",
         presets=VQGAN_PRESETS,
         weights=("codec", "prior"),
@@ -174,12 +174,12 @@ def _config(family: str, config: Mapping[str, Any]) -> VQGANConfig | KLVAEConfig
     if isinstance(c, VQGANConfig) and c.prior:
         check_prior(c.prior, family)
         if c.codec.condition_classes:
-            raise UsageError("vqgan config: a codec with condition_classes can have no prior")
+            raise UsageError("vqgan config: a codec with condition_classes cannot have a prior")
     return c
 
 
 def _check(codec: NetworkConfig, family: str) -> None:
-    """What the schema can't say: the parts agree with each other."""
+    """Checks that the schema cannot express: the parts are consistent."""
 
     def refuse(field: str, value: object, reason: str) -> None:
         raise UsageError(f"{family} config: codec.{field} is {value}; {reason}")
@@ -191,9 +191,9 @@ def _check(codec: NetworkConfig, family: str) -> None:
         refuse("attention_levels", list(codec.attention_levels), f"there are {len(codec.widths)} levels, from 0")
     if isinstance(codec, KLConfig):
         if codec.condition_classes:
-            refuse("condition_classes", codec.condition_classes, "klvae has no condition; it must be 0")
+            refuse("condition_classes", codec.condition_classes, "klvae does not support conditions; it must be 0")
         if not codec.latent_convolutions and codec.code_size != codec.latent_channels:
-            refuse("code_size", codec.code_size, f"without latent_convolutions it is {codec.latent_channels} too")
+            refuse("code_size", codec.code_size, f"without latent_convolutions it must be {codec.latent_channels} too")
 
 
 @hookimpl
@@ -203,9 +203,9 @@ def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
 
 
 MEMORY_BYTES = 1 << 31
-"""What `reconstruct` may take in ONNX Runtime on a CPU. Measured above what a 64x64 picture takes: 650 MB for a picture
-of 1024x1024 with 16 channels at its own size, 916 MB with 32; 1470 MB for 512x512 with attention at factor 4, over
-128x128 places. So at most 50 bytes a pixel and channel, and two float32 for each pair of places."""
+"""The memory that `reconstruct` may use in ONNX Runtime on a CPU. Measured in addition to a 64x64 picture: 650 MB for a
+picture of 1024x1024 with 16 channels at its own size, 916 MB with 32; 1470 MB for 512x512 with attention at factor 4,
+over 128x128 positions. So at most 50 bytes per pixel and channel, and two float32 for each pair of positions."""
 
 
 def _maximum_pixels(codec: NetworkConfig) -> int:
@@ -228,7 +228,7 @@ def list_tasks(request: TasksRequest) -> Tasks:
             kind="label",
             dtype="int64",
             shape=("batch",),
-            summary="what the picture shows; -1 is not told",
+            summary="what the picture shows; -1: unknown",
             default=-1,
             minimum=-1,
             maximum=codec.condition_classes - 1,
@@ -255,17 +255,17 @@ def _latent_tasks(codec: KLConfig) -> dict[str, Task]:
         kind="tensor",
         dtype="float32",
         shape=("batch", codec.code_size, "rows", "columns"),
-        summary=f"mean of the Gaussian, a place for {codec.downsampling}x{codec.downsampling} pixels",
+        summary=f"mean of the Gaussian, one position per {codec.downsampling}x{codec.downsampling} pixels",
     )
     return {
         "reconstruct": Task(
             summary="Encode a picture and decode it again", inputs={"image": image}, outputs={"reconstruction": image}
         ),
         "encode": Task(
-            summary="A picture to latents", inputs={"image": image}, outputs={"latents": latents, "size": size}
+            summary="Encode a picture as latents", inputs={"image": image}, outputs={"latents": latents, "size": size}
         ),
         "decode": Task(
-            summary="Latents to a picture", inputs={"latents": latents, "size": size}, outputs={"image": image}
+            summary="Decode latents to a picture", inputs={"latents": latents, "size": size}, outputs={"image": image}
         ),
     }
 

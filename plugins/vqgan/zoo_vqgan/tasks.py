@@ -1,4 +1,4 @@
-"""What the graphs of codecs do beyond those of zoo-vqvae: labels as conditions, and continuous latents."""
+"""The graphs of codecs that zoo-vqvae does not have: with labels as conditions, and with continuous latents."""
 
 from typing import Protocol
 
@@ -17,14 +17,14 @@ Latents = Float32[Tensor, "batch code_size rows columns"]
 
 
 class VQGANParts(Protocol):
-    """What `build_module` gives for `vqgan`: an `nn.ModuleDict` of these."""
+    """What `build_module` returns for `vqgan`: an `nn.ModuleDict` of these."""
 
     codec: VQGAN
     prior: Prior
 
 
 class KLParts(Protocol):
-    """What it gives for `klvae`: an `nn.ModuleDict` of this."""
+    """What it returns for `klvae`: an `nn.ModuleDict` of this."""
 
     codec: KLAutoencoder
 

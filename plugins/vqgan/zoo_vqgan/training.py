@@ -23,10 +23,10 @@ from .perceptual import Backbone
 def random_squares(
     images: Integer[Tensor, "batch height width channels"], side: int, generator: torch.Generator
 ) -> Integer[Tensor, "batch {side} {side} channels"]:
-    """A square of each image, at a random place."""
+    """A square crop of each image, at a random position."""
     n, height, width, _ = images.shape
     if min(height, width) < side:
-        raise UsageError(f"crop is {side}; the training pictures are {width}x{height} pixels")
+        raise UsageError(f"crop is {side}, but the training pictures are {width}x{height} pixels")
     tops = torch.randint(height - side + 1, (n,), generator=generator).tolist()
     lefts = torch.randint(width - side + 1, (n,), generator=generator).tolist()
     squares = zip(images, tops, lefts)
@@ -36,16 +36,16 @@ def random_squares(
 def mirrored_at_random(
     images: Integer[Tensor, "batch height width channels"], generator: torch.Generator
 ) -> Integer[Tensor, "batch height width channels"]:
-    """Every image mirrored with probability a half."""
+    """Every image, mirrored with probability 1/2."""
     chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
 class CodecTrainer:
-    """Codec and discriminator by turns, one Adam each; what is published is the moving average of the codec's weights.
+    """Codec and discriminator in turn, with one Adam each; the moving average of the codec's weights is published.
 
-    The first steps train the perceptual backbone, where it has no weights; the discriminator counts from
-    `discriminator_start` on, when reconstructions are no longer told from pictures at a glance.
+    The first steps train the perceptual backbone if it has no weights; the discriminator has an effect only from
+    `discriminator_start` on, when reconstructions can no longer be recognised at a glance.
     """
 
     def __init__(self, request: TrainRequest):
@@ -76,7 +76,7 @@ class CodecTrainer:
 
     @property
     def note(self) -> str:
-        """Which weights the perceptual loss had."""
+        """The weights that the perceptual loss used."""
         s = self.settings
         if not s.perceptual_weight:
             return "no perceptual loss"

@@ -1,4 +1,4 @@
-"""What a VQ-VAE can be told. Read without torch."""
+"""Config and training settings of VQ-VAEs. Does not import torch."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,25 +11,25 @@ from zoo.settings import AveragedSettings
 
 
 class CodecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Encoder, codebook and decoder; section numbers are of van den Oord et al. 2017."""
+    """Encoder, codebook and decoder; section numbers refer to van den Oord et al. 2017."""
 
     image_channels: Literal[1, 3] = 3  # grey or RGB
     hidden_channels: Annotated[int, Meta(ge=8, le=1024)] = 128  # width at the lowest resolution; section 4.1
     residual_channels: Annotated[int, Meta(ge=4, le=1024)] = 32  # width inside a residual block
     residual_layers: Annotated[int, Meta(ge=0, le=16)] = 2
-    downsampling: Literal[2, 4, 8, 16] = 4  # pixels per token, each way
+    downsampling: Literal[2, 4, 8, 16] = 4  # pixels per token, in each direction
     num_codes: Annotated[int, Meta(ge=2, le=65536)] = 512  # K
     code_size: Annotated[int, Meta(ge=1, le=512)] = 64  # D
     commitment_weight: Annotated[float, Meta(ge=0, le=10)] = 0.25  # beta, equation 3
     learn_codebook: Literal["ema", "loss"] = "ema"  # appendix A.1, or the second term of equation 3
     ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99
     skip_after_relu: bool = False
-    """Whether a residual block adds to relu(x) in place of x. Networks whose first ReLU works in place do so unsaid:
-    zalandoresearch/pytorch-vq-vae and what was copied from it. Same tensors, another function; for imported weights."""
+    """Whether a residual block adds to relu(x) instead of x. Networks whose first ReLU works in place do so silently:
+    zalandoresearch/pytorch-vq-vae and its copies. Same tensors, but a different function; for imported weights."""
 
     @property
     def context(self) -> tuple[int, int]:
-        """How far encoder and decoder see around a place, pixels: no nearer than the sum of their kernels' reaches."""
+        """An upper bound of the receptive field of encoder and decoder in each direction, in pixels."""
         lowest = 1 + self.residual_layers  # 3x3 convolutions at the lowest resolution
         return (lowest + 2) * self.downsampling, (lowest + 4) * self.downsampling
 
@@ -38,7 +38,7 @@ class PriorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A transformer that draws a picture's tokens; see prior.py."""
 
     kind: Literal["masked", "autoregressive"] = "masked"
-    rows: Annotated[int, Meta(ge=1, le=128)] = 7  # of the tokens of the pictures that it draws
+    rows: Annotated[int, Meta(ge=1, le=128)] = 7  # size of the token grid of the pictures that it draws
     columns: Annotated[int, Meta(ge=1, le=128)] = 7
     num_classes: Annotated[int, Meta(ge=0, le=100_000)] = 0  # 0: pictures have no labels
     width: Annotated[int, Meta(ge=8, le=8192)] = 128
@@ -46,7 +46,7 @@ class PriorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     heads: Annotated[int, Meta(ge=1, le=128)] = 4
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     choice_temperature: Annotated[float, Meta(ge=0, le=100)] = 4.5
-    """`masked`: how much noise decides, at first, which drawn tokens are kept; 4.5 is MaskGIT's."""
+    """`masked`: the initial amount of noise in the choice of which drawn tokens are kept; MaskGIT uses 4.5."""
     default_steps: Annotated[int, Meta(ge=1)] = 8  # `masked`
     default_temperature: Annotated[float, Meta(ge=0.1, le=10)] = 1.0
     default_guidance: Annotated[float, Meta(ge=0, le=10)] = 1.5
@@ -60,13 +60,13 @@ class VQVAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def check_prior(prior: PriorConfig | None, family: str) -> None:
-    """What the schema can't say of a prior; UsageError."""
+    """Checks of a prior's config that the schema cannot express; UsageError."""
     if prior and prior.width % prior.heads:
         raise UsageError(f"{family} config: prior.heads is {prior.heads}; it must divide the width {prior.width}")
 
 
 def completed(config: Any, stage: str) -> dict[str, Any]:
-    """A family's config with `codec` and, perhaps, `prior`, as plain data; the stage `prior` needs one."""
+    """A family's config with `codec` and optionally `prior`, as plain data; the stage `prior` needs one."""
     if stage not in ("", "prior"):
         raise UsageError(f"--stage is '{stage}'; it must be prior, or left out for the codec")
     if stage == "prior" and config.prior is None:
@@ -75,7 +75,7 @@ def completed(config: Any, stage: str) -> dict[str, Any]:
 
 
 def trains_prior(request: TrainRequest) -> bool:
-    """Whether a training is of the prior; a codec under a prior must stay as it is, and is refused."""
+    """Whether a training is of the prior. Training a codec that has a prior is refused: it must stay unchanged."""
     if request.stage == "prior":
         return True
     if request.config.get("prior"):
@@ -84,7 +84,7 @@ def trains_prior(request: TrainRequest) -> bool:
 
 
 class CodecSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the training of a codec can be told."""
+    """Settings for the training of a codec."""
 
     warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
@@ -92,9 +92,9 @@ class CodecSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unknown_
 
 
 class PriorSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the training of a prior can be told."""
+    """Settings for the training of a prior."""
 
-    mirror: bool = False  # half of the pictures are mirrored
+    mirror: bool = False  # mirrors half of the pictures
     warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
     weight_decay: Annotated[float, Meta(ge=0)] = 0.03
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published

@@ -1,15 +1,15 @@
 """Weights of other VQ-VAE implementations, as this family's config and `state_dict`.
 
-Taken: the notebook of zalandoresearch/pytorch-vq-vae, in both of its variants (with and without moving averages), on
-which many repositories build. Three things in it do not show in the tensors' names and shapes:
+Supported: the notebook of zalandoresearch/pytorch-vq-vae, in both of its variants (with and without moving averages),
+on which many repositories are based. Three of its properties are not visible in the tensors' names and shapes:
 
 - the first ReLU of a residual block works in place, so that the skip carries relu(x): `skip_after_relu`;
-- the convolutions of the blocks have no bias: ours get zeros;
+- the convolutions of the blocks have no bias: our biases become zeros;
 - pictures are scaled to -0.5 .. 0.5, where ours are -1 .. 1: the first convolution is halved and the last one doubled,
   which is exact in floating point. (The notebook's first revisions scaled to -1 .. 1; their tensors look the same.)
 
-Its moving counts are stored with the Laplace smoothing already in them, ours without. They matter only when training
-goes on, and wash out within a few hundred steps.
+Its moving counts are stored with Laplace smoothing, ours without. They only matter if training continues, and the
+difference vanishes within a few hundred steps.
 """
 
 import re
@@ -25,7 +25,7 @@ from zoo.hookspecs import Imported, ImportRequest
 from .config import CodecConfig, VQVAEConfig
 
 ZALANDO = "zalandoresearch/pytorch-vq-vae"
-PIXEL_SCALE = 2.0  # ours over theirs
+PIXEL_SCALE = 2.0  # our scale divided by theirs
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -34,14 +34,15 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
     """The hook of the contract.
 
     Raises:
-        InvalidFileError: a layout that is known, with tensors missing, left over or of wrong shapes (all are named), or
-            one that this family cannot hold.
+        InvalidFileError: a known layout with tensors that are missing, unexpected or of the wrong shape (all are
+        named),
+            or one that this family does not support.
     """
     names = request.tensors.keys()
     if any(name.startswith(("quantize_t.", "quantize_b.")) for name in names):
         raise InvalidFileError(
-            f"{request.path.name} is a VQ-VAE-2 (rosinality/vq-vae-2-pytorch): its picture is two grids of tokens, one "
-            "above the other, and the family vqvae has one; no family here takes it"
+            f"{request.path.name} is a VQ-VAE-2 (rosinality/vq-vae-2-pytorch): its pictures have two grids of tokens, "
+            "but those of the family vqvae have one; no family supports it"
         )
     if any(name.startswith("_encoder._conv_") for name in names) and any(
         name.startswith(("_vq_vae.", "_pre_vq_conv.")) for name in names
@@ -69,14 +70,14 @@ def _zalando(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: s
 
 
 def _codec(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> CodecConfig:
-    """The architecture, read from shapes. Where the tensor that shows a number is missing, it comes from the notebook's
-    own config or default, so that the message about missing tensors can name their shapes."""
+    """The architecture, read from shapes. If the tensor that shows a number is missing, the number comes from the
+    notebook's own config or default, so that the message about missing tensors can name their shapes."""
 
     def axis(name: str, axis: int, said: str, default: int) -> int:
         shape = tensors[name].shape if name in tensors else ()
         shown = shape[axis] if len(shape) > axis else None
         if shown is not None and config.get(said, shown) != shown:
-            raise InvalidFileError(f"{source}: the config beside it says {said} {config[said]}, its tensors {shown}")
+            raise InvalidFileError(f"{source}: its config says {said} {config[said]}, but its tensors {shown}")
         return config.get(said, default) if shown is None else shown
 
     layers = [
@@ -97,17 +98,17 @@ def _codec(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str
                 "code_size": axis("_vq_vae._embedding.weight", 1, "embedding_dim", 64),
                 "commitment_weight": config.get("commitment_cost", 0.25),
                 "learn_codebook": "ema" if "_vq_vae._ema_w" in tensors else "loss",
-                "ema_decay": config.get("decay") or 0.99,  # 0 is the notebook's word for no averages
+                "ema_decay": config.get("decay") or 0.99,  # in the notebook, 0 means no averages
                 "skip_after_relu": True,
             },
             CodecConfig,
         )
     except msgspec.ValidationError as e:
-        raise InvalidFileError(f"{source} is a VQ-VAE of {ZALANDO} that this family cannot hold: {e}") from None
+        raise InvalidFileError(f"{source} is a VQ-VAE of {ZALANDO} that this family does not support: {e}") from None
 
 
 def _names(codec: CodecConfig) -> dict[str, str]:
-    """Their name: ours, of the codec's tensors."""
+    """Their names of the codec's tensors, mapped to ours."""
     convolutions = {
         "_encoder._conv_1": "encoder.down.0",
         "_encoder._conv_2": "encoder.down.1",
@@ -131,7 +132,7 @@ def _names(codec: CodecConfig) -> dict[str, str]:
 
 
 def _shapes(codec: CodecConfig) -> Shapes:
-    """Their name: the shape that our tensor of that name has."""
+    """Their names, mapped to the shapes of our tensors."""
     import torch
 
     from .model import VQVAE
@@ -143,11 +144,11 @@ def _shapes(codec: CodecConfig) -> Shapes:
 
 def _check_shapes(tensors: Mapping[str, Tensor], expected: Shapes, source: str) -> None:
     wrong = [f"{name} {shape} is missing" for name, shape in expected.items() if name not in tensors]
-    wrong += [f"{name} {tuple(tensor.shape)} has no place" for name, tensor in tensors.items() if name not in expected]
+    wrong += [f"{name} {tuple(tensor.shape)} is unexpected" for name, tensor in tensors.items() if name not in expected]
     wrong += [
-        f"{name} is {tuple(tensors[name].shape)} where {shape} belongs"
+        f"{name} is {tuple(tensors[name].shape)}, not {shape}"
         for name, shape in expected.items()
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
     if wrong:
-        raise InvalidFileError(f"{source} is not whole as a checkpoint of {ZALANDO}: {'; '.join(wrong)}")
+        raise InvalidFileError(f"{source} is incomplete as a checkpoint of {ZALANDO}: {'; '.join(wrong)}")

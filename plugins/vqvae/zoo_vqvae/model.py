@@ -4,8 +4,8 @@ https://arxiv.org/abs/1711.00937. The networks, top to bottom: residual block, e
 the quantiser of quantize.py. Section 4.1 of the paper describes them. In shapes, `f` is the downsampling factor.
 
 Departs from the paper: pixels are scaled to -1 .. 1; a 1x1 convolution takes the latents to a small `code_size`
-(nearest-code search in few dimensions keeps more of the codebook in use); weights are averaged for evaluation by the
-trainer, not here.
+(nearest-code search in few dimensions keeps more of the codebook in use); the trainer, not this file, averages the
+weights for evaluation.
 """
 
 from math import log2
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror: 3x3, residual blocks, transposed 4x4 convolutions up."""
+    """The encoder mirrored: 3x3, residual blocks, transposed 4x4 convolutions up."""
 
     def __init__(self, c: CodecConfig):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The family `vqvae`: cards and hooks. Imports no torch; the hooks that need it import it themselves."""
+"""The family `vqvae`: presets and hooks. Does not import torch; the hooks that need it do."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -32,7 +32,7 @@ _SMALL_GREY = {"codec": {"image_channels": 1, "hidden_channels": 128, "residual_
 PRIOR = {"num_classes": 10, "width": 128, "depth": 4, "heads": 4}
 PRIOR_TRAINING = {"steps": 2_500, "batch_size": 64, "learning_rate": 2e-3, "precision": "bfloat16"}
 
-# Of both families that have tokens; with --stage prior.
+# For both families with tokens; used with --stage prior.
 PRIORS = {
     "prior": Preset(
         summary="with --stage prior: a small masked transformer over 7x7 tokens, ten classes",
@@ -68,7 +68,7 @@ PRESETS = {
         training={"steps": 100_000, "batch_size": 64, "learning_rate": 2e-4},
     ),
     "tiny": Preset(
-        summary="a model for tests: it trains in a second and is good for nothing",
+        summary="for tests only: trains in a second",
         config={
             "codec": {
                 "image_channels": 1,
@@ -77,7 +77,7 @@ PRESETS = {
                 "residual_layers": 1,
                 "num_codes": 8,
                 "code_size": 4,
-                "ema_decay": 0.5,  # so that the codes follow at once, and lie clear of ties
+                "ema_decay": 0.5,  # so that the codes follow immediately and do not tie
             }
         },
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
@@ -87,8 +87,9 @@ PRESETS = {
 
 
 MEMORY_BYTES = 1 << 31
-"""What `reconstruct` may take in ONNX Runtime on a CPU. Measured at factor 4: 512 bytes a pixel at 128 hidden channels
-(135 MB at 512x512, 543 MB at 1024x1024, 2150 MB at 2048x2048), so 4 bytes a pixel and hidden channel."""
+"""The memory that `reconstruct` may use in ONNX Runtime on a CPU. Measured at factor 4: 512 bytes per pixel with 128
+hidden channels (135 MB at 512x512, 543 MB at 1024x1024, 2150 MB at 2048x2048), so 4 bytes per pixel and hidden
+channel."""
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""The tasks of a VQ codec and their ports. Read without torch."""
+"""The tasks of a VQ codec and their ports. Does not import torch."""
 
 from zoo.hookspecs import Port, Task, Tile
 
@@ -6,7 +6,7 @@ from .config import PriorConfig
 
 
 def image_port(channels: int, maximum_pixels: int) -> Port:
-    """A picture of any size."""
+    """An image of any size."""
     return Port(
         kind="image",
         dtype="uint8",
@@ -30,17 +30,17 @@ def codec_tasks(
     label: Port | None = None,
     context: tuple[int, int] | None = None,
 ) -> dict[str, Task]:
-    """`reconstruct`, `encode` and `decode`; all take a label where the codec does.
+    """`reconstruct`, `encode` and `decode`; all take a label if the codec does.
 
     Args:
-        context: how far the encoder and the decoder see around a place, pixels; None: over the whole picture.
+        context: receptive field of encoder and decoder in each direction, pixels; None: the whole image.
     """
     image, size = image_port(channels, maximum_pixels), size_port()
     tokens = Port(
         kind="tokens",
         dtype="int64",
         shape=("batch", "rows", "columns"),
-        summary=f"one code for {downsampling}x{downsampling} pixels",
+        summary=f"one code per {downsampling}x{downsampling} pixels",
         minimum=0,
         maximum=num_codes - 1,
     )
@@ -55,13 +55,13 @@ def codec_tasks(
             tile=tiles.get("reconstruct"),
         ),
         "encode": Task(
-            summary="A picture to tokens",
+            summary="Encode a picture as tokens",
             inputs={"image": image, **told},
             outputs={"tokens": tokens, "size": size},
             tile=tiles.get("encode"),
         ),
         "decode": Task(
-            summary="Tokens to a picture",
+            summary="Decode tokens to a picture",
             inputs={"tokens": tokens, "size": size, **told},
             outputs={"image": image},
             tile=tiles.get("decode"),
@@ -72,7 +72,7 @@ def codec_tasks(
 def prior_tasks(
     prior: PriorConfig, *, channels: int, downsampling: int, classes: tuple[str, ...] = ()
 ) -> dict[str, Task]:
-    """`generate`, and with a masked prior `inpaint`, for pictures of the prior's own size."""
+    """`generate`, and with a masked prior `inpaint`, for images of the prior's own size."""
     height, width = prior.rows * downsampling, prior.columns * downsampling
 
     def picture(channels: int, kind: str = "image", summary: str = "") -> Port:
@@ -80,11 +80,11 @@ def prior_tasks(
 
     masked = prior.kind == "masked"
     walk = _walk_ports(prior, classes)
-    tasks = {"generate": Task(summary="Draw a picture out of noise", inputs=walk, outputs={"image": picture(channels)})}
+    tasks = {"generate": Task(summary="Draw a picture from noise", inputs=walk, outputs={"image": picture(channels)})}
     if masked:
-        mask = picture(1, "mask", "128 and more: draw anew the tokens that stand for the pixel")
+        mask = picture(1, "mask", "pixels of 128 or more: their tokens are redrawn")
         tasks["inpaint"] = Task(
-            summary="Draw the masked part of a picture anew",
+            summary="Redraw the masked part of a picture",
             inputs={"image": picture(channels), "mask": mask, **walk},
             outputs={"inpainted": picture(channels)},
         )
@@ -92,10 +92,10 @@ def prior_tasks(
 
 
 def _walk_ports(prior: PriorConfig, classes: tuple[str, ...]) -> dict[str, Port]:
-    """What every draw takes."""
+    """The inputs of every drawing task."""
     ports = {
         "seed": Port(
-            kind="seed", dtype="int64", shape=("batch",), summary="of each picture", minimum=0, maximum=2**53 - 1
+            kind="seed", dtype="int64", shape=("batch",), summary="one per picture", minimum=0, maximum=2**53 - 1
         )
     }
     if prior.kind == "masked":
@@ -103,31 +103,33 @@ def _walk_ports(prior: PriorConfig, classes: tuple[str, ...]) -> dict[str, Port]
             kind="count",
             dtype="int64",
             shape=(),
-            summary="in which all tokens are drawn",
+            summary="number of steps in which the tokens are drawn",
             default=min(prior.default_steps, prior.rows * prior.columns),
             minimum=1,
             maximum=prior.rows * prior.columns,
         )
-    ports["temperature"] = _number("less draws the likeliest, more anything", prior.default_temperature, 0.1, 10.0)
+    ports["temperature"] = _number(
+        "lower: likelier tokens, higher: more varied ones", prior.default_temperature, 0.1, 10.0
+    )
     if prior.num_classes:
         ports["label"] = Port(
             kind="label",
             dtype="int64",
             shape=("batch",),
-            summary="what to draw; -1 is anything",
+            summary="what to draw; -1: anything",
             default=-1,
             minimum=-1,
             maximum=prior.num_classes - 1,
             classes=classes if len(classes) == prior.num_classes else (),
         )
         ports["guidance"] = _number(
-            "0 takes no notice of the label, 1 is plain, more exaggerates it", prior.default_guidance, 0.0, 10.0
+            "0 ignores the label, 1 is plain, more exaggerates it", prior.default_guidance, 0.0, 10.0
         )
     return ports
 
 
 def _number(summary: str, default: float, minimum: float, maximum: float) -> Port:
-    """One for each image."""
+    """One number per image."""
     return Port(
         kind="scalar",
         dtype="float32",

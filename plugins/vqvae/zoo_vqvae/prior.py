@@ -1,14 +1,14 @@
-"""Priors: pictures out of tokens. One transformer, used in two ways.
+"""Priors: draw images as tokens. One transformer, used in two ways.
 
-- `masked`: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (https://arxiv.org/abs/2202.04200): all
-  tokens at once, the surest kept, the others masked and drawn again, in a few steps.
+- `masked`: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (https://arxiv.org/abs/2202.04200): draws
+  all tokens together, keeps the most confident, masks the others and draws them again, in a few steps.
 - `autoregressive`: one token after the other, with a cache of keys and values, as in section 3.2 of Esser, Rombach,
   Ommer 2021 (https://arxiv.org/abs/2012.09841).
 
-Labels are guided as Ho and Salimans 2022 do (https://arxiv.org/abs/2207.12598), on logits: u + g (c - u).
+Labels are guided as by Ho and Salimans 2022 (https://arxiv.org/abs/2207.12598), but on logits: u + g (c - u).
 
-Departs from MaskGIT: no label smoothing; learned positions, and the label in a place of its own before the tokens.
-Letters: K codes, L places of an image's tokens.
+Departs from MaskGIT: no label smoothing; learned positions; the label has its own position before the tokens.
+Symbols: K codes, L positions of an image's tokens.
 """
 
 import math
@@ -26,7 +26,7 @@ from zoo.build.random import uniform
 from .config import PriorConfig
 
 Count = Int64[Tensor, ""]
-Labels = Int64[Tensor, " batch"]  # -1 is none
+Labels = Int64[Tensor, " batch"]  # -1: no label
 Numbers = Float32[Tensor, " batch"]
 Seeds = Int64[Tensor, " batch"]
 Tokens = Int64[Tensor, "batch L"]
@@ -60,7 +60,7 @@ class Block(nn.Module):
         v: Float[Tensor, "batch heads seen head_size"],
         hidden: Bool[Tensor, "*#places #seen"] | None,
     ) -> Float[Tensor, "batch places width"]:
-        """The block's output; `hidden`: what each place does not look at."""
+        """The block's output; `hidden`: the positions that each position must not attend to."""
         scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
         if hidden is not None:
             scores = scores.masked_fill(hidden, -1e9)
@@ -92,10 +92,10 @@ class Prior(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tokens, label: Labels) -> Float[Tensor, "batch L K"]:
-        """Logits of every place.
+        """Logits of every position.
 
-        Masked: tokens 0 .. K, K where masked; each place sees all. Autoregressive: a place's logits depend on the label
-        and the tokens before it.
+        Masked: tokens 0 .. K, K where masked; each position sees all others. Autoregressive: a position's logits depend
+        on the label and the tokens before it.
         """
         x = torch.cat((self.labels(label + 1).unsqueeze(1), self.tokens(tokens)), dim=1) + self.positions
         if self.config.kind == "masked":
@@ -112,7 +112,7 @@ class Prior(nn.Module):
         return self.head(self.norm(x))
 
     def empty_cache(self, number: int) -> Float[Tensor, "depth 2 batch heads L head_size"]:
-        """Keys and values of no place yet, for so many images."""
+        """A cache without keys and values, for this number of images."""
         c = self.config
         return self.positions.new_zeros(c.depth, 2, number, c.heads, self.places, c.width // c.heads)
 
@@ -123,11 +123,11 @@ class Prior(nn.Module):
         label: Labels,
         cache: Float[Tensor, "depth 2 batch heads L head_size"],
     ) -> tuple[Float[Tensor, "batch K"], Float[Tensor, "depth 2 batch heads L head_size"]]:
-        """Logits of place i from the token before it and a cache of the places before, and the cache with place i.
+        """Logits of position i from the previous token and a cache of the previous positions, and the cache with i.
 
         Args:
             i: 0 .. L-1.
-            before: the token at place i - 1; anything where i is 0.
+            before: the token at position i - 1; any value if i is 0.
         """
         entered = torch.where(i == 0, self.labels(label + 1), self.tokens(before))
         x = (entered + self.positions.index_select(0, i.reshape(1))).unsqueeze(1)  # [batch, 1, width]
@@ -146,14 +146,14 @@ class Prior(nn.Module):
 
 
 def masked_share(r: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The share of tokens that is masked at r of the way, 1 at r = 0, 0 at r = 1: cos(pi r / 2) (section 3.3)."""
+    """The share of masked tokens at progress r, 1 at r = 0, 0 at r = 1: cos(pi r / 2) (section 3.3)."""
     return torch.cos(r * (math.pi / 2))
 
 
 def mask_at_random(
     tokens: Tokens, mask_token: int, generator: torch.Generator | None
 ) -> tuple[Tokens, Bool[Tensor, "batch L"]]:
-    """Tokens with a random share masked, and where: at least one in each image."""
+    """Tokens with a random share masked, at least one in each image, and the mask."""
     n, places = tokens.shape
     share = masked_share(torch.rand(n, 1, generator=generator))
     rank = torch.rand(n, places, generator=generator).argsort(dim=1).argsort(dim=1)
@@ -169,7 +169,7 @@ def prior_loss(
     label: Labels,
     generator: torch.Generator | None,
 ) -> Float[Tensor, ""]:
-    """Mean -log p of the tokens, nats a token: of the masked ones given the others, or of each given those before."""
+    """Mean -log p of the tokens, nats per token: of the masked ones given the others, or of each given those before."""
     if kind == "autoregressive":
         return F.cross_entropy(prior(tokens, label).flatten(0, 1), tokens.flatten())
     shown, hidden = mask_at_random(tokens, num_codes, generator)
@@ -186,16 +186,16 @@ def gumbel(seed: Seeds, shape: tuple[int, ...], stream: Count) -> Float32[Tensor
 
 def guided(logits: Float[Tensor, "twice_batch *places K"], guidance: Numbers) -> Float[Tensor, "batch *places K"]:
     """u + g (c - u); the logits with a label come first."""
-    both = logits.unflatten(0, (2, -1))  # chunk would be exported as a sequence, which few runtimes take
+    both = logits.unflatten(0, (2, -1))  # chunk would be exported as a sequence, which few runtimes support
     conditional, unconditional = both[0], both[1]
     g = guidance.reshape(-1, *[1] * (logits.ndim - 1))
     return unconditional + g * (conditional - unconditional)
 
 
 class Drawing(nn.Module):
-    """What both ways to draw share: logits under guidance, and the draw of a token.
+    """What both kinds of drawing share: guided logits, and drawing a token.
 
-    Stream i of a seed is the noise of step i.
+    Step i uses stream i of the seed.
     """
 
     def __init__(self, prior: Prior):
@@ -203,7 +203,7 @@ class Drawing(nn.Module):
         self.prior = prior
 
     def both(self, label: Labels, guidance: Numbers | None) -> Int64[Tensor, " maybe_twice_batch"]:
-        """The labels of a forward pass: with guidance, each image also without its label."""
+        """The labels of a forward pass; with guidance, each image appears a second time without its label."""
         return label if guidance is None else torch.cat((label, torch.full_like(label, -1)))
 
     def draw(
@@ -212,7 +212,7 @@ class Drawing(nn.Module):
         temperature: Numbers,
         noise: Float[Tensor, "batch *places K"],
     ) -> tuple[Int64[Tensor, " batch *places"], Float[Tensor, " batch *places"]]:
-        """Tokens out of logits by the Gumbel trick, and by how much each won."""
+        """Tokens drawn from logits by the Gumbel trick, and the margin by which each won."""
         t = temperature.reshape(-1, *[1] * (logits.ndim - 1))
         best = (logits / t + noise).topk(2, dim=-1)
         return best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
@@ -234,9 +234,9 @@ class MaskedDrawing(Drawing):
     ) -> tuple[Tokens, Numbers]:
         """One step: tokens with fewer masks, and the smallest margin of its choices.
 
-        1. Draw a token for every masked place.
-        2. Confidence: log p of what was drawn, plus Gumbel noise that fades out over the steps.
-        3. Mask the least confident again, so many that cos(pi/2 (i + 1) / steps) of the `number` stay masked.
+        1. Draw a token for every masked position.
+        2. Confidence: log p of the drawn token, plus Gumbel noise that fades out over the steps.
+        3. Mask the least confident again, so that cos(pi/2 (i + 1) / steps) of the `number` stay masked.
         """
         p, k = self.prior, self.prior.num_codes
         masked = tokens == k
@@ -253,7 +253,7 @@ class MaskedDrawing(Drawing):
         confidence = log_p + fading * temperature.unsqueeze(1) * noise[..., k]
         confidence = torch.where(masked, confidence, math.inf)
 
-        # A share that is a whole number (cos is 1/2 at a third) must not fall under it by rounding.
+        # If the number is an integer (cos is 1/2 at a third), rounding must not push it below that.
         left = torch.floor(number.to(torch.float64) * masked_share(done) + 1e-6).to(torch.int64)
         left = torch.minimum(left, masked.sum(dim=1) - 1).clamp(min=0).unsqueeze(1)  # [batch, 1]
         again = (confidence.argsort(dim=1).argsort(dim=1) < left) & masked
@@ -273,7 +273,7 @@ class MaskedDrawing(Drawing):
         label: Labels,
         guidance: Numbers | None = None,
     ) -> Tokens:
-        """Tokens with all that were masked (K) drawn; the others never change."""
+        """Tokens in which all masked ones (K) have been drawn; the others never change."""
         number = (tokens == self.prior.num_codes).sum(dim=1)
 
         def more(i: Tensor, tokens: Tensor) -> Tensor:
@@ -293,7 +293,7 @@ class MaskedDrawing(Drawing):
         label: Labels,
         guidance: Numbers | None = None,
     ) -> Numbers:
-        """The smallest margin of all steps: how far the image is from a tie."""
+        """The smallest margin of all steps: how far the image was from a tie."""
         number = (tokens == self.prior.num_codes).sum(dim=1)
         margins = []
         for i in range(int(steps)):
@@ -316,7 +316,7 @@ class SequentialDrawing(Drawing):
         label: Labels,
         guidance: Numbers | None,
     ) -> tuple[Int64[Tensor, " batch"], Tensor, Numbers]:
-        """The token at place i; the cache with it; and by how much it won."""
+        """The token at position i, the cache with it, and the margin by which it won."""
         labels = self.both(label, guidance)
         entered = before if guidance is None else before.repeat(2)
         logits, cache = self.prior.next_logits(i, entered, labels, cache)
@@ -326,12 +326,12 @@ class SequentialDrawing(Drawing):
         return drawn, cache, won
 
     def start(self, label: Labels, guidance: Numbers | None) -> tuple[Count, Tokens, Tensor]:
-        """Place 0, no tokens, an empty cache."""
+        """Position 0, no tokens, an empty cache."""
         tokens = label.new_zeros(label.shape[0], self.prior.places)
         return label.new_zeros(()), tokens, self.prior.empty_cache(self.both(label, guidance).shape[0])
 
     def forward(self, seed: Seeds, temperature: Numbers, label: Labels, guidance: Numbers | None = None) -> Tokens:
-        """All tokens, from the first place to the last."""
+        """All tokens, from the first position to the last."""
         places = torch.arange(self.prior.places, device=label.device)
 
         def more(i: Tensor, tokens: Tensor, cache: Tensor) -> Tensor:

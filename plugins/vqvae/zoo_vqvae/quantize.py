@@ -4,8 +4,8 @@ Source: van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Lear
 (https://arxiv.org/abs/1711.00937): equation 1 (nearest code), equation 3 (the loss terms),
 section 3.2 (straight-through), appendix A.1 (codebook by moving averages).
 
-The file is maths only: no files, no devices, no hidden randomness. Letters are the paper's:
-`z_e` the encoder's output, `e` the codebook, `z_q` the quantised latent.
+Only maths: no files, no devices, no hidden randomness. The symbols are the paper's: `z_e` is the encoder's output, `e`
+the codebook, `z_q` the quantised latent.
 """
 
 from typing import NamedTuple
@@ -23,14 +23,14 @@ def nearest_code(
     """Index of the nearest code of each latent (equation 1).
 
     |z - e|^2 = |z|^2 - 2 z.e + |e|^2, and |z|^2 is the same for every code, so one matrix product
-    ranks the codes. `cdist` gives the same ranking but exports to a graph that first builds the
+    ranks the codes. `cdist` gives the same ranking but is exported as a graph that first builds the
     [latents, codes, size] difference tensor.
 
     Returns:
-        0 .. num_codes - 1; the lowest index where two codes tie.
+        0 .. num_codes - 1; the lowest index if codes tie.
     """
     flat = z_e.reshape(-1, e.shape[1])  # a matrix, so that product and sum are exported as one Gemm
-    distances = F.linear(-2 * flat, e, bias=e.pow(2).sum(dim=1))  # [latents, num_codes], the one large tensor
+    distances = F.linear(-2 * flat, e, bias=e.pow(2).sum(dim=1))  # [latents, num_codes], the only large tensor
     return distances.argmin(dim=1).reshape(z_e.shape[:-1])
 
 
@@ -50,7 +50,7 @@ def commitment_loss(z_e: Float[Tensor, "*shape"], z_q: Float[Tensor, "*shape"]) 
 
 
 def perplexity(counts: Shaped[Tensor, " num_codes"]) -> Float64[Tensor, ""]:
-    """exp(entropy) of code frequencies: 1 when one code does everything, num_codes when all do the same.
+    """exp(entropy) of code frequencies: 1 if only one code is used, num_codes if all are used equally.
 
     Args:
         counts: how often each code was used; the sum must be positive.
@@ -67,27 +67,27 @@ def ema_update(average: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"],
 class Quantized(NamedTuple):
     z_q: Float[Tensor, "*places code_size"]  # in training, its gradient goes straight to z_e
     indices: Int64[Tensor, "*places"]
-    losses: dict[str, Tensor]  # named scalar terms, weights not yet applied; empty in evaluation
+    losses: dict[str, Tensor]  # named scalar terms, without weights; empty in evaluation
 
 
 class VectorQuantizer(nn.Module):
     """The codebook, and how it learns.
 
     Two ways to learn it: `ema`, moving averages of the latents that chose a code, no gradient
-    (appendix A.1), and `loss`, gradient descent on `codebook_loss` (equation 3). Under `ema` a code
-    that has almost stopped being chosen is *restarted*: it becomes a random latent of the present batch
-    with fresh averages, else it would never be the nearest of anything again.
+    (appendix A.1), and `loss`, gradient descent on `codebook_loss` (equation 3). With `ema`, a code
+    that is hardly ever chosen any more is *restarted*: it becomes a random latent of the current batch
+    with new averages, since otherwise it would never be the nearest of any latent again.
 
-    Departs from the paper: restarts; the counts are smoothed (Laplace, `epsilon`) only where they
-    divide, as in Sonnet, so that rare codes don't blow up.
+    Departs from the paper: restarts; the counts are smoothed (Laplace, `epsilon`) only in the
+    division, as in Sonnet, so that rare codes do not blow up.
 
-    Under several processes the sums are added over all of them and the restarts drawn by rank 0, so every
+    With several processes, sums are added over all of them and rank 0 draws the restarts, so every
     process has the same codebook without DDP's help.
     """
 
     codebook: Tensor
-    cluster_size: Tensor  # N_i, moving; of `ema` only
-    cluster_sum: Tensor  # m_i, moving; of `ema` only
+    cluster_size: Tensor  # N_i, moving; only for `ema`
+    cluster_sum: Tensor  # m_i, moving; only for `ema`
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class VectorQuantizer(nn.Module):
             learn: `ema` or `loss`.
             decay: of the moving averages, 0 .. 1.
             epsilon: Laplace smoothing of the counts.
-            restart_below: a code is dead when its moving count falls under this share of the mean count; 0 never.
+            restart_below: a code is dead if its moving count falls below this share of the mean count; 0: never.
         """
         super().__init__()
         if learn not in ("ema", "loss"):
@@ -123,10 +123,10 @@ class VectorQuantizer(nn.Module):
         return F.embedding(indices, self.codebook)
 
     def forward(self, z_e: Float[Tensor, "*places code_size"], generator: torch.Generator | None = None) -> Quantized:
-        """Quantises; in training mode also learns the codebook (`ema`) or gives its loss (`loss`).
+        """Quantises; in training mode, also learns the codebook (`ema`) or returns its loss (`loss`).
 
         Args:
-            generator: CPU generator that draws the latents for restarted codes; None is torch's global one.
+            generator: CPU generator that draws the latents for restarted codes; None: torch's global one.
         """
         indices = nearest_code(z_e, self.codebook)
         z_q = self.decode(indices)
@@ -172,7 +172,7 @@ class VectorQuantizer(nn.Module):
         fresh = latents[chosen]
         if dist.is_initialized():
             dist.broadcast(fresh, src=0)
-        # The averages restart too: with the old ones the next update would undo the restart.
+        # The averages restart too: with the old ones, the next update would undo the restart.
         self.codebook[dead] = fresh
         self.cluster_size[dead] = mean_size
         self.cluster_sum[dead] = fresh * mean_size

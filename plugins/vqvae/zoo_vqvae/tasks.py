@@ -1,7 +1,7 @@
-"""What the graphs of a VQ codec do: from pixels to tokens, and from tokens to pixels.
+"""The graphs of a VQ codec: from pixels to tokens, and from tokens to pixels.
 
-Each module's `forward` is one task, as the ports in ports.py name it. Images of any size of at least 8x8 pixels are
-padded inside to a multiple of the downsampling factor by repeating the edge, and cropped again at the end.
+Each module's `forward` is one task, with the ports in ports.py. Images of at least 8x8 pixels, of any size, are padded
+to a multiple of the downsampling factor by repeating the edge, and cropped again at the end.
 """
 
 from typing import Protocol, runtime_checkable
@@ -40,7 +40,7 @@ class Codec(Protocol):
 
 
 class Parts(Protocol):
-    """What `build_module` gives: an `nn.ModuleDict` of these."""
+    """What `build_module` returns: an `nn.ModuleDict` of these."""
 
     codec: Codec
     prior: Prior
@@ -60,7 +60,7 @@ def to_uint8(x: Float32[Tensor, "batch channels height width"]) -> Pixels:
 def pad_to_multiple(
     x: Float32[Tensor, "batch channels height width"], factor: int
 ) -> Float32[Tensor, "batch channels padded_height padded_width"]:
-    """Height and width rounded up to multiples of `factor`, the last row and column repeated."""
+    """Height and width padded to multiples of `factor` by repeating the last row and column."""
     for axis in (2, 3):
         length = x.shape[axis]
         padded = (length + factor - 1) // factor * factor
@@ -72,7 +72,7 @@ def pad_to_multiple(
 def crop(
     x: Float32[Tensor, "batch channels padded_height padded_width"], size: Size
 ) -> Float32[Tensor, "batch channels height width"]:
-    """The upper left corner, of the height and width that `size` says; larger ones give what is there."""
+    """The upper left corner of height and width `size`; a larger size gives everything."""
     for axis in (2, 3):
         index = torch.arange(x.shape[axis], device=x.device)
         keep = index[index < size[axis - 2]]
@@ -83,7 +83,7 @@ def crop(
 def margins(
     z_e: Float[Tensor, "batch rows columns code_size"], codebook: Float[Tensor, "num_codes code_size"]
 ) -> Float[Tensor, "batch rows columns"]:
-    """Distance of the second-best code less that of the best."""
+    """Distance of the second-best code minus that of the best."""
     distances = torch.cdist(z_e.flatten(1, 2), codebook.unsqueeze(0)).square()
     best = distances.topk(2, dim=-1, largest=False).values
     return (best[..., 1] - best[..., 0]).reshape(z_e.shape[:-1])
@@ -139,14 +139,14 @@ class Reconstruct(nn.Module):
 
 
 class Generate(nn.Module):
-    """What the tasks of a prior share: codec, prior, and tokens decoded to an image."""
+    """What the tasks of a prior share: codec, prior, and decoding of tokens to an image."""
 
     def __init__(self, codec: Codec, prior: Prior):
         super().__init__()
         self.codec, self.prior = codec, prior
 
     def label(self, label: Labels | None, seed: Seeds) -> Labels:
-        """-1 where the prior knows no labels."""
+        """-1 for a prior without labels."""
         return torch.full_like(seed, -1) if label is None else label
 
     def to_image(self, tokens: Tokens) -> Pixels:
@@ -163,7 +163,7 @@ class GenerateMasked(Generate):
         self.drawing = MaskedDrawing(prior)
 
     def start(self, seed: Seeds) -> Tokens:
-        """Nothing but masks."""
+        """All tokens masked."""
         masked = torch.full((1, self.prior.places), self.prior.num_codes, dtype=torch.int64, device=seed.device)
         return masked + torch.zeros_like(seed).unsqueeze(1)
 
@@ -211,7 +211,7 @@ class GenerateSequential(Generate):
 class Inpaint(Generate):
     """image, mask, seed, steps, temperature[, label, guidance] -> inpainted.
 
-    Every token that stands for a masked pixel is redrawn; pixels that are not masked stay the image's own.
+    Every token that covers a masked pixel is redrawn; pixels that are not masked stay those of the image.
     """
 
     def __init__(self, codec: Codec, prior: Prior):
@@ -220,7 +220,7 @@ class Inpaint(Generate):
         self.encode = Encode(codec)
 
     def start(self, image: Pixels, mask: UInt8[Tensor, "batch height width 1"]) -> Tokens:
-        """The image's tokens, K where the mask is."""
+        """The image's tokens, K where masked."""
         tokens, _ = self.encode(image)
         redrawn = (mask >= 128).to(torch.float32).permute(0, 3, 1, 2)
         redrawn = F.max_pool2d(redrawn, self.codec.config.downsampling).flatten(1) > 0

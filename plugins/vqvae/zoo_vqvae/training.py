@@ -25,9 +25,9 @@ def reconstruction_loss(reconstruction: Float32[Tensor, "*shape"], x: Float32[Te
 
 
 class CodecTrainer(AveragedTrainer):
-    """Adam with a cosine rate; what is published is the moving average of the weights."""
+    """Adam with a cosine learning rate; the moving average of the weights is published."""
 
-    # Narrower than the base class's, which is given them here and never replaces them.
+    # Narrower types than in the base class, which gets them here and never replaces them.
     settings: CodecSettings
 
     def __init__(self, request: TrainRequest):
@@ -52,9 +52,9 @@ class CodecTrainer(AveragedTrainer):
 
 
 class PriorTrainer(AveragedTrainer):
-    """AdamW with a cosine rate on the tokens that the codec gives; the codec stays as it is, to the bit."""
+    """AdamW with a cosine learning rate on the codec's tokens; the codec stays unchanged, to the bit."""
 
-    # Narrower than the base class's, which is given them here and never replaces them.
+    # Narrower types than in the base class, which gets them here and never replaces them.
     settings: PriorSettings
 
     def __init__(self, request: TrainRequest):
@@ -91,7 +91,7 @@ class PriorTrainer(AveragedTrainer):
         c, (rows, columns) = self.prior.config, tokens.shape[1:]
         if (rows, columns) != (c.rows, c.columns):
             raise UsageError(
-                f"the pictures give {rows}x{columns} tokens, and the prior is for {c.rows}x{c.columns}: give "
+                f"the pictures give {rows}x{columns} tokens, but the prior is for {c.rows}x{c.columns}: give "
                 f"--set prior.rows={rows} --set prior.columns={columns}"
             )
         return tokens.flatten(1)
@@ -102,7 +102,7 @@ class PriorTrainer(AveragedTrainer):
             return torch.full_like(labels, -1)
         if labels.max() >= num_classes:
             raise UsageError(
-                f"a label is {int(labels.max())}, and prior.num_classes {num_classes}: --set prior.num_classes=…"
+                f"a label is {int(labels.max())}, but prior.num_classes is {num_classes}: --set prior.num_classes=…"
             )
         return labels
 

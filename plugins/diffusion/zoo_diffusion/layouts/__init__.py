@@ -1,7 +1,7 @@
-"""Public checkpoints in the layouts that their projects use, as our configs and weights: a file a layout.
+"""Reads public checkpoints in their projects' layouts into our configs and weights: one file per layout.
 
-A layout is known by its tensors' names; the config beside it says what shapes can't: heads, sizes, schedules. Traps
-that these files provide for are named where they are.
+A layout is recognised by its tensors' names; its config gives what shapes do not show: heads, sizes, schedules.
+Pitfalls are described where they are handled.
 """
 
 from zoo.errors import InvalidFileError
@@ -16,18 +16,19 @@ from .unet2d import is_unet2d, unet2d
 
 
 def read(request: ImportRequest) -> Imported | None:
-    """The checkpoint as the family's, or None where it has none of its layouts.
+    """The checkpoint as config and weights of the family, or None if it has none of the family's layouts.
 
     Raises:
-        InvalidFileError: a layout that is known, with tensors missing, left over or of wrong shapes (all are named), or
-            a config beside it that is not one of it, or that the family cannot hold.
+        InvalidFileError: a known layout with tensors that are missing, unexpected or of the wrong shape (all are
+        named),
+            or with a config that does not belong to it or that the family does not support.
     """
     try:
         return _read(request)
     except KeyError as e:
-        what = f"the config beside it has no '{safe_text(e.args[0])}'"
+        what = f"its config has no '{safe_text(e.args[0])}'"
     except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as e:
-        what = f"the config beside it can't be that of these weights ({safe_text(e)[:200]})"
+        what = f"its config does not belong to these weights ({safe_text(e)[:200]})"
     raise InvalidFileError(f"{safe_text(request.path)}: {what}")
 
 

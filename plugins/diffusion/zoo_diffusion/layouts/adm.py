@@ -24,7 +24,7 @@ RESIDUAL = {
 }
 
 CHANNEL_MULTIPLES = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
-"""What guided-diffusion takes for an image size when `channel_mult` is empty."""
+"""What guided-diffusion uses for an image size if `channel_mult` is empty."""
 
 GUIDED_ONLY = {"num_head_channels", "resblock_updown", "use_new_attention_order"}
 """Flags that improved-diffusion does not have."""
@@ -35,11 +35,11 @@ def is_adm(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def adm(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Imported:
-    """`config`: the repository's flags, or the arguments of its constructor, which has `model_channels`."""
+    """`config`: the repository's flags, or the arguments of its constructor, which have `model_channels`."""
     if config is None:
         raise InvalidFileError(
             f"{LAYOUT}: heads and image size are not in the weights; write the flags of the repository's README into a "
-            "config.json beside them"
+            "config.json next to them"
         )
     flags = config.get("flags", config)
     network = _network(tensors, flags)
@@ -49,7 +49,7 @@ def adm(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Impo
     return imported(LAYOUT, DDPMConfig(network=network, diffusion=_diffusion(flags, learned=learned)), keys)
 
 
-# --- What the flags say -----------------------------------------------------------------------------------------------
+# --- The meaning of the flags -----------------------------------------------------------------------------------------
 
 
 def _network(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> UNetConfig:
@@ -61,7 +61,7 @@ def _network(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> UNetCon
     widths = _widths(flags, channels, size)
     heads = flags.get("num_heads", 1 if constructed else 4)
     if flags.get("num_heads_upsample", -1) not in (-1, heads):
-        raise InvalidFileError(f"{LAYOUT}: another number of heads on the way up can't be imported")
+        raise InvalidFileError(f"{LAYOUT}: a different number of heads in the upward path is not supported")
     resampling = "conv" if flags.get("conv_resample", True) else "plain"
     return UNetConfig(
         image_size=size,
@@ -89,7 +89,7 @@ def _widths(flags: Mapping[str, Any], channels: Any, size: Any) -> tuple[int, ..
 
 
 def _attention_levels(flags: Mapping[str, Any], levels: int, size: Any) -> tuple[int, ...]:
-    """The command line gives image sizes with attention; the constructor (`size` 0) what the size is divided by."""
+    """The command line lists image sizes with attention; the constructor (`size` 0) lists divisors of the size."""
     given = flags.get("attention_resolutions", "16,8")
     given = [int(r) for r in (given.split(",") if isinstance(given, str) else given)]
     rates = [size // r for r in given] if size else given
@@ -104,7 +104,7 @@ def _diffusion(flags: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
         num_timesteps=steps,
         beta_start=1e-4 * 1000 / steps,
         beta_end=min(0.999, 0.02 * 1000 / steps),
-        # improved-diffusion's default is to feed t as if there were 1000 steps, guided-diffusion's not to.
+        # By default, improved-diffusion scales t as if there were 1000 steps; guided-diffusion does not.
         timestep_scale=1000 / steps if flags.get("rescale_timesteps", improved) else 1.0,
         prediction="x0" if flags.get("predict_xstart", False) else "epsilon",
         variance="learned" if learned else "small" if flags.get("sigma_small", False) else "large",
@@ -115,7 +115,7 @@ def _diffusion(flags: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
 
 
 def _move(keys: Keys, network: UNetConfig, *, interleaved: bool) -> None:
-    """Their layers, from the input to the output. Theirs are numbered through all levels: k."""
+    """Their layers, from input to output. They are numbered across all levels: k."""
     last = len(network.widths) - 1
 
     def attention(source: str, target: str, width: int) -> None:
@@ -155,7 +155,7 @@ def _move(keys: Keys, network: UNetConfig, *, interleaved: bool) -> None:
             residual(keys, f"output_blocks.{k}.0", f"up.{i}.blocks.{j}", RESIDUAL)
             if attended:
                 attention(f"output_blocks.{k}.1", f"up.{i}.attentions.{j}", width)
-            if i < last and j == network.blocks:  # the last block of a level carries the way up
+            if i < last and j == network.blocks:  # the last block of a level includes the upsampling
                 resample(f"output_blocks.{k}.{2 if attended else 1}", f"up.{i}.resample", "conv")
             k += 1
     keys.move("out.0", "norm_out")
@@ -163,7 +163,7 @@ def _move(keys: Keys, network: UNetConfig, *, interleaved: bool) -> None:
 
 
 def _move_qkv(keys: Keys, source: str, target: str, width: int, interleaved_heads: int) -> None:
-    """In the old order q, k, v of the first head come first, then those of the second, …; 0 heads: in the new order."""
+    """In the old order, q, k, v of the first head come first, then those of the second, …; 0 heads: the new order."""
     for part in ("weight", "bias"):
         qkv = keys.take(f"{source}.{part}", f"{target}.{part}")
         if qkv is None:

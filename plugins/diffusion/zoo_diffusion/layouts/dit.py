@@ -15,7 +15,7 @@ from .common import depth, imported, need
 LAYOUT = "facebookresearch/DiT"
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
-"""Of the published DiT-S, B, L and XL, by width."""
+"""Heads of the published DiT-S, B, L and XL, by width."""
 
 GUIDED_CHANNELS = 3
 """Section 3.1 of Peebles and Xie: ADM's linear schedule and learned variance, guidance on the first three channels."""
@@ -26,7 +26,7 @@ def is_dit(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Imported:
-    """`config` (its constructor's arguments) is needed where the width is not a published one."""
+    """`config` (its constructor's arguments) is needed if the width is not a published one."""
     config = config or {}
     need(tensors, LAYOUT, "pos_embed", "y_embedder.embedding_table.weight", "blocks.0.mlp.fc1.weight")
     width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
@@ -34,7 +34,7 @@ def dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Impo
     if heads is None:
         raise InvalidFileError(
             f"{LAYOUT}: the number of heads is not in the weights, and no published DiT has the width {width}; "
-            'write {"num_heads": …} into a config.json beside them'
+            'write {"num_heads": …} into a config.json next to them'
         )
     patches, rows = tensors["pos_embed"].shape[1], tensors["y_embedder.embedding_table.weight"].shape[0]
     classes = config.get("num_classes") or (rows if rows % 10 == 0 else rows - 1)

@@ -1,7 +1,7 @@
 """diffusers' DiTTransformer2DModel, and its older Transformer2DModel with ada_norm_zero.
 
-It is not Meta's DiT: its timestep frequencies are shifted by one and its second norm has another epsilon. Every block
-stores the embedding of timestep and label, which may be copies of the first block's.
+It differs from Meta's DiT: its timestep frequencies are shifted by one and its second norm has another epsilon. Every
+block stores the embedding of timestep and label, which may be a copy of the first block's.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def diffusers_dit(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scheduler: Mapping[str, Any]
 ) -> Imported:
     if config is None:
-        raise InvalidFileError(f"{LAYOUT}: there is no config.json beside the weights, which says the number of heads")
+        raise InvalidFileError(f"{LAYOUT}: there is no config.json with the number of heads next to the weights")
     network = _network(tensors, config)
     keys = Keys(tensors)
     _move(keys, network)
@@ -81,7 +81,7 @@ def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Transf
 
 
 def _are_copies(tensors: Mapping[str, Tensor], blocks: int) -> bool:
-    """Whether all blocks embed timestep and label as the first one does; what is missing is reported elsewhere."""
+    """Whether all blocks embed timestep and label like the first one; missing tensors are reported elsewhere."""
     return all(
         torch.equal(tensor, tensors.get(name.replace("transformer_blocks.0.", f"transformer_blocks.{i}."), tensor))
         for name, tensor in tensors.items()

@@ -1,6 +1,6 @@
-"""diffusers' scheduler_config.json, as our schedule.
+"""Reads diffusers' scheduler_config.json as our schedule.
 
-Every field is honoured, refused in one line, or counts for nothing where we stand.
+Every field is used, refused in one line, or irrelevant here.
 """
 
 import json
@@ -22,18 +22,18 @@ SCHEDULERS: dict[str, tuple[Sampler, tuple[Spacing, ...]]] = {
     "DDIMScheduler": ("ddim", ("leading", "trailing")),
     "DPMSolverMultistepScheduler": ("dpm++2m", ("linspace", "trailing")),
 }
-"""Our sampler of the kind, and the spacings, its default first, that give the timesteps of our spacing of that name."""
+"""Our sampler, and the spacings (default first) that give the same timesteps as our spacing of that name."""
 
 _READ = {"num_train_timesteps", "beta_start", "beta_end", "rescale_betas_zero_snr", "clip_sample"}
-"""Taken as they are, whatever they say."""
+"""Fields that are used with any value."""
 
 _MOOT = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final", "flow_shift"}
 _MOOT |= {"time_shift_type", "clip_sample_range", "steps_offset", "tensor_format"}
-"""What counts for nothing where the fields that it serves are off or as ours."""
+"""Fields that are irrelevant if the fields they belong to are off or equal to ours."""
 
 
 def read_scheduler(path: Path) -> dict[str, Any]:
-    """A diffusers pipeline's scheduler_config.json: beside the weights, or in the folder `scheduler` beside theirs."""
+    """A diffusers pipeline's scheduler_config.json: next to the weights, or in `scheduler/` next to their folder."""
     folder = path if path.is_dir() else path.parent
     for file in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
         if not file.is_file():
@@ -43,15 +43,15 @@ def read_scheduler(path: Path) -> dict[str, Any]:
                 raise ValueError(f"more than {MAX_SCHEDULER_BYTES:,} bytes")
             scheduler = json.loads(file.read_bytes())
             if not isinstance(scheduler, dict):
-                raise ValueError("it holds no fields")
+                raise ValueError("it contains no fields")
             return scheduler
         except (OSError, ValueError, RecursionError) as e:
-            raise InvalidFileError(f"{safe_text(file)} is no scheduler's config: {safe_text(e)[:200]}") from None
+            raise InvalidFileError(f"{safe_text(file)} is not a scheduler's config: {safe_text(e)[:200]}") from None
     return {}
 
 
 def require(config: Mapping[str, Any], layout: str, **expected: Any) -> None:
-    """Refuses what a config asks for and we don't have."""
+    """Refuses what a config requires and we do not have."""
     for field, value in expected.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if config.get(field, allowed[0]) not in allowed:
@@ -70,17 +70,17 @@ PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "sample": "x0", "v_p
 
 
 def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> DiffusionConfig:
-    """The forward process that a scheduler_config.json describes, and its timesteps; the sampler is ours to choose.
+    """The forward process that a scheduler_config.json describes, and its timesteps; we choose the sampler.
 
     Args:
-        learned: whether the network predicts the variance too.
+        learned: whether the network also predicts the variance.
 
     Raises:
-        InvalidFileError: a field, known or not, asks for what we don't do.
+        InvalidFileError: a field, known or not, requires something that is not supported.
     """
     require(scheduler, LAYOUT, _class_name=tuple(SCHEDULERS))
     kind, spacings = SCHEDULERS[scheduler.get("_class_name", "DDPMScheduler")]
-    # DPM-Solver++'s scheduler knows no clipping.
+    # DPM-Solver++'s scheduler does not clip.
     clip = kind != "dpm++2m" and scheduler.get("clip_sample", True)
     spacing = scheduler.get("timestep_spacing", spacings[0]) if scheduler else DiffusionConfig().spacing
     _refuse_what_is_not_ours(scheduler, learned=learned, clip=clip, spacings=spacings, spacing=spacing)
@@ -100,7 +100,7 @@ def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> Diffus
 def _refuse_what_is_not_ours(
     scheduler: Mapping[str, Any], *, learned: bool, clip: Any, spacings: tuple[str, ...], spacing: Any
 ) -> None:
-    """`clip` and `spacing` are as the file has them."""
+    """`clip` and `spacing` are those of the file."""
     variances = ("learned_range", None) if learned else ("fixed_small", "fixed_small_log", "fixed_large", None)
     as_ours: dict[str, Any] = {
         "beta_schedule": tuple(SCHEDULES),
@@ -119,17 +119,19 @@ def _refuse_what_is_not_ours(
     require(scheduler, LAYOUT, **as_ours)
     known = as_ours.keys() | _READ | _MOOT
     for field, value in scheduler.items():
-        # What is null or false asks for nothing: thresholding, trained_betas, use_karras_sigmas.
+        # Null or false means that a feature is off: thresholding, trained_betas, use_karras_sigmas.
         if value not in (None, False) and not field.startswith("_") and field not in known:
-            raise InvalidFileError(f"{LAYOUT}: {safe_text(field)} is {safe_text(value)[:100]}; that can't be imported")
+            raise InvalidFileError(f"{LAYOUT}: {safe_text(field)} is {safe_text(value)[:100]}; that is not supported")
 
 
 def about_scheduler(scheduler: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a user should know of an import with this scheduler: what was assumed, and which sampler draws."""
+    """What a user should know about an import with this scheduler: assumptions, and which sampler draws."""
     if not scheduler:
-        return ("no scheduler_config.json: took Ho et al.'s linear schedule of 1,000 steps, and predicted noise",)
+        return (
+            "no scheduler_config.json: assumed Ho et al.'s linear schedule of 1,000 steps, and that noise is predicted",
+        )
     name = scheduler.get("_class_name", "DDPMScheduler")
     sampler, ours = SCHEDULERS[name][0], DiffusionConfig().sampler
     if sampler == ours:
         return ()
-    return (f"draws with {SAMPLERS[ours]} and not with {name}'s {sampler}: zoo build --sampler {sampler} gives that",)
+    return (f"draws with {SAMPLERS[ours]}, not with {name}'s {sampler}; for that, use zoo build --sampler {sampler}",)

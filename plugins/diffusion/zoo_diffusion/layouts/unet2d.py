@@ -42,11 +42,11 @@ def is_unet2d(tensors: Mapping[str, Tensor]) -> bool:
 def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scheduler: Mapping[str, Any]) -> Imported:
     """
     Args:
-        config: its config.json; the class's own defaults fill what it leaves out.
-        scheduler: scheduler_config.json, or nothing: then DDPM's own schedule.
+        config: its config.json; the class's own defaults apply to missing fields.
+        scheduler: scheduler_config.json, or None for DDPM's own schedule.
     """
     if config is None:
-        raise InvalidFileError(f"{LAYOUT}: there is no config.json beside the weights, which says sizes and heads")
+        raise InvalidFileError(f"{LAYOUT}: there is no config.json with sizes and heads next to the weights")
     network = _network(tensors, config)
     learned = config.get("out_channels", 3) == 2 * network.image_channels
     keys = Keys(_with_present_names(tensors))
@@ -89,7 +89,7 @@ def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNetCo
         # diffusers builds the middle's attention without its norm in scale-shift networks.
         middle_attention_norm=not scale_shift,
         heads=1,
-        # Where the key is left out the class's default counts: 8 channels a head; null is one head.
+        # If the key is missing, the class's default applies: 8 channels per head; null means one head.
         head_size=config.get("attention_head_dim", 8) or 0,
         scale_shift=scale_shift,
         resampling="residual" if residual_resampling else conv,
@@ -105,15 +105,15 @@ def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNetCo
 def _attention_levels(down: Sequence[str], up: Sequence[str]) -> tuple[int, ...]:
     for kind in [*down, *up]:
         if kind not in BLOCKS:
-            raise InvalidFileError(f"{LAYOUT}: a block of the kind {safe_text(kind)} can't be imported")
+            raise InvalidFileError(f"{LAYOUT}: a block of the kind {safe_text(kind)} is not supported")
     levels = [level for level, kind in enumerate(down) if kind.startswith("Attn")]
     if levels != [level for level, kind in enumerate(reversed(up)) if kind.startswith("Attn")]:
-        raise InvalidFileError(f"{LAYOUT}: attention on other levels down than up can't be imported")
+        raise InvalidFileError(f"{LAYOUT}: attention on different levels down and up is not supported")
     return tuple(levels)
 
 
 def _move(keys: Keys, network: UNetConfig) -> None:
-    """Their layers, from the input to the output."""
+    """Their layers, from input to output."""
 
     def attention(source: str, target: str, *, norm: bool = True) -> None:
         if norm:
