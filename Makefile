@@ -20,7 +20,7 @@ demo: .venv/.core ## draws a picture with only the core installed (no PyTorch)
 	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
 
 test: .venv/.all .venv/.examples .venv/.node ## installs everything and runs all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Every published model on every target; the table of docs/targets.md.
 targets: .venv/.all .venv/.node ## runs every model on every target, and writes the table in docs/targets.md
@@ -31,7 +31,7 @@ deploy: .venv/.all .venv/.node ## measures size and speed of the targets, and wr
 	$(STACKS) $(BIN)/python bench/deploy.py --write
 
 quick: .venv/.all .venv/.examples ## runs the tests that take under two seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: .venv/.all ## checks style, format, types, layers, and the files that hosting platforms read
 	$(BIN)/ruff check .

@@ -15,9 +15,10 @@ from unittest.mock import patch
 import numpy as np
 from measuring import medians
 
+from zoo.build.data import calibration_pictures
 from zoo.run.model import Model
 from zoo.ship import int8
-from zoo.ship.precision import PRECISIONS, Calibration, calibration_pictures, lighten
+from zoo.ship.precision import PRECISIONS, Calibration, lighten
 from zoo.store.locate import locate
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     bundle = locate(given.model)
     task = given.task or bundle.manifest.default_task
-    pictures = calibration_pictures(bundle, given.data)
+    pictures = calibration_pictures(bundle.manifest, given.data)
     inputs = Calibration(bundle, pictures).of(task)[0]
     with tempfile.TemporaryDirectory() as place:
         bundles = {"float32": bundle}

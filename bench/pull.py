@@ -32,8 +32,11 @@ import json, sys, time
 from pathlib import Path
 import requests, tenacity, filelock
 from bench.measuring import peak_memory
-from zoo import blobs, registry, store, transport
-from zoo.graph import apart
+from zoo.formats import registry
+from zoo.formats.reference import Reference
+from zoo.store import check_apart as apart
+from zoo.store import transport
+from zoo.store.store import Store
 url, root = sys.argv[1], Path(sys.argv[2])
 checking = 0.0
 def timed(folder, check=apart.check_apart):
@@ -44,10 +47,10 @@ def timed(folder, check=apart.check_apart):
     return findings
 apart.check_apart = timed
 known = registry.parse(transport.read_small(url, 1 << 20), "bench", url)
-entry = registry.resolve(registry.Reference.parse("tiny"), [known])
+entry = registry.resolve(Reference.parse("tiny"), [known])
 before = peak_memory()
 begin = time.perf_counter()
-store.Store(root).pull(entry)
+Store(root).pull(entry)
 seconds = time.perf_counter() - begin
 print(json.dumps({"seconds": seconds - checking, "check": checking, "before": before, "peak": peak_memory()}))
 """

@@ -50,7 +50,7 @@ SESSION_SECONDS = 120
 """Time limit for the first session; loading the CUDA libraries from a cold disk takes tens of seconds."""
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True):
     """One line about the installation."""
 
     check: str
@@ -70,7 +70,7 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         yield from check()
     except Exception as e:
         text = safe_text(f"the check itself failed: {type(e).__name__}: {e}")
-        yield Finding(check=check.__name__.lstrip("_"), severity="problem", text=text, mend="please report it")
+        yield Finding(check.__name__.lstrip("_"), "problem", text, "please report it")
 
 
 # --- Python and the packages around zoo -------------------------------------------------------------------------------
@@ -80,10 +80,10 @@ def _python() -> Iterator[Finding]:
     system, here = platform.system(), f"Python {platform.python_version()}"
     text = f"{here} on {system} {platform.machine()}"
     if system == "Linux":
-        yield Finding(check="python", severity="ok", text=text)
+        yield Finding("python", "ok", text)
     else:
         text = f"{text}: zoo is developed on Linux and untested on {system}"
-        yield Finding(check="python", severity="warning", text=text, mend="expect rough edges, and report them")
+        yield Finding("python", "warning", text, "expect rough edges, and report them")
 
 
 def _dependencies() -> Iterator[Finding]:
@@ -92,23 +92,18 @@ def _dependencies() -> Iterator[Finding]:
         declared = [Requirement(line) for line in metadata.requires("zoo") or []]
     except metadata.PackageNotFoundError:
         text = "zoo is not installed as a package, so the versions it needs cannot be checked"
-        yield Finding(check="dependencies", severity="warning", text=text, mend="pip install .")
+        yield Finding("dependencies", "warning", text, "pip install .")
         return
     findings = list(filter(None, map(_requirement, declared)))
     yield from findings
     if not findings:
-        yield Finding(check="dependencies", severity="ok", text=f"zoo {__version__}, all packages are compatible")
-
-
-def _applies(requirement: Requirement, extra: str) -> bool:
-    """Whether a requirement counts on this machine, with an extra or, where it is empty, without."""
-    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        yield Finding("dependencies", "ok", f"zoo {__version__}, all packages are compatible")
 
 
 def _requirement(requirement: Requirement) -> Finding | None:
     """What is wrong with one requirement; None if it is met or does not apply here."""
     needed = _applies(requirement, "")
-    if not needed and not any(_applies(requirement, extra) for extra in ("build", "cuda")):
+    if not needed and not _applies(requirement, "build", "cuda"):
         return None
     name = requirement.name
     # Any build of ONNX Runtime runs models: if one is installed, its version counts.
@@ -117,26 +112,28 @@ def _requirement(requirement: Requirement) -> Finding | None:
     mend = f"pip install -U '{name}{requirement.specifier}'"
     if version is None:
         text = f"{name} is not installed; zoo needs {requirement.specifier or 'it'}"
-        return Finding(check="dependencies", severity="problem", text=text, mend=mend) if needed else None
+        return Finding("dependencies", "problem", text, mend) if needed else None
     if requirement.specifier.contains(version, prereleases=True):
         return None
     text = f"{installed} {version} is installed; zoo needs {requirement.specifier}"
-    return Finding(check="dependencies", severity="problem", text=text, mend=mend)
+    return Finding("dependencies", "problem", text, mend)
+
+
+def _applies(requirement: Requirement, *extras: str) -> bool:
+    """Whether a requirement counts here, without extras (the empty one) or for one of some."""
+    return requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
 
 
 def _security() -> Iterator[Finding]:
     for name, (floor, reason) in SECURITY_FLOORS.items():
         if (version := version_of(name)) and Version(version) < Version(floor):
             text = f"{name} {version} is older than {floor}: {reason}"
-            yield Finding(check="security", severity="problem", text=text, mend=f"pip install -U '{name}>={floor}'")
+            yield Finding("security", "problem", text, f"pip install -U '{name}>={floor}'")
 
 
 def version_of(distribution: str) -> str | None:
     """The installed version, or None."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+    return next((found.version for found in metadata.distributions(name=distribution)), None)
 
 
 # --- ONNX Runtime and CUDA --------------------------------------------------------------------------------------------
@@ -147,14 +144,10 @@ def _wheels() -> Iterator[Finding]:
     if len(found) > 1:
         names = " ".join(name for name in RUNTIMES if version_of(name))
         keep = "onnxruntime-gpu" if version_of("onnxruntime-gpu") else "onnxruntime"
-        yield Finding(
-            check="onnxruntime",
-            severity="problem",
-            text=f"{' and '.join(found)} are both installed and overwrite each other's files",
-            mend=f"pip uninstall -y {names} && pip install {keep}",
-        )
+        text = f"{' and '.join(found)} are both installed and overwrite each other's files"
+        yield Finding("onnxruntime", "problem", text, f"pip uninstall -y {names} && pip install {keep}")
     elif found:
-        yield Finding(check="onnxruntime", severity="ok", text=found[0])
+        yield Finding("onnxruntime", "ok", found[0])
 
 
 def _session() -> Iterator[Finding]:
@@ -165,13 +158,12 @@ def _session() -> Iterator[Finding]:
         child = run_isolated("zoo.doctor", seconds=SESSION_SECONDS)
     except TimeoutExpired:
         text = f"ONNX Runtime did not run a small graph within {SESSION_SECONDS} s"
-        yield Finding(check="session", severity="problem", text=text, mend=_reinstall())
+        yield Finding("session", "problem", text, _reinstall())
         return
     try:
         yield from msgspec.json.decode(child.stdout.rpartition(b"\n")[2], type=list[Finding])
     except msgspec.DecodeError:
-        text = f"ONNX Runtime {describe_end(child.returncode)}"
-        yield Finding(check="session", severity="problem", text=text, mend=_reinstall())
+        yield Finding("session", "problem", f"ONNX Runtime {describe_end(child.returncode)}", _reinstall())
 
 
 def native_findings() -> Iterator[Finding]:
@@ -186,7 +178,7 @@ def native_findings() -> Iterator[Finding]:
             why = "the driver offers no GPU" if hidden is None else f"CUDA_VISIBLE_DEVICES is '{safe_text(hidden)}'"
             mend = "install the NVIDIA driver until nvidia-smi lists it" if hidden is None else "unset it"
             text = f"{cards} NVIDIA card{'s are' if cards > 1 else ' is'} installed but not used: {why}"
-            yield Finding(check="cuda", severity="warning", text=text, mend=mend)
+            yield Finding("cuda", "warning", text, mend)
         yield _run("cpu", "no driver offers an NVIDIA GPU")
         return
     try:
@@ -196,7 +188,7 @@ def native_findings() -> Iterator[Finding]:
     except UsageError:
         yield _run("cpu", "ZOO_CUDA_OPTIONS is wrong")  # reported by the check of the environment
     except DeviceError as e:
-        yield Finding(check="cuda", severity="warning", text=f"the GPU is not used: {e}", mend=CUDA_MEND)
+        yield Finding("cuda", "warning", f"the GPU is not used: {e}", CUDA_MEND)
         yield _run("cpu", "CUDA cannot be used")
 
 
@@ -213,7 +205,6 @@ def _nvidia_cards(devices: Path = Path("/sys/bus/pci/devices")) -> int:
 def _run(device: Literal["cpu", "cuda"], why: str) -> Finding:
     import numpy as np
 
-    from .doctor import write_matmul
     from .runtime import open_session
 
     with tempfile.TemporaryDirectory(prefix="zoo-doctor-") as folder:
@@ -222,10 +213,8 @@ def _run(device: Literal["cpu", "cuda"], why: str) -> Finding:
         session = open_session(graph, device)
         product = session.run({"x": np.ones((2, 64), np.float32)})["product"]
     if product.tolist() != [[64.0] * 64] * 2:
-        return Finding(
-            check="session", severity="problem", text=f"{device} gives a wrong matrix product", mend=_reinstall()
-        )
-    return Finding(check="session", severity="ok", text=f"a real call ran on {session.provider} ({why})")
+        return Finding("session", "problem", f"{device} gives a wrong matrix product", _reinstall())
+    return Finding("session", "ok", f"a real call ran on {session.provider} ({why})")
 
 
 def _reinstall() -> str:
@@ -236,7 +225,7 @@ def _other_cuda() -> Iterator[str]:
     """The CUDA packages that the installed onnxruntime-gpu requires and that are missing or have another version."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         for requirement in map(Requirement, metadata.requires("onnxruntime-gpu") or []):
-            if _applies(requirement, "") or not any(_applies(requirement, extra) for extra in ("cuda", "cudnn")):
+            if _applies(requirement, "") or not _applies(requirement, "cuda", "cudnn"):
                 continue
             version = version_of(requirement.name)
             if version is None or not requirement.specifier.contains(version):
@@ -256,21 +245,15 @@ def _sibling(name: str) -> str:
 
 def _environment() -> Iterator[Finding]:
     if "ORT_LOAD_CONFIG_FROM_MODEL" in os.environ:
-        yield Finding(
-            check="environment",
-            severity="problem",
-            text="ORT_LOAD_CONFIG_FROM_MODEL is set: a model could choose ONNX Runtime's settings",
-            mend="unset ORT_LOAD_CONFIG_FROM_MODEL",
-        )
+        text = "ORT_LOAD_CONFIG_FROM_MODEL is set: a model could choose ONNX Runtime's settings"
+        yield Finding("environment", "problem", text, "unset ORT_LOAD_CONFIG_FROM_MODEL")
     from .errors import UsageError
     from .runtime import cuda_options
 
     try:
         cuda_options()
     except UsageError as e:
-        yield Finding(
-            check="environment", severity="problem", text=str(e), mend="unset ZOO_CUDA_OPTIONS, or correct it"
-        )
+        yield Finding("environment", "problem", str(e), "unset ZOO_CUDA_OPTIONS, or correct it")
 
 
 def _store() -> Iterator[Finding]:
@@ -285,33 +268,26 @@ def _store() -> Iterator[Finding]:
             free = shutil.disk_usage(there).free
     except OSError as e:
         text = f"the store {safe_text(folder)} cannot be written: {e.strerror}"
-        yield Finding(check="store", severity="problem", text=text, mend=mend)
+        yield Finding("store", "problem", text, mend)
         return
     text = f"the store {safe_text(folder)} can be written, {human_bytes(free)} free"
     little = free < LITTLE_SPACE
-    yield Finding(
-        check="store", severity="warning" if little else "ok", text=text, mend="zoo prune, or " + mend if little else ""
-    )
+    yield Finding("store", "warning" if little else "ok", text, f"zoo prune, or {mend}" if little else "")
 
 
 def _plugins() -> Iterator[Finding]:
     from . import plugins
 
     if not plugins.enabled():
-        yield Finding(check="plugins", severity="ok", text=plugins.OFF)
+        yield Finding("plugins", "ok", plugins.OFF)
         return
     probes = plugins.probe_all()
     for probe in probes:
         if probe.plugin.problem:
             text, _, mend = probe.plugin.set_aside.rpartition("; ")
-            yield Finding(check="plugins", severity="warning", text=text, mend=mend)
+            yield Finding("plugins", "warning", text, mend)
     used = [p.plugin.distribution for p in probes if not p.plugin.problem]
-    yield Finding(check="plugins", severity="ok", text=f"in use: {', '.join(used) or 'none'}")
-
-
-if __name__ == "__main__":
-    # The last line of stdout is the answer: libraries may print anything before it.
-    sys.stdout.write("\n" + msgspec.json.encode(list(_guarded(native_findings))).decode())
+    yield Finding("plugins", "ok", f"in use: {', '.join(used) or 'none'}")
 
 
 def write_matmul(path: Path) -> None:
@@ -326,3 +302,8 @@ def write_matmul(path: Path) -> None:
     graph = helper.make_graph([node], "matmul", ports[:1], ports[1:], [ones])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(model.SerializeToString())
+
+
+if __name__ == "__main__":
+    # The last line of stdout is the answer: libraries print what they like before it.
+    sys.stdout.write("\n" + msgspec.json.encode(list(_guarded(native_findings))).decode())

@@ -175,9 +175,7 @@ class Family:
     summary: str  # one line
     paper: str  # link
     presets: Mapping[str, Preset]
-    sampler: str = (
-        ""  # the config field that names the sampler, e.g. `diffusion.sampler`; `zoo build --sampler` sets it
-    )
+    sampler: str = ""  # the config field that names it, as `diffusion.sampler`; `zoo build --sampler` sets it
     weights: tuple[str, ...] = ("model",)
     """One safetensors file per name. With several names, or a name other than `model`, each is a submodule of the built
     module: `codec` contains the tensors `codec.*` of its `state_dict` and becomes `codec.safetensors`."""

@@ -11,7 +11,8 @@ MANIFEST = "model.yaml"
 GOLDEN = "golden.safetensors"
 
 # Patterns end in \Z, since `$` also matches before a final newline.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]  # also for tasks and metrics
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 # A bundle's files are directly in its folder: no separators, no leading dot, nothing that Windows reads differently.

@@ -146,6 +146,8 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
             if session.get_providers()[0] == CUDA:
                 return Session(session, "cuda", "", graph.name, profile)
             obstacle = f"ONNX Runtime made the session without CUDA; run `zoo doctor` for details, or {_MEND}"
+        if profile:
+            profile.cleanup()
     if device == "cuda":
         raise DeviceError(f"CUDA was requested, but {obstacle}")
     reason = "" if obstacle == NO_GPU else obstacle  # without a GPU, nothing is left unused
@@ -275,16 +277,9 @@ def _library(name: str) -> str:
 
 
 def _wheels() -> set[str]:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
 
-    found = set()
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            version(name)
-            found.add(name)
-        except PackageNotFoundError:
-            pass
-    return found
+    return {name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))}
 
 
 def placement(profile_json: list[dict[str, Any]]) -> Placement:

@@ -54,7 +54,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 
 
-def _explain(message: str, schema: Any, values: Any) -> str:
+def _explain(message: str, schema: type, values: Any) -> str:
     """msgspec's message in the user's words; unchanged if the schema has types that `_allowed` does not know."""
     at = _AT.search(message)
     reason = message[: at.start()] if at else message

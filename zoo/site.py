@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ class Site(ThreadingHTTPServer):
 
     def __init__(self, folder: Path, port: int = 0, on_post: Callable[[str, bytes], None] | None = None):
         self.folder, self.on_post = folder, on_post
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), partial(_Handler, self))
 
     @property
     def url(self) -> str:
@@ -31,7 +33,6 @@ class Site(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    server: Site  # pyright: ignore[reportIncompatibleVariableOverride]  # the one server that makes these handlers
     # Not from the system's table, which knows .mjs and .wasm only on some machines.
     extensions_map = {
         ".html": "text/html; charset=utf-8",
@@ -42,8 +43,9 @@ class _Handler(SimpleHTTPRequestHandler):
         "": "application/octet-stream",
     }
 
-    def __init__(self, request: Any, address: Any, server: Site):
-        super().__init__(request, address, server, directory=str(server.folder))
+    def __init__(self, site: Site, *args: Any):
+        self.site = site
+        super().__init__(*args, directory=str(site.folder))  # answers the request
 
     def handle_one_request(self) -> None:
         self.close_connection = True
@@ -68,14 +70,14 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        if self.server.on_post is None or length > MAX_POST_BYTES:
+        if self.site.on_post is None or length > MAX_POST_BYTES:
             self.send_error(405)
             return
-        self.server.on_post(self.path, self.rfile.read(length))
+        self.site.on_post(self.path, self.rfile.read(length))
         self.send_response(204)
         self.end_headers()
 
-    def list_directory(self, path: Any) -> None:
+    def list_directory(self, path: str | os.PathLike[str]) -> None:
         self.send_error(404)
 
     def log_message(self, format: str, *args: object) -> None:

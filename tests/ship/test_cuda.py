@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from zoo.formats import registry
-from zoo.ship import cuda
+
+from . import cuda
 
 ROOT = Path(__file__).parents[2]
 GRAPHS = [

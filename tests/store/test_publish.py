@@ -197,7 +197,7 @@ def test_a_killed_publisher_leaves_the_registry_right(bundle, folder, tmp_path, 
 
 @pytest.mark.slow
 def test_publishers_at_once_lose_nothing(folder, tmp_path):
-    code = "import sys; from pathlib import Path; from zoo.publish import publish; publish(*map(Path, sys.argv[1:]))"
+    code = "import sys; from pathlib import Path; from zoo.store.publish import *; publish(*map(Path, sys.argv[1:]))"
     bundles = [
         tiny.bundle(tmp_path / f"{name}{version}", name=name, version=version, seed=version)
         for name in ("one", "two")

@@ -657,6 +657,7 @@ def test_killed_pulls_leave_nothing_wrong_and_go_on(tmp_path, server):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_pulls_many_times(tmp_path, server):
     dice = random.Random(2)
     ways = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -707,6 +708,7 @@ def test_missing_source_is_a_transport_error(store, local, folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_file_operation_that_fails_once_or_for_ever(tmp_path, folder):
     if not shutil.which("gcc"):
         pytest.skip("gcc compiles what makes the calls fail")

@@ -16,7 +16,6 @@ from ..formats.reference import Reference
 from ..hookspecs import ConfigRequest, DescribeRequest, TasksRequest
 from ..plugins import Loaded
 from ..ports.image import channels_of
-from ..settings import read
 from ..store.locate import Bundle, locate
 from ..text import did_you_mean
 from . import data as datasets
@@ -99,7 +98,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[R
         data_license=asked.data_license,
         parent=str(parent or ""),
     )
-    run = read(Run, asdict(run), "the model")
+    run = Run.asked(asdict(run))
     data = datasets.read(
         asked.data,
         split="train",

@@ -66,6 +66,11 @@ class Run:
     note: Text = ""  # from the trainer, for the card
 
     @classmethod
+    def asked(cls, values: Mapping[str, Any]) -> "Run":
+        """The run that a person asks for; UsageError where a value cannot be."""
+        return read(cls, values, "the model")
+
+    @classmethod
     def of(cls, saved: Checkpoint) -> "Run":
         """The run that a checkpoint belongs to."""
         try:

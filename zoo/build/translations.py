@@ -71,7 +71,7 @@ def _like(weight: ir.Value, x: ir.Value) -> ir.Value:
     return weight if weight.dtype == x.dtype else op.Cast(weight, to=x.dtype)
 
 
-def _constant(value: np.ndarray | Iterable[Any]) -> ir.Value:
+def _constant(value: np.ndarray | Iterable[int | ir.SymbolicDim]) -> ir.Value:
     array = value if isinstance(value, np.ndarray) else np.asarray(list(value), np.int64)
     return op.Constant(value=ir.tensor(array))
 

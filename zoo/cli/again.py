@@ -61,8 +61,6 @@ def command(
     if out is not None:
         text = write_recipe(found, remade.call, result, recipe.output, recipe.index)
         paths = write_file(out, form.encode_batch(remade.batch, text))
-    words = {"identical": "identical", "within": "the same within tolerance", "differs": "differs"}
-    verdict = words[comparison.verdict]
     made = f"made on {safe_text(recipe.provider)}, regenerated on {result.provider}"
     if as_data:
         as_json({
@@ -70,8 +68,9 @@ def command(
             "text": comparison.text, "provider": result.provider, "seconds": round(result.seconds, 4), "paths": paths,
         })  # fmt: skip
     elif comparison.verdict != "differs":
-        detail = "" if comparison.verdict == "identical" else f": {comparison.text}"
-        click.echo(f"{verdict}{detail} ({made}, {result.seconds:.2f} s)")
+        within = comparison.verdict == "within"
+        verdict = f"the same within tolerance: {comparison.text}" if within else "identical"
+        click.echo(f"{verdict} ({made}, {result.seconds:.2f} s)")
         for path in paths:
             click.echo(safe_text(path))
     if comparison.verdict == "differs":

@@ -2,12 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
 from .output import note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from ..build.train import Run
+    from ..formats.manifest import Training
+    from ..plugins import Loaded
+
+    Weigh = Callable[[Loaded, Run], nn.Module]  # a run's module with the weights that its source has
 
 
 @click.command("build")
@@ -24,12 +35,7 @@ from .output import note
     help="A config field that does not affect the weights.",
 )
 def command(
-    source: str,
-    out: Path,
-    name: str | None,
-    version: int | None,
-    sampler: str | None,
-    assignments: tuple[str, ...],
+    source: str, out: Path, name: str | None, version: int | None, sampler: str | None, assignments: tuple[str, ...]
 ) -> None:
     """Make a bundle from CHECKPOINT, written by `zoo train` (the file or its folder), or a new one from MODEL.
 
@@ -46,8 +52,7 @@ def command(
         raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
     if name:
         check_name(name)
-    begin = _from_checkpoint if _is_checkpoint(source) else _from_model
-    run, record, weigh = begin(source, name or out.name)
+    run, record, weigh = _from_checkpoint(source) if _is_checkpoint(source) else _from_model(source, name or out.name)
     loaded = load(run.family)
     run = replace(run, name=name or run.name, version=version or run.version)
     run = replace(run, config=_chosen(loaded, run, sampler, assignments))
@@ -66,7 +71,7 @@ def _is_checkpoint(source: str) -> bool:
     return path.is_file() or (path / CHECKPOINT).exists() or (is_path(source) and not (path / MANIFEST).exists())
 
 
-def _from_checkpoint(source: str, name: str) -> Any:
+def _from_checkpoint(source: str) -> "tuple[Run, Training, Weigh]":
     """The run of a checkpoint, its record, and a function that returns the module."""
     from ..build import checkpoint as checkpoints
     from ..build.train import Run, restore
@@ -76,7 +81,7 @@ def _from_checkpoint(source: str, name: str) -> Any:
     return run, run.record(saved.step, saved.seconds), lambda loaded, chosen: restore(loaded, chosen, saved)
 
 
-def _from_model(source: str, name: str) -> Any:
+def _from_model(source: str, name: str) -> "tuple[Run, Training, Weigh]":
     """The same for a model. Its metrics are not copied: they belong to its present graphs."""
     import msgspec
 
@@ -89,21 +94,14 @@ def _from_model(source: str, name: str) -> Any:
     check_name(name)
     m = bundle.manifest
     run = Run(
-        family=m.family,
-        config=dict(m.config),
-        settings={},
-        name=name,
-        version=1,
-        summary=m.summary,
-        license=m.license,
-        license_note=m.license_note,
-        classes=list(m.classes),
-    )
+        family=m.family, config=dict(m.config), settings={}, name=name, version=1, summary=m.summary, license=m.license,
+        license_note=m.license_note, classes=list(m.classes),
+    )  # fmt: skip
     record = msgspec.structs.replace(m.training, parent=f"{m.name}:{m.version}@sha256:{bundle.digest}")
     return run, record, lambda loaded, chosen: rebuild(loaded, chosen, read_weights(bundle.folder, m))
 
 
-def _chosen(loaded: Any, run: Any, sampler: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
+def _chosen(loaded: "Loaded", run: "Run", sampler: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
     """The run's config with the values chosen on the command line."""
     from ..build.begin import choose
     from ..hookspecs import DescribeRequest

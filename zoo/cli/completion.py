@@ -1,10 +1,13 @@
 """`zoo completion`: the completion script of a shell."""
 
 import click
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
+
+SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(list(SHELLS)))
 def command(shell: str) -> None:
     """Print the completion script of SHELL.
 
@@ -14,10 +17,6 @@ def command(shell: str) -> None:
       zoo completion zsh > ~/.zfunc/_zoo
       zoo completion fish > ~/.config/fish/completions/zoo.fish
     """
-    from click.shell_completion import get_completion_class
-
     from . import main
 
-    script = get_completion_class(shell)
-    assert script is not None  # one of the three that click has
-    click.echo(script(main, {}, "zoo", "_ZOO_COMPLETE").source())
+    click.echo(SHELLS[shell](main, {}, "zoo", "_ZOO_COMPLETE").source())

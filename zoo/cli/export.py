@@ -15,6 +15,8 @@ from .output import as_json, note, table
 
 if TYPE_CHECKING:
     from ..hookspecs import Metric
+    from ..ship.compatibility import TaskReport
+    from ..ship.export import Export
     from ..ship.precision import Cost
     from ..store.locate import Bundle
 
@@ -41,17 +43,9 @@ if TYPE_CHECKING:
 @click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @click.option("--json", "json_", is_flag=True, help="Print the report as JSON.")
 def command(
-    model: str,
-    target: str,
-    out: Path,
-    tasks: tuple[str, ...],
-    precision: str,
-    accept_loss: bool,
-    force: bool,
-    registries: tuple[str, ...],
-    json_: bool,
-    **options: Any,
-) -> None:
+    model: str, target: str, out: Path, tasks: tuple[str, ...], precision: str, accept_loss: bool, force: bool,
+    registries: tuple[str, ...], json_: bool, **options: Any,
+) -> None:  # fmt: skip
     """Write a folder with MODEL that runs in another stack and checks itself against the golden cases.
 
     Prints a report on how the target's runtime supports each task. `zoo verify FOLDER` checks the folder again.
@@ -76,7 +70,13 @@ def command(
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
     if json_:
         as_json(written)
-        return
+    else:
+        _print(written, reports, cost, precision)
+        click.echo(safe_text(out))
+
+
+def _print(written: "Export", reports: "list[TaskReport]", cost: "list[Cost]", precision: str) -> None:
+    """What was shipped, what its precision costs, and what the target makes of each task."""
     there = {r.task for r in reports if f"model/{r.task}.onnx" in written.files}
     rows = [
         (
@@ -93,12 +93,9 @@ def command(
     ]
     note(f"{written.model} for {written.target} ({written.runtime})")
     if cost:
-        table(
-            [(c.name, f"{c.float32:g} {c.unit}", f"{c.now:g} {c.unit}", f"{c.worse:.2%}") for c in cost],
-            ["metric", "float32", precision, "worse by"],
-        )
+        costs = [(c.name, f"{c.float32:g} {c.unit}", f"{c.now:g} {c.unit}", f"{c.worse:.2%}") for c in cost]
+        table(costs, ["metric", "float32", precision, "worse by"])
     table(rows, ["task", "status", "versions", "operators", "control flow", "int64", "largest file", "reason"])
-    click.echo(safe_text(out))
 
 
 @contextlib.contextmanager

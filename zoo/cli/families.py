@@ -23,27 +23,22 @@ def command(as_json: bool) -> None:
         output.note(line)
     if not plugins.enabled():
         output.note(plugins.OFF)
-    found = [(family, p.plugin) for p in probes for family in p.families.values()]
-    found.sort(key=lambda pair: pair[0].name)
+    rows = [
+        {
+            "name": f.name, "summary": f.summary, "paper": f.paper, "presets": f.presets,
+            "distribution": p.plugin.distribution, "version": p.plugin.version,
+        }
+        for p in probes
+        for f in p.families.values()
+    ]  # fmt: skip
+    rows.sort(key=lambda row: row["name"])
     if as_json:
-        output.as_json(
-            [
-                {
-                    "name": family.name,
-                    "summary": family.summary,
-                    "paper": family.paper,
-                    "presets": family.presets,
-                    "distribution": plugin.distribution,
-                    "version": plugin.version,
-                }
-                for family, plugin in found
-            ]
-        )
-    else:
-        output.table(
-            (
-                (f.name, f.summary, ", ".join(f.presets), f.paper, f"{plugin.distribution} {plugin.version}")
-                for f, plugin in found
-            ),
-            ("name", "summary", "presets", "paper", "distribution"),
-        )
+        output.as_json(rows)
+        return
+    output.table(
+        [
+            (r["name"], r["summary"], ", ".join(r["presets"]), r["paper"], f"{r['distribution']} {r['version']}")
+            for r in rows
+        ],
+        ("name", "summary", "presets", "paper", "distribution"),
+    )

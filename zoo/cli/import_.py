@@ -5,12 +5,17 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import InvalidFileError, UsageError
 from .output import note
+
+if TYPE_CHECKING:
+    from ..build.foreign import Foreign
+    from ..hookspecs import Imported
+    from ..plugins import Loaded
 
 
 @click.command("import")
@@ -40,9 +45,8 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     from ..build.train import Run
     from ..formats.fields import describe_file
     from ..formats.manifest import Training
-    from ..hookspecs import ConfigRequest, ImportRequest
+    from ..hookspecs import ConfigRequest
     from ..plugins import load
-    from ..settings import read
 
     if out.exists():
         raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
@@ -57,27 +61,10 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
         "license_note": options["license_note"],
         "classes": [c.strip() for c in classes.split(",") if c.strip()],
     }
-    run = read(Run, said, "the model")
+    run = Run.asked(said)
     loaded = load(family)
     checkpoint = foreign.read(path)
-    for line in checkpoint.notes:
-        note(f"{checkpoint.path.name}: {line}")
-    imported = loaded.call(
-        "import_checkpoint",
-        ImportRequest(family=family, path=checkpoint.path, tensors=checkpoint.tensors, config=checkpoint.config),
-    )
-    if imported is None:
-        raise InvalidFileError(
-            f"{checkpoint.path} has a layout that the family '{family}' does not support; its tensors are "
-            + foreign.some(checkpoint.tensors)
-        )
-    taken, found = len(checkpoint.tensors) - len(imported.unused), len(checkpoint.tensors)
-    note(f"{imported.layout}: used {taken} of {found} tensors")
-    if imported.unused:
-        note(f"not used: {foreign.some(imported.unused)}")
-    for line in imported.notes:
-        note(f"{imported.layout}: {line}")
-
+    imported = _translate(loaded, family, checkpoint)
     config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
     run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}")
     module = rebuild(loaded, run, imported.state_dict)
@@ -89,3 +76,26 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     manifest = bundle_of(loaded, run, module, record, out, note)
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
     click.echo(out)
+
+
+def _translate(loaded: "Loaded", family: str, checkpoint: "Foreign") -> "Imported":
+    """The checkpoint in the family's own names, after saying what was taken and what was assumed."""
+    from ..build.foreign import some
+    from ..hookspecs import ImportRequest
+
+    tensors = checkpoint.tensors
+    for line in checkpoint.notes:
+        note(f"{checkpoint.path.name}: {line}")
+    request = ImportRequest(family=family, path=checkpoint.path, tensors=tensors, config=checkpoint.config)
+    imported = loaded.call("import_checkpoint", request)
+    if imported is None:
+        raise InvalidFileError(
+            f"{checkpoint.path} has a layout that the family '{family}' does not support;"
+            f" its tensors are {some(tensors)}"
+        )
+    note(f"{imported.layout}: used {len(tensors) - len(imported.unused)} of {len(tensors)} tensors")
+    if imported.unused:
+        note(f"not used: {some(imported.unused)}")
+    for line in imported.notes:
+        note(f"{imported.layout}: {line}")
+    return imported

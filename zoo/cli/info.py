@@ -1,31 +1,25 @@
 """`zoo info`: shows what a model is."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import NotFoundError, UsageError
-from ..formats.manifest import Manifest
-from ..formats.registry import Entry
+from ..formats.fields import File
+from ..formats.registry import Entry, RegistryFile
 from ..hookspecs import Port
 from ..names import MANIFEST
+from ..ports.kind import shape_text
 from ..ports.kinds import kind_of
 from ..text import human_bytes, safe_text
 from .output import as_json, table
 
+if TYPE_CHECKING:
+    from ..store.locate import Bundle
+
 CARD = "README.md"
-
-
-@dataclass(frozen=True)
-class Here:
-    """A model whose files are available locally."""
-
-    reference: str
-    digest: str
-    folder: Path
-    manifest: Manifest
 
 
 @click.command("info")
@@ -53,30 +47,28 @@ def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> Non
     elif card:
         click.echo(safe_text(_read_card(found.folder), keep_newlines=True), nl=False)
     elif json_:
-        as_json(
-            {"reference": found.reference, "digest": found.digest, "here": True, "folder": found.folder}
-            | {"manifest": found.manifest}
-        )
+        as_json({
+            "reference": found.reference, "digest": found.digest, "here": True, "folder": found.folder,
+            "manifest": found.manifest,
+        })  # fmt: skip
     else:
         _print_model(found)
 
 
-def _find(model: str, places: tuple[str, ...]) -> Here | Entry:
+def _find(model: str, places: tuple[str, ...]) -> "Bundle | Entry":
     from ..formats.manifest import digest, read
     from ..formats.reference import Reference
     from ..formats.registry import resolve
     from ..store.catalogue import registries
-    from ..store.locate import is_path, locate
+    from ..store.locate import Bundle, is_path, locate
 
     if is_path(model):  # only read: its graphs are checked before they are run
         folder = Path(model).expanduser()
-        manifest = read(folder)
-        return Here(str(folder), digest((folder / MANIFEST).read_bytes()), folder, manifest)
+        return Bundle(folder, read(folder), digest((folder / MANIFEST).read_bytes()), str(folder))
     try:
-        bundle = locate(model, registries=places, pull=False)
+        return locate(model, registries=places, pull=False)
     except NotFoundError:
         return resolve(Reference.parse(model), registries(places))
-    return Here(bundle.reference, bundle.digest, bundle.folder, bundle.manifest)
 
 
 def _read_card(folder: Path) -> str:
@@ -116,10 +108,10 @@ def _print_entry(entry: Entry) -> None:
         ],
         [],
     )
-    _print_files({name: (file.size, file.sha256) for name, file in entry.files.items()})
+    _print_files(entry.files)
 
 
-def _print_model(here: Here) -> None:
+def _print_model(here: "Bundle") -> None:
     m = here.manifest
     click.echo(safe_text(f"{here.reference}: {m.summary}"))
     rows = [
@@ -141,25 +133,24 @@ def _print_model(here: Here) -> None:
     table(rows, [])
     for name, task in m.tasks.items():
         _heading(f"{name}{' (default)' if name == m.default_task else ''}: {task.summary}")
-        ports = [("in", *port) for port in task.inputs.items()] + [("out", *port) for port in task.outputs.items()]
-        table([(side, port, *_port_cells(p)) for side, port, p in ports], [])
+        sides = (("in", task.inputs), ("out", task.outputs))
+        table([(side, *_cells(*port)) for side, ports in sides for port in ports.items()], [])
     if m.metrics:
         _heading("metrics")
         cells = [(k.name, f"{k.value:.6g} {k.unit}", k.better, k.samples or "", k.data) for k in m.metrics]
         table(cells, ["name", "value", "better", "samples", "data"])
-    _print_files({name: (file.size, file.sha256) for name, file in m.files.items()})
+    _print_files(m.files)
 
 
-def _port_cells(port: Port) -> tuple[str, str, str, str]:
-    """Kind, dtype and shape, limits, and summary."""
-    shape = ", ".join(map(str, port.shape))
-    return port.kind, f"{port.dtype} [{shape}]", "; ".join(kind_of(port).limits(port)), port.summary
+def _cells(name: str, port: Port) -> tuple[str, ...]:
+    """Name, kind, dtype and shape, limits, and summary."""
+    dtype = f"{port.dtype} {shape_text(port.shape)}"
+    return name, port.kind, dtype, "; ".join(kind_of(port).limits(port)), port.summary
 
 
-def _print_files(files: dict[str, tuple[int, str]]) -> None:
-    _heading(f"files: {human_bytes(sum(size for size, _ in files.values()))}")
-    rows = [(name, f"{size:,}", sha256) for name, (size, sha256) in files.items()]
-    table(rows, ["name", "bytes", "SHA-256"])
+def _print_files(files: Mapping[str, File | RegistryFile]) -> None:
+    _heading(f"files: {human_bytes(sum(file.size for file in files.values()))}")
+    table([(name, f"{file.size:,}", file.sha256) for name, file in files.items()], ["name", "bytes", "SHA-256"])
 
 
 def _heading(text: str) -> None:

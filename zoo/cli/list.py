@@ -36,14 +36,9 @@ class Row:
 @click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(
-    text: str,
-    family: str | None,
-    task: str | None,
-    local: bool,
-    all_versions: bool,
-    places: tuple[str, ...],
+    text: str, family: str | None, task: str | None, local: bool, all_versions: bool, places: tuple[str, ...],
     json_: bool,
-) -> None:
+) -> None:  # fmt: skip
     """List models, and show which are available locally.
 
     TEXT filters by name, family, task or summary. Added registries are reread; without a network, the last copy is
@@ -67,26 +62,15 @@ def command(
     if json_:
         as_json(rows)
     elif rows:
-        table(
-            [
-                (
-                    r.reference.rpartition(":")[0],
-                    r.version,
-                    r.family,
-                    " ".join(r.tasks),
-                    human_bytes(r.size),
-                    human_bytes(r.missing) if r.missing else "-",
-                    r.license,
-                    r.where,
-                )
-                for r in rows
-            ],
-            ["name", "version", "family", "tasks", "size", "to fetch", "licence", "where"],
-        )
+        table(map(_cells, rows), ["name", "version", "family", "tasks", "size", "to fetch", "licence", "where"])
     else:
-        note(
-            "no model matches; `zoo list` without filters shows all" if text or family or task or local else "no models"
-        )
+        filtered = text or family or task or local
+        note("no model matches; `zoo list` without filters shows all" if filtered else "no models")
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    name, missing = row.reference.rpartition(":")[0], human_bytes(row.missing) if row.missing else "-"
+    return name, row.version, row.family, " ".join(row.tasks), human_bytes(row.size), missing, row.license, row.where
 
 
 def _rows(places: tuple[str, ...]) -> Iterator[Row]:
@@ -113,29 +97,16 @@ def _rows(places: tuple[str, ...]) -> Iterator[Row]:
                     model.license, entry.size, missing, where,
                 )  # fmt: skip
     for i in pulled.values():
-        damage = store.damage(i)
+        damage, known = store.damage(i), (str(i), i.registry, i.name, i.version, i.digest)
         if any(finding.startswith("model.yaml") for finding in damage):
-            yield Row(str(i), i.registry, i.name, i.version, i.digest, "", "", (), "", 0, 0, "damaged")
+            yield Row(*known, "", "", (), "", 0, 0, "damaged")
             continue
         from ..formats.manifest import read  # it imports the whole contract, which `zoo list` rarely needs
 
         m = read(i.folder)
         size = m.size + (i.folder / "model.yaml").stat().st_size
         where = "damaged" if damage else "pulled"
-        yield Row(
-            str(i),
-            i.registry,
-            i.name,
-            i.version,
-            i.digest,
-            m.family,
-            m.summary,
-            tuple(m.tasks),
-            m.license,
-            size,
-            0,
-            where,
-        )
+        yield Row(*known, m.family, m.summary, tuple(m.tasks), m.license, size, 0, where)
 
 
 def _newest_and_pulled(rows: list[Row]) -> Iterator[Row]:

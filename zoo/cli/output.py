@@ -2,11 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..text import safe_text
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
@@ -32,8 +35,8 @@ def note(text: object) -> None:
     click.echo(safe_text(text), err=True)
 
 
-def progress(total: int, label: str, *, unit: str = "B") -> Any:
-    """A tqdm bar on stderr, silent if that is not a terminal; call `.update(n)`, and use it as a context manager."""
+def progress(total: int, label: str, *, unit: str = "B", silent: bool = False) -> "tqdm[Any]":
+    """A tqdm bar on stderr, always silent if that is not a terminal; call `.update(n)`, and use it as a context."""
     from tqdm import tqdm
 
     return tqdm(
@@ -41,7 +44,7 @@ def progress(total: int, label: str, *, unit: str = "B") -> Any:
         desc=safe_text(label),
         unit=unit,
         unit_scale=unit == "B",
-        disable=None,
+        disable=silent or None,
         leave=False,
         file=sys.stderr,
         dynamic_ncols=True,

@@ -1,13 +1,16 @@
 """`zoo plugin`: lists plugins, checks one against the contract, prints the contract, and creates a new plugin."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import NotFoundError, PluginError, UsageError
 from . import COMMANDS, output
+
+if TYPE_CHECKING:
+    from ..build.conformance import Outcome
+    from ..plugins import Plugin, PluginCommand, PluginRegistry, Probe
 
 
 @click.group()
@@ -30,9 +33,9 @@ def list_(as_json: bool) -> None:
 
     if not plugins.enabled():
         output.note(plugins.OFF)
-    rows = [_row(probe) for probe in plugins.probe_all()]
+    rows = [_plugin_row(probe) for probe in plugins.probe_all()]
     rows += [_registry_row(registry) for registry in plugins.registries()]
-    rows += [_command_row(brought) for brought in plugins.commands(COMMANDS)]
+    rows += [_row(c, c.problem, module=c.module, command=c.name) for c in plugins.commands(COMMANDS)]
     rows.sort(key=lambda row: row["distribution"])
     if as_json:
         output.as_json(rows)
@@ -40,44 +43,24 @@ def list_(as_json: bool) -> None:
         output.table(map(_cells, rows), ("distribution", "version", "contract", "import", "provides", "state"))
 
 
-def _row(probe: Any) -> dict[str, Any]:
-    plugin = probe.plugin
-    return _blank(plugin) | {
-        "module": plugin.module,
-        "contract": plugin.contract,
-        "import_seconds": probe.import_seconds,
-        "families": list(plugin.families),
-        "targets": list(plugin.targets),
-        "hooks": list(probe.hooks),
-    }
+def _plugin_row(probe: "Probe") -> dict[str, Any]:
+    p = probe.plugin
+    brings = {"families": list(p.families), "targets": list(p.targets), "hooks": list(probe.hooks)}
+    return _row(p, p.problem, module=p.module, contract=p.contract, import_seconds=probe.import_seconds, **brings)
 
 
-def _registry_row(registry: Any) -> dict[str, Any]:
+def _registry_row(registry: "PluginRegistry") -> dict[str, Any]:
     mend = f"reinstall it: pip install --force-reinstall {registry.distribution}"
     missing = "" if registry.folder else f"the package with its registry is missing; {mend}"
-    return _blank(registry, missing) | {"registry": registry.name}
+    return _row(registry, missing, registry=registry.name)
 
 
-def _command_row(brought: Any) -> dict[str, Any]:
-    return _blank(brought) | {"module": brought.module, "command": brought.name}
-
-
-def _blank(found: Any, problem: str = "") -> dict[str, Any]:
-    problem = problem or getattr(found, "problem", "")
-    return {
-        "distribution": found.distribution,
-        "version": found.version,
-        "module": None,
-        "contract": None,
-        "import_seconds": None,
-        "families": [],
-        "targets": [],
-        "hooks": [],
-        "registry": None,
-        "command": None,
-        "state": "set aside" if problem else "ok",
-        "problem": problem,
-    }
+def _row(found: "Plugin | PluginRegistry | PluginCommand", problem: str, **brings: Any) -> dict[str, Any]:
+    """What `--json` says of what a distribution brings; the keys are always the same."""
+    row: dict[str, Any] = {"distribution": found.distribution, "version": found.version}
+    row |= {"module": None, "contract": None, "import_seconds": None, "families": [], "targets": [], "hooks": []}
+    row |= {"registry": None, "command": None, "state": "set aside" if problem else "ok", "problem": problem}
+    return row | brings
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -132,28 +115,26 @@ def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> Non
         raise PluginError(f"{', '.join(failed)}: {count} {'check' if count == 1 else 'checks'} failed")
 
 
-def _subjects(what: str) -> Iterator[tuple[Any, str]]:
+def _subjects(what: str) -> "list[tuple[Plugin, str]]":
     """The plugins and families that the argument names."""
     from .. import plugins
     from ..text import did_you_mean, safe_text
 
     folder = Path(what)
     if folder.is_dir() and ((folder / "pyproject.toml").is_file() or what in (".", "..") or folder.parts[1:]):
-        found = [(plugin, family) for plugin in plugins.in_folder(folder) for family in plugin.families]
-    else:
-        installed = plugins.installed()
-        found = [(plugin, family) for plugin in installed for family in plugin.families]
-        found = [(p, family) for p, family in found if what in (family, p.distribution)]
-        if not found:
-            known = {name for plugin in installed for name in (plugin.distribution, *plugin.families)}
-            raise NotFoundError(
-                f"'{safe_text(what)}' is neither an installed family or plugin nor a plugin's folder"
-                + (did_you_mean(what, known) or "; `zoo plugin list` lists what is installed")
-            )
-    yield from found
+        return [(plugin, family) for plugin in plugins.in_folder(folder) for family in plugin.families]
+    installed = plugins.installed()
+    found = [(p, family) for p in installed for family in p.families if what in (family, p.distribution)]
+    if not found:
+        known = {name for plugin in installed for name in (plugin.distribution, *plugin.families)}
+        raise NotFoundError(
+            f"'{safe_text(what)}' is neither an installed family or plugin nor a plugin's folder"
+            + (did_you_mean(what, known) or "; `zoo plugin list` lists what is installed")
+        )
+    return found
 
 
-def _examine(plugin: Any, family: str, preset: str | None, seed: int) -> list[Any]:
+def _examine(plugin: "Plugin", family: str, preset: str | None, seed: int) -> "list[Outcome]":
     from tempfile import TemporaryDirectory
 
     from ..build.conformance import CHECKS, Subject, examine

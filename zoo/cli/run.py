@@ -169,15 +169,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         if not main.multiple and len(files) > 1:
             raise UsageError(f"{task_name} takes one file for {main.name}, not {len(files)}")
         given[main.name] = files if main.multiple else files[0]
-    call = gather(
-        model,
-        task_name,
-        given,
-        number=options.get("number"),
-        example=options["example"],
-        tile=options.get("tile"),
-        note=say,
-    )
+    number, example, tile = options.get("number"), options["example"], options.get("tile")
+    call = gather(model, task_name, given, number=number, example=example, tile=tile, note=say)
     result = execute(model, call)
     if result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))
@@ -194,17 +187,10 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
 
 def _report(model: Any, call: "Call", result: "Result", written: "Written", notes: list[str]) -> dict[str, Any]:
     return {
-        "model": model.reference,
-        "digest": model.digest,
-        "task": call.task,
-        "paths": written.paths,
-        "values": written.values,
-        "seed": call.seed,
-        "provider": result.provider,
-        "device": result.device,
-        "seconds": round(result.seconds, 4),
-        "notes": notes,
-    }
+        "model": model.reference, "digest": model.digest, "task": call.task, "paths": written.paths,
+        "values": written.values, "seed": call.seed, "provider": result.provider, "device": result.device,
+        "seconds": round(result.seconds, 4), "notes": notes,
+    }  # fmt: skip
 
 
 def _show(values: dict[str, Any], task: "Task", call: "Call") -> None:

@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +107,7 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
         run = begun
 
     first = os.environ.get("RANK", "0") == "0"
-    with progress(run.settings["steps"], f"training {run.name}", unit="step") if first else nullcontext() as bar:
+    with progress(run.settings["steps"], f"training {run.name}", unit="step", silent=not first) as bar:
 
         def on_step(done: int, steps: int, losses: Mapping[str, float]) -> None:
             if bar is None:  # not the first process

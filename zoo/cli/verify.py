@@ -1,5 +1,6 @@
 """`zoo verify`: are local models still as published, and do they compute the same?"""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,11 @@ from ..text import safe_text
 from .output import as_json, progress, table
 
 if TYPE_CHECKING:
+    from ..formats.manifest import Manifest
     from ..formats.registry import Entry
+    from ..run.replay import TaskReplay
     from ..runtime import Device
+    from ..ship.export import Export
     from ..store.store import Installed, Store
 
 FOLDER = "a folder"  # used as the registry of a bundle that has none; no registry's name contains a space
@@ -25,9 +29,7 @@ FOLDER = "a folder"  # used as the registry of a bundle that has none; no regist
 @click.option("--run-host", is_flag=True, help="Also run an export's host program, if it is what the exporter writes.")
 @click.option("--trust", is_flag=True, help="Run the host program even if it was changed.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def command(
-    models: tuple[str, ...], replay_: bool, device: "Device", run_host: bool, trust: bool, json_: bool
-) -> None:  # fmt: skip
+def command(models: tuple[str, ...], replay_: bool, device: "Device", run_host: bool, trust: bool, json_: bool) -> None:
     """Check models against their digests; with --replay, run their golden cases on this machine.
 
     MODEL is a reference, FOLDER a bundle's folder or one that `zoo export` wrote; the default is all local models. A
@@ -51,9 +53,11 @@ def command(
     with progress(len(targets), "verifying", unit="model") as bar:
         for name, target in targets:
             if target is None:
-                reports.append(_examine_export(name, device, run_host or trust, trust))
+                report = _examine_export(name, device, run_host or trust, trust)
             else:
-                reports.append(_examine(store, name, target, device if replay_ else None))
+                report = _examine(store, name, target, device if replay_ else None)
+            right = not report["findings"] and all(task.verdict != "differs" for task in _replays(report))
+            reports.append(report | {"right": right})
             bar.update(1)
     if json_:
         as_json(reports)
@@ -68,14 +72,12 @@ def command(
 def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
     from ..formats.registry import Entry, read_default
 
-    try:
-        models = read_default().document.models
-    except NotFoundError:  # a checkout without models
-        models = {}
-    for name, model in models.items():
-        for version in model.versions:
-            entry = Entry(read_default(), name, version)
-            yield str(entry), _in_package(entry)
+    with contextlib.suppress(NotFoundError):  # a checkout without models
+        registry = read_default()
+        for name, model in registry.document.models.items():
+            for version in model.versions:
+                entry = Entry(registry, name, version)
+                yield str(entry), _in_package(entry)
     for installed in store.installed():
         yield str(installed), installed
 
@@ -138,45 +140,48 @@ def _in_package(entry: "Entry") -> "Installed":
 
 def _examine(store: "Store", name: str, model: "Installed", device: "Device | None") -> dict[str, Any]:
     """What `--json` prints about a model. It is replayed only if its bytes and graphs are right."""
-    findings = store.verify(model)
-    report = {"model": name, "digest": model.digest, "folder": str(model.folder), "right": not findings}
-    report["findings"] = findings
-    if device and not findings:
-        from ..formats import manifest as manifests
-        from ..graph.check import check
-        from ..run.replay import replay
+    from ..formats import manifest as manifests
 
-        manifest = manifests.read(model.folder)
-        report["findings"] = check(model.folder, manifest)
-        report["replay"] = [] if report["findings"] else replay(model.folder, manifest, device)
-        report["right"] = not report["findings"] and all(t.verdict != "differs" for t in report["replay"])
+    report: dict[str, Any] = {"model": name, "digest": model.digest, "folder": str(model.folder)}
+    report["findings"] = store.verify(model)
+    if device and not report["findings"]:
+        _replay(report, model.folder, manifests.read(model.folder), device)
     return report
 
 
 def _examine_export(text: str, device: "Device", run_host: bool, trust: bool) -> dict[str, Any]:
     """Like `_examine`, for a folder that `zoo export` wrote; a host is run only if everything before was right."""
     from ..formats import manifest as manifests
-    from ..graph.check import check
-    from ..run.replay import replay
     from ..ship import export
 
     folder = Path(text).expanduser()
     found = export.read_export(folder)
-    findings = export.check_export(folder, found)
     report: dict[str, Any] = {"model": text, "digest": found.digest, "folder": str(folder), "target": found.target}
-    if not findings:
+    report["findings"] = export.check_export(folder, found)
+    if not report["findings"]:
         manifest = manifests.read(folder / export.MODEL)
-        findings = manifests.check_files(folder / export.MODEL, manifest) or check(folder / export.MODEL, manifest)
-        report["replay"] = [] if findings else replay(folder / export.MODEL, manifest, device)
-    if run_host and not findings:
+        report["findings"] = manifests.check_files(folder / export.MODEL, manifest)
+        _replay(report, folder / export.MODEL, manifest, device)
+    if run_host and not report["findings"]:
         report["host"], report["ran_by"] = _run_host(folder, found, trust)
-    judged = [*report.get("replay", []), *report.get("host", [])]
-    report["findings"] = findings
-    report["right"] = not findings and all(task.verdict != "differs" for task in judged)
     return report
 
 
-def _run_host(folder: Path, found: Any, trust: bool) -> tuple[list[Any], str]:
+def _replay(report: dict[str, Any], folder: Path, manifest: "Manifest", device: "Device") -> None:
+    """Adds what the graph check finds in a bundle, and the replay where nothing is wrong."""
+    from ..graph.check import check
+    from ..run.replay import replay
+
+    report["findings"] = report["findings"] or check(folder, manifest)
+    report["replay"] = [] if report["findings"] else replay(folder, manifest, device)
+
+
+def _replays(report: dict[str, Any]) -> "list[TaskReplay]":
+    """Those of the golden cases here, then those that a host ran."""
+    return [*report.get("replay", []), *report.get("host", [])]
+
+
+def _run_host(folder: Path, found: "Export", trust: bool) -> "tuple[list[TaskReplay], str]":
     from tempfile import TemporaryDirectory
 
     from ..formats import manifest as manifests
@@ -197,21 +202,18 @@ def _run_host(folder: Path, found: Any, trust: bool) -> tuple[list[Any], str]:
 
 
 def _print(report: dict[str, Any]) -> None:
+    from ..ports.kind import percent
+
     name = safe_text(report["model"])
     click.echo(f"{name}: {'all files are as published' if not report['findings'] else 'not as published'}")
     for finding in report["findings"]:
         click.echo(f"  {safe_text(finding)}")
     rows = [
-        (task.task, task.provider, port, comparison.verdict, comparison.text, _share(comparison.share_equal))
-        for task in [*report.get("replay", []), *report.get("host", [])]
+        (task.task, task.provider, port, comparison.verdict, comparison.text, percent(comparison.share_equal))
+        for task in _replays(report)
         for port, comparison in task.outputs.items()
     ]
     if report.get("ran_by"):
         click.echo(f"  the host ran on {safe_text(report['ran_by'])}")
     if rows:
         table(rows, ["task", "provider", "output", "verdict", "difference", "equal"])
-
-
-def _share(share: float) -> str:
-    """`99.99 %`; never rounded up to 100 %."""
-    return f"{int(share * 10_000) / 100:.2f} %"

@@ -4,8 +4,9 @@ It is separate from them so that `zoo list` reads registries without loading the
 """
 
 import re
+import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -27,7 +28,7 @@ class File(Struct, frozen=True, kw_only=True):
     sha256: Sha256
 
 
-def check_file_names(names: Any, source: str) -> None:
+def check_file_names(names: Iterable[str], source: str) -> None:
     """Refuses names that some operating system treats as another file or as a device."""
     seen: set[str] = set()
     for name in names:
@@ -52,3 +53,28 @@ def describe_file(path: Path) -> File:
     with path.open("rb") as f:
         sha256 = hashlib.file_digest(f, "sha256").hexdigest()
     return File(size=path.stat().st_size, sha256=sha256)
+
+
+def compare_files(
+    folder: Path, files: Mapping[str, File], says: str = "the manifest", unchanged: float | None = None
+) -> list[str]:
+    """What is wrong with the files of a folder, a line each: missing, other size, other bytes. Empty: nothing.
+
+    Args:
+        says: what states their sizes and digests, for messages.
+        unchanged: the modification time of files that are not hashed again.
+    """
+    wrong = []
+    for name, expected in files.items():
+        try:
+            status = (folder / name).lstat()
+        except OSError:
+            wrong.append(f"{name} is missing")
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            wrong.append(f"{name} is not a plain file")
+        elif status.st_size != expected.size:
+            wrong.append(f"{name} has {status.st_size:,} bytes; {says} says {expected.size:,}")
+        elif status.st_mtime != unchanged and describe_file(folder / name).sha256 != expected.sha256:
+            wrong.append(f"{name} does not match its SHA-256 {expected.sha256[:12]}…")
+    return wrong

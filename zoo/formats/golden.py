@@ -55,17 +55,11 @@ def read_cases(path: Path, manifest: Manifest) -> dict[str, list[Case]]:
 
 def write_cases(path: Path, cases: dict[str, list[Case]]) -> None:
     """Writes golden.safetensors; `read_cases` reads it."""
-    arrays = {
-        f"{task}/{number}/{side}/{port}": array
-        for task, numbered in cases.items()
-        for number, case in enumerate(numbered)
-        for side in ("inputs", "outputs")
-        for port, array in getattr(case, side).items()
-    }
-    arrays |= {
-        f"{task}/{number}/margins": case.margins
-        for task, numbered in cases.items()
-        for number, case in enumerate(numbered)
-        if case.margins is not None
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for task, numbered in cases.items():
+        for number, case in enumerate(numbered):
+            for side, ports in (("inputs", case.inputs), ("outputs", case.outputs)):
+                arrays |= {f"{task}/{number}/{side}/{port}": array for port, array in ports.items()}
+            if case.margins is not None:
+                arrays[f"{task}/{number}/margins"] = case.margins
     tensors.save(path, arrays)

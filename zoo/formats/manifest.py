@@ -19,8 +19,9 @@ from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Ver
 from ..ports.kinds import kind_of, problem
 from ..text import safe_text
 from . import strictyaml
-from .fields import File, Struct, check_file_names, describe_file
-from .fields import digest_of as digest  # noqa: F401  of a manifest: part of this module's interface
+from .fields import File, Struct, check_file_names, compare_files
+from .fields import describe_file as describe_file  # part of this module's interface, as `digest` is
+from .fields import digest_of as digest  # noqa: F401
 
 FORMAT = 1
 
@@ -137,13 +138,16 @@ def zoo_needed(tasks: Mapping[str, Task]) -> str:
 
 def read(folder: Path) -> Manifest:
     """The manifest of a bundle's folder. Only the manifest is read; `check_files` compares the rest."""
-    path = folder / MANIFEST
+    return parse(read_bytes(folder), str(folder / MANIFEST))
+
+
+def read_bytes(folder: Path) -> bytes:
+    """The bytes of a bundle's manifest; NotFoundError where the folder is not a bundle."""
     try:
-        data = path.read_bytes()
+        return (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
         raise NotFoundError(f"{safe_text(folder)} is not a bundle: it has no {MANIFEST}{inside}") from None
-    return parse(data, str(path))
 
 
 def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
@@ -182,13 +186,4 @@ def dump(manifest: Manifest) -> bytes:
 
 def check_files(folder: Path, manifest: Manifest) -> list[str]:
     """What is wrong with a bundle's files, one line each: missing, other size, other bytes. Empty if nothing is."""
-    wrong = []
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            wrong.append(f"{name} is missing" if not path.exists() else f"{name} is not a plain file")
-        elif (actual := path.stat().st_size) != expected.size:
-            wrong.append(f"{name} has {actual:,} bytes; the manifest says {expected.size:,}")
-        elif describe_file(path).sha256 != expected.sha256:
-            wrong.append(f"{name} does not match its SHA-256 {expected.sha256[:12]}…")
-    return wrong
+    return compare_files(folder, manifest.files)

@@ -4,13 +4,11 @@ import re
 from dataclasses import dataclass
 
 from ..errors import UsageError
+from ..names import NAME
 from ..text import safe_text
 
-_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-
-
 _REFERENCE = re.compile(
-    rf"(?:(?P<registry>{_NAME})/)?(?P<name>{_NAME})(?::(?P<version>[1-9][0-9]{{0,8}}))?(?:@sha256:(?P<digest>[0-9a-f]{{64}}))?"
+    rf"(?:(?P<registry>{NAME})/)?(?P<name>{NAME})(?::(?P<version>[1-9][0-9]{{0,8}}))?(?:@sha256:(?P<digest>[0-9a-f]{{64}}))?"
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urljoin, urlsplit
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
@@ -246,13 +246,7 @@ def add_version(document: RegistryDocument, manifest: "Manifest", digest: str, m
             tasks=tuple(name for name, task in manifest.tasks.items() if not task.part_of),
             versions={},
         )
-    model = RegistryModel(
-        summary=model.summary,
-        family=model.family,
-        license=model.license,
-        tasks=model.tasks,
-        versions=dict(sorted(versions.items())),
-    )
+    model = structs.replace(model, versions=dict(sorted(versions.items())))
     return RegistryDocument(format=FORMAT, models=dict(sorted((document.models | {manifest.name: model}).items())))
 
 

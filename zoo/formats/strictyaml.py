@@ -8,6 +8,7 @@ findings become `file:line: field: reason`. Why not `yaml.safe_load`: 25,000 ope
 
 import re
 import threading
+from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -70,7 +71,7 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
 class _Composer:
     """Builds the tree from parser events and stops at the first violation."""
 
-    def __init__(self, events: Any, source: str, lines: Lines):
+    def __init__(self, events: Iterable[yaml.Event], source: str, lines: Lines):
         self.events, self.source, self.lines = iter(events), source, lines
         self.nodes = 0
 
@@ -86,16 +87,16 @@ class _Composer:
             self.refuse(after, "a second document; only one is allowed")
         return tree
 
-    def refuse(self, event: Any, reason: str) -> NoReturn:
+    def refuse(self, event: yaml.Event, reason: str) -> NoReturn:
         raise InvalidFileError(f"{safe_text(self.source)}:{event.start_mark.line + 1}: {reason}")
 
-    def node(self, event: Any, path: tuple) -> Any:
+    def node(self, event: yaml.Event, path: tuple) -> Any:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             self.refuse(event, f"more than {MAX_NODES:,} nodes")
         if len(path) > MAX_DEPTH:
             self.refuse(event, _TOO_DEEP)
-        if event.anchor is not None:  # of an alias, what it stands for
+        if not isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) or event.anchor is not None:
             self.refuse(event, "anchors and aliases are not allowed; write the value out")
         if event.tag is not None:
             self.refuse(event, f"tags are not allowed: {safe_text(event.tag)}")
@@ -106,7 +107,7 @@ class _Composer:
             return self.sequence(path)
         return self.mapping(path)
 
-    def scalar(self, event: Any) -> Any:
+    def scalar(self, event: yaml.ScalarEvent) -> Any:
         text = event.value
         if len(text) > MAX_SCALAR:
             self.refuse(event, f"a text of {len(text):,} characters; at most {MAX_SCALAR:,}")

@@ -10,7 +10,7 @@ from ..text import safe_text
 from .finding import roots
 
 
-def of_error(error: BaseException | None, owner: Any) -> str:
+def of_error(error: BaseException | None, owner: object) -> str:
     """The innermost line of the owner's package in an error's traceback; empty if there is none.
 
     Code that ran earlier, during tracing, may be in the error's notes, in the format of a traceback.
@@ -28,7 +28,7 @@ def of_error(error: BaseException | None, owner: Any) -> str:
     return place
 
 
-def of_code(function: Any, owner: Any) -> str:
+def of_code(function: Any, owner: object) -> str:
     """Where a function begins; empty if it is not in the owner's package."""
     function = inspect.unwrap(function)
     if not isinstance(function, FunctionType):
@@ -36,7 +36,7 @@ def of_code(function: Any, owner: Any) -> str:
     return _relative(function.__code__.co_filename, function.__code__.co_firstlineno, owner)
 
 
-def _relative(file: str, line: int, owner: Any) -> str:
+def _relative(file: str, line: int, owner: object) -> str:
     module = owner if isinstance(owner, str) else type(owner).__module__
     for root in roots(module.split(".")[0]):
         if Path(file).is_relative_to(root):

@@ -55,7 +55,7 @@ class Label(Integers):
         return len(port.classes) - 1 if port.classes else 1
 
     def host_sample(self, port: Port) -> str:
-        return _seven(port)
+        return "7" if port.maximum is None or port.maximum >= 7 else "0"
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray:
         """Every class in turn."""
@@ -63,10 +63,6 @@ class Label(Integers):
 
         index = np.arange(len(inputs.pictures)) + inputs.first
         return index % (int(port.maximum or 0) + 1)
-
-
-def _seven(port: Port) -> str:
-    return "7" if port.maximum is None or port.maximum >= 7 else "0"
 
 
 def number(name: str, port: Port, text: str) -> int:

@@ -86,15 +86,8 @@ def gather(
     if tile is not None:
         check_tile(name, task, tile)
         task = _of_any_size(task)
-    if unfit := next((n for n, port in task.inputs.items() if not kind_of(port).option(n, port, task)), None):
-        raise UsageError(
-            f"{name} takes {task.inputs[unfit].kind} ({unfit}), for which there is no option; use zoo.load"
-        )
     given = {key: value for key, value in given.items() if value is not None and value != ()}
-    options = {option.name for option in options_of(task)}
-    if unknown := next((key for key in given if key not in task.inputs and key not in options), None):
-        raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
-    _refuse_stdin_twice(given)
+    _refuse_unfit(name, task, given)
     notes: list[str] = []
     values = dict(_example(model, name)) if example else {}
     read, files = _read(model, task, given, notes.append)
@@ -156,7 +149,15 @@ def _of_any_size(task: Task) -> Task:
     return msgspec.structs.replace(task, inputs=ports)
 
 
-def _refuse_stdin_twice(given: Mapping[str, Any]) -> None:
+def _refuse_unfit(name: str, task: Task, given: Mapping[str, Any]) -> None:
+    """Before a file is read: a task that no options can run, options that it does not have, stdin given twice."""
+    if unfit := next((n for n, port in task.inputs.items() if not kind_of(port).option(n, port, task)), None):
+        raise UsageError(
+            f"{name} takes {task.inputs[unfit].kind} ({unfit}), for which there is no option; use zoo.load"
+        )
+    known = {option.name for option in options_of(task)} | task.inputs.keys()
+    if unknown := next((key for key in given if key not in known), None):
+        raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
     sources = [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
     if sources.count(STDIN) > 1:
         raise UsageError("'-' (stdin) can be read only once; give a file for the other")

@@ -76,17 +76,17 @@ def compare_task(
 
     clear = None if margins is None else margins > tolerance.token_margin  # [batch]
 
-    result = {}
+    result: dict[str, Comparison] = {}
     for name, port in ports.items():
         e, a = expected[name], actual[name]
-        batched = port.shape[:1] == (BATCH,) and e.shape == a.shape
-        rows = np.ones(len(e), bool) if batched else None
-        if batched and kind_of(port).follows and agree is not None and len(agree) == len(e):
+        if port.shape[:1] != (BATCH,) or e.shape != a.shape:
+            result[name] = compare(port, e, a, tolerance)
+            continue
+        rows = np.ones(len(e), bool)
+        if kind_of(port).follows and agree is not None and len(agree) == len(e):
             rows = agree
-        if rows is None or rows.all():
-            comparison = compare(port, e, a, tolerance)
-        else:
-            comparison = compare(port, e[rows], a[rows], tolerance)
+        comparison = compare(port, e[rows], a[rows], tolerance)
+        if not rows.all():
             note = f" (compared {int(rows.sum())} of {len(rows)}, whose tokens agree)"
             comparison = replace(comparison, text=comparison.text + note)
         if comparison.verdict == "differs" and rows is not None and clear is not None and len(clear) == len(e):

@@ -1,26 +1,23 @@
-"""Runs a bundle's golden cases on this machine, and compares the outputs with the expected ones.
-
-`golden.safetensors` contains, for each task and case, the graph's inputs and the outputs that torch gave:
-`<task>/<case>/inputs/<port>` and `<task>/<case>/outputs/<port>`, with cases counted from 0. Any stack can check itself
-this way. `<task>/<case>/margins`, if present, says how close to a tie the tokens of each element of the batch are.
-"""
+"""Runs a bundle's golden cases (`zoo.formats.golden`) here, and compares the outputs with the expected ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidFileError
-from ..formats.golden import Case, read_cases
+from ..formats.golden import read_cases
 from ..formats.manifest import Manifest
-from ..hookspecs import Task, Tolerance
+from ..hookspecs import Tolerance
 from ..names import GOLDEN, graph_file
 from ..text import safe_text
 from .comparison import Comparison, Verdict, compare_task, worst_of
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..runtime import Device
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class TaskReplay:
     outputs: dict[str, Comparison]  # the worst case of each output
 
 
-def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cuda"] = "auto") -> list[TaskReplay]:
+def replay(folder: Path, manifest: Manifest, device: Device = "auto") -> list[TaskReplay]:
     """Runs every golden case of every task. The graphs must have passed `zoo.graph.check`.
 
     Raises:
@@ -48,7 +45,11 @@ def replay(folder: Path, manifest: Manifest, device: Literal["auto", "cpu", "cud
         # Exact: on CUDA without TF32, whose 10-bit mantissa gives other results.
         session = open_session(folder / graph_file(name), device, exact=True)
         tolerance = _tolerance(manifest, session.provider)
-        outputs = worst_outputs([_run(session, task, case, tolerance) for case in cases[name]])
+        compared = [
+            compare_task(task.outputs, case.outputs, session.run(case.inputs), tolerance, case.margins)
+            for case in cases[name]
+        ]
+        outputs = worst_outputs(compared)
         result.append(TaskReplay(name, session.provider, worst_of(outputs), outputs))
     return result
 
@@ -71,10 +72,6 @@ def judge(
         worst = worst_outputs(compared)
         result.append(TaskReplay(name, provider, worst_of(worst), worst))
     return result
-
-
-def _run(session: Any, task: Task, case: Case, tolerance: Tolerance) -> dict[str, Comparison]:
-    return compare_task(task.outputs, case.outputs, session.run(case.inputs), tolerance, case.margins)
 
 
 def worst_outputs(cases: list[dict[str, Comparison]]) -> dict[str, Comparison]:

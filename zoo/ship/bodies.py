@@ -1,8 +1,13 @@
 """Moves weights out of the loops that use them, to where some runtimes look for them."""
 
+from collections.abc import Iterable, MutableSequence
+from typing import TypeVar
+
 import onnx
 
 from ..graph.walk import subgraphs
+
+T = TypeVar("T")
 
 
 def move_out_of_bodies(graph: onnx.GraphProto) -> None:
@@ -17,5 +22,11 @@ def move_out_of_bodies(graph: onnx.GraphProto) -> None:
         inside = [t for t in body.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
         graph.initializer.extend(t for t in outside if t.name not in here)
         here.update(t.name for t in outside)
-        del body.initializer[:]
-        body.initializer.extend(inside)
+        refill(body.initializer, inside)
+
+
+def refill(field: MutableSequence[T], entries: Iterable[T]) -> None:
+    """Replaces what a repeated field of a graph has: protobuf takes no list for it."""
+    kept = list(entries)
+    del field[:]
+    field.extend(kept)

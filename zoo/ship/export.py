@@ -23,10 +23,10 @@ import msgspec
 
 from ..errors import ExportError, IntegrityError, InvalidFileError, UsageError
 from ..formats import manifest as manifests
-from ..formats.fields import File
+from ..formats.fields import File, compare_files
 from ..formats.golden import read_cases, write_cases
 from ..formats.manifest import Manifest
-from ..hookspecs import Target, TargetRequest, WriteTargetRequest
+from ..hookspecs import Target, TargetRequest, Task, WriteTargetRequest
 from ..names import GOLDEN, MANIFEST, graph_file
 from ..ports.kinds import kind_of
 from ..ports.seed import seeds_of
@@ -117,8 +117,7 @@ def export(
         _write_common(folder, manifest)
         common = set(_files(folder))
         _call_writer(loaded, folder, manifest)
-        files = _files(folder)
-        plugin = loaded.plugin
+        files, plugin = _files(folder), loaded.plugin
         written = Export(
             format=FORMAT,
             target=target.name,
@@ -228,7 +227,7 @@ def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target
     return manifest
 
 
-def _standing_alone(manifest: Manifest, name: str, chosen: list[str]) -> Any:
+def _standing_alone(manifest: Manifest, name: str, chosen: list[str]) -> Task:
     """A task; a part whose whole is not shipped becomes an ordinary task."""
     task = manifest.tasks[name]
     return task if task.part_of in chosen else msgspec.structs.replace(task, part_of=None)
@@ -337,16 +336,7 @@ def read_export(folder: Path) -> Export:
 
 def check_export(folder: Path, found: Export) -> list[str]:
     """What is wrong with an export's files, one line each. Files added later, such as node_modules, are ignored."""
-    wrong = []
-    for name, expected in found.files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            wrong.append(f"{name} is not a plain file" if path.exists() else f"{name} is missing")
-        elif (size := path.stat().st_size) != expected.size:
-            wrong.append(f"{name} has {size:,} bytes; export.json says {expected.size:,}")
-        elif manifests.describe_file(path).sha256 != expected.sha256:
-            wrong.append(f"{name} does not match its SHA-256 {expected.sha256[:12]}…")
-    return wrong
+    return compare_files(folder, found.files, EXPORT)
 
 
 def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -26,9 +26,10 @@ from ..noise import DRAW
 from ..ports.seed import seeds_of
 from ..ports.tensor import Tensor
 from ..runtime import open_session
+from .bodies import refill
 
 NOISE = "noise"
-Distribution = Literal["normal", "uniform"]
+DISTRIBUTIONS: tuple[Literal["normal", "uniform"], ...] = ("normal", "uniform")
 ULPS = 4
 """How much normal values may differ from the specified ones: docs/noise.md."""
 
@@ -88,7 +89,7 @@ def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case
         return
     drawn = _evaluate(model, names, cases)
     for name in reversed(names):
-        for distribution in get_args(Distribution):
+        for distribution in DISTRIBUTIONS:
             arrays = [outputs[name] for outputs in drawn]
             port = Port(
                 kind=Tensor.name,
@@ -131,23 +132,15 @@ def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str)
 def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> list[dict[str, np.ndarray]]:
     """Those values for each golden case, computed by our own runtime."""
     part = _copy(model)
-    del part.graph.output[:]
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    refill(part.graph.output, [onnx.ValueInfoProto(name=name) for name in names])
     _remove_unused(part.graph)
     needed = names_used(part.graph)
-    inputs = [value for value in part.graph.input if value.name in needed]
-    del part.graph.input[:]
-    part.graph.input.extend(inputs)
+    refill(part.graph.input, [value for value in part.graph.input if value.name in needed])
     with TemporaryDirectory(prefix="zoo-noise-") as folder:
         path = Path(folder) / "noise.onnx"
         path.write_bytes(part.SerializeToString())
         session = open_session(path, "cpu")
         return [session.run({name: case.inputs[name] for name in session.inputs}) for case in cases]
-
-
-def _draw(port: Port, seeds: np.ndarray) -> np.ndarray:
-    """The noise of a port, whose dimensions after the batch are fixed."""
-    return DRAW[port.noise](seeds, [int(length) for length in port.shape[1:]])
 
 
 def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
@@ -156,6 +149,10 @@ def _is_noise(port: Port, seeds: np.ndarray, array: np.ndarray) -> bool:
         return False
     expected = _draw(port, seeds)
     return bool((np.abs(array - expected) <= ULPS * np.spacing(np.abs(expected))).all())
+
+
+def _draw(port: Port, seeds: np.ndarray) -> np.ndarray:
+    return DRAW[port.noise](seeds, [int(length) for length in port.shape[1:]])
 
 
 def _cut_at(graph: onnx.GraphProto, value: str, seed: str, port: Port) -> None:
@@ -176,17 +173,9 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input, *(names_used(body) for body in subgraphs(node)))
-    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
-    values = [value for value in graph.value_info if value.name in needed]
-    _replace(graph.node, kept[::-1])
-    _replace(graph.initializer, initializers)
-    _replace(graph.value_info, values)
-
-
-def _replace(field: Any, entries: list) -> None:
-    """Gives a repeated field of a protobuf message other entries."""
-    del field[:]
-    field.extend(entries)
+    refill(graph.node, kept[::-1])
+    refill(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    refill(graph.value_info, [value for value in graph.value_info if value.name in needed])
 
 
 def _in_place(task: Task, seed: str, port: Port) -> Task:

@@ -61,7 +61,7 @@ class Blobs:
             return 0
         return size - min(size, max((held for _, held in self._partials(sha256)), default=0))
 
-    def ensure(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], None]) -> None:
+    def ensure(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], object]) -> None:
         """Makes sure that the blob exists and is right; a damaged one is fetched again.
 
         Raises:
@@ -92,7 +92,7 @@ class Blobs:
         except FileNotFoundError:
             return False
 
-    def _ingest(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], None], *, resume: bool) -> str:
+    def _ingest(self, sha256: str, size: int, url: str, on_bytes: Callable[[int], object], *, resume: bool) -> str:
         """Fetches into this process's own file and publishes it. Returns what was wrong with the bytes, if anything."""
         import tempfile
 

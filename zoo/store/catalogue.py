@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
 from ..formats import registry as registries_
 from ..formats import strictyaml
-from ..formats.fields import Struct
+from ..formats.fields import Struct, digest_of
 from ..formats.registry import DEFAULT, REGISTRY, Registry
 from ..formats.strictyaml import MAX_BYTES
-from ..names import Name
+from ..names import NAME, Name
 from ..system import places
 from ..system.files import write_atomically
 from ..system.places import home, path_of
@@ -77,7 +77,7 @@ def add(name: str, place: str) -> Registry:
         UsageError: the name is invalid or taken.
         ZooError: the registry cannot be read.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+    if not re.fullmatch(NAME, name):
         raise UsageError(
             f"'{safe_text(name)}' is not a registry name: use lower-case letters, digits, '.', '_' and '-'"
         )
@@ -220,9 +220,7 @@ def _kept_path(name: str, url: str) -> Path:
 
 
 def _short_hash(text: str) -> str:
-    import hashlib
-
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return digest_of(text.encode())[:8]
 
 
 def _list_path() -> Path:

@@ -32,7 +32,7 @@ def locate(
     registries: Sequence[str] = (),
     pull: bool = True,
     on_pull: Callable[[Entry, int], None] | None = None,
-    on_bytes: Callable[[int], None] = lambda count: None,
+    on_bytes: Callable[[int], object] = lambda count: None,
 ) -> Bundle:
     """The bundle that a reference or a path names; fetched if it is not available locally.
 

@@ -5,6 +5,7 @@ A process may be killed at any point, so everything that is not visible as a mod
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import time
@@ -16,8 +17,8 @@ from pathlib import Path
 from ..errors import InvalidFileError
 from ..formats import manifest as manifests
 from ..formats.fields import digest_of
-from ..names import MANIFEST
-from .store import NAME, Installed, Store, read_digest, remove_path, storage
+from ..names import MANIFEST, NAME
+from .store import Installed, Store, read_digest, remove_path, storage
 
 YOUNG_SECONDS = 3600
 """Newer files may belong to a running pull; `prune` keeps them."""
@@ -52,7 +53,7 @@ def remove(store: Store, installed: Installed) -> int:
 def forget(store: Store, registry: str) -> None:
     """Forgets which digests a registry's versions had: its name may now belong to another registry."""
     with storage(store.root):
-        if NAME.match(registry) and (store.seen / registry).is_dir():
+        if re.fullmatch(NAME, registry) and (store.seen / registry).is_dir():
             shutil.rmtree(store.seen / registry)
 
 

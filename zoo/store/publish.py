@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError
+from ..errors import IntegrityError, InvalidFileError, StoreError
 from ..formats import manifest as manifests
 from ..formats import registry as registries
 from ..formats.manifest import Manifest
@@ -32,7 +32,7 @@ def publish(bundle: Path, folder: Path) -> Manifest:
 
     from ..graph.check import check
 
-    data = _manifest_bytes(bundle)
+    data = manifests.read_bytes(bundle)
     manifest, digest = manifests.parse(data, str(bundle / MANIFEST)), manifests.digest(data)
     if wrong := manifests.check_files(bundle, manifest):
         raise IntegrityError(f"{safe_text(bundle)}: {safe_text('; '.join(wrong))}")
@@ -41,10 +41,9 @@ def publish(bundle: Path, folder: Path) -> Manifest:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".registry.lock"):  # two publishers must not overwrite each other's line
-            exists = (folder / REGISTRY).exists()
-            before = (
-                registries.read(folder, "target").document if exists else RegistryDocument(format=registries.FORMAT)
-            )
+            before = RegistryDocument(format=registries.FORMAT)
+            if (folder / REGISTRY).exists():
+                before = registries.read(folder, "target").document
             document = registries.add_version(before, manifest, digest, len(data))
             _copy(bundle, folder / "models" / manifest.name / str(manifest.version), manifest, data)
             if document != before:
@@ -52,13 +51,6 @@ def publish(bundle: Path, folder: Path) -> Manifest:
     except OSError as e:
         raise StoreError(f"cannot publish to {safe_text(folder)}: {e.strerror or e}") from None
     return manifest
-
-
-def _manifest_bytes(bundle: Path) -> bytes:
-    try:
-        return (bundle / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{safe_text(bundle)} is not a bundle: it has no {MANIFEST}") from None
 
 
 def _copy(bundle: Path, target: Path, manifest: Manifest, data: bytes) -> None:

@@ -11,7 +11,6 @@ A process may be killed at any point: what is visible is complete, and `prune` c
 import errno
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import IntegrityError, InvalidFileError, StoreError
-from ..formats.fields import describe_file, digest_of
+from ..formats.fields import compare_files, digest_of
 from ..formats.reference import Reference
 from ..formats.registry import Entry
 from ..formats.strictyaml import MAX_BYTES
-from ..names import MANIFEST
+from ..names import MANIFEST, NAME
 from ..system.files import make_folder, sync_folder
 from ..system.places import home
 from ..text import human_bytes, safe_text
@@ -35,9 +34,7 @@ if TYPE_CHECKING:
 MARGIN_BYTES = 8 << 20  # space that must remain on the disk after a pull
 PULL_ATTEMPTS = 3  # if a blob vanishes during a pull, because another process prunes
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}\Z")
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_REF = re.compile(rf"(?P<registry>{NAME})/(?P<name>{NAME})/(?P<version>[1-9][0-9]{{0,8}})")
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,6 @@ class Installed:
     version: int
     digest: str
     folder: Path
-
-    @property
-    def reference(self) -> Reference:
-        return Reference(self.name, self.registry, self.version, self.digest)
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.name}:{self.version}"
@@ -76,13 +69,9 @@ class Store:
         """Every pulled model, by registry, name and version."""
         found = []
         for path in self.refs.glob("*/*/*"):
-            registry, name, version = path.parts[-3:]
-            digest = read_digest(path)
-            if not (digest and NAME.match(registry) and NAME.match(name) and _VERSION.match(version)):
-                continue
-            folder = self.view(digest)
-            if folder.is_dir() and not folder.is_symlink():
-                found.append(Installed(registry, name, int(version), digest, folder))
+            digest, ref = read_digest(path), _REF.fullmatch("/".join(path.parts[-3:]))
+            if digest and ref and (folder := self.view(digest)).is_dir() and not folder.is_symlink():
+                found.append(Installed(ref["registry"], ref["name"], int(ref["version"]), digest, folder))
         return sorted(found, key=lambda i: (i.registry, i.name, i.version))
 
     def matching(self, reference: Reference) -> list[Installed]:
@@ -110,31 +99,14 @@ class Store:
     def damage(self, installed: Installed) -> list[str]:
         """What is wrong, judged by sizes and times; only a file whose time has changed is hashed."""
         manifest, findings = self.read_manifest(installed)
-        if manifest is None:
-            return findings
-        for name, expected in manifest.files.items():
-            path = installed.folder / name
-            try:
-                status = path.lstat()
-            except OSError:
-                findings.append(f"{name} is missing")
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                findings.append(f"{name} is not a plain file")
-            elif status.st_size != expected.size:
-                findings.append(f"{name} has {status.st_size:,} bytes; the manifest says {expected.size:,}")
-            elif status.st_mtime != PUBLISHED and describe_file(path).sha256 != expected.sha256:
-                findings.append(f"{name} does not match its SHA-256 {expected.sha256[:12]}…")
-        return findings
+        return compare_files(installed.folder, manifest.files, unchanged=PUBLISHED) if manifest else findings
 
     def verify(self, installed: Installed) -> list[str]:
         """Hashes every file again; returns what is wrong, one line each, or an empty list."""
-        from ..formats.manifest import check_files
-
         manifest, findings = self.read_manifest(installed)
         if manifest is None:
             return findings
-        findings += check_files(installed.folder, manifest)
+        findings += compare_files(installed.folder, manifest.files)
         for path in sorted(installed.folder.iterdir()):
             if path.name != MANIFEST and path.name not in manifest.files:
                 findings.append(f"{safe_text(path.name)} is not listed in the manifest")
@@ -162,7 +134,7 @@ class Store:
 
     # --- Pulling ---
 
-    def pull(self, entry: Entry, *, on_bytes: Callable[[int], None] = lambda count: None) -> Installed:
+    def pull(self, entry: Entry, *, on_bytes: Callable[[int], object] = lambda count: None) -> Installed:
         """Pulls a model: fetches the missing files, checks them, and makes the model visible in one step.
 
         Args:
@@ -192,7 +164,7 @@ class Store:
     def _is_whole(self, installed: Installed) -> bool:
         return installed.folder.is_dir() and not self.damage(installed)
 
-    def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], None]) -> None:
+    def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], object]) -> None:
         from ..formats import manifest as manifests
 
         listed = entry.files[MANIFEST]
@@ -208,7 +180,7 @@ class Store:
             self._ensure(entry, name, on_bytes)
         self._show(entry, manifest, installed)
 
-    def _ensure(self, entry: Entry, name: str, on_bytes: Callable[[int], None]) -> None:
+    def _ensure(self, entry: Entry, name: str, on_bytes: Callable[[int], object]) -> None:
         file = entry.files[name]
         try:
             self.blobs.ensure(file.sha256, file.size, entry.registry.file_url(file), on_bytes)
@@ -301,7 +273,7 @@ class Store:
 
     def _ref(self, entry: Entry, kind: Path | None = None) -> Path:
         parts = entry.registry.name, entry.name
-        if not all(map(NAME.match, parts)):
+        if not all(re.fullmatch(NAME, part) for part in parts):
             raise InvalidFileError(f"{safe_text('/'.join(parts))} is not the name of a model")
         return (kind or self.refs).joinpath(*parts, str(int(entry.version)))
 
@@ -347,7 +319,7 @@ def read_digest(path: Path) -> str | None:
         text = path.read_bytes()[:80].decode("ascii", "replace").strip()
     except OSError:
         return None
-    return text if _DIGEST.match(text) else None
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
 
 
 def remove_path(path: Path) -> None:

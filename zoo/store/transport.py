@@ -5,7 +5,6 @@ its text reaches a message only through `safe_text`. The store checks the bytes 
 allowed for files, but never as the target of a redirect from https.
 """
 
-import logging
 import os
 import re
 import threading
@@ -19,14 +18,13 @@ from urllib.parse import urljoin, urlsplit
 
 from ..errors import TransportError
 from ..system.places import path_of
-from ..text import human_bytes, safe_text
+from ..text import human_bytes, safe_text, warn
 
 if TYPE_CHECKING:
     import requests
     import tenacity
 
 T = TypeVar("T")
-log = logging.getLogger("zoo")
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # without a single byte
@@ -187,7 +185,7 @@ class _Download:
                 yield fresh
             if begin + received == self.size:
                 return
-        if _is_complete(response, received):
+        if _stated_length(response) == received:  # then the file itself is short, and another try changes nothing
             raise TransportError(
                 f"{_named(self.url)} has {begin + received:,} bytes; the registry says {self.size:,}{sniff(first)}"
             )
@@ -195,10 +193,9 @@ class _Download:
         raise _RetryableError(f"{_named(self.url)}: connection cut at {human_bytes(end)} of {human_bytes(self.size)}")
 
 
-def _is_complete(response: "requests.Response", received: int) -> bool:
-    """Whether the answer was as long as it stated: then the file itself is short, and a retry would not help."""
+def _stated_length(response: "requests.Response") -> int | None:
     stated = response.headers.get("Content-Length", "")
-    return stated.isascii() and stated.isdigit() and int(stated[:18]) == received
+    return int(stated[:18]) if stated.isascii() and stated.isdigit() else None
 
 
 def _read_small_remote(url: str, limit: int) -> bytes:
@@ -208,8 +205,7 @@ def _read_small_remote(url: str, limit: int) -> bytes:
             raise TransportError(f"{_named(url)} answered {response.status_code} to a plain request")
         for chunk in _chunks(response, limit + 1):
             body += chunk
-        stated = response.headers.get("Content-Length", "")
-        if stated.isascii() and stated.isdigit() and len(body) < min(int(stated[:18]), limit):
+        if len(body) < min(_stated_length(response) or 0, limit):
             raise _RetryableError(f"{_named(url)}: connection cut at {human_bytes(len(body))}")
     return bytes(body)
 
@@ -370,16 +366,14 @@ def _retrying(tries: int) -> "tenacity.Retrying":
 
     backoff = wait_exponential(BACKOFF_SECONDS, BACKOFF_MOST_SECONDS) + wait_random(0, BACKOFF_SECONDS)
 
-    def failure(state: "tenacity.RetryCallState") -> BaseException | None:
-        return state.outcome.exception() if state.outcome else None
-
     def wait(state: "tenacity.RetryCallState") -> float:
-        return max(backoff(state), min(getattr(failure(state), "retry_after", 0.0), RETRY_AFTER_MOST_SECONDS))
+        error = state.outcome and state.outcome.exception()
+        asked = error.retry_after if isinstance(error, _RetryableError) else 0.0
+        return max(backoff(state), min(asked, RETRY_AFTER_MOST_SECONDS))
 
     def tell(state: "tenacity.RetryCallState") -> None:
-        seconds = state.next_action.sleep if state.next_action else 0.0
-        if seconds >= TELL_SECONDS:
-            log.warning("%s; retrying in %.0f s", failure(state), seconds)
+        if state.upcoming_sleep >= TELL_SECONDS:
+            warn("%s; retrying in %.0f s", state.outcome and state.outcome.exception(), state.upcoming_sleep)
 
     return Retrying(
         retry=retry_if_exception_type(_RetryableError),

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import zoo as package
 from tests.cli.commands import zoo
-from zoo import manifest as manifests
 from zoo.build import random
 from zoo.build.tracing import export_task
 from zoo.build.weights import Weights
+from zoo.formats import manifest as manifests
 from zoo.hookspecs import Port, Task
 from zoo.runtime import open_session
 

@@ -40,8 +40,9 @@ def test_the_first_prediction_is_nothing():
 def test_labels_and_none_are_told_apart():
     out = ask(unet(num_classes=3), label=[0, 2, -1, -7, 3])
     assert not torch.allclose(out[0], out[1]) and not torch.allclose(out[0], out[2])
-    assert torch.equal(out[2], out[3])  # any negative label is none,
-    assert torch.equal(out[2], out[4])  # whose embedding is the last row
+    # Up to rounding, which depends on the place in the batch where a processor's vectors do not end with a picture.
+    torch.testing.assert_close(out[2], out[3])  # any negative label is none,
+    torch.testing.assert_close(out[2], out[4])  # whose embedding is the last row
     assert unet(num_classes=3).label.num_embeddings == 4
     assert unet(num_classes=3, null_label=False).label.num_embeddings == 3
 

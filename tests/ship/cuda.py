@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from ..graph.walk import graphs_of, nodes_of, subgraphs
+from zoo.graph.walk import graphs_of, nodes_of, subgraphs
 
 _NAMES = """
     Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Compress Concat ConstantOfShape Conv
