@@ -186,7 +186,7 @@ def test_an_onnx_runtime_that_is_broken_is_one_finding(site, module, says):
 def test_a_gpu_that_cannot_be_used_is_a_warning_that_says_why(site, monkeypatch):
     """No GPU is needed: what a driver offers is pretended, what follows is real."""
     monkeypatch.setattr("zoo.runtime.nvidia_gpus", lambda: 1)
-    monkeypatch.setattr("zoo.runtime.cuda_obstacle", lambda: "1 NVIDIA GPU is here, but libcudnn.so.9 does not load")
+    monkeypatch.setattr("zoo.runtime.cuda_obstacle", lambda: "there is 1 NVIDIA GPU, but libcudnn.so.9 does not load")
     distribution(site, "onnxruntime-gpu", "1.31.0", "nvidia-cufoo~=13.0; extra == 'cuda'", "numpy>=1")
     distribution(site, "nvidia-cufoo-cu12", "12.8.90")
     cuda, session = doctor.native_findings()

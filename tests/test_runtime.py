@@ -108,7 +108,7 @@ def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(
     obstacle = cuda_obstacle()
     if not obstacle:
         pytest.skip("the CUDA libraries are installed here")
-    assert obstacle.startswith("1 NVIDIA GPU is here, but ") and "pip install 'zoo[cuda]'" in obstacle
+    assert obstacle.startswith("there is 1 NVIDIA GPU, but ") and "pip install 'zoo[cuda]'" in obstacle
     assert "\n" not in obstacle
     assert str(open_session(bundle / "decode.onnx", "auto")) == f"cpu: {obstacle}"
     with pytest.raises(DeviceError, match="^CUDA was requested, but 1 NVIDIA GPU is here"):
@@ -228,7 +228,7 @@ def test_require_cuda_lists_what_stays_and_refuses_what_may_not():
         require_cuda(placement(RECORDED_ON_CPU), "g.onnx")
     with pytest.raises(DeviceError, match="partly ran on the CPU: 1 MatMul"):
         require_cuda(placement([*MADE_FOR_CUDA, node("m", "MatMul", CPU, 9)]), "g.onnx")
-    with pytest.raises(DeviceError, match="no node of g.onnx ran there"):
+    with pytest.raises(DeviceError, match="no node of g.onnx ran on it"):
         require_cuda(placement([SESSION, node("shape", "Shape", CPU, 4)]), "g.onnx")
 
 

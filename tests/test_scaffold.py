@@ -107,20 +107,20 @@ def _family(package):
     "name", ["", "My-model", "a_b", "-a", "a-", "a--b", "1st", "a b", "ü", "../a", "a/b", "x" * 41, "a\n", "{{ a }}"]
 )
 def test_what_is_no_name_is_refused(tmp_path, name):
-    with pytest.raises(UsageError, match="is not a family name: lower-case letters, digits and dashes"):
+    with pytest.raises(UsageError, match="is not a family name: lower-case letters, digits, dashes"):
         scaffold.write(name, "minimal", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="out exists, and nothing is overwritten"):
+    with pytest.raises(UsageError, match="out exists and is not overwritten"):
         scaffold.write("mine", "minimal", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_family_that_is_installed_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="zoo-vqvae makes the family 'vqvae' already"):
+    with pytest.raises(UsageError, match="zoo-vqvae already provides the family 'vqvae'"):
         scaffold.write("vqvae", "minimal", tmp_path / "out")
 
 

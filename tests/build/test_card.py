@@ -29,7 +29,7 @@ model = zoo.load("tiny")
 doubled = model.double(image=image)["doubled"]
 ```
 
-In Python a port is an array of the shape that the table gives. Every task is one graph, `<task>.onnx`, for any stack \
+In Python, a port is an array of the shape in the table. Every task is one graph, `<task>.onnx`, for any stack \
 that runs ONNX; `golden.safetensors` holds inputs and the outputs that they must give.
 
 ## Tasks

@@ -170,6 +170,6 @@ def test_a_bundle_that_targets_do_not_take(make):
     graph = onnx.load(bundle / "denoise.onnx", load_external_data=False)
     graph.ir_version = 12
     onnx.save(graph, bundle / "denoise.onnx")
-    assert "has opset 18 and IR 12; the targets take at most 20 and 10" in examination.outcome("operators").why
+    assert "has opset 18 and IR 12; the targets support at most 20 and 10" in examination.outcome("operators").why
     (bundle / "README.md").write_text("denoise, and no licence")
     assert "the card does not name Apache-2.0" in examination.outcome("card").why

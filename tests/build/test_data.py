@@ -238,7 +238,7 @@ def test_a_limit_takes_the_first(tmp_path):
 def test_class_names_can_be_given_but_not_too_few(tmp_path):
     write_idx(tmp_path)
     assert read(tmp_path, classes=("a", "b", "c", "d")).classes == ("a", "b", "c", "d")
-    assert "has labels up to 2, and there are 2 class names" in refused(tmp_path, UsageError, classes=("a", "b"))
+    assert "has labels up to 2, but there are 2 class names" in refused(tmp_path, UsageError, classes=("a", "b"))
 
 
 def test_data_with_class_names_is_renumbered_after_those_given(tmp_path):

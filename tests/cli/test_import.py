@@ -97,7 +97,7 @@ def test_missing_tensors(tmp_path):
     del weights["_pre_vq_conv.bias"]
     torch.save(weights, tmp_path / "a.pt")
     error = refused(tmp_path, "vqvae", tmp_path / "a.pt", code=4)
-    assert error.endswith("a.pt is not whole as a checkpoint of zalandoresearch/pytorch-vq-vae: "
+    assert error.endswith("a.pt is incomplete as a checkpoint of zalandoresearch/pytorch-vq-vae: "
                           "_pre_vq_conv.bias (4,) is missing")  # fmt: skip
 
 

@@ -91,8 +91,8 @@ def test_a_prior_needs_a_codec_and_its_tokens(workshop):
     assert "name it with --from MODEL" in refused("train", "vqvae", *PRIOR, *data)
     wrong = [word.replace("rows=4", "rows=7") for word in PRIOR]
     said = refused("train", "vqvae", *wrong, "--from", workshop.codec, *data)
-    assert "the pictures give 4x4 tokens, and the prior is for 7x4: give --set prior.rows=4" in said
-    assert "a label is 1, and prior.num_classes 1" in refused(
+    assert "the pictures give 4x4 tokens, but the prior is for 7x4: give --set prior.rows=4" in said
+    assert "a label is 1, but prior.num_classes is 1" in refused(
         "train", "vqvae", *PRIOR, "--set", "prior.num_classes=1", "--from", workshop.codec, *data
     )
 

@@ -107,7 +107,7 @@ def test_what_else_stands_in_the_way():
     model.graph.node[-1].name = "noise"  # a node's name is none of a value
     take_noise(model, task, cases)
     model.graph.node[-1].input[0] = model.graph.node[-2].output[0] = "noise"
-    with pytest.raises(ExportError, match="its graph has a value called noise already"):
+    with pytest.raises(ExportError, match="its graph already has a value called noise"):
         take_noise(model, task, cases)
 
 

@@ -499,7 +499,7 @@ def operators(s: Subject) -> str:
         if opset > MAX_OPSET or model.ir_version > MAX_IR:
             s.fail(
                 f"{graph_file(task)} has opset {opset} and IR {model.ir_version};"
-                f" the targets take at most {MAX_OPSET} and {MAX_IR}",
+                f" the targets support at most {MAX_OPSET} and {MAX_IR}",
                 "build_task",
                 s.code_of(task),
             )

@@ -21,11 +21,11 @@ from .checkpoints import CASES, importing, refused, unet2d, write_unet2d
 @pytest.mark.parametrize(
     ("network", "said", "line"),
     [
-        ({}, None, "no scheduler_config.json: took Ho et al.'s linear schedule of 1,000 steps, and predicted noise"),
+        ({}, None, "no scheduler_config.json: assumed Ho et al.'s linear schedule of 1,000 steps, and predicted noise"),
         ({}, {"_class_name": "DDIMScheduler"}, "draws with DPM-Solver++(2M) and not with DDIMScheduler's ddim: "
                                                "zoo build --sampler ddim gives that"),
         ({"num_class_embeds": 3}, None, "has no null label, so no guidance"),
-        ({"in_channels": 4, "out_channels": 4}, None, "draws latents of 4 channels; their decoder is another model"),
+        ({"in_channels": 4, "out_channels": 4}, None, "draws latents with 4 channels; their decoder is a separate model"),
     ],
 )  # fmt: skip
 def test_what_is_assumed_and_what_lacks_is_said(tmp_path, network, said, line):
@@ -141,15 +141,15 @@ def test_nan_in_the_weights(tmp_path, monkeypatch):
     "change, told",
     [
         ({"block_out_channels": [8, 15]}, "network.widths is [8, 15]; each must be a multiple of norm_groups, 4"),
-        ({"block_out_channels": 8}, "the config beside it can't be that of these weights"),
-        ({"layers_per_block": "many"}, "the config beside it can't be that of these weights"),
+        ({"block_out_channels": 8}, "its config does not belong to these weights"),
+        ({"layers_per_block": "many"}, "its config does not belong to these weights"),
         ({"layers_per_block": 9}, "network.blocks is 9; it must be a whole number from 1 to 8"),
         ({"sample_size": -4}, "network.image_size is -4; it must be a whole number from 4 to 1024"),
         ({"_class_name": "AutoencoderKL"}, "_class_name is AutoencoderKL; only UNet2DModel can be imported"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type is fourier; only positional can be imported"),
         ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "a block of the kind SkipDownBlock2D can't"),
         ({"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "attention on other levels down than up can't"),
-        ({"down_block_types": None}, "the config beside it can't be that of these weights"),
+        ({"down_block_types": None}, "its config does not belong to these weights"),
         ({"attention_head_dim": 5}, "network.head_size is 5; it must divide the width 16"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_config_that_cannot_be(tmp_path, monkeypatch, change, told):
 def test_a_config_without_its_fields_or_no_config(tmp_path, monkeypatch):
     config, tensors = unet2d()
     folder = write_unet2d(tmp_path / "unet", tensors, {k: v for k, v in config.items() if k != "down_block_types"})
-    assert "the config beside it has no 'down_block_types'" in refused(tmp_path, monkeypatch, "ddpm", folder)
+    assert "its config has no 'down_block_types'" in refused(tmp_path, monkeypatch, "ddpm", folder)
     (folder / "config.json").unlink()
     assert "there is no config.json beside the weights" in refused(tmp_path, monkeypatch, "ddpm", folder)
 

@@ -43,7 +43,7 @@ def test_a_scheduler_that_cannot_be_read(tmp_path, monkeypatch, said):
     config, tensors = unet2d()
     folder = write_unet2d(tmp_path / "unet", tensors, config)
     (folder / "scheduler_config.json").write_text(said)
-    assert "scheduler_config.json is no scheduler's config: " in refused(tmp_path, monkeypatch, "ddpm", folder)
+    assert "scheduler_config.json is not a scheduler's config: " in refused(tmp_path, monkeypatch, "ddpm", folder)
 
 
 DPM = {"_class_name": "DPMSolverMultistepScheduler"}
@@ -54,9 +54,9 @@ DPM = {"_class_name": "DPMSolverMultistepScheduler"}
     [
         ({"beta_schedule": "laplace"}, "beta_schedule is laplace; only linear, scaled_linear, squaredcos_cap_v2, "),
         ({"prediction_type": "flow_prediction"}, "prediction_type is flow_prediction; only epsilon, sample, "),
-        ({"thresholding": True}, "thresholding is True; that can't be imported"),
+        ({"thresholding": True}, "thresholding is True; that is not supported"),
         ({"clip_sample_range": 2.0}, "clip_sample_range is 2.0; only 1 can be imported"),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas is [0.1, 0.2]; that can't be imported"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas is [0.1, 0.2]; that is not supported"),
         ({"variance_type": "fixed_large_log"}, "variance_type is fixed_large_log; only fixed_small, "),
         ({"variance_type": "learned_range"}, "variance_type is learned_range; only fixed_small, "),
         ({"steps_offset": 1}, "steps_offset is 1; only 0 can be imported"),
@@ -67,9 +67,9 @@ DPM = {"_class_name": "DPMSolverMultistepScheduler"}
         (DPM | {"timestep_spacing": "leading"}, "timestep_spacing is leading; only linspace, trailing can be imported"),
         (DPM | {"solver_order": 3}, "solver_order is 3; only 2 can be imported"),
         (DPM | {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type is sde-dpmsolver++; only dpmsolver++ can be"),
-        (DPM | {"use_karras_sigmas": True}, "use_karras_sigmas is True; that can't be imported"),
+        (DPM | {"use_karras_sigmas": True}, "use_karras_sigmas is True; that is not supported"),
         (DPM | {"final_sigmas_type": "sigma_min"}, "final_sigmas_type is sigma_min; only zero can be imported"),
-        ({"exotic": "yes"}, "exotic is yes; that can't be imported"),
+        ({"exotic": "yes"}, "exotic is yes; that is not supported"),
         ({"num_train_timesteps": -1}, "diffusion.num_timesteps is -1; it must be a whole number from 2 to 4000"),
         ({"clip_sample": "yes"}, "diffusion.clip is 'yes'; it must be true or false"),
         (

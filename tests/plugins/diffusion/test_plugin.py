@@ -55,7 +55,7 @@ def test_the_description(family, paper):
         ("dit", {"network": {"image_size": 30, "patch_size": 4}},
          "config: network.image_size is 30; it must be a multiple of patch_size, 4"),
         ("ddpm", {"network": {"image_size": 30}},
-         "config: network.image_size is 30; it must be a multiple of 8, which the levels halve it to"),
+         "config: network.image_size is 30; it must be a multiple of 8, since each level halves it"),
         ("ddpm", {"network": {"widths": [32, 40]}},
          "config: network.widths is [32, 40]; each must be a multiple of norm_groups, 32"),
         ("ddpm", {"network": {"attention_levels": [4]}},

@@ -192,14 +192,14 @@ def test_what_is_published_is_the_moving_average():
 def test_a_label_beyond_the_classes():
     batch = batch_of(drawings(8))
     batch.labels[3] = 2
-    with pytest.raises(UsageError, match="a label is 2, and num_classes is 2: give --set network.num_classes=…"):
+    with pytest.raises(UsageError, match="a label is 2, but num_classes is 2: give --set network.num_classes=…"):
         trainer().step(batch, 0, generator())
 
 
 def test_pictures_without_labels_for_a_network_that_needs_them():
     batch = batch_of(drawings(8))
     batch.labels[:] = -1
-    with pytest.raises(UsageError, match="pictures have no label, and the network knows no null label"):
+    with pytest.raises(UsageError, match="some pictures have no label, but the network has no null label"):
         trainer(network={"null_label": False}).step(batch, 0, generator())
     trainer().step(batch, 0, generator())
     trainer(network={"num_classes": 0}).step(batch, 0, generator())

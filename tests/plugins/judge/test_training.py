@@ -71,7 +71,7 @@ def test_a_label_beyond_the_classes_is_one_line():
     training = trainer_of(plugin, run_of(plugin, "judge", {"num_classes": 2}))
     batch = batch_of(drawings(8))
     batch.labels[3] = 2
-    with pytest.raises(UsageError, match="a label is 2, and num_classes is 2: give --set num_classes="):
+    with pytest.raises(UsageError, match="a label is 2, but num_classes is 2: give --set num_classes="):
         training.step(batch, 0, generator())
 
 
@@ -86,5 +86,5 @@ def test_pictures_without_labels_are_refused():
 def test_more_classes_than_the_config_has_are_refused_before_training():
     run = run_of(plugin, "judge", {"num_classes": 2})
     run.classes.append("star")
-    with pytest.raises(UsageError, match="the data have 3 classes, and num_classes is 2: give --set num_classes=3"):
+    with pytest.raises(UsageError, match="the data has 3 classes, but num_classes is 2: give --set num_classes=3"):
         trainer_of(plugin, run)

@@ -155,10 +155,10 @@ def test_truncated_weights_are_an_error(host, folder):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["reconstruct", "--image", "run.py"], "run.py is no .npy, PGM or PPM"),
+        (["reconstruct", "--image", "run.py"], "run.py is not a .npy, PGM or PPM file"),
         (["generate", "--seed"], "after the task come --PORT VALUE"),
         (["generate", "7"], "after the task come --PORT VALUE"),
-        (["generate", "--seed", "1", "--out", "picture.jpg"], "picture.jpg ends in neither .png nor .npy"),
+        (["generate", "--seed", "1", "--out", "picture.jpg"], "picture.jpg must end in .png or .npy"),
     ],
 )
 def test_the_python_host_says_what_its_command_line_takes(tmp_path, words, says):

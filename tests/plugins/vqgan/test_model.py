@@ -124,7 +124,11 @@ def test_every_preset_has_valid_settings(family, presets):
         ("vqgan", {"widths": []}, "codec.widths is []; it must be a list of 1 to 8 values"),
         ("vqgan", {"num_codes": 1}, "codec.num_codes is 1; it must be a whole number from 2 to 262144"),
         ("klvae", {"num_codes": 8}, "there is no 'codec.num_codes'; did you mean 'norm_groups'?"),
-        ("klvae", {"condition_classes": 3}, "codec.condition_classes is 3; klvae has no condition; it must be 0"),
+        (
+            "klvae",
+            {"condition_classes": 3},
+            "codec.condition_classes is 3; klvae does not support conditions; it must be 0",
+        ),
         (
             "klvae",
             {"latent_convolutions": False, "code_size": 8},
@@ -140,7 +144,7 @@ def test_a_wrong_config_is_one_line(family, codec, line):
 
 def test_a_prior_over_a_conditional_codec_is_refused():
     config = {"codec": SMALL | {"condition_classes": 3}, "prior": {}}
-    with pytest.raises(UsageError, match="a codec with condition_classes can have no prior"):
+    with pytest.raises(UsageError, match="a codec with condition_classes cannot have a prior"):
         plugin.validate_config(ConfigRequest(family="vqgan", config=config))
 
 

@@ -123,7 +123,7 @@ def test_the_backbones_weights_may_come_from_a_file(tmp_path):
     assert not any(p.requires_grad for p in given.parameters())
     with pytest.raises(InvalidFileError, match="perceptual_weights: nowhere does not fit"):
         backbone(perceptual_weights="nowhere")
-    with pytest.raises(UsageError, match="perceptual_backbone: timm can't make 'resnet10000'"):
+    with pytest.raises(UsageError, match="perceptual_backbone: timm cannot create 'resnet10000'"):
         backbone(perceptual_backbone="resnet10000")
 
 

@@ -160,18 +160,18 @@ def test_what_shapes_do_not_show_comes_from_the_config(tmp_path):
 
 
 def test_a_config_that_contradicts_the_tensors(tmp_path):
-    with pytest.raises(InvalidFileError, match=r"^a\.pt: the config beside it says num_hiddens 64, its tensors 16$"):
+    with pytest.raises(InvalidFileError, match=r"^a\.pt: its config says num_hiddens 64, but its tensors 16$"):
         importing(tmp_path / "a.pt", fresh(), {"num_hiddens": 64})
 
 
 @pytest.mark.parametrize("config", [{"decay": "x"}, {"commitment_cost": -1}])
 def test_a_config_that_cannot_be(tmp_path, config):
-    with pytest.raises(InvalidFileError, match=r"^a\.pt is a VQ-VAE .* that this family cannot hold: "):
+    with pytest.raises(InvalidFileError, match=r"^a\.pt is a VQ-VAE .* that this family does not support: "):
         importing(tmp_path / "a.pt", fresh(), config)
 
 
 def test_more_channels_than_a_picture_has(tmp_path):
-    with pytest.raises(InvalidFileError, match="that this family cannot hold: .*image_channels"):
+    with pytest.raises(InvalidFileError, match="that this family does not support: .*image_channels"):
         importing(tmp_path / "a.pt", fresh(channels=2))
 
 
@@ -187,7 +187,7 @@ def test_names_every_tensor_that_is_wrong(tmp_path):
     with pytest.raises(InvalidFileError) as e:
         importing(tmp_path / "a.pt", weights)
     assert str(e.value) == (
-        f"a.pt is not whole as a checkpoint of {ZALANDO}: "
+        f"a.pt is incomplete as a checkpoint of {ZALANDO}: "
         "_pre_vq_conv.bias (4,) is missing; "
         "_decoder._residual_stack._layers.0._block.1.weight (8, 16, 3, 3) is missing; "
         "extra.weight (2,) is unexpected; "
