@@ -25,7 +25,8 @@ from .checkpoints import CASES, importing, refused, unet2d, write_unet2d
         ({}, {"_class_name": "DDIMScheduler"}, "draws with DPM-Solver++(2M) and not with DDIMScheduler's ddim: "
                                                "zoo build --sampler ddim gives that"),
         ({"num_class_embeds": 3}, None, "has no null label, so no guidance"),
-        ({"in_channels": 4, "out_channels": 4}, None, "draws latents with 4 channels; their decoder is a separate model"),
+        ({"in_channels": 4, "out_channels": 4}, None,
+                                                "draws latents with 4 channels; their decoder is a separate model"),
     ],
 )  # fmt: skip
 def test_what_is_assumed_and_what_lacks_is_said(tmp_path, network, said, line):
