@@ -20,7 +20,7 @@ from zoo_vqvae.config import CodecConfig
 from zoo_vqvae.model import VQVAE
 from zoo_vqvae.quantize import nearest_code
 
-from .conftest import MODULES
+from . import MODULES
 
 SMALL = {"image_size": 8, "image_channels": 3}
 
