@@ -142,7 +142,7 @@ def test_a_name_that_only_some_begin_with_stays(tmp_path):
 def test_refuses_nan_and_infinity(tmp_path, value, dtype):
     bad = torch.tensor([1.0, value, 2.0]).to(getattr(torch, dtype))
     torch.save({"fine": torch.ones(2), "layer.bad": bad}, tmp_path / "a.pt")
-    with pytest.raises(InvalidFileError, match=r"a\.pt: the tensor 'layer\.bad' holds NaN or infinity$"):
+    with pytest.raises(InvalidFileError, match=r"a\.pt: the tensor 'layer\.bad' contains NaN or infinity$"):
         foreign.read(tmp_path / "a.pt")
 
 
@@ -186,11 +186,11 @@ def test_a_config_that_is_none(tmp_path, name, content):
 def test_which_file_of_a_folder(tmp_path):
     with pytest.raises(NotFoundError, match=r"there is no checkpoint at .*none\.pt$"):
         foreign.read(tmp_path / "none.pt")
-    with pytest.raises(NotFoundError, match=r"holds no weights \(\.safetensors, "):
+    with pytest.raises(NotFoundError, match=r"contains no weights \(\.safetensors, "):
         foreign.read(tmp_path)
     (tmp_path / "unet").mkdir()
     torch.save(W, tmp_path / "unet" / "a.bin")
-    with pytest.raises(NotFoundError, match="holds no weights; its folders unet do: name one"):
+    with pytest.raises(NotFoundError, match="contains no weights; its folders unet do: name one"):
         foreign.read(tmp_path)
     torch.save(W, tmp_path / "a.pt")
     torch.save(W, tmp_path / "b.ckpt")

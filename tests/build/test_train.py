@@ -225,8 +225,7 @@ def test_weights_of_another_config_are_named_one_by_one():
     with pytest.raises(InvalidFileError) as error:
         load_weights(module, weights)
     assert str(error.value) == (
-        "these weights belong to another config: bias is missing; scale is unexpected;"
-        " weight is (3, 4) where (3, 2) belongs"
+        "these weights belong to another config: bias is missing; scale is unexpected; weight is (3, 4), not (3, 2)"
     )
 
 
