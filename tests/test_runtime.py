@@ -119,7 +119,7 @@ def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(
 def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(bundle: Path, monkeypatch, capfd):
     """ONNX Runtime makes a CPU session without an error when CUDA's libraries do not load."""
     monkeypatch.setattr(runtime, "cuda_obstacle", lambda: "")
-    with pytest.raises(DeviceError, match="CUDA was requested, but ONNX Runtime"):
+    with pytest.raises(DeviceError, match="CUDA was requested but is unavailable: ONNX Runtime"):
         open_session(bundle / "decode.onnx", "cuda")
     session = open_session(bundle / "decode.onnx", "auto")
     assert session.provider == "cpu" and session.reason
