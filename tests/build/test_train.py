@@ -60,7 +60,7 @@ def stop_after(step: int):
 @pytest.mark.parametrize("family", ["vqvae", "judge"])
 def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_to_the_bit(tmp_path, family):
     whole = trained(tmp_path / "whole", run(family))
-    with pytest.raises(Interrupted, match="stopped after step .* of 20; the same command with --resume goes on"):
+    with pytest.raises(Interrupted, match="stopped after step .* of 20; continue with the same command and --resume"):
         trained(tmp_path / "parts", run(family), on_step=stop_after(9))
     assert checkpoints.load(tmp_path / "parts").step in (9, 10)
     parts = trained(tmp_path / "parts", run(family), resume=True)

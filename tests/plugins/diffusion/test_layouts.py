@@ -179,7 +179,8 @@ def test_a_folder_that_is_not_what_it_says(tmp_path, monkeypatch):
     config, tensors = unet2d()
     for part in ("transformer", "vae"):
         write_unet2d(folder / part, tensors, config)
-    assert "its folders transformer, vae contain some: name one" in refused(tmp_path, monkeypatch, "ddpm", folder, code=3)
+    said = refused(tmp_path, monkeypatch, "ddpm", folder, code=3)
+    assert "its folders transformer, vae contain some: name one" in said
     save_file({"encoder.conv.weight": torch.ones(1)}, folder / "vae/model.safetensors")
     error = refused(tmp_path, monkeypatch, "ddpm", folder / "vae")
     assert "has a layout that the family 'ddpm' does not support; its tensors are encoder.conv.weight" in error
