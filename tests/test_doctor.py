@@ -193,7 +193,7 @@ def test_a_gpu_that_cannot_be_used_is_a_warning_that_says_why(site, monkeypatch)
     assert cuda == Finding(
         check="cuda",
         severity="warning",
-        text="the GPU is not used: 1 NVIDIA GPU is here, but libcudnn.so.9 does not load;"
+        text="the GPU is not used: there is 1 NVIDIA GPU, but libcudnn.so.9 does not load;"
         " it needs nvidia-cufoo~=13.0, found: nvidia-cufoo-cu12 12.8.90",
         mend="pip install -U 'zoo[cuda]'",
     )

@@ -90,7 +90,8 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_an_error(bundle: Path):
     session = open_session(bundle / "decode.onnx", "auto")
     assert str(session) == "cpu"
     with pytest.raises(
-        DeviceError, match="^CUDA was requested, but this machine has no NVIDIA GPU, or no driver for it$"
+        DeviceError,
+        match="^CUDA was requested but is unavailable: this machine has no NVIDIA GPU, or no driver for it$",
     ):
         open_session(bundle / "decode.onnx", "cuda")
 
@@ -111,14 +112,14 @@ def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(
     assert obstacle.startswith("there is 1 NVIDIA GPU, but ") and "pip install 'zoo[cuda]'" in obstacle
     assert "\n" not in obstacle
     assert str(open_session(bundle / "decode.onnx", "auto")) == f"cpu: {obstacle}"
-    with pytest.raises(DeviceError, match="^CUDA was requested, but 1 NVIDIA GPU is here"):
+    with pytest.raises(DeviceError, match="^CUDA was requested but is unavailable: there is 1 NVIDIA GPU"):
         open_session(bundle / "decode.onnx", "cuda")
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(bundle: Path, monkeypatch, capfd):
     """ONNX Runtime makes a CPU session without an error when CUDA's libraries do not load."""
     monkeypatch.setattr(runtime, "cuda_obstacle", lambda: "")
-    with pytest.raises(DeviceError, match="CUDA was requested, but ONNX Runtime"):
+    with pytest.raises(DeviceError, match="CUDA was requested but is unavailable: ONNX Runtime"):
         open_session(bundle / "decode.onnx", "cuda")
     session = open_session(bundle / "decode.onnx", "auto")
     assert session.provider == "cpu" and session.reason

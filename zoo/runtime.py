@@ -149,7 +149,7 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         if profile:
             profile.cleanup()
     if device == "cuda":
-        raise DeviceError(f"CUDA was requested, but {obstacle}")
+        raise DeviceError(f"CUDA was requested but is unavailable: {obstacle}")
     reason = "" if obstacle == NO_GPU else obstacle  # without a GPU, nothing is left unused
     return Session(_create(graph, [CPU], threads, None), "cpu", reason, graph.name)
 

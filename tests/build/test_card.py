@@ -16,7 +16,7 @@ Doubles every pixel.
 
 Version 1, family `tiny`. Licence of the weights: Apache-2.0.
 
-## Use it
+## Usage
 
 ```sh
 zoo run tiny double --image picture.png --out out.png
@@ -30,7 +30,7 @@ doubled = model.double(image=image)["doubled"]
 ```
 
 In Python, a port is an array of the shape in the table. Every task is one graph, `<task>.onnx`, for any stack \
-that runs ONNX; `golden.safetensors` holds inputs and the outputs that they must give.
+that runs ONNX; `golden.safetensors` contains inputs and the outputs that they must give.
 
 ## Tasks
 
@@ -45,7 +45,7 @@ Doubles every pixel.
 
 ## Graphs
 
-ONNX opset 17, IR 8, float32; weights in safetensors, under the names of the torch `state_dict`. The same means:
+ONNX opset 17, IR 8, float32; weights in safetensors, under the names of the torch `state_dict`. Tolerances:
 
 | precision and provider | pixels | floats | token margin |
 | --- | --- | --- | --- |
@@ -98,7 +98,7 @@ def test_classes_training_and_licence(manifest):
     assert "0 cat, 1 dog" in text and "([paper](https://example.org/a))" in text and "See the data's" in text
     for line in ("- data: mnist (CC-BY-SA-3.0)", "- steps: 3,000", "- pictures seen: 384,000", "- time: 1.5 minutes"):
         assert line + "\n" in text
-    assert "Trained by\n\n    zoo train tiny --data d" in text
+    assert "Trained with\n\n    zoo train tiny --data d" in text
 
 
 def test_ports_with_range_default_and_meaning(manifest):

@@ -134,7 +134,7 @@ def test_no_checkpoint(tmp_path):
 )
 def test_other_safetensors_are_no_checkpoint(tmp_path, about):
     save_file({"x": torch.ones(2)}, tmp_path / CHECKPOINT, metadata=about and {"zoo_checkpoint": about})
-    with pytest.raises(InvalidFileError, match=r"is no (readable )?checkpoint"):
+    with pytest.raises(InvalidFileError, match=r"is not a (readable )?checkpoint"):
         checkpoints.load(tmp_path)
 
 

@@ -62,12 +62,12 @@ def test_idx_files_are_read_packed_or_not(tmp_path, packed, part, split):
     [
         (b"\x89PNG" + idx(IMAGES)[4:], "it does not start with the bytes 0, 0, 8"),
         (bytes((0, 0, 9)) + idx(IMAGES)[3:], "it does not start with the bytes 0, 0, 8"),  # signed bytes
-        (idx(IMAGES)[:-1], "is no IDX file"),
-        (idx(IMAGES)[:9], "is no IDX file"),
-        (b"", "is no IDX file"),
-        (b"\0\0\x08", "is no IDX file"),
-        (idx(IMAGES)[:4] + struct.pack(">3i", -1, 5, 6) + IMAGES.tobytes(), "is no IDX file"),
-        (idx(IMAGES) + b"more", "is no IDX file"),
+        (idx(IMAGES)[:-1], "is not an IDX file"),
+        (idx(IMAGES)[:9], "is not an IDX file"),
+        (b"", "is not an IDX file"),
+        (b"\0\0\x08", "is not an IDX file"),
+        (idx(IMAGES)[:4] + struct.pack(">3i", -1, 5, 6) + IMAGES.tobytes(), "is not an IDX file"),
+        (idx(IMAGES) + b"more", "is not an IDX file"),
         (idx(LABELS), "images are uint8 of 1 dimensions"),
     ],
 )
@@ -80,9 +80,9 @@ def test_a_truncated_or_damaged_gz_is_refused(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
-    assert "is no IDX file" in refused(tmp_path)
+    assert "is not an IDX file" in refused(tmp_path)
     path.write_bytes(whole[:12] + b"\xff" * 40 + whole[52:])
-    assert "is no IDX file" in refused(tmp_path)
+    assert "is not an IDX file" in refused(tmp_path)
 
 
 def test_a_missing_part_is_named(tmp_path):
@@ -155,7 +155,7 @@ def test_a_pickle_in_an_npz_is_not_run(tmp_path):
 def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     path = tmp_path / "x.npz"
     path.write_bytes(content)
-    assert "is not an .npz; give an .npz, or a folder of pictures or IDX files" in refused(path)
+    assert "is not an .npz; data must be an .npz, or a folder of pictures or IDX files" in refused(path)
 
 
 def test_a_damaged_npz_is_refused(tmp_path):

@@ -114,10 +114,10 @@ W = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
 @pytest.mark.parametrize(
     ("tree", "notes"),
     [
-        ({"state_dict": W, "epoch": 3}, ("took 'state_dict', left epoch",)),
-        ({"model": {"x": torch.ones(1)}, "ema": W, "opt": {}}, ("took 'ema', left model, opt",)),
-        ({"model": {"state_dict": W}}, ("took 'model'", "took 'state_dict'")),
-        ({f"module.{k}": v for k, v in W.items()}, ("removed the prefix 'module.' of all names",)),
+        ({"state_dict": W, "epoch": 3}, ("used 'state_dict', left epoch",)),
+        ({"model": {"x": torch.ones(1)}, "ema": W, "opt": {}}, ("used 'ema', left model, opt",)),
+        ({"model": {"state_dict": W}}, ("used 'model'", "used 'state_dict'")),
+        ({f"module.{k}": v for k, v in W.items()}, ("removed the prefix 'module.' from all names",)),
         ({f"module._orig_mod.{k}": v for k, v in W.items()}, 2),
         ({"a": {"weight": W["a.weight"], "bias": W["a.bias"]}}, ()),
         (W | {"epoch": 3, "none": None}, ("left out what is not a tensor: epoch",)),
@@ -142,7 +142,7 @@ def test_a_name_that_only_some_begin_with_stays(tmp_path):
 def test_refuses_nan_and_infinity(tmp_path, value, dtype):
     bad = torch.tensor([1.0, value, 2.0]).to(getattr(torch, dtype))
     torch.save({"fine": torch.ones(2), "layer.bad": bad}, tmp_path / "a.pt")
-    with pytest.raises(InvalidFileError, match=r"a\.pt: the tensor 'layer\.bad' holds NaN or infinity$"):
+    with pytest.raises(InvalidFileError, match=r"a\.pt: the tensor 'layer\.bad' contains NaN or infinity$"):
         foreign.read(tmp_path / "a.pt")
 
 
@@ -186,11 +186,11 @@ def test_a_config_that_is_none(tmp_path, name, content):
 def test_which_file_of_a_folder(tmp_path):
     with pytest.raises(NotFoundError, match=r"there is no checkpoint at .*none\.pt$"):
         foreign.read(tmp_path / "none.pt")
-    with pytest.raises(NotFoundError, match=r"holds no weights \(\.safetensors, "):
+    with pytest.raises(NotFoundError, match=r"contains no weights \(\.safetensors, "):
         foreign.read(tmp_path)
     (tmp_path / "unet").mkdir()
     torch.save(W, tmp_path / "unet" / "a.bin")
-    with pytest.raises(NotFoundError, match="holds no weights; its folders unet do: name one"):
+    with pytest.raises(NotFoundError, match="contains no weights; its folders unet contain some: name one"):
         foreign.read(tmp_path)
     torch.save(W, tmp_path / "a.pt")
     torch.save(W, tmp_path / "b.ckpt")
@@ -252,7 +252,7 @@ def test_the_attacks_are_real(tmp_path, monkeypatch):
 def test_an_endless_pickle_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(unpickle, "MAX_OPCODES", 100)
     path = write(tmp_path / "a.pt", hostile.torch_zip(hostile.program(b"N0" * 60 + b"}")))
-    with pytest.raises(InvalidFileError, match="a pickle of more than 100 steps"):
+    with pytest.raises(InvalidFileError, match="a pickle of more than 100 opcodes"):
         foreign.read(path)
 
 

@@ -60,7 +60,7 @@ def stop_after(step: int):
 @pytest.mark.parametrize("family", ["vqvae", "judge"])
 def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_to_the_bit(tmp_path, family):
     whole = trained(tmp_path / "whole", run(family))
-    with pytest.raises(Interrupted, match="stopped after step .* of 20; the same command with --resume goes on"):
+    with pytest.raises(Interrupted, match="stopped after step .* of 20; continue with the same command and --resume"):
         trained(tmp_path / "parts", run(family), on_step=stop_after(9))
     assert checkpoints.load(tmp_path / "parts").step in (9, 10)
     parts = trained(tmp_path / "parts", run(family), resume=True)
@@ -225,8 +225,7 @@ def test_weights_of_another_config_are_named_one_by_one():
     with pytest.raises(InvalidFileError) as error:
         load_weights(module, weights)
     assert str(error.value) == (
-        "these weights belong to another config: bias is missing; scale is unexpected;"
-        " weight is (3, 4) where (3, 2) belongs"
+        "these weights belong to another config: bias is missing; scale is unexpected; weight is (3, 4), not (3, 2)"
     )
 
 

@@ -214,7 +214,7 @@ def test_cuda_without_a_gpu_is_an_error(bundle: Path):
     if nvidia_gpus():
         pytest.skip("this machine has a GPU")
     said = error(zoo("run", bundle, "--image", "x.png", "--device", "cuda"), 8)
-    assert said == "CUDA was requested, but this machine has no NVIDIA GPU, or no driver for it"
+    assert said == "CUDA was requested but is unavailable: this machine has no NVIDIA GPU, or no driver for it"
 
 
 def test_a_model_that_is_not_here_is_fetched_after_saying_how_much(tmp_path: Path):

@@ -22,11 +22,11 @@ from .checkpoints import CASES, importing, refused, unet2d, write_unet2d
     ("network", "said", "line"),
     [
         ({}, None, "no scheduler_config.json: assumed Ho et al.'s linear schedule of 1,000 steps, and predicted noise"),
-        ({}, {"_class_name": "DDIMScheduler"}, "draws with DPM-Solver++(2M) and not with DDIMScheduler's ddim: "
-                                               "zoo build --sampler ddim gives that"),
+        ({}, {"_class_name": "DDIMScheduler"}, "draws with DPM-Solver++(2M), not with DDIMScheduler's ddim; "
+                                               "for that, use zoo build --sampler ddim"),
         ({"num_class_embeds": 3}, None, "has no null label, so no guidance"),
-        ({"in_channels": 4, "out_channels": 4}, None,
-                                                "draws latents with 4 channels; their decoder is a separate model"),
+        ({"in_channels": 4, "out_channels": 4}, None, "draws latents with 4 channels; "
+                                                          "their decoder is a separate model"),
     ],
 )  # fmt: skip
 def test_what_is_assumed_and_what_lacks_is_said(tmp_path, network, said, line):
@@ -98,9 +98,9 @@ def test_every_wrong_tensor_is_named_with_both_shapes(tmp_path, monkeypatch):
         "down_blocks.0.resnets.0.conv1.bias [8] is missing",
         "mid_block.attentions.0.to_q.bias [16] is missing",
         "extra.weight [2, 3] is unexpected",
-        "conv_out.bias is [7] where [1] belongs",
-        "mid_block.attentions.0.to_k.weight is [16, 5] where [16, 16] belongs",
-        "down_blocks.1.attentions.0.to_v.bias is [9] where [16] belongs",
+        "conv_out.bias is [7], not [1]",
+        "mid_block.attentions.0.to_k.weight is [16, 5], not [16, 16]",
+        "down_blocks.1.attentions.0.to_v.bias is [9], not [16]",
     }
 
 
@@ -135,7 +135,7 @@ def test_nan_in_the_weights(tmp_path, monkeypatch):
     config, tensors = unet2d()
     tensors["conv_in.weight"][0, 0, 1, 1] = float("nan")
     error = refused(tmp_path, monkeypatch, "ddpm", write_unet2d(tmp_path / "unet", tensors, config))
-    assert error.endswith("the tensor 'conv_in.weight' holds NaN or infinity")
+    assert error.endswith("the tensor 'conv_in.weight' contains NaN or infinity")
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,11 @@ def test_nan_in_the_weights(tmp_path, monkeypatch):
         ({"sample_size": -4}, "network.image_size is -4; it must be a whole number from 4 to 1024"),
         ({"_class_name": "AutoencoderKL"}, "_class_name is AutoencoderKL; only UNet2DModel can be imported"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type is fourier; only positional can be imported"),
-        ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "a block of the kind SkipDownBlock2D can't"),
-        ({"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "attention on other levels down than up can't"),
+        (
+            {"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]},
+            "a block of the kind SkipDownBlock2D is not supported",
+        ),
+        ({"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "attention on different levels down and up is not supported"),
         ({"down_block_types": None}, "its config does not belong to these weights"),
         ({"attention_head_dim": 5}, "network.head_size is 5; it must divide the width 16"),
     ],
@@ -165,18 +168,19 @@ def test_a_config_without_its_fields_or_no_config(tmp_path, monkeypatch):
     folder = write_unet2d(tmp_path / "unet", tensors, {k: v for k, v in config.items() if k != "down_block_types"})
     assert "its config has no 'down_block_types'" in refused(tmp_path, monkeypatch, "ddpm", folder)
     (folder / "config.json").unlink()
-    assert "there is no config.json beside the weights" in refused(tmp_path, monkeypatch, "ddpm", folder)
+    assert "there is no config.json with sizes and heads" in refused(tmp_path, monkeypatch, "ddpm", folder)
 
 
 def test_a_folder_that_is_not_what_it_says(tmp_path, monkeypatch):
     folder = tmp_path / "pipeline"
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
-    assert "holds no weights" in refused(tmp_path, monkeypatch, "ddpm", folder, code=3)
+    assert "contains no weights" in refused(tmp_path, monkeypatch, "ddpm", folder, code=3)
     config, tensors = unet2d()
     for part in ("transformer", "vae"):
         write_unet2d(folder / part, tensors, config)
-    assert "its folders transformer, vae do: name one" in refused(tmp_path, monkeypatch, "ddpm", folder, code=3)
+    said = refused(tmp_path, monkeypatch, "ddpm", folder, code=3)
+    assert "its folders transformer, vae contain some: name one" in said
     save_file({"encoder.conv.weight": torch.ones(1)}, folder / "vae/model.safetensors")
     error = refused(tmp_path, monkeypatch, "ddpm", folder / "vae")
     assert "has a layout that the family 'ddpm' does not support; its tensors are encoder.conv.weight" in error

@@ -65,8 +65,8 @@ def test_the_description(family, paper):
         ("ddpm", {"network": {"time_channels": 9}},
          "config: network.time_channels is 9; it must be even, half sines and half cosines, and at least 4"),
         ("ddpm", {"diffusion": {"zero_terminal_snr": True}},
-         "ddpm config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: of a picture "
-         "that is noise alone, the noise says nothing"),
+         "ddpm config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: for pure "
+         "noise, the predicted noise contains no information"),
     ],
 )  # fmt: skip
 def test_a_wrong_config_is_one_line_that_names_field_value_and_what_is_allowed(family, config, line):

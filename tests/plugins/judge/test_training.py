@@ -79,7 +79,7 @@ def test_pictures_without_labels_are_refused():
     training = trainer_of(plugin, run_of(plugin, "judge", {"num_classes": 2}))
     batch = batch_of(drawings(8))
     batch.labels[:] = -1
-    with pytest.raises(UsageError, match="the family judge learns from labels"):
+    with pytest.raises(UsageError, match="the family judge needs labels"):
         training.step(batch, 0, generator())
 
 

@@ -85,7 +85,7 @@ def test_a_task_alone_leaves_the_others_out(tmp_path, bundle):
     assert sorted(p.name for p in (tmp_path / "one" / "model").iterdir()) == [
         "README.md", "encode.onnx", "golden.safetensors", "model.yaml"
     ]  # fmt: skip
-    assert "decode" in done.out and "not asked for" in done.out
+    assert "decode" in done.out and "not requested" in done.out
     assert zoo("verify", tmp_path / "one", "--run-host").code == 0
 
 
@@ -140,7 +140,7 @@ def test_an_unknown_target_names_those_there_are(tmp_path, bundle):
 OBSTACLES = {
     "opset": ({"opset": 16}, "opset 17, but it supports at most 16"),
     "ir": ({"ir_version": 7}, "IR 8, but it supports at most 7"),
-    "size": ({"file_bytes": 10}, "and it opens at most 10 B"),
+    "size": ({"file_bytes": 10}, "but it opens at most 10 B"),
     "operator": ({"missing_operators": ("Softmax", "Neg")}, "it has no kernel for Neg, Softmax"),
 }
 

@@ -132,7 +132,7 @@ def test_every_preset_has_valid_settings(family, presets):
         (
             "klvae",
             {"latent_convolutions": False, "code_size": 8},
-            "codec.code_size is 8; without latent_convolutions it is 4 too",
+            "codec.code_size is 8; without latent_convolutions it must be 4 too",
         ),
     ],
 )

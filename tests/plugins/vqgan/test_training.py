@@ -139,7 +139,7 @@ def test_random_squares_are_cut_out_of_their_own_pictures():
         assert torch.equal(square, image[top : top + 8, left : left + 8])
     corners = torch.stack([random_squares(images, 8, generator(i))[0, 0, 0, 0] for i in range(40)])
     assert len(corners.unique()) > 20
-    with pytest.raises(UsageError, match="crop is 32; the training pictures are 30x20 pixels"):
+    with pytest.raises(UsageError, match="crop is 32, but the training pictures are 30x20 pixels"):
         random_squares(images, 32, generator())
 
 

@@ -127,9 +127,7 @@ def _refuse_what_is_not_ours(
 def about_scheduler(scheduler: Mapping[str, Any]) -> tuple[str, ...]:
     """What a user should know about an import with this scheduler: assumptions, and which sampler draws."""
     if not scheduler:
-        return (
-            "no scheduler_config.json: assumed Ho et al.'s linear schedule of 1,000 steps, and that noise is predicted",
-        )
+        return ("no scheduler_config.json: assumed Ho et al.'s linear schedule of 1,000 steps, and predicted noise",)
     name = scheduler.get("_class_name", "DDPMScheduler")
     sampler, ours = SCHEDULERS[name][0], DiffusionConfig().sampler
     if sampler == ours:
