@@ -35,7 +35,7 @@ Way = Callable[[], np.ndarray]
 
 ONE_GRAPH = "one graph with its loop"
 ROUNDED = ("TF32", "half precision")
-"""What stands in the name of a way that computes in fewer bits: its pictures may be others."""
+"""Words in the names of variants that compute in fewer bits: their pictures may differ."""
 
 
 class Ways:
@@ -109,7 +109,7 @@ class Ways:
         return self.sessions["generate_begin"].run(None, {name: self.inputs[name] for name in ("seed", "steps")})
 
     def _condition(self, i: int) -> dict[str, np.ndarray]:
-        """What a step takes besides x and its row."""
+        """The inputs of a step other than x and its row."""
         found = {name: self.inputs[name] for name in self.step.inputs if name in self.inputs}
         return found | ({"index": np.array(i)} if "index" in self.step.inputs else {})
 

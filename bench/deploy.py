@@ -136,7 +136,7 @@ async ([task, batch, seconds]) => {
 """
 
 Rate = Callable[[float], float]
-"""Draws for so many seconds; pictures a second."""
+"""Draws for a number of seconds; returns pictures per second."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class WebPage:
     call: Call
     playwright: Any
     ready: list[float] = field(default_factory=list)  # seconds until the page can be used, of each cold start
-    loads: int = 0  # bytes that the browser asked for in the last cold start
+    loads: int = 0  # bytes that the browser requested in the last cold start
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
@@ -393,7 +393,7 @@ def rows_of(model: str, given: argparse.Namespace) -> tuple[list[list[str]], lis
     failed: list[str] = []
 
     def attempt(target: str, do: Callable[..., Any], *arguments: Any) -> Any:
-        """What `do` gives. Where it fails, the target is left out of what follows, with the reason in its row."""
+        """The result of `do`. If it fails, the target is skipped from then on, with the reason in its row."""
         try:
             return do(*arguments)
         except ZooError as e:

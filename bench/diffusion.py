@@ -108,7 +108,7 @@ def warm(model: Any, pipeline: Any, batch: int, rounds: int, device: str) -> boo
 
 
 def set_tf32(on: bool) -> None:
-    """TF32 in torch's matrix products and convolutions, or in neither: by itself it has it in the latter alone."""
+    """TF32 in torch's matrix products and convolutions, or in neither: by default, torch only uses it in the latter."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on

@@ -6,7 +6,8 @@ Three ways, interleaved; the ratio is of the medians:
     curl          writes the file and leaves it in the page cache: no hash, no fsync
     curl + fsync  the same, then fsync of the file, as a pull does before it shows anything
     pull          `Store.pull` in a fresh process: manifest, every file fetched, SHA-256, fsync, read-only, linked into
-                  a view, folders synced. The graph check is timed apart: it does not depend on the size of the weights.
+                  a view, folders synced. The graph check is timed separately: it does not depend on the size of the
+                  weights.
 A pull is compared with `curl + fsync`, since both end with the bytes on the disk; the ratio to plain curl is printed
 too. Imports of the process are not counted; its peak memory is.
 """

@@ -57,7 +57,7 @@ def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
     """
     a, b = (torch.tensor(x).permute(0, 3, 1, 2).double() for x in (pictures, originals))
     values = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
-    assert isinstance(values, torch.Tensor)  # two only where the whole picture of them is asked for
+    assert isinstance(values, torch.Tensor)  # a pair only if the full similarity map is requested
     return values.numpy()
 
 

@@ -168,7 +168,7 @@ def _examine_export(text: str, device: "Device", run_host: bool, trust: bool) ->
 
 
 def _replay(report: dict[str, Any], folder: Path, manifest: "Manifest", device: "Device") -> None:
-    """Adds what the graph check finds in a bundle, and the replay where nothing is wrong."""
+    """Adds the findings of a bundle's graph check, and the replay if there are none."""
     from ..graph.check import check
     from ..run.replay import replay
 

@@ -92,7 +92,7 @@ def sizes_of(ports: Mapping[str, Port]) -> list[str]:
 
 
 def read_tokens(file: InputFile, task: Task, digest: str, model: str, note: Note) -> dict[str, np.ndarray]:
-    """The `tokens` and `size` inputs of a task out of a tokens file.
+    """The `tokens` and `size` inputs of a task, from a tokens file.
 
     Args:
         task: the task whose ports are filled.

@@ -302,7 +302,7 @@ class Model {
   fs::path folder() const { return folder_; }
 
  private:
-  /** One value for the whole batch: it lacks the first dimensions of what is wanted. */
+  /** One value for the whole batch: it does not have the first dimensions of the required shape. */
   static void spread(Array& array, const Shape& wanted) {
     Shape missing(wanted.begin(), wanted.end() - std::ptrdiff_t(array.shape.size()));
     std::visit([&](auto& values) {
@@ -467,7 +467,7 @@ Array read_raw(const Model& model, const Json& raw) {
   return from_bytes(raw.at("dtype").string, shape, slurp(model.folder() / "golden" / file), file);
 }
 
-/** Runs the golden cases; throws where one is off by more than the model's tolerance. Keeps the outputs in `out`. */
+/** Runs the golden cases; throws if one is off by more than the model's tolerance. Keeps the outputs in `out`. */
 void verify(Model& model, const std::string& out) {
   auto precision = model.json().at("export").find("precision");
   auto& tolerance = model.json().at("tolerances").at((precision ? precision->string : "float32") + "/cpu");

@@ -30,8 +30,8 @@ export function taskOf(model, name) {
 }
 
 /**
- * A graph's inputs out of what a caller gave: arrays, numbers, class names, texts, or lists of those, one a picture.
- * Defaults are filled in, and one value stands for the whole batch. Throws a TypeError or RangeError that names the port.
+ * A graph's inputs from the caller's values: arrays, numbers, class names, texts, or lists of these, one per picture.
+ * Defaults are filled in, and one value is used for the whole batch. Throws a TypeError or RangeError that names the port.
  */
 export function complete(model, taskName, given) {
   const ports = taskOf(model, taskName).inputs;
@@ -94,7 +94,7 @@ function toNumber(name, port, value) {
   return port.dtype === "int64" ? BigInt(value) : value;
 }
 
-/** One value for the whole batch, where it lacks the first dimensions of what is wanted. */
+/** One value for the whole batch, if it does not have the first dimensions of the required shape. */
 function spread({ dtype, shape, data }, wanted) {
   const whole = array(dtype, [...wanted.slice(0, Math.max(0, wanted.length - shape.length)), ...shape]);
   for (let i = 0; i < whole.data.length; i += data.length) whole.data.set(data, i);

@@ -86,14 +86,14 @@ async function open(device) {
   }
 }
 
-/** A real GPU, or any when the address asks for one. */
+/** A real GPU, or any GPU if the address requests one. */
 async function gpuIsThere() {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   return Boolean(adapter) && (wanted.get("device") === "webgpu" || !(adapter.info?.isFallbackAdapter ?? false));
 }
 
 /**
- * WebGPU when it is there and gives the golden outputs of the task, else WebAssembly. The reason is kept for the page.
+ * WebGPU if it is available and gives the golden outputs of the task, else WebAssembly. The reason is kept for the page.
  */
 async function choose(name, device) {
   if (device === "webgpu") {
@@ -311,7 +311,7 @@ function pictureField(port, declared) {
   return made;
 }
 
-/** A brush over the picture: white is drawn anew. With the keyboard: arrows move, space paints, e erases. */
+/** A brush over the picture: white is redrawn. With the keyboard: arrows move, space paints, e erases. */
 function brushField(port, declared) {
   let mask, under, at = [0, 0], erasing = false;
   const canvas = make("canvas", { id: `port-${port}`, className: "brush", tabIndex: 0, style: "width: 100%; max-width: 18rem",
