@@ -301,7 +301,7 @@ def test_a_lightning_checkpoint_that_weights_only_refuses(shared_data):
     folder = shared_data / "parity" / "taming"
     full = foreign.read(folder / "vqgan_f4_full_lightning_ckpt")
     plain = foreign.read(folder / "vqgan_f4").tensors
-    assert "took 'state_dict', left" in full.notes[0] and "callbacks" in full.notes[0]
+    assert "used 'state_dict', left" in full.notes[0] and "callbacks" in full.notes[0]
     own = {name: tensor for name, tensor in full.tensors.items() if name in plain}
     assert same(own, plain)
     assert all(name.startswith("loss.") for name in full.tensors.keys() - plain.keys())

@@ -184,7 +184,9 @@ def test_a_folder_that_is_not_what_it_says(tmp_path, monkeypatch):
     save_file({"encoder.conv.weight": torch.ones(1)}, folder / "vae/model.safetensors")
     error = refused(tmp_path, monkeypatch, "ddpm", folder / "vae")
     assert "has a layout that the family 'ddpm' does not support; its tensors are encoder.conv.weight" in error
-    assert "does not know" in refused(tmp_path, monkeypatch, "dit", folder / "transformer")
+    assert "has a layout that the family 'dit' does not support" in refused(
+        tmp_path, monkeypatch, "dit", folder / "transformer"
+    )
     (folder / "vae/model.safetensors").write_bytes(b"no tensors")
     assert "model.safetensors" in refused(tmp_path, monkeypatch, "ddpm", folder / "vae")
 
