@@ -31,9 +31,9 @@ def test_a_complete_bundle(tmp_path, checkpoint):
     outcome = zoo("import", "vqvae", checkpoint, "--out", out, "--license", "MIT", "--summary", "Small")
     assert (outcome.code, outcome.out) == (0, f"{out}\n"), outcome.err
     assert outcome.err == (
-        "model.ckpt: took 'state_dict', left epoch\n"
+        "model.ckpt: used 'state_dict', left epoch\n"
         "model.ckpt: removed the prefix 'module.' from all names\n"
-        "zalandoresearch/pytorch-vq-vae: took 21 of 21 tensors\n"
+        "zalandoresearch/pytorch-vq-vae: used 21 of 21 tensors\n"
         "traced reconstruct\ntraced encode\ntraced decode\ncomparing with torch\n"
         "small:1, reconstruct, encode, decode\n"
     )

@@ -125,8 +125,8 @@ def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
     DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(tmp_path / "pipeline")
     out, told = imported(tmp_path, monkeypatch, "ddpm", tmp_path / "pipeline")
-    assert f"diffusers UNet2DModel: took {len(tensors)} of {len(tensors)} tensors\n" in told
-    assert "draws with DPM-Solver++(2M) and not with DDPMScheduler's ddpm: zoo build" in told
+    assert f"diffusers UNet2DModel: used {len(tensors)} of {len(tensors)} tensors\n" in told
+    assert "draws with DPM-Solver++(2M), not with DDPMScheduler's ddpm; for that, use zoo build" in told
     diffusion = manifests.read(out).config["diffusion"]
     assert (diffusion["schedule"], diffusion["num_timesteps"], diffusion["sampler"]) == ("cosine", 500, "dpm++2m")
     inputs = {"x": torch.randn(2, channels, 8, 8), "t": torch.tensor([3.0, 480.0])}
@@ -185,6 +185,6 @@ def test_an_imported_model_with_another_sampler_draws_as_diffusers_does(tmp_path
 @pytest.mark.shared
 def test_a_whole_guided_diffusion_checkpoint(shared_data, tmp_path, monkeypatch):
     out, told = imported(tmp_path, monkeypatch, "ddpm", shared_data / "parity/openai/adm_scale_shift_sigma")
-    assert "openai guided-diffusion: took 128 of 128 tensors\n" in told
+    assert "openai guided-diffusion: used 128 of 128 tensors\n" in told
     assert manifests.read(out).config["diffusion"]["variance"] == "learned"
     whole(out, PICTURES | {"colorize"})

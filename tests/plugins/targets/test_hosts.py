@@ -62,7 +62,7 @@ def test_it_finds_golden_outputs_that_differ(host, folder):
     try:
         raw.write_bytes(bytes(b ^ 64 for b in right))
         done = call(host, folder, "verify")
-        assert done.returncode and "differs" in done.stderr
+        assert done.returncode and "the outputs differ" in done.stderr
     finally:
         raw.write_bytes(right)
 
@@ -142,12 +142,13 @@ def test_truncated_weights_are_an_error(host, folder):
     try:
         weights.write_bytes(whole[:-1])
         done = call(host, folder, "generate", "--seed", 1)
-        assert done.returncode not in (0, -6, -11) and "model.safetensors has" in done.stderr
+        says = "model.safetensors has" if host.target == "cpp" else "model.safetensors is damaged"
+        assert done.returncode not in (0, -6, -11) and says in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         if host.target != "cpp":  # it compares sizes alone
             weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
             done = call(host, folder, "generate", "--seed", 1)
-            assert done.returncode not in (0, -6, -11) and "has other bytes than it should" in done.stderr
+            assert done.returncode not in (0, -6, -11) and "model.safetensors is damaged" in done.stderr
     finally:
         weights.write_bytes(whole)
 

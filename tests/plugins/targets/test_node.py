@@ -80,4 +80,4 @@ def test_it_is_a_module(folder):
         "RangeError",
         "RangeError",
     ]
-    assert "label 'Hat' is no class of this model: Shirt, Sneaker, Ankle boot" in errors[1]
+    assert "label 'Hat' is not a class of this model: Shirt, Sneaker, Ankle boot" in errors[1]
