@@ -27,7 +27,7 @@ def test_without_a_gpu_it_is_an_error_and_no_picture(tmp_path):
     done = zoo("export", studio(tmp_path / "studio"), "--target", "cuda", "-o", tmp_path / "out")
     assert done.code == 0, done.err
     done = zoo("verify", tmp_path / "out", "--run-host")
-    assert done.code == 3 and "need a GPU that works" in done.err
+    assert done.code == 3 and "need a working GPU" in done.err
     words = [sys.executable, "run.py", "generate", "--seed", "1", "--out", "a.png"]
     ran = subprocess.run(words, cwd=tmp_path / "out", capture_output=True, text=True)
     last = ran.stderr.strip().splitlines()[-1]

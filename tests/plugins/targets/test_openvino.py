@@ -135,7 +135,7 @@ def test_noise_in_a_loop_is_left_out_and_says_why(sampler):
         ([], "seed is missing"),
         (["--seed", -1], "seed is -1 .. -1; it must be 0 .. 9007199254740991"),
         (["--seed", 2**53], f"seed is {2**53} .. {2**53}; it must be 0"),
-        (["--seed", "x"], "seed 'x' is no number"),
+        (["--seed", "x"], "seed 'x' is not a number"),
         (["--noise", 1, "--seed", 1], "generate has no input 'noise'; it takes steps, label, guidance, seed"),
     ],
 )
