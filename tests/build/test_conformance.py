@@ -47,7 +47,7 @@ FAULTS = {
     ),
     "a misspelt field is taken": (
         "config errors", "minimal", PLUGIN, "kw_only=True, forbid_unknown_fields=True", "kw_only=True",
-        "no_such_field = 1 was taken", "plugin.py:", "docs/contract.md#validate_config",
+        "no_such_field = 1 was accepted", "plugin.py:", "docs/contract.md#validate_config",
     ),
     "a copied weight": (
         "builds", "minimal", MODEL, "        self.network = network\n",
@@ -87,7 +87,7 @@ FAULTS = {
         "sizes", "minimal", MODEL, FORWARD,
         "        large = not torch.compiler.is_exporting() and image.shape[1] > 40\n"
         "        return to_uint8(self.network(to_float(image)) + large)\n",
-        "57, 33, 1] against torch", "model.py:", "docs/contract.md#build_task",
+        "57, 33, 1] compared with torch", "model.py:", "docs/contract.md#build_task",
     ),
     "a loss that does not fall": (
         "training", "minimal", MODEL, "F.mse_loss(self.network(x + DEVIATION * noise), x)",

@@ -202,7 +202,7 @@ def test_a_graph_with_other_weights_fails_with_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_prove", perturb_then_prove)
     message = fails(tmp_path)
     assert message.splitlines()[0] == "the graphs do not give torch's numbers; no bundle was written"
-    assert message.splitlines()[1].split() == ["task", "output", "ONNX", "Runtime", "against", "torch", "code"]
+    assert message.splitlines()[1].split() == ["task", "output", "ONNX", "Runtime", "compared", "with", "torch", "code"]
     assert message.splitlines()[2].startswith("filter  filtered  ") and ", worst " in message.splitlines()[2]
     assert "(case " in message and re.search(r" tests/build/families\.py:\d+$", message)
 
@@ -246,7 +246,7 @@ def test_a_constant_that_was_copied_out_of_the_model(tmp_path):
 
     tasks = {"filter": (FILTER["filter"][0], Copying)}
     message = fails(tmp_path, tasks)
-    assert "the task 'filter' holds a constant [80, 80] of 25,600 bytes that is not a tensor of the model" in message
+    assert "the task 'filter' contains a constant [80, 80] of 25,600 bytes, not a tensor of the model" in message
 
 
 def test_a_weight_is_not_folded_into_a_turned_copy(tmp_path):
@@ -295,12 +295,12 @@ def test_a_tensor_that_no_file_takes(tmp_path):
 def test_weights_that_hold_nan(tmp_path):
     net = Net()
     net.conv_out.weight.data[0, 0, 1, 1] = torch.nan
-    assert "the tensor 'conv_out.weight' holds NaN" in fails(tmp_path, module=net)
+    assert "the tensor 'conv_out.weight' contains NaN" in fails(tmp_path, module=net)
 
 
 def test_a_name_that_is_input_and_output(tmp_path):
     message = fails(tmp_path, one(lambda net, image: image, outputs={"image": IMAGE}))
-    assert "the task 'try' has 'image' as input and output" in message
+    assert "the task 'try' has 'image' as both input and output" in message
 
 
 def test_outputs_that_are_not_the_ports(tmp_path):

@@ -47,7 +47,7 @@ def test_a_training_ends_with_a_bundle_that_runs(workshop):
     manifest = manifests.read(workshop.codec)
     assert manifests.check_files(workshop.codec, manifest) == []
     assert (manifest.name, manifest.version, manifest.family) == ("codec", 1, "vqvae")
-    assert manifest.summary.startswith("a model for tests") and manifest.classes == ("square", "disc")
+    assert manifest.summary.startswith("for tests only") and manifest.classes == ("square", "disc")
     record = manifest.training
     assert (record.steps, record.images_seen, record.seed, record.data) == (20, 160, 0, "drawings train")
     assert record.data_license == "CC0-1.0" and len(record.data_sha256) == 64
@@ -271,7 +271,7 @@ def test_a_signal_stops_with_a_checkpoint_and_resume_goes_on(drawn, here, number
             out, err = child.communicate()
         step = checkpoints.load(folder).step
         assert child.returncode == 130 and out == ""
-        assert err == f"Error: stopped after step {step} of 1000000; the same command with --resume goes on\n"
+        assert err == f"Error: stopped after step {step} of 1000000; continue with the same command and --resume\n"
         assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
         assert not (here / "m").exists()
         logged = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
