@@ -311,7 +311,7 @@ def test_wrong_pictures_are_told(asked, tmp_path):
     np.save(tmp_path / "float.npy", np.zeros((1, 2, 2)))
     cases = [
         ("reconstruct", "image", "small.png", "the picture is 9x7; at least 8 pixels per side are needed"),
-        ("reconstruct", "image", "text.png", "text.png is no picture that this browser reads"),
+        ("reconstruct", "image", "text.png", "text.png is not a picture that this browser can read"),
         ("decode", "tokens", "float.npy", "tokens must be a C-ordered .npy array of int64"),
         ("decode", "tokens", "text.png", "tokens must be a C-ordered .npy array of int64"),
     ]
