@@ -77,5 +77,5 @@ def test_play_serves_a_model_s_page_until_it_is_interrupted(tmp_path, before):
         assert b"app.mjs" in ask(url)[2] and b'"name": "tiny"' in ask(f"{url}model.json")[2]
         play.send_signal(signal.SIGINT)
         _, said = play.communicate(timeout=30)
-    assert play.returncode == 0 and said == "ended\n"
+    assert play.returncode == 0 and said == "stopped\n"
     assert not list(tmp_path.glob("zoo-play-*"))

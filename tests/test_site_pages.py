@@ -37,7 +37,7 @@ def test_the_site_has_every_kind_of_page(built):
         "index.html": "Generative models that anyone can run",
         "cli.html": "zoo run",
         "contract.html": "build_module",
-        "contributing.html": "The loop of a change",
+        "contributing.html": "Where things are",
         "security.html": "CVE-2026-27489",
         "decisions/0016-docs-site.html": "MkDocs Material",
         "api/zoo.html": 'id="zoo.load"',
