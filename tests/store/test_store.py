@@ -657,7 +657,6 @@ def test_killed_pulls_leave_nothing_wrong_and_go_on(tmp_path, server):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_killed_pulls_many_times(tmp_path, server):
     dice = random.Random(2)
     ways = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
