@@ -21,7 +21,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """What a plugin said about itself in its own process."""
 
     plugin: Plugin
-    import_seconds: float | None = None
+    import_seconds: float | None = None  # of processor time
     families: dict[str, Family] = {}
     targets: dict[str, Target] = {}
     hooks: tuple[str, ...] = ()  # the names of the hooks that it implements

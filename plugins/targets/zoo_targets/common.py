@@ -7,7 +7,8 @@ Hosts and exporters do not know the kinds of port. What they need to know is dat
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,24 @@ def write_readme(request: WriteTargetRequest, title: str, commands: Sequence[tup
         "",
     ]
     (request.folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def started(command: Sequence[str], seconds: float = 60, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process that ends with the context: asked first, killed if it has not ended after so many seconds.
+
+    Args:
+        options: of `subprocess.Popen`.
+    """
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def run_program(command: Sequence[str], folder: Path, missing: str, **environment: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from zoo.errors import ExportError, NotFoundError
 from zoo.hookspecs import Port, RunTargetRequest, Task, WriteTargetRequest
 
-from .common import HOSTS, copy_host, example, run_program, write_readme
+from .common import HOSTS, copy_host, example, run_program, started, write_readme
 
 MAX_BATCH = 16
 TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
@@ -158,18 +158,9 @@ def serving(repository: Path, python: str):
         path = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         environment = os.environ | {"PATH": path, "LD_LIBRARY_PATH": str(package.parents[1] / "nvidia_pytriton.libs")}
         log = Path(place) / "log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-            try:
-                _wait(process, http, log)
-                yield http, grpc, log.read_text
-            finally:
-                process.terminate()
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        with log.open("wb") as out, started(command, stdout=out, stderr=out, env=environment) as process:
+            _wait(process, http, log)
+            yield http, grpc, log.read_text
 
 
 def _free_port() -> int:

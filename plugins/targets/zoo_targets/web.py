@@ -14,7 +14,7 @@ from zoo.hookspecs import RunTargetRequest, WriteTargetRequest
 from zoo.site import Site
 from zoo.text import safe_text
 
-from .common import HOSTS, LIMIT_SECONDS, copy_host, write_readme
+from .common import HOSTS, LIMIT_SECONDS, copy_host, started, write_readme
 
 PAGE = ["index.html", "style.css", "app.mjs", "pictures.mjs", "worker.mjs"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -84,13 +84,11 @@ def run(request: RunTargetRequest) -> str:
             "--remote-debugging-port=0",
             address,
         ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            if not ended.wait(LIMIT_SECONDS):
-                raise ExportError(f"the page did not finish within {LIMIT_SECONDS} s")
+            with started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+                if not ended.wait(LIMIT_SECONDS):
+                    raise ExportError(f"the page did not finish within {LIMIT_SECONDS} s")
         finally:
-            process.terminate()
-            process.wait(30)
             site.shutdown()
             site.server_close()
     if "failed" in said:

@@ -1,0 +1,24 @@
+"""docs/dependencies.md says why each dependency is there."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def declared() -> set[str]:
+    """The third-party packages of all pyproject.toml files, with every extra."""
+    requirements: list[str] = []
+    for path in [ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]:
+        project = tomllib.loads(path.read_text())["project"]
+        requirements += project.get("dependencies", [])
+        requirements += [one for extra in project.get("optional-dependencies", {}).values() for one in extra]
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
+    return {name for name in names if name != "zoo" and not name.startswith("zoo-")}
+
+
+def test_every_dependency_has_its_reason():
+    rows = re.findall(r"(?m)^\| ([^|]+) \| [^|]+ \|$", (ROOT / "docs" / "dependencies.md").read_text())
+    explained = {name for row in rows for name in re.findall(r"[\w.-]+", row)}
+    assert len(declared()) > 20 and declared() <= explained, declared() - explained
