@@ -196,7 +196,11 @@ def stopped_training(drawn: Path) -> list[object]:
     command = ["train", "vqvae", "--data", drawn, "--preset", "tiny", "--out", "m"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zoo.build.train._signals", lambda: _Pressed())
-        assert "stopped after step 1 of 20" in line(zoo(*command), 130)
+        outcome = zoo(*command)
+    assert outcome.code == 130 and outcome.err == (
+        f"{drawn}, train: 60 pictures in 2 classes (square, disc)\n"
+        "Error: stopped after step 1 of 20; continue with the same command and --resume\n"
+    )
     return command
 
 
@@ -271,7 +275,10 @@ def test_a_signal_stops_with_a_checkpoint_and_resume_goes_on(drawn, here, number
             out, err = child.communicate()
         step = checkpoints.load(folder).step
         assert child.returncode == 130 and out == ""
-        assert err == f"Error: stopped after step {step} of 1000000; continue with the same command and --resume\n"
+        assert err == (
+            f"{drawn}, train: 60 pictures in 2 classes (square, disc)\n"
+            f"Error: stopped after step {step} of 1000000; continue with the same command and --resume\n"
+        )
         assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
         assert not (here / "m").exists()
         logged = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -101,17 +101,21 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
             f"{folder} contains a checkpoint: continue it with --resume, or start again with another --checkpoints"
         )
     parent = Parent(options["parent"]) if options["parent"] else None
-    first = os.environ.get("RANK", "0") == "0"
-    run, data = begin(loaded, _asked(options), parent, note if first else lambda line: None)
+    run, data = begin(loaded, _asked(options), parent)
     if begun:
         refuse_other(begun, run, folder)
         run = begun
 
+    first = os.environ.get("RANK", "0") == "0"
+    unsaid = [data.said]  # said after the first step: a training that cannot start is one line
     with progress(run.settings["steps"], f"training {run.name}", unit="step", silent=not first) as bar:
 
         def on_step(done: int, steps: int, losses: Mapping[str, float]) -> None:
             if bar is None:  # not the first process
                 return
+            while unsaid:
+                bar.clear()
+                note(unsaid.pop())
             bar.update(done - bar.n)
             if losses:
                 bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()}, refresh=False)
