@@ -72,8 +72,8 @@ def read(
     - a folder with IDX files as MNIST names them (`train-images-idx3-ubyte[.gz]`, `t10k-…` for the test part);
     - an `.npz` with `images` [N, H, W] or [N, H, W, C] and, optionally, `labels` and `classes`; or with `train_images`,
       `test_images` and so on;
-    - a folder of pictures, with one subfolder per class or per part of the data set (`folders.layout`). Pictures are read
-      as by `zoo run`: upright, transparent parts on white, the first frame of an animation.
+    - a folder of pictures, with one subfolder per class or per part of the data set (`folders.layout`). Pictures are
+      read as by `zoo run`: upright, transparent parts on white, the first frame of an animation.
 
     docs/data.md has the details.
 
