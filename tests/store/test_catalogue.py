@@ -77,6 +77,22 @@ def test_place_of_another_kind_is_refused(place):
         catalogue.place_url(place)
 
 
+@pytest.mark.parametrize("place", ["http://[", "https://[::1/registry.yaml", "http://h:99999/", "file://[/x"])
+def test_place_that_is_not_a_url_is_refused_in_one_line(place, home):
+    with pytest.raises(UsageError, match="is not a URL"):
+        catalogue.add("lab", place)
+    with pytest.raises(UsageError, match="is not a URL"):
+        catalogue.registries([place])
+    assert not home.exists()
+
+
+def test_added_registry_that_is_not_a_url_is_skipped_with_a_line(home, caplog):
+    home.mkdir()
+    (home / "registries.yaml").write_text("format: 1\nregistries: {bad: 'http://[', worse: 'file://[/x'}\n")
+    assert names() == names(refresh=True) == ["default"]
+    assert "skipping the registry 'bad'" in caplog.text and "skipping the registry 'worse'" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["", "A", "../x", "a/b", "-x", "x" * 65, "a b", "\x1b[31m"])
 def test_name_that_is_none_is_refused(name, folder, home):
     with pytest.raises(UsageError, match="is not a registry name"):

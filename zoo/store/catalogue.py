@@ -8,7 +8,6 @@ since it must not break a command about another one.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
 from ..formats import registry as registries_
@@ -19,7 +18,7 @@ from ..formats.strictyaml import MAX_BYTES
 from ..names import NAME, Name
 from ..system import places
 from ..system.files import write_atomically
-from ..system.places import home, path_of
+from ..system.places import home, path_of, split_url
 from ..text import did_you_mean, safe_text, warn
 from .store import Store
 
@@ -108,7 +107,10 @@ def remove(name: str) -> None:
 
 def place_url(place: str) -> str:
     """The URL of the registry.yaml for a folder, file or URL that a user gave."""
-    scheme = urlsplit(place).scheme if "://" in place else ""
+    try:
+        scheme = split_url(place).scheme if "://" in place else ""
+    except InvalidFileError as e:
+        raise UsageError(str(e)) from None
     if scheme == "file":
         return place_url(str(path_of(place)))
     if scheme in ("http", "https"):
@@ -157,13 +159,13 @@ def _name_of(place: str, standing: dict[str, str]) -> str:
     for name, standing_url in standing.items():
         if standing_url == url:
             return name
-    parts = urlsplit(url)
+    parts = split_url(url)
     stem = parts.hostname or path_of(url).parent.name or "root"
     return f"{re.sub(r'[^a-z0-9-]', '-', stem.lower()).strip('-')[:40] or 'registry'}-{_short_hash(url)}"
 
 
 def _read(name: str, url: str, *, refresh: bool) -> Registry:
-    if urlsplit(url).scheme == "file":
+    if split_url(url).scheme == "file":
         return registries_.read(path_of(url).parent, name)
     kept = _kept(name, url)
     if kept and not refresh:
