@@ -6,7 +6,8 @@ since it must not break a command about another one.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
@@ -17,12 +18,13 @@ from ..formats.registry import DEFAULT, REGISTRY, Registry
 from ..formats.strictyaml import MAX_BYTES
 from ..names import NAME, Name
 from ..system import places
-from ..system.files import write_atomically
+from ..system.files import make_folder, write_atomically
 from ..system.places import home, path_of, split_url
 from ..text import did_you_mean, safe_text, warn
 from .store import Store
 
 FORMAT = 1
+LOCK_SECONDS = 60.0  # the longest wait for other processes that change the list of registries
 
 
 class Added(Struct, frozen=True, kw_only=True):
@@ -80,13 +82,21 @@ def add(name: str, place: str) -> Registry:
         raise UsageError(
             f"'{safe_text(name)}' is not a registry name: use lower-case letters, digits, '.', '_' and '-'"
         )
-    url, known = place_url(place), added()
+    url = place_url(place)
+    _refuse_taken(name, url, added())
+    found = _read(name, url, refresh=True)
+    with _changing():
+        known = added()
+        _refuse_taken(name, url, known)  # another process may have added it in the meantime
+        if known.get(name) != url:
+            _write_list(known | {name: url})
+    return found
+
+
+def _refuse_taken(name: str, url: str, known: dict[str, str]) -> None:
     taken = _standing(known)
     if taken.get(name, url) != url:
         raise UsageError(f"there is already a registry '{name}': {safe_text(taken[name])}")
-    found = _read(name, url, refresh=True)
-    _write_list(known | {name: url})
-    return found
 
 
 def remove(name: str) -> None:
@@ -95,14 +105,20 @@ def remove(name: str) -> None:
     Raises:
         NotFoundError: no such registry was added.
     """
-    known = added()
-    if name not in known:
-        raise NotFoundError(f"no registry '{safe_text(name)}' was added{did_you_mean(name, known)}")
-    _write_list({other: url for other, url in known.items() if other != name})
+    _refuse_unknown(name, added())
+    with _changing():
+        known = added()
+        _refuse_unknown(name, known)
+        _write_list({other: url for other, url in known.items() if other != name})
     _kept_path(name, known[name]).unlink(missing_ok=True)
     from .prune import forget  # not needed for listing
 
     forget(Store(), name)
+
+
+def _refuse_unknown(name: str, known: dict[str, str]) -> None:
+    if name not in known:
+        raise NotFoundError(f"no registry '{safe_text(name)}' was added{did_you_mean(name, known)}")
 
 
 def place_url(place: str) -> str:
@@ -191,7 +207,7 @@ def _fetch(name: str, url: str, kept: Registry | None) -> Registry:
             return fetched
     try:
         path = _kept_path(name, url)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, data)
     except (OSError, StoreError) as e:  # listing must work even if the store cannot be written
         warn("the registry '%s' was read, but no copy can be kept: %s", name, safe_text(e))
@@ -229,10 +245,33 @@ def _list_path() -> Path:
     return home() / "registries.yaml"
 
 
-def _write_list(known: dict[str, str]) -> None:
-    path = _list_path()
+@contextmanager
+def _changing() -> Iterator[None]:
+    """Lets one process at a time read, change and write the list.
+
+    Raises:
+        StoreError: another process has held the lock for LOCK_SECONDS, or this file system has no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    path = home() / "registries.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
-    write_atomically(path, strictyaml.dump(Added(registries=dict(sorted(known.items())))))
+        make_folder(path.parent)
+        lock = FileLock(path)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise StoreError(
+            f"another process has been changing {safe_text(_list_path())} for {LOCK_SECONDS:g} s"
+        ) from None
+    except (OSError, NotImplementedError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "this file system has no locks"
+        raise StoreError(f"cannot lock {safe_text(path)}: {reason}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.release()
+
+
+def _write_list(known: dict[str, str]) -> None:
+    write_atomically(_list_path(), strictyaml.dump(Added(registries=dict(sorted(known.items())))))
