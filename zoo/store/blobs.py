@@ -86,6 +86,21 @@ class Blobs:
             ):
                 raise IntegrityError(wrong)
 
+    def can_share(self) -> tuple[bool, bool]:
+        """Whether a view's file can be a reflink, and whether it can be a hard link, of its blob: tried with a small
+        file, since file systems do not say. False too if nothing can be written."""
+        import tempfile
+
+        try:
+            for folder in (self.folder, self.ingests):
+                make_folder(folder)
+            with tempfile.TemporaryDirectory(dir=self.ingests, prefix="probe.") as name:
+                probe = Path(name) / "blob"
+                probe.write_bytes(bytes(4096))
+                return _works(_reflink, probe, Path(name) / "reflink"), _works(_hard_link, probe, Path(name) / "link")
+        except OSError:
+            return False, False
+
     def _is_right(self, sha256: str, size: int) -> bool:
         try:
             return self.has(sha256, size) and describe_file(self.path(sha256)).sha256 == sha256
@@ -257,6 +272,14 @@ def place(blob: Path, target: Path, *, hard_link: bool = True) -> None:
         except OSError as e:
             if way is _copy or e.errno not in CANNOT_LINK:
                 raise
+
+
+def _works(way: Callable[[Path, Path], object], blob: Path, target: Path) -> bool:
+    try:
+        way(blob, target)
+    except OSError:
+        return False
+    return True
 
 
 def _reflink(blob: Path, target: Path) -> None:
