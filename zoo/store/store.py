@@ -243,7 +243,7 @@ class Store:
         if need and free < need + MARGIN_BYTES:
             raise StoreError(
                 f"{entry} needs {human_bytes(need)} in {safe_text(self.root)}, and {human_bytes(MARGIN_BYTES)} to"
-                f" spare; it has {human_bytes(free)} free: free space with `zoo prune`, or set ZOO_HOME to another folder"
+                f" spare; it has {human_bytes(free)} free: make room with `zoo prune`, or set ZOO_HOME to another one"
             )
 
     def _bytes_to_write(self, entry: Entry) -> int:
