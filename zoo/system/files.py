@@ -55,6 +55,7 @@ def replace_folder(folder: Path, out: Path) -> None:
         except OSError:
             old.rename(out)
             raise
+        sync_folder(out.parent)
         old.rename(folder)
     sync_folder(out.parent)
 
