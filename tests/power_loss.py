@@ -52,14 +52,30 @@ def build(source: Path, library: Path) -> Path:
     return library
 
 
-def record(library: Path, root: Path, command: list[object], log: Path, **environment: str) -> "Trace":
-    """Runs a command and records what it does below `root`."""
+def record(
+    library: Path, root: Path, command: list[object], log: Path, *, killed_after: int = 0, **environment: str
+) -> "Trace":
+    """Runs a command and records what it does below `root`.
+
+    Args:
+        killed_after: first run it until it has done so much, and kill it; what it did is part of the trace.
+    """
     before = _Disk(root)
     log.unlink(missing_ok=True)
     variables = {"LD_PRELOAD": str(library), "RECORD_TO": str(log), "RECORD_ROOT": str(root), **environment}
-    done = subprocess.run(
-        list(map(str, command)), env=os.environ | variables, capture_output=True, text=True, cwd=root, check=False
-    )
+
+    def run(**more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            list(map(str, command)),
+            env=os.environ | variables | more,
+            capture_output=True,
+            text=True,
+            cwd=root,
+            check=False,
+        )
+
+    assert not killed_after or run(RECORD_STOP=str(killed_after)).returncode == 137
+    done = run()
     assert done.returncode == 0, done.stderr
     trace = Trace(before, _read(log.read_bytes()), root)
     ours, theirs = trace.tree(len(trace.steps)), tree_of(root)
@@ -183,11 +199,12 @@ class Trace:
                     waiting.append((node, f"{prefix}{name}/"))
         return dict(sorted(tree.items()))
 
-    def states(self, ignore: tuple[str, ...] = ()) -> Iterator[tuple[int, frozenset[int]]]:
+    def states(self, ignore: tuple[str, ...] = (), begin: int = 1) -> Iterator[tuple[int, frozenset[int]]]:
         """Every cut with: nothing lost, all that may be lost, each by itself, and all but each.
 
         Args:
             ignore: names of folders; operations on names in them are never lost, since nothing depends on them.
+            begin: the first cut.
         """
         certain = [math.inf] * len(self.steps)
         for number, step in enumerate(self.steps):
@@ -195,7 +212,7 @@ class Trace:
                 for earlier, change in enumerate(self.steps[:number]):
                     if isinstance(change, Change) and step.node in change.synced_with:
                         certain[earlier] = min(certain[earlier], number)
-        for cut in range(1, len(self.steps) + 1):
+        for cut in range(begin, len(self.steps) + 1):
             open_ = [
                 n
                 for n, step in enumerate(self.steps[:cut])

@@ -2,7 +2,7 @@ import pytest
 
 from tests import tiny
 from tests.http_server import FaultServer
-from zoo.errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError
+from zoo.errors import InvalidFileError, NotFoundError, StoreError, TransportError, UsageError
 from zoo.plugins import PluginRegistry
 from zoo.store import catalogue, transport
 
@@ -149,7 +149,7 @@ def test_without_network_the_kept_copy_serves(folder, caplog):
     assert names(refresh=True) == ["default", "lab"]
     (line,) = caplog.messages
     assert (
-        line.startswith("using the last copy of the registry 'lab': ")
+        line.startswith("using the last copy of the registry 'lab', read on 20")
         and "no connection" in line
         and line.isprintable()
     )
@@ -180,8 +180,6 @@ def test_published_version_that_changes_is_refused(server, folder, tmp_path, cap
     assert catalogue.registries(refresh=True)[1].document == before
     assert "lab/tiny:1 had the digest" in caplog.text and "a published version never changes" in caplog.text
     catalogue.registries([server.url()])  # the kept copy, no network
-    with pytest.raises(IntegrityError):
-        catalogue._fetch("lab", server.url(), catalogue.registries()[1])
 
 
 def test_kept_copy_of_another_url_does_not_stand_in(server, folder, home):

@@ -210,11 +210,15 @@ def parse(data: bytes, name: str, url: str) -> Registry:
 def read(folder: Path, name: str) -> Registry:
     """The registry of a local folder (or of a registry.yaml itself)."""
     path = (folder if folder.name == REGISTRY else folder / REGISTRY).absolute()
+    return parse(read_bytes(path), name, path.as_uri())
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a local registry.yaml; NotFoundError where there is none."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{safe_text(folder)} is not a registry: it has no {REGISTRY}") from None
-    return parse(data, name, path.as_uri())
+        raise NotFoundError(f"{safe_text(path.parent)} is not a registry: it has no {REGISTRY}") from None
 
 
 def read_default() -> Registry:

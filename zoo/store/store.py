@@ -28,7 +28,7 @@ from ..formats.strictyaml import MAX_BYTES
 from ..names import MANIFEST, NAME
 from ..system.files import make_folder, replace_folder, sync_folder, sync_folders
 from ..system.places import home
-from ..text import human_bytes, safe_text
+from ..text import human_bytes, safe_text, warn
 from .blobs import PUBLISHED, Blobs, place, publish
 
 if TYPE_CHECKING:
@@ -164,12 +164,15 @@ class Store:
             self._refuse_other_digest(entry)
             for attempt in range(PULL_ATTEMPTS):
                 try:
-                    if not self._is_whole(installed):
+                    if self._is_whole(installed):
+                        self._check_shown(entry, installed)
+                    else:
                         self._fetch_and_show(entry, installed, on_bytes)
-                    sync_folder(self.views)  # here, since another pull that made it may have been killed
+                    sync_folder(self.views)  # also here: a pull that made the view may have been killed
                     for kind in (self.seen, self.refs):
                         self._write_ref(kind, entry)
-                        sync_folders(self._ref(entry, kind).parent, self.root)
+                        # Also here: the same goes for these folders.
+                        sync_folders(self._ref(entry, kind).parent.parent, self.root)
                     installed.folder.stat()  # a removal that has not seen the reference may have taken it
                     return installed
                 except FileNotFoundError:  # or a blob
@@ -183,6 +186,12 @@ class Store:
                 with suppress(OSError):  # another process was faster
                     hidden.rename(installed.folder)
         return installed.folder.is_dir() and not self.damage(installed)
+
+    def _check_shown(self, entry: Entry, installed: Installed) -> None:
+        manifest, _ = self.read_manifest(installed)
+        if manifest is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(installed.folder / MANIFEST))
+        _check_agreement(entry, manifest)
 
     def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], object]) -> None:
         from ..formats import manifest as manifests
@@ -265,7 +274,7 @@ class Store:
 
         path = self._ref(entry, kind)
         if read_digest(path) == entry.digest:
-            return
+            return sync_folder(path.parent)
         make_folder(path.parent)
         make_folder(self.blobs.ingests)
         fd, name = tempfile.mkstemp(dir=self.blobs.ingests, prefix="ref.")
@@ -364,6 +373,29 @@ def _check_agreement(entry: Entry, manifest: "Manifest") -> None:
         raise IntegrityError(
             f"{entry}: the registry '{entry.registry.name}' and its {MANIFEST} differ on {', '.join(differing)}"
         )
+    _check_description(entry, manifest)
+
+
+def _check_description(entry: Entry, manifest: "Manifest") -> None:
+    """Checks what the registry says without being asked for the model. It describes a model's newest version."""
+    tasks = sorted(name for name, task in manifest.tasks.items() if not task.part_of)
+    says = {
+        "licence": (entry.model.license, manifest.license),
+        "family": (entry.model.family, manifest.family),
+        "tasks": (" ".join(sorted(entry.model.tasks)), " ".join(tasks)),
+        "summary": (entry.model.summary, manifest.summary),
+    }
+    differing = [
+        f"{what} '{safe_text(one)[:100]}', not '{safe_text(other)[:100]}'"
+        for what, (one, other) in says.items()
+        if one != other
+    ]
+    if differing and entry.version == max(entry.model.versions):
+        raise IntegrityError(
+            f"{entry}: the registry '{safe_text(entry.registry.name)}' says {'; '.join(differing)} as its {MANIFEST}"
+        )
+    if entry.model.license != manifest.license:
+        warn("%s has the licence '%s'; the registry names that of a newer version", entry, manifest.license)
 
 
 def _other_digest(entry: Entry, known: str) -> IntegrityError:
