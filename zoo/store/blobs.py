@@ -89,17 +89,23 @@ class Blobs:
     def can_share(self) -> tuple[bool, bool]:
         """Whether a view's file can be a reflink, and whether it can be a hard link, of its blob: tried with a small
         file, since file systems do not say. False too if nothing can be written."""
+        import shutil
         import tempfile
 
         try:
             for folder in (self.folder, self.ingests):
                 make_folder(folder)
-            with tempfile.TemporaryDirectory(dir=self.ingests, prefix="probe.") as name:
-                probe = Path(name) / "blob"
-                probe.write_bytes(bytes(4096))
-                return _works(_reflink, probe, Path(name) / "reflink"), _works(_hard_link, probe, Path(name) / "link")
+            folder = Path(tempfile.mkdtemp(dir=self.ingests, prefix="probe."))
         except OSError:
             return False, False
+        try:
+            probe = folder / "blob"
+            probe.write_bytes(bytes(4096))
+            return _works(_reflink, probe, folder / "reflink"), _works(_hard_link, probe, folder / "link")
+        except OSError:
+            return False, False
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _is_right(self, sha256: str, size: int) -> bool:
         try:

@@ -47,8 +47,6 @@ def publish(bundle: Path, folder: Path) -> Manifest:
             _copy(bundle, folder, manifest, data)
             if document != before:
                 registries.write(document, folder)
-            else:
-                sync_folder(folder)
     except OSError as e:
         raise StoreError(f"cannot publish to {safe_text(folder)}: {e.strerror or e}") from None
     return manifest
