@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 
 MAX_POST_BYTES = 256 << 20
@@ -25,6 +26,11 @@ class Site(ThreadingHTTPServer):
     def __init__(self, folder: Path, port: int = 0, on_post: Callable[[str, bytes], None] | None = None):
         self.folder, self.on_post = folder, on_post
         super().__init__(("127.0.0.1", port), partial(_Handler, self))
+
+    def server_bind(self) -> None:
+        """Without HTTPServer's look-up of the address's name, which asks a name server."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
 
     @property
     def url(self) -> str:
