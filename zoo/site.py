@@ -30,7 +30,7 @@ class Site(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Without HTTPServer's look-up of the address's name, which asks a name server."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     @property
     def url(self) -> str:

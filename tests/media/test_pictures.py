@@ -161,7 +161,7 @@ def test_other_formats_are_refused_by_their_first_bytes():
 def test_files_that_are_not_there_or_empty(tmp_path: Path, monkeypatch):
     with pytest.raises(NotFoundError, match=r"none\.png does not exist$"):
         read_input(str(tmp_path / "none.png"))
-    with pytest.raises(InvalidFileError, match="Is a directory"):
+    with pytest.raises(InvalidFileError, match="is a folder, not a file"):
         read_input(str(tmp_path))
     with pytest.raises(InvalidFileError, match="cannot be read"):
         read_input("a\0b")

@@ -17,6 +17,7 @@ from ..errors import InvalidFileError, NotFoundError
 from ..hookspecs import Metric, Task, Tolerance
 from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Version, graph_file
 from ..ports.kinds import kind_of, problem
+from ..system.paths import read_file
 from ..text import safe_text
 from . import strictyaml
 from .fields import File, Struct, check_file_names, compare_files
@@ -144,8 +145,8 @@ def read(folder: Path) -> Manifest:
 def read_bytes(folder: Path) -> bytes:
     """The bytes of a bundle's manifest; NotFoundError where the folder is not a bundle."""
     try:
-        return (folder / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        return read_file(folder / MANIFEST, strictyaml.MAX_BYTES)
+    except NotFoundError:
         inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
         raise NotFoundError(f"{safe_text(folder)} is not a bundle: it has no {MANIFEST}{inside}") from None
 

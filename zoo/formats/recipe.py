@@ -7,7 +7,6 @@ digest (never by folder), and input files by name and SHA-256.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +16,7 @@ from ..media.files import InputFile, read_input
 from ..media.pictures import MAX_METADATA
 from ..ports.kind import Form
 from ..ports.kinds import forms
+from ..system.paths import is_file
 from ..text import safe_text
 from .reference import Reference
 
@@ -104,7 +104,7 @@ def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
     shown = "data from stdin" if record.name == "-" else safe_text(record.name)
     changed = None
     for path in candidates:
-        if not Path(path).is_file():
+        if not is_file(path):
             continue
         file: InputFile = read_input(path)
         if file.sha256 == record.sha256:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urljoin, urlsplit
 
 from msgspec import Meta, structs
 
@@ -17,7 +16,8 @@ from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
 from ..system import places
 from ..system.files import write_atomically
-from ..system.places import path_of
+from ..system.paths import read_file
+from ..system.urls import join, path_of, shown, split
 from ..text import did_you_mean, safe_text
 from . import strictyaml
 from .fields import Struct, check_file_names
@@ -79,22 +79,22 @@ class Registry:
     @property
     def folder(self) -> Path | None:
         """The local folder, or None for a remote registry."""
-        return path_of(self.url).parent if urlsplit(self.url).scheme == "file" else None
+        return path_of(self.url).parent if split(self.url).scheme == "file" else None
 
     def file_url(self, file: RegistryFile) -> str:
         """The absolute URL of a file. A remote registry cannot name local files; schemes are http, https, file."""
-        url = urljoin(self.url, file.url)
-        scheme = urlsplit(url).scheme
+        url = join(self.url, file.url)
+        scheme = split(url).scheme
         folder = self.folder
         allowed = ("file", "http", "https") if folder else ("http", "https")
         if scheme not in allowed:
             raise InvalidFileError(
-                f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} has the scheme"
+                f"registry '{safe_text(self.name)}': the URL {shown(file.url)} has the scheme"
                 f" '{safe_text(scheme)}'; it may be {' or '.join(allowed)}"
             )
         if scheme == "file" and folder and not path_of(url).resolve().is_relative_to(folder.resolve()):
             raise InvalidFileError(
-                f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} leaves the registry's folder"
+                f"registry '{safe_text(self.name)}': the URL {shown(file.url)} leaves the registry's folder"
             )
         return url
 
@@ -182,7 +182,7 @@ def parse(data: bytes, name: str, url: str) -> Registry:
     Raises:
         InvalidFileError: `url:line: field: reason`.
     """
-    source = str(path_of(url)) if urlsplit(url).scheme == "file" else url
+    source = str(path_of(url)) if split(url).scheme == "file" else shown(url)
     document = strictyaml.load(data, source, RegistryDocument)
     if document.format != FORMAT:
         raise InvalidFileError(
@@ -205,8 +205,8 @@ def read(folder: Path, name: str) -> Registry:
     """The registry of a local folder (or of a registry.yaml itself)."""
     path = (folder if folder.name == REGISTRY else folder / REGISTRY).absolute()
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        data = read_file(path, strictyaml.MAX_BYTES)
+    except NotFoundError:
         raise NotFoundError(f"{safe_text(folder)} is not a registry: it has no {REGISTRY}") from None
     return parse(data, name, path.as_uri())
 

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from ..errors import InvalidFileError
-from ..text import did_you_mean, safe_text
+from ..text import did_you_mean, safe_text, sniff
 
 T = TypeVar("T")
 
@@ -51,6 +51,8 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
     """The document as dicts, lists, str, int, float, bool and None, with the line of each node."""
     if len(data) > MAX_BYTES:
         raise InvalidFileError(f"{safe_text(source)}: {len(data):,} bytes; a YAML file may have at most {MAX_BYTES:,}")
+    if what := sniff(data):
+        raise InvalidFileError(f"{safe_text(source)} is not a YAML file{what}")
     lines: Lines = {}
     try:
         events = yaml.parse(data.decode("utf-8"), Loader=_Loader)

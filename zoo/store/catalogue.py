@@ -8,7 +8,6 @@ since it must not break a command about another one.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
 from ..formats import registry as registries_
@@ -19,7 +18,9 @@ from ..formats.strictyaml import MAX_BYTES
 from ..names import NAME, Name
 from ..system import places
 from ..system.files import write_atomically
-from ..system.places import home, path_of
+from ..system.paths import read_file, user_path
+from ..system.places import home
+from ..system.urls import path_of, shown, split
 from ..text import did_you_mean, safe_text, warn
 from .store import Store
 
@@ -59,11 +60,11 @@ def added() -> dict[str, str]:
     """The added registries: name to the URL of the registry.yaml."""
     path = _list_path()
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        data = read_file(path, MAX_BYTES)
+    except NotFoundError:
         return {}
-    except OSError as e:
-        raise StoreError(f"cannot read {safe_text(path)}: {e.strerror}") from None
+    except InvalidFileError as e:
+        raise StoreError(str(e)) from None
     return strictyaml.load(data, str(path), Added).registries
 
 
@@ -84,7 +85,7 @@ def add(name: str, place: str) -> Registry:
     url, known = place_url(place), added()
     taken = _standing(known)
     if taken.get(name, url) != url:
-        raise UsageError(f"there is already a registry '{name}': {safe_text(taken[name])}")
+        raise UsageError(f"there is already a registry '{name}': {shown(taken[name])}")
     found = _read(name, url, refresh=True)
     _write_list(known | {name: url})
     return found
@@ -107,17 +108,28 @@ def remove(name: str) -> None:
 
 
 def place_url(place: str) -> str:
-    """The URL of the registry.yaml for a folder, file or URL that a user gave."""
-    scheme = urlsplit(place).scheme if "://" in place else ""
-    if scheme == "file":
-        return place_url(str(path_of(place)))
-    if scheme in ("http", "https"):
-        path = place.partition("?")[0]
-        return place if path.endswith((".yaml", ".yml")) else path.rstrip("/") + f"/{REGISTRY}"
-    if scheme:
-        raise UsageError(f"'{safe_text(place)}' is not a registry; give a folder, or a URL with http, https or file")
-    path = Path(place).expanduser().absolute()
-    return (path if path.name == REGISTRY else path / REGISTRY).as_uri()
+    """The URL of the registry.yaml for a folder, file or URL that a user gave. A query, e.g. a token, is kept.
+
+    Raises:
+        UsageError: it is neither a path nor a URL that can be a registry.
+    """
+    if re.match(r"(https?|file):/?(?!/)", place, re.IGNORECASE):
+        raise UsageError(f"'{shown(place)}' is not a registry; a URL starts with http://, https:// or file://")
+    if "://" not in place:
+        path = user_path(place).absolute()
+        return (path if path.name == REGISTRY else path / REGISTRY).as_uri()
+    try:
+        parts = split(place)
+        if parts.scheme == "file":
+            return place_url(str(path_of(place)))
+    except InvalidFileError as e:
+        raise UsageError(str(e)) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"'{shown(place)}' is not a registry; give a folder, or a URL with http, https or file")
+    if "@" in parts.netloc:
+        raise UsageError(f"{shown(place)}: a URL must not contain a user name or password")
+    path = parts.path if parts.path.endswith((".yaml", ".yml")) else parts.path.rstrip("/") + f"/{REGISTRY}"
+    return parts._replace(path=path, fragment="").geturl()
 
 
 def _standing(known: dict[str, str]) -> dict[str, str]:
@@ -157,13 +169,13 @@ def _name_of(place: str, standing: dict[str, str]) -> str:
     for name, standing_url in standing.items():
         if standing_url == url:
             return name
-    parts = urlsplit(url)
+    parts = split(url)
     stem = parts.hostname or path_of(url).parent.name or "root"
     return f"{re.sub(r'[^a-z0-9-]', '-', stem.lower()).strip('-')[:40] or 'registry'}-{_short_hash(url)}"
 
 
 def _read(name: str, url: str, *, refresh: bool) -> Registry:
-    if urlsplit(url).scheme == "file":
+    if split(url).scheme == "file":
         return registries_.read(path_of(url).parent, name)
     kept = _kept(name, url)
     if kept and not refresh:
@@ -233,4 +245,5 @@ def _write_list(known: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
-    write_atomically(path, strictyaml.dump(Added(registries=dict(sorted(known.items())))))
+    secret = any("?" in url for url in known.values())  # a query may be a token
+    write_atomically(path, strictyaml.dump(Added(registries=dict(sorted(known.items())))), private=secret)

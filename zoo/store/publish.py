@@ -11,7 +11,7 @@ from ..formats import registry as registries
 from ..formats.manifest import Manifest
 from ..formats.registry import REGISTRY, RegistryDocument
 from ..names import MANIFEST
-from ..system.files import sync_folder
+from ..system.files import default_mode, sync_folder
 from ..text import safe_text
 
 _TEMPORARY = ".publish-"
@@ -74,7 +74,7 @@ def _copy(bundle: Path, target: Path, manifest: Manifest, data: bytes) -> None:
         sync_folder(temporary)
         if wrong := manifests.check_files(temporary, manifest):
             raise IntegrityError(f"{safe_text(bundle)} changed while it was copied: {safe_text('; '.join(wrong))}")
-        temporary.chmod(0o755)
+        temporary.chmod(default_mode(temporary))
         temporary.replace(target)
         sync_folder(target.parent)
     finally:

@@ -31,12 +31,13 @@ def put_in_place(folder: Path, out: Path) -> None:
     import shutil
     import tempfile
 
+    mode = default_mode(folder)
     for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(mode if path.is_dir() else mode & 0o666)
         if path.is_file():
             with path.open("rb") as f:
                 os.fsync(f.fileno())
-    folder.chmod(0o755)
+    folder.chmod(out.stat().st_mode & 0o777 if out.exists() else mode)
     sync_folder(folder)
     if out.exists():  # a rename cannot replace a folder that is not empty
         old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -48,18 +49,35 @@ def put_in_place(folder: Path, out: Path) -> None:
     sync_folder(out.parent)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder."""
+def default_mode(folder: Path) -> int:
+    """The mode of a new folder in `folder`, by this process's umask, which cannot be asked without changing it."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".mode-") as place:
+        probe = Path(place) / "probe"
+        probe.mkdir()
+        return probe.stat().st_mode & 0o777
+
+
+def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder.
+
+    A file that was there keeps its mode; a new one has that of the umask, or can only be read by its owner if it is
+    `private`.
+    """
     import tempfile
 
     temporary = None
     try:
+        mode = 0o600 if private else default_mode(path.parent) & 0o666
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
             temporary = Path(f.name)
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        temporary.chmod(0o644)
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.stat().st_mode & 0o777
+        temporary.chmod(mode)
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as e:
