@@ -164,15 +164,18 @@ def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
     if m.default_task not in m.tasks:
         refuse(f"default_task: '{m.default_task}' is not one of the tasks {', '.join(m.tasks)}")
     for name, task in m.tasks.items():
+        if not task.outputs:
+            refuse(f"tasks: '{name}' has no outputs")
+        ports = (*task.inputs.values(), *task.outputs.values())
+        if task.tile and not any(kind_of(port).pixels_a_step(task.tile) for port in ports if not problem(port)):
+            refuse(f"tasks: '{name}' has a tile, but neither takes nor gives pictures or tokens")
         if graph_file(name) not in m.files:
             refuse(f"files: {graph_file(name)}, the graph of the task '{name}', is not listed")
         for side, ports in (("inputs", task.inputs), ("outputs", task.outputs)):
             for port_name, port in ports.items():
                 if wrong := problem(port):
                     path = ("tasks", name, side, port_name)
-                    raise InvalidFileError(
-                        f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}.kind: {safe_text(wrong)}"
-                    )
+                    raise InvalidFileError(f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}: {safe_text(wrong)}")
         if task.part_of and (task.part_of == name or task.part_of not in m.tasks):
             refuse(f"tasks: '{name}' is part of '{task.part_of}', which is not another task of the model")
     check_file_names(m.files, source)

@@ -6,6 +6,7 @@ findings become `file:line: field: reason`. Why not `yaml.safe_load`: 25,000 ope
 424-byte merge bomb takes seconds, and it raises six types of exceptions.
 """
 
+import math
 import re
 import threading
 from collections.abc import Iterable
@@ -120,7 +121,9 @@ class _Composer:
         if _INT.match(text):
             return int(text)
         if _FLOAT.match(text):
-            return float(text)
+            if math.isinf(number := float(text)):
+                self.refuse(event, f"{text} is too large a number")
+            return number
         return text
 
     def sequence(self, path: tuple) -> list:

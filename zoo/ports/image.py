@@ -60,6 +60,7 @@ class Pixels(Kind):
 
     dtype = "uint8"
     ranks = (4,)
+    fields = ("minimum_size", "maximum_pixels")
     follows = True
     form = PICTURES
     codec = "pixels"
