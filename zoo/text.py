@@ -23,6 +23,11 @@ def safe_text(text: object, *, keep_newlines: bool = False) -> str:
     return "".join(map(shown, str(text)))
 
 
+def utf8(name: str) -> str:
+    r"""A file's name for a format that only has UTF-8: other bytes become escapes such as `\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def warn(message: str, *values: object) -> None:
     """Logs a line with the logger `zoo`, which goes to stderr unless a program configures it otherwise."""
     import logging  # imported here, like some modules elsewhere, so that `zoo list` starts fast

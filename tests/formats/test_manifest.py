@@ -237,7 +237,10 @@ def test_folder_without_a_manifest(tmp_path):
         (lambda d: d.update(licence="MIT"), "unknown field 'licence'; did you mean 'license'?"),
         (lambda d: d.update(license="MIT\n"), "license: expected `str` matching regex"),
         (lambda d: d.pop("export"), "missing required field `export`"),
-        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="picture"), "tasks.double.inputs.image: there is no kind"),
+        (
+            lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="picture"),
+            "inputs.image: there is no kind",
+        ),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="imag"), "'imag'; did you mean 'image'?"),
         (
             lambda d: d["tasks"]["double"]["inputs"]["image"].update(dtype="float32"),

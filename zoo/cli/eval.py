@@ -48,7 +48,7 @@ def command(
       zoo eval vqvae-fashion --data fashion-mnist/ --judge judge-fashion
       zoo eval ddpm-fashion --data fashion-mnist/ --judge judge-fashion --set guidance=1
     """
-    from ..build.measure import Measurement, measure
+    from ..build.measure import Measurement, finite, measure
     from ..run.model import Model
     from ..store.locate import is_path, locate
 
@@ -57,7 +57,7 @@ def command(
         raise UsageError(f"--save writes into a bundle's folder; '{model}' is a published model, which never changes")
     judging = Model(locate(judge, registries=registries), device=device) if judge else None
     how = Measurement(**options)
-    metrics = measure(Model(bundle, device=device), judging, how, measuring(bundle.manifest.name))
+    metrics = finite(measure(Model(bundle, device=device), judging, how, measuring(bundle.manifest.name)))
     again = shlex.join(how.command(bundle.manifest.name, judging and judging.manifest.name))
     metrics = [msgspec.structs.replace(m, command=again) for m in metrics]
     if save:

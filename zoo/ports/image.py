@@ -34,6 +34,9 @@ class Pictures(Form):
     def layout(self, batch: np.ndarray) -> Grid:
         return Grid.of(batch)
 
+    def count(self, layout: Any) -> int:
+        return _GRIDS.decode(msgspec.json.encode(layout)).count
+
     def reads(self, file: InputFile) -> bool:
         return is_png(file)
 

@@ -18,7 +18,7 @@ from ..hookspecs import Task
 from ..ports.kind import Form
 from ..ports.kinds import kind_of
 from ..system.files import write_atomically
-from ..system.paths import cannot_write, user_path
+from ..system.paths import user_path, write_special
 from ..system.processes import CLOSED
 from ..text import safe_text
 from .again import public_reference, write_recipe
@@ -157,12 +157,7 @@ def write_file(target: str, data: bytes) -> list[str]:
         return []
     path = user_path(target, out=True)
     if _special(path):  # /dev/stdout, a named pipe: nothing to replace
-        try:
-            path.write_bytes(data)
-        except BrokenPipeError:
-            raise
-        except OSError as e:
-            raise cannot_write(path, e) from None
+        write_special(path, data)
     else:
         write_atomically(path, data)
     return [str(path)]

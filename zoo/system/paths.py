@@ -83,6 +83,32 @@ def read_file(path: Path, most: int, *, pipes: bool = False) -> bytes:
         raise cannot_read(path, e) from None
 
 
+def write_special(path: Path, data: bytes) -> None:
+    """Writes into a device, or into a named pipe, which must have got its reader within some seconds.
+
+    Raises:
+        StoreError: it cannot be written, or nobody reads the pipe.
+        BrokenPipeError: the reader has gone.
+    """
+    end = time.monotonic() + PIPE_SECONDS
+    try:
+        while True:
+            try:
+                file = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+                break
+            except OSError as e:
+                if e.errno != errno.ENXIO or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+        os.set_blocking(file, True)
+        with os.fdopen(file, "wb") as f:
+            f.write(data)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise cannot_write(path, e) from None
+
+
 def _read(file: int, most: int, pipe: bool) -> bytes:
     """Reads to the end. A pipe opened before its writer looks as if it had ended, so its first byte is awaited."""
     first, end = b"", time.monotonic() + PIPE_SECONDS
