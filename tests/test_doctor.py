@@ -45,9 +45,34 @@ def test_a_sound_installation_has_no_problem_and_ran_a_real_call(site, tmp_path)
     findings = json.loads(result.stdout)
     assert [f for f in findings if f["severity"] == "problem"] == []
     assert result.returncode == 0
-    assert {"python", "dependencies", "onnxruntime", "session", "store", "plugins"} <= {f["check"] for f in findings}
+    assert {"python", "dependencies", "onnxruntime", "session", "telemetry", "store", "plugins"} <= {
+        f["check"] for f in findings
+    }
     [session] = [f for f in findings if f["check"] == "session"]
     assert session["text"].startswith(("a real call ran on cpu (", "a real call ran on cuda ("))
+
+
+@pytest.mark.parametrize(
+    ("value", "severity", "says"),
+    [
+        (None, "ok", "ONNX Runtime's telemetry is off (ORT_DISABLE_TELEMETRY=1)"),
+        ("", "ok", "ONNX Runtime's telemetry is off (ORT_DISABLE_TELEMETRY=1)"),
+        (" True", "ok", "ONNX Runtime's telemetry is off (ORT_DISABLE_TELEMETRY=True)"),
+        (
+            "0",
+            "warning",
+            "ORT_DISABLE_TELEMETRY is '0': ONNX Runtime writes a device id into the home folder and sends",
+        ),
+    ],
+)
+def test_telemetry_is_off_unless_the_user_turned_it_on(monkeypatch, value, severity, says):
+    env = {name: word for name, word in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    env |= {} if value is None else {"ORT_DISABLE_TELEMETRY": value}
+    code = "import os, zoo; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    seen = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", seen.removesuffix("\n"))
+    [finding] = [finding for finding in doctor._environment() if finding.check == "telemetry"]
+    assert finding.severity == severity and finding.text.startswith(says)
 
 
 def test_problems_end_with_exit_code_1_and_each_has_its_mend(site, tmp_path):

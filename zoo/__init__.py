@@ -5,9 +5,11 @@
     model = zoo.load("vqvae-fashion")
     again = model.reconstruct(image=pictures)["reconstruction"]  # uint8 [batch, height, width, channels]
 
-Importing this package is fast: numpy and ONNX Runtime are imported by the first call.
+Importing this package is fast: numpy and ONNX Runtime are imported by the first call. It sets one environment variable,
+which turns ONNX Runtime's telemetry off in this process and those that it starts.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "ZooError", "__version__", "load"]
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.30 and newer write a device id into the home folder and send usage data. It reads this variable once,
+# when it is imported: its `disable_telemetry_events` comes too late for both. A value of the user's own stays.
+os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
 
 _HOME = {"Model": "run.model", "ZooError": "errors", "load": "run.model"}
 

@@ -44,6 +44,9 @@ SECURITY_FLOORS = {
 } | dict.fromkeys(RUNTIMES, ("1.25", "it reads weights outside a model's folder; only zoo's own check prevents that"))
 """Package: the oldest version that is safe with strangers' models, and what is wrong with older ones."""
 
+TELEMETRY_OFF = ("1", "true", "yes", "on")
+"""The values of ORT_DISABLE_TELEMETRY, in any case, that ONNX Runtime obeys; `zoo` sets 1."""
+
 LITTLE_SPACE = 1_000_000_000
 CUDA_MEND = "pip install -U 'zoo[cuda]'"
 SESSION_SECONDS = 120
@@ -247,6 +250,15 @@ def _environment() -> Iterator[Finding]:
     if "ORT_LOAD_CONFIG_FROM_MODEL" in os.environ:
         text = "ORT_LOAD_CONFIG_FROM_MODEL is set: a model could choose ONNX Runtime's settings"
         yield Finding("environment", "problem", text, "unset ORT_LOAD_CONFIG_FROM_MODEL")
+    telemetry = os.environ["ORT_DISABLE_TELEMETRY"].strip()  # set by `zoo/__init__.py` if it was not
+    if telemetry.lower() in TELEMETRY_OFF:
+        yield Finding("telemetry", "ok", f"ONNX Runtime's telemetry is off (ORT_DISABLE_TELEMETRY={telemetry})")
+    else:
+        text = (
+            f"ORT_DISABLE_TELEMETRY is '{safe_text(telemetry)}': ONNX Runtime writes a device id into the home folder"
+        )
+        text += " and sends usage data"
+        yield Finding("telemetry", "warning", text, "unset ORT_DISABLE_TELEMETRY; zoo then sets it to 1")
     from .errors import UsageError
     from .runtime import cuda_options
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 MANIFEST = "model.yaml"
 GOLDEN = "golden.safetensors"
+EXPORT = "export.json"  # what `zoo export` says about a folder that it wrote
 
 # Patterns end in \Z, since `$` also matches before a final newline.
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"

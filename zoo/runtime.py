@@ -133,6 +133,10 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
     """
     if not graph.is_file():
         raise NotFoundError(f"{safe_text(graph)} does not exist")
+    try:
+        str(graph).encode()
+    except UnicodeEncodeError:
+        raise InvalidFileError(f"{safe_text(graph)}: ONNX Runtime only opens paths in UTF-8; rename it") from None
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a model must not set session options
 
     options, obstacle = ({}, "") if device == "cpu" else (cuda_options(exact), cuda_obstacle())

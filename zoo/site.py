@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import unquote
 
@@ -43,6 +44,11 @@ class Site(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._open: dict[socket.socket, float] = {}  # when to close it, as time.monotonic() counts
         super().__init__(("127.0.0.1", port), partial(_Handler, self))
+
+    def server_bind(self) -> None:
+        """Without HTTPServer's look-up of the address's name, which asks a name server."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     @property
     def url(self) -> str:

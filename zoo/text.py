@@ -1,5 +1,6 @@
-"""Makes foreign text safe for a terminal, and suggests names for misspelt ones."""
+"""Makes foreign text safe for a terminal, suggests names for misspelt ones, and recognises files of another kind."""
 
+import re
 from collections.abc import Iterable
 from unicodedata import category
 
@@ -22,6 +23,11 @@ def safe_text(text: object, *, keep_newlines: bool = False) -> str:
     return "".join(map(shown, str(text)))
 
 
+def utf8(name: str) -> str:
+    r"""A file's name for a format that only has UTF-8: other bytes become escapes such as `\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def warn(message: str, *values: object) -> None:
     """Logs a line with the logger `zoo`, which goes to stderr unless a program configures it otherwise."""
     import logging  # imported here, like some modules elsewhere, so that `zoo list` starts fast
@@ -37,6 +43,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = [k for k in known if name and k.casefold().startswith(name.casefold())]  # `t-shirt`: 'T-shirt/top'
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+_HTML = re.compile(rb"(<!--.*?(-->|\Z)\s*)*<(!doctype html|html|head|body|title|meta|script|style)\b", re.DOTALL)
+
+
+def sniff(first: bytes) -> str:
+    """What an unexpected file really is, as the end of a message, from its first bytes; empty if unknown."""
+    start = first[:2048].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if _HTML.match(start):
+        return "; it is an HTML page: a login or error page, or the address of a web page instead of a file"
+    if start.startswith(b"version https://git-lfs"):
+        return "; it is a git-lfs pointer: the file itself was not uploaded, or needs `git lfs pull`"
+    if start.startswith(b"<?xml"):
+        return "; it is an XML document, as object stores send for errors"
+    return ""
 
 
 def human_bytes(count: int) -> str:

@@ -1,4 +1,6 @@
 import json
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +175,31 @@ def test_pictures_without_a_recipe(bundle: Path):
     zoo("run", bundle, "generate", "--seed", 3, "--out", "g.png")
     assert error(zoo("again", "g.png", "--model", bundle, "--out", "no/x.png"), 7).startswith("the folder no does not")
     assert error(zoo("again", "x.png", "--out", "-"), 2).startswith("`zoo again` prints its result on stdout")
+
+
+DIGITS = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "says"),
+    [
+        ({"options": {"label": [1] * 100_000}}, 4, "the recipe has 100,000 values of label for 1 outputs"),
+        ({"options": {"label": []}}, 4, "the recipe has 0 values of label for 1 outputs"),
+        ({"number": 10_000}, 4, "the recipe asks for 10,000 outputs; its file is one of 1"),
+        ({"files": {"image": [{"name": "x", "sha256": DIGITS}] * 10_000}}, 4, "10,000 values of image for 1 outputs"),
+        ({"files": {"image": []}}, 4, "the recipe has 0 values of image for 1 outputs"),
+        ({"files": {"image": [{"name": "a" * 300, "sha256": DIGITS}]}}, 3, "which was not found"),
+        ({"files": {"image": [{"name": "a" * 3000, "sha256": DIGITS}]}}, 4, "its metadata is not what zoo writes"),
+        ({"digest": "x" * 300}, 4, "its metadata is not what zoo writes"),
+        ({"grid": {"count": 16, "columns": 4, "height": 2, "width": 2, "gap": 0}}, 4, r"contains uint8 [16, 2, 2, 1]"),
+        ({"grid": {"count": 10**300}}, 4, "damaged|metadata|grid|Object|Integer"),
+        ({"number": -1}, 4, "the recipe asks for -1 outputs"),
+        ({"output": "probabilities"}, 4, "which is not an output of generate"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_asks_for_other_numbers_than_its_picture_has_is_one_line_at_once(bundle, fields, code, says):
+    zoo("run", bundle, "generate", "--seed", 3, "--out", "g.png")
+    change("g.png", "odd.png", **fields)
+    began = time.monotonic()
+    assert re.search(says, error(zoo("again", "odd.png", "--model", bundle), code))
+    assert time.monotonic() - began < 10

@@ -1,11 +1,13 @@
 """`zoo eval` with published models on pictures drawn here."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from zoo.formats import manifest as manifests
 from zoo.media import drawings
 
 from .commands import zoo
@@ -49,3 +51,28 @@ def test_json_names_the_judge_and_the_command(data: Path):
 def test_what_cannot_be_is_told_in_one_line(data: Path, options: list[str], message: str):
     outcome = zoo("eval", "vqvae-fashion:1", "--data", data, *options)
     assert outcome.code != 0 and message in outcome.err and outcome.err.count("\n") == 1
+
+
+BLACK, FEW, SAME_CLASS = "black", "few", "one of each class"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pictures", [BLACK, FEW, SAME_CLASS])
+@pytest.mark.parametrize("model", ["vqvae-fashion", "ddpm-fashion"])
+def test_a_figure_that_the_pictures_do_not_allow_is_left_out_with_a_note_and_the_others_are_saved(
+    tmp_path, data, pictures, model
+):
+    arrays = dict(np.load(data))
+    count = 1 if pictures == FEW else 10
+    arrays = {name: array[:count] for name, array in arrays.items()}
+    if pictures == BLACK:
+        arrays["images"] = np.zeros_like(arrays["images"])
+    np.savez(tmp_path / "odd.npz", **arrays)
+    shutil.copytree(next((Path(__file__).parents[2] / "models").glob(f"{model}/*")), tmp_path / "copy")
+    outcome = zoo("eval", tmp_path / "copy", "--data", tmp_path / "odd.npz", "--judge", "judge-fashion", "--json",
+                  "--save", *(["--set", "steps=2"] if model == "ddpm-fashion" else []))  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    measured = {m["name"]: m["value"] for m in json.loads(outcome.out)}
+    assert "asked_label" in measured and all(np.isfinite(value) for value in measured.values())
+    assert "diversity" not in measured and "diversity" in outcome.err.splitlines()[0]
+    assert {m.name: m.value for m in manifests.read(tmp_path / "copy").metrics} == measured

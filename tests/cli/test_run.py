@@ -205,7 +205,8 @@ def test_bad_pictures_are_one_line(bundle: Path):
 
 def test_the_model_comes_first():
     assert error(zoo("run", "--image", "x.png"), 2) == "the model comes first: zoo run MODEL [TASK] [OPTIONS]"
-    assert "Usage:" in zoo("run").out
+    assert error(zoo("run"), 2).startswith("name a model: zoo run MODEL [TASK] [OPTIONS]")
+    assert "Usage:" in zoo("run", "--help").out
 
 
 def test_cuda_without_a_gpu_is_an_error(bundle: Path):

@@ -1,17 +1,22 @@
+import contextlib
+
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
 from tests.clean import is_clean
-from zoo.errors import InvalidFileError, NotFoundError
+from zoo.errors import InvalidFileError, NotFoundError, UsageError
 from zoo.formats import manifest, strictyaml
 from zoo.formats.fields import File
 from zoo.formats.manifest import Export, Manifest, Training
 from zoo.hookspecs import Metric, Port, Task, Tolerance
 from zoo.names import MANIFEST
-from zoo.ports.kinds import KINDS
+from zoo.ports.inputs import complete
+from zoo.ports.kind import RANGES
+from zoo.ports.kinds import KINDS, kind_of, problem
 
 ports = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
@@ -27,30 +32,46 @@ def shapes(kind):
     """Shapes that ports of a kind may have."""
     ranks = st.sampled_from(kind.ranks) if kind.ranks else st.integers(0, 4)
     lengths = ranks.flatmap(lambda rank: st.lists(ports | st.integers(1, 4096), min_size=rank, max_size=rank))
-    if not kind.last:
-        return lengths.map(tuple)
-    return st.tuples(lengths, st.sampled_from(kind.last)).map(lambda drawn: (*drawn[0][:-1], drawn[1]))
-
-
-port = st.sampled_from(list(KINDS.values())).flatmap(
-    lambda kind: st.builds(
-        Port,
-        kind=st.just(kind.name),
-        dtype=st.just(kind.dtype),
-        shape=shapes(kind),
-        summary=texts,
-        default=st.none() | st.integers(-(10**9), 10**9) | floats,
-        minimum=st.none() | floats,
-        maximum=st.none() | st.integers(0, 2**53 - 1),
-        minimum_size=st.none() | st.integers(1, 4096),
-        classes=st.lists(texts, max_size=3).map(tuple),
+    first = ["batch"] if kind.shape.startswith("[batch") else []
+    last = st.sampled_from(kind.last) if kind.last else st.none()
+    return st.tuples(lengths, last).map(
+        lambda drawn: (
+            (*(first if drawn[0] else []), *drawn[0][len(first) : -1 if drawn[1] else None])
+            + ((drawn[1],) if drawn[1] else ())
+        )
     )
-)
+
+
+@st.composite
+def any_port(draw):
+    """A port of any kind, with what its kind allows."""
+    kind = draw(st.sampled_from(list(KINDS.values())))
+    whole = st.integers(0, int(min(RANGES[kind.dtype][1], 2**53 - 1)))
+    low, middle, high = sorted(draw(st.lists(floats if kind.dtype == "float32" else whole, min_size=3, max_size=3)))
+    shape = draw(shapes(kind))
+    fields = {
+        "minimum_size": draw(st.none() | st.integers(1, 4096)),
+        "classes": draw(st.lists(texts, max_size=3).map(tuple)),
+    }
+    made = Port(
+        kind=kind.name,
+        dtype=kind.dtype,
+        shape=shape,
+        summary=draw(texts),
+        default=draw(st.none() | st.just(middle)) if kind.repeats or not shape else None,
+        minimum=draw(st.none() | st.just(low)),
+        maximum=draw(st.none() | st.just(high)),
+        **{name: value for name, value in fields.items() if name in kind.fields},
+    )
+    return msgspec.structs.replace(made, classes=()) if problem(made) else made  # fewer classes than values
+
+
+port = any_port()
 tasks = st.builds(
     Task,
     summary=lines,
     inputs=st.dictionaries(ports, port, max_size=3),
-    outputs=st.dictionaries(ports, port, max_size=2),
+    outputs=st.dictionaries(ports, port, min_size=1, max_size=2),
 )
 configs = st.dictionaries(
     ports,
@@ -93,6 +114,89 @@ def test_what_is_written_is_read_back(m):
     assert manifest.dump(manifest.parse(data, "model.yaml")) == data  # so the digest stays
 
 
+wild = st.none() | st.sampled_from(
+    [-1, 0, 300, 2**53, 2**63, 10**17, 0.5, -1.5, 1e300, -1e300, float("nan"), float("inf")]
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.builds(
+        Port,
+        kind=st.sampled_from(list(KINDS)),
+        dtype=st.sampled_from(list(RANGES)),
+        shape=st.lists(st.sampled_from(["batch", "rows", 1, 2, 3, 10**17]), max_size=5).map(tuple),
+        default=wild,
+        minimum=wild,
+        maximum=wild,
+        minimum_size=st.none() | st.just(8),
+        maximum_pixels=st.none() | st.just(64),
+        classes=st.sampled_from([(), ("a", "b")]),
+        noise=st.sampled_from(["", "normal"]),
+    )
+)
+def test_a_port_that_lies_is_refused_and_any_other_can_be_used(lying):
+    if wrong := problem(lying):
+        assert is_clean(wrong) and "\n" not in wrong
+        return
+    kind, task = kind_of(lying), Task(summary="x", inputs={"x": lying}, outputs={"x": lying})
+    assert [*kind.limits(lying), kind.describe(lying), kind.help("x", lying, "")] and kind.host(lying)
+    kind.option("x", lying, task)
+    low, high = kind.bounds(lying)
+    shape = [2 if isinstance(d, str) else d for d in lying.shape]
+    if lying.default is None and np.prod(shape) < 1e6:
+        value = np.full(shape, low if low is not None else 0 if high is None else min(high, 0), lying.dtype)
+        with contextlib.suppress(UsageError):  # a picture that is too small
+            complete("t", task, {"x": value})
+    elif lying.default is not None:
+        complete("t", task, {})
+
+
+@pytest.mark.parametrize(
+    ("port", "says"),
+    [
+        ({"maximum": 300}, "maximum is 300; uint8 is 0 .. 255"),
+        ({"minimum": -1}, "minimum is -1; uint8 is 0 .. 255"),
+        ({"minimum": 0.5}, "minimum is 0.5; it must be a whole number"),
+        ({"minimum": 9, "maximum": 8}, "minimum is 9, which is above maximum, 8"),
+        ({"default": 8}, "ports of the kind image have no default"),
+        ({"classes": ["a"]}, "ports of the kind image have no classes"),
+        ({"shape": [7, "height", "width", 1]}, "the first dimension of the kind image is batch, not 7"),
+        ({"shape": ["batch", 10**17, 8, 1]}, "a dimension is 100,000,000,000,000,000; at most 2,147,483,647"),
+        ({"shape": ["batch", "height", 1]}, "ports of the kind image have the shape [batch, height, width, channels]"),
+        ({"kind": "tokens", "dtype": "int64", "shape": ["batch", "codes"]}, "the shape [batch, rows, columns]"),
+        ({"kind": "count", "dtype": "int64", "shape": [], "maximum": 1e300}, "maximum is 1e+300; int64 is -922"),
+        ({"kind": "count", "dtype": "int64", "shape": [], "default": 9, "maximum": 8}, "default is 9; it must be at"),
+        ({"kind": "seed", "dtype": "int64", "shape": ["batch"], "maximum": 2**54}, "a seed is 0 .. 9007199254740991"),
+        ({"kind": "size", "dtype": "int64", "shape": [3]}, "the last dimension of the kind size is 2, not 3"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_port_that_its_kind_does_not_allow_names_its_line(folder, side, port, says):
+    tree = msgspec.to_builtins(manifest.read(folder))
+    name = next(iter(tree["tasks"]["double"][side]))
+    tree["tasks"]["double"][side][name] = {"kind": "image", "dtype": "uint8", "shape": ["batch", "h", "w", 1]} | port
+    with pytest.raises(InvalidFileError, match=rf"model.yaml:\d+: tasks\.double\.{side}\.{name}: ") as refused:
+        manifest.parse(strictyaml.dump(tree), "model.yaml")
+    assert says in str(refused.value)
+
+
+def test_a_task_that_gives_nothing_or_has_tiles_of_nothing_is_refused(folder):
+    tree = msgspec.to_builtins(manifest.read(folder))
+    task = tree["tasks"]["double"]
+    score = {"kind": "scalar", "dtype": "float32", "shape": ["batch"]}
+    for changed, says in (
+        ({"outputs": {}}, "'double' has no outputs"),
+        (
+            {"inputs": {"x": score}, "outputs": {"y": score}, "tile": {"multiple": 1, "context": 0}},
+            "'double' has a tile, but neither takes nor gives pictures or tokens",
+        ),
+    ):
+        tree["tasks"]["double"] = task | changed
+        with pytest.raises(InvalidFileError, match=says):
+            manifest.parse(strictyaml.dump(tree), "model.yaml")
+
+
 @pytest.fixture
 def folder(tmp_path):
     return tiny.bundle(tmp_path / "tiny")
@@ -133,7 +237,10 @@ def test_folder_without_a_manifest(tmp_path):
         (lambda d: d.update(licence="MIT"), "unknown field 'licence'; did you mean 'license'?"),
         (lambda d: d.update(license="MIT\n"), "license: expected `str` matching regex"),
         (lambda d: d.pop("export"), "missing required field `export`"),
-        (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="picture"), "tasks.double.inputs.image.kind"),
+        (
+            lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="picture"),
+            "inputs.image: there is no kind",
+        ),
         (lambda d: d["tasks"]["double"]["inputs"]["image"].update(kind="imag"), "'imag'; did you mean 'image'?"),
         (
             lambda d: d["tasks"]["double"]["inputs"]["image"].update(dtype="float32"),

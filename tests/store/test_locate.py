@@ -111,7 +111,9 @@ def test_folder_is_read_where_it_is(tmp_path, monkeypatch, home):
     bundle = locate(str(folder))
     assert (bundle.folder, bundle.reference) == (folder, str(folder))
     monkeypatch.chdir(folder.parent)
-    assert locate("one").folder == locate("./one").folder
+    assert locate("./one").reference == "./one"
+    with pytest.raises(NotFoundError, match=r"no model 'one' in registry 'default'.*; the folder is ./one"):
+        locate("one")
     with pytest.raises(NotFoundError, match=r"nowhere is not a bundle: it has no model\.yaml"):
         locate("./nowhere")
     assert not home.exists()

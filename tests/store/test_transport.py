@@ -380,7 +380,7 @@ def test_small_local_file(tmp_path):
     assert transport.read_small(path.as_uri(), 1001) == b"x" * 1001
     with pytest.raises(TransportError, match="more than the allowed 1,000 bytes"):
         transport.read_small(path.as_uri(), 1000)
-    with pytest.raises(TransportError, match="No such file"):
+    with pytest.raises(TransportError, match="does not exist"):
         transport.read_small((tmp_path / "missing").as_uri(), 10)
 
 

@@ -112,7 +112,7 @@ def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Met
         ours, real = values["features"], values["features_of_originals"]
         apart = statistics.spread(real, np.zeros(len(real), np.int64))
         found = {
-            "perceptual_distance": float(np.linalg.norm(ours - real, axis=1).mean()) / apart,
+            "perceptual_distance": statistics.ratio(float(np.linalg.norm(ours - real, axis=1).mean()), apart),
             "reconstruction_frechet_distance": statistics.frechet_distance(ours, real),
         }
         metrics += [judged(name=name, value=_four_digits(value), better="lower") for name, value in found.items()]
@@ -188,7 +188,7 @@ def measure_generator(request: MeasureRequest) -> list[Metric]:
     if request.training_images is not None:
         flat = [x.reshape(len(x), -1).astype(np.float32) for x in (drawn, request.images, request.training_images)]
         ours, real = (float(np.median(statistics.nearest_distance(x, flat[2]))) for x in flat[:2])
-        metrics.append(Metric(name="nearest_training", value=ours / real))
+        metrics.append(Metric(name="nearest_training", value=statistics.ratio(ours, real)))
     return [msgspec.structs.replace(m, value=_four_digits(m.value), samples=number) for m in metrics]
 
 
@@ -226,7 +226,7 @@ def _measure_by_judge(
     yield metric(name="recall", value=100 * recall, better="higher", unit="%")
     if "label" not in request.model.manifest.tasks[TASK].inputs:
         return
-    diversity = statistics.spread(ours, labels) / statistics.spread(real, request.labels)
+    diversity = statistics.ratio(statistics.spread(ours, labels), statistics.spread(real, request.labels))
     yield metric(name="diversity", value=diversity, better="higher")
     given, given_real = (judged(pictures, "classify", "label") for pictures in (drawn, request.images))
     right, right_real = given == labels, given_real == request.labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from ..plugins import load
 from ..ports.image import channels_of
 from ..ports.kinds import kind_of
 from ..run.model import Model
-from ..text import did_you_mean
+from ..text import did_you_mean, warn
 from . import data as datasets
 from .data import Dataset
 
@@ -108,6 +109,13 @@ def measure(
     note(data.said)
     metrics = load(manifest.family).call("measure", request)
     return [replace(m, data=f"{data.name} {how.split}", samples=m.samples or len(data)) for m in metrics]
+
+
+def finite(metrics: list[Metric]) -> list[Metric]:
+    """The metrics that the data allow: not those that are NaN or infinite, which a line names."""
+    if left_out := [m.name for m in metrics if not math.isfinite(m.value)]:
+        warn("left out: %s (too few pictures, or pictures without any variation)", ", ".join(left_out))
+    return [m for m in metrics if math.isfinite(m.value)]
 
 
 def _training_images(data: Dataset, how: Measurement, read: Callable[..., Dataset]) -> np.ndarray | None:

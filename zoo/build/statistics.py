@@ -4,6 +4,7 @@ The Fréchet distance, precision and recall are torch-fidelity's, so that result
 that name their evaluator. The caller chooses the features (a judge's, or Inception's).
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,17 +24,28 @@ CHUNK = 2_000  # rows of a distance matrix at a time
 def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
     """|mu_g - mu_r|^2 + tr(S_g + S_r - 2 (S_g S_r)^(1/2)), with means mu and covariances S.
 
+    NaN if a set has fewer than two vectors, so no covariance, or if the root cannot be computed.
+
     Source: Heusel et al. 2017 (https://arxiv.org/abs/1706.08500), equation 6.
     """
+    if min(len(generated), len(real)) < 2:
+        return math.nan
     a, b = (fid_features_to_statistics(torch.from_numpy(x)) for x in (generated, real))
-    return float(fid_statistics_to_metric(a, b, verbose=False)["frechet_inception_distance"])
+    try:
+        return float(fid_statistics_to_metric(a, b, verbose=False)["frechet_inception_distance"])
+    except (np.linalg.LinAlgError, ValueError, AssertionError):
+        return math.nan
 
 
 def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
     """The share of generated pictures that are among the real ones, and of real ones among the generated; 0 .. 1 each.
 
+    NaN if a set is so small that its vectors do not have a third neighbour.
+
     Source: Kynkäänniemi et al. 2019 (https://arxiv.org/abs/1904.06991), equation 2, with the third neighbour.
     """
+    if min(len(generated), len(real)) <= NEIGHBOURS:
+        return math.nan, math.nan
     values = prc_features_to_metric(
         torch.from_numpy(generated),
         torch.from_numpy(real),
@@ -46,13 +58,18 @@ def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, fl
 
 
 def spread(features: np.ndarray, labels: np.ndarray) -> float:
-    """The mean distance between two vectors of the same class, over classes with two or more."""
+    """The mean distance between two vectors of the same class, over classes with two or more; NaN without one."""
     means = []
     for label in np.unique(labels):
         of_class = torch.from_numpy(features[labels == label])
         if len(of_class) > 1:
             means.append(float(torch.pdist(of_class).mean()))
     return float(np.mean(means)) if means else float("nan")
+
+
+def ratio(value: float, unit: float) -> float:
+    """value / unit; NaN if the unit is 0, e.g. the distance between pictures that are all the same."""
+    return value / unit if unit > 0 else math.nan
 
 
 def nearest_distance(vectors: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import errno
 import gc
 import importlib
 import os
+import re
 import sys
 from typing import Any
 
@@ -12,7 +13,8 @@ import click
 
 from .. import __version__
 from ..errors import StoreError, UsageError, ZooError
-from ..system.processes import hear_interrupts
+from ..system.paths import cannot_write, reason
+from ..system.processes import hear_interrupts, open_streams
 from ..text import did_you_mean, safe_text
 
 # name: (module, summary). The summaries are here so that `zoo --help` does not import any command.
@@ -85,6 +87,7 @@ class LazyGroup(click.Group):
         if not kwargs.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **kwargs)
         hear_interrupts()
+        open_streams()
         # At exit, Python searches all objects of numpy's and ONNX Runtime's modules for cycles, unless they are frozen.
         atexit.unregister(gc.freeze)  # registered by an earlier call in the same process
         atexit.register(gc.freeze)
@@ -109,12 +112,29 @@ class LazyGroup(click.Group):
         except Exception as e:
             if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
                 _forget_stdout()
-                _fail(f"cannot write {e.filename or 'the output'}: {e.strerror}", StoreError.exit_code)
-            if not self.called:
-                raise
-            from ..plugins import command_fault
+                _fail(str(cannot_write(e.filename or "the output", e)), StoreError.exit_code)
+            if self.called:
+                from ..plugins import command_fault
 
-            _fail(f"{self.called.distribution} {self.called.version}: {command_fault(self.called, e)}", 9)
+                _fail(f"{self.called.distribution} {self.called.version}: {command_fault(self.called, e)}", 9)
+            if known := _of_the_system(e):
+                _fail(*known)
+            raise
+
+
+def _of_the_system(error: Exception) -> tuple[str, int] | None:
+    """The line and exit code for an error that the system raised and no command expected; None for a bug.
+
+    This is the last resort: what users name is checked where it is read (`zoo.system.paths`), with a better message.
+    """
+    if isinstance(error, OSError):
+        place = safe_text(error.filename) if error.filename else "the output" if error.errno == errno.EBADF else ""
+        return f"{place or 'the system'}: {reason(error)}", StoreError.exit_code
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; give fewer or smaller pictures", StoreError.exit_code
+    if isinstance(error, UnicodeEncodeError) and re.search("[\ud800-\udfff]", error.object):
+        return f"a name is not UTF-8: {safe_text(error.object)[:200]}", UsageError.exit_code
+    return None
 
 
 def _forget_stdout() -> None:

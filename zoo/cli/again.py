@@ -7,7 +7,8 @@ import click
 
 from ..errors import IntegrityError, NotFoundError, UsageError
 from ..text import safe_text
-from .output import as_json, note
+from .options import option
+from .output import as_json, note, path
 from .run import DEVICES, locate_with_progress
 
 if TYPE_CHECKING:
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
 
 @click.command("again")
 @click.argument("picture")
-@click.option(
-    "--file", "--image", "files", multiple=True, metavar="FILE", help="A file that the picture was made from."
-)
-@click.option("--model", metavar="MODEL", help="The bundle's folder, if the model is not in a registry.")
-@click.option("--out", metavar="FILE", help="Write the new picture to this file, as PNG.")
-@click.option("--device", type=DEVICES, default="auto", show_default=True)
-@click.option("--registry", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-@click.option("--json", "as_data", is_flag=True, help="Print the result as JSON.")
+@option("--file", "--image", "files", multiple=True, metavar="FILE", help="A file that the picture was made from.")
+@option("--model", metavar="MODEL", help="The bundle's folder, if the model is not in a registry.")
+@option("--out", metavar="FILE", help="Write the new picture to this file, as PNG.")
+@option("--device", type=DEVICES, default="auto", show_default=True)
+@option("--registry", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@option("--json", "as_data", is_flag=True, help="Print the result as JSON.")
 def command(
     picture: str, files: tuple[str, ...], model: str | None, out: str | None, device: "Device",
     registry: tuple[str, ...], as_data: bool,
@@ -41,6 +40,7 @@ def command(
     from ..run.again import make_again, write_recipe
     from ..run.model import Model
     from ..run.outputs import check_again_out, write_file
+    from ..system.paths import user_path
 
     if out == "-":
         raise UsageError("`zoo again` prints its result on stdout, so --out - is not possible; give a file")
@@ -53,7 +53,7 @@ def command(
         where = "" if model else "; if a bundle in a folder made it, name the folder with --model"
         raise NotFoundError(f"{e}{where}") from None
     found = Model(bundle, device)
-    folders = dict.fromkeys([Path(picture).parent, Path()])
+    folders = dict.fromkeys([user_path(picture).parent, Path()])
     beside = [str(folder / Path(r.name).name) for rs in recipe.files.values() for r in rs for folder in folders]
     remade = make_again(recipe, expected, found, [*files, *beside], note)
     result, comparison = remade.result, remade.comparison
@@ -71,7 +71,7 @@ def command(
         within = comparison.verdict == "within"
         verdict = f"the same within tolerance: {comparison.text}" if within else "identical"
         click.echo(f"{verdict} ({made}, {result.seconds:.2f} s)")
-        for path in paths:
-            click.echo(safe_text(path))
+        for place in paths:
+            path(place)
     if comparison.verdict == "differs":
         raise IntegrityError(f"{picture} differs: {comparison.text} ({made})")

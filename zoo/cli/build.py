@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .output import note
+from .options import OUT, number, option
+from .output import note, path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 @click.command("build")
 @click.argument("source", metavar="CHECKPOINT|MODEL")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
-@click.option("--name", help="The model's new name; default: its own, or for a MODEL the name of the --out folder.")
-@click.option("--model-version", "version", type=click.IntRange(1), help="The model's new version.")
-@click.option("--sampler", help="Another sampler, for families that have one: ddim, ddpm, …")
-@click.option(
+@option("--out", type=OUT, required=True, help="The bundle's folder; must not exist yet.")
+@option("--name", help="The model's new name; default: its own, or for a MODEL the name of the --out folder.")
+@option("--model-version", "version", type=number(1), help="The model's new version.")
+@option("--sampler", help="Another sampler, for families that have one: ddim, ddpm, …")
+@option(
     "--set",
     "assignments",
     multiple=True,
@@ -59,15 +60,16 @@ def command(
     manifest = bundle_of(loaded, run, weigh(loaded, run), record, out, note)
     made = f" after {record.steps:,} steps" if record.steps else ""
     note(f"{manifest.name}:{manifest.version}{made}, {', '.join(manifest.tasks)}")
-    click.echo(out)
+    path(out)
 
 
 def _is_checkpoint(source: str) -> bool:
     from ..build.checkpoint import CHECKPOINT
-    from ..names import MANIFEST
+    from ..formats.manifest import MANIFEST
     from ..store.locate import is_path
+    from ..system.paths import user_path
 
-    path = Path(source)
+    path = user_path(source)
     return path.is_file() or (path / CHECKPOINT).exists() or (is_path(source) and not (path / MANIFEST).exists())
 
 
@@ -75,8 +77,9 @@ def _from_checkpoint(source: str) -> "tuple[Run, Training, Weigh]":
     """The run of a checkpoint, its record, and a function that returns the module."""
     from ..build import checkpoint as checkpoints
     from ..build.train import Run, restore
+    from ..system.paths import user_path
 
-    saved = checkpoints.load(Path(source))
+    saved = checkpoints.load(user_path(source))
     run = Run.of(saved)
     return run, run.record(saved.step, saved.seconds), lambda loaded, chosen: restore(loaded, chosen, saved)
 

@@ -3,10 +3,11 @@
 import click
 
 from . import output
+from .options import option
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
     """Report problems with this installation, and how to fix them.

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +9,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..formats import manifest as manifests
+from .options import PATH, SAMPLES, number, option
 from .output import as_json, note, progress, table
 
 if TYPE_CHECKING:
@@ -18,24 +18,20 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @click.argument("model")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of pictures, IDX files, or .npz.")
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
-@click.option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
-@click.option("--image-size", type=click.IntRange(8), help="Scale and crop the pictures of a folder to this square.")
-@click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Skip the first N pictures.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only use the first N of the remaining pictures.")
-@click.option("--judge", metavar="MODEL", help="A classifier for the pictures, e.g. judge-fashion.")
-@click.option("--samples", type=click.IntRange(2), help="How many pictures to draw, for models that draw.")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10."
-)
-@click.option(
-    "--inception", type=click.Path(path_type=Path), metavar="FILE", help="Weights of the Inception network, for FID."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-@click.option("--save", is_flag=True, help="Write the metrics into the bundle's manifest and card.")
-@click.option("--json", "json_", is_flag=True, help="Print the metrics as JSON.")
+@option("--data", type=PATH, required=True, help="Folder of pictures, IDX files, or .npz.")
+@option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
+@option("--image-size", type=number(8, 8192), help="Scale and crop the pictures of a folder to this square.")
+@option("--skip", type=number(0), default=0, metavar="N", help="Skip the first N pictures.")
+@option("--limit", type=number(1), metavar="N", help="Only use the first N of the remaining pictures.")
+@option("--judge", metavar="MODEL", help="A classifier for the pictures, e.g. judge-fashion.")
+@option("--samples", type=SAMPLES, help="How many pictures to draw, for models that draw.")
+@option("--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10.")
+@option("--inception", type=PATH, metavar="FILE", help="Weights of the Inception network, for FID.")
+@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@option("--save", is_flag=True, help="Write the metrics into the bundle's manifest and card.")
+@option("--json", "json_", is_flag=True, help="Print the metrics as JSON.")
 def command(
     model: str,
     registries: tuple[str, ...],
@@ -52,16 +48,16 @@ def command(
       zoo eval vqvae-fashion --data fashion-mnist/ --judge judge-fashion
       zoo eval ddpm-fashion --data fashion-mnist/ --judge judge-fashion --set guidance=1
     """
-    from ..build.measure import Measurement, measure
+    from ..build.measure import Measurement, finite, measure
     from ..run.model import Model
-    from ..store.locate import locate
+    from ..store.locate import is_path, locate
 
     bundle = locate(model, registries=registries)
-    if save and not Path(model).is_dir():
+    if save and not is_path(model):
         raise UsageError(f"--save writes into a bundle's folder; '{model}' is a published model, which never changes")
     judging = Model(locate(judge, registries=registries), device=device) if judge else None
     how = Measurement(**options)
-    metrics = measure(Model(bundle, device=device), judging, how, measuring(bundle.manifest.name), note)
+    metrics = finite(measure(Model(bundle, device=device), judging, how, measuring(bundle.manifest.name), note))
     again = shlex.join(how.command(bundle.manifest.name, judging and judging.manifest.name))
     metrics = [msgspec.structs.replace(m, command=again) for m in metrics]
     if save:
@@ -69,7 +65,7 @@ def command(
 
         manifest = msgspec.structs.replace(bundle.manifest, metrics=tuple(metrics))
         manifests.parse(manifests.dump(manifest), f"the metrics of {model}")  # what is written can be read
-        update_bundle(Path(model), manifest)
+        update_bundle(bundle.folder, manifest)
         note(f"saved in {model}")
     if json_:
         as_json(metrics)

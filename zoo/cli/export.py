@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from ..errors import UsageError
-from ..text import human_bytes, safe_text
-from .output import as_json, note, table
+from ..text import human_bytes
+from .options import OUT, PATH, number, option
+from .output import as_json, note, path, table
 
 if TYPE_CHECKING:
     from ..hookspecs import Metric
@@ -23,25 +24,21 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @click.argument("model")
-@click.option(
-    "--target", required=True, metavar="TARGET", help="The stack; `zoo plugin list` shows the installed targets."
+@option("--target", required=True, metavar="TARGET", help="The stack; `zoo plugin list` shows the installed targets.")
+@option("-o", "--out", type=OUT, required=True, help="The folder to write.")
+@option("--task", "tasks", multiple=True, metavar="TASK", help="Only export this task; may be repeated.")
+@option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@option("--data", type=PATH, help="For fp16 and int8: pictures to measure the loss on.")
+@option("--judge", metavar="MODEL", help="For fp16 and int8: a classifier, as in `zoo eval`.")
+@option("--limit", type=number(2), default=1000, show_default=True, help="Pictures to measure on.")
+@option(
+    "--samples", type=number(2, 1_000_000), help="How many pictures to draw, for models that draw; default: --limit."
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
-@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only export this task; may be repeated.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
-@click.option("--data", type=click.Path(path_type=Path), help="For fp16 and int8: pictures to measure the loss on.")
-@click.option("--judge", metavar="MODEL", help="For fp16 and int8: a classifier, as in `zoo eval`.")
-@click.option("--limit", type=click.IntRange(2), default=1000, show_default=True, help="Pictures to measure on.")
-@click.option(
-    "--samples", type=click.IntRange(2), help="How many pictures to draw, for models that draw; default: --limit."
-)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10."
-)
-@click.option("--accept-loss", is_flag=True, help="Export even if a metric gets worse by more than 2 % or 2 points.")
-@click.option("--force", is_flag=True, help="Replace an existing export.")
-@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-@click.option("--json", "json_", is_flag=True, help="Print the report as JSON.")
+@option("--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10.")
+@option("--accept-loss", is_flag=True, help="Export even if a metric gets worse by more than 2 % or 2 points.")
+@option("--force", is_flag=True, help="Replace an existing export.")
+@option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@option("--json", "json_", is_flag=True, help="Print the report as JSON.")
 def command(
     model: str, target: str, out: Path, tasks: tuple[str, ...], precision: str, accept_loss: bool, force: bool,
     registries: tuple[str, ...], json_: bool, **options: Any,
@@ -72,7 +69,7 @@ def command(
         as_json(written)
     else:
         _print(written, reports, cost, precision)
-        click.echo(safe_text(out))
+        path(out)
 
 
 def _print(written: "Export", reports: "list[TaskReport]", cost: "list[Cost]", precision: str) -> None:
@@ -108,7 +105,7 @@ def _in_precision(
     that define how the cost is measured.
     """
     if precision == "fp32":
-        if accept_loss or any(given[option] for option in ("data", "judge", "samples", "assignments")):
+        if accept_loss or any(given[name] for name in ("data", "judge", "samples", "assignments")):
             raise UsageError(
                 "--data, --judge, --samples, --set and --accept-loss only work with --precision fp16 or int8"
             )
@@ -123,7 +120,7 @@ def _in_precision(
     from ..store.locate import locate
     from .eval import measuring
 
-    how = Measurement(**{option: given[option] for option in ("data", "limit", "samples", "assignments")})
+    how = Measurement(**{name: given[name] for name in ("data", "limit", "samples", "assignments")})
     drawn = f" and {how.samples or how.limit} drawn ones" if GENERATE in bundle.manifest.tasks else ""
     judge = Model(locate(given["judge"])) if given["judge"] else None
 
@@ -140,8 +137,8 @@ def _in_precision(
 def _command_line(bundle: "Bundle", target: str, precision: str, accept_loss: bool, given: dict[str, Any]) -> str:
     """The command that repeats the export, into a folder called FOLDER."""
     words = ["zoo", "export", bundle.reference, "--target", target, "-o", "FOLDER", "--precision", precision]
-    for option in ("data", "judge", "limit", "samples"):
-        words += [f"--{option}", str(given[option])] if given[option] else []
+    for name in ("data", "judge", "limit", "samples"):
+        words += [f"--{name}", str(given[name])] if given[name] else []
     for assignment in given["assignments"]:
         words += ["--set", assignment]
     return shlex.join(words + (["--accept-loss"] if accept_loss else []))

@@ -3,10 +3,11 @@
 import click
 
 from . import output
+from .options import option
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """List the families that the installed plugins provide.
 

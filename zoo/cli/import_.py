@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InvalidFileError, UsageError
+from .options import OUT, PATH, number, option
 from .output import note
+from .output import path as print_path
 
 if TYPE_CHECKING:
     from ..build.foreign import Foreign
@@ -20,16 +22,14 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.argument("family")
-@click.argument("path", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
-@click.option("--name", help="The model's name; default: the folder's.")
-@click.option("--model-version", "version", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--summary", default="", help="One line for lists; default: where the weights come from.")
-@click.option(
-    "--license", "license_", default="NOASSERTION", show_default=True, help="SPDX expression for the weights."
-)
-@click.option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
-@click.option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
+@click.argument("path", type=PATH, metavar="FILE_OR_FOLDER")
+@option("--out", type=OUT, required=True, help="The bundle's folder; must not exist yet.")
+@option("--name", help="The model's name; default: the folder's.")
+@option("--model-version", "version", type=number(1), default=1, show_default=True)
+@option("--summary", default="", help="One line for lists; default: where the weights come from.")
+@option("--license", "license_", default="NOASSERTION", show_default=True, help="SPDX expression for the weights.")
+@option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
+@option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
 def command(family: str, path: Path, out: Path, name: str | None, classes: str, **options: Any) -> None:
     """Make a bundle of FAMILY from a checkpoint that another project wrote.
 
@@ -75,7 +75,7 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     )
     manifest = bundle_of(loaded, run, module, record, out, note)
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
-    click.echo(out)
+    print_path(out)
 
 
 def _translate(loaded: "Loaded", family: str, checkpoint: "Foreign") -> "Imported":

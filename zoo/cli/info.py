@@ -10,10 +10,10 @@ from ..errors import NotFoundError, UsageError
 from ..formats.fields import File
 from ..formats.registry import Entry, RegistryFile
 from ..hookspecs import Port
-from ..names import MANIFEST
 from ..ports.kind import shape_text
 from ..ports.kinds import kind_of
 from ..text import human_bytes, safe_text
+from .options import option
 from .output import as_json, table
 
 if TYPE_CHECKING:
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 
+MOST_CARD = 1 << 20
+
 
 @click.command("info")
 @click.argument("model")
-@click.option("--card", is_flag=True, help="Print the model's card, README.md.")
-@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@option("--card", is_flag=True, help="Print the model's card, README.md.")
+@option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> None:
     """Show MODEL: tasks, ports with types and ranges, classes, metrics, licence, files, digests.
 
@@ -56,26 +58,27 @@ def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> Non
 
 
 def _find(model: str, places: tuple[str, ...]) -> "Bundle | Entry":
-    from ..formats.manifest import digest, read
-    from ..formats.reference import Reference
+    from ..formats.manifest import MANIFEST, digest, parse, read_bytes
     from ..formats.registry import resolve
     from ..store.catalogue import registries
-    from ..store.locate import Bundle, is_path, locate
+    from ..store.locate import Bundle, is_path, locate, reference_of
+    from ..system.paths import user_path
 
     if is_path(model):  # only read: its graphs are checked before they are run
-        folder = Path(model).expanduser()
-        return Bundle(folder, read(folder), digest((folder / MANIFEST).read_bytes()), str(folder))
+        folder = user_path(model)
+        data = read_bytes(folder)
+        return Bundle(folder, parse(data, str(folder / MANIFEST)), digest(data), str(folder))
     try:
         return locate(model, registries=places, pull=False)
     except NotFoundError:
-        return resolve(Reference.parse(model), registries(places))
+        with reference_of(model) as reference:
+            return resolve(reference, registries(places))
 
 
 def _read_card(folder: Path) -> str:
-    try:
-        return (folder / CARD).read_text("utf-8", errors="replace")
-    except OSError as e:
-        raise NotFoundError(f"{safe_text(folder / CARD)} cannot be read: {e.strerror}") from None
+    from ..system.paths import read_file
+
+    return read_file(folder / CARD, MOST_CARD).decode("utf-8", errors="replace")
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:

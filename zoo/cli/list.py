@@ -8,6 +8,7 @@ import click
 
 from ..names import MANIFEST
 from ..text import human_bytes
+from .options import option
 from .output import as_json, note, table
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ class Row:
 
 @click.command("list")
 @click.argument("text", default="")
-@click.option("--family", metavar="NAME", help="Only models of this family.")
-@click.option("--task", metavar="NAME", help="Only models that have this task.")
-@click.option("--local", is_flag=True, help="Only models available locally: in the package, or pulled.")
-@click.option("--all-versions", is_flag=True, help="Also list older versions; default: the newest, and pulled ones.")
-@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-@click.option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@option("--family", metavar="NAME", help="Only models of this family.")
+@option("--task", metavar="NAME", help="Only models that have this task.")
+@option("--local", is_flag=True, help="Only models available locally: in the package, or pulled.")
+@option("--all-versions", is_flag=True, help="Also list older versions; default: the newest, and pulled ones.")
+@option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
+@option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(
     text: str, family: str | None, task: str | None, local: bool, all_versions: bool, places: tuple[str, ...],
     allow_rollback: bool, json_: bool,

@@ -1,5 +1,7 @@
 """How commands print: results to stdout, notes and progress to stderr."""
 
+import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,10 +26,34 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
 
 
 def as_json(value: Any) -> None:
-    """Prints a value (msgspec Structs and dataclasses included) as indented JSON on stdout."""
+    """Prints a value (msgspec Structs and dataclasses included) as indented JSON on stdout.
+
+    What could control a terminal, or is not UTF-8 in a path, is printed as a JSON escape, so it means the same.
+    """
+    import json
+
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+    text = json.dumps(_finite(msgspec.to_builtins(value, enc_hook=str, str_keys=True)), indent=2, ensure_ascii=False)
+    click.echo("".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def path(place: object) -> None:
+    """Prints the path of a file or folder on stdout: cleaned for a terminal, unchanged for a pipe, UTF-8 or not."""
+    text = str(place)
+    if sys.stdout.isatty():
+        click.echo(safe_text(text))
+    else:
+        click.echo(text if text.isprintable() else os.fsencode(text))
 
 
 def note(text: object) -> None:

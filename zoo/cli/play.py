@@ -2,14 +2,15 @@
 
 import click
 
+from .options import option
 from .output import note
 
 
 @click.command("play")
 @click.argument("model")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; default: a free one.")
-@click.option("--no-browser", is_flag=True, help="Only print the address.")
-@click.option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; default: a free one.")
+@option("--no-browser", is_flag=True, help="Only print the address.")
+@option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]) -> None:
     """Serve MODEL's page, as `zoo export --target web` writes it, on 127.0.0.1 and open it. Ctrl-C stops the server.
 

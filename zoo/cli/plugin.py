@@ -7,6 +7,7 @@ import click
 
 from ..errors import NotFoundError, PluginError, UsageError
 from . import COMMANDS, output
+from .options import OUT, SEED, option
 
 if TYPE_CHECKING:
     from ..build.conformance import Outcome
@@ -19,7 +20,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """List installed plugins and what they provide, and say which are set aside and why.
 
@@ -80,11 +81,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 @command.command()
 @click.argument("what", metavar="[NAME|FOLDER]", required=False)
-@click.option("--preset", help="Export this preset; default: `tiny`, else the first.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the weights and the inputs."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--preset", help="Export this preset; default: `tiny`, else the first.")
+@option("--seed", type=SEED, default=0, show_default=True, help="Seed of the weights and the inputs.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> None:
     """Run the conformance kit on a plugin.
 
@@ -118,9 +117,10 @@ def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> Non
 def _subjects(what: str) -> "list[tuple[Plugin, str]]":
     """The plugins and families that the argument names."""
     from .. import plugins
+    from ..system.paths import user_path
     from ..text import did_you_mean, safe_text
 
-    folder = Path(what)
+    folder = user_path(what)
     if folder.is_dir() and ((folder / "pyproject.toml").is_file() or what in (".", "..") or folder.parts[1:]):
         return [(plugin, family) for plugin in plugins.in_folder(folder) for family in plugin.families]
     installed = plugins.installed()
@@ -152,7 +152,7 @@ def _examine(plugin: "Plugin", family: str, preset: str | None, seed: int) -> "l
 
 
 @command.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
 def api(as_json: bool) -> None:
     """Print the plugin contract: hooks, types (`?`: has a default), entry points, modules, and changes by version.
 
@@ -180,12 +180,8 @@ def api(as_json: bool) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option(
-    "--template", type=click.Choice(["minimal", "codec", "image-generator"]), default="minimal", show_default=True
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The package's folder; default: zoo-NAME in the current folder."
-)
+@option("--template", type=click.Choice(["minimal", "codec", "image-generator"]), default="minimal", show_default=True)
+@option("--out", type=OUT, help="The package's folder; default: zoo-NAME in the current folder.")
 def new(name: str, template: str, out: Path | None) -> None:
     """Create a new plugin: a package that passes its own tests from the start.
 
@@ -199,4 +195,4 @@ def new(name: str, template: str, out: Path | None) -> None:
 
     folder = write(name, template, out or Path(f"zoo-{name}"))
     output.note(f"next: fill in {folder / package_of(name) / 'model.py'}, then run: zoo plugin check {folder}")
-    click.echo(folder)
+    output.path(folder)

@@ -3,12 +3,13 @@
 import click
 
 from ..text import human_bytes
-from .output import as_json, note
+from .options import option
+from .output import as_json, note, path
 
 
 @click.command("prune")
-@click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@option("--dry-run", is_flag=True, help="Only print what would be deleted.")
+@option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(dry_run: bool, json_: bool) -> None:
     """Delete what no model in the store needs: unused files, interrupted pulls, leftovers.
 
@@ -25,6 +26,6 @@ def command(dry_run: bool, json_: bool) -> None:
     if json_:
         as_json(pruned)
         return
-    for path in pruned.paths:
-        click.echo(path)
+    for place in pruned.paths:
+        path(place)
     note(f"{human_bytes(pruned.bytes)} {'would be ' if dry_run else ''}freed")

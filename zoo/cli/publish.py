@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
-from .output import note
+from .options import OUT, PATH, option
+from .output import note, path
 
 
 @click.command("publish")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="The registry's folder.")
+@click.argument("bundle", type=PATH)
+@option("--to", "folder", type=OUT, required=True, help="The registry's folder.")
 def command(bundle: Path, folder: Path) -> None:
     """Copy BUNDLE into a registry folder and list it in the folder's registry.yaml.
 
@@ -24,4 +25,4 @@ def command(bundle: Path, folder: Path) -> None:
 
     manifest = publish(bundle, folder)
     note(f"published {manifest.name}:{manifest.version} ({len(manifest.files) + 1} files)")
-    click.echo(folder / "registry.yaml")
+    path(folder / "registry.yaml")

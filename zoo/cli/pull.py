@@ -3,14 +3,15 @@
 import click
 
 from ..text import human_bytes
-from .output import as_json, note, progress
+from .options import option
+from .output import as_json, note, path, progress
 
 
 @click.command("pull")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look in this registry first.")
-@click.option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look in this registry first.")
+@option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
+@option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(models: tuple[str, ...], places: tuple[str, ...], allow_rollback: bool, json_: bool) -> None:
     """Fetch models into the store, and print their folders.
 
@@ -22,14 +23,16 @@ def command(models: tuple[str, ...], places: tuple[str, ...], allow_rollback: bo
       zoo pull vqvae-fashion
       zoo pull lab/portraits:2 --registry https://models.example.org/
     """
-    from ..formats.reference import Reference
     from ..formats.registry import DEFAULT, resolve
     from ..store.catalogue import registries
-    from ..store.locate import read_in_place
+    from ..store.locate import read_in_place, reference_of
     from ..store.store import Store
 
     known, store = registries(places, refresh=True, allow_rollback=allow_rollback), Store()
-    entries = [resolve(Reference.parse(model), known) for model in models]
+    entries = []
+    for model in models:
+        with reference_of(model) as reference:
+            entries.append(resolve(reference, known))
     pulled = []
     for entry in entries:
         if entry.registry.name == DEFAULT:
@@ -44,6 +47,6 @@ def command(models: tuple[str, ...], places: tuple[str, ...], allow_rollback: bo
                 folder = store.pull(entry, on_bytes=bar.update).folder
         pulled.append({"reference": str(entry), "digest": entry.digest, "folder": str(folder)})
         if not json_:
-            click.echo(str(folder))
+            path(folder)
     if json_:
         as_json(pulled)

@@ -3,7 +3,9 @@
 import click
 
 from ..errors import UsageError
+from ..system.urls import shown
 from ..text import did_you_mean, safe_text
+from .options import option
 from .output import as_json, note, table
 
 
@@ -45,11 +47,11 @@ def add(name: str, place: str) -> None:
     if registry.url.startswith("http:"):
         note("plain http: anyone in between can change what this registry says; https prevents that")
     count = len(registry.document.models)
-    note(f"{name}: {count} model{'' if count == 1 else 's'} at {registry.url}")
+    note(f"{name}: {count} model{'' if count == 1 else 's'} at {shown(registry.url)}")
 
 
 @command.command("list")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@option("--json", "json_", is_flag=True, help="Print JSON.")
 def list_(json_: bool) -> None:
     """List the registries in the order in which they are searched.
 
@@ -60,7 +62,7 @@ def list_(json_: bool) -> None:
     from ..store import catalogue
 
     rows = [
-        {"name": registry.name, "models": len(registry.document.models), "url": registry.url}
+        {"name": registry.name, "models": len(registry.document.models), "url": shown(registry.url)}
         for registry in catalogue.registries()
     ]
     if json_:

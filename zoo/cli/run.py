@@ -7,7 +7,8 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..text import human_bytes, safe_text
-from .output import as_json, note, progress, table
+from .options import OnceOption
+from .output import as_json, note, path, progress, table
 
 if TYPE_CHECKING:
     from ..formats.registry import Entry
@@ -47,9 +48,11 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
       zoo run vqvae-fashion encode shoe.png --out tokens.npy
     """
-    if not words or words[0] in ("-h", "--help"):
+    if words[:1] in (("-h",), ("--help",)):
         click.echo(ctx.get_help())
         return
+    if not words:
+        raise UsageError("name a model: zoo run MODEL [TASK] [OPTIONS]; `zoo list` lists them")
     model, task, rest = _split(*words)
     bundle = _locate(model, rest)
     task_command = _task_command(bundle, task, f"{ctx.command_path} {safe_text(model)}")
@@ -104,7 +107,7 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
 
     name, task = bundle.manifest.task(task_name)
     params: list[click.Parameter] = [
-        click.Option(
+        OnceOption(
             [option_name(option.name), f"port_{option.name}"],
             type=option.type,
             multiple=option.multiple,
@@ -116,15 +119,15 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
     if main := _main_input(task):
         params.append(click.Argument(["files"], nargs=-1, metavar=f"[{main.name.upper()}]..."))
     if drawn(task.inputs):
-        params.append(click.Option(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
+        params.append(OnceOption(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
     if task.tile:
-        params.append(click.Option(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
+        params.append(OnceOption(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
     params += [
-        click.Option(["--example"], is_flag=True, help="Take inputs that are not given from the model's own example."),
-        click.Option(["--out"], metavar="FILE", help="Output file; -: stdout, x-{i}.png: one file per picture."),
-        click.Option(["--device"], type=DEVICES, default="auto", show_default=True),
-        click.Option(["--registry"], multiple=True, metavar="URL|FOLDER", help="Also look in this registry."),
-        click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
+        OnceOption(["--example"], is_flag=True, help="Take inputs that are not given from the model's own example."),
+        OnceOption(["--out"], metavar="FILE", help="Output file; -: stdout, x-{i}.png: one file per picture."),
+        OnceOption(["--device"], type=DEVICES, default="auto", show_default=True),
+        OnceOption(["--registry"], multiple=True, metavar="URL|FOLDER", help="Also look in this registry."),
+        OnceOption(["--json"], is_flag=True, help="Print the result as JSON."),
     ]
     others = [safe_text(other) for other, task in bundle.manifest.tasks.items() if other != name and not task.part_of]
     return click.Command(
@@ -179,8 +182,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         as_json(_report(model, call, result, written, notes))
         return
     note(f"on {result.device}, {result.seconds:.2f} s")
-    for path in written.paths:
-        click.echo(safe_text(path))
+    for place in written.paths:
+        path(place)
     if written.values:
         _show(written.values, task, call)
 

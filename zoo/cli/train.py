@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .output import note, progress
+from .options import OUT, PATH, SEED, number, option
+from .output import note, path, progress
 
 if TYPE_CHECKING:
     from ..build.begin import Asked
@@ -19,39 +20,37 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("family")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of pictures, IDX files, or .npz.")
-@click.option("--preset", help="A named config of the family; `zoo families` lists them.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
-@click.option("--name", help="The model's name; default: that of --from, or the folder's.")
-@click.option("--model-version", "version", type=click.IntRange(1), help="Default: 1, or that of --from plus one.")
-@click.option("--summary", default="", help="One line for lists; default: the preset's summary.")
-@click.option("--license", "license", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
-@click.option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
-@click.option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
-@click.option("--data-license", default="", help="Licence of the data, for the card.")
-@click.option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
-@click.option("--image-size", type=click.IntRange(8), help="Scale and crop the pictures of a folder to this square.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only use the first N pictures.")
-@click.option("--steps", type=click.IntRange(1), help="Number of weight updates.")
-@click.option("--batch-size", type=click.IntRange(1), help="Pictures per step, over all processes.")
-@click.option("--learning-rate", type=float, help="Peak of the learning rate.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
+@option("--data", type=PATH, required=True, help="Folder of pictures, IDX files, or .npz.")
+@option("--preset", help="A named config of the family; `zoo families` lists them.")
+@option("--out", type=OUT, required=True, help="The bundle's folder; must not exist yet.")
+@option("--name", help="The model's name; default: that of --from, or the folder's.")
+@option("--model-version", "version", type=number(1), help="Default: 1, or that of --from plus one.")
+@option("--summary", default="", help="One line for lists; default: the preset's summary.")
+@option("--license", "license", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
+@option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
+@option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
+@option("--data-license", default="", help="Licence of the data, for the card.")
+@option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
+@option("--image-size", type=number(8, 8192), help="Scale and crop the pictures of a folder to this square.")
+@option("--limit", type=number(1), metavar="N", help="Only use the first N pictures.")
+@option("--steps", type=number(1), help="Number of weight updates.")
+@option("--batch-size", type=number(1), help="Pictures per step, over all processes.")
+@option("--learning-rate", type=float, help="Peak of the learning rate.")
+@option("--seed", type=SEED, default=0, show_default=True)
+@option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A config field (codec.num_codes=64) or a setting."
 )
-@click.option("--stage", default="", help="For families that train in stages.")
-@click.option("--from", "parent", metavar="MODEL", help="Start from a published model or a bundle.")
-@click.option("--resume", is_flag=True, help="Continue from the checkpoint.")
-@click.option(
+@option("--stage", default="", help="For families that train in stages.")
+@option("--from", "parent", metavar="MODEL", help="Start from a published model or a bundle.")
+@option("--resume", is_flag=True, help="Continue from the checkpoint.")
+@option(
     "--checkpoints",
-    type=click.Path(path_type=Path),
+    type=OUT,
     help="Folder for checkpoints; default: OUT.training next to the bundle.",
 )
-@click.option(
-    "--checkpoint-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints."
-)
-@click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's event files.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: torch's own.")
+@option("--checkpoint-every", type=number(1), default=500, show_default=True, help="Steps between checkpoints.")
+@option("--tensorboard", type=OUT, help="Folder for TensorBoard's event files.")
+@option("--threads", type=number(1, 1024), help="CPU threads; default: torch's own.")
 def command(**options: Any) -> None:
     """Train a model of FAMILY on pictures and write a bundle.
 
@@ -136,4 +135,4 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     note(f"trained {run.settings['steps']} steps in {trained.record.seconds:.0f} s; exporting")
     manifest = bundle_of(loaded, run, trained.module, trained.record, options["out"], note)
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
-    click.echo(options["out"])
+    path(options["out"])

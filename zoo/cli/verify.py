@@ -9,6 +9,7 @@ import click
 
 from ..errors import IntegrityError, NotFoundError
 from ..text import safe_text
+from .options import option
 from .output import as_json, progress, table
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ FOLDER = "a folder"  # used as the registry of a bundle that has none; no regist
 
 @click.command("verify")
 @click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
-@click.option("--replay", "replay_", is_flag=True, help="Run the golden cases on this machine, and compare.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Device for --replay.")
-@click.option("--run-host", is_flag=True, help="Also run an export's host program, if it is what the exporter writes.")
-@click.option("--trust", is_flag=True, help="Run the host program even if it was changed.")
-@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@option("--replay", "replay_", is_flag=True, help="Run the golden cases on this machine, and compare.")
+@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Device for --replay.")
+@option("--run-host", is_flag=True, help="Also run an export's host program, if it is what the exporter writes.")
+@option("--trust", is_flag=True, help="Run the host program even if it was changed.")
+@option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(models: tuple[str, ...], replay_: bool, device: "Device", run_host: bool, trust: bool, json_: bool) -> None:
     """Check models against their digests; with --replay, run their golden cases on this machine.
 
@@ -43,13 +44,12 @@ def command(models: tuple[str, ...], replay_: bool, device: "Device", run_host: 
       zoo verify vqvae-fashion --replay --device cpu
       zoo verify site/ --run-host
     """
-    from ..ship.export import is_export
     from ..store.store import Store
 
     store, reports = Store(), []
     targets: list[tuple[str, Installed | None]] = [] if models else list(_everything(store))
     for model in models:
-        targets += [(model, None)] if is_export(Path(model).expanduser()) else _named(store, model)
+        targets += [(model, None)] if _is_export(model) else _named(store, model)
     with progress(len(targets), "verifying", unit="model") as bar:
         for name, target in targets:
             if target is None:
@@ -82,34 +82,42 @@ def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
         yield str(installed), installed
 
 
+def _is_export(text: str) -> bool:
+    from ..ship.export import is_export
+    from ..store.locate import is_path
+    from ..system.paths import user_path
+
+    return is_path(text) and is_export(user_path(text))
+
+
 def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
     """What a reference or folder refers to: pulled models, a model in the package, a bundle."""
     from ..formats import manifest as manifests
-    from ..formats.reference import Reference
     from ..formats.registry import DEFAULT, resolve
     from ..store.catalogue import registries
-    from ..store.locate import is_path
+    from ..store.locate import is_path, reference_of
     from ..store.store import Installed
+    from ..system.paths import user_path
 
     if is_path(text):
-        folder = Path(text).expanduser()
-        manifest = manifests.read(folder)
-        digest = manifests.describe_file(folder / manifests.MANIFEST).sha256
-        yield text, Installed(FOLDER, manifest.name, manifest.version, digest, folder)
+        folder = user_path(text)
+        data = manifests.read_bytes(folder)
+        manifest = manifests.parse(data, str(folder / manifests.MANIFEST))
+        yield text, Installed(FOLDER, manifest.name, manifest.version, manifests.digest(data), folder)
         return
-    reference = Reference.parse(text)
-    pulled = store.matching(reference)
-    yield from ((str(installed), installed) for installed in pulled)
-    try:
-        entry = resolve(reference, registries())
-    except NotFoundError:
-        if pulled:
-            return
-        raise
-    if entry.registry.name == DEFAULT:
-        yield str(entry), _in_package(entry)
-    elif not pulled:
-        raise NotFoundError(f"{entry} is not in the store; `zoo pull {entry}` fetches it")
+    with reference_of(text) as reference:
+        pulled = store.matching(reference)
+        yield from ((str(installed), installed) for installed in pulled)
+        try:
+            entry = resolve(reference, registries())
+        except NotFoundError:
+            if pulled:
+                return
+            raise
+        if entry.registry.name == DEFAULT:
+            yield str(entry), _in_package(entry)
+        elif not pulled:
+            raise NotFoundError(f"{entry} is not in the store; `zoo pull {entry}` fetches it")
 
 
 def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
@@ -153,8 +161,9 @@ def _examine_export(text: str, device: "Device", run_host: bool, trust: bool) ->
     """Like `_examine`, for a folder that `zoo export` wrote; a host is run only if everything before was right."""
     from ..formats import manifest as manifests
     from ..ship import export
+    from ..system.paths import user_path
 
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     found = export.read_export(folder)
     report: dict[str, Any] = {"model": text, "digest": found.digest, "folder": str(folder), "target": found.target}
     report["findings"] = export.check_export(folder, found)

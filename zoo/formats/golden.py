@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidFileError
 from ..media import tensors
+from ..ports.kind import shape_text
 from ..text import safe_text
 from .manifest import Manifest
 
@@ -50,6 +51,16 @@ def read_cases(path: Path, manifest: Manifest) -> dict[str, list[Case]]:
                 raise InvalidFileError(f"{safe_text(path)}: case {number} of {name} has other ports than the manifest")
             if case.margins is not None and case.margins.ndim != 1:
                 raise InvalidFileError(f"{safe_text(path)}: the margins of case {number} of {name} are not a list")
+            for port_name, array in (case.inputs | case.outputs).items():
+                port = (task.inputs | task.outputs)[port_name]
+                fits = array.ndim == len(port.shape) and all(
+                    length == d if isinstance(d, int) else length for d, length in zip(port.shape, array.shape)
+                )
+                if array.dtype != port.dtype or not fits:
+                    raise InvalidFileError(
+                        f"{safe_text(path)}: {port_name} of case {number} of {name} is {array.dtype}"
+                        f" {shape_text(array.shape)}, not {port.dtype} {shape_text(port.shape)}"
+                    )
     return {name: [case for _, case in sorted(numbered.items())] for name, numbered in found.items()}
 
 

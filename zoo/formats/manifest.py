@@ -17,6 +17,7 @@ from ..errors import InvalidFileError, NotFoundError
 from ..hookspecs import Metric, Task, Tolerance
 from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Version, graph_file
 from ..ports.kinds import kind_of, problem
+from ..system.paths import read_file
 from ..text import safe_text
 from . import strictyaml
 from .fields import File, Struct, check_file_names, compare_files
@@ -144,8 +145,8 @@ def read(folder: Path) -> Manifest:
 def read_bytes(folder: Path) -> bytes:
     """The bytes of a bundle's manifest; NotFoundError where the folder is not a bundle."""
     try:
-        return (folder / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        return read_file(folder / MANIFEST, strictyaml.MAX_BYTES)
+    except NotFoundError:
         inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
         raise NotFoundError(f"{safe_text(folder)} is not a bundle: it has no {MANIFEST}{inside}") from None
 
@@ -163,15 +164,18 @@ def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
     if m.default_task not in m.tasks:
         refuse(f"default_task: '{m.default_task}' is not one of the tasks {', '.join(m.tasks)}")
     for name, task in m.tasks.items():
+        if not task.outputs:
+            refuse(f"tasks: '{name}' has no outputs")
+        ports = (*task.inputs.values(), *task.outputs.values())
+        if task.tile and not any(kind_of(port).pixels_a_step(task.tile) for port in ports if not problem(port)):
+            refuse(f"tasks: '{name}' has a tile, but neither takes nor gives pictures or tokens")
         if graph_file(name) not in m.files:
             refuse(f"files: {graph_file(name)}, the graph of the task '{name}', is not listed")
         for side, ports in (("inputs", task.inputs), ("outputs", task.outputs)):
             for port_name, port in ports.items():
                 if wrong := problem(port):
                     path = ("tasks", name, side, port_name)
-                    raise InvalidFileError(
-                        f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}.kind: {safe_text(wrong)}"
-                    )
+                    raise InvalidFileError(f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}: {safe_text(wrong)}")
         if task.part_of and (task.part_of == name or task.part_of not in m.tasks):
             refuse(f"tasks: '{name}' is part of '{task.part_of}', which is not another task of the model")
     check_file_names(m.files, source)

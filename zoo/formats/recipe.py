@@ -7,16 +7,17 @@ digest (never by folder), and input files by name and SHA-256.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..media.files import InputFile, read_input
 from ..media.metadata import MAX_METADATA
+from ..names import PortName, Sha256
 from ..ports.kind import Form
 from ..ports.kinds import forms
+from ..system.paths import is_file
 from ..text import safe_text
 from .reference import Reference
 
@@ -30,18 +31,18 @@ FORMAT = 1
 class FileRecord(msgspec.Struct, frozen=True):
     """An input file: its name without folders (`-` was stdin), and its SHA-256."""
 
-    name: str
-    sha256: str
+    name: Annotated[str, msgspec.Meta(max_length=1000)]
+    sha256: Sha256
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How a picture was made: model, task and inputs."""
 
     format: int = FORMAT
-    model: str  # reference; the digest is what counts
-    digest: str
-    task: str
-    output: str  # the port that gave these pictures
+    model: Annotated[str, msgspec.Meta(max_length=200)]  # reference; the digest is what counts
+    digest: Sha256
+    task: PortName
+    output: PortName  # the port that gave these pictures
     options: dict[str, Any]
     seed: int | None  # of the first picture
     number: int | None  # -n
@@ -104,7 +105,7 @@ def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
     shown = "data from stdin" if record.name == "-" else safe_text(record.name)
     changed = None
     for path in candidates:
-        if not Path(path).is_file():
+        if not is_file(path):
             continue
         file: InputFile = read_input(path)
         if file.sha256 == record.sha256:

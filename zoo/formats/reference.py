@@ -21,6 +21,11 @@ class Reference:
     version: int | None = None
     digest: str | None = None
 
+    @staticmethod
+    def fits(text: str) -> bool:
+        """Whether a text is a reference."""
+        return _REFERENCE.fullmatch(text) is not None
+
     @classmethod
     def parse(cls, text: str) -> "Reference":
         """Parses a reference."""

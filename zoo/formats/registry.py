@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urljoin
 
 from msgspec import Meta, structs
 
@@ -17,7 +16,8 @@ from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
 from ..system import places
 from ..system.files import write_atomically
-from ..system.places import path_of, split_url
+from ..system.paths import read_file
+from ..system.urls import join, path_of, shown, split
 from ..text import did_you_mean, safe_text
 from . import strictyaml
 from .fields import Struct, check_file_names
@@ -79,7 +79,7 @@ class Registry:
     @property
     def folder(self) -> Path | None:
         """The local folder, or None for a remote registry."""
-        return path_of(self.url).parent if split_url(self.url).scheme == "file" else None
+        return path_of(self.url).parent if split(self.url).scheme == "file" else None
 
     def file_url(self, file: RegistryFile) -> str:
         """The absolute URL of a file. A remote registry cannot name local files; schemes are http, https, file.
@@ -87,11 +87,11 @@ class Registry:
         Raises:
             InvalidFileError: it is not a URL, or one that the registry must not name.
         """
-        where = f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)[:200]}"
+        where = f"registry '{safe_text(self.name)}': the URL {shown(file.url)}"
         try:
-            url = urljoin(self.url, file.url)
-            scheme = split_url(url).scheme
-        except (ValueError, InvalidFileError):
+            url = join(self.url, file.url)
+            scheme = split(url).scheme
+        except InvalidFileError:
             raise InvalidFileError(f"{where} is not a URL") from None
         folder = self.folder
         allowed = ("file", "http", "https") if folder else ("http", "https")
@@ -100,7 +100,7 @@ class Registry:
         try:
             if scheme == "file" and folder and not path_of(url).resolve().is_relative_to(folder.resolve()):
                 raise InvalidFileError(f"{where} leaves the registry's folder")
-        except (ValueError, RuntimeError):  # a path that no file system takes; links that lead in a circle
+        except (OSError, ValueError, RuntimeError):  # a path that no file system takes; links that lead in a circle
             raise InvalidFileError(f"{where} is not a path that can be read") from None
         return url
 
@@ -188,7 +188,7 @@ def parse(data: bytes, name: str, url: str) -> Registry:
     Raises:
         InvalidFileError: `url:line: field: reason`.
     """
-    source = str(path_of(url)) if split_url(url).scheme == "file" else url
+    source = str(path_of(url)) if split(url).scheme == "file" else shown(url)
     document = strictyaml.load(data, source, RegistryDocument)
     if document.format != FORMAT:
         raise InvalidFileError(
@@ -216,8 +216,8 @@ def read(folder: Path, name: str) -> Registry:
 def read_bytes(path: Path) -> bytes:
     """The bytes of a local registry.yaml; NotFoundError where there is none."""
     try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        return read_file(path, strictyaml.MAX_BYTES)
+    except NotFoundError:
         raise NotFoundError(f"{safe_text(path.parent)} is not a registry: it has no {REGISTRY}") from None
 
 

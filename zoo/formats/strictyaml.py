@@ -7,6 +7,7 @@ refuses anchors, aliases, tags, merge keys and duplicate keys; plain scalars are
 types of exceptions.
 """
 
+import math
 import re
 import threading
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ import msgspec
 import yaml
 
 from ..errors import InvalidFileError
-from ..text import did_you_mean, safe_text
+from ..text import did_you_mean, safe_text, sniff
 
 T = TypeVar("T")
 
@@ -56,6 +57,8 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
     """The document as dicts, lists, str, int, float, bool and None, with the line of each node."""
     if len(data) > MAX_BYTES:
         raise InvalidFileError(f"{safe_text(source)}: {len(data):,} bytes; a YAML file may have at most {MAX_BYTES:,}")
+    if what := sniff(data):
+        raise InvalidFileError(f"{safe_text(source)} is not a YAML file{what}")
     lines: Lines = {}
     try:
         text = data.decode("utf-8")
@@ -129,7 +132,9 @@ class _Composer:
         if _INT.match(text):
             return int(text)
         if _FLOAT.match(text):
-            return float(text)
+            if math.isinf(number := float(text)):
+                self.refuse(event, f"{text} is too large a number")
+            return number
         return text
 
     def sequence(self, path: tuple) -> list:

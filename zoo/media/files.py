@@ -6,9 +6,9 @@ import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..errors import InvalidFileError, NotFoundError
+from ..errors import InvalidFileError
+from ..system.paths import cannot_read, read_file, user_path
 from ..text import safe_text
 
 Note = Callable[[str], None]
@@ -37,17 +37,15 @@ class InputFile:
 
 def read_input(source: str) -> InputFile:
     """The bytes of a file, or of stdin for `-`; at most 256 MiB."""
-    try:
-        if source == STDIN:
-            data, name = sys.stdin.buffer.read(MAX_FILE_BYTES + 1), STDIN
-        else:
-            name = Path(source).name
-            with Path(source).open("rb") as f:
-                data = f.read(MAX_FILE_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{safe_text(source)} does not exist") from None
-    except (OSError, ValueError) as e:  # ValueError: a zero byte in the name
-        raise InvalidFileError(f"{safe_text(source)} cannot be read: {getattr(e, 'strerror', None) or e}") from None
+    if source == STDIN:
+        name = STDIN
+        try:
+            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        except (OSError, ValueError) as e:
+            raise cannot_read("stdin", e) from None
+    else:
+        path = user_path(source)
+        name, data = path.name, read_file(path, MAX_FILE_BYTES, pipes=True)
     if not data:
         raise InvalidFileError(f"{shown_name(source)} is empty")
     if len(data) > MAX_FILE_BYTES:

@@ -34,6 +34,9 @@ class Pictures(Form):
     def layout(self, batch: np.ndarray) -> Grid:
         return Grid.of(batch)
 
+    def count(self, layout: Any) -> int:
+        return _GRIDS.decode(msgspec.json.encode(layout)).count
+
     def reads(self, file: InputFile) -> bool:
         return is_png(file)
 
@@ -60,6 +63,7 @@ class Pixels(Kind):
 
     dtype = "uint8"
     ranks = (4,)
+    fields = ("minimum_size", "maximum_pixels")
     follows = True
     form = PICTURES
     codec = "pixels"

@@ -30,6 +30,16 @@ MAX_BATCH = 10_000
 
 Number = int | float
 
+MAX_LENGTH = 2**31 - 1
+"""The largest fixed dimension of a port."""
+
+RANGES: dict[str, tuple[Number, Number]] = {
+    "uint8": (0, 255),
+    "int64": (-(2**63), 2**63 - 1),
+    "float32": (-3.4028234663852886e38, 3.4028234663852886e38),
+}
+"""Smallest and largest number of each dtype."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -109,6 +119,10 @@ class Form:
     def layout(self, batch: np.ndarray) -> Any:
         """What `decode_batch` must know about the batch that is not in the file; kept in the recipe."""
 
+    def count(self, layout: Any) -> int:
+        """The number of elements in the whole batch, from the layout in a recipe."""
+        raise NotImplementedError(f"{self.name} share a file")
+
     def reads(self, file: InputFile) -> bool:
         """Whether `encode_batch` may have written a file, judged by its first bytes."""
         return False
@@ -161,6 +175,7 @@ class Kind:
         meaning: its line in docs/bundle.md.
         since: the first version of zoo that knows it.
         ranks: the number of dimensions that its ports may have; empty: any.
+        fields: what its ports may state that most kinds do not have: sizes, classes, noise.
         last: the lengths that its last dimension may have; empty: any.
         repeats: a single value may be used for the whole batch.
         drawn: hosts draw a value if none is given, and count up from it for a batch (`-n`).
@@ -181,6 +196,7 @@ class Kind:
     meaning: str
     since = "0.1"
     ranks: tuple[int, ...] = ()
+    fields: tuple[str, ...] = ()
     last: tuple[int, ...] = ()
 
     repeats = False
@@ -207,6 +223,34 @@ class Kind:
         if self.last and port.shape[-1] not in self.last:
             lengths = " or ".join(map(str, self.last))
             return f"the last dimension of the kind {self.name} is {lengths}, not {port.shape[-1]}"
+        if self.shape.startswith(f"[{BATCH}") and port.shape and port.shape[0] != BATCH:
+            return f"the first dimension of the kind {self.name} is {BATCH}, not {port.shape[0]}"
+        if long := next((d for d in port.shape if isinstance(d, int) and d > MAX_LENGTH), None):
+            return f"a dimension is {long:,}; at most {MAX_LENGTH:,} are allowed"
+        for name in ("minimum_size", "maximum_pixels", "classes", "noise"):
+            if getattr(port, name) and name not in self.fields:
+                return f"ports of the kind {self.name} have no {name}"
+        return self._wrong_number(port)
+
+    def _wrong_number(self, port: Port) -> str:
+        """What is wrong with the bounds and the default; empty if nothing is."""
+        least, most = RANGES[port.dtype]
+        low, high = self.bounds(port)
+        for name, value in (("minimum", low), ("maximum", high), ("default", port.default)):
+            if value is None:
+                continue
+            if not least <= value <= most:  # also for NaN
+                return f"{name} is {value}; {port.dtype} is {least} .. {most}"
+            if isinstance(least, int) and value != int(value):
+                return f"{name} is {value}; it must be a whole number"
+        if low is not None and high is not None and low > high:
+            return f"minimum is {low}, which is above maximum, {high}"
+        if port.default is None:
+            return ""
+        if port.shape and not self.repeats:
+            return f"ports of the kind {self.name} have no default"
+        if (low is not None and port.default < low) or (high is not None and port.default > high):
+            return f"default is {port.default}; it must be {self.range_text(port)}"
         return ""
 
     def bounds(self, port: Port) -> tuple[Number | None, Number | None]:

@@ -22,6 +22,7 @@ class Label(Integers):
     name = "label"
     shape = "[batch]"
     ranks = (1,)
+    fields = ("classes",)
     meaning = "a class, from 0; -1: no label"
     repeats = True
     asks = "NAME|NUMBER"

@@ -33,6 +33,13 @@ class Seed(Integers):
         low, high = port.minimum, port.maximum
         return (0 if low is None else low), (MAX_SEED if high is None else high)
 
+    def problem(self, port: Port) -> str:
+        low, high = self.bounds(port)
+        if wrong := super().problem(port):
+            return wrong
+        inside = (low or 0) >= 0 and (high or 0) <= MAX_SEED
+        return "" if inside else f"a seed is 0 .. {MAX_SEED}, not {self.range_text(port)}"
+
     def option(self, name: str, port: Port, task: Task) -> Option:
         # Not the port's own summary, which describes one seed per picture: on a command line, one seed is for the
         # batch.

@@ -20,6 +20,7 @@ class Size(Integers):
     name = SIZE
     shape = "[2]"
     ranks = (1,)
+    last = (2,)
     meaning = "height and width of the picture behind tokens"
     asks = "HEIGHTxWIDTH"
     sample = ""

@@ -14,6 +14,7 @@ class Tensor(Kind):
     name = "tensor"
     dtype = "float32"
     shape = "any shape"
+    fields = ("noise",)
     meaning = "features, probabilities, latents"
     codec = "floats"
 

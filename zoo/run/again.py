@@ -13,10 +13,11 @@ import msgspec
 
 from ..errors import InvalidFileError, UsageError
 from ..formats.recipe import FileRecord, Recipe, find_input, recipe_model
-from ..hookspecs import Tolerance
+from ..hookspecs import Task, Tolerance
 from ..media.files import Note
+from ..ports.kind import BATCH, shape_text
 from ..ports.kinds import drawn, kind_of
-from ..text import safe_text
+from ..text import safe_text, utf8
 from .call import Call, Result, execute, gather, options_of
 from .comparison import Comparison, compare
 from .model import Model
@@ -51,7 +52,7 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
         number=call.number,
         tile=call.tile,
         example=call.example,
-        files={port: [FileRecord(f.name, f.sha256) for f in files] for port, files in call.files.items()},
+        files={port: [FileRecord(utf8(f.name), f.sha256) for f in files] for port, files in call.files.items()},
         provider=result.provider,
         versions={"zoo": __version__, "onnxruntime": onnxruntime.__version__},
         grid=kind_of(model.manifest.tasks[call.task].outputs[output]).form.layout(result.outputs[output]),
@@ -88,6 +89,7 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
     for name in recipe.options:
         if name in options and options[name].file:
             raise InvalidFileError(f"the recipe gives the option {name} a path; files must be named by their SHA-256")
+    _check_number(recipe, task, expected)
     given: dict[str, Any] = dict(recipe.options)
     for name, records in recipe.files.items():
         paths = [find_input(record, candidates) for record in records]
@@ -103,3 +105,29 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
     key = f"{model.manifest.export.precision}/{result.provider}"
     tolerance = model.manifest.tolerances.get(key, Tolerance())
     return Remade(call, result, batch, compare(task.outputs[recipe.output], expected, batch, tolerance))
+
+
+def _check_number(recipe: Recipe, task: Task, expected: np.ndarray) -> None:
+    """Refuses a recipe whose inputs are not one, or as many as the outputs that its file has.
+
+    A stranger's recipe may ask for any number: for a file with one picture, 100,000 would be computed.
+    """
+    port = task.outputs[recipe.output]
+    form = kind_of(port).form_in(task.outputs)
+    fits = len(port.shape) == expected.ndim and all(
+        d == length for d, length in zip(port.shape, expected.shape, strict=True) if isinstance(d, int)
+    )
+    if form.shared or not fits:
+        given = f"{expected.dtype} {shape_text(expected.shape)}"
+        raise InvalidFileError(f"the file contains {given}; {recipe.task} gives {kind_of(port).describe(port)}")
+    count = form.count(recipe.grid)
+    lists = {
+        name: value
+        for name, value in recipe.options.items()
+        if isinstance(value, list) and name in task.inputs and task.inputs[name].shape[:1] == (BATCH,)
+    }
+    for name, given in (lists | recipe.files).items():
+        if len(given) not in (1, count):
+            raise InvalidFileError(f"the recipe has {len(given):,} values of {safe_text(name)} for {count:,} outputs")
+    if recipe.number not in (None, count):
+        raise InvalidFileError(f"the recipe asks for {recipe.number:,} outputs; its file is one of {count:,}")

@@ -18,6 +18,8 @@ from ..hookspecs import Task
 from ..ports.kind import Form
 from ..ports.kinds import kind_of
 from ..system.files import write_atomically
+from ..system.paths import user_path, write_special
+from ..system.processes import CLOSED
 from ..text import safe_text
 from .again import public_reference, write_recipe
 from .call import Call, Result
@@ -84,10 +86,12 @@ def check_again_out(out: str, form: Form) -> None:
 
 def _check_name(out: str, task_name: str, artifact: Artifact) -> None:
     if out == STDOUT:
+        if "stdout" in CLOSED:
+            raise UsageError("--out - writes to stdout, which is closed")
         if not artifact.form.printed and sys.stdout.isatty():
             raise UsageError("--out - writes bytes, but stdout is a terminal: redirect it to a file or a pipe")
         return
-    path, shown = Path(out), safe_text(out)
+    path, shown = user_path(out.replace(NUMBERED, "0"), out=True), safe_text(out)
     if path.is_dir() or not path.name:
         raise UsageError(f"--out {shown} is a folder; give a file name in it")
     allowed = artifact.form.suffixes
@@ -151,17 +155,12 @@ def write_file(target: str, data: bytes) -> list[str]:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return []
-    path = Path(target)
+    path = user_path(target, out=True)
     if _special(path):  # /dev/stdout, a named pipe: nothing to replace
-        try:
-            path.write_bytes(data)
-        except BrokenPipeError:
-            raise
-        except OSError as e:
-            raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+        write_special(path, data)
     else:
         write_atomically(path, data)
-    return [target]
+    return [str(path)]
 
 
 def _special(path: Path) -> bool:

@@ -27,7 +27,7 @@ from ..formats.fields import File, compare_files
 from ..formats.golden import read_cases, write_cases
 from ..formats.manifest import Manifest
 from ..hookspecs import Target, TargetRequest, Task, WriteTargetRequest
-from ..names import GOLDEN, MANIFEST, graph_file
+from ..names import EXPORT, GOLDEN, MANIFEST, graph_file
 from ..ports.kinds import kind_of
 from ..ports.seed import seeds_of
 from ..run.replay import replay
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from .compatibility import TaskReport
     from .precision import Cost
 
-EXPORT = "export.json"
 MODEL = "model"
 CASES = "golden/cases.json"
 FORMAT = 1

@@ -19,7 +19,8 @@ from pathlib import Path
 from ..errors import IntegrityError
 from ..formats.fields import describe_file
 from ..system.files import make_folder, sync_folder
-from ..text import safe_text, warn
+from ..system.urls import shown
+from ..text import safe_text, sniff, warn
 
 PUBLISHED = 946_684_800
 """Modification time of every published file: 2000-01-01 UTC, which every file system can store."""
@@ -134,8 +135,8 @@ class Blobs:
                 actual = hasher.hexdigest()
             if actual != sha256 or os.fstat(fd).st_size != size:
                 wrong = (
-                    f"{safe_text(url.partition('?')[0])} has the SHA-256 {actual[:12]}…, the registry says"
-                    f" {sha256[:12]}…{transport.sniff(os.pread(fd, 512, 0))}"
+                    f"{shown(url)} has the SHA-256 {actual[:12]}…, the registry says"
+                    f" {sha256[:12]}…{sniff(os.pread(fd, 512, 0))}"
                 )
                 for partial in (ingest, *(path for path, _ in partials)):
                     partial.unlink(missing_ok=True)

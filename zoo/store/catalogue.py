@@ -21,7 +21,9 @@ from ..formats.strictyaml import MAX_BYTES
 from ..names import NAME, Name
 from ..system import places
 from ..system.files import make_folder, write_atomically
-from ..system.places import home, path_of, split_url
+from ..system.paths import read_file, user_path
+from ..system.places import home
+from ..system.urls import path_of, shown, split
 from ..text import did_you_mean, safe_text, warn
 from . import history
 from .history import History
@@ -74,11 +76,11 @@ def added() -> dict[str, str]:
     """The added registries: name to the URL of the registry.yaml."""
     path = _list_path()
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        data = read_file(path, MAX_BYTES)
+    except NotFoundError:
         return {}
-    except OSError as e:
-        raise StoreError(f"cannot read {safe_text(path)}: {e.strerror}") from None
+    except InvalidFileError as e:
+        raise StoreError(str(e)) from None
     return strictyaml.load(data, str(path), Added).registries
 
 
@@ -110,7 +112,7 @@ def add(name: str, place: str) -> Registry:
 def _refuse_taken(name: str, url: str, known: dict[str, str]) -> None:
     taken = _standing(known)
     if taken.get(name, url) != url:
-        raise UsageError(f"there is already a registry '{name}': {safe_text(taken[name])}")
+        raise UsageError(f"there is already a registry '{name}': {shown(taken[name])}")
 
 
 def remove(name: str) -> None:
@@ -137,20 +139,28 @@ def _refuse_unknown(name: str, known: dict[str, str]) -> None:
 
 
 def place_url(place: str) -> str:
-    """The URL of the registry.yaml for a folder, file or URL that a user gave."""
+    """The URL of the registry.yaml for a folder, file or URL that a user gave. A query, e.g. a token, is kept.
+
+    Raises:
+        UsageError: it is neither a path nor a URL that can be a registry.
+    """
+    if re.match(r"(https?|file):/?(?!/)", place, re.IGNORECASE):
+        raise UsageError(f"'{shown(place)}' is not a registry; a URL starts with http://, https:// or file://")
+    if "://" not in place:
+        path = user_path(place).absolute()
+        return (path if path.name == REGISTRY else path / REGISTRY).as_uri()
     try:
-        scheme = split_url(place).scheme if "://" in place else ""
+        parts = split(place)
+        if parts.scheme == "file":
+            return place_url(str(path_of(place)))
     except InvalidFileError as e:
         raise UsageError(str(e)) from None
-    if scheme == "file":
-        return place_url(str(path_of(place)))
-    if scheme in ("http", "https"):
-        path = place.partition("?")[0]
-        return place if path.endswith((".yaml", ".yml")) else path.rstrip("/") + f"/{REGISTRY}"
-    if scheme:
-        raise UsageError(f"'{safe_text(place)}' is not a registry; give a folder, or a URL with http, https or file")
-    path = Path(place).expanduser().absolute()
-    return (path if path.name == REGISTRY else path / REGISTRY).as_uri()
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"'{shown(place)}' is not a registry; give a folder, or a URL with http, https or file")
+    if "@" in parts.netloc:
+        raise UsageError(f"{shown(place)}: a URL must not contain a user name or password")
+    path = parts.path if parts.path.endswith((".yaml", ".yml")) else parts.path.rstrip("/") + f"/{REGISTRY}"
+    return parts._replace(path=path, fragment="").geturl()
 
 
 def _standing(known: dict[str, str]) -> dict[str, str]:
@@ -190,13 +200,13 @@ def _name_of(place: str, standing: dict[str, str]) -> str:
     for name, standing_url in standing.items():
         if standing_url == url:
             return name
-    parts = split_url(url)
+    parts = split(url)
     stem = parts.hostname or path_of(url).parent.name or "root"
     return f"{re.sub(r'[^a-z0-9-]', '-', stem.lower()).strip('-')[:40] or 'registry'}-{_short_hash(url)}"
 
 
 def _read(name: str, url: str, *, refresh: bool, allow_rollback: bool = False) -> Registry:
-    local = split_url(url).scheme == "file"
+    local = split(url).scheme == "file"
     if local and name == DEFAULT:
         return registries_.read(path_of(url).parent, name)
     if not local and not refresh and (kept := _kept(name, url)):
@@ -222,7 +232,7 @@ def _read(name: str, url: str, *, refresh: bool, allow_rollback: bool = False) -
 def _read_now(name: str, url: str) -> tuple[Registry, bytes]:
     from .transport import read_small
 
-    data = registries_.read_bytes(path_of(url)) if split_url(url).scheme == "file" else read_small(url, MAX_BYTES)
+    data = registries_.read_bytes(path_of(url)) if split(url).scheme == "file" else read_small(url, MAX_BYTES)
     return registries_.parse(data, name, url), data
 
 
@@ -309,4 +319,5 @@ def _changing() -> Iterator[None]:
 
 
 def _write_list(known: dict[str, str]) -> None:
-    write_atomically(_list_path(), strictyaml.dump(Added(registries=dict(sorted(known.items())))))
+    secret = any("?" in url for url in known.values())  # a query may be a token
+    write_atomically(_list_path(), strictyaml.dump(Added(registries=dict(sorted(known.items())))), private=secret)

@@ -1,6 +1,7 @@
 """From a reference or path to a folder that can be run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from ..formats import manifest as manifests
 from ..formats.manifest import Manifest
 from ..formats.reference import Reference
 from ..formats.registry import DEFAULT, Entry, resolve
-from ..names import MANIFEST
-from ..system.places import path_of
-from ..text import human_bytes, safe_text
+from ..names import EXPORT, MANIFEST
+from ..system.paths import is_file, user_path
+from ..system.urls import path_of
+from ..text import human_bytes, safe_text, warn
 from . import catalogue
 from .store import Installed, Store
 
@@ -39,8 +41,7 @@ def locate(
     The default registry is inside the package and is read in place. A pulled model needs no network and no writes.
 
     Args:
-        text: `[registry/]name[:version][@sha256:digest]`, or a bundle's folder: a path with a separator, or an existing
-            folder with a model.yaml.
+        text: `[registry/]name[:version][@sha256:digest]`, or a bundle's folder: `./tiny`, `/models/tiny`.
         registries: URLs or folders that are searched before the known ones.
         pull: fetch the model if it is not available locally.
         on_pull: called before that, with the number of bytes to fetch.
@@ -51,14 +52,15 @@ def locate(
         ZooError: it cannot be fetched, or is damaged.
     """
     if is_path(text):
-        return read_folder(Path(text))
-    reference, store = Reference.parse(text), Store()
-    try:
-        entry = resolve(reference, catalogue.registries(registries))
-    except NotFoundError:
-        if installed := store.find(reference):  # its registry is gone or unreadable, but the model was pulled
-            return _installed(installed)
-        raise
+        return read_folder(user_path(text))
+    store = Store()
+    with reference_of(text) as reference:
+        try:
+            entry = resolve(reference, catalogue.registries(registries))
+        except NotFoundError:
+            if installed := store.find(reference):  # its registry is gone or unreadable, but the model was pulled
+                return _installed(installed)
+            raise
     if entry.registry.name == DEFAULT:
         return read_in_place(entry)
     if installed := store.find(entry.reference):
@@ -72,25 +74,44 @@ def locate(
 
 
 def is_path(text: str) -> bool:
-    """Whether a text means a folder: it does not look like a reference, or there is a bundle at that path.
+    """Whether a text means a folder. What can be a reference is one, whatever folders there are.
 
-    `lab/tiny` is a reference unless there is such a folder; `./tiny`, `/models/tiny`, `out/models/tiny` are paths.
+    `tiny` and `lab/tiny` are references; `./tiny`, `tiny/`, `/models/tiny` and `out/models/tiny` are paths.
     """
-    if (Path(text) / MANIFEST).is_file():
+    if text.startswith((".", "/", "~")) or text.endswith("/") or text.count("/") > 1:
         return True
-    return text.startswith((".", "/", "~")) or text.endswith("/") or text.count("/") > 1
+    return not Reference.fits(text) and _is_model(text)
+
+
+@contextmanager
+def reference_of(text: str) -> Iterator[Reference]:
+    """The reference that a text is; if there is a folder of that name as well, one line says which was meant."""
+    reference = Reference.parse(text)
+    folder = f"./{safe_text(text)}" if _is_model(text) else ""
+    try:
+        yield reference
+    except NotFoundError as e:
+        raise NotFoundError(f"{e}; the folder is {folder}") if folder else e from None
+    if folder:
+        warn("'%s' is the name of a model here; the folder is %s", safe_text(text), folder)
+
+
+def _is_model(text: str) -> bool:
+    """Whether there is a bundle or an export in a folder."""
+    return any(is_file(Path(text) / name) for name in (MANIFEST, EXPORT))
 
 
 def read_folder(folder: Path) -> Bundle:
     """The bundle in a folder. Its files are hashed and its graphs checked, since nothing has checked them before."""
     from ..graph.check import check
 
-    folder = folder.expanduser()
-    manifest = manifests.read(folder)
+    data = manifests.read_bytes(folder)
+    manifest = manifests.parse(data, str(folder / MANIFEST))
     _check_files(folder, manifest, str(folder))
     if unsafe := check(folder, manifest):
         raise InvalidFileError(f"{safe_text(folder)} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
-    return Bundle(folder, manifest, manifests.digest((folder / MANIFEST).read_bytes()), str(folder))
+    reference = str(folder) if is_path(str(folder)) else f"./{folder}"
+    return Bundle(folder, manifest, manifests.digest(data), reference)
 
 
 def read_in_place(entry: Entry) -> Bundle:

@@ -10,7 +10,7 @@ from ..formats import registry as registries
 from ..formats.manifest import Manifest
 from ..formats.registry import REGISTRY, RegistryDocument
 from ..names import MANIFEST
-from ..system.files import make_folder, replace_folder, sync_file, sync_folder, sync_folders
+from ..system.files import default_mode, make_folder, replace_folder, sync_file, sync_folder, sync_folders
 from ..text import safe_text
 
 _TEMPORARY = ".publish-"
@@ -80,7 +80,7 @@ def _copy(bundle: Path, folder: Path, manifest: Manifest, data: bytes) -> None:
         sync_folder(temporary)
         if wrong := manifests.check_files(temporary, manifest):
             raise IntegrityError(f"{safe_text(bundle)} changed while it was copied: {safe_text('; '.join(wrong))}")
-        temporary.chmod(0o755)
+        temporary.chmod(default_mode(temporary))
         replace_folder(temporary, target)  # there may be a damaged one, or one of a publisher that was killed
         sync_folders(target.parent, folder)
     finally:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from ..errors import TransportError
-from ..system.places import path_of
-from ..text import human_bytes, safe_text, warn
+from ..errors import TransportError, ZooError
+from ..system.paths import read_file
+from ..system.urls import path_of, shown, without_secrets
+from ..text import human_bytes, safe_text, sniff, warn
 
 if TYPE_CHECKING:
     import requests
@@ -84,20 +85,8 @@ def read_small(url: str, limit: int) -> bytes:
     else:
         body = _retrying(SMALL_TRIES)(_read_small_remote, url, limit)
     if len(body) > limit:
-        raise TransportError(f"{safe_text(url)} has more than the allowed {limit:,} bytes")
+        raise TransportError(f"{shown(url)} has more than the allowed {limit:,} bytes")
     return body
-
-
-def sniff(first: bytes) -> str:
-    """What an unexpected file really is, as the end of a message; empty if unknown."""
-    start = first[:512].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "; it is an HTML page: a login or error page, or the address of a web page instead of a file"
-    if start.startswith(b"version https://git-lfs"):
-        return "; it is a git-lfs pointer: the file itself was not uploaded, or needs `git lfs pull`"
-    if start.startswith(b"<?xml"):
-        return "; it is an XML document, as object stores send for errors"
-    return ""
 
 
 # --- Local files ------------------------------------------------------------------------------------------------------
@@ -123,10 +112,9 @@ def _read_local(path: Path, size: int, offset: int) -> Iterator[bytes]:
 
 def _read_small_local(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as f:
-            return f.read(limit + 1)
-    except OSError as e:
-        raise TransportError(f"cannot read {safe_text(path)}: {e.strerror}") from None
+        return read_file(path, limit)
+    except ZooError as e:
+        raise TransportError(str(e)) from None
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
@@ -189,11 +177,11 @@ class _Download:
             if match and int(match[1]) == self.position:
                 return 0
             self.ranges = False
-            raise _RetryableError(f"{_named(self.url)} sent another part of the file than requested")
+            raise _RetryableError(f"{shown(self.url)} sent another part of the file than requested")
         if status == 416:
             self.ranges = False
-            raise _RetryableError(f"{_named(self.url)} says that the file ends before byte {self.position:,}")
-        raise TransportError(f"{_named(self.url)} answered {status} to a plain request")
+            raise _RetryableError(f"{shown(self.url)} says that the file ends before byte {self.position:,}")
+        raise TransportError(f"{shown(self.url)} answered {status} to a plain request")
 
     def _read(self, response: "requests.Response", skip: int) -> Iterator[bytes]:
         received, first = 0, b""
@@ -204,7 +192,7 @@ class _Download:
             before, received = received, received + len(chunk)
             if begin + received > self.size:
                 raise TransportError(
-                    f"{_named(self.url)} sends more than the {self.size:,} bytes stated in the registry{sniff(first)}"
+                    f"{shown(self.url)} sends more than the {self.size:,} bytes stated in the registry{sniff(first)}"
                 )
             if received > skip:
                 fresh = chunk[max(0, skip - before) :]
@@ -214,10 +202,10 @@ class _Download:
                 return
         if _stated_length(response) == received:  # then the file itself is short, and another try changes nothing
             raise TransportError(
-                f"{_named(self.url)} has {begin + received:,} bytes; the registry says {self.size:,}{sniff(first)}"
+                f"{shown(self.url)} has {begin + received:,} bytes; the registry says {self.size:,}{sniff(first)}"
             )
         end = begin + received
-        raise _RetryableError(f"{_named(self.url)}: connection cut at {human_bytes(end)} of {human_bytes(self.size)}")
+        raise _RetryableError(f"{shown(self.url)}: connection cut at {human_bytes(end)} of {human_bytes(self.size)}")
 
 
 def _stated_length(response: "requests.Response") -> int | None:
@@ -229,11 +217,11 @@ def _read_small_remote(url: str, limit: int) -> bytes:
     body = bytearray()
     with closing(_open(url, {})) as response:
         if response.status_code != 200:
-            raise TransportError(f"{_named(url)} answered {response.status_code} to a plain request")
+            raise TransportError(f"{shown(url)} answered {response.status_code} to a plain request")
         for chunk in _chunks(response, limit + 1):
             body += chunk
         if len(body) < min(_stated_length(response) or 0, limit):
-            raise _RetryableError(f"{_named(url)}: connection cut at {human_bytes(len(body))}")
+            raise _RetryableError(f"{shown(url)}: connection cut at {human_bytes(len(body))}")
     return bytes(body)
 
 
@@ -248,7 +236,7 @@ def _chunks(response: "requests.Response", limit: int) -> Iterator[bytes]:
         try:
             chunk = response.raw.read1(min(CHUNK, limit), decode_content=False)
         except ReadTimeoutError:
-            raise _RetryableError(f"{_named(url)} sent nothing for {SILENCE_SECONDS:g} s") from None
+            raise _RetryableError(f"{shown(url)} sent nothing for {SILENCE_SECONDS:g} s") from None
         except (HTTPError, HTTPException, OSError, ValueError):  # cut off, or a chunk length that is not a number
             chunk = b""
         if not chunk:
@@ -257,7 +245,7 @@ def _chunks(response: "requests.Response", limit: int) -> Iterator[bytes]:
         waited, arrived = waited + time.monotonic() - before, arrived + len(chunk)
         if waited > SLOW_SECONDS:
             if arrived < SLOW_RATE * SLOW_SECONDS:
-                raise _RetryableError(f"{_named(url)} sent only {arrived:,} bytes in {waited:.0f} s: stalled")
+                raise _RetryableError(f"{shown(url)} sent only {arrived:,} bytes in {waited:.0f} s: stalled")
             waited, arrived = 0.0, 0
         yield chunk
 
@@ -276,7 +264,7 @@ def _open(url: str, headers: dict[str, str]) -> "requests.Response":
         response.close()
         here = _redirected(here, response.headers.get("Location", ""))
     else:
-        raise TransportError(f"{_named(url)} redirects more than {REDIRECTS} times")
+        raise TransportError(f"{shown(url)} redirects more than {REDIRECTS} times")
     try:
         _check_answer(response, here)
     except BaseException:
@@ -289,7 +277,7 @@ def _redirected(url: str, location: str) -> str:
     try:
         target = urljoin(url, location)
     except ValueError:
-        raise TransportError(f"{_named(url)} redirects to '{safe_text(location)[:200]}', which is not a URL") from None
+        raise TransportError(f"{shown(url)} redirects to '{shown(location)}', which is not a URL") from None
     check_url(target, url)
     return target
 
@@ -297,13 +285,13 @@ def _redirected(url: str, location: str) -> str:
 def _check_answer(response: "requests.Response", url: str) -> None:
     status = response.status_code
     if status in _TEMPORARY_STATUS:
-        raise _RetryableError(f"{_named(url)} answered {_status(response)}", _retry_after(response))
+        raise _RetryableError(f"{shown(url)} answered {_status(response)}", _retry_after(response))
     if status not in (200, 206, 416):
-        raise TransportError(f"{_named(url)} answered {_status(response)}")
+        raise TransportError(f"{shown(url)} answered {_status(response)}")
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         raise TransportError(
-            f"{_named(url)} sent the file with Content-Encoding '{safe_text(encoding)[:40]}' although asked not to"
+            f"{shown(url)} sent the file with Content-Encoding '{safe_text(encoding)[:40]}' although asked not to"
         )
 
 
@@ -313,20 +301,20 @@ def check_url(url: str, previous: str | None = None) -> None:
     Args:
         previous: the URL that redirected to this one.
     """
-    came = f" ({_named(previous)} redirects to it)" if previous else ""
+    came = f" ({shown(previous)} redirects to it)" if previous else ""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # reading the port checks it
     except ValueError:
-        raise TransportError(f"'{safe_text(url)[:200]}' is not a URL{came}") from None
+        raise TransportError(f"'{shown(url)}' is not a URL{came}") from None
     if parts.scheme not in ("http", "https"):
-        raise TransportError(f"'{safe_text(url)[:200]}' is not fetched: only http and https are{came}")
+        raise TransportError(f"'{shown(url)}' is not fetched: only http and https are{came}")
     if not host or re.search(r"[\\\x00-\x20\x7f]", url):
-        raise TransportError(f"'{safe_text(url)[:200]}' is not a URL{came}")
+        raise TransportError(f"'{shown(url)}' is not a URL{came}")
     if "@" in parts.netloc:
-        raise TransportError(f"{_named(url)}: a URL must not contain a user name or password{came}")
+        raise TransportError(f"{shown(url)}: a URL must not contain a user name or password{came}")
     if previous and urlsplit(previous).scheme == "https" and parts.scheme == "http":
-        raise TransportError(f"{_named(previous)} redirects from https to http, which anyone in between could change")
+        raise TransportError(f"{shown(previous)} redirects from https to http, which anyone in between could change")
 
 
 def _get(url: str, headers: dict[str, str]) -> "requests.Response":
@@ -345,22 +333,22 @@ def _get(url: str, headers: dict[str, str]) -> "requests.Response":
         adapter = session.get_adapter(url)
         return adapter.send(request, timeout=(CONNECT_SECONDS, SILENCE_SECONDS), **settings)
     except exceptions.ProxyError as e:
-        raise _RetryableError(f"{_named(url)}: no connection: {_cause(e)}{_proxy(url)}") from None
+        raise _RetryableError(f"{shown(url)}: no connection: {_cause(e)}{_proxy(url)}") from None
     except exceptions.SSLError as e:
         raise TransportError(
-            f"{_named(url)}: no trusted TLS connection: {_cause(e)} (certificates: {safe_text(ca) or 'certifi'};"
+            f"{shown(url)}: no trusted TLS connection: {_cause(e)} (certificates: {safe_text(ca) or 'certifi'};"
             " set SSL_CERT_FILE to use others)"
         ) from None
     except exceptions.ConnectTimeout:
-        raise _RetryableError(f"{_named(url)}: no connection within {CONNECT_SECONDS:g} s{_proxy(url)}") from None
+        raise _RetryableError(f"{shown(url)}: no connection within {CONNECT_SECONDS:g} s{_proxy(url)}") from None
     except exceptions.Timeout:
-        raise _RetryableError(f"{_named(url)}: no answer within {SILENCE_SECONDS:g} s{_proxy(url)}") from None
+        raise _RetryableError(f"{shown(url)}: no answer within {SILENCE_SECONDS:g} s{_proxy(url)}") from None
     except exceptions.InvalidURL:
-        raise TransportError(f"'{safe_text(url)[:200]}' is not a URL") from None
+        raise TransportError(f"'{shown(url)}' is not a URL") from None
     except exceptions.ConnectionError as e:
-        raise _RetryableError(f"{_named(url)}: no connection: {_cause(e)}{_proxy(url)}") from None
+        raise _RetryableError(f"{shown(url)}: no connection: {_cause(e)}{_proxy(url)}") from None
     except (exceptions.RequestException, OSError, ValueError) as e:
-        raise TransportError(f"{_named(url)}: {_cause(e)}") from None
+        raise TransportError(f"{shown(url)}: {_cause(e)}") from None
 
 
 def _within(seconds: float, url: str, call: Callable[[], T]) -> T:
@@ -377,7 +365,7 @@ def _within(seconds: float, url: str, call: Callable[[], T]) -> T:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise _RetryableError(f"{_named(url)}: no answer within {seconds:g} s")
+        raise _RetryableError(f"{shown(url)}: no answer within {seconds:g} s")
     result, error = outcome[0]
     if error:
         raise error
@@ -434,11 +422,6 @@ def _status(response: "requests.Response") -> str:
     return f"{response.status_code} {safe_text(response.reason or '')[:80]}".rstrip()
 
 
-def _named(url: str) -> str:
-    """The URL for a message, without possible secrets: a query can contain a signature."""
-    return safe_text(url.partition("?")[0])[:300]
-
-
 def _proxy(url: str) -> str:
     """` through the proxy …` if the environment names one for this URL, without its password."""
     from requests.utils import get_environ_proxies, select_proxy
@@ -456,4 +439,4 @@ def _cause(error: BaseException) -> str:
             break
         seen = inner
     text = getattr(seen, "strerror", None) or str(seen)
-    return safe_text(text.rpartition("): ")[2])[:200]
+    return safe_text(without_secrets(text.rpartition("): ")[2]))[:200]

@@ -29,11 +29,13 @@ def folder_beside(out: Path) -> Iterator[Path]:
 
 
 def put_in_place(folder: Path, out: Path) -> None:
-    """Syncs a folder and all that is in it, then gives it its name as `replace_folder` does."""
+    """Syncs a folder and all that is in it, then gives it its name as `replace_folder` does. Modes follow the umask; a
+    folder that had that name passes its mode on."""
+    mode = default_mode(folder)
     for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(mode if path.is_dir() else mode & 0o666)
         sync_file(path)
-    folder.chmod(0o755)
+    folder.chmod(out.stat().st_mode & 0o777 if out.exists() else mode)
     sync_folder(folder)
     replace_folder(folder, out)
 
@@ -80,18 +82,34 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder."""
+def default_mode(folder: Path) -> int:
+    """The mode of a new folder in `folder`, by this process's umask, which cannot be asked without changing it."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".mode-") as place:
+        probe = Path(place) / "probe"
+        probe.mkdir()
+        return probe.stat().st_mode & 0o777
+
+
+def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder.
+
+    A file that was there keeps its mode; a new one has that of the umask. Only its owner can read one that is `private`.
+    """
     import tempfile
 
     temporary = None
     try:
+        mode = 0o600 if private else default_mode(path.parent) & 0o666
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
             temporary = Path(f.name)
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        temporary.chmod(0o644)
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.stat().st_mode & (0o600 if private else 0o777)
+        temporary.chmod(mode)
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as e:

@@ -43,6 +43,26 @@ def hear_termination() -> None:
             signal.signal(number, end)
 
 
+def open_streams() -> None:
+    """Opens those of stdin, stdout and stderr that this process was started without, as the null device.
+
+    Else Python has None there, and the next file that is opened gets the stream's number, and what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))
+            CLOSED.add(name)
+
+
+CLOSED: set[str] = set()
+"""The streams that `open_streams` had to open: what is written to them is lost."""
+
+
 def run_isolated(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
     """`python -m module args…` with captured stdout, no stdin, and discarded stderr.
 

@@ -27,8 +27,8 @@ batch axis. On the command line, pictures are given as `.npy`, PGM or PPM.
 
 OpenVINO's CPU plugin computes 64-bit integers in 32 bits and float64 as float32, so a graph would give different noise
 for a seed. Here the graphs take the noise, and `run.py` draws it from `seed` (`noise.py`, NumPy): the same seed gives
-the same picture as elsewhere. Tasks that draw noise inside a loop are not in this folder. OpenVINO keeps a telemetry id
-in `~/intel`; `opt_in_out --opt_out` turns that off.
+the same picture as elsewhere. Tasks that draw noise inside a loop are not in this folder. `run.py` turns off
+OpenVINO's telemetry, which writes into `~/intel` and sends an event whenever OpenVINO is imported.
 """
     write_readme(request, "OpenVINO", commands, notes)
 
@@ -41,5 +41,5 @@ def run(request: RunTargetRequest) -> str:
     run_program(
         [python, "-s", "run.py", "verify", "--out", str(request.out)], request.folder, f"{python} does not exist"
     )
-    code = "import openvino; print(openvino.__version__)"
+    code = "import sys; sys.modules['openvino_telemetry'] = None; import openvino; print(openvino.__version__)"
     return f"OpenVINO {run_program([python, '-c', code], request.folder, '').strip()}"

@@ -32,7 +32,7 @@ def write(request: WriteTargetRequest) -> None:
         _copy_graph(request.folder, f"{request.manifest.name}_{name}", name)
         shutil.copyfile(HOSTS / "triton" / "model.py", model / "1" / "model.py")
     commands = [
-        ("tritonserver --model-repository onnxruntime", "or: --model-repository python"),
+        ("ORT_DISABLE_TELEMETRY=1 tritonserver --model-repository onnxruntime", "or: --model-repository python"),
         ("pip install numpy tritonclient[all] && python run.py verify", "runs the golden cases, from a client"),
         (example(request, "python run.py"), "calls the default task"),
     ]

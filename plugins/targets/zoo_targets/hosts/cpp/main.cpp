@@ -501,6 +501,9 @@ void verify(Model& model, const std::string& out) {
 // --- The command line ----------------------------------------------------------------------------------------------------
 
 void open_runtime() {
+  // Read by ONNX Runtime, which otherwise writes a device id into the home folder and sends usage data.
+  const char* telemetry = std::getenv("ORT_DISABLE_TELEMETRY");
+  if (!telemetry || !*telemetry) setenv("ORT_DISABLE_TELEMETRY", "1", 1);
   const char* chosen = std::getenv("ONNXRUNTIME_LIBRARY");
   const char* library = chosen ? chosen : ONNXRUNTIME_LIBRARY;
   void* handle = dlopen(library, RTLD_NOW | RTLD_GLOBAL);

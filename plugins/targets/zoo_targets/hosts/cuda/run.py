@@ -6,7 +6,7 @@ computes on the GPU or not at all; only the integers of a seed's noise are drawn
 
 import sys
 
-import host
+import host  # before onnxruntime: it turns telemetry off
 import onnxruntime
 
 # TF32 has 10 bits of mantissa: faster, but different pictures. Set to True if that is acceptable.

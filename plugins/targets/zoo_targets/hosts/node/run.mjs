@@ -12,6 +12,9 @@ import { crc32, deflateSync } from "node:zlib";
 
 import { array, compare, complete, fromBytes, taskOf, toBytes } from "./ports.mjs";
 
+// Read when ONNX Runtime is loaded, which otherwise writes a device id into the home folder and sends usage data.
+process.env.ORT_DISABLE_TELEMETRY ||= "1";
+
 const here = (path) => new URL(path, import.meta.url);
 const ort = createRequire(import.meta.url)("onnxruntime-node"); // require, not import: it also looks in NODE_PATH
 

@@ -6,12 +6,16 @@ directly, or @FILE for a file's bytes. The first output that fits goes into FILE
 
 import hashlib
 import json
+import os
 import struct
 import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+# Read when ONNX Runtime is imported, which otherwise writes a device id into the home folder and sends usage data.
+os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
 
 HERE = Path(__file__).parent
 MODEL = json.loads((HERE / "model.json").read_bytes())

@@ -1,0 +1,61 @@
+"""What the options of all commands have in common."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from ..system.paths import user_path
+from ..text import safe_text
+
+MOST = 10**9
+"""The largest number that an option takes if it states no other: 10^300 would only fail later."""
+
+
+class OnceOption(click.Option):
+    """An option that is given once is an error if it is given twice: click would silently use the last one."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        if self.is_flag or self.multiple or self.count or self.nargs != 1:
+            super().add_to_parser(parser, ctx)
+            return
+        # Collects the values; `consume_value` takes the only one.
+        parser.add_option(obj=self, opts=self.opts, dest=self.name, action="append", nargs=1)
+
+    def consume_value(self, ctx: click.Context, opts: Any) -> Any:
+        given = opts.get(self.name)
+        if isinstance(given, list) and not self.multiple:
+            if len(given) > 1 and not ctx.resilient_parsing:
+                values = " and ".join(safe_text(value)[:80] for value in given)
+                raise UsageError(f"{self.opts[0]} was given {len(given)} times: {values}; give it once")
+            opts = {**opts, self.name: given[0]}
+        return super().consume_value(ctx, opts)
+
+
+class PathType(click.Path):
+    """A path that exists or will: see `user_path`."""
+
+    def __init__(self, *, out: bool = False):
+        super().__init__(path_type=Path)
+        self.out = out
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return user_path(value, out=self.out)
+
+
+PATH, OUT = PathType(), PathType(out=True)
+
+
+def option(*names: str, **attributes: Any) -> Any:
+    """`click.option`, for an option as described above."""
+    return click.option(*names, cls=OnceOption, **attributes)
+
+
+def number(least: int, most: int = MOST) -> click.IntRange:
+    """A whole number in a range."""
+    return click.IntRange(least, most)
+
+
+SEED = click.IntRange(0, 2**53 - 1)
+SAMPLES = click.IntRange(2, 1_000_000)
