@@ -95,7 +95,7 @@ def default_mode(folder: Path) -> int:
 def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
     """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder.
 
-    A file that was there keeps its mode; a new one has that of the umask. Only its owner can read one that is `private`.
+    A file that was there keeps its mode; a new one has that of the umask. Only its owner can read a `private` one.
     """
     import tempfile
 
