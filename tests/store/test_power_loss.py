@@ -291,11 +291,12 @@ def whole_export(folder: Path) -> str:
     return found.model
 
 
-def test_export(recorded, lab, work):
-    trace = recorded(*ZOO, "export", lab.parent / "1", "--target", "python", "--out", work / "e")
+def test_export_into_a_new_folder(recorded, lab, work):
+    out = Path("new", "deep", "e")
+    trace = recorded(*ZOO, "export", lab.parent / "1", "--target", "python", "--out", work / out)
 
     def check(folder: Path, acknowledged: bool) -> None:
-        assert not (acknowledged or (folder / "e").exists()) or whole_export(folder / "e") == "tiny:1"
+        assert not (acknowledged or (folder / out).exists()) or whole_export(folder / out) == "tiny:1"
 
     assert_survives(trace, check)
 

@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 
+from tests import http_faults  # noqa: F401 - fills BEHAVIOURS
 from tests.http_server import BEHAVIOURS, FaultServer
 from zoo.errors import TransportError
 from zoo.store import transport

@@ -18,7 +18,7 @@ def folder_beside(out: Path) -> Iterator[Path]:
     import tempfile
 
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         try:
             yield folder
