@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..names import MANIFEST
 from ..text import human_bytes
 from .options import option
 from .output import as_json, note, table
@@ -110,6 +109,8 @@ def _rows(places: tuple[str, ...], allow_rollback: bool) -> Iterator[Row]:
 
 def _pulled(store: "Store", i: "Installed", reference: str) -> Row:
     """A pulled model as its own manifest describes it."""
+    from ..formats.manifest import MANIFEST
+
     known = (reference, i.registry, i.name, i.version, i.digest)
     manifest, _ = store.read_manifest(i)
     if manifest is None:
