@@ -59,3 +59,9 @@ def number(least: int, most: int = MOST) -> click.IntRange:
 
 SEED = click.IntRange(0, 2**53 - 1)
 SAMPLES = click.IntRange(2, 1_000_000)
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuses an --out for a bundle that exists, if only as a link to nothing."""
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{safe_text(out)} exists already; a bundle never overwrites: choose another --out")
