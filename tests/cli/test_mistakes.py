@@ -64,6 +64,9 @@ URLS = [
 WRITTEN = {"a device", "an endless device", "not UTF-8"}
 """What `zoo run --out` may write into."""
 
+READ = ("data", "path", "picture", "source", "model", "models")
+"""The parameters that name files with contents of many kinds."""
+
 PROCESSES = 2
 
 NUMBERS = ["nan", "inf", "-inf", "1e300", "1" + "0" * 300, "-1" + "0" * 300, "", "x", "-5"]
@@ -80,7 +83,7 @@ ODD_FILES = {
     "empty.npz": {},
     "infinite.npz": {"images": np.full((4, 8, 8), np.inf), "labels": np.full(4, np.nan)},
     "labels.npz": {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.full(4, 2**62)},
-    "classes.npz": {"images": np.zeros((4, 28, 28), np.uint8), "labels": np.zeros(4, np.int64), "classes": np.array([])},
+    "classes.npz": {"images": np.zeros((4, 28, 28), np.uint8), "labels": np.zeros(4, int), "classes": np.array([])},
     "scalars.npz": {"images": np.uint8(3), "labels": np.int64(3)},
     "zero.npz": {"images": np.zeros((4, 0, 0, 1), np.uint8), "labels": np.zeros(4, np.int64)},
 }  # fmt: skip
@@ -197,7 +200,7 @@ def _given(command: click.Command, words: list[str], param: click.Parameter, val
 
 
 def parameters(kind: str) -> Iterator[tuple[str, click.Command, click.Parameter]]:
-    """The parameters of all commands whose values are of a kind, `path`, `url` or `number`, by what their help shows."""
+    """The parameters of all commands whose values are of a kind (`path`, `url`, `number`), by what their help shows."""
     for name, command in leaves().items():
         for param in command.params:
             if getattr(param, "is_flag", False) or name == "run":
@@ -274,7 +277,7 @@ def test_numbers(place):
 def test_files(place):
     calls = [Call(_given(command, name.split(), param, file), f"{param.name} is {file}")
              for name, command, param in parameters("path")
-             if param.name in ("data", "path", "picture", "source", "model", "models") for file in ODD_FILES]  # fmt: skip
+             if param.name in READ for file in ODD_FILES]  # fmt: skip
     calls += [Call([*words, option, file], f"{option} is {file}")
               for words, option, path in runs() if path for file in ODD_FILES]  # fmt: skip
     check(place, calls)
