@@ -123,11 +123,11 @@ def test_json_escapes_what_could_control_a_terminal(tmp_path):
         assert all(char == "\n" or char.isprintable() for char in outcome.out)
 
 
-def test_a_bare_name_is_a_reference_and_one_line_says_so(tmp_path, monkeypatch, capfd):
+def test_a_bare_name_is_a_reference_and_one_line_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     tiny.bundle(tmp_path / "vqvae-fashion")
     assert zoo("info", "vqvae-fashion").out.startswith("vqvae-fashion:")
-    assert "'vqvae-fashion' is the name of a model here; the folder is ./vqvae-fashion" in capfd.readouterr().err
+    assert "'vqvae-fashion' is the name of a model here; the folder is ./vqvae-fashion" in caplog.text
     assert zoo("info", "./vqvae-fashion").out.splitlines()[0].endswith("Doubles every pixel")
     assert zoo("verify", "vqvae-fashion/").code == 0
     outcome = zoo("verify", "nothing-here")
