@@ -136,8 +136,8 @@ def test_a_level_of_difference_is_within_the_tolerance(bundle: Path):
         ({"options": {"steps": [1, [2]]}}, 2, "steps has rows of different lengths"),
         ({"options": {"guidance": [1, [2]]}}, 4, "the recipe has 2 values of guidance for 1"),
         ({"options": {"label": {"a": 1}}}, 2, "label is dict; it must be int64"),
-        ({"number": 10**9}, 2, "-n is 1000000000; it must be 1 .. 10000"),
-        ({"files": {"image": []}}, 2, "generate has no input 'image'"),
+        ({"number": 10**9}, 4, "the recipe asks for 1,000,000,000 outputs"),
+        ({"files": {"image": []}}, 4, "the recipe has 0 values of image"),
         ({"options": {"tokens": "/etc/passwd"}}, 2, "generate has no input 'tokens'"),
         (
             {"task": "reconstruct", "output": "reconstruction", "options": {"image": ["x.png"]}},

@@ -162,7 +162,8 @@ def answers(folder: Path, calls: list[Call]) -> list[dict]:
 
 
 def snapshot(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.relative_to(folder).parts[0] != "home"}
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.name != ".registry.lock")
+    return {str(path) for path in found if path.parts[0] != "home"}
 
 
 def check(folder: Path, calls: list[Call]) -> None:

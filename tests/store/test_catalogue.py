@@ -265,8 +265,8 @@ def test_store_that_cannot_be_written_still_lists(server, home, caplog):
         catalogue.add("lab", server.url())
 
 
-def test_a_registry_with_a_token_is_private(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+def test_a_registry_with_a_token_is_private(tmp_path):
+    (tmp_path / "home").mkdir()
     catalogue._write_list({"open": "https://h/registry.yaml"})
     assert (tmp_path / "home" / "registries.yaml").stat().st_mode & 0o044
     (tmp_path / "home" / "registries.yaml").unlink()
