@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,29 @@ def test_it_imports_nothing_heavy(bundle: Path, registry: Path):
         [sys.executable, "-c", code, repr(calls)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
     )
     assert done.returncode == 0, done.stderr
+
+
+UNSAFE = "a\x7fb\x9bc\u202ed\u2028e\U000e0001f"
+
+
+def test_json_escapes_what_could_control_a_terminal(tmp_path):
+    bundle = tiny.bundle(tmp_path / "odd", "odd", summary=UNSAFE)
+    registry = tiny.registry(tmp_path / "registry", bundle)
+    for outcome in (
+        zoo("info", bundle, "--json"),
+        zoo("list", "odd", "--json", "--registry", registry),
+    ):
+        [found] = re.findall(r'"summary": (".*"),?$', outcome.out, re.MULTILINE)[:1]
+        assert outcome.code == 0 and json.loads(found) == UNSAFE
+        assert all(char == "\n" or char.isprintable() for char in outcome.out)
+
+
+def test_a_bare_name_is_a_reference_and_one_line_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    tiny.bundle(tmp_path / "vqvae-fashion")
+    assert zoo("info", "vqvae-fashion").out.startswith("vqvae-fashion:")
+    assert "'vqvae-fashion' is the name of a model here; the folder is ./vqvae-fashion" in caplog.text
+    assert zoo("info", "./vqvae-fashion").out.splitlines()[0].endswith("Doubles every pixel")
+    assert zoo("verify", "vqvae-fashion/").code == 0
+    outcome = zoo("verify", "nothing-here")
+    assert outcome.code == 3 and "the folder" not in outcome.err

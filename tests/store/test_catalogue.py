@@ -263,3 +263,19 @@ def test_store_that_cannot_be_written_still_lists(server, home, caplog):
     assert "was read, but no copy can be kept" in caplog.text
     with pytest.raises(StoreError):
         catalogue.add("lab", server.url())
+
+
+def test_a_registry_with_a_token_is_private(tmp_path):
+    (tmp_path / "home").mkdir()
+    catalogue._write_list({"open": "https://h/registry.yaml"})
+    assert (tmp_path / "home" / "registries.yaml").stat().st_mode & 0o044
+    (tmp_path / "home" / "registries.yaml").unlink()
+    catalogue._write_list({"signed": catalogue.place_url("https://h/?token=1")})
+    assert (tmp_path / "home" / "registries.yaml").stat().st_mode & 0o077 == 0
+    assert catalogue.added() == {"signed": "https://h/registry.yaml?token=1"}
+
+
+@pytest.mark.parametrize("place", ["http://[::1", "ftp://h/x", "http:/h", "http://", "http://u:p@h/", "x://y", ""])
+def test_a_place_that_is_no_registry_is_refused_before_it_is_read(place):
+    with pytest.raises(UsageError):
+        catalogue.place_url(place)

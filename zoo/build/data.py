@@ -185,7 +185,7 @@ def _read_idx(folder: Path, split: str) -> _Found:
 
 def _idx_file(folder: Path, name: str) -> np.ndarray:
     """An IDX file: 0, 0, 8 (for uint8), the number of dimensions, each size as big-endian int32, the data."""
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
         raise NotFoundError(f"{safe_text(folder)} has no {name} or {name}.gz")
     try:

@@ -78,6 +78,8 @@ def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         if not path.exists():
             raise NotFoundError(f"there is no checkpoint at {safe_text(path)}")
+        if not path.is_file():  # a pipe would be waited for
+            raise InvalidFileError(f"{safe_text(path)} is not a plain file")
         return path
     found = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.is_file()]
     # The same weights in two formats: use the one that is not a pickle.

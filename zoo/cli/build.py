@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import OUT, number, option
+from .options import OUT, number, option, refuse_existing
 from .output import note, path
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def command(
     from ..build.bundling import bundle_of
     from ..plugins import load
 
-    if out.exists():
-        raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
+    refuse_existing(out)
     if name:
         check_name(name)
     run, record, weigh = _from_checkpoint(source) if _is_checkpoint(source) else _from_model(source, name or out.name)

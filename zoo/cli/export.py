@@ -105,7 +105,7 @@ def _in_precision(
     that define how the cost is measured.
     """
     if precision == "fp32":
-        if accept_loss or any(given[name] for name in ("data", "judge", "samples", "assignments")):
+        if accept_loss or any(given[name] not in (None, ()) for name in ("data", "judge", "samples", "assignments")):
             raise UsageError(
                 "--data, --judge, --samples, --set and --accept-loss only work with --precision fp16 or int8"
             )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InvalidFileError, UsageError
-from .options import OUT, PATH, number, option
+from ..errors import InvalidFileError
+from .options import OUT, PATH, number, option, refuse_existing
 from .output import note
 from .output import path as print_path
 
@@ -48,8 +48,7 @@ def command(family: str, path: Path, out: Path, name: str | None, classes: str, 
     from ..hookspecs import ConfigRequest
     from ..plugins import load
 
-    if out.exists():
-        raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
+    refuse_existing(out)
     said = {
         "family": family,
         "config": {},

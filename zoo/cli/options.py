@@ -52,10 +52,23 @@ def option(*names: str, **attributes: Any) -> Any:
     return click.option(*names, cls=OnceOption, **attributes)
 
 
-def number(least: int, most: int = MOST) -> click.IntRange:
-    """A whole number in a range."""
-    return click.IntRange(least, most)
+class Number(click.IntRange):
+    """A whole number in a range; help does not show the general limit."""
+
+    def _describe_range(self) -> str:
+        return f"x>={self.min}" if self.max == MOST else super()._describe_range()
+
+
+def number(least: int, most: int = MOST) -> Number:
+    """The type of an option that takes a whole number from `least` to `most`."""
+    return Number(least, most)
 
 
 SEED = click.IntRange(0, 2**53 - 1)
 SAMPLES = click.IntRange(2, 1_000_000)
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuses an --out for a bundle that exists, if only as a link to nothing."""
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{safe_text(out)} exists already; a bundle never overwrites: choose another --out")

@@ -27,9 +27,9 @@ DEVICES = click.Choice(["auto", "cpu", "cuda"])
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Run one of a model's tasks: pictures, labels and seeds in, pictures, tokens or numbers out.
 
-    MODEL is a reference (vqvae-fashion, name:2, registry/name) or a bundle's folder; a model that is not available
-    locally is fetched. TASK is one of the model's tasks; the default is the model's default task. Each task has its own
-    options: `zoo run MODEL TASK --help` lists them with their ranges and defaults.
+    MODEL is a reference (vqvae-fashion, name:2, registry/name) or a bundle's folder (./name, /models/name); a model
+    that is not available locally is fetched. TASK is one of the model's tasks; the default is the model's default task.
+    Each task has its own options: `zoo run MODEL TASK --help` lists them with their ranges and defaults.
 
     Pictures are written as PNG: one grid, or one file each with --out 'x-{i}.png'. Their metadata records how they were
     made, for `zoo again`. Without --out, the file is named after model, task and seed, and nothing is overwritten; a

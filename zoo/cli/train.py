@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import OUT, PATH, SEED, number, option
+from .options import OUT, PATH, SEED, number, option, refuse_existing
 from .output import note, path, progress
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def command(**options: Any) -> None:
     from ..plugins import load
 
     out = options["out"]
-    if out.exists():
-        raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
+    refuse_existing(out)
     folder = options["checkpoints"] or out.with_name(out.name + ".training")
     loaded = load(options["family"])
     if options["threads"]:

@@ -31,7 +31,7 @@ class Reference:
         """Parses a reference."""
         if not (match := _REFERENCE.fullmatch(text)):
             raise UsageError(
-                f"'{safe_text(text)}' is not a model reference; use name, name:2, name@sha256:… or registry/name"
+                f"'{safe_text(text)[:200]}' is not a model reference; use name, name:2, name@sha256:… or registry/name"
             )
         version = match["version"]
         return cls(match["name"], match["registry"], int(version) if version else None, match["digest"])

@@ -41,7 +41,7 @@ def publish(bundle: Path, folder: Path) -> Manifest:
         make_folder(folder)
         with FileLock(folder / ".registry.lock"):  # two publishers must not overwrite each other's line
             before = RegistryDocument(format=registries.FORMAT)
-            if (folder / REGISTRY).exists():
+            if (folder / REGISTRY).exists() or (folder / REGISTRY).is_symlink():
                 before = registries.read(folder, "target").document
             document = registries.add_version(before, manifest, digest, len(data))
             _copy(bundle, folder, manifest, data)

@@ -19,6 +19,7 @@ PIPE_SECONDS = 5.0
 """How long a named pipe may take to get its writer."""
 
 _CHUNK = 1 << 20
+_MOST_SHOWN = 400  # characters
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -37,11 +38,11 @@ def user_path(text: str | os.PathLike[str], *, out: bool = False) -> Path:
     if not given:
         raise UsageError("a path is empty; '.' is the current folder")
     if "\0" in given:
-        raise UsageError(f"'{safe_text(given)}' is not a path: it contains a NUL")
+        raise UsageError(f"'{shown(given)}' is not a path: it contains a NUL")
     try:
         path = Path(given).expanduser()
     except RuntimeError:
-        raise UsageError(f"{safe_text(given)}: there is no such user; a name that starts with ~ is ./~name") from None
+        raise UsageError(f"{shown(given)}: there is no such user; a name that starts with ~ is ./~name") from None
     try:
         path.lstat() if out else path.stat()
     except (OSError, ValueError) as e:  # ValueError: a name that this system cannot encode
@@ -73,9 +74,9 @@ def read_file(path: Path, most: int, *, pipes: bool = False) -> bytes:
         try:
             mode = os.fstat(file).st_mode
             if stat.S_ISDIR(mode):
-                raise InvalidFileError(f"{safe_text(path)} is a folder, not a file")
+                raise InvalidFileError(f"{shown(path)} is a folder, not a file")
             if not stat.S_ISREG(mode) and not pipes:
-                raise InvalidFileError(f"{safe_text(path)} is not a plain file")
+                raise InvalidFileError(f"{shown(path)} is not a plain file")
             return _read(file, most, stat.S_ISFIFO(mode))
         finally:
             os.close(file)
@@ -131,13 +132,19 @@ def _read(file: int, most: int, pipe: bool) -> bytes:
 def cannot_read(path: object, error: OSError | ValueError) -> ZooError:
     """The error for a file or folder that the system does not let us read."""
     if getattr(error, "errno", None) in _MISSING:
-        return NotFoundError(f"{safe_text(path)} does not exist")
-    return InvalidFileError(f"{safe_text(path)} cannot be read: {reason(error)}")
+        return NotFoundError(f"{shown(path)} does not exist")
+    return InvalidFileError(f"{shown(path)} cannot be read: {reason(error)}")
 
 
 def cannot_write(path: object, error: OSError | ValueError) -> ZooError:
     """The error for a file or folder that the system does not let us write."""
-    return StoreError(f"cannot write {safe_text(path)}: {reason(error)}")
+    return StoreError(f"cannot write {shown(path)}: {reason(error)}")
+
+
+def shown(path: object) -> str:
+    """A path for a message: safe for a terminal, and without the middle if it is very long."""
+    text = safe_text(path)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN // 2]}…{text[-_MOST_SHOWN // 2 :]}"
 
 
 def reason(error: BaseException) -> str:
