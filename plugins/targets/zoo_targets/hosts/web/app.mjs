@@ -18,16 +18,16 @@
 import { make, title } from "./dom.mjs";
 import { fieldOf } from "./fields.mjs";
 import { readAll, readJson } from "./files.mjs";
-import { redraw, show } from "./outputs.mjs";
+import { redraw, show, tilesOf, widthOf } from "./outputs.mjs";
 import { pick, refit, repeat } from "./pictures.mjs";
 import { count, taskOf } from "./ports.mjs";
 
 const $ = (id) => document.getElementById(id);
 const wanted = new URL(location.href).searchParams; // ?device=wasm|webgpu, ?report=PATH
 const NAMES = { wasm: "WebAssembly", webgpu: "WebGPU" };
-const golden = {}; // the golden cases of each task, as calls
+const golden = {}; // the golden cases of each task
 const pace = {}; // seconds per unit of work of each task, measured here
-let model, worker, task, fields = {}, last = {}, running;
+let model, worker, task, fields = {}, last = {}, running, fresh; // fresh: a task whose form and result nobody has used yet
 
 function say(text, bad = false) {
   $("status").textContent = text;
@@ -35,6 +35,8 @@ function say(text, bad = false) {
 }
 
 const fail = (error) => say(`Error: ${error.message}`, true);
+
+const names = () => Object.keys(model.tasks).filter((name) => !model.tasks[name].part_of);
 
 // --- The worker -------------------------------------------------------------------------------------------------------
 
@@ -116,12 +118,15 @@ async function choose(name, device) {
   return { opened: await open("wasm"), why: "WebAssembly" };
 }
 
+let loaded = false, replaced; // a promise, while a worker replaces one that was ended
+
 async function use(name, device) {
   worker?.end();
-  worker = undefined;
+  loaded = false;
   ready();
   const { opened, why } = await choose(name, device);
   worker = opened;
+  loaded = true;
   $("device").value = worker.device;
   $("device").title = why;
   document.documentElement.dataset.device = worker.device;
@@ -132,7 +137,7 @@ async function use(name, device) {
 /** Lets the user draw if the worker is there and this page knows the task's codecs. */
 function ready() {
   $("go").disabled = $("again").disabled = true;
-  if (!worker) return;
+  if (!loaded) return;
   try {
     taskOf(model, task);
   } catch (error) {
@@ -156,11 +161,10 @@ function facts(why) {
 
 async function start() {
   model = await readJson("model.json");
-  for (const { task: name, inputs, outputs } of await readJson("golden/cases.json")) (golden[name] ??= []).push({ files: { inputs, outputs } });
+  for (const { task: name, inputs, outputs } of await readJson("golden/cases.json")) (golden[name] ??= []).push({ inputs, outputs });
   document.title = $("name").textContent = model.name;
   $("summary").textContent = model.summary;
-  const names = Object.keys(model.tasks).filter((name) => !model.tasks[name].part_of);
-  $("tasks").replaceChildren(...names.map((name) => make("button", {
+  $("tasks").replaceChildren(...names().map((name) => make("button", {
     type: "button", textContent: title(name), title: model.tasks[name].summary, onclick: () => select(name).catch(fail), id: `task-${name}`,
     data: { role: "tab", "aria-controls": "panel" },
   })));
@@ -168,14 +172,14 @@ async function start() {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const next = names[(names.indexOf(task) + step + names.length) % names.length];
+    const all = names(), next = all[(all.indexOf(task) + step + all.length) % all.length];
     select(next).catch(fail);
     $(`task-${next}`).focus();
   };
   const gpu = await gpuIsThere();
   $("device").append(...Object.keys(NAMES).filter((name) => name === "wasm" || gpu).map((value) => make("option", { value, textContent: NAMES[value] })));
   const linked = read();
-  await select(names.includes(linked.get("task")) ? linked.get("task") : names.includes(model.default_task) ? model.default_task : names[0]);
+  await select([linked.get("task"), model.default_task].find((name) => names().includes(name)) ?? names()[0]);
   await use(task, wanted.get("device") ?? (gpu ? "webgpu" : "wasm"));
   await follow(linked);
 }
@@ -184,6 +188,7 @@ async function start() {
 async function select(name) {
   cancel();
   task = name;
+  fresh = true;
   for (const tab of $("tasks").children) {
     const chosen = tab.id === `task-${name}`;
     tab.setAttribute("aria-selected", chosen);
@@ -200,33 +205,41 @@ async function select(name) {
   $("again").hidden = !draws;
   give("Examples", "");
   ready();
-  const calls = await examples(name);
+  const tiles = await examples(name);
   if (task !== name) return; // another task was chosen in the meantime
-  if (calls.length && !Object.values(fields).some((one) => one.held?.())) {
-    fill(calls[0], 0, false);
-    give("Examples", "The model's golden cases: inputs drawn at random, most of them unusual, and what the model must give for them.",
-      show(calls, { declared: model.tasks[name], pairs: true, actions: actions(name, true), file: `${model.name}-${name}-example` }));
+  if (tiles.length && fresh) {
+    fill(tiles[0], false);
+    give("Examples", "The model's golden cases: random inputs, many of them unusual, and the outputs that it must give.",
+      show(tiles, { declared: model.tasks[name], pairs: true, actions: actions(name, true), file: `${model.name}-${name}-example` }));
   }
   for (const [port, value] of Object.entries(last)) // tokens from `encode` are passed to `decode`
     if (inputs[port]?.field === "data" && inputs[port].dtype === value.dtype) fields[port].take(value);
 }
 
-/** The golden cases of a task as calls, those with the largest pictures and the most usual numbers first. */
+/** Some elements of a task's golden cases: first those with large pictures of things, not of patterns, and usual numbers. */
 async function examples(name) {
-  for (const one of golden[name] ?? []) if (!one.inputs) Object.assign(one, { inputs: await readAll(one.files.inputs), outputs: await readAll(one.files.outputs) });
-  const { inputs } = model.tasks[name];
-  const distance = (one) => {
-    let sum = 0;
-    for (const [port, { default: usual, minimum, maximum, field }] of Object.entries(inputs))
-      if (field === "number" && usual !== undefined) sum += Math.abs(Number(one.inputs[port].data[0]) - usual) / (maximum - minimum || 1);
-    return sum;
-  };
-  const size = (one) => Math.max(...Object.values(one.inputs).map(({ shape }) => count(shape.slice(1))));
-  return [...golden[name] ?? []].sort((a, b) => size(b) - size(a) || distance(a) - distance(b));
+  const declared = model.tasks[name], tiles = [];
+  for (const one of golden[name] ?? []) {
+    one.call ??= { inputs: await readAll(one.inputs), outputs: await readAll(one.outputs) };
+    tiles.push(...tilesOf(one.call, declared));
+  }
+  const size = ({ call }) => Math.max(...Object.values(call.inputs).map(({ shape }) => count(shape.slice(1))));
+  const odd = ({ call, index }) => Object.entries(declared.inputs).reduce((sum, [port, { field, default: usual, shape }]) => {
+    if (field !== "number" || !(usual > 0)) return sum;
+    const value = Number(call.inputs[port].data[shape.length ? index : 0]);
+    return sum + Math.abs(Math.log((value + usual / 10) / (1.1 * usual)));
+  }, 0);
+  // Most of a thing's picture is its background; patterns, which golden cases have too, have none.
+  const pattern = ({ call, index }) => Object.keys(declared.inputs).some((port) => {
+    if (declared.inputs[port].field !== "picture") return false;
+    const { data } = pick(call.inputs[port], index);
+    return data.filter((value) => value === data[0]).length < data.length / 3;
+  });
+  return tiles.sort((a, b) => size(b) - size(a) || pattern(a) - pattern(b) || odd(a) - odd(b)).slice(0, widthOf(declared) > 1 ? 6 : 8);
 }
 
-/** Fills the form with a call's inputs: with `all`, numbers, classes and seeds too. */
-function fill({ inputs }, index, all) {
+/** Fills the form with a tile's inputs: with `all`, numbers, classes and seeds too. */
+function fill({ call: { inputs }, index }, all) {
   const order = Object.keys(fields).sort((a, b) => Number("under" in fields[a]) - Number("under" in fields[b])); // a picture clears its mask
   for (const port of order)
     if (all || fields[port].needs) fields[port].take(model.tasks[task].inputs[port].shape[0] === "batch" ? pick(inputs[port], index) : inputs[port]);
@@ -235,15 +248,16 @@ function fill({ inputs }, index, all) {
 async function example() {
   const [first] = await examples(task);
   if (!first) throw new RangeError("this model has no example of the task");
-  fill(first, 0, false);
+  fill(first, false);
   for (const one of Object.values(fields)) one.reason?.("the model's own example");
 }
 
 /** A new picture or file: what was painted on the one before and what came from it do not belong to it. */
 function changed(field) {
+  fresh = false;
   if (field.paintable) for (const other of Object.values(fields)) other.under?.(field.held());
   give("Result", `Nothing computed from this yet: press ${$("go").textContent}.`);
-  if ($("status").classList.contains("bad") && worker) ready();
+  if ($("status").classList.contains("bad")) ready();
 }
 
 function give(heading, note, ...shown) {
@@ -253,23 +267,21 @@ function give(heading, note, ...shown) {
   $("link").hidden = true;
 }
 
-/** What can be done with a tile: its pictures to every task that takes such pictures, and other outputs by their names. */
-const actions = (name, golden) => ({ call, index }) => {
-  const declared = model.tasks[name], found = [];
-  if (golden) found.push({ text: "These inputs", title: "Fills the form with them", act: () => { fill(call, index, true); say("The form has the inputs of the example"); } });
-  for (const [other, { inputs, summary, part_of }] of Object.entries(model.tasks)) {
-    if (part_of) continue;
-    const taken = {};
+/** What can be done with a tile: its pictures go to every task that takes such pictures, other outputs by their names. */
+const actions = (name, example) => (tile) => {
+  const { call, index } = tile, declared = model.tasks[name], onward = [];
+  for (const other of names()) {
+    const { inputs, summary } = model.tasks[other], taken = {};
     for (const [port, value] of Object.entries(call.outputs)) {
       const { shown, dtype, shape } = declared.outputs[port];
-      const one = shape[0] === "batch" ? pick(value, index) : value;
       const same = inputs[port]?.field === "data" && inputs[port].dtype === dtype;
       const to = same ? port : shown === "pictures" && Object.keys(inputs).find((input) => inputs[input].field === "picture" && inputs[input].shape[3] === shape[3]);
-      if (to) taken[to] ??= one;
+      if (to) taken[to] ??= shape[0] === "batch" ? pick(value, index) : value;
     }
-    if (Object.keys(taken).length) found.push({ text: title(other), title: summary, act: () => send(other, taken).catch(fail) });
+    if (Object.keys(taken).length) onward.push({ text: title(other), title: summary, act: () => send(other, taken).catch(fail) });
   }
-  return found;
+  const use = { text: "Use its inputs", title: "Fills the form with them", act: () => { fill(tile, true); say(`The form has the inputs of the example: press ${$("go").textContent}`); } };
+  return { onward, more: example ? [use] : [] };
 };
 
 /** Goes on to a task with the given inputs. */
@@ -292,6 +304,7 @@ async function go() {
   if (running || $("go").disabled) return;
   const name = task, declared = model.tasks[name], before = [$("result-title").textContent, $("result-note").textContent, ...$("outputs").childNodes];
   const once = running = { preview: undefined };
+  fresh = false;
   try {
     const ports = {}, pictures = Math.max(1, ...Object.values(fields).map((one) => one.many?.() ?? 1));
     for (const [port, one] of Object.entries(fields)) {
@@ -301,7 +314,9 @@ async function go() {
     busy(true);
     const clock = progress();
     try {
+      await replaced;
       const call = await worker.ask("run", { task: name, ports, watched: true, pace: pace[name] }, (news) => {
+        kept = news.files ?? kept;
         clock.tell(news);
         if (news.outputs && once === running) preview(once, name, news);
       });
@@ -309,7 +324,7 @@ async function go() {
       for (const [port, value] of Object.entries(call.outputs)) last[port] = value;
       const total = pictures > 1 ? `${pictures} in ` : "";
       give("Result", `${total}${call.seconds.toFixed(2)} s on ${NAMES[worker.device]}`,
-        show([call], { declared, pairs: pictures === 1, actions: actions(name, false), file: `${model.name}-${name}` }));
+        show(tilesOf(call, declared), { declared, pairs: pictures === 1, actions: actions(name, false), file: `${model.name}-${name}` }));
       write();
       say(`Done: ${total}${call.seconds.toFixed(2)} s on ${NAMES[worker.device]}`);
       document.documentElement.dataset.drawn = String(Number(document.documentElement.dataset.drawn ?? 0) + 1);
@@ -329,7 +344,7 @@ async function go() {
 function preview(once, name, call) {
   const declared = model.tasks[name];
   if (once.preview && redraw(once.preview, declared, call.outputs)) return;
-  once.preview = show([call], { declared, pairs: false, actions: () => [], file: `${model.name}-${name}` });
+  once.preview = show(tilesOf(call, declared), { declared, pairs: false, actions: () => ({}), file: `${model.name}-${name}` });
   once.preview.classList.add("preview");
   give("Drawing", "What the model expects to get, step by step", once.preview);
 }
@@ -386,13 +401,9 @@ function cancel() {
   running = undefined;
   const { device } = worker;
   worker.end();
-  worker = undefined;
-  open(device).then((opened) => {
-    worker = opened;
-    ready();
-    say("Cancelled");
-  }).catch(fail);
-  ready();
+  replaced = open(device).then((opened) => { worker = opened; });
+  replaced.catch(fail);
+  say("Cancelled");
 }
 
 // --- The address ------------------------------------------------------------------------------------------------------
@@ -410,8 +421,9 @@ function write() {
 
 /** Fills the form from the address, and draws if nothing else is needed. */
 async function follow(linked) {
-  if (!model.tasks[linked.get("task")] || model.tasks[linked.get("task")].part_of) return;
-  if (task !== linked.get("task")) await select(linked.get("task"));
+  const name = linked.get("task");
+  if (!names().includes(name)) return;
+  if (task !== name) await select(name);
   let found = 0;
   for (const [port, one] of Object.entries(fields)) {
     if (!one.read || !linked.has(port)) continue;
@@ -425,8 +437,9 @@ async function follow(linked) {
 
 async function check(keep = false) {
   say("Running the golden cases");
+  await replaced;
   const rows = await worker.ask("verify", { keep });
-  $("checked").tBodies[0].replaceChildren(...rows.map((row) => make("tr", {}, ...[
+  $("checked").querySelector("tbody").replaceChildren(...rows.map((row) => make("tr", {}, ...[
     `${row.task} ${row.case}`, row.port, String(Number(row.worst.toPrecision(3))), `${Math.floor(row.equal * 10000) / 100} %`,
     row.worst === 0 ? "identical" : row.same ? "within tolerance" : "differs",
   ].map((text) => make("td", { textContent: text })))));

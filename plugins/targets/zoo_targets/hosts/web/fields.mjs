@@ -62,7 +62,7 @@ function seedField(port, declared) {
     if (seed.value === "" || !Number.isSafeInteger(Number(seed.value))) throw new TypeError(`${port} '${seed.value}' is not an integer up to 2^53 - 1`);
     return Number(seed.value);
   };
-  const help = "Where the random noise starts: the same seed gives the same picture in every program. Several pictures take the seeds after it.";
+  const help = "The same seed gives the same picture, in every program. Several pictures take the seeds after it too.";
   return {
     ...field(port, seed, help, make("div", { className: "row" }, seed, many)),
     value: () => Array.from({ length: Number(many.value) }, (_, i) => first() + i),

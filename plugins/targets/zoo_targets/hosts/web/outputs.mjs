@@ -8,21 +8,29 @@ import { toNpy } from "./files.mjs";
 import { drawMask, drawPicture, drawTokens, pick } from "./pictures.mjs";
 
 const DRAWN = { pictures: drawPicture, codes: drawTokens };
-const MOST_TILES = 12, MOST_NUMBERS = 200, MOST_BARS = 20;
+const MOST_NUMBERS = 200, MOST_BARS = 20;
+
+const drawnOf = (ports) => Object.keys(ports).filter((port) => DRAWN[ports[port].shown] && ports[port].field !== "brush");
+
+/** The elements of a call's batch: {call, index} each. */
+export function tilesOf(call, declared) {
+  const batch = Object.keys(declared.outputs).find((port) => declared.outputs[port].shape[0] === "batch");
+  return Array.from({ length: call.outputs[batch]?.shape[0] ?? 1 }, (_, index) => ({ call, index }));
+}
+
+/** How many canvases a tile has that shows its inputs too. */
+export const widthOf = (declared) => drawnOf(declared.inputs).length + drawnOf(declared.outputs).length;
 
 /**
- * An element that shows calls of a task.
+ * An element that shows tiles of a task.
  *
  * @param declared the task in model.json
  * @param pairs whether each tile shows its input too
- * @param actions gives what can be done with {call, index}: a list of {text, title, act}
+ * @param actions gives what can be done with a tile: {onward, more}, lists of {text, title, act}
  * @param file the start of downloaded files' names
  */
-export function show(calls, { declared, pairs, actions, file }) {
-  const drawn = (side) => Object.keys(declared[side]).filter((port) => DRAWN[declared[side][port].shown] && declared[side][port].field !== "brush");
-  const inputs = drawn("inputs"), outputs = drawn("outputs");
-  const batch = (call) => Object.entries(declared.outputs).find(([, port]) => port.shape[0] === "batch")?.[0];
-  const all = calls.flatMap((call) => Array.from({ length: call.outputs[batch(call)]?.shape[0] ?? 1 }, (_, index) => ({ call, index }))).slice(0, pairs ? MOST_TILES : undefined);
+export function show(all, { declared, pairs, actions, file }) {
+  const inputs = drawnOf(declared.inputs), outputs = drawnOf(declared.outputs);
   const details = make("div", { className: "details" });
   const choose = (tile) => details.replaceChildren(...describe(tile, { declared, outputs, actions, file, all }));
   choose(all[0]);
@@ -34,10 +42,10 @@ export function show(calls, { declared, pairs, actions, file }) {
       ...from.map((port) => draw(declared.inputs[port], tile.call.inputs[port], tile.index, { "data-input": port }, masksOf(declared, tile.call))),
       ...outputs.map((port) => draw(declared.outputs[port], tile.call.outputs[port], tile.index, { "data-port": port })),
     ];
-    const caption = captionOf(declared, tile, false), full = captionOf(declared, tile, true);
+    const full = captionOf(declared, tile);
     return make("button", { type: "button", className: "tile", tabIndex: i ? -1 : 0, title: full, data: {
       role: "radio", "aria-checked": String(!i), "aria-label": [`${i + 1} of ${all.length}`, full].filter(Boolean).join(": "),
-    } }, make("span", { className: "canvases" }, ...canvases), make("span", { className: "caption", textContent: caption }));
+    } }, make("span", { className: "canvases" }, ...canvases), make("span", { className: "caption", textContent: shortOf(declared, tile, all) }));
   });
   const select = (i) => {
     for (const [k, tile] of tiles.entries()) {
@@ -48,8 +56,11 @@ export function show(calls, { declared, pairs, actions, file }) {
   };
   for (const [i, tile] of tiles.entries()) tile.onclick = () => select(i);
   const grid = make("div", { className: "tiles", data: { role: "radiogroup", "aria-label": "Results" } }, ...tiles);
+  const wide = (pairs ? inputs.length : 0) + outputs.length > 1;
+  grid.classList.toggle("pairs", wide);
   grid.classList.toggle("one", tiles.length === 1);
-  grid.classList.toggle("pairs", (pairs ? inputs.length : 0) + outputs.length > 1);
+  grid.classList.toggle("inputs", !outputs.length);
+  grid.style.setProperty("--columns", wide ? Math.min(3, tiles.length) : tiles.length > 4 && tiles.length !== 9 ? 4 : Math.ceil(Math.sqrt(tiles.length)));
   grid.onkeydown = (event) => { // as between radio buttons
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
@@ -80,8 +91,8 @@ function draw(port, value, index, data, masks = []) {
   return canvas;
 }
 
-/** What a tile came from: its classes and seed and, if `full`, its numbers. */
-function captionOf(declared, { call, index }, full) {
+/** What a tile came from, in words by field: its classes, seed and numbers. */
+function saidOf(declared, { call, index }) {
   const said = { choice: [], seed: [], number: [] };
   for (const [port, { field, classes, shape }] of Object.entries(declared.inputs)) {
     if (!said[field]) continue;
@@ -89,12 +100,22 @@ function captionOf(declared, { call, index }, full) {
     if (field === "choice") said.choice.push(value < 0 ? "anything" : classes?.[value] ?? `${words(port)} ${value}`);
     else said[field].push(`${words(port)} ${Number(value.toPrecision(field === "seed" ? 16 : 3))}`);
   }
-  return [...said.choice, ...said.seed, ...(full ? said.number : [])].join(", ");
+  return said;
+}
+
+const captionOf = (declared, tile) => Object.values(saidOf(declared, tile)).flat().join(", ");
+
+/** The part of it that tells a tile from the others. */
+function shortOf(declared, tile, all) {
+  const { choice, seed } = saidOf(declared, tile);
+  const differ = all.some((other) => String(saidOf(declared, other).choice) !== String(choice));
+  return (differ || !seed.length ? choice : seed).join(", ");
 }
 
 function describe(tile, { declared, outputs, actions, file, all }) {
   const { call, index } = tile, parts = [], saves = [];
-  const caption = captionOf(declared, tile, true);
+  const caption = captionOf(declared, tile), { onward = [], more = [] } = actions(tile);
+  const button = ({ text, title: hint = "", act }) => make("button", { type: "button", textContent: text, title: hint, onclick: act });
   if (caption) parts.push(make("p", { className: "hint chosen", textContent: all.length > 1 ? `${all.indexOf(tile) + 1} of ${all.length}: ${caption}` : caption }));
   for (const [port, value] of Object.entries(call.outputs)) {
     const how = declared.outputs[port];
@@ -106,20 +127,21 @@ function describe(tile, { declared, outputs, actions, file, all }) {
       };
       saves.push({ text: "Download PNG", act: () => png(pick(value, index), `${file}-${index}.png`) });
       const total = value.shape[0];
-      if (total > 1) saves.push({ text: `Download all ${total}`, act: () => { for (let i = 0; i < total; i++) png(pick(value, i), `${file}-${i}.png`); } });
+      if (total > 1 && total === all.length) saves.push({ text: `Download all ${total}`, act: () => { for (let i = 0; i < total; i++) png(pick(value, i), `${file}-${i}.png`); } });
       continue;
     }
     const probabilities = how.codec === "floats" && how.minimum === 0 && how.maximum === 1 && value.shape.length === 2 && value.shape[1] <= 100;
     if (how.shown === "codes") parts.push(make("p", { className: "hint", textContent: `${value.shape[1]}x${value.shape[2]} ${words(port)}, one colour each` }));
     else if (probabilities) parts.push(bars(port, pick(value, index), declared));
     else parts.push(make("figure", {}, make("figcaption", { textContent: title(port) }), make("pre", { textContent: line(how, value) })));
-    if (how.codec !== "bytes" && !probabilities && how.shown !== "names")
-      saves.push({ text: "Download .npy", title: words(port), act: () => download(new Blob([toNpy(value)]), `${file}-${port}.npy`) });
+    if (how.shown === "codes" || (how.codec === "floats" && !probabilities))
+      saves.push({ text: `Download ${words(port)}`, title: "A .npy file", act: () => download(new Blob([toNpy(value)]), `${file}-${port}.npy`) });
   }
-  const button = ({ text, title = "", act }) => make("button", { type: "button", textContent: text, title, onclick: act });
-  const onward = actions(tile);
-  if (onward.length) parts.push(make("div", { className: "tools", data: { role: "group", "aria-label": "Use this" } }, make("span", { className: "hint", textContent: outputs.length ? "Use this for" : "Use this" }), ...onward.map(button)));
-  if (saves.length) parts.push(make("div", { className: "tools" }, ...saves.map(button)));
+  if (onward.length) {
+    const label = make("span", { className: "hint", textContent: "Use this for" });
+    parts.push(make("div", { className: "tools", data: { role: "group", "aria-label": "Use this for" } }, label, ...onward.map(button)));
+  }
+  if (more.length + saves.length) parts.push(make("div", { className: "tools" }, ...[...more, ...saves].map(button)));
   return parts;
 }
 

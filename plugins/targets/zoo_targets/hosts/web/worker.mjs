@@ -45,11 +45,13 @@ const answers = {
    * One call: ports in; arrays of all ports, seconds, and `pace` out, which is the seconds per unit of work.
    *
    * With `watched` it tells its progress: {step, steps, inputs, outputs} where the model has the parts of the loop, else
-   * {expected}, in seconds, by `pace` or, without one, by a golden case that is not larger than the call.
+   * {expected}, in seconds, by `pace` or, without one, by a golden case that is not larger than the call. It also tells the
+   * files that it read.
    */
   async run({ task, ports, watched, pace, tell }) {
     const inputs = complete(model, task, ports), parts = watched && partsOf(task), work = workOf(task, inputs);
     for (const name of parts || [task]) await answers.load({ task: name });
+    tell({ files });
     if (watched && !parts) tell({ expected: work * (pace ?? await measure(task, work)) });
     const start = performance.now();
     const outputs = await (parts ? steps(parts, inputs, tell) : call(task, inputs));
