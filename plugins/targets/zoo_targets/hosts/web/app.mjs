@@ -27,7 +27,7 @@ const wanted = new URL(location.href).searchParams; // ?device=wasm|webgpu, ?rep
 const NAMES = { wasm: "WebAssembly", webgpu: "WebGPU" };
 const golden = {}; // the golden cases of each task
 const pace = {}; // seconds per unit of work of each task, measured here
-let model, worker, task, fields = {}, last = {}, running, fresh; // fresh: a task whose form and result nobody has used yet
+let model, worker, task, fields = {}, running, fresh; // fresh: a task whose form and result nobody has used yet
 
 function say(text, bad = false) {
   $("status").textContent = text;
@@ -121,9 +121,10 @@ async function choose(name, device) {
 let loaded = false, replaced; // a promise, while a worker replaces one that was ended
 
 async function use(name, device) {
-  worker?.end();
   loaded = false;
   ready();
+  await replaced;
+  worker?.end();
   const { opened, why } = await choose(name, device);
   worker = opened;
   loaded = true;
@@ -212,8 +213,6 @@ async function select(name) {
     give("Examples", "The model's golden cases: random inputs, many of them unusual, and the outputs that it must give.",
       show(tiles, { declared: model.tasks[name], pairs: true, actions: actions(name, true), file: `${model.name}-${name}-example` }));
   }
-  for (const [port, value] of Object.entries(last)) // tokens from `encode` are passed to `decode`
-    if (inputs[port]?.field === "data" && inputs[port].dtype === value.dtype) fields[port].take(value);
 }
 
 /** Some elements of a task's golden cases: first those with large pictures of things, not of patterns, and usual numbers. */
@@ -290,7 +289,7 @@ async function send(name, inputs) {
   if (task !== name) return;
   for (const [port, value] of Object.entries(inputs)) {
     const declared = model.tasks[name].inputs[port];
-    let reason = "the result before";
+    let reason = "taken from the earlier result";
     fields[port].take(declared.field === "picture" ? refit(value, declared, (text) => { reason += `, ${text}`; }) : value);
     fields[port].reason(reason);
   }
@@ -321,7 +320,6 @@ async function go() {
         if (news.outputs && once === running) preview(once, name, news);
       });
       pace[name] = call.pace;
-      for (const [port, value] of Object.entries(call.outputs)) last[port] = value;
       const total = pictures > 1 ? `${pictures} in ` : "";
       give("Result", `${total}${call.seconds.toFixed(2)} s on ${NAMES[worker.device]}`,
         show(tilesOf(call, declared), { declared, pairs: pictures === 1, actions: actions(name, false), file: `${model.name}-${name}` }));

@@ -62,7 +62,7 @@ function seedField(port, declared) {
     if (seed.value === "" || !Number.isSafeInteger(Number(seed.value))) throw new TypeError(`${port} '${seed.value}' is not an integer up to 2^53 - 1`);
     return Number(seed.value);
   };
-  const help = "The same seed gives the same picture, in every program. Several pictures take the seeds after it too.";
+  const help = "The same seed gives the same picture, in every program. The next pictures take the seeds after it.";
   return {
     ...field(port, seed, help, make("div", { className: "row" }, seed, many)),
     value: () => Array.from({ length: Number(many.value) }, (_, i) => first() + i),
@@ -127,8 +127,9 @@ function dropField(port, declared, page, { accept, read, preview, help }) {
   let held;
   const input = make("input", { type: "file", accept, id: `port-${port}`, className: "button" });
   const note = make("p", { className: "hint note", data: { role: "status" } });
-  const drop = make("div", { className: "drop" }, preview, input,
-    make("p", { className: "hint" }, "Or drop a file here. ", make("button", { type: "button", className: "quiet", textContent: "Use the example", onclick: page.example })), note);
+  const example = make("button", { type: "button", className: "quiet", textContent: "Use the example", onclick: page.example });
+  const drop = make("div", { className: "drop" }, preview,
+    make("div", { className: "file" }, input, make("span", { className: "hint", textContent: "or drop a file here" }), example), note);
   const made = {
     ...field(port, input, help, drop),
     needs: true,
@@ -144,12 +145,12 @@ function dropField(port, declared, page, { accept, read, preview, help }) {
       return held;
     },
     held: () => held,
-    reason: (text) => { note.textContent = text; },
+    reason: (text) => { note.textContent = sentences(text); },
   };
   const readFile = async (file) => {
-    let reason = "";
+    let reason = file.name;
     try {
-      made.take(await read(file, (text) => { reason = text; }));
+      made.take(await read(file, (text) => { reason += `, ${text}`; }));
       note.textContent = reason;
     } catch (error) {
       held = undefined;
