@@ -131,7 +131,7 @@ def with_steps(folder: Path) -> Path:
         "slow": ({"seed": np.array([7]), "rounds": np.array(2000)}, {"sum": np.array([2007])}),
     }
     golden = tensors.load(bundle / "golden.safetensors") | {
-        f"{task}/0/{side}/{port}": np.ascontiguousarray(array)
+        f"{task}/0/{side}/{port}": np.array(array, order="C")
         for task, sides in cases.items()
         for side, ports in zip(("inputs", "outputs"), sides, strict=True)
         for port, array in ports.items()
