@@ -25,6 +25,7 @@ TARGETS = {
         runtime="onnxruntime-web 1.30.0",
         half=True,  # on WebGPU
         initializers="outside",  # it cannot find external data of weights inside a loop's body
+        parts=True,  # the page shows a sampler's steps
     ),
     "openvino": Target(
         name="openvino",

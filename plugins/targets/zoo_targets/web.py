@@ -16,7 +16,8 @@ from zoo.text import safe_text
 
 from .common import HOSTS, LIMIT_SECONDS, copy_host, started, write_readme
 
-PAGE = ["index.html", "style.css", "app.mjs", "pictures.mjs", "worker.mjs"]
+PAGE = ["index.html", "style.css"]
+PAGE += [f"{name}.mjs" for name in ("app", "dom", "fields", "files", "outputs", "pictures", "worker")]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 

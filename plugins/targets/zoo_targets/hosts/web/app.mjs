@@ -1,9 +1,12 @@
 // The page of `zoo export --target web` and of `zoo play`: a form generated from the ports in model.json, and the task's
-// outputs below it.
+// outputs beside it.
 //
 //   index.html, style.css   structure and style
-//   app.mjs                 this file: the form's fields (`FIELDS`), a call (`go`), its outputs (`give`), the golden cases
+//   app.mjs                 this file: the worker, tasks, examples, a call (`go`), the address, the golden cases
+//   fields.mjs              the form's fields, by the `field` of a port
+//   outputs.mjs             outputs, by the `shown` of a port
 //   pictures.mjs            picture files and canvases to arrays and back
+//   files.mjs, dom.mjs      the folder's files and .npy; elements
 //   worker.mjs              loads the model and runs its graphs in a worker
 //   ports.mjs               checks of inputs and comparisons, shared with Node (in the repository: hosts/javascript/)
 //   runtime/                ONNX Runtime Web, pinned
@@ -12,24 +15,19 @@
 // the type of its arrays. What a model says about itself (names, classes, summaries) reaches the page only as textContent,
 // never as HTML.
 
-import { array, taskOf } from "./ports.mjs";
-import { drawPicture, drawTokens, readPicture, repeat } from "./pictures.mjs";
+import { make, title } from "./dom.mjs";
+import { fieldOf } from "./fields.mjs";
+import { readAll, readJson } from "./files.mjs";
+import { redraw, show, tilesOf, widthOf } from "./outputs.mjs";
+import { pick, refit, repeat } from "./pictures.mjs";
+import { count, taskOf } from "./ports.mjs";
 
 const $ = (id) => document.getElementById(id);
 const wanted = new URL(location.href).searchParams; // ?device=wasm|webgpu, ?report=PATH
-let worker, model, task, fields = {}, last = {};
-
-/** An element with properties and children; text is set as text. */
-function make(tag, properties = {}, ...children) {
-  const { data, ...plain } = properties;
-  const element = Object.assign(document.createElement(tag), plain);
-  for (const [name, value] of Object.entries(data ?? {})) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-const words = (name) => name.replaceAll("_", " ");
-const title = (name) => words(name).replace(/^./, (c) => c.toUpperCase());
+const NAMES = { wasm: "WebAssembly", webgpu: "WebGPU" };
+const golden = {}; // the golden cases of each task
+const pace = {}; // seconds per unit of work of each task, measured here
+let model, worker, task, fields = {}, running, fresh; // fresh: a task whose form and result nobody has used yet
 
 function say(text, bad = false) {
   $("status").textContent = text;
@@ -37,6 +35,8 @@ function say(text, bad = false) {
 }
 
 const fail = (error) => say(`Error: ${error.message}`, true);
+
+const names = () => Object.keys(model.tasks).filter((name) => !model.tasks[name].part_of);
 
 // --- The worker -------------------------------------------------------------------------------------------------------
 
@@ -46,16 +46,14 @@ class Worked {
   constructor(device) {
     this.device = device;
     this.#worker = new Worker(new URL(`worker.mjs?device=${device}`, import.meta.url), { type: "module" });
-    this.#worker.onmessage = ({ data: { id, result, error, ...news } }) => {
+    this.#worker.onmessage = ({ data: { id, result, error, news } }) => {
       const { resolve, reject, tell } = this.#waiting.get(id);
-      if ("loaded" in news) return tell(news);
+      if (news) return tell(news);
       this.#waiting.delete(id);
       if (error) reject(Object.assign(new Error(error.message), { name: error.name }));
       else resolve(result);
     };
-    this.#worker.onerror = (event) => {
-      for (const { reject } of this.#waiting.values()) reject(new Error(event.message || "the runtime cannot be loaded"));
-    };
+    this.#worker.onerror = (event) => this.#rejectAll(new Error(event.message || "the runtime cannot be loaded"));
   }
 
   ask(what, details = {}, tell = () => {}) {
@@ -64,20 +62,29 @@ class Worked {
     return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject, tell }));
   }
 
+  /** Ends the worker, and what it computes. */
   end() {
     this.#worker.terminate();
+    this.#rejectAll(new DOMException("ended", "AbortError"));
+  }
+
+  #rejectAll(error) {
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
   }
 }
+
+let kept; // the model's files, for workers after the first one
 
 async function open(device) {
   const opened = new Worked(device);
   $("progress").classList.add("on");
   try {
-    const found = await opened.ask("open", {}, ({ loaded, total }) => {
+    ({ files: kept } = await opened.ask("open", { kept }, ({ loaded, total }) => {
       $("progress").value = loaded / total;
       say(`Loading ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
-    });
-    return { opened, ...found };
+    }));
+    return opened;
   } catch (error) {
     opened.end();
     throw error;
@@ -98,429 +105,339 @@ async function gpuIsThere() {
 async function choose(name, device) {
   if (device === "webgpu") {
     try {
-      const { opened, model } = await open("webgpu");
+      const opened = await open("webgpu");
       say("Comparing WebGPU with the golden cases");
       const off = (await opened.ask("verify", { task: name })).filter((row) => !row.same);
-      if (!off.length) return { opened, model, why: "WebGPU: it gives the golden outputs" };
+      if (!off.length) return { opened, why: "WebGPU: it gives the golden outputs" };
       opened.end();
-      return { ...(await open("wasm")), why: `WebAssembly: WebGPU is off by ${off[0].worst} in ${off[0].port}` };
+      return { opened: await open("wasm"), why: `WebAssembly: WebGPU is off by ${off[0].worst} in ${off[0].port}` };
     } catch (error) {
-      return { ...(await open("wasm")), why: `WebAssembly: WebGPU failed (${error.message})` };
+      return { opened: await open("wasm"), why: `WebAssembly: WebGPU failed (${error.message})` };
     }
   }
-  return { ...(await open("wasm")), why: "WebAssembly" };
+  return { opened: await open("wasm"), why: "WebAssembly" };
 }
 
-async function start() {
-  const gpu = await gpuIsThere();
-  const devices = { wasm: "WebAssembly", ...(gpu && { webgpu: "WebGPU" }) };
-  $("device").append(...Object.entries(devices).map(([value, text]) => make("option", { value, textContent: text })));
-  // The manifest comes first: WebGPU is judged by the golden cases of a task.
-  const manifest = await (await fetch("model.json")).json();
-  const device = wanted.get("device") ?? (gpu ? "webgpu" : "wasm");
-  await use(manifest.default_task, device);
-  show();
-}
+let loaded = false, replaced; // a promise, while a worker replaces one that was ended
 
 async function use(name, device) {
+  loaded = false;
+  ready();
+  await replaced;
   worker?.end();
-  const chosen = await choose(name, device), { why } = chosen;
-  ({ opened: worker, model } = chosen);
+  const { opened, why } = await choose(name, device);
+  worker = opened;
+  loaded = true;
   $("device").value = worker.device;
   $("device").title = why;
   document.documentElement.dataset.device = worker.device;
   facts(why);
+  ready();
+}
+
+/** Lets the user draw if the worker is there and this page knows the task's codecs. */
+function ready() {
+  $("go").disabled = $("again").disabled = true;
+  if (!loaded) return;
+  try {
+    taskOf(model, task);
+  } catch (error) {
+    return fail(error);
+  }
+  $("go").disabled = $("again").disabled = false;
+  say(`Ready, on ${NAMES[worker.device]}`);
 }
 
 function facts(why) {
+  const weights = Object.entries(model.files).filter(([name]) => name.endsWith(".safetensors") && name !== "golden.safetensors");
   const rows = {
     Model: `${model.name}, version ${model.version}`, "Licence of the weights": model.license, "Runs on": why,
-    Weights: `${(Object.entries(model.files).filter(([n]) => n.endsWith(".safetensors") && n !== "golden.safetensors").reduce((s, [, f]) => s + f.size, 0) / 1e6).toFixed(1)} MB, ${model.export.precision ?? "float32"}`,
+    Weights: `${(weights.reduce((sum, [, { size }]) => sum + size, 0) / 1e6).toFixed(1)} MB, ${model.export.precision ?? "float32"}`,
     Runtime: "ONNX Runtime Web, from this folder",
   };
   $("facts").replaceChildren(...Object.entries(rows).flatMap(([k, v]) => [make("dt", { textContent: k }), make("dd", { textContent: v })]));
 }
 
-// --- Tasks and their forms --------------------------------------------------------------------------------------------
+// --- The first look ---------------------------------------------------------------------------------------------------
 
-function show() {
-  document.title = model.name;
-  $("name").textContent = model.name;
+async function start() {
+  model = await readJson("model.json");
+  for (const { task: name, inputs, outputs } of await readJson("golden/cases.json")) (golden[name] ??= []).push({ inputs, outputs });
+  document.title = $("name").textContent = model.name;
   $("summary").textContent = model.summary;
-  const names = Object.keys(model.tasks).filter((name) => !model.tasks[name].part_of);
-  $("tasks").replaceChildren(...names.map((name) => make("button", {
-    type: "button", textContent: title(name), onclick: () => select(name), id: `task-${name}`,
-    data: { role: "tab", "aria-controls": "form" },
+  $("tasks").replaceChildren(...names().map((name) => make("button", {
+    type: "button", textContent: title(name), title: model.tasks[name].summary, onclick: () => select(name).catch(fail), id: `task-${name}`,
+    data: { role: "tab", "aria-controls": "panel" },
   })));
   $("tasks").onkeydown = (event) => { // arrow keys move between tabs
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const next = names[(names.indexOf(task) + step + names.length) % names.length];
-    select(next);
+    const all = names(), next = all[(all.indexOf(task) + step + all.length) % all.length];
+    select(next).catch(fail);
     $(`task-${next}`).focus();
   };
-  select(names.includes(model.default_task) ? model.default_task : names[0]);
+  const gpu = await gpuIsThere();
+  $("device").append(...Object.keys(NAMES).filter((name) => name === "wasm" || gpu).map((value) => make("option", { value, textContent: NAMES[value] })));
+  const linked = read();
+  await select([linked.get("task"), model.default_task].find((name) => names().includes(name)) ?? names()[0]);
+  await use(task, wanted.get("device") ?? (gpu ? "webgpu" : "wasm"));
+  await follow(linked);
 }
 
-function select(name) {
+/** Shows a task: its form, and its golden cases as examples. */
+async function select(name) {
+  cancel();
   task = name;
+  fresh = true;
   for (const tab of $("tasks").children) {
     const chosen = tab.id === `task-${name}`;
     tab.setAttribute("aria-selected", chosen);
     tab.tabIndex = chosen ? 0 : -1;
   }
-  const { inputs, outputs, summary } = model.tasks[name];
+  $("panel").setAttribute("aria-labelledby", `task-${name}`);
+  const { inputs, summary } = model.tasks[name];
   $("task-summary").textContent = summary;
   fields = {};
-  const shown = [];
-  for (const [port, declared] of Object.entries(inputs)) {
-    fields[port] = (FIELDS[declared.field] ?? dataField)(port, declared);
-    shown.push(fields[port].element);
+  for (const [port, declared] of Object.entries(inputs)) fields[port] = fieldOf(port, declared, { changed, fail, example: () => example().catch(fail) });
+  $("ports").replaceChildren(...Object.values(fields).map(({ element }) => element));
+  const draws = Object.values(inputs).some((port) => port.field === "seed");
+  $("go").textContent = draws ? "Draw" : "Run";
+  $("again").hidden = !draws;
+  give("Examples", "");
+  ready();
+  const tiles = await examples(name);
+  if (task !== name) return; // another task was chosen in the meantime
+  if (tiles.length && fresh) {
+    fill(tiles[0], false);
+    give("Examples", "The model's golden cases: random inputs, many of them unusual, and the outputs that it must give.",
+      show(tiles, { declared: model.tasks[name], pairs: true, actions: actions(name, true), file: `${model.name}-${name}-example` }));
   }
-  $("ports").replaceChildren(...shown);
-  const draws = Object.values(outputs).some((port) => port.shown === "pictures");
-  $("go").textContent = draws ? "Draw" : "Go";
-  $("go").disabled = false;
-  $("again").hidden = !Object.values(inputs).some((port) => port.field === "seed");
-  $("outputs").replaceChildren(make("p", { className: "empty", textContent: "The model's outputs appear here." }));
-  for (const [port, value] of Object.entries(last)) // tokens from `encode` are passed to `decode`
-    if (fields[port]?.take && inputs[port].field !== "picture") fields[port].take(value);
-  try {
-    taskOf(model, name);
-  } catch (error) {
-    $("go").disabled = true;
-    return fail(error);
+}
+
+/** Some elements of a task's golden cases: first those with large pictures of things, not of patterns, and usual numbers. */
+async function examples(name) {
+  const declared = model.tasks[name], tiles = [];
+  for (const one of golden[name] ?? []) {
+    one.call ??= { inputs: await readAll(one.inputs), outputs: await readAll(one.outputs) };
+    tiles.push(...tilesOf(one.call, declared));
   }
-  say(`Ready, on ${worker.device === "webgpu" ? "WebGPU" : "WebAssembly"}`);
+  const size = ({ call }) => Math.max(...Object.values(call.inputs).map(({ shape }) => count(shape.slice(1))));
+  const odd = ({ call, index }) => Object.entries(declared.inputs).reduce((sum, [port, { field, default: usual, shape }]) => {
+    if (field !== "number" || !(usual > 0)) return sum;
+    const value = Number(call.inputs[port].data[shape.length ? index : 0]);
+    return sum + Math.abs(Math.log((value + usual / 10) / (1.1 * usual)));
+  }, 0);
+  // Most of a thing's picture is its background; patterns, which golden cases have too, have none.
+  const pattern = ({ call, index }) => Object.keys(declared.inputs).some((port) => {
+    if (declared.inputs[port].field !== "picture") return false;
+    const { data } = pick(call.inputs[port], index);
+    return data.filter((value) => value === data[0]).length < data.length / 3;
+  });
+  return tiles.sort((a, b) => size(b) - size(a) || pattern(a) - pattern(b) || odd(a) - odd(b)).slice(0, widthOf(declared) > 1 ? 6 : 8);
 }
 
-/** A port's place in the form: {element, value()}; `take(array)` fills it, `many()` is how many pictures it makes. */
-function field(port, declared, control, more = {}) {
-  const id = `port-${port}`;
-  control.id ||= id;
-  const hint = [declared.summary, more.hint].filter(Boolean).join("; ");
-  const element = make("div", { className: "port" },
-    make("label", { htmlFor: control.id, textContent: title(port) }), more.around ?? control,
-    make("p", { className: "hint", id: `${id}-hint`, textContent: hint }));
-  control.setAttribute("aria-describedby", `${id}-hint`);
-  return { element, ...more.field };
+/** Fills the form with a tile's inputs: with `all`, numbers, classes and seeds too. */
+function fill({ call: { inputs }, index }, all) {
+  const order = Object.keys(fields).sort((a, b) => Number("under" in fields[a]) - Number("under" in fields[b])); // a picture clears its mask
+  for (const port of order)
+    if (all || fields[port].needs) fields[port].take(model.tasks[task].inputs[port].shape[0] === "batch" ? pick(inputs[port], index) : inputs[port]);
 }
 
-function choiceField(port, declared) {
-  const control = make("select", { id: `port-${port}` });
-  const low = declared.minimum ?? 0, high = declared.maximum ?? low;
-  for (let number = low; number <= high; number++) {
-    const name = number < 0 ? "anything" : declared.classes?.[number] ?? String(number);
-    control.append(make("option", { value: number, textContent: name }));
+async function example() {
+  const [first] = await examples(task);
+  if (!first) throw new RangeError("this model has no example of the task");
+  fill(first, false);
+  for (const one of Object.values(fields)) one.reason?.("the model's own example");
+}
+
+/** A new picture or file: what was painted on the one before and what came from it do not belong to it. */
+function changed(field) {
+  fresh = false;
+  if (field.paintable) for (const other of Object.values(fields)) other.under?.(field.held());
+  give("Result", `Nothing computed from this yet: press ${$("go").textContent}.`);
+  if ($("status").classList.contains("bad")) ready();
+}
+
+function give(heading, note, ...shown) {
+  $("result-title").textContent = heading;
+  $("result-note").textContent = note;
+  $("outputs").replaceChildren(...shown);
+  $("link").hidden = true;
+}
+
+/** What can be done with a tile: its pictures go to every task that takes such pictures, other outputs by their names. */
+const actions = (name, example) => (tile) => {
+  const { call, index } = tile, declared = model.tasks[name], onward = [];
+  for (const other of names()) {
+    const { inputs, summary } = model.tasks[other], taken = {};
+    for (const [port, value] of Object.entries(call.outputs)) {
+      const { shown, dtype, shape } = declared.outputs[port];
+      const same = inputs[port]?.field === "data" && inputs[port].dtype === dtype;
+      const to = same ? port : shown === "pictures" && Object.keys(inputs).find((input) => inputs[input].field === "picture" && inputs[input].shape[3] === shape[3]);
+      if (to) taken[to] ??= shape[0] === "batch" ? pick(value, index) : value;
+    }
+    if (Object.keys(taken).length) onward.push({ text: title(other), title: summary, act: () => send(other, taken).catch(fail) });
   }
-  control.value = declared.default ?? Math.max(0, low);
-  return field(port, declared, control, { field: { value: () => Number(control.value) } });
-}
-
-function seedField(port, declared) {
-  const seed = make("input", { type: "number", id: `port-${port}`, min: declared.minimum, max: declared.maximum, step: 1, value: draw(), required: true });
-  const many = make("select", { title: "How many pictures", id: `port-${port}-many`, data: { "aria-label": "How many pictures" } },
-    ...[1, 4, 9, 16].map((n) => make("option", { value: n, textContent: n === 1 ? "1 picture" : `${n} pictures` })));
-  many.style.flex = "0 0 8.5rem";
-  many.style.width = "8.5rem";
-  const first = () => {
-    if (seed.value === "" || !Number.isSafeInteger(Number(seed.value))) throw new TypeError(`${port} '${seed.value}' is not an integer up to 2^53 - 1`);
-    return Number(seed.value);
-  };
-  return field(port, declared, seed, {
-    around: make("div", { className: "row" }, seed, many), hint: "the same seed gives the same picture everywhere",
-    field: {
-      value: () => Array.from({ length: Number(many.value) }, (_, i) => first() + i),
-      many: () => Number(many.value),
-      again: () => { seed.value = draw(); },
-    },
-  });
-}
-
-const draw = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
-
-function numberField(port, declared) {
-  const whole = declared.codec === "integers", low = declared.minimum ?? 0, high = declared.maximum ?? (whole ? 100 : 10);
-  const step = whole ? 1 : "any";
-  const number = make("input", { type: "number", className: "beside", id: `port-${port}`, min: low, max: high, step, required: true, value: declared.default ?? low });
-  // A slider up to a thousand steps is useless: it covers the usual range, and the number next to it the port's range.
-  const far = whole ? Math.min(high, Math.max(50, 2 * (declared.default ?? 0))) : high;
-  const slider = make("input", { type: "range", min: low, max: far, step: whole ? 1 : (far - low) / 200, value: number.value, tabIndex: -1, data: { "aria-hidden": "true" } });
-  slider.oninput = () => { number.value = whole ? slider.value : Number(Number(slider.value).toFixed(3)); };
-  number.oninput = () => { slider.value = number.value; };
-  return field(port, declared, number, {
-    around: make("div", { className: "row" }, slider, number), hint: `${low} to ${high}`,
-    field: {
-      value: () => {
-        if (number.value === "") throw new TypeError(`${port} '${number.value}' is not a number`);
-        return Number(number.value);
-      },
-    },
-  });
-}
-
-function textField(port, declared) {
-  const control = make("textarea", { id: `port-${port}`, rows: 3 });
-  return field(port, declared, control, { field: { value: () => control.value } });
-}
-
-/** A file by button, by drag and drop, or from the model's own example. */
-function dropField(port, declared, { accept, read, preview, hint }) {
-  let held;
-  const input = make("input", { type: "file", accept, id: `port-${port}`, className: "button", style: "width: 100%" });
-  const note = make("p", { className: "hint", textContent: "" });
-  const drop = make("div", { className: "drop" }, preview, input, make("p", { className: "hint", textContent: "or drop a file here, or " },
-    make("button", { type: "button", textContent: "Use the example", onclick: async () => {
-      try {
-        const example = await worker.ask("example", { task });
-        for (const [name, value] of Object.entries(example)) fields[name]?.take?.(value);
-        note.textContent = "the model's own example";
-      } catch (error) { fail(error); }
-    } })), note);
-  const take = (value) => { held = value; preview.hidden = false; made.changed?.(value); };
-  const readFile = async (file) => {
-    note.textContent = "";
-    try { take(await read(file, (text) => { note.textContent = text; })); say(""); }
-    catch (error) { held = undefined; preview.hidden = true; fail(error); }
-  };
-  input.onchange = () => input.files[0] && readFile(input.files[0]);
-  drop.ondragover = (event) => { event.preventDefault(); drop.classList.add("over"); };
-  drop.ondragleave = () => drop.classList.remove("over");
-  drop.ondrop = (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    if (event.dataTransfer.files[0]) readFile(event.dataTransfer.files[0]);
-  };
-  preview.hidden = true;
-  const made = field(port, declared, input, { around: drop, hint, field: { take } });
-  made.value = () => {
-    if (!held) throw new TypeError(`${port} is missing: choose a file, or the example`);
-    return held;
-  };
-  return made;
-}
-
-function pictureField(port, declared) {
-  const preview = make("canvas", { data: { role: "img", "aria-label": `The chosen ${words(port)}` } });
-  const made = dropField(port, declared, { accept: "image/*", preview, read: (file, tell) => readPicture(file, declared, tell) });
-  made.changed = (value) => {
-    drawPicture(preview, value);
-    for (const other of Object.values(fields)) other.under?.(value);
-  };
-  return made;
-}
-
-/** A brush over the picture: white is redrawn. With the keyboard: arrows move, space paints, e erases. */
-function brushField(port, declared) {
-  let mask, under, at = [0, 0], erasing = false;
-  const canvas = make("canvas", { id: `port-${port}`, className: "brush", tabIndex: 0, style: "width: 100%; max-width: 18rem",
-    data: { role: "img", "aria-label": "Mask: paint what to redraw. Arrow keys move the brush, space paints, e erases." } });
-  const size = make("input", { type: "range", min: 1, max: 12, value: 3, title: "Brush size", data: { "aria-label": "Brush size" } });
-  const erase = make("button", { type: "button", textContent: "Erase", data: { "aria-pressed": "false" } });
-  const clear = make("button", { type: "button", textContent: "Clear" });
-  const paint = () => {
-    if (!mask) return;
-    const [, height, width] = mask.shape;
-    if (under) drawPicture(canvas, under);
-    else { canvas.width = width; canvas.height = height; }
-    const pen = canvas.getContext("2d");
-    pen.fillStyle = "rgb(235 80 60 / .65)";
-    for (let i = 0; i < width * height; i++) if (mask.data[i] >= 128) pen.fillRect(i % width, Math.floor(i / width), 1, 1);
-    if (document.activeElement === canvas) { pen.strokeStyle = "#2f80ed"; pen.strokeRect(at[0] - .5, at[1] - .5, 2, 2); }
-  };
-  const dab = (x, y, level) => {
-    if (!mask) return;
-    const [, height, width] = mask.shape, radius = Number(size.value) / 2;
-    for (let i = Math.floor(y - radius); i <= y + radius; i++)
-      for (let j = Math.floor(x - radius); j <= x + radius; j++)
-        if (i >= 0 && j >= 0 && i < height && j < width && Math.hypot(i + .5 - y, j + .5 - x) <= Math.max(radius, .71)) mask.data[i * width + j] = level;
-    paint();
-  };
-  const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height];
-  };
-  canvas.onpointerdown = (event) => { canvas.setPointerCapture(event.pointerId); at = place(event).map(Math.floor); dab(...place(event), erasing ? 0 : 255); };
-  canvas.onpointermove = (event) => { if (event.buttons) dab(...place(event), erasing ? 0 : 255); };
-  canvas.onfocus = canvas.onblur = paint;
-  canvas.onkeydown = (event) => {
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (move) at = at.map((v, i) => Math.min([canvas.width, canvas.height][i] - 1, Math.max(0, v + move[i])));
-    else if (event.key === " ") dab(at[0] + .5, at[1] + .5, 255);
-    else if (event.key === "e") dab(at[0] + .5, at[1] + .5, 0);
-    else return;
-    event.preventDefault();
-    paint();
-  };
-  erase.onclick = () => { erasing = !erasing; erase.setAttribute("aria-pressed", erasing); erase.textContent = erasing ? "Erasing" : "Erase"; };
-  clear.onclick = () => { mask?.data.fill(0); paint(); };
-  const made = field(port, declared, canvas, {
-    around: make("div", {}, canvas, make("div", { className: "row" }, size, erase, clear)),
-    hint: "choose a picture, then paint what to redraw",
-    field: {
-      under: (picture) => {
-        under = picture;
-        const [batch, height, width] = picture.shape;
-        if (mask?.shape[1] !== height || mask.shape[2] !== width) mask = array("uint8", [1, height, width, 1]);
-        at = [Math.floor(width / 2), Math.floor(height / 2)];
-        void batch;
-        paint();
-      },
-      take: (value) => { mask = array("uint8", [1, ...value.shape.slice(1)], value.data.slice(0, value.data.length / value.shape[0])); paint(); },
-      value: () => {
-        if (!mask) throw new TypeError(`${port} is missing: choose a picture and paint on it`);
-        return mask;
-      },
-    },
-  });
-  return made;
-}
-
-/** Anything else: from the task before, a file, or the example. */
-function dataField(port, declared) {
-  const bytes = declared.codec === "bytes";
-  const preview = make("canvas", { data: { role: "img", "aria-label": words(port) } });
-  const text = make("pre");
-  const made = dropField(port, declared, {
-    accept: bytes ? "" : ".npy", preview: make("div", {}, preview, text), hint: bytes ? "a file" : "a .npy file",
-    read: async (file) => {
-      const data = new Uint8Array(await file.arrayBuffer());
-      return bytes && !file.name.endsWith(".npy") ? array("uint8", [data.length], data) : readNpy(port, declared, data);
-    },
-  });
-  made.changed = (value) => {
-    preview.hidden = declared.shown !== "codes";
-    if (declared.shown === "codes") drawTokens(preview, value);
-    text.textContent = `${value.dtype} [${value.shape.join(", ")}]${value.data.length <= 8 ? `: ${Array.from(value.data).join(", ")}` : ""}`;
-  };
-  return made;
-}
-
-const FIELDS = {
-  picture: pictureField, brush: brushField, choice: choiceField, seed: seedField, number: numberField, text: textField,
-  data: dataField,
+  const use = { text: "Use its inputs", title: "Fills the form with them", act: () => { fill(tile, true); say(`The form has the inputs of the example: press ${$("go").textContent}`); } };
+  return { onward, more: example ? [use] : [] };
 };
 
-const NPY = { "|u1": ["uint8", Uint8Array], "<i8": ["int64", BigInt64Array], "<f4": ["float32", Float32Array] };
-
-function readNpy(port, declared, bytes) {
-  const view = new DataView(bytes.buffer), magic = bytes[0] === 0x93 && bytes.length > 10, end = magic ? 10 + view.getUint16(8, true) : 0;
-  const head = new TextDecoder("latin1").decode(bytes.subarray(10, end));
-  const [dtype, Type] = NPY[/'descr': '(.*?)'/.exec(head)?.[1]] ?? [];
-  const shape = /'shape': \((.*?)\)/.exec(head)?.[1]?.split(",").filter((n) => n.trim()).map(Number);
-  if (dtype !== declared.dtype || !shape || head.includes("True"))
-    throw new TypeError(`${port} must be a C-ordered .npy array of ${declared.dtype}`);
-  const data = bytes.slice(end);
-  if (data.length !== shape.reduce((a, b) => a * b, 1) * Type.BYTES_PER_ELEMENT) throw new RangeError(`the .npy file is cut short`);
-  return array(dtype, shape, new Type(data.buffer));
+/** Goes on to a task with the given inputs. */
+async function send(name, inputs) {
+  await select(name);
+  if (task !== name) return;
+  for (const [port, value] of Object.entries(inputs)) {
+    const declared = model.tasks[name].inputs[port];
+    let reason = "taken from the earlier result";
+    fields[port].take(declared.field === "picture" ? refit(value, declared, (text) => { reason += `, ${text}`; }) : value);
+    fields[port].reason(reason);
+  }
+  $(`task-${name}`).focus();
+  say(`The result is the input of ${title(name)}: press ${$("go").textContent}`);
 }
 
 // --- A call -----------------------------------------------------------------------------------------------------------
 
 async function go() {
-  const started = performance.now(), name = task;
-  $("go").disabled = $("again").disabled = true;
-  const clock = setInterval(() => say(`Drawing, ${((performance.now() - started) / 1000).toFixed(1)} s`), 100);
+  if (running || $("go").disabled) return;
+  const name = task, declared = model.tasks[name], before = [$("result-title").textContent, $("result-note").textContent, ...$("outputs").childNodes];
+  const once = running = { preview: undefined };
+  fresh = false;
   try {
-    const ports = {}, pictures = Math.max(1, ...Object.values(fields).map((f) => f.many?.() ?? 1));
+    const ports = {}, pictures = Math.max(1, ...Object.values(fields).map((one) => one.many?.() ?? 1));
     for (const [port, one] of Object.entries(fields)) {
       const value = one.value();
-      ports[port] = value.shape?.[0] === 1 && model.tasks[name].inputs[port].shape[0] === "batch" && pictures > 1 ? repeat(value, pictures) : value;
+      ports[port] = value.shape?.[0] === 1 && declared.inputs[port].shape[0] === "batch" && pictures > 1 ? repeat(value, pictures) : value;
     }
-    const { outputs, seconds } = await worker.ask("run", { task: name, ports });
-    if (name !== task) return; // another task was chosen in the meantime
-    for (const [port, value] of Object.entries(outputs)) last[port] = value;
-    give(outputs);
-    clearInterval(clock);
-    say(`${seconds.toFixed(2)} s on ${worker.device === "webgpu" ? "WebGPU" : "WebAssembly"}`);
-    document.documentElement.dataset.drawn = String(Number(document.documentElement.dataset.drawn ?? 0) + 1);
+    busy(true);
+    const clock = progress();
+    try {
+      await replaced;
+      const call = await worker.ask("run", { task: name, ports, watched: true, pace: pace[name] }, (news) => {
+        kept = news.files ?? kept;
+        clock.tell(news);
+        if (news.outputs && once === running) preview(once, name, news);
+      });
+      pace[name] = call.pace;
+      const total = pictures > 1 ? `${pictures} in ` : "";
+      give("Result", `${total}${call.seconds.toFixed(2)} s on ${NAMES[worker.device]}`,
+        show(tilesOf(call, declared), { declared, pairs: pictures === 1, actions: actions(name, false), file: `${model.name}-${name}` }));
+      write();
+      say(`Done: ${total}${call.seconds.toFixed(2)} s on ${NAMES[worker.device]}`);
+      document.documentElement.dataset.drawn = String(Number(document.documentElement.dataset.drawn ?? 0) + 1);
+    } finally {
+      clock.end();
+    }
   } catch (error) {
-    clearInterval(clock);
-    fail(error);
+    if (once.preview) give(...before);
+    if (error.name !== "AbortError") fail(error);
   } finally {
-    clearInterval(clock);
-    $("go").disabled = $("again").disabled = false;
+    if (running === once) running = undefined;
+    busy(false);
   }
 }
 
-function give(outputs) {
-  const shown = [];
-  for (const [port, value] of Object.entries(outputs)) {
-    const declared = model.tasks[task].outputs[port];
-    const shares = declared.codec === "floats" && declared.minimum === 0 && declared.maximum === 1 && value.shape.length === 2;
-    if (declared.shown === "pictures") shown.push(pictures(port, value));
-    else if (declared.shown === "codes") shown.push(codes(port, value));
-    else if (shares && value.shape[1] <= 100) shown.push(bars(port, value, outputs));
-    else shown.push(make("figure", {}, make("figcaption", { textContent: title(port) }), make("pre", { textContent: line(declared, value) })));
-  }
-  $("outputs").replaceChildren(...shown);
+/** Shows the picture that a sampler predicts before it is done. */
+function preview(once, name, call) {
+  const declared = model.tasks[name];
+  if (once.preview && redraw(once.preview, declared, call.outputs)) return;
+  once.preview = show(tilesOf(call, declared), { declared, pairs: false, actions: () => ({}), file: `${model.name}-${name}` });
+  once.preview.classList.add("preview");
+  give("Drawing", "What the model expects to get, step by step", once.preview);
 }
 
-function line(declared, value) {
-  const numbers = Array.from(value.data.slice(0, 200), Number);
-  const named = declared.shown === "names" ? numbers.map((n) => declared.classes?.[n] ?? n) : numbers.map((n) => Number(n.toPrecision(6)));
-  return named.join(", ") + (value.data.length > 200 ? ", …" : "");
-}
-
-function pictures(port, value) {
-  const canvases = Array.from({ length: value.shape[0] }, (_, i) => {
-    const canvas = make("canvas", { data: { role: "img", "aria-label": `${title(port)} ${i + 1} of ${value.shape[0]}`, "data-port": port } });
-    drawPicture(canvas, value, i);
-    return canvas;
-  });
-  const save = make("button", { type: "button", textContent: "Save as PNG", onclick: () => {
-    for (const [i, canvas] of canvases.entries()) canvas.toBlob((blob) => download(blob, `${model.name}-${task}${canvases.length > 1 ? `-${i}` : ""}.png`));
-  } });
-  return make("figure", {}, make("div", { className: value.shape[0] === 1 ? "pictures one" : "pictures" }, ...canvases), make("p", {}, save));
-}
-
-function codes(port, value) {
-  const canvas = make("canvas", { style: "width: min(16rem, 100%)", data: { role: "img", "aria-label": title(port), "data-port": port } });
-  drawTokens(canvas, value);
-  const save = make("button", { type: "button", textContent: "Save as .npy", onclick: () => download(new Blob([npy(value)]), `${model.name}-${port}.npy`) });
-  const decode = Object.keys(model.tasks).find((name) => model.tasks[name].inputs[port]);
-  const onward = decode && make("button", { type: "button", textContent: title(decode), onclick: () => select(decode) });
-  return make("figure", {}, canvas, make("figcaption", { textContent: `${value.shape[1]}x${value.shape[2]} ${words(port)}, one colour each` }),
-    make("p", { className: "actions", style: "justify-content: center" }, ...(onward ? [onward] : []), save));
-}
-
-function bars(port, value, outputs) {
-  const label = Object.keys(outputs).find((name) => model.tasks[task].outputs[name].shown === "names");
-  const names = label ? model.tasks[task].outputs[label].classes ?? [] : [];
-  const rows = Array.from(value.data.slice(0, value.shape[1]), (v, i) => [names[i] ?? String(i), v]).sort((a, b) => b[1] - a[1]).slice(0, 20);
-  const bar = ([name, v]) => {
-    const fill = make("i");
-    fill.style.width = `${100 * Math.min(1, Math.max(0, v))}%`;
-    return make("li", {}, fill, make("span", { textContent: name }), make("span", { textContent: v.toFixed(3) }));
+/** The bar and the line under it. */
+function progress() {
+  const start = performance.now(), seconds = () => (performance.now() - start) / 1000;
+  let line = () => `Opening the model, ${seconds().toFixed(1)} s`, from = 0;
+  const bar = $("progress");
+  bar.classList.add("on");
+  bar.removeAttribute("value");
+  let expected;
+  const timer = setInterval(() => {
+    $("clock").textContent = line();
+    if (expected) bar.value = Math.min(.97, (seconds() - from) / expected);
+  }, 100);
+  return {
+    tell: (news) => {
+      if (news.steps) {
+        bar.value = news.step / news.steps;
+        line = () => `Step ${news.step} of ${news.steps}, ${seconds().toFixed(1)} s`;
+      } else if (news.expected) {
+        ({ expected } = news);
+        from = seconds();
+        line = () => `${(seconds() - from).toFixed(1)} s of about ${expected.toFixed(expected < 10 ? 1 : 0)} s`;
+      }
+      $("clock").textContent = line();
+    },
+    end: () => {
+      clearInterval(timer);
+      bar.classList.remove("on");
+      bar.value = 0;
+      $("clock").textContent = "";
+    },
   };
-  return make("figure", {}, make("figcaption", { textContent: title(port) }), make("ul", { className: "bars" }, ...rows.map(bar)));
 }
 
-function npy({ dtype, shape, data }) {
-  const descr = Object.keys(NPY).find((key) => NPY[key][0] === dtype);
-  const head = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${shape.join(", ")}${shape.length === 1 ? "," : ""}), }`;
-  const text = `\x93NUMPY\x01\x00..${head.padEnd(Math.ceil((head.length + 11) / 64) * 64 - 11)}\n`;
-  const bytes = Uint8Array.from(text, (c) => c.charCodeAt(0));
-  new DataView(bytes.buffer).setUint16(8, bytes.length - 10, true);
-  const whole = new Uint8Array(bytes.length + data.byteLength);
-  whole.set(bytes);
-  whole.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), bytes.length);
-  return whole;
+/** Cancel takes the place of the button that started a call, and its focus. */
+function busy(on) {
+  const focused = [$("go"), $("again"), $("cancel")].includes(document.activeElement);
+  $("go").hidden = on;
+  $("cancel").hidden = !on;
+  $("again").disabled = on || $("go").disabled;
+  $("result").setAttribute("aria-busy", on);
+  if (focused) (on ? $("cancel") : $("go")).focus();
+  if (!on) return;
+  say("Drawing");
+  if ($("result").getBoundingClientRect().top < 0) $("result").scrollIntoView();
 }
 
-function download(blob, name) {
-  const link = make("a", { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+/** Ends the call that runs; a graph cannot be interrupted, so its worker is replaced, with the files that it had. */
+function cancel() {
+  if (!running) return;
+  running = undefined;
+  const { device } = worker;
+  worker.end();
+  replaced = open(device).then((opened) => { worker = opened; });
+  replaced.catch(fail);
+  say("Cancelled");
+}
+
+// --- The address ------------------------------------------------------------------------------------------------------
+//
+// #task=generate&seed=7-10&label=7&steps=20: what a result was drawn from. Whoever opens it gets the same pictures.
+
+const read = () => new URLSearchParams(location.hash.slice(1));
+
+function write() {
+  const kept = new URLSearchParams({ task });
+  for (const [port, one] of Object.entries(fields)) if (one.text) kept.set(port, one.text());
+  history.replaceState(null, "", `#${kept}`);
+  $("link").hidden = !navigator.clipboard || !Object.values(fields).some((one) => one.text);
+}
+
+/** Fills the form from the address, and draws if nothing else is needed. */
+async function follow(linked) {
+  const name = linked.get("task");
+  if (!names().includes(name)) return;
+  if (task !== name) await select(name);
+  let found = 0;
+  for (const [port, one] of Object.entries(fields)) {
+    if (!one.read || !linked.has(port)) continue;
+    one.read(linked.get(port));
+    found++;
+  }
+  if (found && Object.values(fields).every((one) => one.read)) await go();
 }
 
 // --- Golden cases -----------------------------------------------------------------------------------------------------
 
 async function check(keep = false) {
   say("Running the golden cases");
+  await replaced;
   const rows = await worker.ask("verify", { keep });
-  $("checked").tBodies[0].replaceChildren(...rows.map((row) => make("tr", {}, ...[
+  $("checked").querySelector("tbody").replaceChildren(...rows.map((row) => make("tr", {}, ...[
     `${row.task} ${row.case}`, row.port, String(Number(row.worst.toPrecision(3))), `${Math.floor(row.equal * 10000) / 100} %`,
     row.worst === 0 ? "identical" : row.same ? "within tolerance" : "differs",
   ].map((text) => make("td", { textContent: text })))));
@@ -543,8 +460,12 @@ async function report(path) {
 
 $("form").onsubmit = (event) => { event.preventDefault(); go(); };
 $("again").onclick = () => { for (const one of Object.values(fields)) one.again?.(); go(); };
+$("cancel").onclick = cancel;
+$("link").onclick = () => navigator.clipboard.writeText(location.href).then(() => say("The link is copied: it draws the same pictures"), fail);
 $("check").onclick = () => check().catch(fail);
-$("device").onchange = () => use(task, $("device").value).then(() => select(task)).catch(fail);
+$("device").onchange = () => use(task, $("device").value).catch(fail);
+addEventListener("keydown", (event) => { if (event.key === "Escape") cancel(); });
+addEventListener("hashchange", () => follow(read()).catch(fail));
 
 start().then(() => {
   document.documentElement.dataset.ready = "yes";

@@ -1,6 +1,6 @@
 // Converts pictures between files, canvases and arrays. An array is {dtype: "uint8", shape: [batch, height, width, channels], data}.
 
-import { array } from "./ports.mjs";
+import { array, count } from "./ports.mjs";
 
 /**
  * A picture file as an `image` port needs it: upright, on white, with its channels and size. Reports each change.
@@ -13,13 +13,28 @@ export async function readPicture(file, port, tell) {
   } catch {
     throw new TypeError(`${file.name || "that"} is not a picture that this browser can read`);
   }
+  return fit(bitmap, port, tell);
+}
+
+/** The first picture of a batch as another port needs it. Throws like `readPicture`. */
+export function refit(picture, port, tell) {
+  const [, height, width, channels] = picture.shape, [, ...wanted] = port.shape;
+  const free = wanted.slice(0, 2).every((length) => typeof length === "string");
+  if (channels === wanted[2] && (free || (height === wanted[0] && width === wanted[1]))) return picture;
+  const canvas = document.createElement("canvas");
+  drawPicture(canvas, picture);
+  return fit(canvas, port, tell);
+}
+
+function fit(source, port, tell) {
   const [, wantedHeight, wantedWidth, channels] = port.shape;
-  let { width, height } = bitmap, cut = [0, 0, width, height];
+  let { width, height } = source, cut = [0, 0, width, height];
   if (typeof wantedHeight === "number" && (width !== wantedWidth || height !== wantedHeight)) {
     const scale = Math.min(width / wantedWidth, height / wantedHeight);
     const [w, h] = [wantedWidth * scale, wantedHeight * scale];
     cut = [(width - w) / 2, (height - h) / 2, w, h];
-    tell(`${width}x${height}: cut at the centre and scaled to ${wantedWidth}x${wantedHeight}`);
+    const square = Math.round(w) === width && Math.round(h) === height;
+    tell(`${width}x${height}: ${square ? "" : "cut at the centre and "}scaled to ${wantedWidth}x${wantedHeight}`);
     [width, height] = [wantedWidth, wantedHeight];
   } else {
     const smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
@@ -36,7 +51,7 @@ export async function readPicture(file, port, tell) {
   pen.fillStyle = "white";
   pen.fillRect(0, 0, width, height);
   pen.imageSmoothingQuality = "high";
-  pen.drawImage(bitmap, ...cut, 0, 0, width, height);
+  pen.drawImage(source, ...cut, 0, 0, width, height);
   return fromPixels(pen.getImageData(0, 0, width, height), channels);
 }
 
@@ -52,18 +67,23 @@ function fromPixels({ data, width, height }, channels) {
 
 /** Draws one picture of a batch on a canvas, pixel for pixel. */
 export function drawPicture(canvas, { shape: [, height, width, channels], data }, index = 0) {
-  canvas.width = width;
-  canvas.height = height;
+  size(canvas, width, height);
   const pixels = new ImageData(width, height), start = index * height * width * channels;
   for (let i = 0; i < width * height; i++)
     for (let c = 0; c < 4; c++) pixels.data[4 * i + c] = c === 3 ? 255 : data[start + i * channels + (channels === 3 ? c : 0)];
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
+/** Marks the pixels of a mask that are 128 or more, over what the canvas shows. */
+export function drawMask(canvas, { shape: [, height, width], data }, index = 0) {
+  const pen = canvas.getContext("2d"), start = index * height * width;
+  pen.fillStyle = "rgb(235 80 60 / .65)";
+  for (let i = 0; i < width * height; i++) if (data[start + i] >= 128) pen.fillRect(i % width, Math.floor(i / width), 1, 1);
+}
+
 /** Draws the codes of one picture, int64 [batch, rows, columns], a colour each. */
 export function drawTokens(canvas, { shape: [, rows, columns], data }, index = 0) {
-  canvas.width = columns;
-  canvas.height = rows;
+  size(canvas, columns, rows);
   const pen = canvas.getContext("2d");
   for (let i = 0; i < rows * columns; i++) {
     const code = Number(data[index * rows * columns + i]);
@@ -72,9 +92,20 @@ export function drawTokens(canvas, { shape: [, rows, columns], data }, index = 0
   }
 }
 
+function size(canvas, width, height) {
+  Object.assign(canvas, { width, height });
+  canvas.classList.toggle("pixels", Math.max(width, height) < 160); // small pictures are shown with sharp pixels
+}
+
 /** One picture again and again, a batch of it. */
 export function repeat({ dtype, shape, data }, times) {
   const whole = array(dtype, [times, ...shape.slice(1)]);
   for (let i = 0; i < times; i++) whole.data.set(data.subarray(0, data.length / shape[0]), (i * data.length) / shape[0]);
   return whole;
+}
+
+/** One element of a batch, as a batch of one. */
+export function pick({ dtype, shape, data }, index) {
+  const one = [1, ...shape.slice(1)], length = count(one);
+  return array(dtype, one, data.slice(index * length, (index + 1) * length));
 }

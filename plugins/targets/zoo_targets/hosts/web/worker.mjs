@@ -1,20 +1,25 @@
-// Runs the graphs in a worker, so that the page stays responsive while they compute.
+// Runs the graphs in a worker, so that the page stays responsive while they compute, and can end them.
 //
-// For {id, what, …} it answers {id, result} or {id, error: {name, message}}; while loading, {id, loaded, total} in bytes.
+// For {id, what, …} it answers {id, result} or {id, error: {name, message}}, and before that {id, news}.
 
-import { array, compare, complete, count, fromBytes, taskOf, toBytes } from "./ports.mjs";
+import { array, compare, complete, count, taskOf, toBytes } from "./ports.mjs";
+import { read, readAll, readJson, readRaw } from "./files.mjs";
 
-const place = (path) => new URL(path, import.meta.url);
 const device = new URL(import.meta.url).searchParams.get("device"); // wasm or webgpu
 const sessions = new Map();
-let model, weights, ort;
+let model, files, weights, ort;
 
 const answers = {
-  /** Loads runtime, manifest and weights; the manifest. */
-  async open({ tell }) {
-    model = JSON.parse(new TextDecoder().decode(await read("model.json")));
+  /**
+   * Loads runtime, manifest and weights; gives the manifest and the files.
+   *
+   * `kept` are the files that an earlier worker gave: a Blob is shared, so a worker that replaces another does not load again.
+   */
+  async open({ kept = {}, tell }) {
+    files = kept;
+    model = await readJson("model.json");
     ort = await import(device === "webgpu" ? "./runtime/ort.webgpu.min.mjs" : "./runtime/ort.wasm.min.mjs");
-    ort.env.wasm.wasmPaths = place("runtime/").href;
+    ort.env.wasm.wasmPaths = new URL("runtime/", import.meta.url).href;
     ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
     ort.env.logLevel = "error";
     const names = Object.keys(model.files).filter((name) => name.endsWith(".safetensors") && name !== "golden.safetensors");
@@ -25,7 +30,7 @@ const answers = {
       weights.push({ path, data: await readModelFile(path, (loaded) => tell({ loaded: before + loaded, total })) });
       before += model.files[path].size;
     }
-    return { model, threads: ort.env.wasm.numThreads, device };
+    return { model, files, threads: ort.env.wasm.numThreads, device };
   },
 
   /** Opens a task's graph. */
@@ -36,18 +41,28 @@ const answers = {
     sessions.set(task, await ort.InferenceSession.create(graph, { executionProviders: [device], externalData: weights }));
   },
 
-  /** One call: ports in, arrays and the seconds that it took out. */
-  async run({ task, ports }) {
-    const inputs = complete(model, task, ports);
-    await answers.load({ task });
+  /**
+   * One call: ports in; arrays of all ports, seconds, and `pace` out, which is the seconds per unit of work.
+   *
+   * With `watched` it tells its progress: {step, steps, inputs, outputs} where the model has the parts of the loop, else
+   * {expected}, in seconds, by `pace` or, without one, by a golden case that is not larger than the call. It also tells the
+   * files that it read.
+   */
+  async run({ task, ports, watched, pace, tell }) {
+    const inputs = complete(model, task, ports), parts = watched && partsOf(task), work = workOf(task, inputs);
+    for (const name of parts || [task]) await answers.load({ task: name });
+    tell({ files });
+    if (watched && !parts) tell({ expected: work * (pace ?? await measure(task, work)) });
     const start = performance.now();
-    return { outputs: await call(task, inputs), seconds: (performance.now() - start) / 1000 };
+    const outputs = await (parts ? steps(parts, inputs, tell) : call(task, inputs));
+    const seconds = (performance.now() - start) / 1000;
+    return { inputs, outputs, seconds, pace: seconds / work };
   },
 
   /** The golden cases of one task, or of all; with `keep`, also the bytes of their outputs. */
   async verify({ task, keep }) {
     const rows = [];
-    for (const golden of JSON.parse(new TextDecoder().decode(await read("golden/cases.json")))) {
+    for (const golden of await readJson("golden/cases.json")) {
       if (task && golden.task !== task) continue;
       await answers.load({ task: golden.task });
       const actual = await call(golden.task, await readAll(golden.inputs));
@@ -58,24 +73,12 @@ const answers = {
     }
     return rows;
   },
-
-  /** The first picture's inputs of the golden case with the largest ones: an example of what a task takes. */
-  async example({ task }) {
-    const cases = JSON.parse(new TextDecoder().decode(await read("golden/cases.json"))).filter((one) => one.task === task);
-    const size = ({ inputs }) => Math.max(...Object.values(inputs).map(({ shape }) => count(shape.slice(1))));
-    const ports = model.tasks[task].inputs, example = {};
-    for (const [name, { dtype, shape, data }] of Object.entries(await readAll(cases.sort((a, b) => size(b) - size(a))[0].inputs))) {
-      const one = ports[name].shape[0] === "batch" ? [1, ...shape.slice(1)] : shape;
-      example[name] = array(dtype, one, data.slice(0, count(one)));
-    }
-    return example;
-  },
 };
 
 async function call(task, inputs) {
-  const ports = taskOf(model, task).outputs;
+  const { inputs: taken, outputs: ports } = taskOf(model, task);
   const feeds = {};
-  for (const [name, { dtype, shape, data }] of Object.entries(inputs)) feeds[name] = new ort.Tensor(dtype, data, shape);
+  for (const name of Object.keys(taken)) feeds[name] = new ort.Tensor(inputs[name].dtype, inputs[name].data, inputs[name].shape);
   const results = await sessions.get(task).run(feeds);
   const outputs = {};
   for (const [name, { dtype }] of Object.entries(ports))
@@ -83,16 +86,63 @@ async function call(task, inputs) {
   return outputs;
 }
 
-async function readAll(raws) {
-  const arrays = {};
-  for (const [name, raw] of Object.entries(raws)) arrays[name] = await readRaw(raw);
-  return arrays;
+// --- Progress ---------------------------------------------------------------------------------------------------------
+
+/** The graphs `begin`, `step` and `end` of a task, if the model has them (the repository's docs/decisions/0006-host-loop.md). */
+function partsOf(task) {
+  const names = ["begin", "step", "end"].map((part) => `${task}_${part}`);
+  return names.every((name) => model.tasks[name]?.part_of === task) && names;
 }
 
-const readRaw = async (raw) => fromBytes(raw.dtype, raw.shape, await read(`golden/${raw.file}`));
+/** A sampler's loop, one step after the other; the picture that each step predicts is told now and then. */
+async function steps([begin, step, end], inputs, tell) {
+  let { x, previous_x0, plan } = await call(begin, inputs);
+  const width = plan.shape[1], rows = [];
+  for (let at = 0; at < plan.data.length && plan.data.subarray(at, at + width).some(Boolean); at += width)
+    rows.push(array("float32", [width], plan.data.slice(at, at + width)));
+  const start = performance.now();
+  let shown = 0; // the share of time for pictures in between stays below a tenth
+  for (const [i, row] of rows.entries()) {
+    const index = array("int64", [], BigInt64Array.of(BigInt(i)));
+    ({ next_x: x, x0: previous_x0 } = await call(step, { ...inputs, x, previous_x0, row, index }));
+    const now = performance.now(), news = { step: i + 1, steps: rows.length };
+    if (10 * shown < now - start) {
+      Object.assign(news, { inputs, outputs: await call(end, { x: previous_x0 }) });
+      shown += performance.now() - now;
+    }
+    tell(news);
+  }
+  return call(end, { x });
+}
+
+/** How much a call computes, relative to other calls of its task: its largest input, as often as whole numbers say. */
+function workOf(task, inputs) {
+  let work = Math.max(...Object.values(inputs).map(({ shape }) => count(shape)));
+  for (const [name, port] of Object.entries(model.tasks[task].inputs))
+    if (port.field === "number" && port.codec === "integers" && !port.shape.length) work *= Number(inputs[name].data[0]);
+  return work;
+}
+
+/** Seconds per unit of work, by the largest golden case of the task within `most` units; else the smallest. */
+async function measure(task, most) {
+  const cases = [];
+  for (const golden of await readJson("golden/cases.json"))
+    if (golden.task === task) {
+      const inputs = await readAll(golden.inputs);
+      cases.push({ inputs, work: workOf(task, inputs) });
+    }
+  cases.sort((a, b) => a.work - b.work);
+  const { inputs, work } = cases.findLast((one) => one.work <= most) ?? cases[0];
+  const start = performance.now();
+  await call(task, inputs);
+  return (performance.now() - start) / 1000 / work;
+}
+
+// --- Files ------------------------------------------------------------------------------------------------------------
 
 /** A file of model/, whole: its size and, where the browser can, its SHA-256 are what the manifest says. */
 async function readModelFile(name, tell) {
+  if (files[name]) return new Uint8Array(await files[name].arrayBuffer());
   const bytes = await read(`model/${name}`, tell), { size, sha256 } = model.files[name];
   if (bytes.length !== size) throw new RangeError(`model/${name} has ${bytes.length} bytes of ${size}: copy the folder again`);
   if (self.crypto?.subtle) { // not available over plain http, except on localhost
@@ -100,29 +150,13 @@ async function readModelFile(name, tell) {
     const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
     if (found !== sha256) throw new RangeError(`model/${name} is damaged: copy the folder again`);
   }
+  files[name] = new Blob([bytes]);
   return bytes;
-}
-
-async function read(path, tell = () => {}) {
-  const response = await fetch(place(path));
-  if (!response.ok) throw new Error(`${path} cannot be read: ${response.status} ${response.statusText}`);
-  const parts = [], reader = response.body.getReader();
-  let loaded = 0;
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    parts.push(value);
-    tell(loaded += value.length);
-  }
-  const whole = new Uint8Array(loaded);
-  let at = 0;
-  for (const part of parts) { whole.set(part, at); at += part.length; }
-  return whole;
 }
 
 self.onmessage = async ({ data: { id, what, ...details } }) => {
   try {
-    self.postMessage({ id, result: await answers[what]({ ...details, tell: (news) => self.postMessage({ id, ...news }) }) });
+    self.postMessage({ id, result: await answers[what]({ ...details, tell: (news) => self.postMessage({ id, news }) }) });
   } catch (error) {
     self.postMessage({ id, error: { name: error?.name ?? "Error", message: String(error?.message ?? error).split("\n")[0] } });
   }
