@@ -50,6 +50,10 @@ def cli_page() -> str:
         "| variable | meaning |\n|---|---|",
         "| `ZOO_HOME` | the store's folder; default `$XDG_DATA_HOME/zoo` or `~/.local/share/zoo` |",
         "| `ZOO_NO_PLUGINS` | `1`: do not use plugins, as with `--no-plugins` |",
+        "| `ZOO_ISOLATE` | `1`: every model runs in a worker process; `0`: none does; see"
+        " [security.md](security.md#while-it-runs) |",
+        "| `ZOO_WORKER_SECONDS` | the deadline of a call in a worker process; default 3600 |",
+        "| `ZOO_WORKER_MEMORY` | its memory limit, e.g. `8G`; default: three quarters of the machine's memory |",
         "| `ZOO_CUDA_OPTIONS` | `NAME=VALUE,…`: options of ONNX Runtime's CUDA provider, see [gpu.md](gpu.md) |",
         "| `HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE` | proxies and certificates, as usual |",
         "| `NO_COLOR` | has no effect: zoo never prints colours |",

@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 # Before torch is loaded, here and in child processes: on a busy machine its threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Bundles of tests are strangers' models, each of which would start a worker process; tests of those set it themselves.
+os.environ.setdefault("ZOO_ISOLATE", "0")
+
 # With pytest-xdist each worker, and what it starts, has a core of its own: threads of one do not wait for the other's.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from zoo.formats.manifest import Export, Manifest
 from zoo.hookspecs import Port, Task, Tolerance
 from zoo.media import tensors
 from zoo.names import MANIFEST
+from zoo.store.locate import Bundle
 
 CLASSES = ("Shirt", "Sneaker", "Ankle boot")
 
@@ -159,12 +159,12 @@ def studio(folder: Path, name: str = "studio", version: int = 1) -> Path:
     return folder
 
 
-def bundle_of(folder: Path) -> SimpleNamespace:
+def bundle_of(folder: Path) -> Bundle:
     """What `zoo.store.locate` gives for a folder, without its checks."""
     data = (folder / MANIFEST).read_bytes()
     manifest = manifests.parse(data, str(folder))
     reference = f"{manifest.name}:{manifest.version}"
-    return SimpleNamespace(folder=folder, manifest=manifest, digest=manifests.digest(data), reference=reference)
+    return Bundle(folder, manifest, manifests.digest(data), reference)
 
 
 def copy_with_version(source: Path, target: Path, version: int) -> Path:

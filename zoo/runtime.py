@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, Struct, structs
 
@@ -54,6 +55,7 @@ class Session:
     Attributes:
         inputs, outputs: names, in the graph's order.
         provider: `cpu` or `cuda`, what the session really got.
+        runtime_version: of ONNX Runtime.
         reason: why an available GPU is not used, one line; else empty.
         left_on_cpu: operators with nodes on the CPU and the number of nodes; known after the first call of a session
             that was opened with `device="cuda"`.
@@ -65,6 +67,7 @@ class Session:
         self.inputs = tuple(i.name for i in session.get_inputs())
         self.outputs = tuple(o.name for o in session.get_outputs())
         self.provider, self.reason = provider, reason
+        self.runtime_version = _runtime_version()
         self.left_on_cpu: dict[str, int] = {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,6 +92,8 @@ class Session:
 
         options = onnxruntime.RunOptions()
         result: list[Any] = []
+        main = threading.current_thread() is threading.main_thread()
+        hears = main and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL)
         done = threading.Event()
 
         def call() -> None:
@@ -100,7 +105,10 @@ class Session:
                 done.set()
 
         try:
-            threading.Thread(target=call, daemon=True).start()
+            if hears:
+                threading.Thread(target=call, daemon=True).start()
+            else:  # no Ctrl-C can come here
+                call()
             done.wait()
         except KeyboardInterrupt:
             options.terminate = True  # checked between two nodes
@@ -156,6 +164,12 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         raise DeviceError(f"CUDA was requested but is unavailable: {obstacle}")
     reason = "" if obstacle == NO_GPU else obstacle  # without a GPU, nothing is left unused
     return Session(_create(graph, [CPU], threads, None), "cpu", reason, graph.name)
+
+
+def _runtime_version() -> str:
+    import onnxruntime
+
+    return onnxruntime.__version__
 
 
 def cuda_options(exact: bool = False) -> dict[str, str]:
@@ -214,7 +228,14 @@ def _line(error: Exception) -> str:
 # --- Why CUDA, or why not ---------------------------------------------------------------------------------------------
 
 
-def explain_device(session: Session) -> str:
+class _Placed(Protocol):
+    """Where a session runs: its `provider`, and if that is not CUDA, the `reason`."""
+
+    provider: str
+    reason: str
+
+
+def explain_device(session: _Placed) -> str:
     """One line: `cuda`, `cpu`, or `cpu: there is 1 NVIDIA GPU, but …`."""
     return f"{session.provider}: {session.reason}" if session.reason else session.provider
 

@@ -218,9 +218,18 @@ def test_outputs_that_differ_are_no_reason_to_fetch_anew(tmp_path):
 
 def test_registry_list(lab):
     lines = zoo("registry", "list").out.splitlines()
-    assert lines[0].split() == ["name", "models", "url"]
+    assert lines[0].split() == ["name", "models", "runs", "url"]
     assert [line.split()[0] for line in lines[1:]] == ["default", "lab"]
-    assert [r["name"] for r in json.loads(zoo("registry", "list", "--json").out)] == ["default", "lab"]
+    rows = json.loads(zoo("registry", "list", "--json").out)
+    assert [(r["name"], r["in_process"]) for r in rows] == [("default", True), ("lab", False)]
+
+
+def test_registry_add_again_marks_it(lab):
+    folder = lab
+    assert zoo("registry", "add", "lab", folder, "--in-process").code == 0
+    assert [line.split()[2:4] for line in zoo("registry", "list").out.splitlines()[2:]] == [["in", "process"]]
+    assert zoo("registry", "add", "lab", folder).code == 0
+    assert [line.split()[2:5] for line in zoo("registry", "list").out.splitlines()[2:]] == [["in", "a", "worker"]]
 
 
 def test_plain_http_is_told(lab):

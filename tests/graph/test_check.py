@@ -1,6 +1,8 @@
 """The graphs of strangers: what passes, and what is refused before a session opens."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from onnx import TensorProto, helper
 from tests import tiny
 from zoo.formats import manifest as manifests
 from zoo.graph import check as checks
+from zoo.graph import scan
 from zoo.graph.check import check
+from zoo.graph.walk import nodes_of
 from zoo.hookspecs import Port
 
 GRAPH = "double.onnx"
@@ -276,6 +280,98 @@ def test_too_deep(bundle, tmp_path, monkeypatch):
     other = tiny.bundle(tmp_path / "other")
     [finding] = change(other, lambda m: m.graph.node.append(body_with(body_with(body_with(node)))))
     assert finding == "double.onnx: nests graphs more than 3 deep"
+
+
+@pytest.mark.parametrize("operator", ["Max", "Min", "Sum", "Mean", "Mul", "Concat"])
+def test_a_required_input_that_is_left_out(bundle, operator):
+    """ONNX Runtime 1.31 follows a null pointer in the first four; their inputs are variadic, none is optional."""
+
+    def edit(model):
+        model.graph.node[1].op_type = operator
+        model.graph.node[1].input[:] = ["levels", ""]
+
+    assert change(bundle, edit) == [f"double.onnx: leaves out input 2 of {operator}, which is not optional"]
+
+
+def test_an_optional_input_may_be_left_out(bundle):
+    """tests.tiny's own graph has Clip(product, "", white)."""
+    assert findings(bundle) == []
+
+    def edit(model):
+        model.graph.node[2].input[:] = ["", "", "white"]
+
+    assert change(bundle, edit) == ["double.onnx: leaves out input 1 of Clip, which is not optional"]
+
+
+def test_a_required_input_of_a_body(bundle):
+    def edit(model):
+        body = helper.make_graph([helper.make_node("Max", ["levels", "", "levels"], ["more"])], "body", [], [])
+        model.graph.node.append(helper.make_node("If", ["c"], ["r"], then_branch=body, else_branch=body))
+
+    assert change(bundle, edit) == ["double.onnx: leaves out input 2 of Max, which is not optional"]
+
+
+def bomb(*parts: bytes, number: int = 7) -> bytes:
+    """A message with one field that holds these bytes."""
+    data, length = b"".join(parts), bytearray()
+    rest = len(data)
+    while rest > 127:
+        length.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([number << 3 | 2]) + bytes([*length, rest]) + data
+
+
+MANY = 3_000_000
+BOMBS = {
+    "nodes": (bomb(b"\x0a\0" * MANY), "has more than 100,000 nodes"),
+    "inputs of a node": (bomb(bomb(b"\x0a\0" * MANY, number=1)), "has more than 2,000,000 fields"),
+    "attributes of a node": (bomb(bomb(b"\x2a\0" * MANY, number=1)), "has more than 2,000,000 fields"),
+    "shapes of an initializer": (bomb(bomb(b"\x08\1" * MANY, number=5)), "has more than 2,000,000 fields"),
+    "nodes of a body": (
+        bomb(bomb(bomb(bomb(b"\x0a\0" * MANY, number=6), number=5), number=1)),
+        "has more than 100,000 nodes",
+    ),
+    "opsets": (b"\x42\0" * MANY, "has more than 2,000,000 fields"),
+}
+
+CHECK = r"""
+import re, sys
+from pathlib import Path
+from zoo.formats import manifest
+from zoo.graph.check import check
+folder = Path(sys.argv[1])
+found = check(folder, manifest.read(folder))
+print(found, int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) >> 10)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data, finding", BOMBS.values(), ids=BOMBS.keys())
+def test_a_small_file_that_is_large_in_memory_is_not_parsed(bundle, data, finding):
+    """30 million empty nodes, 60 MB, took 4.5 GB."""
+    (bundle / GRAPH).write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", CHECK, bundle], capture_output=True, text=True)
+    found, _, megabytes = done.stdout.rpartition(" ")
+    assert found == f"['double.onnx: {finding}']" and int(megabytes) < 200, done.stderr
+
+
+def test_the_process_of_the_check_has_a_memory_limit(bundle):
+    code = "import zoo.store.check_apart as c, sys; c.LIMIT_BYTES = 20 << 20; c._main()"
+    done = subprocess.run([sys.executable, "-c", code, bundle], capture_output=True, text=True)
+    assert done.returncode != 0  # onnx and numpy alone need more
+
+
+def test_the_fields_are_those_of_the_real_graphs():
+    """A walk over every byte of a published graph finds its nodes, whatever their depth."""
+    path = next((Path(__file__).parents[2] / "models" / "ddpm-fashion").glob("*/generate.onnx"))
+    data, model = path.read_bytes(), onnx.load(path, load_external_data=False)
+    count = len(list(nodes_of(model.graph)))
+    assert scan.excess(data, nodes=count, depth=32) is None and len(data) < scan.SMALL_BYTES
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "SMALL_BYTES", 0)
+        assert scan.excess(data, nodes=count, depth=32) is None
+        assert scan.excess(data, nodes=count - 1, depth=32) == f"more than {count - 1:,} nodes"
+        assert scan.excess(data, nodes=count, depth=1) == "graphs nested more than 1 deep"
 
 
 def test_a_graph_file_that_is_too_large(bundle):

@@ -12,8 +12,9 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from zoo.errors import InvalidFileError, NotFoundError, UsageError
 from zoo.hookspecs import Port
+from zoo.media import pictures
 from zoo.media.files import InputFile, read_input
-from zoo.media.pictures import Grid, decode_picture, decode_png, encode_png, read_pictures, upright_size
+from zoo.media.pictures import MAX_SCANS, Grid, decode_picture, decode_png, encode_png, read_pictures, upright_size
 
 GREY = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1), minimum_size=8, maximum_pixels=10_000)
 COLOUR = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 3))
@@ -421,6 +422,37 @@ def test_a_changed_byte_gives_pixels_or_one_line(kind: str, position: int, value
         assert pixels.dtype == np.uint8 and pixels.shape[-1] == 3
     except InvalidFileError as e:
         assert "\n" not in str(e)
+
+
+def _progressive(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated, so that it has that many."""
+    data = encoded(RGB, "JPEG", progressive=True).data
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (scans - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
+def test_the_scans_of_a_jpeg_are_counted_before_it_is_decoded(monkeypatch):
+    """One of 3,000 scans, 182 kB, took 90 s."""
+    ten = encoded(RGB, "JPEG", progressive=True)
+    assert ten.data.count(b"\xff\xda") == 10 and decoded(ten, COLOUR)[0].shape == (20, 30, 3)
+    decoded(InputFile("x.jpg", _progressive(MAX_SCANS), ""), COLOUR)
+    assert refused(_progressive(MAX_SCANS + 1)) == "x is a damaged JPEG file: it has more than 100 scans"
+
+
+def test_what_looks_like_a_scan_in_a_segment_is_none():
+    """Thumbnails, profiles and what is appended may contain any bytes."""
+    data = encoded(RGB, "JPEG", progressive=True).data
+    segment = b"\xff\xe5" + (2 + 2000).to_bytes(2, "big") + b"\xff\xda" * 1000
+    for changed in (data[:2] + segment + data[2:], data + b"\xff\xda" * 1000, b"\xff\xd8\xff" + data[2:2] + data[2:]):
+        assert decoded(InputFile("x.jpg", changed, ""), COLOUR)[0].shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
+def test_decoding_has_a_time_limit(monkeypatch, kind: str):
+    file = encoded(RGB.resize((600, 600)), kind)
+    monkeypatch.setattr(pictures, "DECODE_SECONDS", -1.0)
+    reason = "takes more than -1 s"
+    assert reason in refused(file.data)
 
 
 def test_other_formats_are_refused_by_their_first_bytes():

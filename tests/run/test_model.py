@@ -27,7 +27,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (3, 9, 10, 1), dtype=np.uin
 
 def test_load_takes_a_folder(folder: Path):
     model = zoo.load(str(folder), device="cpu")
-    assert isinstance(model, zoo.Model) and model.device == "cpu" and model.folder == folder
+    assert isinstance(model, zoo.Model) and model.device == "cpu" and model.reference == str(folder)
     assert len(model.digest) == 64 and model.manifest.name == "studio"
     assert (model.reconstruct(image=PICTURES)["reconstruction"] == PICTURES).all()
 
@@ -80,8 +80,8 @@ def test_it_shows_its_tasks(model: Model):
 
 def test_threads_share_a_model_and_open_each_graph_once(model: Model, monkeypatch):
     opened = []
-    inner = zoo.run.model.open_session
-    monkeypatch.setattr("zoo.run.model.open_session", lambda *a, **k: opened.append(a) or inner(*a, **k))
+    inner = model._open
+    monkeypatch.setattr(model, "_open", lambda *a, **k: opened.append(a) or inner(*a, **k))
     results: dict[int, bool] = {}
 
     def work(seed: int) -> None:

@@ -276,7 +276,9 @@ def test_a_picture_of_what_overflowed_is_refused():
 
 def test_what_is_to_compute_in_half_precision_is_looked_at_for_overflows(tmp_path, pictures, monkeypatch):
     looked_at = []
-    monkeypatch.setattr(precision, "refuse_overflow", lambda models, arrays, cases: looked_at.append(models.keys()))
+    monkeypatch.setattr(
+        precision, "refuse_overflow", lambda models, arrays, cases, worker: looked_at.append(models.keys())
+    )
     bundle = locate("vqvae-fashion:1")
     precision.lighten(bundle, "fp16", tmp_path / "stored", pictures)
     assert looked_at == []

@@ -106,17 +106,22 @@ def test_changed_package_is_refused(tmp_path):
         locate("inside")
 
 
-def test_folder_is_read_where_it_is(tmp_path, monkeypatch, home):
+def test_folder_is_copied_to_run_it(tmp_path, monkeypatch, home):
     folder = tiny.bundle(tmp_path / "b" / "one")
     bundle = locate(str(folder))
-    assert (bundle.folder, bundle.reference) == (folder, str(folder))
+    assert bundle.folder.parent == home / "running" and bundle.reference == str(folder)
+    assert {f.name: f.read_bytes() for f in bundle.folder.iterdir()} == {
+        f.name: f.read_bytes() for f in folder.iterdir()
+    }
     monkeypatch.chdir(folder.parent)
-    assert locate("./one").reference == "./one"
+    again = locate("./one")
+    assert (again.reference, again.digest) == ("./one", bundle.digest)
+    del again
     with pytest.raises(NotFoundError, match=r"no model 'one' in registry 'default'.*; the folder is ./one"):
         locate("one")
     with pytest.raises(NotFoundError, match=r"nowhere is not a bundle: it has no model\.yaml"):
         locate("./nowhere")
-    assert not home.exists()
+    assert [path.name for path in (home / "running").iterdir()] == [bundle.folder.name]  # the others are gone
 
 
 def test_changed_weights_of_the_same_size_do_not_run(tmp_path):

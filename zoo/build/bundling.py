@@ -7,20 +7,24 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..formats.manifest import Manifest, Training
+from ..formats.manifest import Manifest, Training, digest, dump
 from ..hookspecs import BuildRequest
 from ..names import GOLDEN
 from ..plugins import Loaded
+from ..store.trust import remember
 from .train import Run, load_weights
 
 
 def bundle_of(
     loaded: Loaded, run: Run, module: nn.Module, record: Training, out: Path, on_progress: Callable[[str], None]
 ) -> Manifest:
-    """Exports a trained module as a bundle to `out`; see `export.export_bundle` for progress lines and errors."""
+    """Exports a trained module as a bundle to `out`, and remembers that it was made here: it needs no worker process.
+
+    See `export.export_bundle` for progress lines and errors.
+    """
     from .export import export_bundle
 
-    return export_bundle(
+    manifest = export_bundle(
         out=out,
         name=run.name,
         version=run.version,
@@ -35,6 +39,8 @@ def bundle_of(
         training=record,
         on_progress=on_progress,
     )
+    remember(digest(dump(manifest)))
+    return manifest
 
 
 def read_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Tensor]:

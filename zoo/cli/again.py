@@ -9,7 +9,7 @@ from ..errors import IntegrityError, NotFoundError, UsageError
 from ..text import safe_text
 from .options import option
 from .output import as_json, note, path
-from .run import DEVICES, locate_with_progress
+from .run import DEVICES, ISOLATE, ISOLATE_HELP, locate_with_progress
 
 if TYPE_CHECKING:
     from ..runtime import Device
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 @option("--model", metavar="MODEL", help="The bundle's folder, if the model is not in a registry.")
 @option("--out", metavar="FILE", help="Write the new picture to this file, as PNG.")
 @option("--device", type=DEVICES, default="auto", show_default=True)
+@option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--json", "as_data", is_flag=True, help="Print the result as JSON.")
 def command(
     picture: str, files: tuple[str, ...], model: str | None, out: str | None, device: "Device",
-    registry: tuple[str, ...], as_data: bool,
+    isolated: bool | None, registry: tuple[str, ...], as_data: bool,
 ) -> None:  # fmt: skip
     """Regenerate PICTURE from its metadata, and report whether it is identical, within tolerance, or different.
 
@@ -48,7 +49,7 @@ def command(
     if out is not None:
         check_again_out(out, form)
     try:
-        bundle = locate_with_progress(model or recipe_reference(recipe), registry)
+        bundle = locate_with_progress(model or recipe_reference(recipe), registry, isolated)
     except NotFoundError as e:
         where = "" if model else "; if a bundle in a folder made it, name the folder with --model"
         raise NotFoundError(f"{e}{where}") from None

@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..formats import manifest as manifests
 from .options import PATH, SAMPLES, number, option
 from .output import as_json, note, progress, table
+from .run import ISOLATE, ISOLATE_HELP
 
 if TYPE_CHECKING:
     from ..runtime import Device
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @option("--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10.")
 @option("--inception", type=PATH, metavar="FILE", help="Weights of the Inception network, for FID.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--save", is_flag=True, help="Write the metrics into the bundle's manifest and card.")
 @option("--json", "json_", is_flag=True, help="Print the metrics as JSON.")
@@ -36,6 +38,7 @@ def command(
     model: str,
     registries: tuple[str, ...],
     device: "Device",
+    isolated: bool | None,
     judge: str | None,
     save: bool,
     json_: bool,
@@ -55,7 +58,7 @@ def command(
     bundle = locate(model, registries=registries)
     if save and not is_path(model):
         raise UsageError(f"--save writes into a bundle's folder; '{model}' is a published model, which never changes")
-    judging = Model(locate(judge, registries=registries), device=device) if judge else None
+    judging = Model(locate(judge, registries=registries, isolated=isolated), device=device) if judge else None
     how = Measurement(**options)
     metrics = finite(measure(Model(bundle, device=device), judging, how, measuring(bundle.manifest.name), note))
     again = shlex.join(how.command(bundle.manifest.name, judging and judging.manifest.name))

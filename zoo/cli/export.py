@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..text import human_bytes
 from .options import OUT, PATH, number, option
 from .output import as_json, note, path, table
+from .run import ISOLATE, ISOLATE_HELP
 
 if TYPE_CHECKING:
     from ..hookspecs import Metric
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
 @option("--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10.")
 @option("--accept-loss", is_flag=True, help="Export even if a metric gets worse by more than 2 % or 2 points.")
 @option("--force", is_flag=True, help="Replace an existing export.")
+@option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--json", "json_", is_flag=True, help="Print the report as JSON.")
 def command(
     model: str, target: str, out: Path, tasks: tuple[str, ...], precision: str, accept_loss: bool, force: bool,
-    registries: tuple[str, ...], json_: bool, **options: Any,
+    isolated: bool | None, registries: tuple[str, ...], json_: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Write a folder with MODEL that runs in another stack and checks itself against the golden cases.
 
@@ -61,7 +63,7 @@ def command(
 
     check_out(out, force)
     half = find_target(target)[1].half
-    bundle = locate_with_progress(model, registries)
+    bundle = locate_with_progress(model, registries, isolated, warm_up=False)
     again = _command_line(bundle, target, precision, accept_loss, options)
     with _in_precision(bundle, precision, half, accept_loss, again, options) as (lighter, cost):
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)

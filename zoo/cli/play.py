@@ -4,14 +4,16 @@ import click
 
 from .options import option
 from .output import note
+from .run import ISOLATE, ISOLATE_HELP
 
 
 @click.command("play")
 @click.argument("model")
 @option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; default: a free one.")
 @option("--no-browser", is_flag=True, help="Only print the address.")
+@option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]) -> None:
+def command(model: str, port: int, no_browser: bool, isolated: bool | None, registries: tuple[str, ...]) -> None:
     """Serve MODEL's page, as `zoo export --target web` writes it, on 127.0.0.1 and open it. Ctrl-C stops the server.
 
     The browser does the computing; the server only serves files.
@@ -31,7 +33,7 @@ def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]
     from .run import locate_with_progress
 
     hear_termination()  # the folder below is deleted then, too
-    bundle = locate_with_progress(model, registries)
+    bundle = locate_with_progress(model, registries, isolated, warm_up=False)
     with TemporaryDirectory(prefix="zoo-play-") as folder:
         site_folder = Path(folder) / "site"
         export(bundle, "web", site_folder)

@@ -33,8 +33,15 @@ def command() -> None:
 @command.command("add")
 @click.argument("name")
 @click.argument("place", metavar="URL|FOLDER")
-def add(name: str, place: str) -> None:
+@click.option(
+    "--in-process", is_flag=True, help="Run its models in the calling process, without limits, as the built-in ones."
+)
+def add(name: str, place: str, in_process: bool) -> None:
     """Add a registry under a name of your choice; it is read once to check it.
+
+    Its models run in a worker process, which a deadline and a memory limit end: a stranger's graph can crash ONNX
+    Runtime or never finish. --in-process runs the models of a registry that you control in the calling process. Adding
+    a registry again, with or without --in-process, changes only that.
 
     \b
     Example:
@@ -43,7 +50,7 @@ def add(name: str, place: str) -> None:
     """
     from ..store import catalogue
 
-    registry = catalogue.add(name, place)
+    registry = catalogue.add(name, place, in_process=in_process)
     if registry.url.startswith("http:"):
         note("plain http: anyone in between can change what this registry says; https prevents that")
     count = len(registry.document.models)
@@ -53,22 +60,30 @@ def add(name: str, place: str) -> None:
 @command.command("list")
 @option("--json", "json_", is_flag=True, help="Print JSON.")
 def list_(json_: bool) -> None:
-    """List the registries in the order in which they are searched.
+    """List the registries in the order in which they are searched, and where their models run.
 
     \b
     Example:
       zoo registry list
     """
     from ..store import catalogue
+    from ..store.trust import is_trusted
 
     rows = [
-        {"name": registry.name, "models": len(registry.document.models), "url": shown(registry.url)}
+        {
+            "name": registry.name,
+            "models": len(registry.document.models),
+            "in_process": is_trusted(registry),
+            "url": shown(registry.url),
+        }
         for registry in catalogue.registries()
     ]
     if json_:
         as_json(rows)
     else:
-        table([tuple(row.values()) for row in rows], ["name", "models", "url"])
+        runs = {True: "in process", False: "in a worker"}
+        cells = [(row["name"], row["models"], runs[row["in_process"]], row["url"]) for row in rows]
+        table(cells, ["name", "models", "runs", "url"])
 
 
 @command.command("remove")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..store.locate import Bundle
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
+ISOLATE = ["--isolate/--no-isolate", "isolated"]
+ISOLATE_HELP = "Run the model in a worker process, or in this one.  [default: a worker for a stranger's model]"
 
 
 @click.command("run", add_help_option=False, options_metavar="", context_settings={"ignore_unknown_options": True})
@@ -40,6 +42,8 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       --out FILE                Output file, or - for stdout; x-{i}.png: one file per picture.
       --example                 Take inputs that are not given from the model's own example.
       --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
+      --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
+                                the model is built in, trusted, or made on this machine.
       --registry URL|FOLDER     Also look in this registry; may be repeated.
       --json                    Print the result as JSON.
 
@@ -74,7 +78,9 @@ def _locate(model: str, rest: list[str]) -> "Bundle":
     registries = [w.partition("=")[2] for w in rest if w.startswith("--registry=")]
     registries += [after for word, after in zip(rest, rest[1:], strict=False) if word == "--registry"]
     if "--help" not in rest and "-h" not in rest:
-        return locate_with_progress(model, registries)
+        isolated = {"--isolate": True, "--no-isolate": False}
+        chosen = next((isolated[word] for word in reversed(rest) if word in isolated), None)
+        return locate_with_progress(model, registries, chosen)
     from ..store.locate import locate
 
     try:
@@ -83,8 +89,14 @@ def _locate(model: str, rest: list[str]) -> "Bundle":
         raise NotFoundError(f"{e}; `zoo info` shows what the registry says about it") from None
 
 
-def locate_with_progress(model: str, registries: Sequence[str]) -> "Bundle":
-    """The bundle, fetched if it is not available locally, after printing how many bytes that takes."""
+def locate_with_progress(
+    model: str, registries: Sequence[str], isolated: bool | None = None, *, warm_up: bool = True
+) -> "Bundle":
+    """The bundle, fetched if it is not available locally, after printing how many bytes that takes.
+
+    Args:
+        isolated, warm_up: as for `zoo.store.locate.locate`.
+    """
     from ..store.locate import locate
 
     bars: list[Any] = []
@@ -94,7 +106,10 @@ def locate_with_progress(model: str, registries: Sequence[str]) -> "Bundle":
         bars.append(progress(missing, str(entry)))
 
     try:
-        return locate(model, registries=registries, on_pull=on_pull, on_bytes=lambda count: bars[-1].update(count))
+        return locate(
+            model, registries=registries, isolated=isolated, warm_up=warm_up, on_pull=on_pull,
+            on_bytes=lambda count: bars[-1].update(count),
+        )  # fmt: skip
     finally:
         for bar in bars:
             bar.close()
@@ -126,6 +141,7 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         OnceOption(["--example"], is_flag=True, help="Take inputs that are not given from the model's own example."),
         OnceOption(["--out"], metavar="FILE", help="Output file; -: stdout, x-{i}.png: one file per picture."),
         OnceOption(["--device"], type=DEVICES, default="auto", show_default=True),
+        OnceOption(ISOLATE, default=None, help=ISOLATE_HELP),
         OnceOption(["--registry"], multiple=True, metavar="URL|FOLDER", help="Also look in this registry."),
         OnceOption(["--json"], is_flag=True, help="Print the result as JSON."),
     ]

@@ -11,13 +11,14 @@ from ..errors import IntegrityError, NotFoundError
 from ..text import safe_text
 from .options import option
 from .output import as_json, progress, table
+from .run import ISOLATE, ISOLATE_HELP
 
 if TYPE_CHECKING:
-    from ..formats.manifest import Manifest
     from ..formats.registry import Entry
     from ..run.replay import TaskReplay
     from ..runtime import Device
     from ..ship.export import Export
+    from ..store.locate import Bundle
     from ..store.store import Installed, Store
 
 FOLDER = "a folder"  # used as the registry of a bundle that has none; no registry's name contains a space
@@ -27,10 +28,14 @@ FOLDER = "a folder"  # used as the registry of a bundle that has none; no regist
 @click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
 @option("--replay", "replay_", is_flag=True, help="Run the golden cases on this machine, and compare.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Device for --replay.")
+@option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--run-host", is_flag=True, help="Also run an export's host program, if it is what the exporter writes.")
 @option("--trust", is_flag=True, help="Run the host program even if it was changed.")
 @option("--json", "json_", is_flag=True, help="Print JSON.")
-def command(models: tuple[str, ...], replay_: bool, device: "Device", run_host: bool, trust: bool, json_: bool) -> None:
+def command(
+    models: tuple[str, ...], replay_: bool, device: "Device", isolated: bool | None, run_host: bool, trust: bool,
+    json_: bool,
+) -> None:  # fmt: skip
     """Check models against their digests; with --replay, run their golden cases on this machine.
 
     MODEL is a reference, FOLDER a bundle's folder or one that `zoo export` wrote; the default is all local models. A
@@ -53,9 +58,9 @@ def command(models: tuple[str, ...], replay_: bool, device: "Device", run_host: 
     with progress(len(targets), "verifying", unit="model") as bar:
         for name, target in targets:
             if target is None:
-                report = _examine_export(name, device, run_host or trust, trust)
+                report = _examine_export(name, device, isolated, run_host or trust, trust)
             else:
-                report = _examine(store, name, target, device if replay_ else None)
+                report = _examine(store, name, target, device if replay_ else None, isolated)
             right = not report["findings"] and all(task.verdict != "differs" for task in _replays(report))
             reports.append(report | {"right": right})
             bar.update(1)
@@ -146,21 +151,28 @@ def _in_package(entry: "Entry") -> "Installed":
     return Installed(entry.registry.name, entry.name, entry.version, entry.digest, folder_of(entry))
 
 
-def _examine(store: "Store", name: str, model: "Installed", device: "Device | None") -> dict[str, Any]:
+def _examine(
+    store: "Store", name: str, model: "Installed", device: "Device | None", isolated: bool | None
+) -> dict[str, Any]:
     """What `--json` prints about a model. It is replayed only if its bytes and graphs are right."""
-    from ..formats import manifest as manifests
+    from ..store.locate import locate, read_folder
 
     report: dict[str, Any] = {"model": name, "digest": model.digest, "folder": str(model.folder)}
     report["findings"] = store.verify(model)
     if device and not report["findings"]:
-        _replay(report, model.folder, manifests.read(model.folder), device)
+        if model.registry == FOLDER:
+            bundle = read_folder(model.folder, isolated=isolated, checked=False)
+        else:
+            bundle = locate(f"{model}@sha256:{model.digest}", pull=False, isolated=isolated)
+        _replay(report, bundle, device)
     return report
 
 
-def _examine_export(text: str, device: "Device", run_host: bool, trust: bool) -> dict[str, Any]:
+def _examine_export(text: str, device: "Device", isolated: bool | None, run_host: bool, trust: bool) -> dict[str, Any]:
     """Like `_examine`, for a folder that `zoo export` wrote; a host is run only if everything before was right."""
     from ..formats import manifest as manifests
     from ..ship import export
+    from ..store.locate import read_folder
     from ..system.paths import user_path
 
     folder = user_path(text)
@@ -170,19 +182,22 @@ def _examine_export(text: str, device: "Device", run_host: bool, trust: bool) ->
     if not report["findings"]:
         manifest = manifests.read(folder / export.MODEL)
         report["findings"] = manifests.check_files(folder / export.MODEL, manifest)
-        _replay(report, folder / export.MODEL, manifest, device)
+    if not report["findings"]:
+        _replay(report, read_folder(folder / export.MODEL, isolated=isolated, checked=False), device)
     if run_host and not report["findings"]:
         report["host"], report["ran_by"] = _run_host(folder, found, trust)
     return report
 
 
-def _replay(report: dict[str, Any], folder: Path, manifest: "Manifest", device: "Device") -> None:
+def _replay(report: dict[str, Any], bundle: "Bundle", device: "Device") -> None:
     """Adds the findings of a bundle's graph check, and the replay if there are none."""
     from ..graph.check import check
     from ..run.replay import replay
 
-    report["findings"] = report["findings"] or check(folder, manifest)
-    report["replay"] = [] if report["findings"] else replay(folder, manifest, device)
+    report["findings"] = check(bundle.folder, bundle.manifest)
+    report["replay"] = []
+    if not report["findings"]:
+        report["replay"] = replay(bundle.folder, bundle.manifest, device, bundle.worker)
 
 
 def _replays(report: dict[str, Any]) -> "list[TaskReplay]":

@@ -5,6 +5,7 @@ have read files through `../`, links and hard links, and crashed on odd graphs (
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from ..hookspecs import Port, Task
 from ..media import tensors
 from ..names import graph_file
 from ..text import safe_text
+from .scan import excess
 from .walk import DTYPES, subgraphs
 
 MAX_GRAPH_BYTES = 64 << 20  # weights are stored outside, so a graph is small
@@ -47,8 +49,8 @@ def check(folder: Path, manifest: Bundled) -> list[str]:
     """What is wrong with the graphs of a bundle, one line each; empty if a session may open them.
 
     Refused: external data that is not exactly one tensor of one of the bundle's safetensors files, operators outside
-    ONNX's own domain, random operators, local functions, ports that differ from the manifest's, and graphs that are too
-    large or too deep.
+    ONNX's own domain, random operators, operators without a required input, local functions, ports that differ from the
+    manifest's, and graphs that are too large or too deep.
     """
     findings: list[str] = []
     places: dict[str, set] = {}
@@ -82,7 +84,11 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
     if (size := path.stat().st_size) > MAX_GRAPH_BYTES:
         yield f"has {size:,} bytes; at most {MAX_GRAPH_BYTES:,} are allowed, since weights belong in safetensors files"
         return
-    model = onnx.load_model_from_string(path.read_bytes())
+    data = path.read_bytes()
+    if much := excess(data, nodes=MAX_NODES, depth=MAX_DEPTH):
+        yield f"has {much}"
+        return
+    model = onnx.load_model_from_string(data)
     for opset in model.opset_import:
         if opset.domain not in STANDARD_DOMAINS:
             yield f"uses the foreign operator domain '{safe_text(opset.domain)}'; only ONNX's own is allowed"
@@ -90,7 +96,7 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
         yield f"has {len(model.functions):,} local functions; they are not allowed"
     if model.training_info:
         yield "has training information; it is not allowed"
-    yield from _check_nodes(model.graph, places)
+    yield from _check_nodes(model.graph, places, [o.version for o in model.opset_import if not o.domain])
     for what, ports, values in (
         ("input", task.inputs, model.graph.input),
         ("output", task.outputs, model.graph.output),
@@ -98,7 +104,7 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
         yield from _check_ports(what, ports, values)
 
 
-def _check_nodes(top: onnx.GraphProto, places: Places) -> Iterator[str]:
+def _check_nodes(top: onnx.GraphProto, places: Places, opsets: Sequence[int]) -> Iterator[str]:
     """Walks graph and subgraphs without recursion; each kind of finding is reported once."""
     told: set[str] = set()
     nodes, waiting = 0, [(top, 1)]
@@ -114,6 +120,7 @@ def _check_nodes(top: onnx.GraphProto, places: Places) -> Iterator[str]:
         found = list(_check_initializers(graph, places))
         for node in graph.node:
             found += _check_node(node)
+            found += [finding for opset in opsets for finding in _check_inputs(node, opset)]
             waiting += [(body, depth + 1) for body in subgraphs(node)]
         for finding in found:
             if finding not in told:
@@ -134,6 +141,29 @@ def _check_node(node: onnx.NodeProto) -> Iterator[str]:
                 yield f"has external data in the attribute '{safe_text(attribute.name)}'; only initializers may have it"
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             yield "has sparse tensors; they are not allowed"
+
+
+def _check_inputs(node: onnx.NodeProto, opset: int) -> Iterator[str]:
+    """An empty name is a missing input. ONNX Runtime follows a null pointer where the operator requires that input:
+    Max, Min, Sum and Mean crash the process."""
+    missing = [number for number, name in enumerate(node.input) if not name]
+    if missing and (required := _required(node.op_type, opset)):
+        for number in missing:
+            if required[min(number, len(required) - 1)]:
+                yield f"leaves out input {number + 1} of {safe_text(node.op_type)}, which is not optional"
+
+
+@cache
+def _required(operator: str, opset: int) -> tuple[bool, ...]:
+    """For each input of an operator of ONNX whether a node must have it; the last stands for all further ones.
+
+    Empty for an operator that this version of onnx does not know.
+    """
+    try:
+        inputs = onnx.defs.get_schema(operator, opset, "").inputs
+    except onnx.defs.SchemaError:
+        return ()
+    return tuple(i.option != onnx.defs.OpSchema.FormalParameterOption.Optional for i in inputs)
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:

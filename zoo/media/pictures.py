@@ -1,7 +1,8 @@
 """Pictures: files to uint8 [height, width, channels] arrays, and back to PNG. The only place that knows pixel ranges.
 
 A stranger's picture is read with care: its first bytes determine the format, and only that decoder is used; its size is
-read from the header, and refused if too large, before a pixel is decoded; and any decoder's error becomes one line.
+read from the header, and refused if too large, before a pixel is decoded; decoding may only take a limited time; and
+any decoder's error becomes one line.
 Each change to a picture (flattened, cropped, scaled, converted to grey) is reported in one line, through `note`.
 Metadata never reach a decoder (`metadata.py`).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 import io
 import math
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 40_000_000
 """The limit for a picture whose port does not state `maximum_pixels`."""
+MAX_SCANS = 100
+"""The most scans of a progressive JPEG. Encoders write 10 or so; each takes as long to decode as a picture."""
+DECODE_SECONDS = 30.0
+"""How long a picture may take to decode; one of 40 million pixels takes a few seconds."""
 GAP = 2  # pixels between the pictures of a grid
 METADATA_KEY = "zoo"
 
@@ -119,11 +125,47 @@ def _open(file: InputFile) -> tuple[Any, Bare]:
             decoder = getattr(importlib.import_module(f"PIL.{module}"), class_name)
             try:
                 about = bare(kind, file.data)
-                return decoder(io.BytesIO(about.data)), about
+                if kind == "JPEG" and _count_scans(about.data) > MAX_SCANS:
+                    raise ValueError(f"it has more than {MAX_SCANS} scans")
+                return decoder(_Timed(about.data)), about
             except Exception as e:
                 reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
                 raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {reason[:200]}") from None
     raise InvalidFileError(f"{file.shown} is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP")
+
+
+class _Timed(io.BytesIO):
+    """A file that can only be read for `DECODE_SECONDS`: the decoders read in small blocks."""
+
+    def __init__(self, data: bytes):
+        super().__init__(data)
+        self._end = time.monotonic() + DECODE_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.monotonic() > self._end:
+            raise TimeoutError(f"decoding it takes more than {DECODE_SECONDS:g} s")
+        return super().read(size)
+
+
+def _count_scans(data: bytes) -> int:
+    """The scans of a JPEG file, counted up to the first above `MAX_SCANS`.
+
+    Each begins with FF DA. In the coded data behind it, FF is followed by 00 or by a restart marker; in segments, which
+    state their length, anything may follow it.
+    """
+    if data.count(b"\xff\xda") <= MAX_SCANS:
+        return 0
+    scans, position = 0, 2
+    while scans <= MAX_SCANS and (position := data.find(b"\xff", position)) >= 0:
+        marker, position = data[position + 1 : position + 2], position + 1
+        if marker in (b"", b"\xd9"):  # the end of the file or of the picture
+            break
+        if marker[0] in (0, 1, *range(0xD0, 0xD9)):  # no segment: a byte FF of the data, a restart
+            position += 1
+        elif marker != b"\xff":  # a repeated FF only fills
+            scans += marker == b"\xda"
+            position += 1 + int.from_bytes(data[position + 1 : position + 3], "big")
+    return scans
 
 
 def _check_size(shown: str, port: Port, height: int, width: int) -> None:

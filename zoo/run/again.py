@@ -38,8 +38,6 @@ class Remade:
 
 def write_recipe(model: Model, call: Call, result: Result, output: str, index: int | None = None) -> str:
     """The recipe of a call's pictures, as JSON."""
-    import onnxruntime
-
     from .. import __version__
 
     recipe = Recipe(
@@ -54,7 +52,7 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
         example=call.example,
         files={port: [FileRecord(utf8(f.name), f.sha256) for f in files] for port, files in call.files.items()},
         provider=result.provider,
-        versions={"zoo": __version__, "onnxruntime": onnxruntime.__version__},
+        versions={"zoo": __version__, "onnxruntime": result.runtime_version},
         grid=kind_of(model.manifest.tasks[call.task].outputs[output]).form.layout(result.outputs[output]),
         index=index,
     )

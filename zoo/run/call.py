@@ -19,6 +19,7 @@ from ..media.files import STDIN, InputFile, Note
 from ..ports.inputs import complete
 from ..ports.kind import BATCH, MAX_BATCH, Option, Read, Source
 from ..ports.kinds import drawn, kind_of
+from ..ports.outputs import check_outputs
 from ..text import did_you_mean, safe_text
 from .model import Model
 from .tiling import check_tile, run_in_tiles
@@ -50,6 +51,7 @@ class Result:
     device: str  # the provider, and if it is not CUDA, why not
     seconds: float
     left_on_cpu: dict[str, int] = field(default_factory=dict)
+    runtime_version: str = ""  # of ONNX Runtime
 
 
 def options_of(task: Task) -> list[Option]:
@@ -136,11 +138,16 @@ def execute(model: Model, call: Call) -> Result:
     """Runs a call. The result's `seconds` is the time of the call itself, without opening the session."""
     session = model.session(call.task)
     start = time.perf_counter()
-    if call.tile:
-        outputs = run_in_tiles(session.run, model.manifest.tasks[call.task], call.inputs, call.tile)
-    else:
-        outputs = session.run(call.inputs)
-    return Result(outputs, session.provider, str(session), time.perf_counter() - start, session.left_on_cpu)
+    task = model.manifest.tasks[call.task]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = session.run(inputs)
+        check_outputs(call.task, task, inputs, outputs)
+        return outputs
+
+    outputs = run_in_tiles(run, task, call.inputs, call.tile) if call.tile else run(call.inputs)
+    seconds = time.perf_counter() - start
+    return Result(outputs, session.provider, str(session), seconds, session.left_on_cpu, session.runtime_version)
 
 
 def _of_any_size(task: Task) -> Task:
@@ -189,7 +196,7 @@ def option_name(port: str) -> str:
     return f"--port-{name}" if name in OWN_OPTIONS else f"--{name}"
 
 
-OWN_OPTIONS = frozenset({"device", "example", "help", "json", "out", "registry", "tile"})
+OWN_OPTIONS = frozenset({"device", "example", "help", "isolate", "json", "no-isolate", "out", "registry", "tile"})
 
 
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:

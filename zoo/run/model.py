@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..formats.manifest import Manifest
 from ..names import graph_file
 from ..ports.inputs import complete
-from ..runtime import Device, Session, open_session
+from ..ports.outputs import check_outputs
+from ..runtime import Device
+from .isolated import AnySession, opener
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,20 +21,23 @@ if TYPE_CHECKING:
     from ..store.locate import Bundle
 
 
-def load(text: str, device: Device = "auto", registries: Sequence[str] = ()) -> Model:
+def load(text: str, device: Device = "auto", registries: Sequence[str] = (), *, isolated: bool | None = None) -> Model:
     """A model, ready to run; fetched if it is not available locally.
 
     Args:
         text: a reference (`vqvae-fashion`, `name:2`, `registry/name`, `name@sha256:…`) or a bundle's folder.
         device: `auto` uses CUDA if it really works; `cuda` means CUDA or an error.
         registries: URLs or folders to search in addition to the known ones.
+        isolated: True: its graphs run in a worker process with a deadline and a memory limit; False: in this process,
+            where they can crash it. None: in a worker, unless the model is built in, from a registry that was added
+            with --in-process, or was made on this machine.
 
     Raises:
         zoo.ZooError: not found, not fetched or not valid; its text is one line that says what to do.
     """
     from ..store.locate import locate
 
-    return Model(locate(text, registries=registries), device)
+    return Model(locate(text, registries=registries, isolated=isolated, warm_up=True), device)
 
 
 class Model:
@@ -45,7 +50,8 @@ class Model:
         manifest: the bundle's manifest.
         digest: SHA-256 of `model.yaml`, the model's identity.
         reference: its readable name, `vqvae-fashion:1`.
-        folder: where its files are.
+        folder: where its files are; of a bundle in a folder, a private copy.
+        isolated: whether its graphs run in a worker process.
         device: the requested device; `session(task).provider` is what a task got.
     """
 
@@ -55,7 +61,10 @@ class Model:
         self.reference: str = bundle.reference
         self.device: Device = device
         self.folder: Path = bundle.folder
-        self._sessions: dict[str, Session] = {}
+        self.isolated: bool = bundle.worker is not None
+        self._bundle = bundle  # its private copy of the files and its worker end with it
+        self._open = opener(bundle.worker)
+        self._sessions: dict[str, AnySession] = {}
         self._lock = threading.Lock()
 
     def run(self, task: str, /, **ports: Any) -> dict[str, np.ndarray]:
@@ -74,17 +83,21 @@ class Model:
             NotFoundError: no such task.
             UsageError: an unknown or missing input, or one of the wrong type, shape or range.
             DeviceError: `cuda` was requested but did not run the task.
+            InvalidFileError: the graph failed, gave something else than its ports, or its worker process died or took
+                too long. The next call starts another worker.
         """
         name, declared = self.manifest.task(task)
         inputs = complete(name, declared, ports)
-        return self.session(name).run(inputs)
+        outputs = self.session(name).run(inputs)
+        check_outputs(name, declared, inputs, outputs)
+        return outputs
 
-    def session(self, task: str) -> Session:
+    def session(self, task: str) -> AnySession:
         """The session of a task's graph, opened by the first call."""
         name, _ = self.manifest.task(task)
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = open_session(self.folder / graph_file(name), self.device)
+                self._sessions[name] = self._open(self.folder / graph_file(name), self.device)
             return self._sessions[name]
 
     def __getattr__(self, name: str) -> Callable[..., dict[str, np.ndarray]]:

@@ -11,13 +11,16 @@ from ..formats.golden import read_cases
 from ..formats.manifest import Manifest
 from ..hookspecs import Tolerance
 from ..names import GOLDEN, graph_file
+from ..ports.outputs import check_outputs
 from ..text import safe_text
 from .comparison import Comparison, Verdict, compare_task, worst_of
+from .isolated import opener
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..runtime import Device
+    from ..system.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -30,25 +33,28 @@ class TaskReplay:
     outputs: dict[str, Comparison]  # the worst case of each output
 
 
-def replay(folder: Path, manifest: Manifest, device: Device = "auto") -> list[TaskReplay]:
+def replay(folder: Path, manifest: Manifest, device: Device = "auto", worker: Worker | None = None) -> list[TaskReplay]:
     """Runs every golden case of every task. The graphs must have passed `zoo.graph.check`.
+
+    Args:
+        worker: the process that runs them; None: this one.
 
     Raises:
         InvalidFileError: no golden cases, or cases that do not fit the manifest.
         DeviceError: the requested device does not run a graph.
     """
-    from ..runtime import open_session
-
+    open_session = opener(worker)
     cases = read_cases(folder / GOLDEN, manifest)
     result = []
     for name, task in manifest.tasks.items():
         # Exact: on CUDA without TF32, whose 10-bit mantissa gives other results.
         session = open_session(folder / graph_file(name), device, exact=True)
         tolerance = _tolerance(manifest, session.provider)
-        compared = [
-            compare_task(task.outputs, case.outputs, session.run(case.inputs), tolerance, case.margins)
-            for case in cases[name]
-        ]
+        compared = []
+        for case in cases[name]:
+            outputs = session.run(case.inputs)
+            check_outputs(name, task, case.inputs, outputs)
+            compared.append(compare_task(task.outputs, case.outputs, outputs, tolerance, case.margins))
         outputs = worst_outputs(compared)
         result.append(TaskReplay(name, session.provider, worst_of(outputs), outputs))
     return result

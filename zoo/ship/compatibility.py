@@ -1,8 +1,11 @@
 """Whether a target's runtime can run a task's graph: versions, operators, file sizes, 64-bit integers, control flow."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -14,6 +17,9 @@ from ..hookspecs import Target, Task
 from ..names import GOLDEN, graph_file
 from ..ports.seed import seeds_of
 from ..text import human_bytes
+
+if TYPE_CHECKING:
+    from ..system.worker import Worker
 
 CONTROL_FLOW = ("If", "Loop", "Scan")
 
@@ -34,9 +40,13 @@ class TaskReport:
     largest_file: int  # bytes
 
 
-def report_on(folder: Path, manifest: Manifest, target: Target) -> list[TaskReport]:
-    """A report for each task of a bundle, including parts, in the manifest's order."""
-    reports = {name: _report(folder, manifest, name, task, target) for name, task in manifest.tasks.items()}
+def report_on(folder: Path, manifest: Manifest, target: Target, worker: Worker | None = None) -> list[TaskReport]:
+    """A report for each task of a bundle, including parts, in the manifest's order.
+
+    Args:
+        worker: runs parts of its graphs; None: this process does.
+    """
+    reports = {name: _report(folder, manifest, name, task, target, worker) for name, task in manifest.tasks.items()}
     for name, report in reports.items():
         if not report.runs and (parts := running_parts(manifest, reports, name)):
             reason = f"{report.reason}; {', '.join(parts)} are its parts, for a loop in the host"
@@ -50,14 +60,16 @@ def running_parts(manifest: Manifest, reports: Mapping[str, TaskReport], whole: 
     return parts if all(reports[name].runs for name in parts) else []
 
 
-def _report(folder: Path, manifest: Manifest, name: str, task: Task, target: Target) -> TaskReport:
+def _report(
+    folder: Path, manifest: Manifest, name: str, task: Task, target: Target, worker: Worker | None
+) -> TaskReport:
     from .noise import take_noise
 
     path = folder / graph_file(name)
     model, note, no_noise = onnx.load(path, load_external_data=False), "", ""
     if target.int64_bits < 64 and seeds_of(task.inputs):
         try:
-            model, task, _ = take_noise(model, task, read_cases(folder / GOLDEN, manifest)[name])
+            model, task, _ = take_noise(model, task, read_cases(folder / GOLDEN, manifest)[name], worker)
             note = "it takes the seed's noise as an input; the host draws it"
         except ExportError as e:
             no_noise = f"it computes 64-bit integers in 32 bits, so the host must draw the seed's noise, but {e}"

@@ -37,6 +37,7 @@ from ..text import safe_text
 if TYPE_CHECKING:
     from ..plugins import Loaded
     from ..store.locate import Bundle
+    from ..system.worker import Worker
     from .compatibility import TaskReport
     from .precision import Cost
 
@@ -108,7 +109,7 @@ def export(
     loaded, target = find_target(target_name)
     if wrong := manifests.check_files(bundle.folder, bundle.manifest):
         raise IntegrityError(f"{safe_text(bundle.reference)}: {safe_text('; '.join(wrong))}")
-    reports = report_on(bundle.folder, bundle.manifest, target)
+    reports = report_on(bundle.folder, bundle.manifest, target, bundle.worker)
     chosen = _choose(bundle.manifest, target, reports, tasks)
     with folder_beside(out) as folder:
         manifest = _write_model(bundle, folder / MODEL, chosen, target)
@@ -198,7 +199,7 @@ def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target
         data, task = (bundle.folder / graph_file(name)).read_bytes(), _standing_alone(before, name, chosen)
         model = onnx.load_model_from_string(data)
         if draws := target.int64_bits < 64 and seeds_of(task.inputs):
-            model, task, cases[name] = take_noise(model, task, cases[name])
+            model, task, cases[name] = take_noise(model, task, cases[name], bundle.worker)
         if target.initializers == "outside":
             move_out_of_bodies(model.graph)
         if draws or target.initializers == "outside":
@@ -222,7 +223,7 @@ def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target
         files={path.name: manifests.describe_file(path) for path in sorted(folder.iterdir())},
     )
     (folder / MANIFEST).write_bytes(manifests.dump(manifest))
-    _prove(folder, manifests.read(folder))
+    _prove(folder, manifests.read(folder), bundle.worker)
     return manifest
 
 
@@ -232,13 +233,13 @@ def _standing_alone(manifest: Manifest, name: str, chosen: list[str]) -> Task:
     return task if task.part_of in chosen else msgspec.structs.replace(task, part_of=None)
 
 
-def _prove(folder: Path, manifest: Manifest) -> None:
+def _prove(folder: Path, manifest: Manifest, worker: Worker | None) -> None:
     """Checks that changed graphs pass the check for strangers' graphs and still give the expected outputs."""
     from ..graph.check import check
 
     if findings := check(folder, manifest):
         raise ExportError(f"the changed graphs cannot be exported: {safe_text('; '.join(findings))}")
-    if off := [r.task for r in replay(folder, manifest, "cpu") if r.verdict == "differs"]:
+    if off := [r.task for r in replay(folder, manifest, "cpu", worker) if r.verdict == "differs"]:
         raise ExportError(f"the changed graphs of {', '.join(off)} do not give the golden outputs")
 
 

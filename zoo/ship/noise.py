@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -25,8 +25,11 @@ from ..hookspecs import Port, Task
 from ..noise import DRAW
 from ..ports.seed import seeds_of
 from ..ports.tensor import Tensor
-from ..runtime import open_session
+from ..run.isolated import opener
 from .bodies import refill
+
+if TYPE_CHECKING:
+    from ..system.worker import Worker
 
 NOISE = "noise"
 DISTRIBUTIONS: tuple[Literal["normal", "uniform"], ...] = ("normal", "uniform")
@@ -34,8 +37,13 @@ ULPS = 4
 """How much normal values may differ from the specified ones: docs/noise.md."""
 
 
-def take_noise(model: onnx.ModelProto, task: Task, cases: list[Case]) -> tuple[onnx.ModelProto, Task, list[Case]]:
+def take_noise(
+    model: onnx.ModelProto, task: Task, cases: list[Case], worker: Worker | None = None
+) -> tuple[onnx.ModelProto, Task, list[Case]]:
     """The task with an input `noise` instead of its seed: its graph, its ports, its golden cases.
+
+    Args:
+        worker: runs the part of the graph that draws the noise; None: this process does.
 
     Raises:
         ExportError: the seed gives anything but one tensor of noise, drawn outside loops; says what the obstacle is.
@@ -49,7 +57,7 @@ def take_noise(model: onnx.ModelProto, task: Task, cases: list[Case]) -> tuple[o
     _count_the_noise(cut, seed)
     if any(seed in names_used(body) for node in cut.graph.node for body in subgraphs(node)):
         raise ExportError("a loop draws it")
-    found = list(_noise_among(model, seed, task, cases))
+    found = list(_noise_among(model, seed, task, cases, worker))
     if not found:
         raise ExportError("what depends on the seed is not the noise of docs/noise.md, stream 0")
     for value, port in found:
@@ -82,12 +90,14 @@ def _count_the_noise(model: onnx.ModelProto, seed: str) -> None:
                 node.CopyFrom(helper.make_node("Shape", [NOISE], node.output, node.name, start=0, end=1))
 
 
-def _noise_among(model: onnx.ModelProto, seed: str, task: Task, cases: list[Case]) -> Iterator[tuple[str, Port]]:
+def _noise_among(
+    model: onnx.ModelProto, seed: str, task: Task, cases: list[Case], worker: Worker | None
+) -> Iterator[tuple[str, Port]]:
     """The values that are noise, with the port for it; the last one first."""
     names = list(_drawn(model.graph, seed, task))
     if not names:
         return
-    drawn = _evaluate(model, names, cases)
+    drawn = _evaluate(model, names, cases, worker)
     for name in reversed(names):
         for distribution in DISTRIBUTIONS:
             arrays = [outputs[name] for outputs in drawn]
@@ -129,7 +139,9 @@ def _is_batch(node: onnx.NodeProto, ports: Mapping[str, Port], batch: int | str)
     return bounds.get("start", 0) == 0 and bounds.get("end", len(port.shape)) == 1
 
 
-def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> list[dict[str, np.ndarray]]:
+def _evaluate(
+    model: onnx.ModelProto, names: list[str], cases: list[Case], worker: Worker | None
+) -> list[dict[str, np.ndarray]]:
     """Those values for each golden case, computed by our own runtime."""
     part = _copy(model)
     refill(part.graph.output, [onnx.ValueInfoProto(name=name) for name in names])
@@ -139,7 +151,7 @@ def _evaluate(model: onnx.ModelProto, names: list[str], cases: list[Case]) -> li
     with TemporaryDirectory(prefix="zoo-noise-") as folder:
         path = Path(folder) / "noise.onnx"
         path.write_bytes(part.SerializeToString())
-        session = open_session(path, "cpu")
+        session = opener(worker)(path, "cpu")
         return [session.run({name: case.inputs[name] for name in session.inputs}) for case in cases]
 
 

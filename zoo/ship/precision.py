@@ -10,10 +10,10 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -29,11 +29,14 @@ from ..ports.inputs import complete
 from ..ports.kind import RealInputs
 from ..ports.kinds import kind_of
 from ..ports.seed import seeds_of
+from ..run.isolated import opener
 from ..run.model import Model
-from ..runtime import open_session
 from ..store.locate import Bundle
 from . import fp16, int8, products
 from .products import WATCHES, Arrays, Seen
+
+if TYPE_CHECKING:
+    from ..system.worker import Worker
 
 PRECISIONS = {"fp16": "float16", "int8": "int8"}
 """The name on the command line, and the name in the manifest."""
@@ -167,7 +170,7 @@ def lighten(
     elif half:
         _to_half(models, arrays, Calibration(bundle, pictures), on_progress)
         on_progress("checking the golden cases with forced rounding")
-        refuse_overflow(models, arrays, read_cases(bundle.folder / GOLDEN, before))
+        refuse_overflow(models, arrays, read_cases(bundle.folder / GOLDEN, before), bundle.worker)
     else:
         for model in models.values():
             fp16.halve(model.graph, arrays)
@@ -187,10 +190,12 @@ def rounded(bundle: Bundle, folder: Path) -> Bundle:
         model = onnx.load(folder / graph_file(name), load_external_data=False)
         fp16.round_in_half(model.graph)
         (folder / graph_file(name)).write_bytes(model.SerializeToString(deterministic=True))
-    return Bundle(folder, bundle.manifest, bundle.digest, f"{bundle.reference}, rounded")
+    return replace(bundle, folder=folder, reference=f"{bundle.reference}, rounded")
 
 
-def refuse_overflow(models: Models, arrays: Arrays, cases: Mapping[str, list[Case]]) -> None:
+def refuse_overflow(
+    models: Models, arrays: Arrays, cases: Mapping[str, list[Case]], worker: Worker | None = None
+) -> None:
     """Runs the golden cases as a stack that rounds in half precision does, and checks every value in the graph.
 
     Checking the outputs is not enough: a picture of integers looks finite whatever it was cast from.
@@ -204,7 +209,7 @@ def refuse_overflow(models: Models, arrays: Arrays, cases: Mapping[str, list[Cas
             continue
         watched = products.watching(model, names)
         fp16.round_in_half(watched.graph)
-        for name, seen in _ranges(watched, names, arrays, [case.inputs for case in cases[task]]).items():
+        for name, seen in _ranges(watched, names, arrays, [c.inputs for c in cases[task]], worker).items():
             if not np.isfinite(seen).all():
                 raise ExportError(f"{task} overflows half precision on its golden cases, at {name}; use int8")
 
@@ -215,7 +220,7 @@ def with_metrics(bundle: Bundle, metrics: list[Metric]) -> Bundle:
     manifest = msgspec.structs.replace(bundle.manifest, metrics=finite)
     data = manifests.dump(manifest)
     (bundle.folder / MANIFEST).write_bytes(data)
-    return Bundle(bundle.folder, manifest, manifests.digest(data), bundle.reference)
+    return replace(bundle, manifest=manifest, digest=manifests.digest(data))
 
 
 # --- The graphs -------------------------------------------------------------------------------------------------------
@@ -262,12 +267,12 @@ def _seen(
             found[name] = shared or {}
             continue
         on_progress(f"measuring the activations of {name}")
-        found[name] = _ranges(products.watching(model, names), names, arrays, inputs.of(name))
+        found[name] = _ranges(products.watching(model, names), names, arrays, inputs.of(name), inputs.worker)
     return found
 
 
 def _ranges(
-    watched: onnx.ModelProto, names: Sequence[str], arrays: Arrays, calls: list[dict[str, Any]]
+    watched: onnx.ModelProto, names: Sequence[str], arrays: Arrays, calls: list[dict[str, Any]], worker: Worker | None
 ) -> dict[str, Seen]:
     """The statistics of each of a model's watched values over some calls."""
     with TemporaryDirectory(prefix="zoo-watched-") as place:
@@ -276,7 +281,7 @@ def _ranges(
         places = {name: (weights.name, found) for name, found in tensors.read_header(weights).items()}
         products.point_at(watched.graph, places)
         graph.write_bytes(watched.SerializeToString())
-        session = open_session(graph, "cpu")
+        session = opener(worker)(graph, "cpu")
         seen = [session.run(call) for call in calls]
     return {n: products.together(Seen(*(float(o[f"{n}.{kind}"]) for kind in WATCHES)) for o in seen) for n in names}
 
@@ -306,7 +311,9 @@ def _write_rest(bundle: Bundle, folder: Path, precision: str) -> Bundle:
     """Writes the golden cases with the outputs of the new graphs, the card and the manifest."""
     before = bundle.manifest
     cases = read_cases(bundle.folder / GOLDEN, before)
-    write_cases(folder / GOLDEN, {name: [_answer(folder, name, case) for case in cases[name]] for name in before.tasks})
+    write_cases(
+        folder / GOLDEN, {name: [_answer(bundle, folder, name, case) for case in cases[name]] for name in before.tasks}
+    )
     shutil.copyfile(bundle.folder / "README.md", folder / "README.md")
     tolerance = next(iter(before.tolerances.values())) if precision == "float16" else INT8_TOLERANCE
     manifest = msgspec.structs.replace(
@@ -318,12 +325,15 @@ def _write_rest(bundle: Bundle, folder: Path, precision: str) -> Bundle:
     )
     data = manifests.dump(manifest)
     (folder / MANIFEST).write_bytes(data)
-    return Bundle(folder, manifests.read(folder), manifests.digest(data), f"{bundle.reference} in {precision}")
+    reference = f"{bundle.reference} in {precision}"
+    return replace(
+        bundle, folder=folder, manifest=manifests.read(folder), digest=manifests.digest(data), reference=reference
+    )
 
 
-def _answer(folder: Path, task: str, case: Case) -> Case:
+def _answer(bundle: Bundle, folder: Path, task: str, case: Case) -> Case:
     """A golden case with the outputs of the new graph."""
-    outputs = open_session(folder / graph_file(task), "cpu").run(case.inputs)
+    outputs = opener(bundle.worker)(folder / graph_file(task), "cpu").run(case.inputs)
     for port, array in outputs.items():  # only floats: integers look finite whatever they were cast from
         if np.isfinite(case.outputs[port]).all() and not np.isfinite(array).all():
             raise ExportError(f"the smaller {task} gives a {port} that is not finite")
@@ -338,6 +348,7 @@ class Calibration:
 
     def __init__(self, bundle: Bundle, pictures: np.ndarray):
         self.model, self.cases = Model(bundle, "cpu"), read_cases(bundle.folder / GOLDEN, bundle.manifest)
+        self.worker = bundle.worker
         self.batches = [pictures[i : i + CALIBRATION_BATCH] for i in range(0, len(pictures), CALIBRATION_BATCH)]
         self.tokens = self._encode()
 

@@ -8,7 +8,7 @@ since it must not break a command about another one.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Added(Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     registries: dict[Name, str] = {}  # name: URL of its registry.yaml
+    in_process: tuple[Name, ...] = ()  # those whose models run in the process that asked
 
 
 def registries(extra: Sequence[str] = (), *, refresh: bool = False, allow_rollback: bool = False) -> list[Registry]:
@@ -74,21 +75,24 @@ def registries(extra: Sequence[str] = (), *, refresh: bool = False, allow_rollba
 
 def added() -> dict[str, str]:
     """The added registries: name to the URL of the registry.yaml."""
-    path = _list_path()
+    return _read_list().registries
+
+
+def in_process(name: str, url: str) -> bool:
+    """Whether a registry was added with `--in-process`: its models run in the process that asked."""
     try:
-        data = read_file(path, MAX_BYTES)
-    except NotFoundError:
-        return {}
-    except InvalidFileError as e:
-        raise StoreError(str(e)) from None
-    return strictyaml.load(data, str(path), Added).registries
+        found = _read_list()
+    except ZooError:  # `registries` has reported it
+        return False
+    return name in found.in_process and found.registries.get(name) == url
 
 
-def add(name: str, place: str) -> Registry:
-    """Adds a registry, after reading it once.
+def add(name: str, place: str, *, in_process: bool = False) -> Registry:
+    """Adds a registry, after reading it once. Adding it again changes only the mark.
 
     Args:
         place: a folder, or the URL of a folder or of a registry.yaml.
+        in_process: its models run in the process that asked, like the built-in ones, not in a worker process.
 
     Raises:
         UsageError: the name is invalid or taken.
@@ -104,8 +108,10 @@ def add(name: str, place: str) -> Registry:
     with _changing():
         known = added()
         _refuse_taken(name, url, known)  # another process may have added it in the meantime
-        if known.get(name) != url:
-            _write_list(known | {name: url})
+        before = set(_read_list().in_process)
+        marked = before - {name} | ({name} if in_process else set())
+        if known.get(name) != url or marked != before:
+            _write_list(known | {name: url}, marked)
     return found
 
 
@@ -125,7 +131,8 @@ def remove(name: str) -> None:
     with _changing():
         known = added()
         _refuse_unknown(name, known)
-        _write_list({other: url for other, url in known.items() if other != name})
+        marked = set(_read_list().in_process) - {name}
+        _write_list({other: url for other, url in known.items() if other != name}, marked)
     for path in (_kept_path(name, known[name]), _history_path(name, known[name])):
         path.unlink(missing_ok=True)
     from .prune import forget  # not needed for listing
@@ -318,6 +325,18 @@ def _changing() -> Iterator[None]:
             lock.release()
 
 
-def _write_list(known: dict[str, str]) -> None:
+def _read_list() -> Added:
+    path = _list_path()
+    try:
+        data = read_file(path, MAX_BYTES)
+    except NotFoundError:
+        return Added()
+    except InvalidFileError as e:
+        raise StoreError(str(e)) from None
+    return strictyaml.load(data, str(path), Added)
+
+
+def _write_list(known: dict[str, str], marked: Collection[str] = ()) -> None:
     secret = any("?" in url for url in known.values())  # a query may be a token
-    write_atomically(_list_path(), strictyaml.dump(Added(registries=dict(sorted(known.items())))), private=secret)
+    listed = Added(registries=dict(sorted(known.items())), in_process=tuple(sorted(marked)))
+    write_atomically(_list_path(), strictyaml.dump(listed), private=secret)

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..system.processes import describe_end, run_isolated
+from ..system.processes import describe_end, limit_memory, run_isolated
 
 LIMIT_SECONDS = 300.0
+LIMIT_BYTES = 2 << 30  # the largest graph that `check` parses takes a quarter of it
 
 
 def check_apart(folder: Path) -> list[str]:
@@ -26,6 +27,7 @@ def check_apart(folder: Path) -> list[str]:
 
 
 def _main() -> None:
+    limit_memory(LIMIT_BYTES)
     from ..formats import manifest
     from ..graph.check import check
 

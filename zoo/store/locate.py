@@ -1,9 +1,12 @@
-"""From a reference or path to a folder that can be run."""
+"""From a reference or path to a folder that can be run, and to the process that may run it."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..formats import manifest as manifests
@@ -14,8 +17,12 @@ from ..names import EXPORT, MANIFEST
 from ..system.paths import is_file, user_path
 from ..system.urls import path_of
 from ..text import human_bytes, safe_text, warn
-from . import catalogue
+from . import catalogue, trust
 from .store import Installed, Store
+
+if TYPE_CHECKING:
+    from ..system.worker import Worker
+    from .snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Bundle:
     manifest: Manifest
     digest: str  # SHA-256 of its model.yaml
     reference: str  # for people: `vqvae-fashion:1`, or the folder
+    worker: Worker | None = field(default=None, compare=False, repr=False)  # runs its graphs; None: this process does
+    snapshot: Snapshot | None = field(default=None, compare=False, repr=False)  # keeps `folder`, if it is a copy
 
 
 def locate(
@@ -33,6 +42,8 @@ def locate(
     *,
     registries: Sequence[str] = (),
     pull: bool = True,
+    isolated: bool | None = None,
+    warm_up: bool = False,
     on_pull: Callable[[Entry, int], None] | None = None,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> Bundle:
@@ -44,6 +55,8 @@ def locate(
         text: `[registry/]name[:version][@sha256:digest]`, or a bundle's folder: `./tiny`, `/models/tiny`.
         registries: URLs or folders that are searched before the known ones.
         pull: fetch the model if it is not available locally.
+        isolated: whether its graphs run in a worker process; None: if `zoo.store.trust` says so.
+        warm_up: start that process right away, since the caller is going to run something.
         on_pull: called before that, with the number of bytes to fetch.
         on_bytes: called with the number of bytes as they arrive.
 
@@ -52,25 +65,50 @@ def locate(
         ZooError: it cannot be fetched, or is damaged.
     """
     if is_path(text):
-        return read_folder(user_path(text))
-    store = Store()
+        return read_folder(user_path(text), isolated=isolated, warm_up=warm_up)
+    store, how = Store(), _How(isolated, warm_up)
     with reference_of(text) as reference:
         try:
             entry = resolve(reference, catalogue.registries(registries))
         except NotFoundError:
             if installed := store.find(reference):  # its registry is gone or unreadable, but the model was pulled
-                return _installed(installed)
+                return _installed(installed, how.worker(str(installed), installed.digest))
             raise
     if entry.registry.name == DEFAULT:
-        return read_in_place(entry)
-    if installed := store.find(entry.reference):
-        return _installed(installed)
-    missing = store.missing(entry)
-    if not pull:
-        raise NotFoundError(f"{entry} is not in the store; `zoo pull {entry}` fetches it ({human_bytes(missing)})")
-    if on_pull:
-        on_pull(entry, missing)
-    return _installed(store.pull(entry, on_bytes=on_bytes))
+        return read_in_place(entry, isolated=isolated, warm_up=warm_up)
+    installed = store.find(entry.reference)
+    if installed is None and not pull:
+        missing = human_bytes(store.missing(entry))
+        raise NotFoundError(f"{entry} is not in the store; `zoo pull {entry}` fetches it ({missing})")
+    worker = how.worker(str(entry), entry.digest, entry)
+    if installed is None:
+        if on_pull:
+            on_pull(entry, store.missing(entry))
+        installed = store.pull(entry, on_bytes=on_bytes)
+    return _installed(installed, worker)
+
+
+@dataclass(frozen=True)
+class _How:
+    """Where the caller wants a model to run."""
+
+    isolated: bool | None
+    warm_up: bool
+
+    def worker(self, name: str, digest: str, entry: Entry | None = None) -> Worker | None:
+        """The worker that runs a model; None if it runs in this process."""
+
+        def trusted() -> bool:
+            return bool(entry and trust.is_trusted(entry.registry)) or trust.was_made_here(digest)
+
+        if not trust.runs_apart(self.isolated, trusted):
+            return None
+        from ..system.worker import Worker
+
+        worker = Worker(name)
+        if self.warm_up:
+            worker.start()
+        return worker
 
 
 def is_path(text: str) -> bool:
@@ -101,20 +139,28 @@ def _is_model(text: str) -> bool:
     return any(is_file(Path(text) / name) for name in (MANIFEST, EXPORT))
 
 
-def read_folder(folder: Path) -> Bundle:
-    """The bundle in a folder. Its files are hashed and its graphs checked, since nothing has checked them before."""
-    from ..graph.check import check
+def read_folder(folder: Path, *, isolated: bool | None = None, warm_up: bool = False, checked: bool = True) -> Bundle:
+    """The bundle in a folder, as a private copy: what is hashed and checked here is what runs.
 
+    Args:
+        isolated, warm_up: as for `locate`.
+        checked: refuse graphs that must not be run; else the caller does.
+    """
     data = manifests.read_bytes(folder)
+    digest, name = manifests.digest(data), safe_text(folder)
+    worker = _How(isolated, warm_up).worker(name, digest)
+    from ..graph.check import check  # takes a while, in which the worker starts
+    from .snapshot import Snapshot
+
     manifest = manifests.parse(data, str(folder / MANIFEST))
-    _check_files(folder, manifest, str(folder))
-    if unsafe := check(folder, manifest):
-        raise InvalidFileError(f"{safe_text(folder)} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
+    snapshot = Snapshot(folder, data, manifest.files, name)
+    if checked and (unsafe := check(snapshot.folder, manifest)):
+        raise InvalidFileError(f"{name} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
     reference = str(folder) if is_path(str(folder)) else f"./{folder}"
-    return Bundle(folder, manifest, manifests.digest(data), reference)
+    return Bundle(snapshot.folder, manifest, digest, reference, worker, snapshot)
 
 
-def read_in_place(entry: Entry) -> Bundle:
+def read_in_place(entry: Entry, *, isolated: bool | None = None, warm_up: bool = False) -> Bundle:
     """A model of the registry inside the package, in its own folder."""
     folder = folder_of(entry)
     try:
@@ -123,9 +169,10 @@ def read_in_place(entry: Entry) -> Bundle:
         raise NotFoundError(f"{entry} is not in this package: {safe_text(folder)} has no {MANIFEST}") from None
     if manifests.digest(data) != entry.digest:
         raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; reinstall zoo")
+    worker = _How(isolated, warm_up).worker(str(entry), entry.digest, entry)
     manifest = manifests.parse(data, str(folder / MANIFEST))
     _check_files(folder, manifest, str(entry))
-    return Bundle(folder, manifest, entry.digest, str(entry))
+    return Bundle(folder, manifest, entry.digest, str(entry), worker)
 
 
 def folder_of(entry: Entry) -> Path:
@@ -133,9 +180,9 @@ def folder_of(entry: Entry) -> Path:
     return path_of(entry.registry.file_url(entry.files[MANIFEST])).parent
 
 
-def _installed(installed: Installed) -> Bundle:
+def _installed(installed: Installed, worker: Worker | None) -> Bundle:
     manifest = manifests.read(installed.folder)
-    return Bundle(installed.folder, manifest, installed.digest, str(installed))
+    return Bundle(installed.folder, manifest, installed.digest, str(installed), worker)
 
 
 def _check_files(folder: Path, manifest: Manifest, name: str) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,23 +74,47 @@ def run_isolated(module: str, *args: str, seconds: float) -> subprocess.Complete
     """
     import subprocess
 
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     return subprocess.run(
         [sys.executable, "-P", "-m", module, *args],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         timeout=seconds,
-        env=os.environ | {"PYTHONPATH": path},
+        env=child_environment(),
         check=False,
     )
 
 
-def describe_end(returncode: int) -> str:
+def limit_memory(memory: int) -> None:
+    """Bounds the memory of this process and the files that it writes, and makes it the first that the system ends when
+    memory is short. Linux enforces this; macOS only in part, Windows not at all.
+
+    Args:
+        memory: bytes of its own, whether from malloc or mmap. This is not the whole address space (RLIMIT_AS), which
+            also counts libraries, mapped weights and what CUDA reserves without using it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for kind, limit in (("RLIMIT_DATA", memory), ("RLIMIT_FSIZE", memory), ("RLIMIT_CORE", 0)):
+        with suppress(ValueError, OSError):  # a lower limit that is set already stays
+            resource.setrlimit(getattr(resource, kind), (limit, limit))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def child_environment() -> dict[str, str]:
+    """The environment in which a child Python finds the same modules as this process."""
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return os.environ | {"PYTHONPATH": path}
+
+
+def describe_end(returncode: int, process: str = "the process") -> str:
     """`ended the process (exit code 3)` or `crashed the process (SIGSEGV)`."""
     if returncode >= 0:
-        return f"ended the process (exit code {returncode})"
+        return f"ended {process} (exit code {returncode})"
     try:
-        return f"crashed the process ({signal.Signals(-returncode).name})"
+        return f"crashed {process} ({signal.Signals(-returncode).name})"
     except ValueError:
-        return f"crashed the process (signal {-returncode})"
+        return f"crashed {process} (signal {-returncode})"

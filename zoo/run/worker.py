@@ -1,0 +1,103 @@
+"""The process in which a stranger's model runs: opens its graphs and runs them, as `zoo.system.worker` asks.
+
+    python -m zoo.run.worker MEMORY FILE [LIFELINE]
+
+MEMORY is its limit in bytes; FILE the descriptor (on Windows: the path) of the file for arrays; LIFELINE the
+descriptor of a pipe that ends when the parent does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ..errors import ZooError
+from ..system.processes import limit_memory
+
+if TYPE_CHECKING:
+    from ..runtime import Session
+
+
+def main(memory: int, file: str, lifeline: int | None) -> None:
+    """Answers requests until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if lifeline is not None:
+        _end_with_parent(lifeline)
+    limit_memory(memory)
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    with Path(os.devnull).open("r+b") as nothing:  # whatever prints must not write into the replies
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
+    shared: Any = os.fdopen(os.open(file, os.O_RDWR) if os.name == "nt" else int(file), "r+b", buffering=0)
+    for module in ("onnxruntime", "zoo.run.isolated"):  # before the first request, while the parent reads its files
+        import_module(module)
+
+    sessions: dict[int, Session] = {}
+    for line in requests:
+        try:
+            reply = _answer(json.loads(line), sessions, shared)
+        except ZooError as e:
+            reply = {"error": type(e).__name__, "text": str(e)}
+        except MemoryError:
+            reply = {"error": "InvalidFileError", "text": f"it needs more memory than the limit of {memory:,} bytes"}
+        replies.write(json.dumps(reply).encode() + b"\n")
+
+
+def _answer(request: dict[str, Any], sessions: dict[int, Session], shared: BinaryIO) -> dict[str, Any]:
+    for number in request["close"]:
+        sessions.pop(number, None)
+    if request["do"] == "open":
+        return _open(request, sessions)
+    return _run(request, sessions[request["session"]], shared)
+
+
+def _open(request: dict[str, Any], sessions: dict[int, Session]) -> dict[str, Any]:
+    import onnxruntime
+
+    from ..runtime import open_session
+
+    graph, device = Path(request["graph"]), request["device"]
+    session = open_session(graph, device, threads=request["threads"], exact=request["exact"])
+    sessions[request["session"]] = session
+    return {
+        "inputs": session.inputs, "outputs": session.outputs,
+        "provider": session.provider, "reason": session.reason, "runtime": onnxruntime.__version__,
+    }  # fmt: skip
+
+
+def _run(request: dict[str, Any], session: Session, shared: BinaryIO) -> dict[str, Any]:
+    from .isolated import read_arrays, write_arrays
+
+    outputs = session.run(read_arrays(shared, request["arrays"]))
+    return {"arrays": write_arrays(shared, outputs), "left_on_cpu": session.left_on_cpu}
+
+
+def _end_with_parent(lifeline: int) -> None:
+    """Ends this process as soon as its parent has ended, even in the middle of a kernel.
+
+    On Linux the system sends a signal, whose default is to end the process, when the pipe's other end is closed. It
+    is not `prctl(PR_SET_PDEATHSIG)`, which fires already when the thread ends that started this process.
+    """
+    import fcntl
+    import threading
+
+    if sys.platform == "linux":
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def wait() -> None:  # where there is no such signal, or the parent ended before it was set up
+        os.read(lifeline, 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)

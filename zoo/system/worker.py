@@ -1,0 +1,262 @@
+"""A process that runs a model apart from this one: with a deadline and a memory limit, and killed when it must end.
+
+Messages are lines of JSON over two pipes; arrays lie in a file in memory that both processes have open (memfd where
+there is one), read and written rather than mapped, so that a worker that shrinks it cannot crash this process. What
+runs in the worker is `zoo.run.worker`.
+
+Linux enforces all limits. macOS does not limit a process's memory, and Windows has neither that limit nor
+the signals by which an ended process explains itself; deadline and Ctrl-C work everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import InvalidFileError, UsageError
+from ..text import human_bytes, safe_text
+from .processes import child_environment, describe_end
+
+MODULE = "zoo.run.worker"
+CALL_SECONDS = 3600.0
+"""The default deadline of a call, and of opening a graph. A diffusion model that draws a large batch on one core takes
+minutes, and so does opening a graph of 100,000 nodes."""
+MEMORY_SHARE = 0.75
+"""The default memory limit, as a share of what this machine, or this control group, has."""
+LONGEST_REPLY = 16 << 20
+GRACE_SECONDS = 2.0  # for a worker that closed its pipe, before it is killed
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may use."""
+
+    seconds: float  # of a call, or of opening a graph
+    memory: int  # bytes of its own, without shared libraries and mapped weights
+
+    @classmethod
+    def here(cls) -> Limits:
+        """From `ZOO_WORKER_SECONDS` and `ZOO_WORKER_MEMORY` (bytes, or with a unit: `8G`), else the defaults.
+
+        Raises:
+            UsageError: one of them is not such a number.
+        """
+        seconds, memory = os.environ.get("ZOO_WORKER_SECONDS"), os.environ.get("ZOO_WORKER_MEMORY")
+        if seconds and not (re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", seconds) and float(seconds)):
+            raise UsageError(f"ZOO_WORKER_SECONDS is '{safe_text(seconds)}'; it must be a number of seconds, e.g. 600")
+        found = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)i?b?", memory.lower()) if memory else None
+        if memory and not (found and int(found[1])):
+            raise UsageError(f"ZOO_WORKER_MEMORY is '{safe_text(memory)}'; it must be a number of bytes, e.g. 8G")
+        most = int(found[1]) * _UNITS[found[2]] if found else int(machine_memory() * MEMORY_SHARE)
+        return cls(float(seconds) if seconds else CALL_SECONDS, most)
+
+
+class Worker:
+    """A process for the sessions of one model. It is started by `start` or by the first request, and again by the next
+    request after it ended. One request at a time; several threads take turns.
+
+    Args:
+        name: of the model, for messages.
+    """
+
+    def __init__(self, name: str):
+        self.name, self.limits = name, Limits.here()
+        self.generation = 0
+        """How many processes there have been: what an earlier one had opened is gone."""
+        self.unneeded: list[int] = []
+        """Numbers of sessions that nobody uses any more; the next request closes them."""
+        self._process: _Process | None = None
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        """Starts the process, if it does not run; does not wait until it is ready."""
+        with self._lock:
+            if self._process is None or not self._process.is_ours():
+                self._process = _Process(self.limits)
+                self.generation += 1
+                self._finalizer = weakref.finalize(self, self._process.end)
+
+    @contextmanager
+    def turn(self) -> Iterator[BinaryIO]:
+        """Keeps other threads out while a request and its arrays are exchanged; gives the file for the arrays."""
+        with self._lock:
+            self.start()
+            assert self._process is not None
+            yield self._process.shared
+
+    def request(self, message: dict[str, Any], doing: str) -> dict[str, Any]:
+        """The reply to a message. Ctrl-C ends the process before it is raised here.
+
+        Args:
+            doing: what the worker does, for messages: `running double.onnx`.
+
+        Raises:
+            InvalidFileError: the process ended, took too long, or replied something else.
+        """
+        seconds = self.limits.seconds
+        with self.turn():
+            process = self._process
+            assert process is not None
+            try:
+                line, late = process.ask(json.dumps(message).encode() + b"\n", seconds)
+                if line.endswith(b"\n"):
+                    return json.loads(line)
+            except ValueError:
+                late = False
+            except BaseException:
+                self.close()
+                raise
+            code = process.end(0 if late else GRACE_SECONDS)
+            self._process = None
+            self._finalizer.detach()
+            what = f"{safe_text(self.name)}: {doing}"
+            if late:
+                raise InvalidFileError(
+                    f"{what} takes more than {seconds:g} s, so its worker process was ended; ZOO_WORKER_SECONDS sets"
+                    " this limit"
+                )
+            aborted = -code in (signal.SIGABRT, getattr(signal, "SIGKILL", None))
+            hint = f"; it may use {human_bytes(self.limits.memory)} (ZOO_WORKER_MEMORY)" if aborted else ""
+            raise InvalidFileError(f"{what} {describe_end(code, 'its worker process')}{hint}")
+
+    def close(self) -> None:
+        """Ends the process. A later request starts another one."""
+        with self._lock:
+            if self._process:
+                self._finalizer()
+                self._process = None
+
+
+class _Process:
+    """The process itself, and what connects it."""
+
+    def __init__(self, limits: Limits):
+        self.owner = os.getpid()
+        self.shared = _shared_file()
+        lifeline = self._lifeline = -1
+        where: list[str] = [self.shared.name if os.name == "nt" else str(self.shared.fileno())]
+        options: dict[str, Any] = {}
+        if os.name != "nt":
+            # Nothing is ever written into this pipe: the worker sees its end when this process is gone.
+            lifeline, self._lifeline = os.pipe()
+            where.append(str(lifeline))
+            # A process group of its own: Ctrl-C on a terminal must reach this process only, which then ends the worker.
+            options = {"pass_fds": (self.shared.fileno(), lifeline), "process_group": 0}
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", MODULE, str(limits.memory), *where],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=child_environment(),
+                **options,
+            )
+        finally:
+            if lifeline >= 0:
+                os.close(lifeline)
+
+    def is_ours(self) -> bool:
+        """Whether this process started it: after a fork, parent and child must not share a worker."""
+        return self.owner == os.getpid()
+
+    def ask(self, line: bytes, seconds: float) -> tuple[bytes, bool]:
+        """The reply, or what came of it before the process ended; and whether the deadline passed before that."""
+        assert self._popen.stdin and self._popen.stdout
+        if os.name == "nt":
+            return self._ask_blocking(line, seconds)
+        end = time.monotonic() + seconds
+        waiting = select.poll()
+        waiting.register(self._popen.stdout, select.POLLIN)
+        reply = b""
+        with suppress(BrokenPipeError):
+            self._popen.stdin.write(line)
+            self._popen.stdin.flush()
+        while not reply.endswith(b"\n") and len(reply) < LONGEST_REPLY:
+            if not waiting.poll(max(0, math.ceil(1000 * min(end - time.monotonic(), 86_400)))):
+                if time.monotonic() >= end:
+                    return reply, True
+            elif not (more := os.read(self._popen.stdout.fileno(), 1 << 16)):
+                break
+            else:
+                reply += more
+        return reply, False
+
+    def _ask_blocking(self, line: bytes, seconds: float) -> tuple[bytes, bool]:
+        """The same where pipes cannot be waited for: a timer kills the process at the deadline."""
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self._popen.kill()
+
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), kill)
+        timer.daemon = True
+        timer.start()
+        assert self._popen.stdin and self._popen.stdout
+        try:
+            with suppress(BrokenPipeError):
+                self._popen.stdin.write(line)
+                self._popen.stdin.flush()
+            return self._popen.stdout.readline(LONGEST_REPLY), late.is_set()
+        finally:
+            timer.cancel()
+
+    def end(self, grace: float = 0) -> int:
+        """Kills the process if it does not end within that many seconds; returns its exit code or negative signal."""
+        if not self.is_ours():
+            return 0
+        assert self._popen.stdin and self._popen.stdout
+        with suppress(OSError):
+            self._popen.stdin.close()
+        with suppress(OSError):
+            self._popen.stdout.close()
+        try:
+            code = self._popen.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            code = self._popen.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        self.shared.close()
+        if os.name == "nt":
+            Path(self.shared.name).unlink(missing_ok=True)
+        return code
+
+
+def _shared_file() -> BinaryIO:
+    """An empty file without a name that both processes can open; on Windows, which cannot hand it over, with one."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("zoo-arrays"), "r+b", buffering=0)
+    if os.name == "nt":
+        return tempfile.NamedTemporaryFile(prefix="zoo-arrays-", buffering=0, delete=False)  # type: ignore[return-value]
+    return tempfile.TemporaryFile(prefix="zoo-arrays-", buffering=0)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, or that this process's control group may use, if that is less."""
+    try:
+        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        most = 8 << 30
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no limit: no such file, or the word `max`
+            most = min(most, int(Path(path).read_text()))
+    return most
