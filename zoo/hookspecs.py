@@ -56,6 +56,8 @@ CHANGES = {
     3: (
         "the module zoo.graph.walk; zoo.graph.compatibility only forwards to it, with a warning",
         "Port.kind: a name from zoo.ports, no longer a closed list",
+        "ImportRequest.layout: --layout, for tensors that fit several layouts",
+        "the module zoo.build.classes: refuses checkpoints of classes that an importer does not know",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -87,6 +89,7 @@ PUBLIC_MODULES = (
     "zoo.testing",
     "zoo.graph.compatibility",
     "zoo.graph.walk",
+    "zoo.build.classes",
     "zoo.build.evaluate",
     "zoo.build.keys",
     "zoo.build.loop",
@@ -309,6 +312,7 @@ class ImportRequest:
     path: Path  # the file or folder, for names and config files next to it
     tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
     config: Mapping[str, Any] | None  # its config.json or config.yaml, if there is one
+    layout: str = ""  # --layout, if the user gave it
 
 
 @dataclass(frozen=True, kw_only=True)

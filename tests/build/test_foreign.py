@@ -111,6 +111,11 @@ def test_safetensors_under_another_suffix(tmp_path):
 W = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
 
 
+def named(prefix: str, times: float = 1) -> dict[str, torch.Tensor]:
+    """The same weights under names with a prefix; other weights if `times` is not 1."""
+    return {prefix + name: tensor * times for name, tensor in W.items()}
+
+
 @pytest.mark.parametrize(
     ("tree", "notes"),
     [
@@ -122,6 +127,33 @@ W = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
         ({"a": {"weight": W["a.weight"], "bias": W["a.bias"]}}, ()),
         (W | {"epoch": 3, "none": None}, ("left out what is not a tensor: epoch",)),
         (defaultdict(dict, W), ()),
+        (named("_orig_mod.module."), 2),
+        (named("module.model._orig_mod.net."), 4),
+        (named("_forward_module.model."), 2),
+        (named("_fsdp_wrapped_module.model."), 2),
+        (
+            {
+                "a._fsdp_wrapped_module.weight": W["a.weight"],
+                "a._checkpoint_wrapped_module._orig_mod.bias": W["a.bias"],
+            },
+            3,
+        ),
+        ({"state_dict": named("net.", 2) | named("ema_model.module.")}, 3),
+        ({"state_dict": named("model."), "pytorch-lightning_version": "2.5", "callbacks": {}}, 2),
+        ({"module": named("module."), "optimizer": None, "ds_version": "0.17"}, 2),  # DeepSpeed
+        ({"model": named("module."), "ema": {"decay": 0.999, "shadow": W}}, 2),
+        (
+            {
+                "step": 1,
+                "model": named("model.", 3),
+                "ema": {"initted": torch.tensor(True), "step": torch.tensor([9])}
+                | named("online_model.", 3)
+                | named("ema_model."),
+            },
+            2,
+        ),  # lucidrains' trainers
+        ({"n_averaged": torch.tensor(7)} | named("module."), 1),  # torch.optim.swa_utils.AveragedModel
+        ({"betas": torch.ones(3), "posterior_variance": torch.ones(3)} | named("model."), 1),
     ],
 )
 def test_unwraps_and_says_so(tmp_path, tree, notes):

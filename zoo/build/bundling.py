@@ -1,6 +1,6 @@
 """From a trained module to its bundle, and from a bundle back to weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +15,15 @@ from .train import Run, load_weights
 
 
 def bundle_of(
-    loaded: Loaded, run: Run, module: nn.Module, record: Training, out: Path, on_progress: Callable[[str], None]
+    loaded: Loaded,
+    run: Run,
+    module: nn.Module,
+    record: Training,
+    out: Path,
+    on_progress: Callable[[str], None],
+    tasks: Sequence[str] = (),
 ) -> Manifest:
-    """Exports a trained module as a bundle to `out`; see `export.export_bundle` for progress lines and errors."""
+    """Exports a trained module as a bundle to `out`; see `export.export_bundle` for `tasks`, progress and errors."""
     from .export import export_bundle
 
     return export_bundle(
@@ -34,6 +40,7 @@ def bundle_of(
         license_note=run.license_note,
         training=record,
         on_progress=on_progress,
+        only=tasks,
     )
 
 

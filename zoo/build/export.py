@@ -8,6 +8,7 @@ temporary folder, which gets its final name only if every step succeeded.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def export_bundle(
     training: Training,
     metrics: Sequence[Metric] = (),
     on_progress: Callable[[str], None] = lambda line: None,
+    only: Sequence[str] = (),
 ) -> Manifest:
     """Writes the bundle of a trained module to `out`, or fails and leaves nothing behind.
 
@@ -68,6 +70,7 @@ def export_bundle(
         loaded: the family's plugin; only its `call(hook, request)` is used.
         config: complete, as `validate_config` returned it.
         module: trained, as `build_module` builds it. It is moved to the CPU and set to evaluation mode.
+        only: the tasks to export, with their parts; empty: all.
         on_progress: called with a line for each task that was traced or whose golden tokens tie, and before the replay.
 
     Raises:
@@ -79,6 +82,7 @@ def export_bundle(
         raise UsageError(f"{safe_text(out)} exists; choose another folder, or remove it")
     described = loaded.call("describe_family", DescribeRequest(family=family))
     tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config, classes=tuple(classes)))
+    tasks = _chosen(tasks, only)
     module = module.cpu().eval()
     with folder_beside(out) as folder:
         weights = Weights(module, described.weights, folder)
@@ -129,6 +133,13 @@ def export_bundle(
             manifest = update_bundle(folder, msgspec.structs.replace(manifest, export=export))
         put_in_place(folder, out)
     return manifest
+
+
+def _chosen(tasks: Tasks, only: Sequence[str]) -> Tasks:
+    if not only:
+        return tasks
+    chosen = {name: task for name, task in tasks.tasks.items() if name in only or task.part_of in only}
+    return replace(tasks, tasks=chosen, default=tasks.default if tasks.default in chosen else next(iter(chosen)))
 
 
 def update_bundle(folder: Path, manifest: Manifest) -> Manifest:

@@ -22,7 +22,7 @@ from torch.onnx.errors import OnnxExporterError
 from ..errors import ExportError, ZooError
 from ..graph.walk import graphs_of
 from ..hookspecs import Port, Task
-from ..text import safe_text
+from ..text import one_line
 from .bodies import move_into_bodies
 from .golden import TRACE, draw_inputs
 from .translations import TRANSLATIONS
@@ -103,7 +103,7 @@ def _reason(error: Exception) -> str:
         error.add_note(node.stack_trace or "")
         if "No ONNX function found" in reason:
             reason = f"the operator {str(node.target).removesuffix('.default')} has no ONNX form"
-    return safe_text(reason)[:500]
+    return one_line(reason)
 
 
 def _node(error: BaseException) -> torch.fx.Node | None:

@@ -14,7 +14,8 @@ from ..errors import InvalidFileError
 from ..hookspecs import Port, Task
 from ..media import tensors
 from ..names import graph_file
-from ..text import safe_text
+from ..system.files import sniff_file
+from ..text import one_line, safe_text
 from .walk import DTYPES, subgraphs
 
 MAX_GRAPH_BYTES = 64 << 20  # weights are stored outside, so a graph is small
@@ -63,8 +64,8 @@ def check(folder: Path, manifest: Bundled) -> list[str]:
         try:
             findings += [f"{file}: {finding}" for finding in _check_graph(folder / file, task, places)]
         except Exception as e:  # the protobuf reader may raise anything for a stranger's bytes
-            reason = safe_text(e).split("\\x0a")[0][:200] or type(e).__name__
-            findings.append(f"{file}: cannot be read as an ONNX graph: {reason}")
+            reason = one_line(e) or type(e).__name__
+            findings.append(f"{file}: cannot be read as an ONNX graph: {reason}{sniff_file(folder / file)}")
     return findings
 
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.build.keys import Keys
+from zoo.build.keys import Keys, with_present_names
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported, ImportRequest
 from zoo.text import safe_text
@@ -114,7 +114,7 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
         return None
     source = request.path.name
     if layout is DIFFUSERS:
-        tensors = _with_present_names(tensors)
+        tensors = with_present_names(tensors)
     quantized = [name for name in tensors if name.startswith("quantize.")]
     if quantized and "quantize.embedding.weight" not in tensors:
         raise InvalidFileError(
@@ -147,16 +147,6 @@ def _first_stage(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[di
         stage = params.get("first_stage_config", {})
         config, params = stage, stage.get("params", {})
     return dict(params) | {"target": config.get("target", config.get("model", {}).get("target", ""))}, outside
-
-
-def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renames = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-    result = {}
-    for name, tensor in tensors.items():
-        for old, new in renames.items():
-            name = name.replace(old, new)
-        result[name] = tensor
-    return result
 
 
 def _refuse_what_is_not_ours(config: Mapping[str, Any], source: str) -> None:
