@@ -148,7 +148,7 @@ def _unwrap(root: Any, notes: list[str]) -> tuple[Any, Any]:
         notes.append(f"used '{keys[0]}'" + (f", left {some(left)}" if left else ""))
         root = entries[keys[0]]
         if keys[0] in EMA:
-            trained = next((entries[key] for key in keys if key not in EMA), None)
+            trained = next((entries[key] for key in keys if key not in EMA), trained)
     return root, trained if trained is None else _unwrap(trained, [])[0]
 
 
