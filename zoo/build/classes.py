@@ -118,7 +118,7 @@ def explain(config: Mapping[str, Any] | None, names: Iterable[str]) -> str:
     """What a checkpoint without an importer is, as far as its config or its tensors' names tell; else empty."""
     if name := class_of(config)[1]:
         about = _about(name)
-        return f"it is a {safe_text(name[:200])}" + (f": {about}" if about else "")
+        return f"its class is {safe_text(name[:200])}" + (f": {about}" if about else "")
     names = list(names)
     sign = next((sign for sign in SIGNS if any(name.startswith(sign) for name in names)), None)
     return f"its tensors are those of {SIGNS[sign]}: {NEEDS[SIGNS[sign]]}" if sign else ""

@@ -14,8 +14,7 @@ from ..errors import InvalidFileError
 from ..hookspecs import Port, Task
 from ..media import tensors
 from ..names import graph_file
-from ..system.files import sniff_file
-from ..text import one_line, safe_text
+from ..text import one_line, safe_text, stand_in
 from .walk import DTYPES, subgraphs
 
 MAX_GRAPH_BYTES = 64 << 20  # weights are stored outside, so a graph is small
@@ -65,7 +64,7 @@ def check(folder: Path, manifest: Bundled) -> list[str]:
             findings += [f"{file}: {finding}" for finding in _check_graph(folder / file, task, places)]
         except Exception as e:  # the protobuf reader may raise anything for a stranger's bytes
             reason = one_line(e) or type(e).__name__
-            findings.append(f"{file}: cannot be read as an ONNX graph: {reason}{sniff_file(folder / file)}")
+            findings.append(f"{file}: cannot be read as an ONNX graph: {reason}")
     return findings
 
 
@@ -83,7 +82,11 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
     if (size := path.stat().st_size) > MAX_GRAPH_BYTES:
         yield f"has {size:,} bytes; at most {MAX_GRAPH_BYTES:,} are allowed, since weights belong in safetensors files"
         return
-    model = onnx.load_model_from_string(path.read_bytes())
+    data = path.read_bytes()
+    if known := stand_in(data):
+        yield f"is not a graph, but {known}"
+        return
+    model = onnx.load_model_from_string(data)
     for opset in model.opset_import:
         if opset.domain not in STANDARD_DOMAINS:
             yield f"uses the foreign operator domain '{safe_text(opset.domain)}'; only ONNX's own is allowed"
