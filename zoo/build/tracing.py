@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,7 +90,7 @@ def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None],
     return _export(network, tuple(arguments), dynamic, name)
 
 
-def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: list[str]) -> ir.Model:
+def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: Any) -> ir.Model:
     try:
         with torch.no_grad(), _silence():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
