@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.text import did_you_mean, human_bytes, it_is, one_line, safe_text, stand_in
+from zoo.text import did_you_mean, human_bytes, one_line, safe_text, sniff, stand_in
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_bytes_for_people(count, text):
 )
 def test_what_stands_for_a_file_is_named(first, told):
     assert stand_in(first).startswith(told) and bool(stand_in(first)) == bool(told)
-    assert it_is(first) == (f"; it is {stand_in(first)}" if told else "")
+    assert sniff(first) == (f"; it is {stand_in(first)}" if told else "")
 
 
 def test_a_reason_is_whole_and_one_line():
