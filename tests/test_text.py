@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.text import did_you_mean, human_bytes, safe_text
+from zoo.text import did_you_mean, human_bytes, one_line, safe_text, sniff, stand_in
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,25 @@ def test_nearest_name():
 )
 def test_bytes_for_people(count, text):
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer: "),
+        (b"\xef\xbb\xbf \n<!DOCTYPE HTML>", "an HTML page: "),
+        (b"<html lang='en'>", "an HTML page: "),
+        (b"<?xml version='1.0'?><Error>", "an XML document, "),
+        (b"<?xml version='1.0'?><svg>", ""),
+        (b"version: 1", ""),
+        (b"", ""),
+    ],
+)
+def test_what_stands_for_a_file_is_named(first, told):
+    assert stand_in(first).startswith(told) and bool(stand_in(first)) == bool(told)
+    assert sniff(first) == (f"; it is {stand_in(first)}" if told else "")
+
+
+def test_a_reason_is_whole_and_one_line():
+    assert one_line("a\n  b" + "c" * 1500) == "a b" + "c" * 1500
+    assert one_line("x" * 5000).endswith("… (3,000 more characters)")

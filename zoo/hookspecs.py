@@ -56,6 +56,9 @@ CHANGES = {
     3: (
         "the module zoo.graph.walk; zoo.graph.compatibility only forwards to it, with a warning",
         "Port.kind: a name from zoo.ports, no longer a closed list",
+        "trace_once: a network that every task calls is traced only once at export",
+        "ImportRequest.layout: --layout, for tensors that fit several layouts",
+        "the module zoo.build.classes: refuses checkpoints of classes that an importer does not know",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -87,6 +90,7 @@ PUBLIC_MODULES = (
     "zoo.testing",
     "zoo.graph.compatibility",
     "zoo.graph.walk",
+    "zoo.build.classes",
     "zoo.build.evaluate",
     "zoo.build.keys",
     "zoo.build.loop",
@@ -309,6 +313,7 @@ class ImportRequest:
     path: Path  # the file or folder, for names and config files next to it
     tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
     config: Mapping[str, Any] | None  # its config.json or config.yaml, if there is one
+    layout: str = ""  # --layout, if the user gave it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,6 +424,9 @@ def build_task(request: TaskModuleRequest) -> torch.nn.Module:
     themselves, not copies, so that the graph can point into the model's safetensors. A module with a `tokens` output
     may define `margins(*inputs)`: float32 in the shape of the tokens, the gap between the best code and the next;
     golden cases then avoid ties if possible.
+
+    If the class of `request.module` says `trace_once = True`, its `forward` is traced once instead of in every task: it
+    takes tensors whose first axis is the batch, or None, and returns one, whose other axes do not depend on sizes.
     """
     ...
 

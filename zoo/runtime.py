@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from msgspec import Meta, Struct, structs
 
 from .errors import DeviceError, InvalidFileError, NotFoundError, UsageError
-from .text import safe_text
+from .text import one_line, safe_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,7 +222,7 @@ def _create(graph: Path, providers: list, threads: int | None, profile: Temporar
 
 def _line(error: Exception) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip() or type(error).__name__)
-    return safe_text(text.splitlines()[0])[:300].rstrip(".")
+    return one_line(text).rstrip(".")
 
 
 # --- Why CUDA, or why not ---------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _load_problem(library: Path) -> str:
         ctypes.CDLL(str(library.with_name(_library("onnxruntime_providers_shared"))), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(library))
     except OSError as e:
-        return safe_text(str(e).splitlines()[0])[:200]
+        return one_line(e)
     return ""
 
 

@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable
 from unicodedata import category
 
+MAX_REASON = 2000
+"""Far more than any reason has that a person wrote."""
+
 
 def safe_text(text: object, *, keep_newlines: bool = False) -> str:
     r"""The text with every character that could control a terminal, or that is invisible, shown as an escape.
@@ -28,6 +31,12 @@ def utf8(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def one_line(reason: object) -> str:
+    """A reason that other code gave, in one line and whole; of what a hostile file made endless, the first part."""
+    text = " ".join(safe_text(reason, keep_newlines=True).split())
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}… ({len(text) - MAX_REASON:,} more characters)"
+
+
 def warn(message: str, *values: object) -> None:
     """Logs a line with the logger `zoo`, which goes to stderr unless a program configures it otherwise."""
     import logging  # imported here, like some modules elsewhere, so that `zoo list` starts fast
@@ -48,16 +57,27 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 _HTML = re.compile(rb"(<!--.*?(-->|\Z)\s*)*<(!doctype html|html|head|body|title|meta|script|style)\b", re.DOTALL)
 
 
-def sniff(first: bytes) -> str:
-    """What an unexpected file really is, as the end of a message, from its first bytes; empty if unknown."""
+def stand_in(first: bytes) -> str:
+    """What a server, git or an object store gives instead of a file, with the usual reason; empty if it is none of
+    these.
+
+    Args:
+        first: the first bytes of the file; 2,048 are enough.
+    """
     start = first[:2048].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if _HTML.match(start):
-        return "; it is an HTML page: a login or error page, or the address of a web page instead of a file"
+        return "an HTML page: a login or error page, or the address of a web page instead of a file"
     if start.startswith(b"version https://git-lfs"):
-        return "; it is a git-lfs pointer: the file itself was not uploaded, or needs `git lfs pull`"
-    if start.startswith(b"<?xml"):
-        return "; it is an XML document, as object stores send for errors"
+        return "a git-lfs pointer: the file itself was not uploaded, or needs `git lfs pull`"
+    if start.startswith(b"<?xml") and b"<svg" not in start:
+        return "an XML document, as object stores send for errors"
     return ""
+
+
+def sniff(first: bytes) -> str:
+    """`; it is a git-lfs pointer: …`, the end of a message about an unexpected file; empty if unknown."""
+    known = stand_in(first)
+    return f"; it is {known}" if known else ""
 
 
 def human_bytes(count: int) -> str:

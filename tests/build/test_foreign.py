@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoo.build import foreign, unpickle
+from zoo.build import foreign, unpickle, weightfiles
 from zoo.errors import InvalidFileError, NotFoundError, UsageError, ZooError
 
 from . import hostile
@@ -111,6 +111,11 @@ def test_safetensors_under_another_suffix(tmp_path):
 W = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
 
 
+def named(prefix: str, times: float = 1) -> dict[str, torch.Tensor]:
+    """The same weights under names with a prefix; other weights if `times` is not 1."""
+    return {prefix + name: tensor * times for name, tensor in W.items()}
+
+
 @pytest.mark.parametrize(
     ("tree", "notes"),
     [
@@ -122,6 +127,33 @@ W = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
         ({"a": {"weight": W["a.weight"], "bias": W["a.bias"]}}, ()),
         (W | {"epoch": 3, "none": None}, ("left out what is not a tensor: epoch",)),
         (defaultdict(dict, W), ()),
+        (named("_orig_mod.module."), 2),
+        (named("module.model._orig_mod.net."), 4),
+        (named("_forward_module.model."), 2),
+        (named("_fsdp_wrapped_module.model."), 2),
+        (
+            {
+                "a._fsdp_wrapped_module.weight": W["a.weight"],
+                "a._checkpoint_wrapped_module._orig_mod.bias": W["a.bias"],
+            },
+            3,
+        ),
+        ({"state_dict": named("net.", 2) | named("ema_model.module.")}, 3),
+        ({"state_dict": named("model."), "pytorch-lightning_version": "2.5", "callbacks": {}}, 2),
+        ({"module": named("module."), "optimizer": None, "ds_version": "0.17"}, 2),  # DeepSpeed
+        ({"model": named("module."), "ema": {"decay": 0.999, "shadow": W}}, 2),
+        (
+            {
+                "step": 1,
+                "model": named("model.", 3),
+                "ema": {"initted": torch.tensor(True), "step": torch.tensor([9])}
+                | named("online_model.", 3)
+                | named("ema_model."),
+            },
+            2,
+        ),  # lucidrains' trainers
+        ({"n_averaged": torch.tensor(7)} | named("module."), 1),  # torch.optim.swa_utils.AveragedModel
+        ({"betas": torch.ones(3), "posterior_variance": torch.ones(3)} | named("model."), 1),
     ],
 )
 def test_unwraps_and_says_so(tmp_path, tree, notes):
@@ -144,6 +176,97 @@ def test_refuses_nan_and_infinity(tmp_path, value, dtype):
     torch.save({"fine": torch.ones(2), "layer.bad": bad}, tmp_path / "a.pt")
     with pytest.raises(InvalidFileError, match=r"a\.pt: the tensor 'layer\.bad' contains NaN or infinity$"):
         foreign.read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("key", ["ema", "ema_model", "shadow"])
+def test_averages_in_a_list_have_no_names(tmp_path, key):
+    tree = {"model": W, key: {"decay": 0.99, "shadow_params": [tensor * 2 for tensor in W.values()]}, "epoch": 3}
+    torch.save(tree, tmp_path / "m.pt")
+    read = foreign.read(tmp_path)
+    assert same(read.tensors, W)
+    assert f"'{key}' is a list of 2 tensors without names, so it is not used" in read.notes
+    del tree["model"]
+    torch.save(tree, tmp_path / "m.pt")
+    with pytest.raises(InvalidFileError, match="its 2 tensors are in a list without names, as averages"):
+        foreign.read(tmp_path)
+
+
+def test_averages_are_completed_by_the_buffers_of_the_trained_weights(tmp_path):
+    trained = {f"module.{name}": tensor * 2 for name, tensor in W.items()} | {"module.running": torch.arange(3.0)}
+    torch.save({"model": trained, "ema": {"shadow": W}}, tmp_path / "m.pt")
+    assert same(foreign.read(tmp_path).tensors, W | {"running": torch.arange(3.0)})
+
+
+@pytest.mark.parametrize("tree", [
+    {"model.a": torch.ones(1), "net.b": torch.ones(1)},  # two parts of one model
+    {"model.a": torch.ones(1), "betas_net.b": torch.ones(1)},
+    {"ema.a": torch.ones(1), "model.b": torch.ones(1)},  # not an average of the other
+])  # fmt: skip
+def test_parts_of_a_model_keep_their_names(tmp_path, tree):
+    torch.save(tree, tmp_path / "m.pt")
+    assert foreign.read(tmp_path).tensors.keys() == tree.keys()
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    torch.save({"a.b": torch.ones(1), "_orig_mod.a.b": torch.ones(1)}, tmp_path / "m.pt")
+    with pytest.raises(InvalidFileError, match=r"two tensors have the name 'a\.b' without _orig_mod"):
+        foreign.read(tmp_path)
+
+
+# --- Shards -----------------------------------------------------------------------------------------------------------
+
+
+def shards(folder: Path, ending: str = ".safetensors") -> Path:
+    """Three shards of W and another tensor, and their index."""
+    folder.mkdir(exist_ok=True)
+    tensors, index = W | {"c": torch.arange(4.0)}, {}
+    for number, (name, tensor) in enumerate(tensors.items(), start=1):
+        file = f"model-{number:05}-of-00003{ending}"
+        index[name] = file
+        (save_file if ending == ".safetensors" else torch.save)({name: tensor}, folder / file)
+    path = folder / f"model{ending}.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".bin"])
+@pytest.mark.parametrize("given", ["", "model{}.index.json", "model-00002-of-00003{}"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_shards_are_read_together(tmp_path, ending, given, indexed):
+    index = shards(tmp_path, ending)
+    if not indexed:
+        if "index" in given:
+            return
+        index.unlink()
+    read = foreign.read(tmp_path / given.format(ending))
+    assert same(read.tensors, W | {"c": torch.arange(4.0)})
+    assert "read 3 shards" in read.notes and len(read.files) == 3
+
+
+def test_shards_that_do_not_fit_their_index(tmp_path):
+    index = shards(tmp_path)
+    said = json.loads(index.read_text())
+    index.write_text(json.dumps({"weight_map": said["weight_map"] | {"d": "model-00001-of-00003.safetensors"}}))
+    with pytest.raises(InvalidFileError, match=r"do not list the same tensors: d$"):
+        foreign.read(tmp_path)
+    for name in ("../model.safetensors", "/etc/passwd", "a\\b", "a\x1bb", ".."):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(InvalidFileError, match="is not the name of a file next to it"):
+            foreign.read(tmp_path)
+    for text in ("", "[]", "{}", '{"weight_map": {"a": 1}}', "[" * 100_000):
+        index.write_text(text)
+        with pytest.raises(InvalidFileError, match="is not an index: ") as e:
+            foreign.read(tmp_path)
+        assert "\n" not in str(e.value)
+    index.write_text(json.dumps(said))
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(
+        NotFoundError, match=r"1 of its 3 shards are missing, such as model-00002-of-00003\.safetensors"
+    ):
+        foreign.read(tmp_path)
+    index.unlink()
+    with pytest.raises(NotFoundError, match=r"is one of 3 shards; 1 are missing, such as model-00002"):
+        foreign.read(tmp_path)
 
 
 # --- Files and folders ------------------------------------------------------------------------------------------------
@@ -181,6 +304,43 @@ def test_a_config_that_is_none(tmp_path, name, content):
     with pytest.raises(InvalidFileError, match=name) as e:
         foreign.read(tmp_path / "a.pt")
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["m.PTH", "m.pth.tar", "m.ckpt.tar", "M.BIN", "weights", "m.model", "m.safetensors"])
+def test_a_file_is_known_by_its_content(tmp_path, name):
+    torch.save(W, tmp_path / name)
+    (tmp_path / "log.txt").write_text("epoch 1")
+    (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7")  # what macOS leaves
+    for path in (tmp_path, tmp_path / name):
+        assert same(foreign.read(path).tensors, W)
+    save_file(W, tmp_path / name)
+    assert same(foreign.read(tmp_path).tensors, W)
+
+
+def test_the_other_states_of_a_trainer_are_not_weights(tmp_path):
+    for name in ("pytorch_model.bin", "optimizer.bin", "scheduler.pt", "random_states_0.pkl", "training_args.bin"):
+        torch.save(W, tmp_path / name)
+    assert foreign.read(tmp_path).path.name == "pytorch_model.bin"
+
+
+def test_a_variant_is_not_taken_for_the_weights(tmp_path):
+    for name in ("model.safetensors", "model.fp16.safetensors", "model.non_ema.safetensors"):
+        save_file(W, tmp_path / name)
+    assert foreign.read(tmp_path).path.name == "model.safetensors"
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 1484996\n"
+PAGE = b"\n<!DOCTYPE html><html><body>Sign in</body></html>"
+
+
+@pytest.mark.parametrize(("data", "told"), [(POINTER, "a git-lfs pointer: "), (PAGE, "an HTML page: ")])
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "config.json", "config.yaml", "m.safetensors.index.json"])
+def test_what_stands_for_a_file_is_named(tmp_path, data, told, name):
+    save_file(W, tmp_path / "m.safetensors")
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidFileError, match=told) as e:
+        foreign.read(tmp_path / "m.pt" if name == "m.pt" else tmp_path / name if "index" in name else tmp_path)
+    assert "\n" not in str(e.value) and name in str(e.value)
 
 
 def test_which_file_of_a_folder(tmp_path):
@@ -278,7 +438,7 @@ def test_damaged_files_give_tensors_or_one_kind_of_error(tmp_path):
 @pytest.mark.shared
 @pytest.mark.slow
 def test_reads_every_reference_as_torch_does(shared_data):
-    files = [f for f in sorted((shared_data / "parity").rglob("*")) if f.suffix in foreign.SUFFIXES]
+    files = [f for f in sorted((shared_data / "parity").rglob("*")) if f.suffix in weightfiles.SUFFIXES]
     assert len(files) > 20
     for file in files:
         tensors = foreign.read(file).tensors

@@ -121,3 +121,40 @@ def test_a_folder_that_exists_stays(tmp_path, checkpoint):
     outcome = zoo("import", "vqvae", checkpoint, "--out", tmp_path / "out")
     assert outcome.code == 2 and "exists already; a bundle never overwrites" in outcome.err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_layout_or_task_that_the_model_does_not_have(tmp_path, checkpoint):
+    error = refused(tmp_path, "vqvae", checkpoint, "--layout", "dit", code=2)
+    assert error == "Error: --layout is 'dit', but the checkpoint has the layout zalandoresearch/pytorch-vq-vae"
+    error = refused(tmp_path, "vqvae", checkpoint, "--tasks", "decode,encod", code=2)
+    assert error == "Error: --tasks: 'encod' is not one of reconstruct, encode, decode; did you mean 'encode'?"
+
+
+def test_a_class_without_an_importer_is_explained(tmp_path):
+    torch.save({"decoder.layers.0.weight": torch.ones(2)}, tmp_path / "taesd.pt")
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
+    error = refused(tmp_path, "klvae", tmp_path / "taesd.pt", code=4)
+    assert "its class is AutoencoderTiny: TAESD, a small distilled autoencoder: it needs" in error
+
+
+def test_a_pointer_is_named_wherever_a_file_is_read(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 1484996\n"
+    for name in ("m.safetensors", "registry.yaml", "model.yaml", "picture.png"):
+        (tmp_path / name).write_text(pointer)
+    assert "it is a git-lfs pointer: " in refused(tmp_path, "ddpm", tmp_path / "m.safetensors", code=4)
+    run = ("run", "vqvae-fashion", "reconstruct", "--image", tmp_path / "picture.png", "--out", tmp_path / "x.png")
+    for words in (("list", "--registry", tmp_path), ("run", tmp_path), run):
+        outcome = zoo(*words)
+        assert outcome.code == 4 and "a git-lfs pointer: " in outcome.err and outcome.err.count("\n") == 1, outcome.err
+
+
+@pytest.mark.slow
+def test_a_part_next_to_others_and_some_tasks_only(tmp_path):
+    """A Lightning module's losses have names next to those of its `model`."""
+    weights = {f"model._orig_mod.{k}": v for k, v in fresh().items()} | {"lpips.lin.weight": torch.ones(2)}
+    torch.save({"state_dict": weights, "callbacks": {}}, tmp_path / "last.ckpt")
+    out = tmp_path / "small"
+    outcome = zoo("import", "vqvae", tmp_path / "last.ckpt", "--out", out, "--tasks", "decode")
+    assert outcome.code == 0, outcome.err
+    assert "last.ckpt: used 'model.*'\n" in outcome.err
+    assert list(manifests.read(out).tasks) == ["decode"] and manifests.read(out).default_task == "decode"

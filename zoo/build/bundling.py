@@ -1,6 +1,6 @@
 """From a trained module to its bundle, and from a bundle back to weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +16,17 @@ from .train import Run, load_weights
 
 
 def bundle_of(
-    loaded: Loaded, run: Run, module: nn.Module, record: Training, out: Path, on_progress: Callable[[str], None]
+    loaded: Loaded,
+    run: Run,
+    module: nn.Module,
+    record: Training,
+    out: Path,
+    on_progress: Callable[[str], None],
+    tasks: Sequence[str] = (),
 ) -> Manifest:
     """Exports a trained module as a bundle to `out`, and remembers that it was made here: it needs no worker process.
 
-    See `export.export_bundle` for progress lines and errors.
+    See `export.export_bundle` for `tasks`, progress and errors.
     """
     from .export import export_bundle
 
@@ -38,6 +44,7 @@ def bundle_of(
         license_note=run.license_note,
         training=record,
         on_progress=on_progress,
+        only=tasks,
     )
     remember(digest(dump(manifest)))
     return manifest

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import InvalidFileError, NotFoundError, StoreError
-from ..system.files import sync_folder
+from ..system.files import sniff_file, sync_folder
 from ..text import safe_text
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -69,7 +69,9 @@ def load(path: Path) -> Checkpoint:
     except KeyError:
         raise InvalidFileError(f"{safe_text(path)} is not a checkpoint of `zoo train`") from None
     except (SafetensorError, ValueError, TypeError, OSError) as e:
-        raise InvalidFileError(f"{safe_text(path)} is not a readable checkpoint: {safe_text(e)}") from None
+        raise InvalidFileError(
+            f"{safe_text(path)} is not a readable checkpoint: {safe_text(e)}{sniff_file(path)}"
+        ) from None
     return Checkpoint(about["run"], about["step"], about["seconds"], state)
 
 

@@ -19,8 +19,9 @@ from ..hookspecs import Port
 from ..media.files import read_input
 from ..media.pictures import decode_picture
 from ..ports.image import channels_of
+from ..system.files import sniff_file
 from ..system.leftovers import left_behind
-from ..text import did_you_mean, safe_text
+from ..text import did_you_mean, safe_text, sniff
 from . import folders
 
 CALIBRATION_PICTURES = 128
@@ -191,7 +192,7 @@ def _idx_file(folder: Path, name: str) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         if data[:3] != b"\0\0\x08":
-            raise ValueError("it does not start with the bytes 0, 0, 8")
+            raise ValueError(f"it does not start with the bytes 0, 0, 8{sniff(data)}")
         shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
@@ -202,6 +203,7 @@ def _read_npz(path: Path, split: str) -> _Found:
     if not zipfile.is_zipfile(path):
         raise InvalidFileError(
             f"{safe_text(path)} is not an .npz; data must be an .npz, or a folder of pictures or IDX files"
+            f"{sniff_file(path)}"
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:

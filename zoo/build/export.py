@@ -8,6 +8,7 @@ temporary folder, which gets its final name only if every step succeeded.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..formats import manifest as manifests
 from ..formats.golden import write_cases
 from ..formats.manifest import Drift, Export, Manifest, Training
 from ..graph.check import check
-from ..hookspecs import DescribeRequest, Metric, TaskModuleRequest, Tasks, TasksRequest
+from ..hookspecs import DescribeRequest, Metric, Task, TaskModuleRequest, Tasks, TasksRequest
 from ..names import GOLDEN, MANIFEST, graph_file
 from ..plugins import Loaded, places
 from ..ports.count import count_of
@@ -34,7 +35,8 @@ from ..runtime import open_session
 from ..system.files import folder_beside, put_in_place, write_atomically
 from ..text import safe_text
 from .card import CARD, card
-from .golden import TRACE, draw_cases, draw_inputs
+from .golden import DRIFT, TRACE, draw_cases, draw_inputs
+from .shared import SharedNetwork
 from .tracing import IR_VERSION, OPSET, export_task
 from .weights import Weights
 
@@ -60,6 +62,7 @@ def export_bundle(
     training: Training,
     metrics: Sequence[Metric] = (),
     on_progress: Callable[[str], None] = lambda line: None,
+    only: Sequence[str] = (),
 ) -> Manifest:
     """Writes the bundle of a trained module to `out`, or fails and leaves nothing behind.
 
@@ -68,6 +71,7 @@ def export_bundle(
         loaded: the family's plugin; only its `call(hook, request)` is used.
         config: complete, as `validate_config` returned it.
         module: trained, as `build_module` builds it. It is moved to the CPU and set to evaluation mode.
+        only: the tasks to export, with their parts; empty: all.
         on_progress: called with a line for each task that was traced or whose golden tokens tie, and before the replay.
 
     Raises:
@@ -79,6 +83,7 @@ def export_bundle(
         raise UsageError(f"{safe_text(out)} exists; choose another folder, or remove it")
     described = loaded.call("describe_family", DescribeRequest(family=family))
     tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config, classes=tuple(classes)))
+    tasks = _chosen(tasks, only)
     module = module.cpu().eval()
     with folder_beside(out) as folder:
         weights = Weights(module, described.weights, folder)
@@ -86,8 +91,10 @@ def export_bundle(
         for task in tasks.tasks:
             request = TaskModuleRequest(family=family, config=config, task=task, module=module)
             modules[task] = loaded.call("build_task", request).eval()
+        shared = SharedNetwork.of(module, modules, lambda task: _traced_inputs(tasks.tasks[task]))
+        for task in tasks.tasks:
             with _place_in(modules[task]):
-                export_task(modules[task], task, tasks.tasks[task], weights, folder / graph_file(task))
+                export_task(modules[task], task, tasks.tasks[task], weights, folder / graph_file(task), shared)
             on_progress(f"traced {task}")
         in_torch = TorchTasks(modules, tasks)
         cases = draw_cases(tasks, in_torch.call, in_torch.margins)
@@ -124,11 +131,23 @@ def export_bundle(
         manifest = manifests.read(folder)  # zoo must be able to read what it writes
         on_progress("comparing with torch")
         _prove(folder, manifest, modules)
-        if drift := _measure_drift(folder, manifest, in_torch):
+        if drift := _measure_drift(folder, manifest, in_torch, on_progress):
             export = msgspec.structs.replace(manifest.export, drift=drift)
             manifest = update_bundle(folder, msgspec.structs.replace(manifest, export=export))
         put_in_place(folder, out)
     return manifest
+
+
+def _traced_inputs(task: Task) -> list[torch.Tensor]:
+    arrays = draw_inputs(task, TRACE, np.random.default_rng(0))
+    return [torch.from_numpy(array) for array in arrays.values()]
+
+
+def _chosen(tasks: Tasks, only: Sequence[str]) -> Tasks:
+    if not only:
+        return tasks
+    chosen = {name: task for name, task in tasks.tasks.items() if name in only or task.part_of in only}
+    return replace(tasks, tasks=chosen, default=tasks.default if tasks.default in chosen else next(iter(chosen)))
 
 
 def update_bundle(folder: Path, manifest: Manifest) -> Manifest:
@@ -196,7 +215,9 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
         raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}")
 
 
-def _measure_drift(folder: Path, manifest: Manifest, in_torch: TorchTasks) -> dict[str, tuple[Drift, ...]]:
+def _measure_drift(
+    folder: Path, manifest: Manifest, in_torch: TorchTasks, on_progress: Callable[[str], None]
+) -> dict[str, tuple[Drift, ...]]:
     """Whether a loop's small differences grow with its iterations, for the default task if it has a `count` port.
 
     Raises:
@@ -207,10 +228,11 @@ def _measure_drift(folder: Path, manifest: Manifest, in_torch: TorchTasks) -> di
     if port is None:
         return {}
     session = open_session(folder / graph_file(name), "cpu", exact=True)
-    inputs = draw_inputs(task, TRACE, np.random.default_rng(1))
+    inputs = draw_inputs(task, DRIFT, np.random.default_rng(1))
     low, high = (task.inputs[port].minimum or 1), (task.inputs[port].maximum or DRIFT_COUNTS[-1])
     curve = []
     for count in (count for count in DRIFT_COUNTS if low <= count <= high):
+        on_progress(f"comparing {name} with torch at {port} {count}")
         inputs |= {port: np.asarray(count)}
         expected, actual = in_torch.call(name, inputs), session.run(inputs)
         compared = compare_task(task.outputs, expected, actual, manifest.tolerances[f"{PRECISION}/cpu"])

@@ -4,30 +4,25 @@ safetensors files are read directly, PyTorch's files and pickles through `torchf
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidFileError, NotFoundError, UsageError
+from ..errors import InvalidFileError
 from ..formats import strictyaml
 from ..media import tensors
-from ..text import human_bytes, safe_text
-from . import torchfile
+from ..text import human_bytes, one_line, safe_text, stand_in
+from . import torchfile, weightfiles
 from .torchfile import StoredTensor
 from .unpickle import StandIn
+from .wrappers import EMA, choose, complete, without_prefixes
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".pkl")
 CONFIGS = ("config.json", "config.yaml")
-WRAPPINGS = ("ema", "model", "state_dict", "params", "module")
-"""Keys under which training scripts store the weights, in order of preference: DiT and LlamaGen save both `ema` and
-`model`, and their own samplers use the first."""
-
-PREFIXES = ("module.", "_orig_mod.")  # prefixes that DDP and torch.compile add to every name
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 32  # of nested modules
 MAX_NODES = 200_000
@@ -45,67 +40,55 @@ class Foreign:
 
     tensors: "Mapping[str, torch.Tensor]"  # flat; may share memory with each other and with the file
     config: dict[str, Any] | None  # its config.json or config.yaml
-    path: Path  # the weights file
+    path: Path  # the weights file, or the index of its shards
     notes: tuple[str, ...]  # what was unwrapped and left out, one line each
+    files: tuple[Path, ...] = ()  # all files with weights
 
 
 def read(path: Path) -> Foreign:
-    """Reads a checkpoint's file, or the one in a folder (such as `diffusion_pytorch_model.safetensors`).
+    """Reads a checkpoint's file, or the one in a folder (such as `diffusion_pytorch_model.safetensors`), or its shards.
 
     Raises:
         NotFoundError: there is no such file, or no weights in the folder. UsageError: the folder contains several.
         InvalidFileError: the file is damaged, hostile or in an unsupported format; or a tensor contains NaN or
         infinity.
     """
-    file = _weights_file(path)
     notes: list[str] = []
+    file = path
     try:
-        weights = _read_safetensors(file) if _is_safetensors(file) else _read_pickled(file, notes)
+        found = weightfiles.find(path)
+        weights: dict[str, torch.Tensor] = {}
+        for file in found.files:
+            part = _read_file(file, notes)
+            if twice := weights.keys() & part.keys():
+                raise ValueError(f"another shard has the tensor '{min(twice)[:100]}' too")
+            weights |= part
+        if found.index and (odd := found.index.keys() ^ weights.keys()):
+            raise ValueError(f"its shards and {found.path.name} do not list the same tensors: {some(sorted(odd))}")
+        if len(found.files) > 1:
+            notes.append(f"read {len(found.files)} shards")
+        file = found.path
+        weights = without_prefixes(weights, notes)
     except OSError as e:
         raise InvalidFileError(f"{safe_text(file)} cannot be read: {e.strerror}") from None
     except _BROKEN as e:
-        reason = safe_text(e)[:300] if isinstance(e, ValueError) else f"its pickle is broken ({type(e).__name__})"
+        reason = one_line(e) if isinstance(e, ValueError) else f"its pickle is broken ({type(e).__name__})"
         raise InvalidFileError(f"{safe_text(file)} is not a readable checkpoint: {reason}") from None
-    weights = _without_prefix(weights, notes)
     _check_finite(weights, file)
-    return Foreign(weights, _config(file.parent), file, tuple(notes))
-
-
-# --- Which file -------------------------------------------------------------------------------------------------------
-
-
-def _weights_file(path: Path) -> Path:
-    if not path.is_dir():
-        if not path.exists():
-            raise NotFoundError(f"there is no checkpoint at {safe_text(path)}")
-        if not path.is_file():  # a pipe would be waited for
-            raise InvalidFileError(f"{safe_text(path)} is not a plain file")
-        return path
-    found = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.is_file()]
-    # The same weights in two formats: use the one that is not a pickle.
-    safe = [file for file in found if file.suffix == ".safetensors"]
-    found = safe or found
-    if not found:
-        inner = sorted({file.parent.name for suffix in SUFFIXES for file in path.glob(f"*/*{suffix}")})
-        if len(inner) == 1 and (path / "model_index.json").is_file():  # a diffusers pipeline with one network
-            return _weights_file(path / inner[0])
-        hint = f"; its folders {', '.join(inner)} contain some: name one" if inner else f" ({', '.join(SUFFIXES)})"
-        raise NotFoundError(f"{safe_text(path)} contains no weights{safe_text(hint)}")
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found[:8])
-        raise UsageError(f"{safe_text(path)} contains several weights files: {safe_text(names)}; name one")
-    return found[0]
-
-
-def _is_safetensors(file: Path) -> bool:
-    if file.suffix == ".safetensors":
-        return True
-    with file.open("rb") as f:
-        start = f.read(9)
-    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
+    return Foreign(weights, _config(file.parent), file, tuple(notes), found.files)
 
 
 # --- What is in it ----------------------------------------------------------------------------------------------------
+
+
+def _read_file(file: Path, notes: list[str]) -> "dict[str, torch.Tensor]":
+    with file.open("rb") as f:
+        start = f.read(512)
+    if known := stand_in(start):
+        raise ValueError(f"it is {known}")
+    if not start:
+        raise ValueError("it is empty")
+    return _read_safetensors(file) if weightfiles.is_safetensors(file) else _read_pickled(file, notes)
 
 
 def _read_safetensors(file: Path) -> "dict[str, torch.Tensor]":
@@ -120,12 +103,20 @@ def _read_safetensors(file: Path) -> "dict[str, torch.Tensor]":
 
 
 def _read_pickled(file: Path, notes: list[str]) -> "dict[str, torch.Tensor]":
-    root = _unwrap(torchfile.read(file), notes)
-    found: dict[str, StoredTensor] = {}
+    tree = torchfile.read(file)
+    root, trained = _unwrap(tree, notes)
     skipped: list[str] = []
-    _Flatten(found, skipped).walk("", root, 0)
+    found = _flat(root, skipped)
+    if trained is not None:  # averages: buffers are only in the trained weights
+        found = complete(without_prefixes(found, notes), [without_prefixes(_flat(trained, []), [])], notes)
     if not found:
-        raise ValueError("it contains no tensors")
+        listed = _count_listed(tree)
+        raise ValueError(
+            f"its {listed} tensors are in a list without names, as averages (EMA) are saved; give the checkpoint that "
+            "contains the model's state_dict"
+            if listed
+            else "it contains no tensors"
+        )
     if skipped:
         notes.append(f"left out what is not a tensor: {some(skipped)}")
     size = file.stat().st_size
@@ -140,17 +131,58 @@ def _read_pickled(file: Path, notes: list[str]) -> "dict[str, torch.Tensor]":
     return weights
 
 
-def _unwrap(root: Any, notes: list[str]) -> Any:
-    """The state dict inside the data that a training script saved."""
+def _unwrap(root: Any, notes: list[str]) -> tuple[Any, Any]:
+    """The state dict inside the data that a training script saved; and if it is an average, the trained weights."""
+    trained = None
     for _ in range(MAX_DEPTH):
-        entries = _entries(root)
-        key = next((key for key in WRAPPINGS if _entries(entries.get(key))), None)
-        if key is None or isinstance(root, StandIn):  # a part of a module may have such a name
+        if isinstance(root, StandIn):  # a part of a module may have such a name
             break
-        left = [str(name) for name in entries if name != key]
-        notes.append(f"used '{key}'" + (f", left {some(left)}" if left else ""))
-        root = entries[key]
-    return root
+        entries = _entries(root)
+        keys = choose(entries, _has_names)
+        for key in EMA:
+            if key not in keys and (listed := _count_listed(entries.get(key))):
+                notes.append(f"'{key}' is a list of {listed} tensors without names, so it is not used")
+        if not keys:
+            break
+        left = [str(name) for name in entries if name != keys[0]]
+        notes.append(f"used '{keys[0]}'" + (f", left {some(left)}" if left else ""))
+        root = entries[keys[0]]
+        if keys[0] in EMA:
+            trained = next((entries[key] for key in keys if key not in EMA), trained)
+    return root, trained if trained is None else _unwrap(trained, [])[0]
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    """The parts of nested dicts, lists and tuples, up to a number that no checkpoint has."""
+    waiting = [value]
+    for _ in range(MAX_NODES):
+        if not waiting:
+            return
+        part = waiting.pop()
+        yield part
+        if isinstance(part, list | tuple):
+            waiting += part[:MAX_NODES]
+        else:
+            waiting += list(_entries(part).values())[:MAX_NODES]
+
+
+def _has_names(value: Any) -> bool:
+    """Whether there is a tensor in nested dicts; those in lists have no names."""
+    waiting = [value]
+    for _ in range(MAX_NODES):
+        if not waiting:
+            return False
+        part = waiting.pop()
+        if isinstance(part, StoredTensor):
+            return part is not value
+        waiting += _entries(part).values()
+    return False
+
+
+def _count_listed(value: Any) -> int:
+    """The number of tensors in lists of nested data."""
+    lists = [part for part in _walk(value) if isinstance(part, list | tuple)]
+    return sum(isinstance(item, StoredTensor) for items in lists for item in items)
 
 
 def _entries(value: Any) -> dict:
@@ -162,6 +194,12 @@ def _entries(value: Any) -> dict:
     state = value.state if isinstance(value.state, dict) else {}
     parts = (state.get(part) for part in ("_parameters", "_buffers", "_modules"))
     return value.entries | {name: item for part in parts if isinstance(part, dict) for name, item in part.items()}
+
+
+def _flat(root: Any, skipped: list[str]) -> dict[str, StoredTensor]:
+    found: dict[str, StoredTensor] = {}
+    _Flatten(found, skipped).walk("", root, 0)
+    return found
 
 
 class _Flatten:
@@ -197,14 +235,6 @@ def some(names: Collection[str]) -> str:
     )
 
 
-def _without_prefix(weights: "dict[str, torch.Tensor]", notes: list[str]) -> "dict[str, torch.Tensor]":
-    for prefix in PREFIXES:
-        if weights and all(name.startswith(prefix) for name in weights):
-            notes.append(f"removed the prefix '{prefix}' from all names")
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
-
-
 def _check_finite(weights: "Mapping[str, torch.Tensor]", file: Path) -> None:
     import torch
 
@@ -231,11 +261,13 @@ def _config(folder: Path) -> dict[str, Any] | None:
         if file.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"more than {MAX_CONFIG_BYTES:,} bytes")
         data = file.read_bytes()
+        if known := stand_in(data):
+            raise ValueError(f"it is {known}")
         config = json.loads(data) if file.suffix == ".json" else strictyaml.parse(data, str(file))[0]
         if not isinstance(config, dict):
             raise ValueError("it contains no fields")
     except OSError as e:
         raise InvalidFileError(f"{safe_text(file)} cannot be read: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
-        raise InvalidFileError(f"{safe_text(file)} is not a config: {safe_text(e)[:200]}") from None
+        raise InvalidFileError(f"{safe_text(file)} is not a config: {one_line(e)}") from None
     return config

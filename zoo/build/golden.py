@@ -35,6 +35,8 @@ class Plan:
 PLANS = (Plan(1, 0, 0), Plan(3, 28, 28), Plan(5, 21, 11), Plan(2, 9, 30))
 TRACE = Plan(2, 13, 18)
 """The sizes with which a task is traced: a batch of 1 would silently be fixed in the graph."""
+DRIFT = Plan(1, 13, 18)
+"""The sizes with which a loop is run for many iterations: its length is what is tested there, not the batch."""
 
 Call = Callable[[str, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 Margins = Callable[[str, Mapping[str, np.ndarray]], np.ndarray | None]

@@ -10,6 +10,18 @@ from ..text import safe_text
 
 MAX_TOLD = 12
 
+_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' files of 2022 call attention's layers query, key, value and proj_attn; it renames them on loading."""
+    result = {}
+    for name, tensor in tensors.items():
+        for old, new in _OLD_NAMES.items():
+            name = name.replace(old, new)
+        result[name] = tensor
+    return result
+
 
 class Keys:
     """Takes tensors from a checkpoint one by one; `finish` compares them with the target module."""

@@ -15,7 +15,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ..errors import InvalidFileError
-from ..text import safe_text
+from ..text import one_line, safe_text
 
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, section 5
 CHUNK = 2_000  # rows of a distance matrix at a time
@@ -92,9 +92,7 @@ def inception(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
         )
     except Exception as e:  # torch may raise anything for another kind of file
-        raise InvalidFileError(
-            f"{safe_text(weights)} does not contain Inception weights: {safe_text(e)[:200]}"
-        ) from None
+        raise InvalidFileError(f"{safe_text(weights)} does not contain Inception weights: {one_line(e)}") from None
 
     def features(images: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(images).permute(0, 3, 1, 2)

@@ -6,9 +6,10 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,9 +23,11 @@ from torch.onnx.errors import OnnxExporterError
 from ..errors import ExportError, ZooError
 from ..graph.walk import graphs_of
 from ..hookspecs import Port, Task
-from ..text import safe_text
+from ..text import one_line
 from .bodies import move_into_bodies
 from .golden import TRACE, draw_inputs
+from .shared import TRANSLATIONS as shared_translations
+from .shared import SharedNetwork
 from .translations import TRANSLATIONS
 from .weights import Weights
 
@@ -37,15 +40,23 @@ MAX_FOLDED = 1024
 IR_VERSION = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", OPSET)])
 
 
-def export_task(module: nn.Module, name: str, task: Task, weights: Weights, path: Path) -> None:
+def export_task(
+    module: nn.Module, name: str, task: Task, weights: Weights, path: Path, shared: SharedNetwork | None = None
+) -> None:
     """Traces a task's module and writes its graph.
+
+    Args:
+        shared: the network that other tasks contain too, traced only once.
 
     Raises:
         ExportError: torch cannot trace it, or a dimension that is dynamic in the ports came out fixed.
     """
-    if shared := task.inputs.keys() & task.outputs.keys():
-        raise ExportError(f"the task '{name}' has '{min(shared)}' as both input and output: rename one of them")
-    model = _trace(module, name, task)
+    if both := task.inputs.keys() & task.outputs.keys():
+        raise ExportError(f"the task '{name}' has '{min(both)}' as both input and output: rename one of them")
+    with shared.in_place() if shared else contextlib.nullcontext():
+        model = _trace(module, name, task)
+    if shared:
+        shared.fill(model, lambda network, arguments: _trace_network(network, arguments, name))
     _simplify(model, weights)
     weights.point(model, name)
     _declare_ports(model, name, task)
@@ -70,15 +81,24 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
         {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(port.shape) if isinstance(dim, str)}
         for port in task.inputs.values()
     )
+    return _export(module, arguments, dynamic, name, input_names=list(task.inputs), output_names=list(task.outputs))
+
+
+def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None], name: str) -> ir.Model:
+    """A network that tasks share, with a dynamic first axis."""
+    dynamic = tuple(None if argument is None else {0: torch.export.Dim.DYNAMIC} for argument in arguments)
+    return _export(network, tuple(arguments), dynamic, name)
+
+
+def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: Any) -> ir.Model:
     try:
         with torch.no_grad(), _silence():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
             exported = torch.onnx.export(
                 program,
-                input_names=list(task.inputs),
-                output_names=list(task.outputs),
                 opset_version=OPSET,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table=TRANSLATIONS | shared_translations,
+                **names,
                 dynamo=True,
                 optimize=False,
                 verbose=False,
@@ -103,7 +123,7 @@ def _reason(error: Exception) -> str:
         error.add_note(node.stack_trace or "")
         if "No ONNX function found" in reason:
             reason = f"the operator {str(node.target).removesuffix('.default')} has no ONNX form"
-    return safe_text(reason)[:500]
+    return one_line(reason)
 
 
 def _node(error: BaseException) -> torch.fx.Node | None:

@@ -12,6 +12,7 @@ import msgspec
 
 from ..errors import InvalidFileError
 from ..names import Sha256, Size
+from ..system.files import sniff_file
 from ..text import safe_text
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
@@ -74,7 +75,8 @@ def compare_files(
         if not stat.S_ISREG(status.st_mode):
             wrong.append(f"{name} is not a plain file")
         elif status.st_size != expected.size:
-            wrong.append(f"{name} has {status.st_size:,} bytes; {says} says {expected.size:,}")
+            known = sniff_file(folder / name)
+            wrong.append(f"{name} has {status.st_size:,} bytes; {says} says {expected.size:,}{known}")
         elif status.st_mtime != unchanged and describe_file(folder / name).sha256 != expected.sha256:
             wrong.append(f"{name} does not match its SHA-256 {expected.sha256[:12]}…")
     return wrong

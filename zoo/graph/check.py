@@ -15,7 +15,7 @@ from ..errors import InvalidFileError
 from ..hookspecs import Port, Task
 from ..media import tensors
 from ..names import graph_file
-from ..text import safe_text
+from ..text import one_line, safe_text, stand_in
 from .scan import excess
 from .walk import DTYPES, subgraphs
 
@@ -65,7 +65,7 @@ def check(folder: Path, manifest: Bundled) -> list[str]:
         try:
             findings += [f"{file}: {finding}" for finding in _check_graph(folder / file, task, places)]
         except Exception as e:  # the protobuf reader may raise anything for a stranger's bytes
-            reason = safe_text(e).split("\\x0a")[0][:200] or type(e).__name__
+            reason = one_line(e) or type(e).__name__
             findings.append(f"{file}: cannot be read as an ONNX graph: {reason}")
     return findings
 
@@ -85,6 +85,9 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
         yield f"has {size:,} bytes; at most {MAX_GRAPH_BYTES:,} are allowed, since weights belong in safetensors files"
         return
     data = path.read_bytes()
+    if known := stand_in(data):
+        yield f"is not a graph, but {known}"
+        return
     if much := excess(data, nodes=MAX_NODES, depth=MAX_DEPTH):
         yield f"has {much}"
         return

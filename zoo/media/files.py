@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import InvalidFileError
 from ..system.paths import cannot_read, read_file, user_path
-from ..text import safe_text
+from ..text import safe_text, stand_in
 
 Note = Callable[[str], None]
 
@@ -50,6 +50,8 @@ def read_input(source: str) -> InputFile:
         raise InvalidFileError(f"{shown_name(source)} is empty")
     if len(data) > MAX_FILE_BYTES:
         raise InvalidFileError(f"{shown_name(source)} has more than {MAX_FILE_BYTES >> 20} MiB; give a smaller file")
+    if known := stand_in(data):
+        raise InvalidFileError(f"{shown_name(source)} is not the file itself, but {known}")
     return InputFile(name, data, hashlib.sha256(data).hexdigest(), source)
 
 

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError
-from ..text import safe_text
+from ..text import one_line, safe_text, stand_in
 from .files import STDIN, InputFile
 
 if TYPE_CHECKING:
@@ -102,7 +102,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with path.open("rb") as f:
             size = f.seek(0, 2)
             f.seek(0)
-            start = f.read(8)
+            start = f.read(512)
+            if known := stand_in(start):
+                raise InvalidFileError(f"{safe_text(path)} is not a safetensors file, but {known}")
+            start = start[:8]
+            f.seek(len(start))
             header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, size - 8):
                 raise ValueError(f"a header of {header_bytes:,} bytes in a file of {size:,}")
@@ -111,7 +115,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as e:
         raise InvalidFileError(f"{safe_text(path)} cannot be read: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
-        raise InvalidFileError(f"{safe_text(path)} is not a valid safetensors file: {safe_text(e)[:200]}") from None
+        raise InvalidFileError(f"{safe_text(path)} is not a valid safetensors file: {one_line(e)}") from None
 
 
 def _parse(header: bytes, file_size: int) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import TransportError, ZooError
+from ..system.files import sniff_file
 from ..system.paths import read_file
 from ..system.urls import path_of, shown, without_secrets
 from ..text import human_bytes, safe_text, sniff, warn
@@ -105,7 +106,9 @@ def _read_local(path: Path, size: int, offset: int) -> Iterator[bytes]:
                     break
                 yield chunk
         if position != size:
-            raise TransportError(f"{safe_text(path)} has {path.stat().st_size:,} bytes; the registry says {size:,}")
+            raise TransportError(
+                f"{safe_text(path)} has {path.stat().st_size:,} bytes; the registry says {size:,}{sniff_file(path)}"
+            )
     except OSError as e:
         raise TransportError(f"cannot read {safe_text(path)}: {e.strerror}") from None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StoreError
-from ..text import safe_text
+from ..text import safe_text, sniff
 
 
 @contextlib.contextmanager
@@ -116,6 +116,15 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
         if temporary:
             temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+
+
+def sniff_file(path: Path) -> str:
+    """`; it is a git-lfs pointer: …` for a local file of an unexpected size or content; else empty."""
+    try:
+        with path.open("rb") as f:
+            return sniff(f.read(512))
+    except OSError:
+        return ""
 
 
 def sync_folder(folder: Path) -> None:

@@ -36,6 +36,7 @@ class DiffusionConfig(Struct, frozen=True, kw_only=True):
     prediction: Prediction = "epsilon"
     variance: Variance = "small"  # of the ancestral sampler; `learned`: twice as many outputs
     clip: bool = True  # clip predicted images to -1 .. 1
+    clipped_noise: bool = True  # DDIM with clip: the noise that belongs to the clipped image, not the network's own
     sampler: Sampler = "dpm++2m"
     eta: Share = 0.0  # DDIM's noise: 0 none, 1 as much as DDPM
     spacing: Spacing = "trailing"  # how the steps' timesteps are spaced
@@ -52,11 +53,17 @@ class Picture(Struct, frozen=True, kw_only=True):
     image_channels: Annotated[int, Meta(ge=1, le=64)] = 3  # 1 grey, 3 RGB; others: latents of another model
     num_classes: Annotated[int, Meta(ge=0, le=100_000)] = 0  # 0: no labels
     null_label: bool = True  # with labels: an additional "no label", which guidance needs
+    latents: bool = False  # 1 or 3 channels are latents of another model too, not pixels
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.image_size, self.image_width or self.image_size
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the model draws pixels; otherwise latents, whose decoder is another model."""
+        return self.image_channels in (1, 3) and not self.latents
 
 
 class UNetConfig(Picture, frozen=True, kw_only=True):

@@ -76,6 +76,8 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """Noisy image, timestep and label to a prediction of the same size."""
 
+    trace_once = True  # at export: every task calls it
+
     positions: Tensor
 
     def __init__(self, c: TransformerConfig, *, outputs: int = 1):

@@ -133,7 +133,7 @@ def list_tasks(request: TasksRequest) -> Tasks:
     # The latents of a network that predicts noise are unbounded: the first step divides its error by alpha, 0.006 at
     # the end of the linear schedule, and guidance multiplies it by up to 20. With random weights, latents reach 8,000,
     # and changing only the weights' last bits moves some by 0.006.
-    unbounded = c.network.image_channels not in (1, 3) and not c.diffusion.clip and c.diffusion.prediction == "epsilon"
+    unbounded = not c.network.pictures and not c.diffusion.clip and c.diffusion.prediction == "epsilon"
     tolerance = Tolerance(absolute=0.05) if unbounded else Tolerance()
     return Tasks(tasks=chosen, default=next(iter(chosen)), tolerance=tolerance)
 

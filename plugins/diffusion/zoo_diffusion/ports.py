@@ -23,7 +23,7 @@ def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> 
     def restoring(summary: str, output: str, **inputs: Port) -> Task:
         return Task(summary=summary, inputs=inputs | walk, outputs={output: image()})
 
-    pictures = channels in (1, 3)
+    pictures = network.pictures
     latents = Port(kind="tensor", dtype="float32", shape=("batch", channels, height, width), summary="latents")
     tasks = {
         "generate": Task(
@@ -135,7 +135,7 @@ def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[
             part_of="generate",
         ),
     }
-    if network.image_channels in (1, 3):
+    if network.pictures:
         image = Port(kind="image", dtype="uint8", shape=("batch", height, width, network.image_channels))
         parts["generate_end"] = Task(
             summary="The picture after generate's last step",

@@ -293,6 +293,7 @@ class Sampler(nn.Module):
         self.shape = (network.config.image_channels, *network.config.size)
         self.learned = c.variance == "learned"
         self.noisy = adds_noise(c)
+        self.keeps_noise = c.sampler == "ddim" and c.clip and not c.clipped_noise
         alpha_bar = alphas_bar(betas(c)).clamp(0, 1)
         # Place 0 is the end, a clean image; place t + 1 is timestep t. A step's weights are differences of alpha_bar
         # near 1, which float32 cannot represent: it is stored as the sum of two tables, each small enough even for
@@ -357,11 +358,16 @@ class Sampler(nn.Module):
     def predict(
         self, x: Images, row: Row, label: Labels | None, guidance: Numbers | None
     ) -> tuple[Images, Float32[Tensor, ""] | Images]:
-        """x_0, in -1 .. 1 if the config clips, and the deviation of the noise to add.
+        """x_0, in -1 .. 1 if the config clips, and the deviation of the noise to add."""
+        x0, deviation = self.predict_unclipped(x, row, label, guidance)
+        return self.clip(x0), deviation
 
-        If x_0 is clipped, the steps use the noise that belongs to the clipped image, so that alpha x_0 + sigma eps = x
-        remains true, as in Dhariwal and Nichol's code.
-        """
+    def clip(self, x0: Images) -> Images:
+        return x0.clamp(-1, 1) if self.c.clip else x0
+
+    def predict_unclipped(
+        self, x: Images, row: Row, label: Labels | None, guidance: Numbers | None
+    ) -> tuple[Images, Float32[Tensor, ""] | Images]:
         t = row.t.expand(x.shape[0])
         if guidance is None:
             output = self.network(x, t, label)
@@ -377,12 +383,24 @@ class Sampler(nn.Module):
             output, v = halves(output)
             if self.c.sampler == "ddpm":
                 deviation = learned_deviation(row.noise, row.noise_large, v)
-        x0 = row.from_x * x + row.from_output * output
-        return (x0.clamp(-1, 1) if self.c.clip else x0), deviation
+        return row.from_x * x + row.from_output * output, deviation
 
-    def advance(self, x: Images, x0: Images, previous_x0: Images, row: Row) -> Images:
-        """x_s without the noise."""
-        return row.x * x + row.x0 * x0 + row.previous_x0 * previous_x0
+    def advance(self, x: Images, x0: Images, previous_x0: Images, row: Row, unclipped: Images | None = None) -> Images:
+        """x_s without the noise that the step adds.
+
+        If x_0 was clipped, the eps of a step is the one that belongs to the clipped image, so that alpha x_0 + sigma
+        eps = x remains true, as in Dhariwal and Nichol's code. diffusers' DDIM keeps the network's own eps instead
+        (`use_clipped_model_output` is false).
+
+        Args:
+            unclipped: x_0 before it was clipped, of which that eps is a part.
+        """
+        x_s = row.x * x + row.x0 * x0 + row.previous_x0 * previous_x0
+        if unclipped is not None and self.keeps_noise:
+            # With `row.x` = sigma_s' / sigma_t, the step's eps is (x - alpha x_0) / sigma_t: of the unclipped x_0, it
+            # is larger by alpha (clipped - unclipped) / sigma_t.
+            x_s = x_s + row.x * row.alpha * (x0 - unclipped)
+        return x_s
 
     def step(
         self,
@@ -395,8 +413,9 @@ class Sampler(nn.Module):
         guidance: Numbers | None,
     ) -> tuple[Images, Images]:
         """x_s and x_0; `seed` may be None if the sampler adds no noise."""
-        x0, deviation = self.predict(x, row, label, guidance)
-        x = self.advance(x, x0, previous_x0, row)
+        unclipped, deviation = self.predict_unclipped(x, row, label, guidance)
+        x0 = self.clip(unclipped)
+        x = self.advance(x, x0, previous_x0, row, unclipped)
         if self.noisy:
             assert seed is not None, "this sampler adds noise"
             x = x + deviation * self.noise(seed, i + 1)
@@ -447,4 +466,4 @@ class Generate(Sampler):
             return self.step(i, row, x, previous_x0, seed, label, guidance)
 
         x = self.loop(self.noise(seed, 0), steps, step)
-        return to_uint8(x) if self.shape[0] in (1, 3) else x
+        return to_uint8(x) if self.network.config.pictures else x

@@ -227,8 +227,9 @@ class Variations(Sampler):
             started = (i >= starts)[:, None, None, None]
             fresh = (i <= starts)[:, None, None, None]
             x = torch.where(fresh, diffuse(y, eps, Point(row.alpha, row.sigma)), x)
-            x0, deviation = self.predict(x, row, label, guidance)
-            x_next = self.advance(x, x0, torch.where(fresh, x0, previous_x0), row)
+            unclipped, deviation = self.predict_unclipped(x, row, label, guidance)
+            x0 = self.clip(unclipped)
+            x_next = self.advance(x, x0, torch.where(fresh, x0, previous_x0), row, unclipped)
             if self.noisy:
                 x_next = x_next + deviation * self.noise(seed, i + 1)
             return torch.where(started, x_next, y), x0

@@ -172,6 +172,8 @@ class Middle(Level):
 class UNet(nn.Module):
     """Noisy image, timestep and label to a prediction of the same size."""
 
+    trace_once = True  # at export: every task calls it
+
     def __init__(self, c: UNetConfig, *, outputs: int = 1):
         """`outputs`: number of images that are predicted together; 2 if the variance is learned too."""
         super().__init__()

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.build.keys import Keys
+from zoo.build.classes import NEEDS, require_class
+from zoo.build.keys import Keys, with_present_names
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported, ImportRequest
 from zoo.text import safe_text
@@ -99,6 +100,9 @@ DIFFUSERS = Layout(
 )
 LAYOUTS = (TAMING, LLAMAGEN, DIFFUSERS)
 
+CLASSES = ("VQModel", "VQModelInterface", "VQGAN", "VQ", "AutoencoderKL", "KL", "klvae")
+"""What configs call these codecs; `VQ-16` is LlamaGen's."""
+
 
 def import_checkpoint(request: ImportRequest) -> Imported | None:
     """The hook of the contract.
@@ -113,8 +117,12 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
     if layout is None:
         return None
     source = request.path.name
+    said = {field: config.get(field) for field in ("_class_name", "model")}
+    require_class(said, CLASSES, source)
+    if any(name.startswith("decoder.condition_encoder.") for name in tensors):
+        raise InvalidFileError(f"{source} is {NEEDS['AsymmetricAutoencoderKL']}")
     if layout is DIFFUSERS:
-        tensors = _with_present_names(tensors)
+        tensors = with_present_names(tensors)
     quantized = [name for name in tensors if name.startswith("quantize.")]
     if quantized and "quantize.embedding.weight" not in tensors:
         raise InvalidFileError(
@@ -136,8 +144,8 @@ def _is(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
 
 def _first_stage(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Extracts the codec from a whole model's tensors, in place; returns its config, and the names of the rest."""
-    params = config.get("model", config)
-    params = params.get("params", params) if isinstance(params, dict) else {}
+    model = config["model"] if isinstance(config.get("model"), dict) else {}  # a string in others, such as VQ-16
+    params = (model or config).get("params", model or config)
     outside: tuple[str, ...] = ()
     if any(name.startswith(FIRST_STAGE) for name in tensors):
         outside = tuple(name for name in tensors if not name.startswith(FIRST_STAGE))
@@ -146,17 +154,7 @@ def _first_stage(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[di
         tensors.update(inside)
         stage = params.get("first_stage_config", {})
         config, params = stage, stage.get("params", {})
-    return dict(params) | {"target": config.get("target", config.get("model", {}).get("target", ""))}, outside
-
-
-def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renames = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-    result = {}
-    for name, tensor in tensors.items():
-        for old, new in renames.items():
-            name = name.replace(old, new)
-        result[name] = tensor
-    return result
+    return dict(params) | {"target": config.get("target", model.get("target", ""))}, outside
 
 
 def _refuse_what_is_not_ours(config: Mapping[str, Any], source: str) -> None:

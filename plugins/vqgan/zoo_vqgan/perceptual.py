@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo.errors import InvalidFileError, UsageError
-from zoo.text import safe_text
+from zoo.text import one_line, safe_text
 
 from .config import CodecSettings
 
@@ -42,9 +42,7 @@ class Backbone(nn.Module):
                 num_classes=num_classes or TURNS,
             )
         except Exception as e:
-            raise UsageError(
-                f"perceptual_backbone: timm cannot create '{safe_text(name)}': {safe_text(e)[:200]}"
-            ) from None
+            raise UsageError(f"perceptual_backbone: timm cannot create '{safe_text(name)}': {one_line(e)}") from None
         if not hasattr(self.network, "forward_intermediates"):
             raise UsageError(f"perceptual_backbone: timm does not give features of '{safe_text(name)}'")
         if settings.perceptual_weights not in ("", "timm"):
@@ -56,9 +54,7 @@ class Backbone(nn.Module):
         try:
             self.network.load_state_dict(load_file(path), strict=False)
         except (OSError, SafetensorError, RuntimeError) as e:
-            raise InvalidFileError(
-                f"perceptual_weights: {safe_text(path)} does not fit: {safe_text(e)[:300]}"
-            ) from None
+            raise InvalidFileError(f"perceptual_weights: {safe_text(path)} does not fit: {one_line(e)}") from None
 
     @property
     def origin(self) -> str:

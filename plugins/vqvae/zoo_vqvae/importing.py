@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
+from zoo.build.classes import require_class
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported, ImportRequest
 
@@ -47,6 +48,7 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
     if any(name.startswith("_encoder._conv_") for name in names) and any(
         name.startswith(("_vq_vae.", "_pre_vq_conv.")) for name in names
     ):
+        require_class(request.config, ("Model", "VQVAE", "VQ-VAE"), request.path.name)
         return _zalando(request.tensors, request.config or {}, request.path.name)
     return None
 

@@ -9,8 +9,8 @@ from zoo_diffusion import plugin
 
 from tests.cli.commands import zoo
 from zoo.build import foreign
-from zoo.errors import InvalidFileError
-from zoo.hookspecs import ImportRequest
+from zoo.errors import InvalidFileError, UsageError
+from zoo.hookspecs import ConfigRequest, ImportRequest, TasksRequest
 
 from . import recorded
 from .checkpoints import CASES, importing, refused, unet2d, write_unet2d
@@ -80,6 +80,169 @@ def test_improved_diffusions_own_defaults(shared_data):
     improved = {k: v for k, v in flags.items() if k not in ("resblock_updown", "use_new_attention_order")}
     improved = {k: v for k, v in improved.items() if k != "num_head_channels"} | {"num_heads": 2}
     assert importing("ddpm", folder, config=improved).config["diffusion"]["timestep_scale"] == 0.25
+
+
+# --- The class that a config names, and what tensors do not say ------------------------------------------------------
+
+
+def meta_dit(rows: int = 11, width: int = 64, channels: int = 4) -> dict[str, torch.Tensor]:
+    """The tensors of facebookresearch/DiT, which SiT has too."""
+    torch.manual_seed(0)
+    layers = {
+        "x_embedder.proj": (width, channels, 2, 2),
+        "t_embedder.mlp.0": (width, 256),
+        "t_embedder.mlp.2": (width, width),
+        "final_layer.linear": (8 * channels, width),
+        "final_layer.adaLN_modulation.1": (2 * width, width),
+        "blocks.0.attn.qkv": (3 * width, width),
+        "blocks.0.attn.proj": (width, width),
+        "blocks.0.mlp.fc1": (4 * width, width),
+        "blocks.0.mlp.fc2": (width, 4 * width),
+        "blocks.0.adaLN_modulation.1": (6 * width, width),
+    }
+    tensors = {f"{name}.weight": torch.randn(shape) / 20 for name, shape in layers.items()}
+    tensors |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in layers.items()}
+    return tensors | {
+        "pos_embed": torch.randn(1, 16, width),
+        "y_embedder.embedding_table.weight": torch.randn(rows, width),
+    }
+
+
+def dit_of(tmp_path, config: dict | None, layout: str = "", **shape: int):
+    path = tmp_path / "model.pt"
+    torch.save(meta_dit(**shape), path)
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    return importing("dit", path, layout=layout)
+
+
+KNOWN = {"num_heads": 4, "num_classes": 10}
+
+
+@pytest.mark.parametrize("config", [None, KNOWN])
+def test_a_file_that_fits_dit_and_sit_needs_the_layout(tmp_path, config):
+    shape = {"width": 384, "rows": 1001} if config is None else {}
+    with pytest.raises(InvalidFileError, match="fit|those of DiT and of SiT.*give --layout dit or sit"):
+        dit_of(tmp_path, config, **shape)
+    assert dit_of(tmp_path, config, "dit", **shape).layout == "facebookresearch/DiT"
+    with pytest.raises(InvalidFileError, match="a SiT cannot be imported: .* needs a sampler of flows"):
+        dit_of(tmp_path, config, "sit", **shape)
+    with pytest.raises(UsageError, match="--layout is 'mdt'; with these tensors it must be dit or sit"):
+        dit_of(tmp_path, config, "mdt", **shape)
+
+
+@pytest.mark.parametrize("name", ["dit", "DiT-XL/2", "DiT_S_8", "models.DiT"])
+def test_a_config_that_names_dit_needs_no_layout(tmp_path, name):
+    assert dit_of(tmp_path, KNOWN | {"model": name}).config["network"]["num_classes"] == 10
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"model": "SiT-XL/2"}, {"model": "sit"}, {"_class_name": "SiTTransformer2DModel"}, {"model": "MDTv2_S_2"},
+     {"_class_name": "LightningDiT"}, {"target": "models.fit.FiT"}, {"path_type": "Linear"}],
+)  # fmt: skip
+def test_a_class_that_is_not_dit_is_refused(tmp_path, config):
+    with pytest.raises(InvalidFileError) as e:
+        dit_of(tmp_path, KNOWN | config)
+    name = next(iter(config.values()))
+    assert (name in str(e.value) and "only DiT can be imported" in str(e.value)) or "a SiT cannot be" in str(e.value)
+    assert ("needs a sampler of flows" in str(e.value)) == ("sit" in name.lower() or "path_type" in config)
+
+
+@pytest.mark.parametrize(
+    ("rows", "config", "classes", "null_label"),
+    [
+        (11, {"num_classes": 10}, 10, True),
+        (11, {"num_classes": 11}, 11, False),
+        (11, {"class_dropout_prob": 0.1}, 10, True),
+        (11, {"class_dropout_prob": 0.0}, 11, False),
+        (10, {"num_classes": 9}, 9, True),
+        (1001, {}, 1000, True),  # the published ones
+    ],
+)
+def test_the_null_class_is_what_the_config_says(tmp_path, rows, config, classes, null_label):
+    network = dit_of(tmp_path, {"num_heads": 4, "model": "dit"} | config, rows=rows).config["network"]
+    assert (network["num_classes"], network["null_label"]) == (classes, null_label)
+
+
+@pytest.mark.parametrize("rows", [10, 11, 21, 20, 1000])
+def test_rows_that_do_not_say_whether_there_is_a_null_class_are_asked_about(tmp_path, rows):
+    with pytest.raises(InvalidFileError, match=f'{rows} label rows are .* {rows - 1} and "no label".*"num_classes"'):
+        dit_of(tmp_path, {"num_heads": 4, "model": "dit"}, rows=rows)
+    with pytest.raises(InvalidFileError, match=f"num_classes is 7, but its label table has {rows} rows"):
+        dit_of(tmp_path, {"num_heads": 4, "model": "dit", "num_classes": 7}, rows=rows)
+
+
+def test_a_unets_null_class_is_asked_about_in_a_note(tmp_path):
+    config, tensors = unet2d(num_class_embeds=4)
+    notes = importing("ddpm", write_unet2d(tmp_path, tensors, config)).notes
+    assert any("4 label rows are taken as 4 classes" in note and '{"num_classes": 3}' in note for note in notes)
+    imported = importing("ddpm", write_unet2d(tmp_path, tensors, config | {"num_classes": 3}))
+    assert (imported.config["network"]["num_classes"], imported.config["network"]["null_label"]) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("beside", "latents"),
+    [
+        ({"vqvae": {"_class_name": "VQModel", "latent_channels": 3}}, True),
+        ({"vae": {"_class_name": "AutoencoderKL", "latent_channels": 3}}, True),
+        ({"vae": {"_class_name": "AutoencoderKL", "latent_channels": 4}}, False),
+        ({"index": {"_class_name": "LDMPipeline", "unet": [], "vqvae": []}}, True),
+        ({"index": {"_class_name": "DDPMPipeline", "unet": []}}, False),
+        ({}, False),
+    ],
+)
+def test_three_channels_beside_a_decoder_are_latents(tmp_path, beside, latents):
+    config, tensors = unet2d(in_channels=3, out_channels=3)
+    folder = write_unet2d(tmp_path / "unet", tensors, config)
+    for name, said in beside.items():
+        path = tmp_path / ("model_index.json" if name == "index" else f"{name}/config.json")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(said))
+    imported = importing("ddpm", folder)
+    request = TasksRequest(
+        family="ddpm", config=plugin.validate_config(ConfigRequest(family="ddpm", config=imported.config))
+    )
+    tasks = plugin.list_tasks(request).tasks
+    assert ("latents" in tasks["generate"].outputs) == latents and ("inpaint" in tasks) == (not latents)
+    assert any("draws latents with 3 channels" in note for note in imported.notes) == latents
+
+
+@pytest.mark.shared
+def test_diffusers_dit_guides_all_channels(shared_data):
+    """Its pipeline guides every latent channel; Meta's code three."""
+    assert importing("dit", shared_data / "parity/diffusers/dit_tiny").config["diffusion"]["guided_channels"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"_class_name": "UNet2DConditionModel"}, "Stable Diffusion's U-Net: it needs a text encoder"),
+        ({"_class_name": "AutoencoderKL"}, "it is of the family klvae: zoo import klvae …"),
+        ({"model": "exotic"}, "model is exotic; only UNet2DModel can be imported"),
+        ({"in_channels": 6, "out_channels": 3}, "latent diffusion's super-resolution: its network takes the small"),
+    ],
+)
+def test_what_a_refused_class_needs_is_said(tmp_path, change, told):
+    config, tensors = unet2d(**({k: v for k, v in change.items() if "channels" in k}))
+    with pytest.raises(InvalidFileError) as e:
+        importing("ddpm", write_unet2d(tmp_path, tensors, config | change))
+    assert told in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"input_blocks.0.0.weight": torch.zeros(32, 6, 3, 3)}, "an upsampler of ADM"),
+        ({"middle_block.1.qkv.weight": torch.zeros(96, 32, 1, 1)}, "a consistency model"),
+        ({"input_blocks.1.1.transformer_blocks.0.x": torch.zeros(1)}, "it has cross-attention"),
+    ],
+)
+def test_networks_with_adms_names_are_refused(shared_data, change, told):
+    read = foreign.read(shared_data / "parity/openai/adm_scale_shift_sigma")
+    with pytest.raises(InvalidFileError, match=told):
+        importing("ddpm", read.path, tensors={**read.tensors, **change})
 
 
 # --- One line and no bundle -------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from torch import Tensor
 from zoo_diffusion.config import DiffusionConfig
 from zoo_diffusion.layouts.scheduler import diffusers_schedule
-from zoo_diffusion.sampling import Point, Row, alphas_bar, betas
+from zoo_diffusion.sampling import Point, alphas_bar, betas
 
 from . import recorded
 from .walks import SHAPE, Given, Network, assert_close, place, planned, rows_along, spaced, walk
@@ -58,7 +58,8 @@ def compare(kind: str, scheduler: str, said: dict, *, last: bool = True, **optio
     kinds = inspect.signature(getattr(diffusers, scheduler)).parameters
     learned = said.get("variance_type") == "learned_range"
     c = diffusers_schedule(said | {"_class_name": scheduler}, learned=learned)
-    c = replace(c, sampler=kind, eta=options.get("eta", 0.0))
+    clipped = options.get("use_clipped_model_output", True)
+    c = replace(c, sampler=kind, eta=options.get("eta", 0.0), clipped_noise=clipped)
 
     def function(x: Tensor, t: Tensor) -> Tensor:
         return torch.cat((recorded.toy(x, t), torch.tanh(0.5 * x - 0.2)), dim=1) if learned else recorded.toy(x, t)
@@ -101,10 +102,12 @@ def test_ddpm_is_diffusers(schedule_, spacing, variance):
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-def test_ddim_is_diffusers(schedule_, spacing, eta, prediction):
-    """Where a picture is clipped, its noise is that of the clipped picture: their `use_clipped_model_output`."""
+@pytest.mark.parametrize("clipped", [True, False])
+def test_ddim_is_diffusers(schedule_, spacing, eta, prediction, clipped):
+    """Where an image is clipped, its noise is that of the clipped image or the network's own: their
+    `use_clipped_model_output`."""
     said = schedule_ | {"timestep_spacing": spacing, "prediction_type": prediction}
-    compare("ddim", "DDIMScheduler", said, eta=eta, use_clipped_model_output=True)
+    compare("ddim", "DDIMScheduler", said, eta=eta, use_clipped_model_output=clipped)
 
 
 @SCHEDULES
@@ -153,16 +156,12 @@ WHOLE_WALKS = {
 # Cases whose steps are ours, between points that no config of ours chooses.
 SINGLE_STEPS = {
     "ddpm_custom_timesteps": "ddpm",  # a list of timesteps
-    "ddim_eta1": "ddim",  # clipped images; see UNCLIPPED_NOISE
+    "ddim_eta1": "ddim",  # clipped images with the network's own noise
     "ddim_sd_offset1_alpha_to_one_false": "ddim",  # timesteps shifted by one; ends at abar_0 instead of 1
     "dpmpp_1m": "ddim",  # first order only, which is DDIM
     "dpmpp_2m_karras": "dpm++2m",  # sigmas of Karras et al.
     "dpmpp_2m_lu_lambdas": "dpm++2m",  # even in lambda
 }
-
-# A clipped image with the network's own noise, where ours has the noise that belongs to the clipped image. It is our
-# step of the unclipped image, moved by what clipping takes.
-UNCLIPPED_NOISE = {"ddim_eta1"}
 
 # Cases that are out of scope, and why.
 OUT_OF_SCOPE = {
@@ -216,15 +215,11 @@ def test_each_step_is_the_recorded_one(shared_data, case):
         c = diffusers_schedule(ours, learned=False)
         end = -1 if said.get("set_alpha_to_one", True) else 0
         path = place(alphas_bar(betas(c)), [*timesteps.tolist(), end])
-    unclipped = case in UNCLIPPED_NOISE
-    c = replace(c, sampler=SINGLE_STEPS[case], eta=eta, clip=c.clip and not unclipped)
+    c = replace(c, sampler=SINGLE_STEPS[case], eta=eta, clipped_noise=False)
     sampler = Given(Network(recorded.toy), c, io.get("noises", ()))
     rows = rows_along(sampler, timesteps, path)
     starts = [io["x_start"], *io["trajectory"][:-1]]
-    for i, (mine, theirs) in enumerate(zip(walk(sampler, rows, starts[0], starts), io["trajectory"], strict=True)):
-        if unclipped:
-            x0, _ = sampler.predict(starts[i], Row.of(rows[i]), None, None)
-            mine = mine + path.alpha[i + 1].float() * (x0.clamp(-1, 1) - x0)
+    for mine, theirs in zip(walk(sampler, rows, starts[0], starts), io["trajectory"], strict=True):
         assert_close(mine, theirs)
 
 

@@ -146,3 +146,29 @@ def test_other_quantisers_are_refused(weights):
 
 def test_another_layout_is_none_of_ours():
     assert importing({"time_embed.0.weight": torch.ones(1)}, None) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"_class_name": "AutoencoderTiny"}, "_class_name is AutoencoderTiny; only VQModel, .*; it is TAESD, a small"),
+        (
+            {"_class_name": "AsymmetricAutoencoderKL"},
+            "it is a KL autoencoder whose decoder also takes the masked image",
+        ),
+        ({"model": "SiT-XL/2"}, "model is SiT-XL/2; only VQModel, .* it is a DiT trained as a flow"),
+        ({"_class_name": "ExoticCodec"}, "_class_name is ExoticCodec; only VQModel, "),
+    ],
+)
+def test_a_class_that_is_no_codec_of_ours_is_refused(weights, said, told):
+    assert re.search(told, refused(weights, said))
+
+
+def test_a_model_named_by_a_script_is_taken(weights):
+    assert importing(weights, {"model": "VQ-16"}) is not None
+
+
+def test_an_asymmetric_decoder_is_refused_without_a_config(weights):
+    assert "whose decoder also takes the masked image" in refused(
+        weights | {"decoder.condition_encoder.layers.0.weight": torch.zeros(1)}, None
+    )

@@ -1,17 +1,17 @@
 """Reads public checkpoints in their projects' layouts into our configs and weights: one file per layout.
 
-A layout is recognised by its tensors' names; its config gives what shapes do not show: heads, sizes, schedules.
+A layout is recognised by its tensors' names and by the class that its config names, which must be one that the layout's
+file knows: other classes have the same tensors. The config also gives what shapes do not show: heads, sizes, schedules.
 Pitfalls are described where they are handled.
 """
 
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported, ImportRequest
-from zoo.text import safe_text
+from zoo.text import one_line, safe_text
 
 from .adm import adm, is_adm
 from .dit import dit, is_dit
 from .dit_diffusers import diffusers_dit, is_diffusers_dit
-from .scheduler import read_scheduler
 from .unet2d import is_unet2d, unet2d
 
 
@@ -28,7 +28,7 @@ def read(request: ImportRequest) -> Imported | None:
     except KeyError as e:
         what = f"its config has no '{safe_text(e.args[0])}'"
     except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as e:
-        what = f"its config does not belong to these weights ({safe_text(e)[:200]})"
+        what = f"its config does not belong to these weights ({one_line(e)})"
     raise InvalidFileError(f"{safe_text(request.path)}: {what}")
 
 
@@ -36,8 +36,8 @@ def _read(request: ImportRequest) -> Imported | None:
     tensors, config = request.tensors, request.config
     if request.family == "dit":
         if is_dit(tensors):
-            return dit(tensors, config)
-        return diffusers_dit(tensors, config, read_scheduler(request.path)) if is_diffusers_dit(tensors) else None
+            return dit(tensors, config, request.layout)
+        return diffusers_dit(tensors, config, request.path) if is_diffusers_dit(tensors) else None
     if is_adm(tensors):
         return adm(tensors, config)
-    return unet2d(tensors, config, read_scheduler(request.path)) if is_unet2d(tensors) else None
+    return unet2d(tensors, config, request.path) if is_unet2d(tensors) else None

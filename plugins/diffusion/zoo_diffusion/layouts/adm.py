@@ -5,12 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo.build.classes import NEEDS, require_class
 from zoo.build.keys import Keys
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported
 
 from ..config import DDPMConfig, DiffusionConfig, UNetConfig
-from .common import imported, need, residual
+from .common import imported, labels, need, residual
 
 LAYOUT = "openai guided-diffusion"
 
@@ -25,6 +26,8 @@ RESIDUAL = {
 
 CHANNEL_MULTIPLES = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 """What guided-diffusion uses for an image size if `channel_mult` is empty."""
+
+CONSISTENCY = "UNetModel of consistency_models"
 
 GUIDED_ONLY = {"num_head_channels", "resblock_updown", "use_new_attention_order"}
 """Flags that improved-diffusion does not have."""
@@ -41,18 +44,35 @@ def adm(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Impo
             f"{LAYOUT}: heads and image size are not in the weights; write the flags of the repository's README into a "
             "config.json next to them"
         )
+    require_class(config, ("UNetModel", "UNet", "ADM", "guided_diffusion", "improved_diffusion"), LAYOUT)
     flags = config.get("flags", config)
-    network = _network(tensors, flags)
+    _refuse_what_is_not_ours(tensors, flags)
+    network, notes = _network(tensors, flags, config)
     learned = tensors["out.2.weight"].shape[0] == 2 * network.image_channels
     keys = Keys(tensors)
     _move(keys, network, interleaved=not flags.get("use_new_attention_order", False))
-    return imported(LAYOUT, DDPMConfig(network=network, diffusion=_diffusion(flags, learned=learned)), keys)
+    return imported(LAYOUT, DDPMConfig(network=network, diffusion=_diffusion(flags, learned=learned)), keys, notes)
+
+
+def _refuse_what_is_not_ours(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> None:
+    """Networks of the same code whose tensors have the same names."""
+    channels, outputs = tensors["input_blocks.0.0.weight"].shape[1], tensors["out.2.weight"].shape[0]
+    if any(field in flags for field in ("large_size", "small_size")) or (channels == 6 and outputs in (3, 6)):
+        raise InvalidFileError(f"{LAYOUT}: its input has {channels} channels; it is {NEEDS['SuperResModel']}")
+    if any(".transformer_blocks." in name for name in tensors):
+        raise InvalidFileError(f"{LAYOUT}: it has cross-attention; it is {NEEDS['UNet2DConditionModel']}")
+    flat = (tensor.dim() == 3 for name, tensor in tensors.items() if name.endswith(".qkv.weight"))
+    if not all(flat) or any(field in flags for field in ("sigma_max", "training_mode", "weight_schedule")):
+        raise InvalidFileError(f"{LAYOUT}: its attention or its flags are those of {NEEDS[CONSISTENCY]}")
 
 
 # --- The meaning of the flags -----------------------------------------------------------------------------------------
 
 
-def _network(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> UNetConfig:
+def _network(
+    tensors: Mapping[str, Tensor], flags: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[UNetConfig, tuple[str, ...]]:
+    """The network, and what the user should know about it."""
     constructed = "model_channels" in flags
     if flags.get("num_classes") if constructed else flags.get("class_cond"):
         need(tensors, LAYOUT, "label_emb.weight")
@@ -62,12 +82,14 @@ def _network(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> UNetCon
     heads = flags.get("num_heads", 1 if constructed else 4)
     if flags.get("num_heads_upsample", -1) not in (-1, heads):
         raise InvalidFileError(f"{LAYOUT}: a different number of heads in the upward path is not supported")
+    rows = tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else 0
+    num_classes, null_label, notes = labels({**config, **flags}, rows, LAYOUT)
     resampling = "conv" if flags.get("conv_resample", True) else "plain"
-    return UNetConfig(
+    network = UNetConfig(
         image_size=size,
         image_channels=tensors["input_blocks.0.0.weight"].shape[1],
-        num_classes=tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else 0,
-        null_label=False,
+        num_classes=num_classes,
+        null_label=null_label,
         widths=widths,
         blocks=flags.get("num_res_blocks", 2),
         attention_levels=_attention_levels(flags, len(widths), 0 if constructed else size),
@@ -79,6 +101,7 @@ def _network(tensors: Mapping[str, Tensor], flags: Mapping[str, Any]) -> UNetCon
         time_width=4 * channels,
         dropout=flags.get("dropout", 0.0),
     )
+    return network, notes
 
 
 def _widths(flags: Mapping[str, Any], channels: Any, size: Any) -> tuple[int, ...]:

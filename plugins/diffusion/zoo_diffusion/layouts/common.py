@@ -1,6 +1,8 @@
 """What the layouts share."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,10 +12,13 @@ from torch import Tensor
 from zoo.build.keys import Keys
 from zoo.errors import InvalidFileError, UsageError
 from zoo.hookspecs import Imported
+from zoo.text import one_line, safe_text, stand_in
 
 from ..config import DDPMConfig, DiTConfig, read_config
 from ..dit import DiT
 from ..unet import UNet
+
+MAX_JSON_BYTES = 1 << 20
 
 
 def need(tensors: Mapping[str, Tensor], layout: str, *names: str) -> None:
@@ -25,6 +30,62 @@ def need(tensors: Mapping[str, Tensor], layout: str, *names: str) -> None:
 def sides(size: Any) -> tuple[int, int]:
     """Height and width of diffusers' `sample_size`."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+DECODERS = ("vqvae", "vae", "movq", "autoencoder", "first_stage_model")
+"""Names of the decoder in a diffusers pipeline of latents."""
+
+
+def is_latent(path: Path, channels: int) -> bool:
+    """Whether a network of a diffusers pipeline draws latents: the pipeline also has their decoder.
+
+    Args:
+        path: the network's weights, or their folder.
+        channels: of the network's input. Pixels have 1 or 3, but so have the latents of some decoders.
+    """
+    folder = path if path.is_dir() else path.parent
+    index = read_json(folder.parent / "model_index.json") or {}
+    for name in DECODERS:
+        config = read_json(folder.parent / name / "config.json")
+        if name in index if config is None else config.get("latent_channels", channels) == channels:
+            return True
+    return "LDM" in str(index.get("_class_name"))
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """A small config next to the weights; None if there is none. InvalidFileError if it cannot be read."""
+    if not file.is_file():
+        return None
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes")
+        data = file.read_bytes()
+        if known := stand_in(data):
+            raise ValueError(f"it is {known}")
+        tree = json.loads(data)
+        if not isinstance(tree, dict):
+            raise ValueError("it contains no fields")
+        return tree
+    except (OSError, ValueError, RecursionError) as e:
+        kind = "a scheduler's config" if file.name.startswith("scheduler") else "a config"
+        raise InvalidFileError(f"{safe_text(file)} is not {kind}: {one_line(e)}") from None
+
+
+def labels(config: Mapping[str, Any], rows: int, layout: str) -> tuple[int, bool, tuple[str, ...]]:
+    """The number of classes, whether the last row of the label table is "no label", and what the user should know.
+
+    A network trained for guidance has a row more than classes; without it, as many. The rows alone do not say which,
+    so `num_classes` in the config decides.
+    """
+    if not rows:
+        return 0, False, ()
+    classes = config.get("num_classes")
+    if classes in (None, "", 0):
+        note = f'its {rows} label rows are taken as {rows} classes; if the last one is "no label", write '
+        return rows, False, (f'{note}{{"num_classes": {rows - 1}}} into its config.json',)
+    if classes not in (rows, rows - 1):
+        raise InvalidFileError(f"{layout}: num_classes is {safe_text(classes)}, but its label table has {rows} rows")
+    return classes, rows > classes, ()
 
 
 def depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
@@ -57,6 +118,6 @@ def imported(layout: str, config: DDPMConfig | DiTConfig, keys: Keys, notes: tup
     image = config.network
     if image.num_classes and not image.null_label:
         notes += ("has no null label, so no guidance",)
-    if image.image_channels not in (1, 3):
+    if not image.pictures:
         notes += (f"draws latents with {image.image_channels} channels; their decoder is a separate model",)
     return Imported(layout=layout, config=msgspec.to_builtins(config), state_dict=state, notes=notes)

@@ -5,21 +5,22 @@ block stores the embedding of timestep and label, which may be a copy of the fir
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from zoo.build.classes import require_class
 from zoo.build.keys import Keys
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported
 
 from ..config import DiTConfig, TransformerConfig
 from ..dit import DiT
-from .common import depth, imported, need, sides
-from .dit import GUIDED_CHANNELS
-from .scheduler import about_scheduler, diffusers_schedule, require
+from .common import depth, imported, is_latent, need, sides
+from .scheduler import about_scheduler, clips_noise, diffusers_schedule, read_scheduler, require
 
 LAYOUT = "diffusers DiTTransformer2DModel"
 
@@ -36,17 +37,24 @@ def is_diffusers_dit(tensors: Mapping[str, Tensor]) -> bool:
     return "proj_out_2.weight" in tensors and "transformer_blocks.0.norm1.linear.weight" in tensors
 
 
-def diffusers_dit(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scheduler: Mapping[str, Any]
-) -> Imported:
+def diffusers_dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, path: Path) -> Imported:
+    """
+    Args:
+        config: its config.json; the class's own defaults apply to missing fields.
+        path: of the weights, for the configs of the pipeline.
+    """
     if config is None:
         raise InvalidFileError(f"{LAYOUT}: there is no config.json with the number of heads next to the weights")
+    require_class(config, ("DiTTransformer2DModel", "Transformer2DModel"), LAYOUT)
+    scheduler = read_scheduler(path)
     network = _network(tensors, config)
+    network = replace(network, latents=is_latent(path, network.image_channels))
     keys = Keys(tensors)
     _move(keys, network)
     outputs = tensors["proj_out_2.weight"].shape[0] // (network.patch_size**2 * network.image_channels)
     diffusion = diffusers_schedule(scheduler, learned=outputs == 2)
-    diffusion = replace(diffusion, guided_channels=GUIDED_CHANNELS, clip=diffusion.clip if scheduler else False)
+    # Its pipeline guides all channels of a latent, where Meta's code guides three.
+    diffusion = replace(diffusion, clip=diffusion.clip if scheduler else False, clipped_noise=clips_noise(scheduler))
     return imported(LAYOUT, DiTConfig(network=network, diffusion=diffusion), keys, notes=about_scheduler(scheduler))
 
 

@@ -3,7 +3,6 @@
 Every field is used, refused in one line, or irrelevant here.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from zoo.text import safe_text
 
 from ..config import DiffusionConfig, Prediction, Sampler, Schedule, Spacing
 from ..ports import SAMPLERS
+from .common import read_json
 
 LAYOUT = "scheduler_config.json"
-MAX_SCHEDULER_BYTES = 1 << 20
 
 SCHEDULERS: dict[str, tuple[Sampler, tuple[Spacing, ...]]] = {
     "DDPMScheduler": ("ddpm", ("leading", "trailing")),
@@ -24,7 +23,8 @@ SCHEDULERS: dict[str, tuple[Sampler, tuple[Spacing, ...]]] = {
 }
 """Our sampler, and the spacings (default first) that give the same timesteps as our spacing of that name."""
 
-_READ = {"num_train_timesteps", "beta_start", "beta_end", "rescale_betas_zero_snr", "clip_sample"}
+_READ = {"num_train_timesteps", "beta_start", "beta_end", "rescale_betas_zero_snr", "clip_sample", "predict_epsilon"}
+_READ |= {"use_clipped_model_output"}
 """Fields that are used with any value."""
 
 _MOOT = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final", "flow_shift"}
@@ -35,19 +35,8 @@ _MOOT |= {"time_shift_type", "clip_sample_range", "steps_offset", "tensor_format
 def read_scheduler(path: Path) -> dict[str, Any]:
     """A diffusers pipeline's scheduler_config.json: next to the weights, or in `scheduler/` next to their folder."""
     folder = path if path.is_dir() else path.parent
-    for file in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
-        if not file.is_file():
-            continue
-        try:
-            if file.stat().st_size > MAX_SCHEDULER_BYTES:
-                raise ValueError(f"more than {MAX_SCHEDULER_BYTES:,} bytes")
-            scheduler = json.loads(file.read_bytes())
-            if not isinstance(scheduler, dict):
-                raise ValueError("it contains no fields")
-            return scheduler
-        except (OSError, ValueError, RecursionError) as e:
-            raise InvalidFileError(f"{safe_text(file)} is not a scheduler's config: {safe_text(e)[:200]}") from None
-    return {}
+    files = (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json")
+    return next((found for file in files if (found := read_json(file)) is not None), {})
 
 
 def require(config: Mapping[str, Any], layout: str, **expected: Any) -> None:
@@ -83,6 +72,8 @@ def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> Diffus
     # DPM-Solver++'s scheduler does not clip.
     clip = kind != "dpm++2m" and scheduler.get("clip_sample", True)
     spacing = scheduler.get("timestep_spacing", spacings[0]) if scheduler else DiffusionConfig().spacing
+    if isinstance(scheduler.get("predict_epsilon"), bool):  # until 2022; diffusers lets it override the new field
+        scheduler = {**scheduler, "prediction_type": "epsilon" if scheduler["predict_epsilon"] else "sample"}
     _refuse_what_is_not_ours(scheduler, learned=learned, clip=clip, spacings=spacings, spacing=spacing)
     return DiffusionConfig(
         schedule=SCHEDULES[scheduler.get("beta_schedule", "linear")],
@@ -97,6 +88,12 @@ def diffusers_schedule(scheduler: Mapping[str, Any], *, learned: bool) -> Diffus
     )
 
 
+def clips_noise(scheduler: Mapping[str, Any]) -> bool:
+    """Whether DDIM uses the noise that belongs to the clipped image: diffusers' keeps the network's own, unless its
+    `use_clipped_model_output` says otherwise."""
+    return scheduler.get("use_clipped_model_output") or False
+
+
 def _refuse_what_is_not_ours(
     scheduler: Mapping[str, Any], *, learned: bool, clip: Any, spacings: tuple[str, ...], spacing: Any
 ) -> None:
@@ -105,6 +102,7 @@ def _refuse_what_is_not_ours(
     as_ours: dict[str, Any] = {
         "beta_schedule": tuple(SCHEDULES),
         "prediction_type": tuple(PREDICTIONS),
+        "predict_epsilon": (True, False, None),
         "variance_type": variances,
         "timestep_spacing": spacings,
         "set_alpha_to_one": True,

@@ -1,18 +1,21 @@
 """diffusers' UNet2DModel."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from torch import Tensor
 
-from zoo.build.keys import Keys
+from zoo.build.classes import NEEDS, require_class
+from zoo.build.keys import Keys, with_present_names
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported
 from zoo.text import safe_text
 
 from ..config import DDPMConfig, UNetConfig
-from .common import imported, need, residual, sides
-from .scheduler import about_scheduler, diffusers_schedule, require
+from .common import imported, is_latent, labels, need, residual, sides
+from .scheduler import about_scheduler, clips_noise, diffusers_schedule, read_scheduler, require
 
 LAYOUT = "diffusers UNet2DModel"
 
@@ -39,27 +42,37 @@ def is_unet2d(tensors: Mapping[str, Tensor]) -> bool:
     return "time_embedding.linear_1.weight" in tensors and "conv_norm_out.weight" in tensors
 
 
-def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scheduler: Mapping[str, Any]) -> Imported:
+def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, path: Path) -> Imported:
     """
     Args:
         config: its config.json; the class's own defaults apply to missing fields.
-        scheduler: scheduler_config.json, or None for DDPM's own schedule.
+        path: of the weights, for the configs of the pipeline.
     """
     if config is None:
         raise InvalidFileError(f"{LAYOUT}: there is no config.json with sizes and heads next to the weights")
-    network = _network(tensors, config)
-    learned = config.get("out_channels", 3) == 2 * network.image_channels
-    keys = Keys(_with_present_names(tensors))
+    require_class(config, ("UNet2DModel",), LAYOUT)
+    scheduler = read_scheduler(path)
+    network, notes = _network(tensors, config)
+    channels, outputs = network.image_channels, config.get("out_channels", 3)
+    if outputs not in (channels, 2 * channels):
+        raise InvalidFileError(
+            f"{LAYOUT}: in_channels is {channels} and out_channels {outputs}: the network also takes an image, as in "
+            f"{NEEDS['LDMSuperResolutionPipeline']}"
+        )
+    network = replace(network, latents=is_latent(path, channels))
+    learned = outputs == 2 * channels
+    keys = Keys(with_present_names(tensors))
     _move(keys, network)
-    c = DDPMConfig(network=network, diffusion=diffusers_schedule(scheduler, learned=learned))
-    return imported(LAYOUT, c, keys, notes=about_scheduler(scheduler))
+    diffusion = replace(diffusers_schedule(scheduler, learned=learned), clipped_noise=clips_noise(scheduler))
+    c = DDPMConfig(network=network, diffusion=diffusion)
+    return imported(LAYOUT, c, keys, notes=about_scheduler(scheduler) + notes)
 
 
-def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNetConfig:
+def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[UNetConfig, tuple[str, ...]]:
+    """The network, and what the user should know about it."""
     require(
         config,
         LAYOUT,
-        _class_name="UNet2DModel",
         time_embedding_type="positional",
         center_input_sample=False,
         mid_block_type=("UNetMidBlock2D",),
@@ -75,13 +88,15 @@ def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNetCo
     scale_shift = config.get("resnet_time_scale_shift", "default") == "scale_shift"
     if config.get("num_class_embeds") is not None:
         need(tensors, LAYOUT, "class_embedding.weight")
+    rows = tensors["class_embedding.weight"].shape[0] if "class_embedding.weight" in tensors else 0
+    num_classes, null_label, notes = labels(config, rows, LAYOUT)
     height, width = sides(config.get("sample_size") or 32)
-    return UNetConfig(
+    network = UNetConfig(
         image_size=height,
         image_width=0 if width == height else width,
         image_channels=config.get("in_channels", 3),
-        num_classes=tensors["class_embedding.weight"].shape[0] if "class_embedding.weight" in tensors else 0,
-        null_label=False,
+        num_classes=num_classes,
+        null_label=null_label,
         widths=tuple(config["block_out_channels"]),
         blocks=config.get("layers_per_block", 2),
         attention_levels=_attention_levels(config["down_block_types"], config["up_block_types"]),
@@ -100,6 +115,7 @@ def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> UNetCo
         frequency_shift=float(config.get("freq_shift", 0)),
         dropout=config.get("dropout", 0.0),
     )
+    return network, notes
 
 
 def _attention_levels(down: Sequence[str], up: Sequence[str]) -> tuple[int, ...]:
@@ -147,14 +163,3 @@ def _move(keys: Keys, network: UNetConfig) -> None:
         level(f"up_blocks.{i}", f"up.{i}", last - i, network.blocks + 1, "upsamplers" if i < last else "")
     keys.move("conv_norm_out", "norm_out")
     keys.move("conv_out", "conv_out")
-
-
-def _with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Files of 2022 call attention's layers query, key, value and proj_attn; diffusers renames them on loading."""
-    renames = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-    result = {}
-    for name, tensor in tensors.items():
-        for old, new in renames.items():
-            name = name.replace(old, new)
-        result[name] = tensor
-    return result
