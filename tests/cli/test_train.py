@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import zoo as package
 from tests import tiny
@@ -92,7 +93,7 @@ def test_training_goes_on_from_a_bundle(workshop):
 @pytest.mark.parametrize(
     "words, code, text",
     [
-        (["--preset", "tinny"], 3, "vqvae has no preset 'tinny'; it has fashion, mnist, photo, tiny, "),
+        (["--preset", "tinny"], 3, "vqvae has no preset 'tinny'; it has tiny, small, base, fashion, mnist, photo, "),
         (["--set", "codec.num_codez=4"], 2, "vqvae config: there is no 'codec.num_codez'; did you mean 'num_codes'?"),
         (["--set", "codec.num_codes=1"], 2, "codec.num_codes is 1; it must be a whole number from 2 to 65536"),
         (["--set", "codec.num_codes=x"], 2, "codec.num_codes is 'x'; it must be a whole number from 2 to 65536"),
@@ -177,10 +178,10 @@ def test_set_finds_config_fields_and_settings(drawn, begun):
 
 
 def test_set_finds_fields_that_the_preset_leaves_out(drawn, begun):
-    run = begun("judge", "--data", drawn, "--preset", "fashion", "--out", "m", "--set", "widths=[8,24]",
-                "--set", "mirror=false")  # fmt: skip
+    run = begun("judge", "--data", drawn, "--preset", "base", "--out", "m", "--set", "widths=[8,24]",
+                "--set", "mirror=true")  # fmt: skip
     assert run.config["widths"] == [8, 24] or run.config["widths"] == (8, 24)
-    assert run.settings["mirror"] is False and "widths" not in run.settings
+    assert run.settings["mirror"] is True and "widths" not in run.settings
 
 
 def test_presets_are_not_changed_by_a_command(drawn, begun):
@@ -319,3 +320,104 @@ def test_ctrl_c_stops_all_processes_of_torchrun_with_one_checkpoint(drawn, here)
         child.communicate()
     assert checkpoints.load(here / "m.training").step > saved.step
     shutil.rmtree(here / "m.training")
+
+
+# --- The configuration comes from the data ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coloured(here) -> Path:
+    """Six pictures of 24x20 in colour, in the folders `cat` and `dog`."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        path = here / "pets" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return here / "pets"
+
+
+@pytest.mark.parametrize("family", ["ddpm", "dit"])
+def test_size_channels_and_classes_are_the_data_s(coloured, begun, family):
+    network = (run := begun(family, "--data", coloured, "--out", "m")).config["network"]
+    assert (network["image_size"], network["image_width"], network["image_channels"]) == (20, 24, 3)
+    assert network["num_classes"] == 2 and run.classes == ["cat", "dog"]
+    assert run.settings["batch_size"] == 6 and run.settings["steps"] > 1_000, "`small`, but for the few pictures"
+
+
+@pytest.mark.parametrize("family", ["vqvae", "vqgan", "klvae"])
+def test_a_codec_has_the_data_s_channels(coloured, begun, family):
+    assert begun(family, "--data", coloured, "--out", "m").config["codec"]["image_channels"] == 3
+    assert begun(family, "--data", coloured, "--out", "m", "--channels", 1).config["codec"]["image_channels"] == 1
+
+
+def test_a_judge_has_the_data_s_classes(coloured, begun):
+    config = begun("judge", "--data", coloured, "--preset", "tiny", "--out", "m").config
+    assert (config["image_channels"], config["num_classes"]) == (3, 2)
+
+
+def test_what_set_gives_wins_over_the_data(coloured, begun):
+    words = ["ddpm", "--data", coloured, "--out", "m", "--image-size", "30x20"]
+    assert "give --image-size 32x20 to crop and scale them" in line(zoo("train", *words), 2)
+    network = begun(*words, "--set", "network.widths=[16]", "--set", "network.attention_levels=[]",
+                    "--set", "network.head_size=0").config["network"]  # fmt: skip
+    assert (network["image_size"], network["image_width"]) == (20, 30), "with one level, multiples of 2 fit"
+
+
+@pytest.mark.parametrize(
+    "family, words, text",
+    [
+        ("ddpm", ["--preset", "fashion"],
+         "the preset 'fashion' is for grey pictures of 28x28, and pets has colour pictures of 24x20:"
+         " give --channels 1 --image-size 28x28 to change the pictures, or --preset small to keep them as they are"),
+        ("vqvae", ["--preset", "mnist"],
+         "the preset 'mnist' is for grey pictures, and pets has colour pictures of 24x20:"
+         " give --channels 1 to change the pictures, or --preset small to keep them as they are"),
+        ("ddpm", ["--preset", "fashion", "--channels", "1", "--image-size", "28"],
+         "the preset 'fashion' is for 10 classes, and pets has 2 classes (cat, dog): give --preset small"),
+        ("vqvae", ["--from", "vqvae-mnist:1"],
+         "vqvae-mnist:1 is for grey pictures, and pets has colour pictures of 24x20: give --channels 1"),
+        ("ddpm", ["--image-size", "21"],
+         "the pictures are 21x21; the sides must be multiples of 4 for this ddpm: give --image-size 20x20"),
+        ("dit", ["--image-size", "27x21"], "must be multiples of 4 for this dit: give --image-size 28x20"),
+        ("vqvae", ["--image-size", "20by24"], "the image size '20by24' must look like 48x40 (width x height), or 32"),
+        ("vqvae", ["--hold-out", "6"], "--hold-out is 6, but there are only 6 pictures"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_fit_is_refused_with_what_to_type(coloured, family, words, text):
+    assert text in line(zoo("train", family, "--data", coloured, "--out", "m", *words), 2)
+
+
+def test_transparent_parts_are_not_dropped_in_silence(coloured, begun):
+    Image.new("RGBA", (24, 20), (200, 0, 0, 100)).save(coloured / "cat" / "0.png")
+    said = line(zoo("train", "vqvae", "--data", coloured, "--out", "m"), 2)
+    assert said.endswith("pets has 1 picture with transparent parts: give --on-white to put them on white")
+    assert begun("vqvae", "--data", coloured, "--out", "m", "--on-white").config["codec"]["image_channels"] == 3
+
+
+def test_a_judge_needs_two_classes(here):
+    (here / "pets").mkdir()
+    Image.new("L", (20, 20)).save(here / "pets" / "0.png")
+    said = line(zoo("train", "judge", "--data", "pets", "--out", "m"), 2)
+    assert "needs labels of two classes or more, and the data has 0: give a folder with one subfolder per class" in said
+
+
+def test_a_prior_draws_the_data_s_grid_and_classes(here, begun):
+    rng = np.random.default_rng(0)
+    np.savez(here / "d.npz", images=rng.integers(0, 256, (8, 20, 24), dtype=np.uint8), labels=np.arange(8) % 3)
+    run = begun("vqvae", "--stage", "prior", "--from", "vqvae-mnist:1", "--data", "d.npz", "--out", "m",
+                "--classes", "a,b,c")  # fmt: skip
+    prior = run.config["prior"]
+    assert (prior["rows"], prior["columns"], prior["num_classes"]) == (5, 6, 3) and run.classes == ["a", "b", "c"]
+    assert run.config["codec"]["hidden_channels"] == 128, "the parent's codec"
+
+
+def test_a_plugin_that_ignores_the_data_is_refused_other_shapes(coloured, begun, monkeypatch):
+    """A family of an older contract, whose config never sees what the pictures are like."""
+    from zoo_vqvae import plugin
+
+    monkeypatch.setattr(plugin, "fitted_codec", lambda config, data: dict(config))
+    said = line(zoo("train", "vqvae", "--data", coloured, "--preset", "mnist", "--out", "m"), 2)
+    assert (
+        "is for grey pictures, and pets has colour pictures of 24x20: give --channels 1 to change the pictures" in said
+    )
+    assert begun("vqvae", "--data", coloured, "--preset", "photo", "--out", "m").config["codec"]["image_channels"] == 3

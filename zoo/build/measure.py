@@ -34,7 +34,7 @@ class Measurement:
     data: Path
     split: str = "test"
     data_name: str = ""
-    image_size: int | None = None
+    image_size: str = ""  # `48x40`, width x height, or `32`
     skip: int = 0
     limit: int | None = None
     samples: int | None = None
@@ -74,7 +74,7 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
         datasets.read,
         how.data,
         channels=channels,
-        image_size=how.image_size,
+        image_size=datasets.size_of(how.image_size) if how.image_size else None,
         classes=judging.classes if judging else (),
         name=how.data_name,
     )
@@ -102,16 +102,16 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
         inception=how.inception,
     )
     metrics = load(manifest.family).call("measure", request)
-    return [replace(m, data=f"{data.name} {how.split}", samples=m.samples or len(data)) for m in metrics]
+    return [replace(m, data=f"{data.name} {data.split}", samples=m.samples or len(data)) for m in metrics]
 
 
 def _training_images(data: Dataset, how: Measurement, read: Callable[..., Dataset]) -> np.ndarray | None:
     """Pictures of the training part that are not used for the metrics; None if the data has no parts."""
     whole = read(split="train")
-    if data.split == "train":
+    if how.split == "train":
         rest = np.delete(whole.images, slice(how.skip, how.skip + len(data)), axis=0)
         return rest if len(rest) else None
-    return None if whole.sha256 == read(split="test").sha256 else whole.images
+    return None if data.split == "all" else whole.images
 
 
 def _assigned(assignment: str, ports: Mapping[str, Port]) -> tuple[str, float]:

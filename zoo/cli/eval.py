@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of pictures, IDX files, or .npz.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @click.option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
-@click.option("--image-size", type=click.IntRange(8), help="Scale and crop the pictures of a folder to this square.")
+@click.option(
+    "--image-size", default="", metavar="WxH", help="Crop and scale the pictures to this size; or N, a square."
+)
 @click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Skip the first N pictures.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only use the first N of the remaining pictures.")
 @click.option("--judge", metavar="MODEL", help="A classifier for the pictures, e.g. judge-fashion.")

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 @click.command("train")
 @click.argument("family")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of pictures, IDX files, or .npz.")
-@click.option("--preset", help="A named config of the family; `zoo families` lists them.")
+@click.option(
+    "--preset",
+    help="tiny, small (the default) or base: the cost; others have the shape of a published model (`zoo families`).",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist yet.")
 @click.option("--name", help="The model's name; default: that of --from, or the folder's.")
 @click.option("--model-version", "version", type=click.IntRange(1), help="Default: 1, or that of --from plus one.")
@@ -30,8 +33,18 @@ if TYPE_CHECKING:
 @click.option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
 @click.option("--data-license", default="", help="Licence of the data, for the card.")
 @click.option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
-@click.option("--image-size", type=click.IntRange(8), help="Scale and crop the pictures of a folder to this square.")
+@click.option(
+    "--image-size", default="", metavar="WxH", help="Crop and scale the pictures to this size; or N, a square."
+)
+@click.option("--channels", type=click.Choice(["1", "3"]), help="1 turns pictures grey, 3 repeats grey ones as RGB.")
+@click.option("--on-white", is_flag=True, help="Put transparent pictures on white.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only use the first N pictures.")
+@click.option(
+    "--hold-out",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Measure on N pictures that are not trained on; default: the data's test part, or else a tenth.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Number of weight updates.")
 @click.option("--batch-size", type=click.IntRange(1), help="Pictures per step, over all processes.")
 @click.option("--learning-rate", type=float, help="Peak of the learning rate.")
@@ -60,7 +73,7 @@ def command(**options: Any) -> None:
 
     \b
     Example:
-      zoo train vqvae --data pictures/ --preset fashion --out my-vqvae/
+      zoo train vqvae --data pictures/ --out my-vqvae/
     """
     from ..plugins import load
 
@@ -81,7 +94,8 @@ def _asked(options: dict[str, Any]) -> "Asked":
 
     kept = {field.name for field in fields(Asked)} & options.keys()
     return Asked(
-        **{name: options[name] for name in kept - {"name", "classes"}},
+        **{name: options[name] for name in kept - {"name", "classes", "channels"}},
+        channels=int(options["channels"]) if options["channels"] else None,
         name=options["name"] or "",
         default_name=options["out"].name,
         classes=tuple(c.strip() for c in options["classes"].split(",") if c.strip()),
@@ -101,7 +115,8 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
             f"{folder} contains a checkpoint: continue it with --resume, or start again with another --checkpoints"
         )
     parent = Parent(options["parent"]) if options["parent"] else None
-    run, data = begin(loaded, _asked(options), parent)
+    asked = begin(loaded, _asked(options), parent)
+    run, data = asked.run, asked.data
     if begun:
         refuse_other(begun, run, folder)
         run = begun
