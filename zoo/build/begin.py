@@ -14,6 +14,7 @@ import torch
 from ..errors import NotFoundError, UsageError
 from ..formats.reference import Reference
 from ..hookspecs import ConfigRequest, DescribeRequest, TasksRequest
+from ..media.files import Note
 from ..plugins import Loaded
 from ..ports.image import channels_of
 from ..store.locate import Bundle, locate
@@ -72,8 +73,13 @@ class Parent:
         return f"{self.manifest.name}:{self.manifest.version}@sha256:{self.bundle.digest}"
 
 
-def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[Run, Dataset]:
+def begin(
+    loaded: Loaded, asked: Asked, parent: Parent | None = None, note: Note = lambda line: None
+) -> tuple[Run, Dataset]:
     """The requested run and its data.
+
+    Args:
+        note: called with one line about what was read.
 
     Raises:
         NotFoundError: no such preset, or no data.
@@ -107,6 +113,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[R
         classes=asked.classes or (parent.manifest.classes if parent else ()),
         name=asked.data_name,
         limit=asked.limit,
+        note=note,
     )
     found = {"classes": list(data.classes), "data": f"{data.name} {data.split}", "data_sha256": data.sha256}
     return replace(run, **found), data

@@ -101,12 +101,12 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
             f"{folder} contains a checkpoint: continue it with --resume, or start again with another --checkpoints"
         )
     parent = Parent(options["parent"]) if options["parent"] else None
-    run, data = begin(loaded, _asked(options), parent)
+    first = os.environ.get("RANK", "0") == "0"
+    run, data = begin(loaded, _asked(options), parent, note if first else lambda line: None)
     if begun:
         refuse_other(begun, run, folder)
         run = begun
 
-    first = os.environ.get("RANK", "0") == "0"
     with progress(run.settings["steps"], f"training {run.name}", unit="step", silent=not first) as bar:
 
         def on_step(done: int, steps: int, losses: Mapping[str, float]) -> None:
