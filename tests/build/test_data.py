@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -131,6 +132,20 @@ def test_labels_of_any_whole_number_type(tmp_path, dtype):
         ({"images": IMAGES, "labels": LABELS.astype(float)}, "labels are float64 of 1 dimensions"),
         ({"images": IMAGES, "labels": LABELS[:, None]}, "labels are int64 of 2 dimensions"),
         ({"images": IMAGES, "labels": LABELS - 5}, "a label is -5; labels count from 0, and -1 means no label"),
+        ({"images": IMAGES, "labels": LABELS * np.nan}, "labels are float64 of 1 dimensions; they must be integers"),
+        ({"images": IMAGES, "labels": LABELS > 0}, "labels are bool of 1 dimensions; they must be integers"),
+        ({"images": IMAGES, "labels": LABELS.astype(str)}, "labels are <U21 of 1 dimensions; they must be integers"),
+        ({"images": IMAGES, "labels": np.int64(3)}, "labels are int64 of 0 dimensions; they must be integers"),
+        ({"images": IMAGES, "labels": LABELS[:0]}, "7 pictures and 0 labels; there must be one label per picture"),
+        ({"images": IMAGES, "labels": LABELS * 10**9}, "a label is 2,000,000,000; labels count from 0, up to 9,999"),
+        ({"images": IMAGES, "labels": LABELS + 9_998}, "a label is 10,000; labels count from 0, up to 9,999"),
+        (
+            {"images": IMAGES, "labels": LABELS.astype(np.uint64) + np.uint64(2**64 - 9)},
+            "a label is 18,446,744,073,709,551,609; labels count from 0, up to 9,999",
+        ),
+        ({"images": IMAGES, "labels": LABELS, "classes": np.arange(3.0)}, "classes are float64 [3]; they must be"),
+        ({"images": IMAGES, "labels": LABELS, "classes": np.array("a")}, "classes are <U1 []; they must be"),
+        ({"images": IMAGES, "classes": np.array(["a" * 101])}, "at most 10,000 names of at most 100 characters"),
         ({"images": IMAGES, "labels": LABELS[:3]}, "7 pictures and 3 labels; there must be one label per picture"),
         ({"pictures": IMAGES}, "has no array 'images' or 'train_images'"),
         ({"images": IMAGES[:0]}, "has no pictures"),
@@ -141,6 +156,31 @@ def test_labels_of_any_whole_number_type(tmp_path, dtype):
 )
 def test_an_npz_of_other_content_is_refused(tmp_path, arrays, words):
     assert words in refused(write_npz(tmp_path, **arrays))
+
+
+def npz_of_headers(tmp_path, **headers):
+    """An .npz whose arrays are announced, but not there."""
+    path = tmp_path / "set.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, (shape, dtype) in headers.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+    return path
+
+
+def test_labels_are_checked_before_pictures_are_read(tmp_path):
+    images = ((2**40, 28, 28), "|u1")  # 862 TB
+    path = npz_of_headers(tmp_path, images=images, labels=((2**41,), "<i8"))
+    assert "1099511627776 pictures and 2199023255552 labels" in refused(path)
+    assert "labels are float64" in refused(npz_of_headers(tmp_path, images=images, labels=((2**40,), "<f8")))
+    assert "more than fits into the memory" in refused(npz_of_headers(tmp_path, images=images))
+    assert "images are float64" in refused(npz_of_headers(tmp_path, images=((2**40, 28, 28), "<f8")))
+
+
+def test_names_of_classes_may_be_bytes(tmp_path):
+    found = read(write_npz(tmp_path, images=IMAGES, labels=LABELS, classes=np.array(["é".encode(), b"b", b"c"])))
+    assert found.classes == ("é", "b", "c")
 
 
 def test_a_pickle_in_an_npz_is_not_run(tmp_path):
@@ -194,6 +234,148 @@ def test_folders_train_and_test_are_the_parts(tmp_path):
     assert read(tmp_path, split="test").images.max() == 7
     (tmp_path / "test/cat/1.png").unlink(), (tmp_path / "test/cat").rmdir(), (tmp_path / "test").rmdir()
     assert "has no folder 'test'" in refused(tmp_path, NotFoundError, split="test")
+
+
+def said(path, **options) -> str:
+    """The one line about what was read."""
+    lines = []
+    read(path, note=lines.append, **options)
+    (line,) = lines
+    return line.removeprefix(f"{path}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".ipynb_checkpoints", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"),
+        *("#recycle", ".Trash-1000", ".git", "__pycache__", ".thumbnails", "FOUND.000", "@Recycle"),
+    ],
+)
+def test_folders_that_systems_and_tools_leave_behind_are_no_classes(tmp_path, name):
+    picture(tmp_path / "cat/1.png")
+    picture(tmp_path / "dog/1.png")
+    picture(tmp_path / name / "1.png")
+    picture(tmp_path / "cat" / name / "1.png")
+    found = read(tmp_path)
+    assert found.classes == ("cat", "dog") and found.labels.tolist() == [0, 1]
+    assert said(tmp_path) == (
+        f": 2 pictures in 2 classes (cat, dog); passed over: 2 left by systems and tools ({name}, cat/{name})"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["._1.png", ".hidden.png", "~$1.png", "Thumbs.db", "desktop.ini", ".DS_Store", "THUMBS.DB", "Picasa.ini"]
+)
+def test_files_that_systems_and_tools_leave_behind_are_passed_over(tmp_path, name):
+    picture(tmp_path / "1.png")
+    (tmp_path / name).write_bytes(b"\0\5\x16\7 no picture")
+    assert len(read(tmp_path)) == 1
+    assert said(tmp_path) == f": 1 pictures without labels; passed over: 1 left by systems and tools ({name})"
+
+
+@pytest.mark.parametrize("name", ["test cases", "DCIM", "lost", "Thumbs", "a.b", "recycle", "#1", "@home", "_x", "~x"])
+def test_names_of_a_person_s_own_are_classes(tmp_path, name):
+    picture(tmp_path / name / "1.png")
+    picture(tmp_path / "zebra/1.png")
+    assert set(read(tmp_path).classes) == {name, "zebra"}
+
+
+def test_what_was_passed_over_is_said_with_its_reason(tmp_path):
+    for n in range(5):
+        picture(tmp_path / f"cat/{n}.png")
+        (tmp_path / f"cat/._{n}.png").touch()
+    picture(tmp_path / "dog/1.png")
+    (tmp_path / "dog/notes.txt").touch()
+    picture(tmp_path / "dog/old/1.png")
+    (tmp_path / "dog/odd.png").mkdir()
+    picture(tmp_path / "cover.png")
+    (tmp_path / "empty").mkdir()
+    assert said(tmp_path) == (
+        ": 6 pictures in 2 classes (cat, dog); passed over: 5 left by systems and tools (cat/._0.png, cat/._1.png,"
+        " cat/._2.png, …), 1 of other kinds (dog/notes.txt), 1 next to the folders that were read (cover.png),"
+        " 1 without pictures (empty), 2 inside class folders (dog/odd.png, dog/old)"
+    )
+    assert said(tmp_path, limit=2).startswith(": 2 of 6 pictures in 2 classes")
+
+
+def test_what_was_read_is_said_of_other_data_too(tmp_path):
+    assert said(write_npz(tmp_path, images=IMAGES, labels=LABELS)) == ": 7 pictures in 3 classes (0, 1, 2)"
+    assert said(write_npz(tmp_path, images=IMAGES)) == ": 7 pictures without labels"
+    assert said(write_npz(tmp_path, test_images=IMAGES), split="test") == ", test: 7 pictures without labels"
+    (tmp_path / "._train-images-idx3-ubyte").touch()
+    assert said(write_idx(tmp_path)) == ", train: 7 pictures in 3 classes (0, 1, 2)"
+
+
+def test_only_what_was_left_behind_is_no_data(tmp_path):
+    (tmp_path / "._1.png").touch()
+    (tmp_path / "._train-images-idx3-ubyte").touch()
+    assert refused(tmp_path).endswith("; passed over: 2 left by systems and tools (._1.png, ._train-images-idx3-ubyte)")
+
+
+def test_a_folder_of_its_own_name_may_be_hidden(tmp_path):
+    picture(tmp_path / ".cache/cat/1.png")
+    assert read(tmp_path / ".cache").classes == ("cat",)
+
+
+# --- Parts or classes ---
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val", "Train", "validation", "training"])
+def test_a_folder_like_a_part_next_to_classes_is_a_class(tmp_path, name):
+    for folder in ("bus", "car", name):
+        picture(tmp_path / folder / "1.png")
+    for split in ("train", "test"):
+        assert read(tmp_path, split=split).classes == tuple(sorted(("bus", "car", name)))
+
+
+@pytest.mark.parametrize(
+    "train, test", [("train", "test"), ("train", "val"), ("Train", "Validation"), ("training", "testing")]
+)
+@pytest.mark.parametrize("inner", ["", "cat"])
+def test_parts_only_next_to_each_other_are_the_parts(tmp_path, train, test, inner):
+    picture(tmp_path / train / inner / "1.png", value=1)
+    picture(tmp_path / test / inner / "1.png", value=2)
+    picture(tmp_path / ".ipynb_checkpoints/1.png")
+    (tmp_path / "docs").mkdir()
+    picture(tmp_path / "cover.png")
+    for split, value in (("train", 1), ("test", 2)):
+        found = read(tmp_path, split=split)
+        assert found.images.max() == value and found.classes == ((inner,) if inner else ())
+    assert said(tmp_path).startswith(f"/{train}: 1 pictures")
+    assert "1 next to the folders that were read (cover.png)" in said(tmp_path)
+
+
+def test_with_three_parts_the_test_part_is_measured(tmp_path):
+    for value, name in enumerate(("train", "val", "test")):
+        picture(tmp_path / name / "cat/1.png", value=value)
+    assert read(tmp_path, split="train").images.max() == 0 and read(tmp_path, split="test").images.max() == 2
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train/1.png"],  # one class, or the only part
+        ["test/1.png"],
+        ["test/1.png", "val/1.png"],
+        ["train/cat/1.png", "bus/1.png"],
+        ["train/cat/1.png", "test/cat/1.png", "bus/1.png"],
+        ["train/1.png", "Train/2.png", "test/1.png"],
+    ],
+)
+def test_what_can_be_a_class_or_a_part_is_asked(tmp_path, files):
+    for file in files:
+        picture(tmp_path / file)
+    folder = tmp_path / files[0].split("/")[0]
+    line = refused(tmp_path, UsageError)
+    assert (
+        line.startswith(f"{tmp_path} is ambiguous: '") and "can be a class or a part of the data; give --data " in line
+    )
+    assert len(read(folder)) == 1  # as the line advises
+
+
+def test_folders_of_folders_need_another_level(tmp_path):
+    picture(tmp_path / "animals/cat/1.png")
+    assert "has no pictures" in refused(tmp_path) and "1 without pictures (animals)" in refused(tmp_path)
 
 
 def test_mixed_sizes_ask_for_image_size_which_then_scales_and_crops(tmp_path):

@@ -140,7 +140,7 @@ def test_wrong_values_are_said_before_anything_runs(model: Model, photo: str):
     assert "stdin" in refused(model, None, {"image": ["-", "-"]})
     assert "did you mean 'encode'" in refused(model, "encod", {}, NotFoundError)
     assert refused(model, "decode", {"tokens": photo}, InvalidFileError).startswith(
-        "photo.png is not a valid safetensors"
+        f"{photo} is not a valid safetensors"
     )
 
 

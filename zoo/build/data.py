@@ -5,23 +5,26 @@ A data set is read whole, as uint8 [number, height, width, channels] and int64 l
 
 import gzip
 import hashlib
+import os
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image, ImageOps
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..formats.manifest import Manifest
 from ..hookspecs import DataFacts, Port
-from ..media.files import read_input
+from ..media.files import Note, read_input
 from ..media.pictures import decode_picture, upright_size
 from ..ports.image import channels_of
+from ..system.leftovers import left_behind
 from ..text import did_you_mean, safe_text
 
 CALIBRATION_PICTURES = 128
@@ -40,6 +43,17 @@ FEWEST_TO_HOLD_OUT_FROM = 20  # pictures; of fewer, all are trained on
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "val"
+)
+"""Folders of a data set's parts, in lower case."""
+
+MOST_CLASSES = 10_000
+"""Every class up to the largest label gets a name; a manifest has room for few more, and memory for some millions."""
+
+LONGEST_CLASS = 100
+"""Characters of a class's name, as in manifests."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -52,6 +66,7 @@ class Dataset:
     classes: tuple[str, ...]
     changes: Mapping[str, int] = field(default_factory=dict)
     """In how many pictures what was changed to read them, e.g. `put on white`."""
+    read: str = ""  # one line: how many pictures and which classes were read, and what was passed over
 
     @property
     def sha256(self) -> str:
@@ -113,14 +128,17 @@ def read(
     name: str = "",
     skip: int = 0,
     limit: int | None = None,
+    note: Note = lambda line: None,
 ) -> Dataset:
     """Reads a data set from whatever is at `path`.
 
     - a folder with IDX files as MNIST names them (`train-images-idx3-ubyte[.gz]`, `t10k-…` for the test part);
     - an `.npz` with `images` [N, H, W] or [N, H, W, C] and, optionally, `labels` and `classes`; or with `train_images`,
       `test_images` and so on;
-    - a folder of pictures, with one subfolder per class; subfolders `train` and `test` are the parts of the data set.
+    - a folder of pictures, with one subfolder per class, or with subfolders for the parts of the data set (`_part`).
       Pictures are read as by `zoo run`: upright, transparent parts on white, the first frame of an animation.
+
+    docs/data.md has the details.
 
     Args:
         split: `train` or `test`.
@@ -132,6 +150,7 @@ def read(
         default_classes: names for data without any, if they suffice.
         skip: skip this many pictures.
         limit: only this many of the remaining pictures.
+        note: called with one line: how many pictures and which classes were read, and what was passed over.
 
     Raises:
         NotFoundError, InvalidFileError, UsageError: one line each.
@@ -141,25 +160,58 @@ def read(
         raise NotFoundError(f"no data at {safe_text(path)}")
     changes: Counter[str] = Counter()
     if path.is_file():
-        images, labels, found, split = _read_npz(path, split)
-    elif any(path.glob("*-images-idx3-ubyte*")):
-        images, labels, found = _read_idx(path, split)
+        found = _read_npz(path, split)
+    elif any(not left_behind(p.name) for p in path.glob("*-images-idx3-ubyte*")):
+        found = _read_idx(path, split)
     else:
-        images, labels, found, split = _read_folder(path, split, channels, image_size, changes)
-    _check(path, images, labels)
+        found = _read_folder(path, split, channels, image_size, changes)
+    images, labels = found.images, found.labels
     if len(images) <= skip:
         raise InvalidFileError(f"{safe_text(path)} has no pictures" + (f" after the first {skip:,}" if skip else ""))
     part = slice(skip, None if limit is None else skip + limit)
     images, labels = images[part], labels[part].astype(np.int64)
     numbers = tuple(str(i) for i in range(int(labels.max()) + 1))
-    names = found or tuple(classes) or (default_classes if len(default_classes) >= len(numbers) else numbers)
+    named = default_classes if len(default_classes) >= len(numbers) else numbers
+    names = found.classes or tuple(classes) or named
     if labels.max() >= len(names):
         raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, but there are {len(names)} class names")
-    if classes and found:
-        labels, names = _renumber(path, labels, found, tuple(classes)), tuple(classes)
+    said = _said(found, len(images), names if labels.max() >= 0 else ())
+    note(said)
+    if classes and found.classes:
+        labels, names = _renumber(path, labels, found.classes, tuple(classes)), tuple(classes)
     name = name or (path.stem if path.is_file() else path.absolute().name)
     images = _to_channels(_to_size(images, image_size, changes), channels, changes)
-    return Dataset(name, split, images, labels, names, changes)
+    return Dataset(name, split if found.has_parts else "all", images, labels, names, changes, said)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a file or folder contains."""
+
+    source: str  # the file or folder, for people
+    images: np.ndarray  # uint8 [number, height, width] or [number, height, width, channels]
+    labels: np.ndarray  # integers [number]
+    classes: tuple[str, ...] = ()
+    passed_over: dict[str, list[str]] = field(default_factory=dict)  # names, by reason
+    has_parts: bool = True  # the data set consists of parts, and this is one of them
+
+
+def _said(found: _Found, number: int, names: tuple[str, ...]) -> str:
+    """`animals: 8 pictures in 2 classes (cat, dog); passed over: 1 left by systems and tools (.DS_Store)`."""
+    pictures = f"{number:,}" if number == len(found.images) else f"{number:,} of {len(found.images):,}"
+    classes = f"in {len(names):,} classes ({_first(names, 10)})" if names else "without labels"
+    return f"{found.source}: {pictures} pictures {classes}{_passed_over(found.passed_over)}"
+
+
+def _passed_over(names: dict[str, list[str]]) -> str:
+    """`; passed over: 3 left by systems and tools (.DS_Store, …)`, or nothing."""
+    parts = [f"{len(some):,} {reason} ({_first(some, 3)})" for reason, some in names.items() if some]
+    return f"; passed over: {', '.join(parts)}" if parts else ""
+
+
+def _first(names: Iterable[str], most: int) -> str:
+    names = list(names)
+    return safe_text(", ".join(names[:most]) + (", …" if len(names) > most else ""))
 
 
 def _renumber(path: Path, labels: np.ndarray, found: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray:
@@ -174,29 +226,41 @@ def _renumber(path: Path, labels: np.ndarray, found: tuple[str, ...], classes: t
     return places[labels]  # -1, no label, indexes the last place
 
 
-def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Checks the arrays from a file."""
+def _check(path: Path, images: tuple[tuple[int, ...], np.dtype], labels: tuple[tuple[int, ...], np.dtype]) -> None:
+    """Checks shape and dtype of images and labels, before they are read."""
+    (shape, dtype), (labels_shape, labels_dtype) = images, labels
 
     def refuse(reason: str) -> None:
         raise InvalidFileError(f"{safe_text(path)}: {reason}")
 
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    if dtype != np.uint8 or len(shape) not in (3, 4):
         refuse(
-            f"images are {images.dtype} of {images.ndim} dimensions;"
+            f"images are {dtype} of {len(shape)} dimensions;"
             " they must be uint8 [number, height, width] or [number, height, width, channels]"
         )
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        refuse(f"labels are {labels.dtype} of {labels.ndim} dimensions; they must be integers [number]")
-    if len(images) != len(labels):
-        refuse(f"{len(images)} pictures and {len(labels)} labels; there must be one label per picture")
+    if labels_dtype.kind not in "iu" or len(labels_shape) != 1:
+        refuse(f"labels are {labels_dtype} of {len(labels_shape)} dimensions; they must be integers [number]")
+    if shape[0] != labels_shape[0]:
+        refuse(f"{shape[0]} pictures and {labels_shape[0]} labels; there must be one label per picture")
+
+
+def _check_labels(path: Path, labels: np.ndarray) -> None:
+    """Checks the values of labels before there is a class for each."""
     if len(labels) and labels.min() < -1:
-        refuse(f"a label is {labels.min()}; labels count from 0, and -1 means no label")
+        raise InvalidFileError(
+            f"{safe_text(path)}: a label is {labels.min():,}; labels count from 0, and -1 means no label"
+        )
+    if len(labels) and labels.max() >= MOST_CLASSES:
+        raise InvalidFileError(
+            f"{safe_text(path)}: a label is {labels.max():,}; labels count from 0, up to {MOST_CLASSES - 1:,}"
+        )
 
 
-def _read_idx(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _read_idx(folder: Path, split: str) -> _Found:
     part = {"train": "train", "test": "t10k"}[split]
     images, labels = (_idx_file(folder, f"{part}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
-    return images, labels, ()
+    _check(folder, (images.shape, images.dtype), (labels.shape, labels.dtype))
+    return _Found(f"{safe_text(folder)}, {part}", images, labels)
 
 
 def _idx_file(folder: Path, name: str) -> np.ndarray:
@@ -214,7 +278,7 @@ def _idx_file(folder: Path, name: str) -> np.ndarray:
         raise InvalidFileError(f"{safe_text(path)} is not an IDX file of bytes: {safe_text(e)}") from None
 
 
-def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
+def _read_npz(path: Path, split: str) -> _Found:
     if not zipfile.is_zipfile(path):
         raise InvalidFileError(
             f"{safe_text(path)} is not an .npz; data must be an .npz, or a folder of pictures or IDX files"
@@ -224,42 +288,161 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
             prefix = f"{split}_" if f"{split}_images" in arrays else ""
             if f"{prefix}images" not in arrays:
                 raise InvalidFileError(f"{safe_text(path)} has no array 'images' or '{split}_images'")
+            stated = _npy_header(arrays, f"{prefix}images")
+            if f"{prefix}labels" in arrays:
+                _check(path, stated, _npy_header(arrays, f"{prefix}labels"))
+                labels = arrays[f"{prefix}labels"]
+                _check_labels(path, labels)
+            else:
+                _check(path, stated, (stated[0][:1] or (0,), np.dtype(np.int64)))
+                labels = np.full(stated[0][:1], -1)
+            classes = _npz_classes(path, arrays) if "classes" in arrays else ()
             images = arrays[f"{prefix}images"]
-            has_labels = f"{prefix}labels" in arrays
-            labels = arrays[f"{prefix}labels"] if has_labels else np.full(images.shape[:1], -1)
-            classes = tuple(map(str, arrays["classes"].ravel())) if "classes" in arrays else ()
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
         raise InvalidFileError(f"{safe_text(path)} is not a readable .npz: {safe_text(e)}") from None
-    return images, labels, classes, split if prefix else "all"
+    except MemoryError:
+        raise InvalidFileError(f"{safe_text(path)} contains more than fits into the memory") from None
+    return _Found(
+        f"{safe_text(path)}{', ' if prefix else ''}{prefix.rstrip('_')}",
+        images,
+        labels,
+        classes,
+        has_parts=bool(prefix),
+    )
+
+
+def _npy_header(arrays: "np.lib.npyio.NpzFile", name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array, without reading it."""
+    assert arrays.zip is not None  # it is open
+    with arrays.zip.open(f"{name}.npy") as file:
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(file))
+        if read is None:
+            raise ValueError(f"{name} has an unknown version of the .npy format")
+        shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} contains objects: Object arrays cannot be loaded")
+    return shape, dtype
+
+
+def _npz_classes(path: Path, arrays: "np.lib.npyio.NpzFile") -> tuple[str, ...]:
+    shape, dtype = _npy_header(arrays, "classes")
+    if dtype.kind not in "USiu" or len(shape) != 1 or shape[0] > MOST_CLASSES or dtype.itemsize > 4 * LONGEST_CLASS:
+        raise InvalidFileError(
+            f"{safe_text(path)}: classes are {dtype} [{', '.join(map(str, shape))}]; they must be at most"
+            f" {MOST_CLASSES:,} names of at most {LONGEST_CLASS} characters"
+        )
+    return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays["classes"])
+
+
+# --- Folders of pictures ---
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What is directly in a folder, sorted by name."""
+
+    pictures: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    left: list[Path] = field(default_factory=list)  # by systems and tools
+    others: list[Path] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Listing":
+        listing = cls()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in sorted(entries, key=lambda e: e.name):
+                    path = folder / entry.name
+                    if left_behind(entry.name):
+                        listing.left.append(path)
+                    elif entry.is_dir():
+                        listing.folders.append(path)
+                    elif path.suffix.lower() in PICTURES and (entry.is_file() or entry.is_symlink()):
+                        listing.pictures.append(path)  # reading a broken link is an error that names it
+                    else:
+                        listing.others.append(path)
+        except OSError as e:
+            raise InvalidFileError(f"{safe_text(folder)} cannot be read: {e.strerror}") from None
+        return listing
 
 
 def _read_folder(
     folder: Path, split: str, channels: int | None, image_size: tuple[int, int] | None, changes: Counter[str]
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
-    parts = (folder / "train").is_dir() or (folder / "test").is_dir()
-    if parts:
-        folder = folder / split
-        if not folder.is_dir():
-            raise NotFoundError(f"{safe_text(folder.parent)} has no folder '{split}'")
-    subfolders = sorted(p for p in folder.iterdir() if p.is_dir())
-    sources = list(enumerate(subfolders)) or [(-1, folder)]
-    files = [
-        (path, label)
-        for label, source in sources
-        for path in sorted(p for p in source.iterdir() if p.suffix.lower() in PICTURES)
-    ]
-    if not files:
-        raise InvalidFileError(f"{safe_text(folder)} has no pictures ({', '.join(sorted(PICTURES))})")
+) -> _Found:
+    given, top = folder, _Listing.of(folder)
+    left, others, outside = [*top.left], [*top.others], []
+    inside = {path: _Listing.of(path) for path in top.folders}
+    if (part := _part(folder, split, inside)) is not None:
+        outside += top.pictures
+        folder, top = part, inside[part]
+        left, others = left + top.left, others + top.others
+        inside = {path: _Listing.of(path) for path in top.folders}
+    classes = [path for path, listing in inside.items() if listing.pictures]
+    sources = [(n, inside[path].pictures) for n, path in enumerate(classes)] or [(-1, top.pictures)]
+    outside += top.pictures if classes else []
+    for path in classes:
+        left, others = left + inside[path].left, others + inside[path].others
+    reasons = {
+        "left by systems and tools": left,
+        "of other kinds": others,
+        "next to the folders that were read": outside,
+        "without pictures": [path for path in inside if path not in classes],
+        "inside class folders": [path for listing in map(inside.get, classes) if listing for path in listing.folders],
+    }
+    passed_over = {why: [str(path.relative_to(given)) for path in paths] for why, paths in reasons.items()}
+    paths = [path for _, pictures in sources for path in pictures]
+    if not paths:
+        raise InvalidFileError(
+            f"{safe_text(folder)} has no pictures ({', '.join(sorted(PICTURES))})" + _passed_over(passed_over)
+        )
     if not image_size:
-        _check_sizes(folder, [path for path, _ in files])
-    images = np.stack([_read_picture(path, channels, image_size, changes) for path, _ in files])
-    labels = np.array([label for _, label in files], np.int64)
-    return images, labels, tuple(p.name for p in subfolders), split if parts else "all"
+        _check_sizes(folder, paths)
+    images = np.stack([_read_picture(path, channels, image_size, changes) for path in paths])
+    labels = np.repeat([label for label, _ in sources], [len(pictures) for _, pictures in sources])
+    names = tuple(path.name for path in classes)
+    return _Found(safe_text(folder), images, labels, names, passed_over, has_parts=part is not None)
+
+
+def _part(folder: Path, split: str, inside: dict[Path, _Listing]) -> Path | None:
+    """The subfolder with the requested part of the data set; None if the subfolders are classes.
+
+    A folder called `train` is a part if it contains the class folders, or if nothing but other parts is next to it.
+    Else it is a class. `val` is the test part where there is no `test`.
+
+    Raises:
+        UsageError: it can be either.
+        NotFoundError: there are parts, but not the requested one.
+    """
+    parts = {path: kind for path in inside if (kind := PARTS.get(path.name.casefold()))}
+    if not parts:
+        return None
+
+    def contains_classes(path: Path) -> bool:
+        return not inside[path].pictures and any(_Listing.of(inner).pictures for inner in inside[path].folders)
+
+    others = [path for path, listing in inside.items() if path not in parts and listing.pictures]
+    nested = [path for path in parts if contains_classes(path)]
+    if others and not nested:
+        return None
+    kinds = set(parts.values())
+    wanted = [path for path in parts if parts[path] == split]
+    if not wanted and split == "test":
+        wanted = [path for path in parts if parts[path] == "val"]
+    certain = nested or ("train" in kinds and len(kinds) > 1)
+    if others or not certain or len(wanted) > 1:
+        either = (wanted or nested or list(parts))[0]
+        raise UsageError(
+            f"{safe_text(folder)} is ambiguous: '{safe_text(either.name)}' can be a class or a part of the data;"
+            f" give --data {safe_text(either)}, or rename it"
+        )
+    if not wanted:
+        raise NotFoundError(f"{safe_text(folder)} has no folder '{split}'")
+    return wanted[0]
 
 
 def _check_sizes(folder: Path, paths: Sequence[Path]) -> None:
     """Refuses pictures of different sizes; reads only their headers."""
-    sizes = Counter(upright_size(replace(read_input(str(path)), name=str(path))) for path in paths)
+    sizes = Counter(upright_size(read_input(str(path))) for path in paths)
     if len(sizes) > 1:
         smallest, largest = (f"{w}x{h}" for w, h in (min(sizes), max(sizes)))
         common = "{}x{}".format(*sizes.most_common(1)[0][0])
@@ -278,7 +461,7 @@ def _read_picture(
     def count(line: str) -> None:
         changes[line.rpartition(": ")[2]] += 1
 
-    return decode_picture(replace(read_input(str(path)), name=str(path)), "image", port, count)
+    return decode_picture(read_input(str(path)), "image", port, count)
 
 
 def _to_size(images: np.ndarray, image_size: tuple[int, int] | None, changes: Counter[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import MeasureRequest, Metric, Port
+from ..media.files import Note
 from ..plugins import load
 from ..ports.image import channels_of
 from ..ports.kinds import kind_of
@@ -53,11 +54,14 @@ class Measurement:
         return words + (["--judge", judge] if judge else [])
 
 
-def measure(model: Model, judge: Model | None, how: Measurement, progress: Progress) -> list[Metric]:
+def measure(
+    model: Model, judge: Model | None, how: Measurement, progress: Progress, note: Note = lambda line: None
+) -> list[Metric]:
     """A model's metrics, as its family measures them.
 
     Args:
         judge: a classifier for the pictures.
+        note: called with one line about what was read.
 
     Raises:
         InvalidFileError: the model has no pictures, or the data cannot be read.
@@ -68,6 +72,10 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
     channels = channels_of(ports)
     if channels is None:
         raise InvalidFileError(f"{manifest.name} neither takes nor gives pictures: there is nothing to measure")
+    draws = GENERATE in manifest.tasks
+    for option, value in (("samples", how.samples), ("set", how.assignments), ("inception", how.inception)):
+        if value and not draws:
+            raise UsageError(f"{manifest.name} does not draw pictures: --{option} does not apply to it")
     # The classifier defines what the labels mean; without one, the labels do not matter.
     judging = judge.manifest if judge else manifest if "classify" in manifest.tasks else None
     read = partial(
@@ -78,15 +86,11 @@ def measure(model: Model, judge: Model | None, how: Measurement, progress: Progr
         classes=judging.classes if judging else (),
         name=how.data_name,
     )
-    data = read(split=how.split, skip=how.skip, limit=how.limit)
+    data = read(split=how.split, skip=how.skip, limit=how.limit, note=note)
     if judging and data.labels.min() < 0:
         raise UsageError(
             f"{how.data} has pictures without a label, so a classifier's labels cannot be compared with anything"
         )
-    draws = GENERATE in manifest.tasks
-    for option, value in (("samples", how.samples), ("set", how.assignments), ("inception", how.inception)):
-        if value and not draws:
-            raise UsageError(f"{manifest.name} does not draw pictures: --{option} does not apply to it")
     request = MeasureRequest(
         family=manifest.family,
         config=manifest.config,

@@ -115,13 +115,13 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
             f"{folder} contains a checkpoint: continue it with --resume, or start again with another --checkpoints"
         )
     parent = Parent(options["parent"]) if options["parent"] else None
+    first = os.environ.get("RANK", "0") == "0"
     asked = begin(loaded, _asked(options), parent)
     run, data = asked.run, asked.data
     if begun:
         refuse_other(begun, run, folder)
         run = begun
 
-    first = os.environ.get("RANK", "0") == "0"
     with progress(run.settings["steps"], f"training {run.name}", unit="step", silent=not first) as bar:
 
         def on_step(done: int, steps: int, losses: Mapping[str, float]) -> None:

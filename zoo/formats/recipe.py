@@ -14,7 +14,7 @@ import msgspec
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..media.files import InputFile, read_input
-from ..media.pictures import MAX_METADATA
+from ..media.metadata import MAX_METADATA
 from ..ports.kind import Form
 from ..ports.kinds import forms
 from ..text import safe_text
@@ -65,7 +65,7 @@ def read_recipe(path: str) -> tuple[Recipe, Form, np.ndarray]:
         InvalidFileError: zoo did not write the file, or another program changed it.
     """
     file = read_input(path)
-    shown = safe_text(file.name)
+    shown = file.shown
     form = next((form for form in forms() if form.reads(file)), None)
     text = form.recipe_of(file) if form else None
     if form is None or text is None:

@@ -22,11 +22,17 @@ MAX_FILE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file's contents: its name without folders, its bytes and their digest."""
+    """A file's contents: its name without folders, its bytes, their digest, and the path that was given."""
 
     name: str
     data: bytes
     sha256: str
+    path: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The file for a message: the whole path; `-` is shown as stdin."""
+        return shown_name(self.path or self.name)
 
 
 def read_input(source: str) -> InputFile:
@@ -43,10 +49,10 @@ def read_input(source: str) -> InputFile:
     except (OSError, ValueError) as e:  # ValueError: a zero byte in the name
         raise InvalidFileError(f"{safe_text(source)} cannot be read: {getattr(e, 'strerror', None) or e}") from None
     if not data:
-        raise InvalidFileError(f"{shown_name(name)} is empty")
+        raise InvalidFileError(f"{shown_name(source)} is empty")
     if len(data) > MAX_FILE_BYTES:
-        raise InvalidFileError(f"{shown_name(name)} has more than {MAX_FILE_BYTES >> 20} MiB; give a smaller file")
-    return InputFile(name, data, hashlib.sha256(data).hexdigest())
+        raise InvalidFileError(f"{shown_name(source)} has more than {MAX_FILE_BYTES >> 20} MiB; give a smaller file")
+    return InputFile(name, data, hashlib.sha256(data).hexdigest(), source)
 
 
 def shown_name(name: str) -> str:

@@ -3,6 +3,7 @@
 A stranger's picture is read with care: its first bytes determine the format, and only that decoder is used; its size is
 read from the header, and refused if too large, before a pixel is decoded; and any decoder's error becomes one line.
 Each change to a picture (flattened, cropped, scaled, converted to grey) is reported in one line, through `note`.
+Metadata never reach a decoder (`metadata.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import msgspec
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port
 from ..text import safe_text
-from .files import InputFile, Note, shown_name
+from .files import InputFile, Note
+from .metadata import Bare, bare, png_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +30,6 @@ MAX_PIXELS = 40_000_000
 """The limit for a picture whose port does not state `maximum_pixels`."""
 GAP = 2  # pixels between the pictures of a grid
 METADATA_KEY = "zoo"
-MAX_METADATA = 1 << 20
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DECODERS = (  # format, first bytes, module, class; TIFF, EPS, PSD and the rest are too large an attack surface
@@ -43,11 +44,11 @@ _DECODERS = (  # format, first bytes, module, class; TIFF, EPS, PSD and the rest
 # --- Pictures in ------------------------------------------------------------------------------------------------------
 
 
-def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note, *, smooth: bool = True) -> np.ndarray:
+def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
     """Pictures as a batch, uint8 [number, height, width, channels], as an `image` or `mask` port needs them.
 
     Args:
-        smooth: scaling may give values between those of the picture; not for masks.
+        mask: see `decode_picture`.
 
     Raises:
         InvalidFileError: a file that is not a picture, is cut short, too small, too large, or differs in size from the
@@ -55,12 +56,12 @@ def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note,
     """
     import numpy as np
 
-    pictures = [decode_picture(file, name, port, note, smooth=smooth) for file in files]
+    pictures = [decode_picture(file, name, port, note, mask=mask) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             first, other = (f"{p.shape[1]}x{p.shape[0]}" for p in (pictures[0], picture))
             raise InvalidFileError(
-                f"{shown_name(files[0].name)} is {first} and {shown_name(file.name)} is {other} pixels;"
+                f"{files[0].shown} is {first} and {file.shown} is {other} pixels;"
                 " all pictures of one call must have the same size"
             )
     return np.stack(pictures)
@@ -68,34 +69,38 @@ def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note,
 
 def upright_size(file: InputFile) -> tuple[int, int]:
     """Width and height from the header, as a viewer would show the picture."""
-    image = _open(file)
-    lies = image.getexif().get(0x0112, 1) >= 5  # the EXIF orientations that swap width and height
+    image, about = _open(file)
+    lies = about.orientation >= 5  # the orientations that swap width and height
     return (image.height, image.width) if lies else (image.width, image.height)
 
 
-def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, smooth: bool = True) -> np.ndarray:
+def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
     """One picture, uint8 [height, width, channels]: upright (EXIF), on white, with the port's channels and fixed size.
 
     The first frame of an animation; 16 bits cut to 8. If the port fixes height and width, a picture of another size is
     cropped at the centre to that aspect ratio and scaled (Lanczos).
+
+    Args:
+        mask: the picture says what to mark: each pixel is as bright as its brightest channel, transparent parts are
+            black, and scaling gives no values between those of the picture.
     """
     import numpy as np
-    from PIL import ImageOps
 
-    shown = shown_name(file.name)
-    image = _open(file)
+    shown = file.shown
+    image, about = _open(file)
     _check_size(shown, port, image.height, image.width)
     try:
-        if getattr(image, "is_animated", False):
+        if about.animated or getattr(image, "is_animated", False):
             note(f"{shown} is animated: using its first frame")
             image.seek(0)
-        if image.format == "PNG" and file.data[24] == 16:  # bit depth
+        if image.format == "PNG" and _png_header(about)[0] == 16:
             note(f"{shown} has 16 bits per channel: using the upper 8")
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        image = _on_white(image, shown, note)
+        image = _with_alpha(image, about, shown, note)
+        image = _brightness(image, shown, note) if mask else _on_white(image, shown, note)
+        if about.orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[about.orientation])
         image = _channels(image, int(port.shape[-1]), shown, note)
-        image = _fixed_size(image, port, shown, note, smooth)
+        image = _fixed_size(image, port, shown, note, smooth=not mask)
         pixels = np.asarray(image, dtype=np.uint8)
     except Exception as e:  # the decoders of five formats raise anything
         reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
@@ -103,18 +108,22 @@ def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, smooth
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _open(file: InputFile) -> Any:
-    """The picture with its header read, by the one decoder that its first bytes select."""
-    shown = shown_name(file.name)
+_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Pillow's `Image.Transpose` that makes a picture with an EXIF orientation upright."""
+
+
+def _open(file: InputFile) -> tuple[Any, Bare]:
+    """The picture with its header read, by the one decoder that its first bytes select, and what its metadata say."""
     for kind, magic, module, class_name in _DECODERS:
         if file.data.startswith(magic) and (kind != "WebP" or file.data[8:12] == b"WEBP"):
             decoder = getattr(importlib.import_module(f"PIL.{module}"), class_name)
             try:
-                return decoder(io.BytesIO(file.data))
+                about = bare(kind, file.data)
+                return decoder(io.BytesIO(about.data)), about
             except Exception as e:
                 reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
-                raise InvalidFileError(f"{shown} is a damaged {kind} file: {reason[:200]}") from None
-    raise InvalidFileError(f"{shown} is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP")
+                raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {reason[:200]}") from None
+    raise InvalidFileError(f"{file.shown} is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP")
 
 
 def _check_size(shown: str, port: Port, height: int, width: int) -> None:
@@ -129,26 +138,106 @@ def _check_size(shown: str, port: Port, height: int, width: int) -> None:
             raise InvalidFileError(str(e)) from None
 
 
+def _png_header(about: Bare) -> tuple[int, int]:
+    """Bit depth and colour type: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha."""
+    return about.data[24], about.data[25]
+
+
+def _with_alpha(image: Any, about: Bare, shown: str, note: Note) -> Any:
+    """The picture in mode L, RGB, LA or RGBA."""
+    from PIL import Image
+
+    alpha = None
+    if about.transparency is not None:
+        alpha, image = _png_alpha(image, about, shown, note)
+    if image.mode.startswith("I"):  # 16 bits of grey
+        import numpy as np
+
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    grey = image.mode in ("LA", "La", "L", "1")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        grey |= image.format == "PNG" and _png_header(about)[1] == 4  # Pillow gives 16 bits of it as RGBA
+        image = image.convert("RGBA").convert("LA" if grey else "RGBA")
+    elif image.mode not in ("1", "L", "RGB", "P"):
+        note(f"{shown} is {image.mode}: converted to RGB")
+        image = image.convert("RGB")
+    else:
+        image = image.convert("L" if grey else "RGB")
+    if alpha is not None:
+        image.putalpha(alpha)  # L and RGB become LA and RGBA
+    return image
+
+
+def _png_alpha(image: Any, about: Bare, shown: str, note: Note) -> tuple[Any, Any]:
+    """What the chunk tRNS says, as a picture of mode L (None if nothing), and the picture, decoded.
+
+    A grey or RGB picture has one transparent colour, of its own depth; a palette has an alpha value for each entry.
+    Pillow compares the colour with pixels that it has already scaled or cut to 8 bits.
+    """
+    import numpy as np
+    from PIL import Image
+
+    depth, colours = _png_header(about)
+    given = about.transparency or b""
+    channels = {0: 1, 2: 3}.get(colours, 0)
+    if (channels and len(given) != 2 * channels) or not given or colours not in (0, 2, 3):
+        note(f"{shown} has damaged transparency: ignored")
+        return None, image
+    if colours == 3:
+        table = np.frombuffer(given.ljust(256, b"\xff"), np.uint8)
+        return Image.fromarray(table[np.asarray(image)]), image
+    key = np.frombuffer(given, ">u2") & (1 << depth) - 1
+    if depth < 8:
+        key = key * (255 // ((1 << depth) - 1))  # as Pillow scales the pixels
+    pixels = np.asarray(image.convert("L") if depth == 1 else image)
+    if (depth, colours) == (16, 2):
+        pixels = pixels.astype(np.uint16) << 8 | _lower_bytes(about)
+    same = (pixels.reshape(*pixels.shape[:2], channels) == key).all(axis=-1)
+    return Image.fromarray(np.where(same, 0, 255).astype(np.uint8)), image
+
+
+def _lower_bytes(about: Bare) -> np.ndarray:
+    """The lower bytes of a PNG's RGB pixels of 16 bits, uint8 [height, width, 3]; Pillow gives the upper ones.
+
+    It reads the pixels as little-endian, so that those are the upper ones.
+    """
+    import numpy as np
+    from PIL.PngImagePlugin import PngImageFile
+
+    image = PngImageFile(io.BytesIO(about.data))
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+    return np.asarray(image)
+
+
 def _on_white(image: Any, shown: str, note: Note) -> Any:
     """The picture in mode L or RGB."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits of grey
-        import numpy as np
+    if image.mode not in ("LA", "RGBA"):
+        return image
+    plain = "L" if image.mode == "LA" else "RGB"
+    if image.getchannel("A").getextrema()[0] == 255:
+        return image.convert(plain)
+    note(f"{shown} is partly transparent: put on white")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(plain)
 
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        grey = image.mode in ("LA", "La", "L", "1")
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema()[0] < 255:
-            note(f"{shown} is partly transparent: put on white")
-            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return rgba.convert("L" if grey else "RGB")
-    if image.mode in ("1", "L"):
-        return image.convert("L")
-    if image.mode not in ("RGB", "P"):
-        note(f"{shown} is {image.mode}: converted to RGB")
-    return image.convert("RGB")
+
+def _brightness(image: Any, shown: str, note: Note) -> Any:
+    """A mask in mode L: its brightest channel, times its alpha."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    colours, alpha = (pixels[..., :-1], pixels[..., -1:]) if image.mode in ("LA", "RGBA") else (pixels, None)
+    if (colours != colours[..., :1]).any():
+        note(f"{shown} is in colour: as bright as the brightest of red, green and blue")
+    bright = colours.max(axis=-1)
+    if alpha is not None and alpha.min() < 255:
+        note(f"{shown} is partly transparent: its transparent parts are not marked")
+        bright = ((bright.astype(np.uint16) * alpha[..., 0] + 127) // 255).astype(np.uint8)
+    return Image.fromarray(bright)
 
 
 def _channels(image: Any, channels: int, shown: str, note: Note) -> Any:
@@ -164,7 +253,7 @@ def _channels(image: Any, channels: int, shown: str, note: Note) -> Any:
     return image
 
 
-def _fixed_size(image: Any, port: Port, shown: str, note: Note, smooth: bool) -> Any:
+def _fixed_size(image: Any, port: Port, shown: str, note: Note, *, smooth: bool) -> Any:
     height, width = port.shape[1:3]
     if not (isinstance(height, int) and isinstance(width, int)) or image.size == (width, height):
         return image
@@ -247,18 +336,17 @@ def decode_png(file: InputFile) -> tuple[np.ndarray, str | None]:
     """The pixels of a PNG that `encode_png` wrote, exactly, [height, width, 1 or 3], and its metadata."""
     import numpy as np
 
-    shown = shown_name(file.name)
-    image = _open(file)
+    shown = file.shown
+    image, _ = _open(file)
     if image.format != "PNG" or image.mode not in ("L", "RGB"):
         raise InvalidFileError(f"{shown} is not a grey or RGB PNG: zoo did not write it, or another program changed it")
     if image.height * image.width > MAX_PIXELS:
         raise InvalidFileError(f"{shown} has {image.height * image.width:,} pixels; at most {MAX_PIXELS:,} are allowed")
     try:
-        text = image.text.get(METADATA_KEY)
         pixels = np.asarray(image, dtype=np.uint8)
     except Exception as e:
         raise InvalidFileError(f"{shown} cannot be decoded: {safe_text(e).splitlines()[0][:200]}") from None
-    return pixels.reshape(*pixels.shape[:2], -1), str(text) if text else None
+    return pixels.reshape(*pixels.shape[:2], -1), png_text(file.data, METADATA_KEY) or None
 
 
 def check_picture_size(name: str, port: Port, height: int, width: int) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError
 from ..text import safe_text
-from .files import STDIN, InputFile, shown_name
+from .files import STDIN, InputFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,7 +196,7 @@ def read_npy(file: InputFile) -> np.ndarray:
         return np.load(io.BytesIO(file.data), allow_pickle=False)
     except Exception as e:  # the header is a Python literal, and parsing it can raise many exceptions
         reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
-        raise InvalidFileError(f"{shown_name(file.name)} cannot be read as .npy: {reason[:200]}") from None
+        raise InvalidFileError(f"{file.shown} cannot be read as .npy: {reason[:200]}") from None
 
 
 def read_safetensors(file: InputFile) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -206,4 +206,4 @@ def read_safetensors(file: InputFile) -> tuple[dict[str, np.ndarray], dict[str, 
         try:
             return load(path), read_metadata(path)
         except InvalidFileError as e:
-            raise InvalidFileError(str(e).replace(str(path), shown_name(file.name))) from None
+            raise InvalidFileError(str(e).replace(str(path), file.shown)) from None

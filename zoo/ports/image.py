@@ -90,11 +90,7 @@ class Pixels(Kind):
 
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]
-        pictures = read_pictures(files, source.name, source.port, source.note, smooth=self.smooth)
-        return Read({source.name: pictures}, files)
-
-    smooth = True
-    """Whether scaling may give values between those of the picture."""
+        return Read({source.name: read_pictures(files, source.name, source.port, source.note)}, files)
 
     def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
         import numpy as np

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError
 from ..hookspecs import Port, Task
-from ..media.files import InputFile, shown_name
-from ..media.pictures import upright_size
+from ..media.files import InputFile, read_input
+from ..media.pictures import read_pictures, upright_size
 from .image import Image, Pixels
-from .kind import Option, RealInputs
+from .kind import Option, Read, RealInputs, Source
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+REDRAWN = 128
+"""The smallest value of a pixel that is redrawn."""
 
 
 class Mask(Pixels):
@@ -23,11 +27,23 @@ class Mask(Pixels):
     meaning = "pixels of 128 or more are redrawn"
     field = "brush"
     sample = "mask.png"
-    smooth = False
 
     def option(self, name: str, port: Port, task: Task) -> Option:
-        help = self.help(name, port, "a picture file; white (128 or more) is redrawn")
+        help = self.help(
+            name, port, "a picture file; white (128 or more) is redrawn, black and transparent parts are kept"
+        )
         return Option(name, help, metavar="FILE", multiple=True, file=True)
+
+    def read(self, given: Any, source: Source) -> Read:
+        files = [read_input(path) for path in given]
+        masks = read_pictures(files, source.name, source.port, source.note, mask=True)
+        for file, mask in zip(files, masks, strict=True):
+            rule = f"{REDRAWN} or more is redrawn"
+            if mask.max() < REDRAWN:
+                source.note(f"{file.shown} marks nothing: its brightest pixel is {mask.max()}; {rule}")
+            elif mask.min() >= REDRAWN:
+                source.note(f"{file.shown} marks the whole picture: its darkest pixel is {mask.min()}; {rule}")
+        return Read({source.name: masks}, files)
 
     def check_together(self, name: str, files: Mapping[str, list[InputFile]], task: Task) -> None:
         """A mask must have its picture's size: scaled separately, each by its own factor, they would not match."""
@@ -41,8 +57,8 @@ class Mask(Pixels):
             for picture in images:
                 if (size := upright_size(mask)) != (expected := upright_size(picture)):
                     raise InvalidFileError(
-                        f"the mask {shown_name(mask.name)} is {size[0]}x{size[1]} pixels and"
-                        f" {shown_name(picture.name)} is {expected[0]}x{expected[1]}; they must have the same size"
+                        f"the mask {mask.shown} is {size[0]}x{size[1]} pixels and"
+                        f" {picture.shown} is {expected[0]}x{expected[1]}; they must have the same size"
                     )
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
@@ -51,7 +67,9 @@ class Mask(Pixels):
         from ..media.drawings import drawing
 
         batch, height, width, channels = shape
-        return np.stack([(drawing(height, width, channels, rng) >= 128).astype(np.uint8) * 255 for _ in range(batch)])
+        return np.stack(
+            [(drawing(height, width, channels, rng) >= REDRAWN).astype(np.uint8) * 255 for _ in range(batch)]
+        )
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> np.ndarray | None:
         """The right half of each picture is redrawn."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile
-from ..media.files import InputFile, Note, read_input, shown_name
+from ..media.files import InputFile, Note, read_input
 from ..media.tensors import METADATA_KEY, NPY_MAGIC, encode_npy, encode_safetensors, read_npy, read_safetensors
 from ..text import safe_text
 from .integers import Integers
@@ -103,7 +103,7 @@ def read_tokens(file: InputFile, task: Task, digest: str, model: str, note: Note
     """
     import numpy as np
 
-    shown = shown_name(file.name)
+    shown = file.shown
     levels = tokens_of(task.inputs)
     if file.data.startswith(NPY_MAGIC):
         if len(levels) > 1:
