@@ -20,6 +20,7 @@ from ..ports.image import channels_of, first_image
 from ..store.locate import Bundle, locate
 from ..text import did_you_mean, safe_text
 from . import data as datasets
+from .augment import Augment
 from .bundling import read_weights
 from .data import Dataset, size_of
 from .train import Run
@@ -54,6 +55,10 @@ class Asked:
     channels: int | None = None  # 1 or 3: colour is turned grey, grey is repeated
     on_white: bool = False  # transparent pictures are put on white
     limit: int | None = None
+    mirror: bool = False  # see `augment.Augment`
+    shift: int = 0
+    crop: float = 1.0
+    accumulate: int = 1  # parts in which a batch is computed
     hold_out: int | None = None  # pictures that are not trained on; see `data.hold_out`
     steps: int | None = None
     batch_size: int | None = None
@@ -104,6 +109,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
     name = asked.name or (parent.manifest.name if parent else asked.default_name)
     check_name(name)
     same = parent is not None and parent.manifest.name == name
+    augment = Augment(mirror=asked.mirror, shift=asked.shift, crop=asked.crop)
     values = {
         "family": asked.family,
         "config": {},
@@ -117,6 +123,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
         "command": asked.command[: MOST_COMMAND - 1] + "…" if len(asked.command) > MOST_COMMAND else asked.command,
         "data_license": asked.data_license,
         "parent": str(parent or ""),
+        "augment": asdict(augment) if augment else {},
     }
     run = Run.asked(values)
     data, held_out = _read(asked, parent, settings["seed"])
@@ -260,6 +267,7 @@ def _chosen(
         summary = summary or preset.summary
     settings |= {name: value for name in DEFAULTS if (value := getattr(asked, name)) is not None}
     settings["seed"] = asked.seed
+    settings |= {"accumulate": asked.accumulate} if asked.accumulate > 1 else {}
     return config, settings, summary
 
 

@@ -17,6 +17,7 @@ from ..plugins import load
 from ..ports.image import channels_of
 from ..ports.kinds import kind_of
 from ..run.model import Model
+from ..store.locate import locate
 from ..text import did_you_mean
 from . import data as datasets
 from .data import Dataset
@@ -107,6 +108,24 @@ def measure(
     )
     metrics = load(manifest.family).call("measure", request)
     return [replace(m, data=f"{data.name} {data.split}", samples=m.samples or len(data)) for m in metrics]
+
+
+def measure_held_out(folder: Path, data: Dataset) -> list[Metric]:
+    """The metrics of a new bundle on pictures in memory; none if its family measures none."""
+    model = Model(locate(str(folder)), device="cpu")
+    loaded = load(model.manifest.family)
+    if not loaded.implements("measure"):
+        return []
+    request = MeasureRequest(
+        family=model.manifest.family,
+        config=model.manifest.config,
+        model=model,
+        images=data.images,
+        labels=data.labels,
+        judge=None,
+        progress=lambda iterator, _: iterator,
+    )
+    return loaded.call("measure", request)
 
 
 def _training_images(data: Dataset, how: Measurement, read: Callable[..., Dataset]) -> np.ndarray | None:

@@ -2,22 +2,54 @@
 
 import os
 import shlex
-import sys
-from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from .output import note, progress
+from .training import Bar, Report, seconds_of
 
 if TYPE_CHECKING:
     from ..build.begin import Asked
 
 
-@click.command("train")
+class _Remembering(click.Command):
+    """A command that knows its arguments, and repeats those of the training that --resume continues."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--resume" in args and "--data" not in args:
+            args = _repeated(args)
+        ctx.meta["arguments"] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+def _repeated(args: list[str]) -> list[str]:
+    """The arguments of the training that --resume continues, followed by those given now."""
+    from ..build.checkpoint import CHECKPOINT, command_of
+
+    given = dict(zip(args, args[1:], strict=False))
+    if "--checkpoints" in given:
+        folders = [Path(given["--checkpoints"])]
+    elif "--out" in given:
+        folders = [_folder(Path(given["--out"]))]
+    else:
+        folders = sorted(path.parent for path in Path().glob(f"*.training/{CHECKPOINT}"))
+    if len(folders) != 1:
+        found = f"{len(folders)} trainings: {', '.join(map(str, folders))}" if folders else "no *.training"
+        raise UsageError(f"this folder has {found}; name the training with --out MODEL, as when it started")
+    words = shlex.split(command_of(folders[0]))
+    if words[:2] != ["zoo", "train"] or words[-1].endswith("…"):
+        raise UsageError(f"{folders[0]} does not say how it was started: give the whole command and --resume")
+    return [word for word in words[2:] if word != "--resume"] + args
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(out.name + ".training")
+
+
+@click.command("train", cls=_Remembering)
 @click.argument("family")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of pictures, IDX files, or .npz.")
 @click.option(
@@ -45,8 +77,25 @@ if TYPE_CHECKING:
     metavar="N",
     help="Measure on N pictures that are not trained on; default: the data's test part, or else a tenth.",
 )
+@click.option("--mirror", is_flag=True, help="Mirror half of the pictures, left to right.")
+@click.option("--shift", type=click.IntRange(0, 1024), default=0, metavar="N", help="Move pictures by up to N pixels.")
+@click.option(
+    "--crop",
+    type=click.FloatRange(0.1, 1.0),
+    default=1.0,
+    metavar="SHARE",
+    help="Cut out parts of at least this share of the sides, 0.1 to 1, and scale them to the whole.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Number of weight updates.")
 @click.option("--batch-size", type=click.IntRange(1), help="Pictures per step, over all processes.")
+@click.option(
+    "--accumulate",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Compute a batch in N parts, to save memory.",
+)
+@click.option("--max-time", metavar="TIME", help="Stop after 90s, 30m or 1.5h, and export what was reached.")
 @click.option("--learning-rate", type=float, help="Peak of the learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
@@ -54,7 +103,7 @@ if TYPE_CHECKING:
 )
 @click.option("--stage", default="", help="For families that train in stages.")
 @click.option("--from", "parent", metavar="MODEL", help="Start from a published model or a bundle.")
-@click.option("--resume", is_flag=True, help="Continue from the checkpoint.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint; the rest may be left out.")
 @click.option(
     "--checkpoints",
     type=click.Path(path_type=Path),
@@ -65,22 +114,25 @@ if TYPE_CHECKING:
 )
 @click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's event files.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: torch's own.")
+@click.option("--json", "json_", is_flag=True, help="Print what happens as events, one JSON object a line.")
 def command(**options: Any) -> None:
     """Train a model of FAMILY on pictures and write a bundle.
 
-    Ctrl-C stops cleanly with a checkpoint; the same command with --resume continues to the same result. To train in
-    several processes, use torchrun: `torchrun --nproc-per-node 2 -m zoo train …`.
+    Size, channels and classes of the model are those of the pictures. Ctrl-C stops cleanly with a checkpoint, and `zoo
+    train --resume` continues to the same result. To train in several processes, use torchrun: `torchrun
+    --nproc-per-node 2 -m zoo train …`.
 
     \b
     Example:
       zoo train vqvae --data pictures/ --out my-vqvae/
+      zoo train ddpm --data pictures/ --image-size 48x40 --mirror --max-time 30m --out my-ddpm/
     """
     from ..plugins import load
 
     out = options["out"]
     if out.exists():
         raise UsageError(f"{out} exists already; a bundle never overwrites: choose another --out")
-    folder = options["checkpoints"] or out.with_name(out.name + ".training")
+    folder = options["checkpoints"] or _folder(out)
     loaded = load(options["family"])
     if options["threads"]:
         from ..build.train import use_threads
@@ -99,7 +151,7 @@ def _asked(options: dict[str, Any]) -> "Asked":
         name=options["name"] or "",
         default_name=options["out"].name,
         classes=tuple(c.strip() for c in options["classes"].split(",") if c.strip()),
-        command=shlex.join(["zoo", *sys.argv[1:]]),
+        command=shlex.join(["zoo", "train", *click.get_current_context().meta["arguments"]]),
     )
 
 
@@ -107,44 +159,56 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     from ..build import checkpoint as checkpoints
     from ..build.begin import Parent, begin, refuse_other
     from ..build.bundling import bundle_of
-    from ..build.train import Run, train
+    from ..build.forecast import forecast
+    from ..build.train import Interrupted, Run, train
 
-    begun = Run.of(checkpoints.load(folder)) if options["resume"] else None
-    if not begun and (folder / checkpoints.CHECKPOINT).exists():
+    max_seconds = seconds_of(options["max_time"]) if options["max_time"] else None
+    saved = checkpoints.load(folder) if options["resume"] else None
+    if not saved and (folder / checkpoints.CHECKPOINT).exists():
         raise UsageError(
             f"{folder} contains a checkpoint: continue it with --resume, or start again with another --checkpoints"
         )
     parent = Parent(options["parent"]) if options["parent"] else None
+    begun = begin(loaded, _asked(options), parent)
+    if saved:
+        before = Run.of(saved)
+        refuse_other(before, begun.run, folder)
+        begun = replace(begun, run=before)
+    run, done = begun.run, saved.step if saved else 0
+
     first = os.environ.get("RANK", "0") == "0"
-    asked = begin(loaded, _asked(options), parent)
-    run, data = asked.run, asked.data
-    if begun:
-        refuse_other(begun, run, folder)
-        run = begun
-
-    with progress(run.settings["steps"], f"training {run.name}", unit="step", silent=not first) as bar:
-
-        def on_step(done: int, steps: int, losses: Mapping[str, float]) -> None:
-            if bar is None:  # not the first process
-                return
-            bar.update(done - bar.n)
-            if losses:
-                bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()}, refresh=False)
-
-        trained = train(
-            loaded,
-            run,
-            data,
-            folder,
-            weights=parent.weights() if parent and not begun else None,
-            resume=options["resume"],
-            checkpoint_every=options["checkpoint_every"],
-            tensorboard=options["tensorboard"],
-            on_step=on_step,
-        )
+    report = Report(as_events=options["json_"], silent=not first)
+    if first:
+        report.summary(begun, forecast(loaded, run, begun.data), options["out"], folder, done)
+    with Bar(report, run, done) as bar:
+        try:
+            trained = train(
+                loaded,
+                run,
+                begun.data,
+                folder,
+                weights=parent.weights() if parent and not saved else None,
+                resume=options["resume"],
+                checkpoint_every=options["checkpoint_every"],
+                max_seconds=max_seconds,
+                held_out=begun.held_out,
+                watched=True,
+                tensorboard=options["tensorboard"],
+                on_step=bar,
+            )
+        except Interrupted as e:
+            raise Interrupted(f"{e}, or: {_go_on(options)}") from None
     if trained.module is None:  # not the first process
         return
-    note(f"trained {run.settings['steps']} steps in {trained.record.seconds:.0f} s; exporting")
-    manifest = bundle_of(loaded, run, trained.module, trained.record, options["out"], note)
-    note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
-    click.echo(options["out"])
+    report.line(f"trained {trained.record.steps} steps in {trained.record.seconds:.0f} s; exporting")
+    manifest = bundle_of(loaded, run, trained.module, trained.record, options["out"], report.line)
+    report.line(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
+    report.end(begun, manifest, options["out"], folder, bar.held_out)
+    if not options["json_"]:
+        click.echo(options["out"])
+
+
+def _go_on(options: dict[str, Any]) -> str:
+    """The command that continues this training."""
+    where = ["--checkpoints", options["checkpoints"]] if options["checkpoints"] else ["--out", options["out"]]
+    return shlex.join(["zoo", "train", "--resume", *map(str, where)])
