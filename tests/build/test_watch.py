@@ -52,7 +52,8 @@ def test_a_look_shows_pictures_and_held_out_figures_and_changes_nothing(tmp_path
         assert look.sheet is None
     else:
         assert look.sheet == tmp_path / "a" / "sheet-000003.png"
-        assert Image.open(look.sheet).size == size  # rows of eight, of 16x16 with gaps of two
+        with Image.open(look.sheet) as sheet:
+            assert sheet.size == size  # rows of eight, of 16x16 with gaps of two
     last = json.loads((tmp_path / "a" / LOG).read_text().splitlines()[-1])
     assert {f"held_out_{name}" for name in names} <= set(last)
 
@@ -62,7 +63,8 @@ def test_the_curve_is_of_the_minimised_loss(tmp_path):
     lines = [{"step": step, "loss": 1 / step, "other": 9.0} for step in range(10, 200, 10)]
     lines[-1]["held_out_loss"] = 0.01
     (tmp_path / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pixels = np.asarray(Image.open(draw_curve(tmp_path)).convert("RGB"))
+    with Image.open(draw_curve(tmp_path)) as curve:
+        pixels = np.asarray(curve.convert("RGB"))
     for colour in ((0x1F, 0x77, 0xB4), (0xD6, 0x27, 0x28)):
         assert (pixels == colour).all(-1).sum() > 20
 

@@ -10,8 +10,10 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import zoo as package
@@ -20,6 +22,8 @@ from tests.children import started
 from tests.trainers import drawings
 from zoo.build import checkpoint as checkpoints
 from zoo.build.forecast import Forecast
+from zoo.cli import main
+from zoo.cli.training import seconds_of
 from zoo.formats import manifest as manifests
 from zoo.media.tensors import load
 from zoo.names import MANIFEST
@@ -247,6 +251,89 @@ def test_another_family_does_not_resume(drawn):
     command = stopped_training(drawn)
     command[1] = "judge"
     assert "started with" in line(zoo(*command, "--resume"), 2)
+
+
+# --- What it says -----------------------------------------------------------------------------------------------------
+
+
+class _Exported(Exception):
+    pass
+
+
+@pytest.fixture
+def unexported(monkeypatch):
+    """Ends a training where its bundle would be made."""
+
+    def bundle_of(*args):
+        raise _Exported
+
+    monkeypatch.setattr("zoo.build.bundling.bundle_of", bundle_of)
+
+
+def said_by(*words: object) -> Outcome:
+    """What a training says until its bundle would be made."""
+    result = CliRunner().invoke(main, [str(word) for word in ("train", *words)])
+    assert isinstance(result.exception, _Exported), result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
+
+
+def test_a_summary_comes_before_the_first_step_and_progress_after_it(coloured, unexported):
+    (coloured / "cat" / "Thumbs.db").write_bytes(b"x")
+    lines = said_by("vqvae", "--data", coloured, "--preset", "tiny", "--hold-out", 2, "--steps", 12,
+                    "--batch-size", 4, "--image-size", "16x12", "--out", "m").err.splitlines()  # fmt: skip
+    rows = dict(line.split(maxsplit=1) for line in lines)
+    assert rows["model"].startswith("vqvae, preset tiny: 10,487 parameters, ") and "GFLOP a step" in rows["model"]
+    assert "6 pictures in 2 classes (cat, dog)" in rows["data"] and "Thumbs.db" in rows["data"]
+    assert rows["changed"] == "6 cropped at the centre and scaled to 16x12"
+    assert rows["pictures"] == "4 of 16x12, RGB" and rows["split"] == "all but 2 held out; 2 held out to measure on"
+    assert sorted(rows["classes"].replace(",", "").split()[::2]) == ["cat", "dog"]
+    assert rows["steps"] == "12 with 4 pictures: 12 times the data"
+    assert rows["device"].startswith("CPU, ") and rows["device"].endswith("threads, float32")
+    assert rows["memory"].startswith("about ") and rows["time"].endswith("s a step")
+    assert rows["writes"] == "m (the bundle), m.training (checkpoint, log, sheets)"
+    last = next(line for line in lines if line.startswith("step 12 of 12: loss "))
+    assert all(part in last for part in ("held out loss ", "pictures/s", " left"))
+    assert lines.index(last) > lines.index("writes    " + rows["writes"])
+
+
+def test_json_gives_events(coloured, unexported):
+    told = said_by("ddpm", "--data", coloured, "--preset", "tiny", "--steps", 10, "--json", "--out", "m")
+    events = [json.loads(line) for line in told.out.splitlines()]
+    assert [event["event"] for event in events] == ["start", "step", "look"] and told.err == ""
+    start, step, look = events
+    assert (start["pictures"], start["width"], start["height"], start["channels"]) == (6, 24, 20, 3)
+    assert start["classes"] == {"cat": 3, "dog": 3} and start["config"]["network"]["num_classes"] == 2
+    assert start["flops_per_step"] > 0 and start["memory_bytes"] > 0 and start["folder"] == "m.training"
+    assert step["step"] == step["steps"] == 10 and step["losses"]["loss"] > 0 and step["pictures_per_second"] > 0
+    assert Path(look["sheet"]).exists()
+
+
+def test_resume_needs_no_other_words(coloured, here, unexported):
+    command = ["vqvae", "--data", coloured, "--preset", "tiny", "--set", "codec.num_codes=4", "--out", "m"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.build.train._signals", lambda: _Pressed())
+        assert zoo("train", *command).err.splitlines()[-1].endswith("or: zoo train --resume --out m")
+    for words in (["--resume"], ["--resume", "--out", "m"], ["--resume", "--checkpoints", "m.training"]):
+        (told,) = (line for line in said_by(*words, "--json").out.splitlines() if '"start"' in line)
+        start = json.loads(told)
+        assert start["config"]["codec"]["num_codes"] == 4 and start["bundle"] == "m"
+        assert start["done"] == (1 if words == ["--resume"] else 20)
+
+
+def test_resume_must_know_which_training(here):
+    assert "this folder has no *.training; name the training with --out MODEL" in line(zoo("train", "--resume"), 2)
+    assert line(zoo("train", "--resume", "--out", "m"), 3) == "no checkpoint at m.training"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400)])
+def test_times(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-3s", "0", "3 days", "nan"])
+def test_times_that_are_none(text):
+    with pytest.raises(click.BadParameter, match="is not a time: give 90s, 30m or 1.5h"):
+        seconds_of(text)
 
 
 # --- Real processes, real signals -------------------------------------------------------------------------------------
