@@ -59,7 +59,8 @@ CHANGES = {
     ),
     4: (
         "ConfigRequest.data, a DataFacts: a config's open fields come from the training's data",
-        "Trainer.validate and Trainer.accumulates, both optional: held-out losses, gradient accumulation",
+        "Trainer.validate and Trainer.accumulates, both optional: held-out losses, batches in parts",
+        "TrainingSettings.accumulate, and zoo.build.optim.parts_of",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
