@@ -272,6 +272,17 @@ def cut_always(x: Exchange) -> None:
     x.ranged(stop=max(x.start, len(x.body) // 2))
 
 
+@behaviour
+def cut_often(x: Exchange) -> None:
+    """Every 50,000 bytes, but each connection brings some."""
+    x.ranged(stop=min(len(x.body), x.start + 50_000))
+
+
+@behaviour
+def cut_after_a_byte(x: Exchange) -> None:
+    x.ranged(stop=x.start + 1)
+
+
 @first_then_normal
 def reset_half(x: Exchange) -> None:
     x.head(200, ("Content-Length", len(x.body)))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from zoo.errors import ZooError
@@ -43,6 +44,11 @@ def pull(url: str, root: Path, reference: str = "tiny", *, locks: str = "real", 
     except ZooError as e:
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
+
+
+def pulling(url: str, root: Path, *args: object, **kwargs: object) -> BaseProcess:
+    """A process, not yet started, that pulls; the arguments are those of `pull`."""
+    return processes.Process(target=pull, args=(url, root, *args), kwargs=kwargs)
 
 
 def _weaken_locks(kind: str) -> None:

@@ -237,11 +237,10 @@ def test_folders_train_and_test_are_the_parts(tmp_path):
 
 
 def said(path, **options) -> str:
-    """The one line about what was read."""
-    lines = []
-    read(path, note=lines.append, **options)
-    (line,) = lines
-    return line.removeprefix(f"{path}")
+    """The line about what was read, after the path."""
+    line = read(path, **options).said
+    assert line.startswith(str(path)) and "\n" not in line
+    return line.removeprefix(str(path))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +269,7 @@ def test_files_that_systems_and_tools_leave_behind_are_passed_over(tmp_path, nam
     picture(tmp_path / "1.png")
     (tmp_path / name).write_bytes(b"\0\5\x16\7 no picture")
     assert len(read(tmp_path)) == 1
-    assert said(tmp_path) == f": 1 pictures without labels; passed over: 1 left by systems and tools ({name})"
+    assert said(tmp_path) == f": 1 picture without labels; passed over: 1 left by systems and tools ({name})"
 
 
 @pytest.mark.parametrize("name", ["test cases", "DCIM", "lost", "Thumbs", "a.b", "recycle", "#1", "@home", "_x", "~x"])
@@ -341,7 +340,7 @@ def test_parts_only_next_to_each_other_are_the_parts(tmp_path, train, test, inne
     for split, value in (("train", 1), ("test", 2)):
         found = read(tmp_path, split=split)
         assert found.images.max() == value and found.classes == ((inner,) if inner else ())
-    assert said(tmp_path).startswith(f"/{train}: 1 pictures")
+    assert said(tmp_path).startswith(f"/{train}: 1 picture ")
     assert "1 next to the folders that were read (cover.png)" in said(tmp_path)
 
 

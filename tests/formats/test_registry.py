@@ -189,7 +189,41 @@ def test_folder_registry_cannot_leave_its_folder(tmp_path, url):
         file_url(base, url)
 
 
-@given(st.text(max_size=60))
+NOT_URLS = [
+    "http://[", "http://[::1/x", "//[", "http://h:99999/x", "http://h:port/x", "http://h\u2100x/y",
+    "file://[/x", "//h:-1/x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", ["https://h/r/registry.yaml", "file:///srv/registry/registry.yaml"])
+@pytest.mark.parametrize("url", NOT_URLS)
+def test_what_is_not_a_url_is_refused_in_one_line(base, url):
+    with pytest.raises(InvalidFileError, match=r"registry 'lab': the URL .* is not a URL") as e:
+        file_url(base, url)
+    assert is_clean(e.value)
+
+
+def test_links_in_a_circle_are_refused_in_one_line(tmp_path):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    with pytest.raises(InvalidFileError, match="is not a path that can be read"):
+        file_url((tmp_path / "registry.yaml").as_uri(), "one/x")
+
+
+bracketed = st.text("[]:/@%?#.\u2100\u2047\uff0fahtpfile019", max_size=40)
+
+
+@given(bracketed | bracketed.map("http://".__add__) | bracketed.map("//".__add__))
+def test_any_url_of_a_remote_registry_is_http_or_refused(url):
+    try:
+        result = file_url("https://h/registry.yaml", url or "x")
+    except ZooError as e:
+        assert is_clean(e)
+        return
+    assert result.startswith(("http:", "https:"))
+
+
+@given(st.text(max_size=60) | bracketed)
 def test_any_url_stays_inside_or_is_refused(url):
     try:
         result = file_url("file:///srv/registry/registry.yaml", url or "x")

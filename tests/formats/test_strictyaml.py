@@ -65,7 +65,14 @@ EVIL = {
     "escape code": ("a: \x1b[31mred", "not valid YAML"),
     "wrong indentation": ("a: 1\n b: 2", "not valid YAML"),
     "value twice": ("a: 1: 2", "not valid YAML"),
-    "unknown directive version": ("%YAML 9.9\n---\na: 1", "not valid YAML"),
+    "directive of a version": ("%YAML 1.2\n---\na: 1", ":1: directives (lines that begin with %) are not allowed"),
+    "directive that is unknown": ("%X\n---\na: 1", ":1: directives"),
+    "directive after a comment": ("# a\n%TAG !a! tag:x\n---\na: 1", ":2: directives"),
+    "directive of a second document": ("a: 1\n...\n%TAG !a! x\n---\nb: 1", ":3: directives"),
+    "directive after a byte order mark": ("\ufeff%TAG !a! x\n---\na: 1", ":1: directives"),
+    "directives, 1 MiB": ("".join(f"%TAG !{n}! x\n" for n in range(60_000)) + "---\na: 1", ":1: directives"),
+    "directives after NEL": ("#\x85" + "".join(f"%TAG !{n}! x\x85" for n in range(50_000)) + "---\na: 1", "directives"),
+    "directives after CR": ("#\r" + "".join(f"%TAG !{n}! x\r" for n in range(60_000)) + "---\na: 1", "directives"),
     "reserved indicator": ("a: @x", "not valid YAML"),
     "backtick": ("a: `x`", "not valid YAML"),
 }
@@ -84,6 +91,19 @@ def test_evil_document_is_refused_quickly_with_one_printable_line(name):
     assert time.process_time() - begin < 2
     assert str(e.value).startswith("evil.yaml") and says in str(e.value)
     assert is_clean(e.value) and len(str(e.value)) < 1000
+
+
+@pytest.mark.parametrize("unit", ["\n", "\n\ufeff", "\ufeff", " %\n", "a%\n", "\r"])
+def test_the_search_for_directives_is_linear(unit):
+    begin = time.process_time()
+    with pytest.raises(InvalidFileError):
+        strictyaml.parse((unit * ((1 << 20) // len(unit.encode()))).encode(), "x.yaml")
+    assert time.process_time() - begin < 2
+
+
+def test_a_percent_sign_within_a_line_is_text():
+    text = "a: '%TAG x'\nb: 100 %\nc: |\n  %TAG x\n"
+    assert strictyaml.parse(text.encode(), "x.yaml")[0] == {"a": "%TAG x", "b": "100 %", "c": "%TAG x\n"}
 
 
 def test_there_are_enough_of_them():

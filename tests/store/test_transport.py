@@ -44,11 +44,12 @@ RIGHT_IN_THE_END = [
     "no_length_cut", "negative_length", "junk_length", "chunked", "chunked_cut", "chunked_junk", "ignores_range",
     "wrong_content_range", "no_content_range", "unsatisfiable_range", "error_500_once", "busy_1_second",
     "busy_until_a_date", "busy_for_days", "busy_junk", "sets_cookie", "redirect", "redirect_other_host",
-    "redirect_endless",
+    "redirect_endless", "cut_often",
 ]  # fmt: skip
 
 REFUSED = {
     "cut_always": "connection cut at 512.0 kB of 1.0 MB",
+    "cut_after_a_byte": "connection cut at",
     "silent": "no answer within 1 s",
     "drip": "stalled",
     "drip_headers": "no answer within",
@@ -88,7 +89,7 @@ def test_every_behaviour_of_the_server_is_expected_somewhere():
 def test_fault_that_passes_gives_the_right_bytes(server, behaviour):
     before = server.count()
     assert whole(server.url("model.bin", behaviour)) == BODY
-    assert server.count() - before <= 8
+    assert server.count() - before <= (21 if behaviour == "cut_often" else 8)
 
 
 # urllib3 leaves the connection of `double_length` open; threads that were given up end with their own time-out.
@@ -105,7 +106,7 @@ def test_fault_that_stays_is_told(server, behaviour, monkeypatch):
     gc.collect()  # here, where its warning is expected
     assert REFUSED[behaviour] in message
     assert message.isprintable() and len(message) < 400
-    assert server.count() - before <= 8
+    assert server.count() - before <= 8 or behaviour == "cut_after_a_byte"
 
 
 @pytest.mark.parametrize("behaviour", OTHER_BYTES)
@@ -127,6 +128,44 @@ def test_endless_body_is_left_after_the_last_byte(server):
 @pytest.mark.parametrize("behaviour", ["normal", "ignores_range", "unsatisfiable_range", "cut_99"])
 def test_offset_gives_the_rest_alone(server, behaviour, offset):
     assert whole(server.url("model.bin", behaviour), offset=offset) == BODY[offset:]
+
+
+def test_server_that_cuts_every_connection_gets_the_whole_file_through():
+    """More requests than tries, since each brings bytes; not a byte comes twice."""
+    with FaultServer({"model.bin": BODY}) as server:
+        assert whole(server.url("model.bin", "cut_often")) == BODY
+        assert server.count() == -(-len(BODY) // 50_000) > transport.TRIES
+        assert server.sent() == len(BODY)
+
+
+def test_requests_that_bring_a_byte_each_end_as_a_stall():
+    with FaultServer({"model.bin": BODY}) as server:
+        begin = time.monotonic()
+        with pytest.raises(TransportError, match="connection cut at"):
+            whole(server.url("model.bin", "cut_after_a_byte"))
+        assert time.monotonic() - begin < 2 * transport.TRIES * transport.SLOW_SECONDS + 5
+        assert server.count() > 2 * transport.TRIES
+
+
+def test_requests_that_bring_nothing_count_only_in_a_row(monkeypatch):
+    """Four fruitless requests, one that brings bytes, and four more: the fifth in a row would be the last."""
+    with FaultServer({"model.bin": BODY}) as server:
+        url, download = server.url("model.bin"), transport._Download(server.url("model.bin"), SIZE, 0)
+        received, fail = b"", transport._open
+
+        def busy(*args):
+            raise transport._RetryableError("busy")
+
+        for bring in (False, False, False, False, True, False, False, False, False):
+            monkeypatch.setattr(transport, "_open", fail if bring else busy)
+            chunks = download.proceed()
+            try:
+                received += next(chunks)
+                chunks.throw(transport._RetryableError("cut"))
+            except TransportError:
+                pass
+            assert download.failed < transport.TRIES, url
+        assert 0 < len(received) == download.position and download.failed == 4
 
 
 def test_resume_asks_only_for_what_is_missing():

@@ -5,12 +5,11 @@ A data set is read whole, as uint8 [number, height, width, channels] and int64 l
 
 import gzip
 import hashlib
-import os
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from PIL import Image, ImageOps
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..formats.manifest import Manifest
 from ..hookspecs import DataFacts, Port
-from ..media.files import Note, read_input
+from ..media.files import read_input
 from ..media.pictures import decode_picture, upright_size
 from ..ports.image import channels_of
 from ..system.leftovers import left_behind
 from ..text import did_you_mean, safe_text
+from . import folders
 
 CALIBRATION_PICTURES = 128
 """The number of pictures on which the activations of a model are measured."""
@@ -40,13 +40,6 @@ ON_WHITE, FIRST_FRAME, TO_GREY, TO_RGB = (
 
 MAX_HELD_OUT = 1_000  # pictures
 FEWEST_TO_HOLD_OUT_FROM = 20  # pictures; of fewer, all are trained on
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
-
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validation"), "val"
-)
-"""Folders of a data set's parts, in lower case."""
 
 MOST_CLASSES = 10_000
 """Every class up to the largest label gets a name; a manifest has room for few more, and memory for some millions."""
@@ -64,9 +57,10 @@ class Dataset:
     images: np.ndarray  # uint8 [number, height, width, channels]
     labels: np.ndarray  # int64 [number]
     classes: tuple[str, ...]
+    said: str = ""
+    """One line for people: how many pictures and which classes were read, and what was passed over."""
     changes: Mapping[str, int] = field(default_factory=dict)
     """In how many pictures what was changed to read them, e.g. `put on white`."""
-    read: str = ""  # one line: how many pictures and which classes were read, and what was passed over
 
     @property
     def sha256(self) -> str:
@@ -128,15 +122,14 @@ def read(
     name: str = "",
     skip: int = 0,
     limit: int | None = None,
-    note: Note = lambda line: None,
 ) -> Dataset:
     """Reads a data set from whatever is at `path`.
 
     - a folder with IDX files as MNIST names them (`train-images-idx3-ubyte[.gz]`, `t10k-…` for the test part);
     - an `.npz` with `images` [N, H, W] or [N, H, W, C] and, optionally, `labels` and `classes`; or with `train_images`,
       `test_images` and so on;
-    - a folder of pictures, with one subfolder per class, or with subfolders for the parts of the data set (`_part`).
-      Pictures are read as by `zoo run`: upright, transparent parts on white, the first frame of an animation.
+    - a folder of pictures, with one subfolder per class or per part of the data set (`folders.layout`). Pictures are
+      read as by `zoo run`: upright, transparent parts on white, the first frame of an animation.
 
     docs/data.md has the details.
 
@@ -150,7 +143,6 @@ def read(
         default_classes: names for data without any, if they suffice.
         skip: skip this many pictures.
         limit: only this many of the remaining pictures.
-        note: called with one line: how many pictures and which classes were read, and what was passed over.
 
     Raises:
         NotFoundError, InvalidFileError, UsageError: one line each.
@@ -176,12 +168,11 @@ def read(
     if labels.max() >= len(names):
         raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, but there are {len(names)} class names")
     said = _said(found, len(images), names if labels.max() >= 0 else ())
-    note(said)
     if classes and found.classes:
         labels, names = _renumber(path, labels, found.classes, tuple(classes)), tuple(classes)
     name = name or (path.stem if path.is_file() else path.absolute().name)
     images = _to_channels(_to_size(images, image_size, changes), channels, changes)
-    return Dataset(name, split if found.has_parts else "all", images, labels, names, changes, said)
+    return Dataset(name, split if found.has_parts else "all", images, labels, names, said, changes)
 
 
 @dataclass(frozen=True)
@@ -192,26 +183,17 @@ class _Found:
     images: np.ndarray  # uint8 [number, height, width] or [number, height, width, channels]
     labels: np.ndarray  # integers [number]
     classes: tuple[str, ...] = ()
-    passed_over: dict[str, list[str]] = field(default_factory=dict)  # names, by reason
+    passed_over: str = ""  # `; passed over: …`
     has_parts: bool = True  # the data set consists of parts, and this is one of them
 
 
 def _said(found: _Found, number: int, names: tuple[str, ...]) -> str:
     """`animals: 8 pictures in 2 classes (cat, dog); passed over: 1 left by systems and tools (.DS_Store)`."""
     pictures = f"{number:,}" if number == len(found.images) else f"{number:,} of {len(found.images):,}"
-    classes = f"in {len(names):,} classes ({_first(names, 10)})" if names else "without labels"
-    return f"{found.source}: {pictures} pictures {classes}{_passed_over(found.passed_over)}"
-
-
-def _passed_over(names: dict[str, list[str]]) -> str:
-    """`; passed over: 3 left by systems and tools (.DS_Store, …)`, or nothing."""
-    parts = [f"{len(some):,} {reason} ({_first(some, 3)})" for reason, some in names.items() if some]
-    return f"; passed over: {', '.join(parts)}" if parts else ""
-
-
-def _first(names: Iterable[str], most: int) -> str:
-    names = list(names)
-    return safe_text(", ".join(names[:most]) + (", …" if len(names) > most else ""))
+    pictures += " picture" if len(found.images) == 1 else " pictures"
+    what = f"{len(names):,} class" + ("" if len(names) == 1 else "es")
+    classes = f"in {what} ({folders.first_of(names, 10)})" if names else "without labels"
+    return f"{found.source}: {pictures} {classes}{found.passed_over}"
 
 
 def _renumber(path: Path, labels: np.ndarray, found: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray:
@@ -334,110 +316,17 @@ def _npz_classes(path: Path, arrays: "np.lib.npyio.NpzFile") -> tuple[str, ...]:
     return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays["classes"])
 
 
-# --- Folders of pictures ---
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What is directly in a folder, sorted by name."""
-
-    pictures: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    left: list[Path] = field(default_factory=list)  # by systems and tools
-    others: list[Path] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, folder: Path) -> "_Listing":
-        listing = cls()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in sorted(entries, key=lambda e: e.name):
-                    path = folder / entry.name
-                    if left_behind(entry.name):
-                        listing.left.append(path)
-                    elif entry.is_dir():
-                        listing.folders.append(path)
-                    elif path.suffix.lower() in PICTURES and (entry.is_file() or entry.is_symlink()):
-                        listing.pictures.append(path)  # reading a broken link is an error that names it
-                    else:
-                        listing.others.append(path)
-        except OSError as e:
-            raise InvalidFileError(f"{safe_text(folder)} cannot be read: {e.strerror}") from None
-        return listing
-
-
 def _read_folder(
     folder: Path, split: str, channels: int | None, image_size: tuple[int, int] | None, changes: Counter[str]
 ) -> _Found:
-    given, top = folder, _Listing.of(folder)
-    left, others, outside = [*top.left], [*top.others], []
-    inside = {path: _Listing.of(path) for path in top.folders}
-    if (part := _part(folder, split, inside)) is not None:
-        outside += top.pictures
-        folder, top = part, inside[part]
-        left, others = left + top.left, others + top.others
-        inside = {path: _Listing.of(path) for path in top.folders}
-    classes = [path for path, listing in inside.items() if listing.pictures]
-    sources = [(n, inside[path].pictures) for n, path in enumerate(classes)] or [(-1, top.pictures)]
-    outside += top.pictures if classes else []
-    for path in classes:
-        left, others = left + inside[path].left, others + inside[path].others
-    reasons = {
-        "left by systems and tools": left,
-        "of other kinds": others,
-        "next to the folders that were read": outside,
-        "without pictures": [path for path in inside if path not in classes],
-        "inside class folders": [path for listing in map(inside.get, classes) if listing for path in listing.folders],
-    }
-    passed_over = {why: [str(path.relative_to(given)) for path in paths] for why, paths in reasons.items()}
-    paths = [path for _, pictures in sources for path in pictures]
-    if not paths:
-        raise InvalidFileError(
-            f"{safe_text(folder)} has no pictures ({', '.join(sorted(PICTURES))})" + _passed_over(passed_over)
-        )
+    layout = folders.layout(folder, split)
+    paths = [path for path, _ in layout.pictures]
     if not image_size:
-        _check_sizes(folder, paths)
+        _check_sizes(layout.folder, paths)
     images = np.stack([_read_picture(path, channels, image_size, changes) for path in paths])
-    labels = np.repeat([label for label, _ in sources], [len(pictures) for _, pictures in sources])
-    names = tuple(path.name for path in classes)
-    return _Found(safe_text(folder), images, labels, names, passed_over, has_parts=part is not None)
-
-
-def _part(folder: Path, split: str, inside: dict[Path, _Listing]) -> Path | None:
-    """The subfolder with the requested part of the data set; None if the subfolders are classes.
-
-    A folder called `train` is a part if it contains the class folders, or if nothing but other parts is next to it.
-    Else it is a class. `val` is the test part where there is no `test`.
-
-    Raises:
-        UsageError: it can be either.
-        NotFoundError: there are parts, but not the requested one.
-    """
-    parts = {path: kind for path in inside if (kind := PARTS.get(path.name.casefold()))}
-    if not parts:
-        return None
-
-    def contains_classes(path: Path) -> bool:
-        return not inside[path].pictures and any(_Listing.of(inner).pictures for inner in inside[path].folders)
-
-    others = [path for path, listing in inside.items() if path not in parts and listing.pictures]
-    nested = [path for path in parts if contains_classes(path)]
-    if others and not nested:
-        return None
-    kinds = set(parts.values())
-    wanted = [path for path in parts if parts[path] == split]
-    if not wanted and split == "test":
-        wanted = [path for path in parts if parts[path] == "val"]
-    certain = nested or ("train" in kinds and len(kinds) > 1)
-    if others or not certain or len(wanted) > 1:
-        either = (wanted or nested or list(parts))[0]
-        raise UsageError(
-            f"{safe_text(folder)} is ambiguous: '{safe_text(either.name)}' can be a class or a part of the data;"
-            f" give --data {safe_text(either)}, or rename it"
-        )
-    if not wanted:
-        raise NotFoundError(f"{safe_text(folder)} has no folder '{split}'")
-    return wanted[0]
+    labels = np.array([label for _, label in layout.pictures], np.int64)
+    where = safe_text(layout.folder)
+    return _Found(where, images, labels, layout.classes, layout.passed_over, has_parts=layout.part)
 
 
 def _check_sizes(folder: Path, paths: Sequence[Path]) -> None:

@@ -87,7 +87,7 @@ def measure(
         classes=judging.classes if judging else (),
         name=how.data_name,
     )
-    data = read(split=how.split, skip=how.skip, limit=how.limit, note=note)
+    data = read(split=how.split, skip=how.skip, limit=how.limit)
     if judging and data.labels.min() < 0:
         raise UsageError(
             f"{how.data} has pictures without a label, so a classifier's labels cannot be compared with anything"
@@ -106,6 +106,7 @@ def measure(
         options=dict(_assigned(a, manifest.tasks[GENERATE].inputs) for a in how.assignments),
         inception=how.inception,
     )
+    note(data.said)
     metrics = load(manifest.family).call("measure", request)
     return [replace(m, data=f"{data.name} {data.split}", samples=m.samples or len(data)) for m in metrics]
 

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
+from ..names import MANIFEST
 from ..text import human_bytes
 from .output import as_json, note, table
+
+if TYPE_CHECKING:
+    from ..store.store import Installed, Store
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,11 @@ class Row:
 @click.option("--local", is_flag=True, help="Only models available locally: in the package, or pulled.")
 @click.option("--all-versions", is_flag=True, help="Also list older versions; default: the newest, and pulled ones.")
 @click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@click.option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(
     text: str, family: str | None, task: str | None, local: bool, all_versions: bool, places: tuple[str, ...],
-    json_: bool,
+    allow_rollback: bool, json_: bool,
 ) -> None:  # fmt: skip
     """List models, and show which are available locally.
 
@@ -51,7 +57,7 @@ def command(
     """
     rows = [
         row
-        for row in _rows(places)
+        for row in _rows(places, allow_rollback)
         if family in (None, row.family)
         and (task is None or task in row.tasks)
         and (not local or row.where in ("in package", "pulled", "damaged"))
@@ -73,7 +79,7 @@ def _cells(row: Row) -> tuple[object, ...]:
     return name, row.version, row.family, " ".join(row.tasks), human_bytes(row.size), missing, row.license, row.where
 
 
-def _rows(places: tuple[str, ...]) -> Iterator[Row]:
+def _rows(places: tuple[str, ...], allow_rollback: bool) -> Iterator[Row]:
     """Every version that a registry lists, then models pulled from registries that no longer exist."""
     from ..formats.registry import DEFAULT, Entry
     from ..store.catalogue import registries
@@ -81,32 +87,36 @@ def _rows(places: tuple[str, ...]) -> Iterator[Row]:
 
     store = Store()
     pulled = {(i.registry, i.name, i.version, i.digest): i for i in store.installed()}
-    for registry in registries(places, refresh=True):
+    for registry in registries(places, refresh=True, allow_rollback=allow_rollback):
         for name, model in registry.document.models.items():
             for version in sorted(model.versions, reverse=True):
                 entry = Entry(registry, name, version)
                 installed = pulled.pop((registry.name, name, version, entry.digest), None)
+                if installed:  # what its registry says about it now may be something else
+                    yield _pulled(store, installed, str(entry))
+                    continue
                 if registry.name == DEFAULT:
                     where, missing = "in package", 0
-                elif installed:
-                    where, missing = "damaged" if store.damage(installed) else "pulled", 0
                 else:
                     where, missing = "folder" if registry.folder else "remote", store.missing(entry)
                 yield Row(
                     str(entry), registry.name, name, version, entry.digest, model.family, model.summary, model.tasks,
                     model.license, entry.size, missing, where,
                 )  # fmt: skip
-    for i in pulled.values():
-        damage, known = store.damage(i), (str(i), i.registry, i.name, i.version, i.digest)
-        if any(finding.startswith("model.yaml") for finding in damage):
-            yield Row(*known, "", "", (), "", 0, 0, "damaged")
-            continue
-        from ..formats.manifest import read  # it imports the whole contract, which `zoo list` rarely needs
+    for installed in pulled.values():
+        yield _pulled(store, installed, str(installed))
 
-        m = read(i.folder)
-        size = m.size + (i.folder / "model.yaml").stat().st_size
-        where = "damaged" if damage else "pulled"
-        yield Row(*known, m.family, m.summary, tuple(m.tasks), m.license, size, 0, where)
+
+def _pulled(store: "Store", i: "Installed", reference: str) -> Row:
+    """A pulled model as its own manifest describes it."""
+    known = (reference, i.registry, i.name, i.version, i.digest)
+    manifest, _ = store.read_manifest(i)
+    if manifest is None:
+        return Row(*known, "", "", (), "", 0, 0, "damaged")
+    tasks = tuple(name for name, task in manifest.tasks.items() if not task.part_of)
+    size = manifest.size + (i.folder / MANIFEST).stat().st_size
+    where = "damaged" if store.damage(i) else "pulled"
+    return Row(*known, manifest.family, manifest.summary, tasks, manifest.license, size, 0, where)
 
 
 def _newest_and_pulled(rows: list[Row]) -> Iterator[Row]:

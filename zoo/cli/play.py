@@ -26,8 +26,10 @@ def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]
     from ..errors import StoreError
     from ..ship.export import export
     from ..site import Site
+    from ..system.processes import Terminated, hear_termination
     from .run import locate_with_progress
 
+    hear_termination()  # the folder below is deleted then, too
     bundle = locate_with_progress(model, registries)
     with TemporaryDirectory(prefix="zoo-play-") as folder:
         site_folder = Path(folder) / "site"
@@ -37,10 +39,10 @@ def command(model: str, port: int, no_browser: bool, registries: tuple[str, ...]
         except OSError as e:
             raise StoreError(f"cannot serve on port {port}: {e.strerror}; choose another --port") from None
         with site:
-            click.echo(site.url)
-            if not no_browser and not webbrowser.open(site.url):
-                note("cannot open a browser: open the address yourself")
             try:
+                click.echo(site.url)
+                if not no_browser and not webbrowser.open(site.url):
+                    note("cannot open a browser: open the address yourself")
                 site.serve_forever()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Terminated):
                 note("stopped")

@@ -9,8 +9,9 @@ from .output import as_json, note, progress
 @click.command("pull")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look in this registry first.")
+@click.option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def command(models: tuple[str, ...], places: tuple[str, ...], json_: bool) -> None:
+def command(models: tuple[str, ...], places: tuple[str, ...], allow_rollback: bool, json_: bool) -> None:
     """Fetch models into the store, and print their folders.
 
     MODEL is [registry/]name[:version][@sha256:digest]; without a version, the newest. An interrupted pull continues
@@ -27,7 +28,7 @@ def command(models: tuple[str, ...], places: tuple[str, ...], json_: bool) -> No
     from ..store.locate import read_in_place
     from ..store.store import Store
 
-    known, store = registries(places, refresh=True), Store()
+    known, store = registries(places, refresh=True, allow_rollback=allow_rollback), Store()
     entries = [resolve(Reference.parse(model), known) for model in models]
     pulled = []
     for entry in entries:

@@ -55,7 +55,7 @@ class Report:
             preset=begun.preset,
             config=run.config,
             settings=s,
-            read=data.read,
+            read=data.said,
             changes=changes,
             pictures=len(data),
             held_out=len(held_out) if held_out else 0,
@@ -79,7 +79,7 @@ class Report:
         rows = {
             "model": f"{run.family}{f', preset {begun.preset}' if begun.preset else ''}:"
             f" {forecast.parameters:,} parameters, {forecast.flops / 1e9:,.3g} GFLOP a step",
-            "data": data.read,
+            "data": data.said,
             "changed": "; ".join(f"{number:,} {change}" for change, number in changes.items()),
             "pictures": f"{len(data):,} of {facts.width}x{facts.height}, {'grey' if facts.channels == 1 else 'RGB'}",
             "classes": listed + (", …" if len(classes) > 10 else "") if classes else "none",

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from msgspec import Meta, structs
 
@@ -17,7 +17,7 @@ from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
 from ..system import places
 from ..system.files import write_atomically
-from ..system.places import path_of
+from ..system.places import path_of, split_url
 from ..text import did_you_mean, safe_text
 from . import strictyaml
 from .fields import Struct, check_file_names
@@ -79,23 +79,29 @@ class Registry:
     @property
     def folder(self) -> Path | None:
         """The local folder, or None for a remote registry."""
-        return path_of(self.url).parent if urlsplit(self.url).scheme == "file" else None
+        return path_of(self.url).parent if split_url(self.url).scheme == "file" else None
 
     def file_url(self, file: RegistryFile) -> str:
-        """The absolute URL of a file. A remote registry cannot name local files; schemes are http, https, file."""
-        url = urljoin(self.url, file.url)
-        scheme = urlsplit(url).scheme
+        """The absolute URL of a file. A remote registry cannot name local files; schemes are http, https, file.
+
+        Raises:
+            InvalidFileError: it is not a URL, or one that the registry must not name.
+        """
+        where = f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)[:200]}"
+        try:
+            url = urljoin(self.url, file.url)
+            scheme = split_url(url).scheme
+        except (ValueError, InvalidFileError):
+            raise InvalidFileError(f"{where} is not a URL") from None
         folder = self.folder
         allowed = ("file", "http", "https") if folder else ("http", "https")
         if scheme not in allowed:
-            raise InvalidFileError(
-                f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} has the scheme"
-                f" '{safe_text(scheme)}'; it may be {' or '.join(allowed)}"
-            )
-        if scheme == "file" and folder and not path_of(url).resolve().is_relative_to(folder.resolve()):
-            raise InvalidFileError(
-                f"registry '{safe_text(self.name)}': the URL {safe_text(file.url)} leaves the registry's folder"
-            )
+            raise InvalidFileError(f"{where} has the scheme '{safe_text(scheme)}'; it may be {' or '.join(allowed)}")
+        try:
+            if scheme == "file" and folder and not path_of(url).resolve().is_relative_to(folder.resolve()):
+                raise InvalidFileError(f"{where} leaves the registry's folder")
+        except (ValueError, RuntimeError):  # a path that no file system takes; links that lead in a circle
+            raise InvalidFileError(f"{where} is not a path that can be read") from None
         return url
 
 
@@ -182,7 +188,7 @@ def parse(data: bytes, name: str, url: str) -> Registry:
     Raises:
         InvalidFileError: `url:line: field: reason`.
     """
-    source = str(path_of(url)) if urlsplit(url).scheme == "file" else url
+    source = str(path_of(url)) if split_url(url).scheme == "file" else url
     document = strictyaml.load(data, source, RegistryDocument)
     if document.format != FORMAT:
         raise InvalidFileError(
@@ -204,11 +210,15 @@ def parse(data: bytes, name: str, url: str) -> Registry:
 def read(folder: Path, name: str) -> Registry:
     """The registry of a local folder (or of a registry.yaml itself)."""
     path = (folder if folder.name == REGISTRY else folder / REGISTRY).absolute()
+    return parse(read_bytes(path), name, path.as_uri())
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a local registry.yaml; NotFoundError where there is none."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{safe_text(folder)} is not a registry: it has no {REGISTRY}") from None
-    return parse(data, name, path.as_uri())
+        raise NotFoundError(f"{safe_text(path.parent)} is not a registry: it has no {REGISTRY}") from None
 
 
 def read_default() -> Registry:

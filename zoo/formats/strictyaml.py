@@ -1,9 +1,10 @@
 """YAML for files that strangers write: limited, without surprises, and with line numbers in every error.
 
-Three steps: an event scan that limits depth, nodes and scalar length and refuses anchors, aliases, tags, merge keys and
-duplicate keys; plain scalars read by JSON's rules only (`no` and `010` stay text); then a typed schema (msgspec), whose
-findings become `file:line: field: reason`. Why not `yaml.safe_load`: 25,000 opening brackets crash its C parser, a
-424-byte merge bomb takes seconds, and it raises six types of exceptions.
+Four steps: directives are refused before anything is parsed; an event scan limits depth, nodes and scalar length and
+refuses anchors, aliases, tags, merge keys and duplicate keys; plain scalars are read by JSON's rules only (`no` and
+`010` stay text); then a typed schema (msgspec), whose findings become `file:line: field: reason`. Why not
+`yaml.safe_load`: 25,000 opening brackets crash its C parser, a 424-byte merge bomb takes seconds, and it raises six
+types of exceptions.
 """
 
 import re
@@ -24,6 +25,10 @@ MAX_NODES = 20_000
 MAX_DEPTH = 16
 MAX_SCALAR = 4096
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
+
+# A line that begins with `%`, after any of YAML's line breaks. libyaml compares every directive with every other: 1 MiB
+# of them takes it many seconds.
+_DIRECTIVE = re.compile("(?:\\A|[\r\n\x85\u2028\u2029])\ufeff*(%)")
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z")
@@ -53,7 +58,13 @@ def parse(data: bytes, source: str) -> tuple[Any, Lines]:
         raise InvalidFileError(f"{safe_text(source)}: {len(data):,} bytes; a YAML file may have at most {MAX_BYTES:,}")
     lines: Lines = {}
     try:
-        events = yaml.parse(data.decode("utf-8"), Loader=_Loader)
+        text = data.decode("utf-8")
+        if found := _DIRECTIVE.search(text):
+            line = text.count("\n", 0, found.start(1)) + 1
+            raise InvalidFileError(
+                f"{safe_text(source)}:{line}: directives (lines that begin with %) are not allowed; leave them out"
+            )
+        events = yaml.parse(text, Loader=_Loader)
         tree = _Composer(events, source, lines).document()
     except UnicodeDecodeError as e:
         raise InvalidFileError(f"{safe_text(source)}: not UTF-8 text (byte {e.start})") from None

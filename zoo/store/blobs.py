@@ -86,6 +86,27 @@ class Blobs:
             ):
                 raise IntegrityError(wrong)
 
+    def can_share(self) -> tuple[bool, bool]:
+        """Whether a view's file can be a reflink, and whether it can be a hard link, of its blob: tried with a small
+        file, since file systems do not say. False too if nothing can be written."""
+        import shutil
+        import tempfile
+
+        try:
+            for folder in (self.folder, self.ingests):
+                make_folder(folder)
+            folder = Path(tempfile.mkdtemp(dir=self.ingests, prefix="probe."))
+        except OSError:
+            return False, False
+        try:
+            probe = folder / "blob"
+            probe.write_bytes(bytes(4096))
+            return _works(_reflink, probe, folder / "reflink"), _works(_hard_link, probe, folder / "link")
+        except OSError:
+            return False, False
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _is_right(self, sha256: str, size: int) -> bool:
         try:
             return self.has(sha256, size) and describe_file(self.path(sha256)).sha256 == sha256
@@ -257,6 +278,14 @@ def place(blob: Path, target: Path, *, hard_link: bool = True) -> None:
         except OSError as e:
             if way is _copy or e.errno not in CANNOT_LINK:
                 raise
+
+
+def _works(way: Callable[[Path, Path], object], blob: Path, target: Path) -> bool:
+    try:
+        way(blob, target)
+    except OSError:
+        return False
+    return True
 
 
 def _reflink(blob: Path, target: Path) -> None:

@@ -1,14 +1,16 @@
 """The known registries: those given with a call, the default one, those of plugins, and those that were added.
 
-Added registries are listed in `registries.yaml` in the store. The last copy of a remote one is kept next to it, so that
-only `zoo list` and `zoo pull` use the network. A registry that cannot be read is reported in one line and skipped,
+Added registries are listed in `registries.yaml` in the store. The last copy of each is kept next to it, so that only
+`zoo list` and `zoo pull` use the network, and with it what was ever seen of it (history.py), so that one that goes
+backwards is noticed. A registry that cannot be read is reported in one line and skipped,
 since it must not break a command about another one.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
 from ..formats import registry as registries_
@@ -18,12 +20,15 @@ from ..formats.registry import DEFAULT, REGISTRY, Registry
 from ..formats.strictyaml import MAX_BYTES
 from ..names import NAME, Name
 from ..system import places
-from ..system.files import write_atomically
-from ..system.places import home, path_of
+from ..system.files import make_folder, write_atomically
+from ..system.places import home, path_of, split_url
 from ..text import did_you_mean, safe_text, warn
+from . import history
+from .history import History
 from .store import Store
 
 FORMAT = 1
+LOCK_SECONDS = 60.0  # the longest wait for other processes that change the list of registries
 
 
 class Added(Struct, frozen=True, kw_only=True):
@@ -33,23 +38,33 @@ class Added(Struct, frozen=True, kw_only=True):
     registries: dict[Name, str] = {}  # name: URL of its registry.yaml
 
 
-def registries(extra: Sequence[str] = (), *, refresh: bool = False) -> list[Registry]:
+def registries(extra: Sequence[str] = (), *, refresh: bool = False, allow_rollback: bool = False) -> list[Registry]:
     """The registries, in the order in which they are searched.
 
     Args:
         extra: URLs or folders given with this call. They come first, and it is an error if one cannot be read.
         refresh: read remote registries again instead of using their last copies, except if the network is down.
+        allow_rollback: also use a registry that lists less than it did before; otherwise its last copy is used.
 
     Raises:
         ZooError: a registry in `extra` cannot be read.
     """
-    standing = _standing(_added_or_nothing())
-    found = [_read(_name_of(place, standing), place_url(place), refresh=refresh) for place in extra]
+    known = _added_or_nothing()
+    standing = _standing(known)
+    found = [
+        _read(_name_of(place, standing), place_url(place), refresh=refresh, allow_rollback=allow_rollback)
+        for place in extra
+    ]
     for name, url in standing.items():
         if any(name == registry.name for registry in found):
             continue
         try:
-            found.append(registries_.read_default() if name == DEFAULT else _read(name, url, refresh=refresh))
+            if name == DEFAULT:
+                found.append(registries_.read_default())
+            elif name in known:
+                found.append(_read(name, url, refresh=refresh, allow_rollback=allow_rollback))
+            else:  # inside a plugin's package
+                found.append(registries_.read(path_of(url).parent, name))
         except ZooError as e:
             warn("skipping the registry '%s': %s", name, safe_text(e))
     return found
@@ -81,13 +96,21 @@ def add(name: str, place: str) -> Registry:
         raise UsageError(
             f"'{safe_text(name)}' is not a registry name: use lower-case letters, digits, '.', '_' and '-'"
         )
-    url, known = place_url(place), added()
+    url = place_url(place)
+    _refuse_taken(name, url, added())
+    found = _read(name, url, refresh=True)
+    with _changing():
+        known = added()
+        _refuse_taken(name, url, known)  # another process may have added it in the meantime
+        if known.get(name) != url:
+            _write_list(known | {name: url})
+    return found
+
+
+def _refuse_taken(name: str, url: str, known: dict[str, str]) -> None:
     taken = _standing(known)
     if taken.get(name, url) != url:
         raise UsageError(f"there is already a registry '{name}': {safe_text(taken[name])}")
-    found = _read(name, url, refresh=True)
-    _write_list(known | {name: url})
-    return found
 
 
 def remove(name: str) -> None:
@@ -96,19 +119,29 @@ def remove(name: str) -> None:
     Raises:
         NotFoundError: no such registry was added.
     """
-    known = added()
-    if name not in known:
-        raise NotFoundError(f"no registry '{safe_text(name)}' was added{did_you_mean(name, known)}")
-    _write_list({other: url for other, url in known.items() if other != name})
-    _kept_path(name, known[name]).unlink(missing_ok=True)
+    _refuse_unknown(name, added())
+    with _changing():
+        known = added()
+        _refuse_unknown(name, known)
+        _write_list({other: url for other, url in known.items() if other != name})
+    for path in (_kept_path(name, known[name]), _history_path(name, known[name])):
+        path.unlink(missing_ok=True)
     from .prune import forget  # not needed for listing
 
     forget(Store(), name)
 
 
+def _refuse_unknown(name: str, known: dict[str, str]) -> None:
+    if name not in known:
+        raise NotFoundError(f"no registry '{safe_text(name)}' was added{did_you_mean(name, known)}")
+
+
 def place_url(place: str) -> str:
     """The URL of the registry.yaml for a folder, file or URL that a user gave."""
-    scheme = urlsplit(place).scheme if "://" in place else ""
+    try:
+        scheme = split_url(place).scheme if "://" in place else ""
+    except InvalidFileError as e:
+        raise UsageError(str(e)) from None
     if scheme == "file":
         return place_url(str(path_of(place)))
     if scheme in ("http", "https"):
@@ -157,54 +190,70 @@ def _name_of(place: str, standing: dict[str, str]) -> str:
     for name, standing_url in standing.items():
         if standing_url == url:
             return name
-    parts = urlsplit(url)
+    parts = split_url(url)
     stem = parts.hostname or path_of(url).parent.name or "root"
     return f"{re.sub(r'[^a-z0-9-]', '-', stem.lower()).strip('-')[:40] or 'registry'}-{_short_hash(url)}"
 
 
-def _read(name: str, url: str, *, refresh: bool) -> Registry:
-    if urlsplit(url).scheme == "file":
+def _read(name: str, url: str, *, refresh: bool, allow_rollback: bool = False) -> Registry:
+    local = split_url(url).scheme == "file"
+    if local and name == DEFAULT:
         return registries_.read(path_of(url).parent, name)
-    kept = _kept(name, url)
-    if kept and not refresh:
+    if not local and not refresh and (kept := _kept(name, url)):
         return kept
     try:
-        return _fetch(name, url, kept)
+        found, data = _read_now(name, url)
+        past = _history(name, url)
+        history.refuse_other_digests(past, found)
+        if back := history.steps_back(past, found):
+            _refuse_rollback(name, back, allow_rollback)
     except (TransportError, InvalidFileError, IntegrityError) as e:
+        kept = None if local and not isinstance(e, IntegrityError) else _kept(name, url)
         if kept is None:
             raise
-        warn("using the last copy of the registry '%s': %s", name, safe_text(e))
+        read = history.when(_kept_path(name, url))
+        warn("using the last copy of the registry '%s', read on %s: %s", name, read, safe_text(e))
         return kept
+    if refresh or not local:
+        _keep(found, data, past)
+    return found
 
 
-def _fetch(name: str, url: str, kept: Registry | None) -> Registry:
-    """Reads a remote registry and keeps a copy. One that changes a published version is refused."""
+def _read_now(name: str, url: str) -> tuple[Registry, bytes]:
     from .transport import read_small
 
-    data = read_small(url, MAX_BYTES)
-    fetched = registries_.parse(data, name, url)
-    if kept:
-        _refuse_changes(kept, fetched)
-        if fetched.document == kept.document:
-            return fetched
+    data = registries_.read_bytes(path_of(url)) if split_url(url).scheme == "file" else read_small(url, MAX_BYTES)
+    return registries_.parse(data, name, url), data
+
+
+def _refuse_rollback(name: str, back: list[str], allow: bool) -> None:
+    what = f"it lists less than before: {'; '.join(back[:5])}{'; …' if len(back) > 5 else ''}"
+    if not allow:
+        raise IntegrityError(f"{what}; `zoo list --allow-rollback` accepts that")
+    warn("the registry '%s' went backwards, which --allow-rollback accepts: %s", name, what)
+
+
+def _keep(found: Registry, data: bytes, past: History) -> None:
+    """Keeps a copy of a registry, and what was seen of it."""
+    path, seen = _kept_path(found.name, found.url), _history_path(found.name, found.url)
     try:
-        path = _kept_path(name, url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        if history.extended(past, found) == past and path.is_file() and path.read_bytes() == data:
+            os.utime(path)  # when it was last read
+            return
+        with _changing():  # other processes may have seen other things
+            history.write(history.extended(_history(found.name, found.url), found), seen)
+            write_atomically(path, data)
     except (OSError, StoreError) as e:  # listing must work even if the store cannot be written
-        warn("the registry '%s' was read, but no copy can be kept: %s", name, safe_text(e))
-    return fetched
+        if found.folder is None:
+            warn("the registry '%s' was read, but no copy can be kept: %s", found.name, safe_text(e))
 
 
-def _refuse_changes(kept: Registry, fetched: Registry) -> None:
-    for name, model in fetched.document.models.items():
-        before = kept.document.models[name].versions if name in kept.document.models else {}
-        for number, version in model.versions.items():
-            if number in before and before[number].digest != version.digest:
-                raise IntegrityError(
-                    f"{fetched.name}/{name}:{number} had the digest {before[number].digest}; the registry now says"
-                    f" {version.digest}; a published version never changes"
-                )
+def _history(name: str, url: str) -> History:
+    path = _history_path(name, url)
+    if path.exists():
+        return history.read(path)
+    kept = _kept(name, url)  # of a version of zoo that kept no history
+    return history.extended(History(), kept) if kept else History()
 
 
 def _kept(name: str, url: str) -> Registry | None:
@@ -215,8 +264,12 @@ def _kept(name: str, url: str) -> Registry | None:
 
 
 def _kept_path(name: str, url: str) -> Path:
-    """The path of a remote registry's copy. Its name depends on the URL, so another URL's copy is never used for it."""
+    """The path of a registry's copy. Its name depends on the URL, so another URL's copy is never used for it."""
     return home() / "registries" / f"{name}-{_short_hash(url)}.yaml"
+
+
+def _history_path(name: str, url: str) -> Path:
+    return _kept_path(name, url).with_suffix(".seen.json")
 
 
 def _short_hash(text: str) -> str:
@@ -227,10 +280,33 @@ def _list_path() -> Path:
     return home() / "registries.yaml"
 
 
-def _write_list(known: dict[str, str]) -> None:
-    path = _list_path()
+@contextmanager
+def _changing() -> Iterator[None]:
+    """Lets one process at a time read, change and write the list, or what is kept of a registry.
+
+    Raises:
+        StoreError: another process has held the lock for LOCK_SECONDS, or this file system has no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    path = home() / "registries.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
-    write_atomically(path, strictyaml.dump(Added(registries=dict(sorted(known.items())))))
+        make_folder(path.parent / "registries")
+        lock = FileLock(path)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise StoreError(
+            f"another process has been changing {safe_text(_list_path())} for {LOCK_SECONDS:g} s"
+        ) from None
+    except (OSError, NotImplementedError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "this file system has no locks"
+        raise StoreError(f"cannot lock {safe_text(path)}: {reason}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.release()
+
+
+def _write_list(known: dict[str, str]) -> None:
+    write_atomically(_list_path(), strictyaml.dump(Added(registries=dict(sorted(known.items())))))

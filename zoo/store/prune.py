@@ -18,7 +18,8 @@ from ..errors import InvalidFileError
 from ..formats import manifest as manifests
 from ..formats.fields import digest_of
 from ..names import MANIFEST, NAME
-from .store import Installed, Store, read_digest, remove_path, storage
+from ..system.files import sync_folder
+from .store import Installed, Store, asides, origin, read_digest, remove_path, storage
 
 YOUNG_SECONDS = 3600
 """Newer files may belong to a running pull; `prune` keeps them."""
@@ -34,9 +35,12 @@ class Pruned:
 
 def remove(store: Store, installed: Installed) -> int:
     """Removes a model and what no other model needs. Returns the number of bytes freed."""
+    ref = store.refs / installed.registry / installed.name / str(installed.version)
     with storage(store.root):
-        (store.refs / installed.registry / installed.name / str(installed.version)).unlink(missing_ok=True)
-        if any(other.digest == installed.digest for other in store.installed()):
+        for path in (ref, *asides(ref)):
+            path.unlink(missing_ok=True)
+        sync_folder(ref.parent)
+        if store.names(installed.digest):
             return 0
         unneeded = [installed.folder]
         manifest, _ = store.read_manifest(installed)
@@ -44,10 +48,7 @@ def remove(store: Store, installed: Installed) -> int:
             others = [folder for folder in _view_folders(store) if folder != installed.folder]
             digests = {installed.digest, *(f.sha256 for f in manifest.files.values())}
             unneeded += map(store.blobs.path, digests - _needed_blobs(store, others))
-        freed = _freed(unneeded)
-        for path in unneeded:
-            remove_path(path)
-        return freed
+        return _remove_all(store, unneeded).bytes
 
 
 def forget(store: Store, registry: str) -> None:
@@ -63,17 +64,39 @@ def prune(store: Store, *, dry_run: bool) -> Pruned:
     Anything newer than an hour is kept: it may belong to a running pull.
     """
     with storage(store.root):
+        if not dry_run:
+            for folder in asides(store.views / "*"):
+                if store.names(origin(folder).name):  # a removal was killed before it put it back
+                    store.remove_view(folder)
         unneeded = list(_unneeded(store))
-        freed = _freed(unneeded)
-        for path in unneeded if not dry_run else ():
+        return _pruned(store, unneeded, _freed(unneeded)) if dry_run else _remove_all(store, unneeded)
+
+
+def _remove_all(store: Store, paths: list[Path]) -> Pruned:
+    """Removes what nothing needed when it was listed, unless a pull has just named it."""
+    removed, freed = [], 0
+    for path in paths:
+        size = _freed([path])
+        if path.is_relative_to(store.refs):
+            store.remove_stale_ref(path)
+        elif path.parent == store.views and re.fullmatch("[0-9a-f]{64}", origin(path).name):
+            store.remove_view(path)
+        else:
             remove_path(path)
-        return Pruned(tuple(sorted(str(path.relative_to(store.root)) for path in unneeded)), freed)
+        if not path.exists():
+            removed.append(path)
+            freed += size
+    return _pruned(store, removed, freed)
+
+
+def _pruned(store: Store, paths: list[Path], freed: int) -> Pruned:
+    return Pruned(tuple(sorted(str(path.relative_to(store.root)) for path in paths)), freed)
 
 
 def _unneeded(store: Store) -> Iterator[Path]:
     digests = {read_digest(path) for path in store.refs.glob("*/*/*")}
     folders = _view_folders(store)
-    orphans = [f for f in folders if f.name not in digests and _is_old(f)]
+    orphans = [f for f in folders if origin(f).name not in digests and _is_old(f)]
     yield from orphans
     needed = _needed_blobs(store, [f for f in folders if f not in orphans])
     for path in _children(store.blobs.folder):
@@ -82,7 +105,7 @@ def _unneeded(store: Store) -> Iterator[Path]:
     yield from filter(_is_old, _children(store.blobs.ingests))
     for path in store.refs.glob("*/*/*"):
         digest = read_digest(path)
-        if _is_old(path) and not (digest and store.view(digest).is_dir()):
+        if _is_old(path) and not (digest and store.shown(digest)):
             yield path
 
 

@@ -1,6 +1,5 @@
 """Publishes a bundle into a registry folder: copies it, checks it, and lists it in registry.yaml, in that order."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from ..formats import registry as registries
 from ..formats.manifest import Manifest
 from ..formats.registry import REGISTRY, RegistryDocument
 from ..names import MANIFEST
-from ..system.files import sync_folder
+from ..system.files import make_folder, replace_folder, sync_file, sync_folder, sync_folders
 from ..text import safe_text
 
 _TEMPORARY = ".publish-"
@@ -39,13 +38,13 @@ def publish(bundle: Path, folder: Path) -> Manifest:
     if unsafe := check(bundle, manifest):
         raise InvalidFileError(f"{safe_text(bundle)}: {safe_text('; '.join(unsafe))}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with FileLock(folder / ".registry.lock"):  # two publishers must not overwrite each other's line
             before = RegistryDocument(format=registries.FORMAT)
             if (folder / REGISTRY).exists():
                 before = registries.read(folder, "target").document
             document = registries.add_version(before, manifest, digest, len(data))
-            _copy(bundle, folder / "models" / manifest.name / str(manifest.version), manifest, data)
+            _copy(bundle, folder, manifest, data)
             if document != before:
                 registries.write(document, folder)
     except OSError as e:
@@ -53,14 +52,22 @@ def publish(bundle: Path, folder: Path) -> Manifest:
     return manifest
 
 
-def _copy(bundle: Path, target: Path, manifest: Manifest, data: bytes) -> None:
-    """Copies the bundle's files to `target`, all or none; `data` is the manifest. The registry must be locked."""
-    if target.exists():
-        there = target / MANIFEST
-        if there.is_file() and there.read_bytes() == data and not manifests.check_files(target, manifest):
-            return
-        shutil.rmtree(target)  # damaged later, or left over from a publisher that died
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _copy(bundle: Path, folder: Path, manifest: Manifest, data: bytes) -> None:
+    """Copies the bundle's files to their place in the registry, all or none, and syncs every folder on the way.
+
+    Args:
+        data: the manifest's bytes. The registry must be locked.
+    """
+    target = folder / "models" / manifest.name / str(manifest.version)
+    there = target / MANIFEST
+    if there.is_file() and there.read_bytes() == data and not manifests.check_files(target, manifest):
+        # A publisher that was killed may not have synced it.
+        for name in (*manifest.files, MANIFEST):
+            sync_file(target / name)
+        sync_folder(target)
+        sync_folders(target.parent, folder)
+        return
+    make_folder(target.parent)
     for stale in target.parent.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(stale)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_TEMPORARY))
@@ -69,13 +76,12 @@ def _copy(bundle: Path, target: Path, manifest: Manifest, data: bytes) -> None:
         for name in manifest.files:
             shutil.copyfile(bundle / name, temporary / name)
         for name in (*manifest.files, MANIFEST):
-            with (temporary / name).open("rb") as f:
-                os.fsync(f.fileno())
+            sync_file(temporary / name)
         sync_folder(temporary)
         if wrong := manifests.check_files(temporary, manifest):
             raise IntegrityError(f"{safe_text(bundle)} changed while it was copied: {safe_text('; '.join(wrong))}")
         temporary.chmod(0o755)
-        temporary.replace(target)
-        sync_folder(target.parent)
+        replace_folder(temporary, target)  # there may be a damaged one, or one of a publisher that was killed
+        sync_folders(target.parent, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

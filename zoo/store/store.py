@@ -2,10 +2,13 @@
 
 blobs/<sha256>                       files by digest, read-only (blobs.py)
 views/<digest of model.yaml>/        a bundle's folder, made of reflinks, else hard links (weights: copies)
+views/.aside-<digest>-<token>/       a view that is being removed, until it is certain that no pull has just named it
 refs/<registry>/<name>/<version>     the digest; written last: from then on the model is visible
 seen/<registry>/<name>/<version>     the digest that this client first saw; stays when the model is removed
 
-A process may be killed at any point: what is visible is complete, and `prune` cleans up what is not visible.
+A process may be killed at any point: what is visible is complete, and `prune` cleans up what is not visible. What a
+pull has acknowledged stays, whatever else runs, without locks: a pull writes its reference and then looks for the view;
+a removal sets the view aside, where readers still find it, and then looks for references. So one sees the other.
 """
 
 import errno
@@ -23,9 +26,9 @@ from ..formats.reference import Reference
 from ..formats.registry import Entry
 from ..formats.strictyaml import MAX_BYTES
 from ..names import MANIFEST, NAME
-from ..system.files import make_folder, sync_folder
+from ..system.files import make_folder, replace_folder, sync_folder, sync_folders
 from ..system.places import home
-from ..text import human_bytes, safe_text
+from ..text import human_bytes, safe_text, warn
 from .blobs import PUBLISHED, Blobs, place, publish
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 MARGIN_BYTES = 8 << 20  # space that must remain on the disk after a pull
 PULL_ATTEMPTS = 3  # if a blob vanishes during a pull, because another process prunes
 
+ASIDE = ".aside-"  # before the name of a view or reference that is being removed
 _REF = re.compile(rf"(?P<registry>{NAME})/(?P<name>{NAME})/(?P<version>[1-9][0-9]{{0,8}})")
 
 
@@ -67,12 +71,21 @@ class Store:
 
     def installed(self) -> list[Installed]:
         """Every pulled model, by registry, name and version."""
-        found = []
+        found = {}
         for path in self.refs.glob("*/*/*"):
-            digest, ref = read_digest(path), _REF.fullmatch("/".join(path.parts[-3:]))
-            if digest and ref and (folder := self.view(digest)).is_dir() and not folder.is_symlink():
-                found.append(Installed(ref["registry"], ref["name"], int(ref["version"]), digest, folder))
-        return sorted(found, key=lambda i: (i.registry, i.name, i.version))
+            digest, ref = read_digest(path), _REF.fullmatch("/".join(origin(path).parts[-3:]))
+            if digest and ref and (folder := self.shown(digest)):
+                key = ref["registry"], ref["name"], int(ref["version"])
+                found[key] = Installed(*key, digest, folder)
+        return [found[key] for key in sorted(found)]
+
+    def shown(self, digest: str) -> Path | None:
+        """A view's folder, even if it is being removed."""
+        view = self.view(digest)
+        if not view.is_dir():
+            # The last one, since a removal may put it back in between.
+            view = next((folder for folder in (*asides(view), view) if folder.is_dir()), view)
+        return view if view.is_dir() and not view.is_symlink() else None
 
     def matching(self, reference: Reference) -> list[Installed]:
         """The pulled models that a reference matches."""
@@ -151,18 +164,34 @@ class Store:
             self._refuse_other_digest(entry)
             for attempt in range(PULL_ATTEMPTS):
                 try:
-                    if not self._is_whole(installed):
+                    if self._is_whole(installed):
+                        self._check_shown(entry, installed)
+                    else:
                         self._fetch_and_show(entry, installed, on_bytes)
-                    self._write_ref(self.seen, entry)
-                    self._write_ref(self.refs, entry)
+                    sync_folder(self.views)  # also here: a pull that made the view may have been killed
+                    for kind in (self.seen, self.refs):
+                        self._write_ref(kind, entry)
+                        # Also here: the same goes for these folders.
+                        sync_folders(self._ref(entry, kind).parent.parent, self.root)
+                    installed.folder.stat()  # a removal that has not seen the reference may have taken it
                     return installed
-                except FileNotFoundError:  # `zoo prune` or `zoo rm` in another process removed a file
+                except FileNotFoundError:  # or a blob
                     if attempt + 1 == PULL_ATTEMPTS:
                         raise
         raise AssertionError("the loop above returns or raises")
 
     def _is_whole(self, installed: Installed) -> bool:
+        if not installed.folder.is_dir():
+            for hidden in asides(installed.folder):
+                with suppress(OSError):  # another process was faster
+                    hidden.rename(installed.folder)
         return installed.folder.is_dir() and not self.damage(installed)
+
+    def _check_shown(self, entry: Entry, installed: Installed) -> None:
+        manifest, _ = self.read_manifest(installed)
+        if manifest is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(installed.folder / MANIFEST))
+        _check_agreement(entry, manifest)
 
     def _fetch_and_show(self, entry: Entry, installed: Installed, on_bytes: Callable[[int], object]) -> None:
         from ..formats import manifest as manifests
@@ -197,40 +226,42 @@ class Store:
         temporary = Path(tempfile.mkdtemp(dir=self.views, prefix="."))
         try:
             for name in (*manifest.files, MANIFEST):
-                # ONNX Runtime treats a loop's weight as an attack if its file has several hard links.
-                hard_link = not name.endswith(".safetensors")
-                place(self.blobs.path(entry.files[name].sha256), temporary / name, hard_link=hard_link)
+                place(self.blobs.path(entry.files[name].sha256), temporary / name, hard_link=may_link(name))
             if unsafe := check_apart(temporary):
                 raise InvalidFileError(f"{entry} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
             temporary.chmod(0o755)
             sync_folder(temporary)
-            if installed.folder.exists():
-                if self._is_whole(installed):  # another process was faster
-                    return
-                remove_path(installed.folder)
+            if self._is_whole(installed):  # another process was faster
+                return
             try:
-                temporary.rename(installed.folder)
+                replace_folder(temporary, installed.folder)
             except OSError as e:
                 if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-            sync_folder(self.views)
         finally:
             import shutil
 
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _check_space(self, entry: Entry) -> None:
-        lacking = {f.sha256: f.size for f in entry.files.values() if not self.blobs.has(f.sha256, f.size)}
-        need = sum(lacking.values()) + MARGIN_BYTES
+        need = self._bytes_to_write(entry)
         existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
         import shutil
 
         free = shutil.disk_usage(existing).free
-        if lacking and free < need:
+        if need and free < need + MARGIN_BYTES:
             raise StoreError(
-                f"{entry} needs {human_bytes(need)} in {safe_text(self.root)}, which has {human_bytes(free)} free;"
-                " free space with `zoo prune`, or set ZOO_HOME to another folder"
+                f"{entry} needs {human_bytes(need)} in {safe_text(self.root)}, and {human_bytes(MARGIN_BYTES)} to"
+                f" spare; it has {human_bytes(free)} free: make room with `zoo prune`, or set ZOO_HOME to another one"
             )
+
+    def _bytes_to_write(self, entry: Entry) -> int:
+        """Bytes of the missing blobs, also of those that were fetched in part, and of the view's files that can neither
+        be reflinks nor hard links of them."""
+        blobs = {f.sha256: f.size for f in entry.files.values() if not self.blobs.has(f.sha256, f.size)}
+        reflinks, hard_links = self.blobs.can_share()
+        copies = [f.size for name, f in entry.files.items() if not (reflinks or (hard_links and may_link(name)))]
+        return sum(blobs.values()) + sum(copies)
 
     def _refuse_other_digest(self, entry: Entry) -> None:
         for kind in (self.seen, self.refs):
@@ -243,7 +274,7 @@ class Store:
 
         path = self._ref(entry, kind)
         if read_digest(path) == entry.digest:
-            return
+            return sync_folder(path.parent)
         make_folder(path.parent)
         make_folder(self.blobs.ingests)
         fd, name = tempfile.mkstemp(dir=self.blobs.ingests, prefix="ref.")
@@ -265,6 +296,39 @@ class Store:
                     raise _other_digest(entry, known) from None
         finally:
             temporary.unlink(missing_ok=True)
+
+    # --- Removing ---
+
+    def names(self, digest: str) -> bool:
+        """Whether a reference names this digest."""
+        return any(read_digest(path) == digest for path in self.refs.glob("*/*/*"))
+
+    def remove_view(self, folder: Path) -> None:
+        """Removes a view, unless a pull has just named it: then it stays."""
+        hidden = folder if folder.name.startswith(ASIDE) else aside(folder)
+        with suppress(FileNotFoundError):  # another removal was faster
+            if hidden != folder:
+                folder.rename(hidden)
+            if self.names(origin(hidden).name):
+                try:
+                    hidden.rename(origin(hidden))
+                    return sync_folder(self.views)
+                except OSError as e:  # the pull has made a new one
+                    if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+            remove_path(hidden)
+
+    def remove_stale_ref(self, path: Path) -> None:
+        """Removes a reference whose view is gone, unless a pull has just made the view: then it stays."""
+        hidden = path if path.name.startswith(ASIDE) else aside(path)
+        with suppress(FileNotFoundError):
+            if hidden != path:
+                path.rename(hidden)
+            digest = read_digest(hidden)
+            if digest and self.shown(digest):
+                with suppress(FileExistsError):  # the pull has written a new one
+                    publish(hidden, origin(hidden))
+            hidden.unlink()
 
     # --- Paths ---
 
@@ -294,6 +358,11 @@ def storage(root: Path) -> Iterator[None]:
         ) from None
 
 
+def may_link(name: str) -> bool:
+    """Whether a view's file may be a hard link. ONNX Runtime refuses a loop's weight in a file with several of them."""
+    return not name.endswith(".safetensors")
+
+
 def _check_agreement(entry: Entry, manifest: "Manifest") -> None:
     """Checks that the registry and the manifest say the same about the model."""
     if (manifest.name, manifest.version) != (entry.name, entry.version):
@@ -304,6 +373,29 @@ def _check_agreement(entry: Entry, manifest: "Manifest") -> None:
         raise IntegrityError(
             f"{entry}: the registry '{entry.registry.name}' and its {MANIFEST} differ on {', '.join(differing)}"
         )
+    _check_description(entry, manifest)
+
+
+def _check_description(entry: Entry, manifest: "Manifest") -> None:
+    """Checks what the registry says without being asked for the model. It describes a model's newest version."""
+    tasks = sorted(name for name, task in manifest.tasks.items() if not task.part_of)
+    says = {
+        "licence": (entry.model.license, manifest.license),
+        "family": (entry.model.family, manifest.family),
+        "tasks": (" ".join(sorted(entry.model.tasks)), " ".join(tasks)),
+        "summary": (entry.model.summary, manifest.summary),
+    }
+    differing = [
+        f"{what} '{safe_text(one)[:100]}', not '{safe_text(other)[:100]}'"
+        for what, (one, other) in says.items()
+        if one != other
+    ]
+    if differing and entry.version == max(entry.model.versions):
+        raise IntegrityError(
+            f"{entry}: the registry '{safe_text(entry.registry.name)}' says {'; '.join(differing)} as its {MANIFEST}"
+        )
+    if entry.model.license != manifest.license:
+        warn("%s has the licence '%s'; the registry names that of a newer version", entry, manifest.license)
 
 
 def _other_digest(entry: Entry, known: str) -> IntegrityError:
@@ -322,14 +414,33 @@ def read_digest(path: Path) -> str | None:
     return text if re.fullmatch("[0-9a-f]{64}", text) else None
 
 
+def aside(path: Path) -> Path:
+    """Where a view or reference is while it is being removed: a new name each time, since several processes may."""
+    import secrets
+
+    return path.with_name(f"{ASIDE}{path.name}-{secrets.token_hex(8)}")
+
+
+def asides(path: Path) -> list[Path]:
+    """Where a view or reference is that is being removed."""
+    return list(path.parent.glob(f"{ASIDE}{path.name}-*"))
+
+
+def origin(path: Path) -> Path:
+    """The path of a view or reference before it was set aside; any other path unchanged."""
+    name = path.name
+    return path.with_name(name.removeprefix(ASIDE).partition("-")[0]) if name.startswith(ASIDE) else path
+
+
 def remove_path(path: Path) -> None:
-    """Removes a file or folder: hides it in one step, then deletes it."""
+    """Removes a file or folder: hides it in one step, durably, then deletes it."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    trash = path.parent / f".trash-{os.getpid()}-{path.name[:16]}"
+    trash = path.parent / f".trash-{os.getpid()}-{path.name[-16:]}"
     with suppress(FileNotFoundError):
         path.rename(trash)
+        sync_folder(path.parent)
     import shutil
 
     shutil.rmtree(trash, ignore_errors=True)

@@ -6,6 +6,7 @@ allowed for files, but never as the target of a redirect from https.
 """
 
 import os
+import random
 import re
 import threading
 import time
@@ -30,7 +31,7 @@ CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # without a single byte
 SLOW_SECONDS = 30.0  # fewer than SLOW_RATE bytes/s for this long is a stall: some servers only drip
 SLOW_RATE = 1024
-TRIES = 5  # requests per file, including the first
+TRIES = 5  # requests per file in a row that bring nothing, including the first
 SMALL_TRIES = 2  # for a registry, which usually has a cached copy
 BACKOFF_SECONDS = 0.5  # before the second try; doubled before each further one, with jitter
 BACKOFF_MOST_SECONDS = 10.0
@@ -54,6 +55,8 @@ class _RetryableError(TransportError):
 def fetch(url: str, size: int, offset: int = 0) -> Iterator[bytes]:
     """The bytes `offset` .. `size` of a URL, in order, with as many requests as it takes.
 
+    A request that brings bytes is not a failed one, however early it breaks off, unless the bytes come too slowly.
+
     Args:
         url: http, https, or a file URL that a local registry allowed.
         size: of the whole file, from the registry. More bytes are refused.
@@ -65,7 +68,7 @@ def fetch(url: str, size: int, offset: int = 0) -> Iterator[bytes]:
         yield from _read_local(path_of(url), size, offset)
         return
     download = _Download(url, size, offset)
-    for attempt in _retrying(TRIES):
+    for attempt in _retrying(TRIES, lambda: download.failed):
         with attempt:
             yield from download.proceed()
 
@@ -136,9 +139,33 @@ class _Download:
         self.url, self.size, self.position = url, size, offset
         self.ranges = True  # until the server mishandles one
         self.etag = ""
+        self.fruitless = self.stalls = 0
+        self._mark = time.monotonic(), offset
 
     def proceed(self) -> Iterator[bytes]:
         """One request: the bytes from where the last one stopped. Raises if it stops before the end."""
+        before = self.position
+        try:
+            yield from self._request()
+        except _RetryableError:
+            self.fruitless = self.fruitless + 1 if self.position == before else 0
+            self._measure()
+            raise
+
+    @property
+    def failed(self) -> int:
+        """Requests in a row that brought nothing, or stretches of SLOW_SECONDS in a row that were too slow."""
+        return max(self.fruitless, self.stalls)
+
+    def _measure(self) -> None:
+        """Counts stalls over several requests, waits included: each alone may be too short to tell."""
+        since, begin = self._mark
+        seconds = time.monotonic() - since
+        if seconds >= SLOW_SECONDS:
+            self.stalls = self.stalls + 1 if self.position - begin < SLOW_RATE * seconds else 0
+            self._mark = time.monotonic(), self.position
+
+    def _request(self) -> Iterator[bytes]:
         if self.position == self.size:
             return
         headers = {}
@@ -360,16 +387,22 @@ def _within(seconds: float, url: str, call: Callable[[], T]) -> T:
 # --- Tries and words --------------------------------------------------------------------------------------------------
 
 
-def _retrying(tries: int) -> "tenacity.Retrying":
-    """Retries after temporary failures, with growing, jittered waits, or after the wait that the server asks for."""
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+def _retrying(tries: int, failed: Callable[[], int] | None = None) -> "tenacity.Retrying":
+    """Retries after temporary failures, with growing, jittered waits, or after the wait that the server asks for.
 
-    backoff = wait_exponential(BACKOFF_SECONDS, BACKOFF_MOST_SECONDS) + wait_random(0, BACKOFF_SECONDS)
+    Args:
+        failed: how many tries in a row failed; None counts all of them.
+    """
+    from tenacity import Retrying, retry_if_exception_type
+
+    def count(state: "tenacity.RetryCallState") -> int:
+        return state.attempt_number if failed is None else failed()
 
     def wait(state: "tenacity.RetryCallState") -> float:
         error = state.outcome and state.outcome.exception()
         asked = error.retry_after if isinstance(error, _RetryableError) else 0.0
-        return max(backoff(state), min(asked, RETRY_AFTER_MOST_SECONDS))
+        backoff = min(BACKOFF_SECONDS * 2 ** (count(state) - 1), BACKOFF_MOST_SECONDS) if count(state) else 0.0
+        return max(backoff + random.uniform(0, BACKOFF_SECONDS), min(asked, RETRY_AFTER_MOST_SECONDS))
 
     def tell(state: "tenacity.RetryCallState") -> None:
         if state.upcoming_sleep >= TELL_SECONDS:
@@ -377,7 +410,7 @@ def _retrying(tries: int) -> "tenacity.Retrying":
 
     return Retrying(
         retry=retry_if_exception_type(_RetryableError),
-        stop=stop_after_attempt(tries),
+        stop=lambda state: count(state) >= tries,
         wait=wait,
         before_sleep=tell,
         reraise=True,

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import InvalidFileError, StoreError
 from ..text import safe_text
@@ -25,9 +25,24 @@ def default_folder() -> Path:
     return inside if inside.is_dir() else package.parent
 
 
+def split_url(url: str) -> SplitResult:
+    """A URL's parts.
+
+    Raises:
+        InvalidFileError: it is not a URL: brackets that do not match, a port that is not one, characters that become
+            separators.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname, parts.port  # reading the port checks it
+    except ValueError:
+        raise InvalidFileError(f"'{safe_text(url)[:200]}' is not a URL") from None
+    return parts
+
+
 def path_of(url: str) -> Path:
     """The path of a file:// URL."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.netloc not in ("", "localhost"):
         raise InvalidFileError(f"{safe_text(url)}: a file URL must not name a host")
     path = unquote(parts.path)

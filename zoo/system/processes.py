@@ -22,6 +22,27 @@ def hear_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP: ends the process with 128 + the signal's number, after its clean-up."""
+
+
+def hear_termination() -> None:
+    """Makes SIGTERM, and SIGHUP unless it is ignored (nohup), raise `Terminated`: once, so that clean-up can end.
+
+    Does nothing if this is not the main thread.
+    """
+
+    def end(number: int, _: object) -> None:
+        for other in heard:
+            signal.signal(other, signal.SIG_IGN)
+        raise Terminated(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        heard = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+        for number in heard:
+            signal.signal(number, end)
+
+
 def run_isolated(module: str, *args: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
     """`python -m module args…` with captured stdout, no stdin, and discarded stderr.
 

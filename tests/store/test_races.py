@@ -1,0 +1,218 @@
+"""A pull beside `zoo rm` and `zoo prune`: what a pull has acknowledged stays, wherever the other is interrupted.
+
+Not by luck: one side runs step by step, a step being a call of the operating system on the store, and before its N-th
+step the other side runs from beginning to end; for N = 1, 2, … The stepping side goes on after that, or is killed.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests import tiny
+from zoo.formats import registry
+from zoo.formats.reference import Reference
+from zoo.formats.registry import Entry
+from zoo.store import check_apart as apart
+from zoo.store import prune as prunes
+from zoo.store.prune import prune, remove
+from zoo.store.store import Installed, Store, asides
+
+CALLS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "stat", "lstat", "scandir", "open", "listdir")
+
+
+class Killed(BaseException):
+    """Ends a process where it is; its clean-up does not run either, since `cut` lets no further call through."""
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(apart, "check_apart", lambda folder: [])
+    monkeypatch.setattr(prunes, "YOUNG_SECONDS", 0)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Entry:
+    root = tmp_path_factory.mktemp("registry")
+    folder = tiny.registry(root / "registry", tiny.bundle(root / "b"))
+    return registry.resolve(Reference.parse("tiny"), [registry.read(folder, "lab")])
+
+
+@pytest.fixture(scope="module")
+def mirror(lab) -> Entry:
+    return Entry(registry.Registry("mirror", lab.registry.url, lab.registry.document), "tiny", 1)
+
+
+def before_step(number: int, other: Callable[[], object], work: Callable[[], object], *, kill: bool = False) -> bool:
+    """Does the work, with the other in front of its N-th call; False if it has fewer calls."""
+    real = {name: getattr(os, name) for name in CALLS}
+    count = 0
+
+    def restore() -> None:
+        for name, call in real.items():
+            setattr(os, name, call)
+
+    def intercept() -> None:
+        for name, call in real.items():
+            setattr(os, name, cut(call))
+
+    def cut(call: Callable) -> Callable:
+        def counted(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count > number and kill:
+                raise Killed
+            if count == number:
+                restore()
+                other()
+                if not kill:
+                    return call(*args, **kwargs)
+                intercept()
+                raise Killed
+            return call(*args, **kwargs)
+
+        return counted
+
+    intercept()
+    try:
+        work()
+    except Killed:
+        pass
+    finally:
+        restore()
+    return count >= number
+
+
+def assert_there(store: Store, entry: Entry, case: object) -> None:
+    found = [i for i in store.installed() if (i.registry, i.digest) == (entry.registry.name, entry.digest)]
+    assert len(found) == 1, case
+    assert store.verify(found[0]) == [], case
+
+
+def every_step(store: Store, prepare, other, work, *, kill: bool, check) -> int:
+    number = 0
+    while True:
+        number += 1
+        shutil.rmtree(store.root, ignore_errors=True)
+        prepare()
+        if not before_step(number, other, work, kill=kill):
+            return number - 1
+        check(number)
+
+
+def orphan_view(store: Store, entry: Entry) -> None:
+    """A complete view without a reference, and its blobs."""
+    store.pull(entry)
+    (store.refs / "lab" / "tiny" / "1").unlink()
+
+
+def orphan_ref(store: Store, entry: Entry) -> None:
+    """A reference whose view is gone."""
+    shutil.rmtree(store.pull(entry).folder)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [False, True], ids=["goes on", "is killed"])
+@pytest.mark.parametrize("before", [orphan_view, orphan_ref])
+def test_pull_beside_a_prune(store, lab, before, kill):
+    """The prune is interrupted at each of its steps."""
+
+    def check(number):
+        assert_there(store, lab, number)
+        prune(store, dry_run=False)  # clears up what a killed one left
+        assert_there(store, lab, f"{number}, then another prune")
+        assert asides(store.views / "*") == [] and len(list(store.views.iterdir())) == 1
+
+    steps = every_step(
+        store,
+        lambda: before(store, lab),
+        lambda: store.pull(lab),
+        lambda: prune(store, dry_run=False),
+        kill=kill,
+        check=check,
+    )
+    assert steps > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [False, True], ids=["goes on", "is killed"])
+def test_pull_beside_the_removal_of_the_same_model_of_another_registry(store, lab, mirror, kill):
+    steps = every_step(
+        store,
+        lambda: store.pull(lab),
+        lambda: store.pull(mirror),
+        lambda: remove(store, store.installed()[0]),
+        kill=kill,
+        check=lambda number: assert_there(store, mirror, number),
+    )
+    assert steps > 20
+
+
+def removal(store: Store) -> Callable[[], object]:
+    """A removal of what is there when it runs."""
+    return lambda: [remove(store, i) for i in store.installed() if i.registry == "lab"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [orphan_view, orphan_ref, Store.pull])
+@pytest.mark.parametrize("what", ["prune", "rm"])
+def test_prune_and_removal_beside_a_pull(store, lab, mirror, before, what):
+    """The pull is interrupted at each of its steps, and has then acknowledged what it returns."""
+    other, pulled = (lambda: prune(store, dry_run=False), lab) if what == "prune" else (removal(store), mirror)
+    steps = every_step(
+        store,
+        lambda: before(store, lab),
+        other,
+        lambda: store.pull(pulled),
+        kill=False,
+        check=lambda number: assert_there(store, pulled, number),
+    )
+    assert steps > 5
+
+
+def test_view_that_is_being_removed_is_still_found(store, lab):
+    """As when the removal is slow, or was killed, after a pull has named the view."""
+    installed = store.pull(lab)
+    installed.folder.rename(store.views / f".aside-{lab.digest}-0123")
+    assert_there(store, lab, "aside")
+    (found,) = store.installed()
+    assert store.find(lab.reference) == found and found.folder.name.startswith(".aside-")
+    assert store.pull(lab) == installed and installed.folder.is_dir()  # back, without a fetch
+
+
+def test_two_removals_and_a_pull(store, lab, monkeypatch):
+    """The first has found no reference and is slow; a pull takes the view back; the second sets it aside again."""
+    orphan_view(store, lab)
+    names, paths = Store.names, []
+
+    def slow(self: Store, digest: str) -> bool:
+        found = names(self, digest)
+        monkeypatch.setattr(Store, "names", names)
+        store.pull(lab)
+        prunes.remove(store, Installed("other", "tiny", 1, "0" * 64, store.view(lab.digest)))
+        paths.extend(store.views.iterdir())
+        return found
+
+    (store.refs / "other" / "tiny").mkdir(parents=True)
+    monkeypatch.setattr(Store, "names", slow)
+    store.remove_view(store.view(lab.digest))
+    assert paths and names(store, lab.digest)
+    assert_there(store, lab, "two removals")
+
+
+def test_damaged_view_is_replaced_in_one_step(store, lab, monkeypatch):
+    installed = store.pull(lab)
+    (installed.folder / "README.md").unlink()
+    seen = []
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda *args: (rename(*args), seen.append(installed.folder.is_dir()))[0])
+    store.pull(lab)
+    assert_there(store, lab, "repaired")
+    assert all(seen)
