@@ -122,8 +122,11 @@ def test_the_forecast_counts_operations_memory_and_time(monkeypatch):
     assert two.memory_bytes - weights == pytest.approx(2 * (one.memory_bytes - weights), rel=1e-3)
     assert one.step_seconds > 0 and one.device.startswith("CPU")
     monkeypatch.setattr("zoo.build.forecast.free_memory", lambda device: one.memory_bytes - weights // 2)
-    with pytest.raises(UsageError, match="a step needs about .* and .* are free: give --accumulate"):
+    with pytest.raises(UsageError, match="needs about .* and .* are free: give --accumulate N.* --batch-size than 16"):
         forecast(Loaded(judge), run("judge", batch_size=16), DATA)
+    monkeypatch.undo()
+    parts = forecast(Loaded(judge), run("judge", batch_size=16, accumulate=2), DATA)
+    assert (parts.flops, parts.memory_bytes) == (two.flops, one.memory_bytes), "the memory of half a batch"
 
 
 def _build(a_run):

@@ -318,6 +318,8 @@ def test_resume_needs_no_other_words(coloured, here, unexported):
         start = json.loads(told)
         assert start["config"]["codec"]["num_codes"] == 4 and start["bundle"] == "m"
         assert start["done"] == (1 if words == ["--resume"] else 20)
+    more = said_by("--resume", "--checkpoints", "m.training", "--name", "m", "--out", "m-2", "--json").out
+    assert json.loads(more.splitlines()[0])["bundle"] == "m-2", "a training goes on next to its bundle"
 
 
 def test_resume_must_know_which_training(here):

@@ -5,7 +5,7 @@ counted. Both grow with the number of pictures. If the memory suffices, a whole 
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,9 +47,12 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
     settings = read(TrainingSettings, run.settings, f"{run.family} training")
     number = len(range(settings.batch_size)[processes.share(settings.batch_size)])
     Sampler(len(data), settings.batch_size, settings.seed)  # refuses a batch that is larger than the data
-    trainer = new_trainer(loaded, run, processes.device)
-    parts = run.settings.get("accumulate", 1)
-    few = min(number, FEW * parts)
+    parts = settings.accumulate
+    if parts > 1:
+        new_trainer(loaded, run, processes.device)  # refuses parts if it cannot compute them
+    whole = {name: value for name, value in run.settings.items() if name != "accumulate"}
+    trainer = new_trainer(loaded, replace(run, settings=whole), processes.device)
+    few, at_once = min(number, FEW), -(-number // parts)
 
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in trainer.trained_module().parameters()}
@@ -64,16 +67,16 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
     with counter, saved_tensors_hooks(keep, lambda tensor: tensor):
         seconds = _seconds(trainer, run, data, few, processes.device)
     weights = sum(p.numel() * p.element_size() for p in trainer.trained_module().parameters())
-    memory = COPIES * weights + sum(kept.values()) * number // (few * parts)
+    memory = COPIES * weights + sum(kept.values()) * at_once // few
     free = free_memory(processes.device)
     if free is not None and memory > free:
-        enough = next(n for n in range(2, number + 1) if number % n == 0 and (n * free > memory or n == number))
+        advice = "--accumulate N, to compute a batch in N parts, or " if getattr(trainer, "accumulates", False) else ""
         raise UsageError(
-            f"a step needs about {human_bytes(memory)} of memory, and {human_bytes(free)} are free: give"
-            f" --accumulate {enough} or a smaller --batch-size"
+            f"a step needs about {human_bytes(memory)} of memory, and {human_bytes(free)} are free: give {advice}a"
+            f" smaller --batch-size than {settings.batch_size:,}"
         )
-    if seconds * number / few < LONG:
-        seconds = _seconds(trainer, run, data, number, processes.device)
+    if seconds * at_once / few < LONG:
+        seconds = _seconds(trainer, run, data, at_once, processes.device) * number / at_once
     else:
         seconds *= number / few
     return Forecast(

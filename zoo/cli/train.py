@@ -204,6 +204,11 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     manifest = bundle_of(loaded, run, trained.module, trained.record, options["out"], report.line)
     report.line(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
     report.end(begun, manifest, options["out"], folder, bar.held_out)
+    if trained.record.steps < run.settings["steps"]:
+        another = options["out"].with_name(f"{options['out'].name}-2")
+        words = ["--resume", "--checkpoints", folder, "--name", run.name, "--out", another]
+        go_on = shlex.join(["zoo", "train", *map(str, words)])
+        report.line(f"--max-time ended it after step {trained.record.steps:,}; to go on: {go_on}")
     if not options["json_"]:
         click.echo(options["out"])
 
