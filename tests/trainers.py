@@ -9,7 +9,10 @@ import torch
 
 from zoo.build.data import Dataset
 from zoo.build.train import Run
-from zoo.hookspecs import Batch, BuildRequest, ConfigRequest, DescribeRequest, Preset, TrainRequest
+from zoo.hookspecs import Batch, BuildRequest, ConfigRequest, DataFacts, DescribeRequest, Preset, TrainRequest
+
+GREY = DataFacts(height=28, width=28, channels=1, classes=("square", "disc"))
+"""What the pictures of `drawings` are like, but for their size."""
 
 
 class Loaded:
@@ -45,7 +48,7 @@ def config_of(plugin: ModuleType, family: str, over: Mapping[str, Any] | None = 
     config = dict(preset_of(plugin, family, preset).config)
     for key, value in (over or {}).items():
         config[key] = config.get(key, {}) | value if isinstance(value, Mapping) else value
-    return dict(plugin.validate_config(ConfigRequest(family=family, config=config)))
+    return dict(plugin.validate_config(ConfigRequest(family=family, config=config, data=GREY)))
 
 
 def run_of(plugin: ModuleType, family: str, over: Mapping[str, Any] | None = None, **settings: Any) -> Run:

@@ -60,6 +60,11 @@ CHANGES = {
         "ImportRequest.layout: --layout, for tensors that fit several layouts",
         "the module zoo.build.classes: refuses checkpoints of classes that an importer does not know",
     ),
+    4: (
+        "ConfigRequest.data, a DataFacts: a config's open fields come from the training's data",
+        "Trainer.validate and Trainer.accumulates, both optional: held-out losses, batches in parts",
+        "TrainingSettings.accumulate, and zoo.build.optim.parts_of",
+    ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
 docs/decisions/0007-contract-versions.md says what raises the version."""
@@ -236,12 +241,33 @@ class DescribeRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What the images of a training are like."""
+
+    height: int  # pixels
+    width: int
+    channels: int  # 1 grey, 3 RGB
+    classes: tuple[str, ...] = ()  # names of the labels, from 0; empty: the images have no labels
+    number: int = 0  # images
+
+    def nearest(self, multiple: int, *, square: bool = False) -> str:
+        """The size nearest to the data's whose sides are multiples of `multiple`, as `--image-size` takes it: 48x40."""
+
+        def rounded(side: int) -> int:
+            return max(1, (2 * side + multiple) // (2 * multiple)) * multiple
+
+        height, width = rounded(self.height), rounded(self.width)
+        return f"{min(height, width)}" if square else f"{width}x{height}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConfigRequest:
     """A config to check and complete: `validate_config`."""
 
     family: str
     config: Mapping[str, Any]  # partial, as the user or a preset gave it
     stage: str = ""  # of the training: --stage
+    data: DataFacts | None = None  # of `zoo train`: fields that `config` lacks come from it, never those that it has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,7 +390,10 @@ class Batch:
 class Trainer(Protocol):
     """One family's training: what happens in a step. zoo provides the loop, data, checkpoints, logs and resuming.
 
-    It may have a `note`, one line for the card: what else went into the training.
+    It may have a `note`, one line for the card: what else went into the training. It may have a method `validate(batch,
+    generator)`: the losses of a held-out batch by name, as `step` returns them, without changing anything. If it has a
+    true `accumulates`, `step` computes the batch in `settings["accumulate"]` parts, one after the other, and updates
+    the weights once.
     """
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> Mapping[str, float | torch.Tensor]:
@@ -400,6 +429,11 @@ def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
     """The config completed with defaults: plain dicts, lists, text and numbers, enough to rebuild the module.
 
     Called before anything is built. Raise a `UsageError` that names the field, its value and what is allowed.
+
+    In a training, `request.data` says what the images are like. Then the fields that depend on it and that the config
+    leaves open, such as image size, channels and number of classes, come from the data. If no config of the family fits
+    the data, raise a `UsageError` with the option to type (`DataFacts.nearest` gives the nearest size). A family that
+    ignores `request.data` can be trained on images that fit its config; zoo refuses the others.
     """
     ...
 

@@ -24,6 +24,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=10**6)]  # pictures per step, over all processes
     learning_rate: Annotated[float, Meta(gt=0, le=100)]  # the peak
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    accumulate: Annotated[int, Meta(ge=1, le=10**6)] = 1  # parts in which a batch is computed, to save memory
 
 
 class AveragedSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from PIL import Image
 from zoo.build import data
 from zoo.build.data import Dataset, Sampler
 from zoo.errors import InvalidFileError, NotFoundError, UsageError, ZooError
+from zoo.hookspecs import DataFacts
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (7, 5, 6), dtype=np.uint8)
@@ -380,8 +381,8 @@ def test_mixed_sizes_ask_for_image_size_which_then_scales_and_crops(tmp_path):
     picture(tmp_path / "a.png", size=(6, 5))
     picture(tmp_path / "b.png", size=(9, 12))
     words = refused(tmp_path, UsageError)
-    assert "b.png is 9x12 pixels, the pictures before it are 6x5: give --image-size" in words
-    assert read(tmp_path, image_size=8).images.shape == (2, 8, 8, 1)
+    assert "have 2 sizes, 6x5 to 9x12, most often 6x5: give --image-size 6x5 to crop and scale all of them" in words
+    assert read(tmp_path, image_size=(8, 8)).images.shape == (2, 8, 8, 1)
 
 
 def test_an_unreadable_picture_is_named(tmp_path):
@@ -471,3 +472,58 @@ def test_a_batch_must_fit_the_data(batch_size):
         UsageError, match=f"batch size {batch_size}; it must be between 1 and the number of pictures, 10"
     ):
         Sampler(10, batch_size, 0)
+
+
+# --- What the pictures are like, and pictures held out ----------------------------------------------------------------
+
+
+def test_pictures_are_read_as_they_are_unless_told_otherwise(tmp_path):
+    colour = RNG.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    assert read(write_npz(tmp_path, images=colour), channels=None).images.shape == (4, 5, 6, 3)
+    grey = read(write_npz(tmp_path, images=np.repeat(IMAGES[..., None], 3, axis=-1)), channels=None)
+    assert np.array_equal(grey.images[..., 0], IMAGES) and not grey.changes, "three equal channels are grey"
+    picture(tmp_path / "f/a.png", mode="RGB", value=(1, 2, 3))
+    picture(tmp_path / "f/b.png")
+    mixed = read(tmp_path / "f", channels=None)
+    assert mixed.images.shape[-1] == 3 and mixed.changes == {"repeated in three channels": 1}
+    assert read(tmp_path / "f", channels=1).changes == {"converted to grey": 1}
+
+
+def test_the_facts_of_data(tmp_path):
+    found = read(write_npz(tmp_path, images=IMAGES, labels=LABELS, classes=np.array(["a", "b", "c"])), channels=None)
+    assert found.facts == DataFacts(height=5, width=6, channels=1, classes=("a", "b", "c"), number=7)
+    assert read(write_npz(tmp_path, images=IMAGES)).facts.classes == ()
+
+
+def test_arrays_are_scaled_as_files_are(tmp_path):
+    images = RNG.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    for number, image in enumerate(images):
+        (tmp_path / "f").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"f/{number}.png")
+    options = {"channels": 3, "image_size": (8, 10)}
+    one, other = read(write_npz(tmp_path, images=images), **options), read(tmp_path / "f", **options)
+    assert one.images.shape == (2, 8, 10, 3) and np.array_equal(one.images, other.images)
+    assert dict(one.changes)["cropped at the centre and scaled to 10x8"] == 2
+
+
+@pytest.mark.parametrize("text, size", [("32", (32, 32)), ("48x40", (40, 48))])
+def test_an_image_size_is_width_by_height(text, size):
+    assert data.size_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "48x", "48x40x3", "-3", "4.5"])
+def test_an_image_size_that_is_none_is_refused(text):
+    with pytest.raises(UsageError, match="must look like 48x40"):
+        data.size_of(text)
+
+
+def test_a_tenth_is_held_out_and_a_seed_decides_which():
+    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
+    whole = Dataset("d", "all", images, np.arange(50), ())
+    kept, held = data.hold_out(whole, None, 3)
+    assert (len(kept), len(held)) == (45, 5) and not set(kept.labels) & set(held.labels)
+    assert np.array_equal(kept.images.ravel(), kept.labels) and kept.split == "all but 5 held out"
+    assert np.array_equal(data.hold_out(whole, None, 3)[1].labels, held.labels)
+    assert not np.array_equal(data.hold_out(whole, None, 4)[1].labels, held.labels)
+    assert data.hold_out(whole, 0, 3) == (whole, None)
+    assert data.hold_out(whole.part(np.arange(19), "all"), None, 3)[1] is None

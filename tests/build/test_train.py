@@ -19,7 +19,8 @@ from zoo_vqvae import plugin as vqvae
 from tests.trainers import Loaded, batch_of, drawings, generator, run_of, trainer_of
 from zoo.build import checkpoint as checkpoints
 from zoo.build.checkpoint import CHECKPOINT, Checkpoint
-from zoo.build.train import LOG, Interrupted, Processes, Run, load_weights, restore, train
+from zoo.build.log import LOG
+from zoo.build.train import Interrupted, Processes, Progress, Run, load_weights, restore, train
 from zoo.errors import InvalidFileError, StoreError, UsageError
 from zoo.formats.manifest import Training
 
@@ -47,8 +48,8 @@ def logged(folder: Path) -> list[dict]:
 def stop_after(step: int):
     """An `on_step` that presses Ctrl-C."""
 
-    def on_step(done: int, steps: int, losses: object) -> None:
-        if done == step:
+    def on_step(progress: Progress) -> None:
+        if progress.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
     return on_step
@@ -80,8 +81,8 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last(tmp_path):
     class Killed(BaseException):
         pass
 
-    def kill(done, steps, losses):
-        if done == 13:
+    def kill(progress):
+        if progress.step == 13:
             raise Killed
 
     with pytest.raises(Killed):
@@ -97,7 +98,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last(tmp_path):
 def test_a_finished_run_resumes_to_its_end_at_once(tmp_path):
     first = trained(tmp_path, run())
     steps = []
-    again = trained(tmp_path, run(), resume=True, on_step=lambda done, *rest: steps.append(done))
+    again = trained(tmp_path, run(), resume=True, on_step=lambda progress: steps.append(progress.step))
     assert steps == [] and same_weights(first.module, again.module)
 
 
@@ -125,7 +126,7 @@ def test_the_record_counts_what_was_seen(tmp_path):
 
 def test_the_log_has_the_losses_of_every_tenth_step(tmp_path):
     seen = {}
-    trained(tmp_path, run(), on_step=lambda done, steps, losses: seen.update({done: dict(losses)} if losses else {}))
+    trained(tmp_path, run(), on_step=lambda p: seen.update({p.step: dict(p.losses)} if p.losses else {}))
     assert logged(tmp_path) == [{"step": step, **losses} for step, losses in seen.items()]
     assert list(seen) == [10, 20] and set(seen[10]) == {"loss", "reconstruction", "commitment", "perplexity"}
 
@@ -148,7 +149,7 @@ def test_tensorboard_events_when_asked(tmp_path):
 def test_a_second_ctrl_c_interrupts_at_once_and_handlers_come_back(tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
-    def on_step(done, steps, losses):
+    def on_step(progress):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second one is an interrupt")

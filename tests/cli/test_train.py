@@ -10,14 +10,20 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 import zoo as package
 from tests import tiny
 from tests.children import started
 from tests.trainers import drawings
 from zoo.build import checkpoint as checkpoints
+from zoo.build.forecast import Forecast
+from zoo.cli import main
+from zoo.cli.training import seconds_of
 from zoo.formats import manifest as manifests
 from zoo.media.tensors import load
 from zoo.names import MANIFEST
@@ -47,7 +53,7 @@ def test_a_training_ends_with_a_bundle_that_runs(workshop):
     manifest = manifests.read(workshop.codec)
     assert manifests.check_files(workshop.codec, manifest) == []
     assert (manifest.name, manifest.version, manifest.family) == ("codec", 1, "vqvae")
-    assert manifest.summary.startswith("for tests only") and manifest.classes == ("square", "disc")
+    assert manifest.summary.startswith("trains in seconds") and manifest.classes == ("square", "disc")
     record = manifest.training
     assert (record.steps, record.images_seen, record.seed, record.data) == (20, 160, 0, "drawings train")
     assert record.data_license == "CC0-1.0" and len(record.data_sha256) == 64
@@ -60,7 +66,8 @@ def test_a_training_ends_with_a_bundle_that_runs(workshop):
 @pytest.mark.slow
 def test_beside_the_bundle_lies_the_training_with_its_log(workshop):
     folder = workshop.codec.with_name("codec.training")
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+    files = ["checkpoint.safetensors", "log.jsonl", "loss.png", "sheet-000020.png"]
+    assert sorted(p.name for p in folder.iterdir()) == files
     assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [10, 20]
     assert sorted(p.name for p in workshop.folder.iterdir()) == [
         "codec",
@@ -92,7 +99,7 @@ def test_training_goes_on_from_a_bundle(workshop):
 @pytest.mark.parametrize(
     "words, code, text",
     [
-        (["--preset", "tinny"], 3, "vqvae has no preset 'tinny'; it has fashion, mnist, photo, tiny, "),
+        (["--preset", "tinny"], 3, "vqvae has no preset 'tinny'; it has tiny, small, base, fashion, mnist, photo, "),
         (["--set", "codec.num_codez=4"], 2, "vqvae config: there is no 'codec.num_codez'; did you mean 'num_codes'?"),
         (["--set", "codec.num_codes=1"], 2, "codec.num_codes is 1; it must be a whole number from 2 to 65536"),
         (["--set", "codec.num_codes=x"], 2, "codec.num_codes is 'x'; it must be a whole number from 2 to 65536"),
@@ -161,6 +168,8 @@ def begun(monkeypatch):
             runs.append(run)
             raise Stopped
 
+        forecast = Forecast(parameters=1, flops=1, memory_bytes=1, free_bytes=None, step_seconds=1.0, device="CPU")
+        monkeypatch.setattr("zoo.build.forecast.forecast", lambda *args: forecast)
         monkeypatch.setattr("zoo.build.train.train", train)
         with pytest.raises(Stopped):
             zoo("train", *words)
@@ -179,10 +188,10 @@ def test_set_finds_config_fields_and_settings(drawn, begun):
 
 
 def test_set_finds_fields_that_the_preset_leaves_out(drawn, begun):
-    run = begun("judge", "--data", drawn, "--preset", "fashion", "--out", "m", "--set", "widths=[8,24]",
-                "--set", "mirror=false")  # fmt: skip
+    run = begun("judge", "--data", drawn, "--preset", "base", "--out", "m", "--set", "widths=[8,24]",
+                "--set", "mirror=true")  # fmt: skip
     assert run.config["widths"] == [8, 24] or run.config["widths"] == (8, 24)
-    assert run.settings["mirror"] is False and "widths" not in run.settings
+    assert run.settings["mirror"] is True and "widths" not in run.settings
 
 
 def test_presets_are_not_changed_by_a_command(drawn, begun):
@@ -198,10 +207,9 @@ def stopped_training(drawn: Path) -> list[object]:
     command = ["train", "vqvae", "--data", drawn, "--preset", "tiny", "--out", "m"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zoo.build.train._signals", lambda: _Pressed())
-        outcome = zoo(*command)
-    assert outcome.code == 130 and outcome.err == (
-        f"{drawn}, train: 60 pictures in 2 classes (square, disc)\n"
-        "Error: stopped after step 1 of 20; continue with the same command and --resume\n"
+        said = zoo(*command)
+    assert said.code == 130 and said.err.splitlines()[-1] == (
+        "Error: stopped after step 1 of 20; continue with the same command and --resume, or: zoo train --resume --out m"
     )
     return command
 
@@ -247,6 +255,91 @@ def test_another_family_does_not_resume(drawn):
     assert "started with" in line(zoo(*command, "--resume"), 2)
 
 
+# --- What it says -----------------------------------------------------------------------------------------------------
+
+
+class _Exported(Exception):
+    pass
+
+
+@pytest.fixture
+def unexported(monkeypatch):
+    """Ends a training where its bundle would be made."""
+
+    def bundle_of(*args):
+        raise _Exported
+
+    monkeypatch.setattr("zoo.build.bundling.bundle_of", bundle_of)
+
+
+def said_by(*words: object) -> Outcome:
+    """What a training says until its bundle would be made."""
+    result = CliRunner().invoke(main, [str(word) for word in ("train", *words)])
+    assert isinstance(result.exception, _Exported), result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
+
+
+def test_a_summary_comes_before_the_first_step_and_progress_after_it(coloured, unexported):
+    (coloured / "cat" / "Thumbs.db").write_bytes(b"x")
+    lines = said_by("vqvae", "--data", coloured, "--preset", "tiny", "--hold-out", 2, "--steps", 12,
+                    "--batch-size", 4, "--image-size", "16x12", "--out", "m").err.splitlines()  # fmt: skip
+    rows = dict(line.split(maxsplit=1) for line in lines)
+    assert rows["model"].startswith("vqvae, preset tiny: 10,487 parameters, ") and "GFLOP a step" in rows["model"]
+    assert "6 pictures in 2 classes (cat, dog)" in rows["data"] and "Thumbs.db" in rows["data"]
+    assert rows["changed"] == "6 cropped at the centre and scaled to 16x12"
+    assert rows["pictures"] == "4 of 16x12, RGB" and rows["split"] == "all but 2 held out; 2 held out to measure on"
+    assert sorted(rows["classes"].replace(",", "").split()[::2]) == ["cat", "dog"]
+    assert rows["steps"] == "12 with 4 pictures: 12 times the data"
+    assert rows["device"].startswith("CPU, ") and rows["device"].endswith("threads, float32")
+    assert rows["memory"].startswith("about ") and rows["time"].endswith("s a step")
+    assert rows["writes"] == "m (the bundle), m.training (checkpoint, log, sheets)"
+    last = next(line for line in lines if line.startswith("step 12 of 12: loss "))
+    assert all(part in last for part in ("held out loss ", "pictures/s", " left"))
+    assert lines.index(last) > lines.index("writes    " + rows["writes"])
+
+
+def test_json_gives_events(coloured, unexported):
+    told = said_by("ddpm", "--data", coloured, "--preset", "tiny", "--steps", 10, "--json", "--out", "m")
+    events = [json.loads(line) for line in told.out.splitlines()]
+    assert [event["event"] for event in events] == ["start", "step", "look"] and told.err == ""
+    start, step, look = events
+    assert (start["pictures"], start["width"], start["height"], start["channels"]) == (6, 24, 20, 3)
+    assert start["classes"] == {"cat": 3, "dog": 3} and start["config"]["network"]["num_classes"] == 2
+    assert start["flops_per_step"] > 0 and start["memory_bytes"] > 0 and start["folder"] == "m.training"
+    assert step["step"] == step["steps"] == 10 and step["losses"]["loss"] > 0 and step["pictures_per_second"] > 0
+    assert Path(look["sheet"]).exists()
+
+
+def test_resume_needs_no_other_words(coloured, here, unexported):
+    command = ["vqvae", "--data", coloured, "--preset", "tiny", "--set", "codec.num_codes=4", "--out", "m"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.build.train._signals", lambda: _Pressed())
+        assert zoo("train", *command).err.splitlines()[-1].endswith("or: zoo train --resume --out m")
+    for words in (["--resume"], ["--resume", "--out", "m"], ["--resume", "--checkpoints", "m.training"]):
+        (told,) = (line for line in said_by(*words, "--json").out.splitlines() if '"start"' in line)
+        start = json.loads(told)
+        assert start["config"]["codec"]["num_codes"] == 4 and start["bundle"] == "m"
+        assert start["done"] == (1 if words == ["--resume"] else 20)
+    more = said_by("--resume", "--checkpoints", "m.training", "--name", "m", "--out", "m-2", "--json").out
+    assert json.loads(more.splitlines()[0])["bundle"] == "m-2", "a training goes on next to its bundle"
+
+
+def test_resume_must_know_which_training(here):
+    assert "this folder has no *.training; name the training with --out MODEL" in line(zoo("train", "--resume"), 2)
+    assert line(zoo("train", "--resume", "--out", "m"), 3) == "no checkpoint at m.training"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400)])
+def test_times(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-3s", "0", "3 days", "nan"])
+def test_times_that_are_none(text):
+    with pytest.raises(click.BadParameter, match="is not a time: give 90s, 30m or 1.5h"):
+        seconds_of(text)
+
+
 # --- Real processes, real signals -------------------------------------------------------------------------------------
 
 
@@ -277,11 +370,11 @@ def test_a_signal_stops_with_a_checkpoint_and_resume_goes_on(drawn, here, number
             out, err = child.communicate()
         step = checkpoints.load(folder).step
         assert child.returncode == 130 and out == ""
-        assert err == (
-            f"{drawn}, train: 60 pictures in 2 classes (square, disc)\n"
-            f"Error: stopped after step {step} of 1000000; continue with the same command and --resume\n"
+        assert err.splitlines()[-1] == (
+            f"Error: stopped after step {step} of 1000000; continue with the same command and --resume,"
+            " or: zoo train --resume --out m"
         )
-        assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+        assert {p.name for p in folder.glob("[!s]*")} == {"checkpoint.safetensors", "log.jsonl"}
         assert not (here / "m").exists()
         logged = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
         assert logged == sorted(set(logged)) and logged[-1] == step
@@ -320,7 +413,7 @@ def test_ctrl_c_stops_all_processes_of_torchrun_with_one_checkpoint(drawn, here)
         err = child.communicate()[1]
     saved = checkpoints.load(here / "m.training")
     assert f"stopped after step {saved.step} of 1000000" in err
-    assert sorted(p.name for p in (here / "m.training").iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+    assert {p.name for p in (here / "m.training").glob("[!s]*")} == {"checkpoint.safetensors", "log.jsonl"}
     before = len((here / "m.training/log.jsonl").read_text().splitlines())
     with training(*words, "--resume", processes=2) as child:
         wait_for_line(here / "m.training/log.jsonl", child, number=before + 1)
@@ -328,3 +421,104 @@ def test_ctrl_c_stops_all_processes_of_torchrun_with_one_checkpoint(drawn, here)
         child.communicate()
     assert checkpoints.load(here / "m.training").step > saved.step
     shutil.rmtree(here / "m.training")
+
+
+# --- The configuration comes from the data ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coloured(here) -> Path:
+    """Six pictures of 24x20 in colour, in the folders `cat` and `dog`."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        path = here / "pets" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return here / "pets"
+
+
+@pytest.mark.parametrize("family", ["ddpm", "dit"])
+def test_size_channels_and_classes_are_the_data_s(coloured, begun, family):
+    network = (run := begun(family, "--data", coloured, "--out", "m")).config["network"]
+    assert (network["image_size"], network["image_width"], network["image_channels"]) == (20, 24, 3)
+    assert network["num_classes"] == 2 and run.classes == ["cat", "dog"]
+    assert run.settings["batch_size"] == 6 and run.settings["steps"] > 1_000, "`small`, but for the few pictures"
+
+
+@pytest.mark.parametrize("family", ["vqvae", "vqgan", "klvae"])
+def test_a_codec_has_the_data_s_channels(coloured, begun, family):
+    assert begun(family, "--data", coloured, "--out", "m").config["codec"]["image_channels"] == 3
+    assert begun(family, "--data", coloured, "--out", "m", "--channels", 1).config["codec"]["image_channels"] == 1
+
+
+def test_a_judge_has_the_data_s_classes(coloured, begun):
+    config = begun("judge", "--data", coloured, "--preset", "tiny", "--out", "m").config
+    assert (config["image_channels"], config["num_classes"]) == (3, 2)
+
+
+def test_what_set_gives_wins_over_the_data(coloured, begun):
+    words = ["ddpm", "--data", coloured, "--out", "m", "--image-size", "30x20"]
+    assert "give --image-size 32x20 to crop and scale them" in line(zoo("train", *words), 2)
+    network = begun(*words, "--set", "network.widths=[16]", "--set", "network.attention_levels=[]",
+                    "--set", "network.head_size=0").config["network"]  # fmt: skip
+    assert (network["image_size"], network["image_width"]) == (20, 30), "with one level, multiples of 2 fit"
+
+
+@pytest.mark.parametrize(
+    "family, words, text",
+    [
+        ("ddpm", ["--preset", "fashion"],
+         "the preset 'fashion' is for grey pictures of 28x28, and pets has colour pictures of 24x20:"
+         " give --channels 1 --image-size 28x28 to change the pictures, or --preset small to keep them as they are"),
+        ("vqvae", ["--preset", "mnist"],
+         "the preset 'mnist' is for grey pictures, and pets has colour pictures of 24x20:"
+         " give --channels 1 to change the pictures, or --preset small to keep them as they are"),
+        ("ddpm", ["--preset", "fashion", "--channels", "1", "--image-size", "28"],
+         "the preset 'fashion' is for 10 classes, and pets has 2 classes (cat, dog): give --preset small"),
+        ("vqvae", ["--from", "vqvae-mnist:1"],
+         "vqvae-mnist:1 is for grey pictures, and pets has colour pictures of 24x20: give --channels 1"),
+        ("ddpm", ["--image-size", "21"],
+         "the pictures are 21x21; the sides must be multiples of 4 for this ddpm: give --image-size 20x20"),
+        ("dit", ["--image-size", "27x21"], "must be multiples of 4 for this dit: give --image-size 28x20"),
+        ("vqvae", ["--image-size", "20by24"], "the image size '20by24' must look like 48x40 (width x height), or 32"),
+        ("vqvae", ["--hold-out", "6"], "--hold-out is 6, but there are only 6 pictures"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_fit_is_refused_with_what_to_type(coloured, family, words, text):
+    assert text in line(zoo("train", family, "--data", coloured, "--out", "m", *words), 2)
+
+
+def test_transparent_parts_are_not_dropped_in_silence(coloured, begun):
+    Image.new("RGBA", (24, 20), (200, 0, 0, 100)).save(coloured / "cat" / "0.png")
+    said = line(zoo("train", "vqvae", "--data", coloured, "--out", "m"), 2)
+    assert said.endswith("pets has 1 picture with transparent parts: give --on-white to put them on white")
+    assert begun("vqvae", "--data", coloured, "--out", "m", "--on-white").config["codec"]["image_channels"] == 3
+
+
+def test_a_judge_needs_two_classes(here):
+    (here / "pets").mkdir()
+    Image.new("L", (20, 20)).save(here / "pets" / "0.png")
+    said = line(zoo("train", "judge", "--data", "pets", "--out", "m"), 2)
+    assert "needs labels of two classes or more, and the data has 0: give a folder with one subfolder per class" in said
+
+
+def test_a_prior_draws_the_data_s_grid_and_classes(here, begun):
+    rng = np.random.default_rng(0)
+    np.savez(here / "d.npz", images=rng.integers(0, 256, (8, 20, 24), dtype=np.uint8), labels=np.arange(8) % 3)
+    run = begun("vqvae", "--stage", "prior", "--from", "vqvae-mnist:1", "--data", "d.npz", "--out", "m",
+                "--classes", "a,b,c")  # fmt: skip
+    prior = run.config["prior"]
+    assert (prior["rows"], prior["columns"], prior["num_classes"]) == (5, 6, 3) and run.classes == ["a", "b", "c"]
+    assert run.config["codec"]["hidden_channels"] == 128, "the parent's codec"
+
+
+def test_a_plugin_that_ignores_the_data_is_refused_other_shapes(coloured, begun, monkeypatch):
+    """A family of an older contract, whose config never sees what the pictures are like."""
+    from zoo_vqvae import plugin
+
+    monkeypatch.setattr(plugin, "fitted_codec", lambda config, data: dict(config))
+    said = line(zoo("train", "vqvae", "--data", coloured, "--preset", "mnist", "--out", "m"), 2)
+    assert (
+        "is for grey pictures, and pets has colour pictures of 24x20: give --channels 1 to change the pictures" in said
+    )
+    assert begun("vqvae", "--data", coloured, "--preset", "photo", "--out", "m").config["codec"]["image_channels"] == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,18 +13,23 @@ import torch
 
 from ..errors import NotFoundError, UsageError
 from ..formats.reference import Reference
-from ..hookspecs import ConfigRequest, DescribeRequest, TasksRequest
+from ..hookspecs import ConfigRequest, DataFacts, DescribeRequest, Family, Port, Task, TasksRequest
 from ..plugins import Loaded
-from ..ports.image import channels_of
+from ..ports import label as labels
+from ..ports.image import channels_of, first_image
 from ..store.locate import Bundle, locate
-from ..text import did_you_mean
+from ..text import did_you_mean, safe_text
 from . import data as datasets
+from .augment import Augment
 from .bundling import read_weights
-from .data import Dataset
+from .data import Dataset, size_of
 from .train import Run
 
 DEFAULTS = {"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3}
 """Settings of a training that neither the preset nor the user chose."""
+
+COST = "small"
+"""The preset of a training without --preset, if the family has it."""
 
 MOST_COMMAND = 2000
 """The most characters of a command that a manifest stores."""
@@ -46,8 +51,15 @@ class Asked:
     data_name: str = ""
     data_license: str = ""
     classes: tuple[str, ...] = ()
-    image_size: int | None = None
+    image_size: str = ""  # `48x40`, width x height, or `32`; pictures are cropped and scaled to it
+    channels: int | None = None  # 1 or 3: colour is turned grey, grey is repeated
+    on_white: bool = False  # transparent pictures are put on white
     limit: int | None = None
+    mirror: bool = False  # see `augment.Augment`
+    shift: int = 0
+    crop: float = 1.0
+    accumulate: int = 1  # parts in which a batch is computed
+    hold_out: int | None = None  # pictures that are not trained on; see `data.hold_out`
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -72,49 +84,175 @@ class Parent:
         return f"{self.manifest.name}:{self.manifest.version}@sha256:{self.bundle.digest}"
 
 
-def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> tuple[Run, Dataset]:
-    """The requested run and its data.
+@dataclass(frozen=True)
+class Begun:
+    """A training that can start."""
+
+    run: Run
+    data: Dataset
+    held_out: Dataset | None  # pictures of the same kind that are not trained on
+    preset: str  # its name; empty: none
+
+
+def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
+    """The requested run and its data: what preset, parent and user leave open comes from the data.
 
     Raises:
         NotFoundError: no such preset, or no data.
-        UsageError: an invalid value, or a parent of another family.
+        UsageError: an invalid value, a parent of another family, or data that does not fit.
         InvalidFileError: the data cannot be read.
     """
-    config, settings, summary = _chosen(loaded, asked, parent)
+    card = loaded.call("describe_family", DescribeRequest(family=asked.family))
+    preset = _preset(card, asked, parent)
+    config, settings, summary = _chosen(card, asked, parent, preset)
+    choose(loaded, asked.family, config, asked.assignments, {}, asked.stage)  # a mistake is found before data is read
     name = asked.name or (parent.manifest.name if parent else asked.default_name)
     check_name(name)
     same = parent is not None and parent.manifest.name == name
-    run = Run(
-        family=asked.family,
-        config=config,
-        settings=settings,
-        name=name,
-        version=asked.version or (parent.manifest.version + 1 if parent and same else 1),
-        summary=summary or f"a {asked.family} model",
-        license=asked.license,
-        license_note=asked.license_note,
-        stage=asked.stage,
-        command=asked.command[: MOST_COMMAND - 1] + "…" if len(asked.command) > MOST_COMMAND else asked.command,
-        data_license=asked.data_license,
-        parent=str(parent or ""),
-    )
-    run = Run.asked(asdict(run))
-    data = datasets.read(
-        asked.data,
-        split="train",
-        channels=_channels(loaded, asked.family, config),
-        image_size=asked.image_size,
-        classes=asked.classes or (parent.manifest.classes if parent else ()),
-        name=asked.data_name,
-        limit=asked.limit,
-    )
+    augment = Augment(mirror=asked.mirror, shift=asked.shift, crop=asked.crop)
+    values = {
+        "family": asked.family,
+        "config": {},
+        "settings": settings,
+        "name": name,
+        "version": asked.version or (parent.manifest.version + 1 if parent and same else 1),
+        "summary": summary or f"a {asked.family} model",
+        "license": asked.license,
+        "license_note": asked.license_note,
+        "stage": asked.stage,
+        "command": asked.command[: MOST_COMMAND - 1] + "…" if len(asked.command) > MOST_COMMAND else asked.command,
+        "data_license": asked.data_license,
+        "parent": str(parent or ""),
+        "augment": asdict(augment) if augment else {},
+    }
+    run = Run.asked(values)
+    data, held_out = _read(asked, parent, settings["seed"])
+    settings["batch_size"] = min(settings["batch_size"], asked.batch_size or len(data))
+    config = choose(loaded, asked.family, config, asked.assignments, settings, asked.stage, data.facts)
+    if parent:
+        what, advice = f"{parent.manifest.name}:{parent.manifest.version}", "another --from"
+    else:
+        what = f"the preset '{preset}'" if preset else f"this {asked.family}"
+        advice = f"--preset {COST}" if COST in card.presets and preset != COST else "other --set values"
+    _refuse_misfit(loaded, asked.family, config, data, what, advice)
     found = {"classes": list(data.classes), "data": f"{data.name} {data.split}", "data_sha256": data.sha256}
-    return replace(run, **found), data
+    run = replace(run, config=config, settings=settings, **found)
+    return Begun(run, data, held_out, preset)
 
 
-def _chosen(loaded: Loaded, asked: Asked, parent: Parent | None) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Config, settings and summary: the parent's, overridden by the preset's, overridden by what was requested."""
-    card = loaded.call("describe_family", DescribeRequest(family=asked.family))
+def _preset(card: Family, asked: Asked, parent: Parent | None) -> str:
+    """The preset's name; with a stage, `small` means `small-prior`. By default `small`, if the parent has no config."""
+    if asked.preset:
+        name = _named(card, asked.preset, asked.stage)
+        if name not in card.presets:
+            raise NotFoundError(
+                f"{asked.family} has no preset '{asked.preset}'; it has {', '.join(card.presets)}"
+                + did_you_mean(asked.preset, card.presets)
+            )
+        return name
+    name = _named(card, COST, asked.stage)
+    inherited = parent and (not asked.stage or asked.stage in parent.manifest.config)
+    return name if name in card.presets and not inherited else ""
+
+
+def _named(card: Family, preset: str, stage: str) -> str:
+    of_stage = f"{preset}-{stage}"
+    return of_stage if of_stage in card.presets else preset
+
+
+def _read(asked: Asked, parent: Parent | None, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The pictures to train on and those held out; refuses what would change them without being asked for."""
+    # A model's own labels stay what they are; the classes of a codec, which has no labels, name those of nameless data.
+    inherited = parent.manifest.classes if parent else ()
+    fixed = inherited if parent and labels.highest(_ports(parent.manifest.tasks)) is not None else ()
+    how = {
+        "channels": asked.channels,
+        "image_size": size_of(asked.image_size) if asked.image_size else None,
+        "classes": asked.classes or fixed,
+        "default_classes": inherited,
+        "name": asked.data_name,
+    }
+    data = datasets.read(asked.data, split="train", limit=asked.limit, **how)
+    if (number := data.changes.get(datasets.ON_WHITE)) and not asked.on_white:
+        raise UsageError(
+            f"{safe_text(asked.data)} has {_count(number, 'picture')} with transparent parts:"
+            " give --on-white to put them on white"
+        )
+    if data.split == "all":
+        return datasets.hold_out(data, asked.hold_out, seed)
+    if asked.hold_out == 0:
+        return data, None
+    try:
+        most = asked.hold_out or datasets.MAX_HELD_OUT
+        how |= {"channels": data.images.shape[-1], "image_size": data.images.shape[1:3], "classes": data.classes}
+        return data, datasets.read(asked.data, split="test", limit=most, **how)
+    except NotFoundError:  # only a part to train on
+        return datasets.hold_out(data, asked.hold_out, seed)
+
+
+def _count(number: int, what: str, ending: str = "s") -> str:
+    return f"{number:,} {what}{'' if number == 1 else ending}"
+
+
+def _refuse_misfit(
+    loaded: Loaded, family: str, config: Mapping[str, Any], data: Dataset, what: str, advice: str
+) -> None:
+    """Refuses data of another shape, or with other classes, than the config's tasks have.
+
+    Args:
+        what: the origin of the config, for the message.
+        advice: the option that gives another config.
+    """
+    request = TasksRequest(family=family, config=config, classes=data.classes)
+    tasks = loaded.call("list_tasks", request)
+    ports = _ports(tasks.tasks)
+    channels = channels_of(ports)
+    if channels is None:
+        raise UsageError(f"no task of this {family} takes or gives pictures, so there is nothing to train on")
+    facts, name = data.facts, safe_text(data.name)
+    size = _size(tasks.tasks["generate"].outputs.values() if "generate" in tasks.tasks else ports)
+    options = [f"--channels {channels}"] if channels != facts.channels else []
+    if size and size != (facts.height, facts.width):
+        options.append(f"--image-size {size[1]}x{size[0]}")
+    if options:
+        raise UsageError(
+            f"{what} is for {_shape(channels, size)}, and {name} has"
+            f" {_shape(facts.channels, (facts.height, facts.width))}: give {' '.join(options)} to change the pictures,"
+            f" or {advice} to keep them as they are"
+        )
+    top = labels.highest(ports)
+    if top is not None and top + 1 != len(facts.classes):
+        has = f"{_count(len(facts.classes), 'class', 'es')}" if facts.classes else "no labels"
+        listed = f" ({safe_text(', '.join(facts.classes[: labels.MOST_LISTED]))})" if facts.classes else ""
+        raise UsageError(
+            f"{what} is for {top + 1:,} classes, and {name} has {has}{listed}: give {advice}, or --classes with all"
+            " names"
+        )
+
+
+def _ports(tasks: Mapping[str, Task]) -> list[Port]:
+    return [port for task in tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
+
+
+def _size(ports: Iterable[Port]) -> tuple[int, int] | None:
+    """Height and width of the first image, if they are fixed."""
+    image = first_image(ports)
+    if image is None or not all(isinstance(side, int) for side in image.shape[1:3]):
+        return None
+    return int(image.shape[1]), int(image.shape[2])
+
+
+def _shape(channels: int, size: tuple[int, int] | None) -> str:
+    return f"{'grey' if channels == 1 else 'colour'} pictures" + (f" of {size[1]}x{size[0]}" if size else "")
+
+
+def _chosen(
+    card: Family, asked: Asked, parent: Parent | None, preset_name: str
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Config, settings and summary: the parent's, overridden by the preset's, overridden by what was requested.
+
+    The config is as partial as they are.
+    """
     config: dict[str, Any] = {}
     settings: dict[str, Any] = dict(DEFAULTS)
     summary = asked.summary
@@ -122,19 +260,14 @@ def _chosen(loaded: Loaded, asked: Asked, parent: Parent | None) -> tuple[dict[s
         if parent.manifest.family != asked.family:
             raise UsageError(f"{parent} belongs to the family '{parent.manifest.family}', not '{asked.family}'")
         config, summary = dict(parent.manifest.config), summary or parent.manifest.summary
-    if asked.preset:
-        if asked.preset not in card.presets:
-            raise NotFoundError(
-                f"{asked.family} has no preset '{asked.preset}'; it has {', '.join(card.presets)}"
-                + did_you_mean(asked.preset, card.presets)
-            )
-        preset = card.presets[asked.preset]
+    if preset_name:
+        preset = card.presets[preset_name]
         config = _merge(config, preset.config)
         settings |= preset.training
         summary = summary or preset.summary
     settings |= {name: value for name in DEFAULTS if (value := getattr(asked, name)) is not None}
     settings["seed"] = asked.seed
-    config = choose(loaded, asked.family, config, asked.assignments, settings, asked.stage)
+    settings |= {"accumulate": asked.accumulate} if asked.accumulate > 1 else {}
     return config, settings, summary
 
 
@@ -145,21 +278,27 @@ def choose(
     assignments: Sequence[str],
     settings: dict[str, Any] | None = None,
     stage: str = "",
+    data: DataFacts | None = None,
 ) -> dict[str, Any]:
     """The completed config with `KEY=VALUE` assignments applied; keys that are not its fields go into `settings`.
 
-    Without `settings`, every assignment must be a field of the config.
+    Without `settings`, every assignment must be a field of the config. With `data`, fields that are left open come from
+    it.
     """
 
-    def validated(config: Mapping[str, Any]) -> dict[str, Any]:
-        request = ConfigRequest(family=family, config=config, stage=stage)
+    def validated(config: Mapping[str, Any], data: DataFacts | None = None) -> dict[str, Any]:
+        request = ConfigRequest(family=family, config=config, stage=stage, data=data)
         return dict(loaded.call("validate_config", request))
 
-    # Completed first, so that an assignment finds every field; copied, since it may be the plugin's own preset.
-    config = deepcopy(validated(config))
+    # An assignment is checked against the completed config, which has every field, and applied to the partial one, so
+    # that the other fields stay open for the data. Copied, since it may be the plugin's own preset.
+    config, complete = deepcopy(dict(config)), deepcopy(validated(config))
     for assignment in assignments:
-        assign(assignment, config, config if settings is None else settings)
-    return validated(config)
+        assign(assignment, complete, complete if settings is None else settings)
+        key = assignment.partition("=")[0]
+        if settings is None or "." in key or key in complete:
+            assign(assignment, config, config)
+    return validated(config, data)
 
 
 def refuse_other(begun: Run, run: Run, folder: Path) -> None:
@@ -199,15 +338,6 @@ def check_name(name: str) -> None:
     """Refuses an invalid model name, in one line."""
     if str(Reference.parse(name).name) != name:
         raise UsageError(f"'{name}' is not a model name: use lower-case letters, digits, dots and dashes; give --name")
-
-
-def _channels(loaded: Loaded, family: str, config: dict[str, Any]) -> int:
-    """1 or 3: the channels of the pictures that the config's tasks take or give."""
-    tasks = loaded.call("list_tasks", TasksRequest(family=family, config=config)).tasks.values()
-    channels = channels_of(port for task in tasks for port in (*task.inputs.values(), *task.outputs.values()))
-    if channels is None:
-        raise UsageError(f"no task of this {family} takes or gives pictures, so there is nothing to train on")
-    return channels
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:

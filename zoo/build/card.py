@@ -1,5 +1,6 @@
 """A model's card: the README.md of its bundle, generated only from the manifest."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from ..formats.manifest import Drift, Manifest, Training
@@ -37,12 +38,18 @@ def card(manifest: Manifest) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _usage(m: Manifest) -> str:
+def command_line(m: Manifest, model: str) -> str:
+    """The `zoo run` of the default task, for a model of this name or in this folder."""
     name, task = m.task(None)
     options = " ".join(_option(port_name, port) for port_name, port in task.inputs.items() if port.default is None)
     forms = (kind_of(port).form for port in task.outputs.values())
     out = next((f"--out out{form.suffixes[0]}" for form in forms if not form.shared), "")  # pictures: one file each
-    command = " ".join(part for part in ("zoo run", m.name, name, options, out) if part)
+    return " ".join(part for part in ("zoo run", shlex.quote(model), name, options, out) if part)
+
+
+def _usage(m: Manifest) -> str:
+    name, task = m.task(None)
+    command = command_line(m, m.name)
     values = ", ".join(f"{port}={port}" for port in task.inputs if task.inputs[port].default is None)
     first = next(iter(task.outputs))
     return (

@@ -59,20 +59,29 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint from its file, or from its folder."""
+    about, state = _read(path, with_state=True)
+    return Checkpoint(about["run"], about["step"], about["seconds"], state)
+
+
+def command_of(path: Path) -> str:
+    """The command of a checkpoint's training; its tensors are not read."""
+    return str(_read(path, with_state=False)[0]["run"].get("command", ""))
+
+
+def _read(path: Path, *, with_state: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     path = path / CHECKPOINT if path.is_dir() else path
     if not path.exists():
         raise NotFoundError(f"no checkpoint at {safe_text(path)}")
     try:
         with safe_open(path, framework="pt") as f:
             about = json.loads((f.metadata() or {})["zoo_checkpoint"])
-            state = _join(about["state"], f)
+            return about, _join(about["state"], f) if with_state else {}
     except KeyError:
         raise InvalidFileError(f"{safe_text(path)} is not a checkpoint of `zoo train`") from None
     except (SafetensorError, ValueError, TypeError, OSError) as e:
         raise InvalidFileError(
             f"{safe_text(path)} is not a readable checkpoint: {safe_text(e)}{sniff_file(path)}"
         ) from None
-    return Checkpoint(about["run"], about["step"], about["seconds"], state)
 
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:

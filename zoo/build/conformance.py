@@ -27,6 +27,7 @@ from ..hookspecs import (
     Batch,
     BuildRequest,
     ConfigRequest,
+    DataFacts,
     DescribeRequest,
     Family,
     Port,
@@ -63,6 +64,9 @@ PLANS = (Plan(3, 28, 28), Plan(4, 17, 23))
 
 SIZES = (Plan(1, 0, 0), Plan(2, 57, 33))
 """The smallest picture that a port takes, and one larger than the traced one."""
+
+DATA = DataFacts(height=28, width=28, channels=1, classes=tuple("0123456789"), number=1_000)
+"""What the presets are completed for, where they leave it open: small grey pictures of ten classes."""
 
 MAX_STEPS = 20
 """Training steps, all on one batch with the same random numbers."""
@@ -131,7 +135,9 @@ class Subject:
 
     def validated(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(
-            self.loaded.call("validate_config", ConfigRequest(family=self.family, config=deepcopy(dict(config))))
+            self.loaded.call(
+                "validate_config", ConfigRequest(family=self.family, config=deepcopy(dict(config)), data=DATA)
+            )
         )
 
     @cached_property

@@ -5,19 +5,23 @@ A data set is read whole, as uint8 [number, height, width, channels] and int64 l
 
 import gzip
 import hashlib
+import re
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
+from PIL import Image, ImageOps
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..formats.manifest import Manifest
-from ..hookspecs import Port
+from ..hookspecs import DataFacts, Port
 from ..media.files import read_input
-from ..media.pictures import decode_picture
+from ..media.pictures import decode_picture, upright_size
 from ..ports.image import channels_of
 from ..system.files import sniff_file
 from ..system.leftovers import left_behind
@@ -26,6 +30,17 @@ from . import folders
 
 CALIBRATION_PICTURES = 128
 """The number of pictures on which the activations of a model are measured."""
+
+ON_WHITE, FIRST_FRAME, TO_GREY, TO_RGB = (
+    "put on white",
+    "using its first frame",
+    "converted to grey",
+    "repeated in three channels",
+)
+"""What `decode_picture` reports about a picture that it changes, after the colon."""
+
+MAX_HELD_OUT = 1_000  # pictures
+FEWEST_TO_HOLD_OUT_FROM = 20  # pictures; of fewer, all are trained on
 
 MOST_CLASSES = 10_000
 """Every class up to the largest label gets a name; a manifest has room for few more, and memory for some millions."""
@@ -36,15 +51,17 @@ LONGEST_CLASS = 100
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures of one part (train or test) of a data set."""
+    """Pictures of one part of a data set."""
 
     name: str
-    split: str
+    split: str  # train, test, or all if the data set has no parts
     images: np.ndarray  # uint8 [number, height, width, channels]
     labels: np.ndarray  # int64 [number]
     classes: tuple[str, ...]
     said: str = ""
     """One line for people: how many pictures and which classes were read, and what was passed over."""
+    changes: Mapping[str, int] = field(default_factory=dict)
+    """In how many pictures what was changed to read them, e.g. `put on white`."""
 
     @property
     def sha256(self) -> str:
@@ -53,17 +70,56 @@ class Dataset:
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
+    @property
+    def facts(self) -> DataFacts:
+        """What the pictures are like."""
+        number, height, width, channels = self.images.shape
+        classes = self.classes if (self.labels >= 0).any() else ()
+        return DataFacts(height=height, width=width, channels=channels, classes=classes, number=number)
+
+    def part(self, indices: np.ndarray, split: str) -> "Dataset":
+        """Only these pictures."""
+        return replace(self, split=split, images=self.images[indices], labels=self.labels[indices])
+
     def __len__(self) -> int:
         return len(self.images)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width, pixels, of `48x40` (width x height) or `32` (a square)."""
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if not found or min(sides := (int(found[2] or found[1]), int(found[1]))) < 1:
+        raise UsageError(
+            f"the image size '{safe_text(text)}' must look like 48x40 (width x height), or 32 for a square"
+        )
+    return sides
+
+
+def hold_out(data: Dataset, number: int | None, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The pictures to train on, and those to measure on, drawn by the seed.
+
+    Args:
+        number: how many are held out; None: a tenth, but at most `MAX_HELD_OUT`, and none of very few.
+    """
+    if number is None:
+        number = min(len(data) // 10, MAX_HELD_OUT) if len(data) >= FEWEST_TO_HOLD_OUT_FROM else 0
+    if not number:
+        return data, None
+    if number >= len(data):
+        raise UsageError(f"--hold-out is {number:,}, but there are only {len(data):,} pictures")
+    order = np.random.default_rng(seed).permutation(len(data))
+    kept, held = np.sort(order[number:]), np.sort(order[:number])
+    return data.part(kept, f"{data.split} but {number:,} held out"), data.part(held, "held out")
 
 
 def read(
     path: Path,
     *,
     split: str = "train",
-    channels: int,
-    image_size: int | None = None,
+    channels: int | None = None,
+    image_size: tuple[int, int] | None = None,
     classes: tuple[str, ...] = (),
+    default_classes: tuple[str, ...] = (),
     name: str = "",
     skip: int = 0,
     limit: int | None = None,
@@ -80,11 +136,12 @@ def read(
 
     Args:
         split: `train` or `test`.
-        channels: 1 or 3; grey and colour are converted into each other.
-        image_size: pictures in a folder are scaled to this shorter side and cropped to the middle square; needed if
-            they differ in size.
+        channels: 1 or 3; grey and colour are converted into each other. None: 1 if all pictures are grey, else 3.
+        image_size: height and width; pictures of another size are cropped at the centre to this aspect ratio and
+            scaled. None: as they are; then all must have one size.
         classes: names of the labels, from 0; default: those of the data, else the numbers. Data with their own names
             are renumbered in this order.
+        default_classes: names for data without any, if they suffice.
         skip: skip this many pictures.
         limit: only this many of the remaining pictures.
 
@@ -94,25 +151,29 @@ def read(
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"no data at {safe_text(path)}")
+    changes: Counter[str] = Counter()
     if path.is_file():
         found = _read_npz(path, split)
     elif any(not left_behind(p.name) for p in path.glob("*-images-idx3-ubyte*")):
         found = _read_idx(path, split)
     else:
-        found = _read_folder(path, split, channels, image_size)
+        found = _read_folder(path, split, channels, image_size, changes)
     images, labels = found.images, found.labels
     if len(images) <= skip:
         raise InvalidFileError(f"{safe_text(path)} has no pictures" + (f" after the first {skip:,}" if skip else ""))
     part = slice(skip, None if limit is None else skip + limit)
     images, labels = images[part], labels[part].astype(np.int64)
-    names = found.classes or tuple(classes) or tuple(str(i) for i in range(int(labels.max()) + 1))
+    numbers = tuple(str(i) for i in range(int(labels.max()) + 1))
+    named = default_classes if len(default_classes) >= len(numbers) else numbers
+    names = found.classes or tuple(classes) or named
     if labels.max() >= len(names):
         raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, but there are {len(names)} class names")
     said = _said(found, len(images), names if labels.max() >= 0 else ())
     if classes and found.classes:
         labels, names = _renumber(path, labels, found.classes, tuple(classes)), tuple(classes)
     name = name or (path.stem if path.is_file() else path.absolute().name)
-    return Dataset(name, split, _to_channels(images, channels), labels, names, said)
+    images = _to_channels(_to_size(images, image_size, changes), channels, changes)
+    return Dataset(name, split if found.has_parts else "all", images, labels, names, said, changes)
 
 
 @dataclass(frozen=True)
@@ -124,6 +185,7 @@ class _Found:
     labels: np.ndarray  # integers [number]
     classes: tuple[str, ...] = ()
     passed_over: str = ""  # `; passed over: …`
+    has_parts: bool = True  # the data set consists of parts, and this is one of them
 
 
 def _said(found: _Found, number: int, names: tuple[str, ...]) -> str:
@@ -224,7 +286,13 @@ def _read_npz(path: Path, split: str) -> _Found:
         raise InvalidFileError(f"{safe_text(path)} is not a readable .npz: {safe_text(e)}") from None
     except MemoryError:
         raise InvalidFileError(f"{safe_text(path)} contains more than fits into the memory") from None
-    return _Found(f"{safe_text(path)}{', ' if prefix else ''}{prefix.rstrip('_')}", images, labels, classes)
+    return _Found(
+        f"{safe_text(path)}{', ' if prefix else ''}{prefix.rstrip('_')}",
+        images,
+        labels,
+        classes,
+        has_parts=bool(prefix),
+    )
 
 
 def _npy_header(arrays: "np.lib.npyio.NpzFile", name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -250,39 +318,74 @@ def _npz_classes(path: Path, arrays: "np.lib.npyio.NpzFile") -> tuple[str, ...]:
     return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays["classes"])
 
 
-def _read_folder(folder: Path, split: str, channels: int, image_size: int | None) -> _Found:
+def _read_folder(
+    folder: Path, split: str, channels: int | None, image_size: tuple[int, int] | None, changes: Counter[str]
+) -> _Found:
     layout = folders.layout(folder, split)
-    images, labels = [], []
-    for path, label in layout.pictures:
-        images.append(_read_picture(path, channels, image_size))
-        labels.append(label)
-        if images[-1].shape != images[0].shape:
-            raise UsageError(
-                f"{safe_text(path)} is {images[-1].shape[1]}x{images[-1].shape[0]} pixels, the pictures before it"
-                f" are {images[0].shape[1]}x{images[0].shape[0]}: give --image-size"
-            )
+    paths = [path for path, _ in layout.pictures]
+    if not image_size:
+        _check_sizes(layout.folder, paths)
+    images = np.stack([_read_picture(path, channels, image_size, changes) for path in paths])
+    labels = np.array([label for _, label in layout.pictures], np.int64)
     where = safe_text(layout.folder)
-    return _Found(where, np.stack(images), np.array(labels, np.int64), layout.classes, layout.passed_over)
+    return _Found(where, images, labels, layout.classes, layout.passed_over, has_parts=layout.part)
 
 
-def _read_picture(path: Path, channels: int, image_size: int | None) -> np.ndarray:
-    """uint8 [height, width, channels], as `zoo run` reads pictures."""
-    size = (image_size, image_size) if image_size else ("height", "width")
-    port = Port(kind="image", dtype="uint8", shape=("batch", *size, channels))
-    return decode_picture(read_input(str(path)), "image", port, lambda line: None)
+def _check_sizes(folder: Path, paths: Sequence[Path]) -> None:
+    """Refuses pictures of different sizes; reads only their headers."""
+    sizes = Counter(upright_size(read_input(str(path))) for path in paths)
+    if len(sizes) > 1:
+        smallest, largest = (f"{w}x{h}" for w, h in (min(sizes), max(sizes)))
+        common = "{}x{}".format(*sizes.most_common(1)[0][0])
+        raise UsageError(
+            f"the pictures in {safe_text(folder)} have {len(sizes)} sizes, {smallest} to {largest}, most often"
+            f" {common}: give --image-size {common} to crop and scale all of them"
+        )
 
 
-def _to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+def _read_picture(
+    path: Path, channels: int | None, image_size: tuple[int, int] | None, changes: Counter[str]
+) -> np.ndarray:
+    """uint8 [height, width, channels], as `zoo run` reads pictures; what is changed is counted."""
+    port = Port(kind="image", dtype="uint8", shape=("batch", *(image_size or ("height", "width")), channels or 3))
+
+    def count(line: str) -> None:
+        changes[line.rpartition(": ")[2]] += 1
+
+    return decode_picture(read_input(str(path)), "image", port, count)
+
+
+def _to_size(images: np.ndarray, image_size: tuple[int, int] | None, changes: Counter[str]) -> np.ndarray:
+    """Cropped at the centre and scaled, as `decode_picture` does it with files: uint8 [N, H, W] or [N, H, W, C]."""
+    if not image_size or images.shape[1:3] == image_size:
+        return images
+    height, width = image_size
+    changes[f"cropped at the centre and scaled to {width}x{height}"] += len(images)
+    planes = images[..., None] if images.ndim == 3 else images
+    scaled = [
+        [ImageOps.fit(Image.fromarray(plane), (width, height), Image.Resampling.LANCZOS) for plane in picture]
+        for picture in planes.transpose(0, 3, 1, 2)
+    ]
+    return np.stack([np.stack([np.asarray(plane) for plane in picture], axis=-1) for picture in scaled])
+
+
+def _to_channels(images: np.ndarray, channels: int | None, changes: Counter[str]) -> np.ndarray:
     """uint8 [N, H, W] or [N, H, W, C] to [N, H, W, channels]."""
     if images.ndim == 3:
         images = images[..., None]
-    if images.shape[-1] == channels:
+    if images.shape[-1] not in (1, 3):
+        raise InvalidFileError(f"pictures have {images.shape[-1]} channels; they must have 1 or 3")
+    grey = images.shape[-1] == 1 or (channels != 3 and bool((images == images[..., :1]).all()))
+    if (channels or (1 if grey else 3)) == images.shape[-1]:
         return images
-    if images.shape[-1] == 1:
+    if grey and channels != 3:  # three equal channels
+        changes.pop(TO_RGB, None)
+        return np.ascontiguousarray(images[..., :1])
+    changes[TO_RGB if channels == 3 else TO_GREY] += len(images)
+    if channels == 3:
         return np.repeat(images, 3, axis=-1)
-    if images.shape[-1] == 3:  # ITU-R 601-2 luma, as Pillow converts
-        return np.round(images @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
-    raise InvalidFileError(f"pictures have {images.shape[-1]} channels; they must have 1 or 3")
+    # ITU-R 601-2 luma, as Pillow converts
+    return np.round(images @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
 
 
 class Sampler:

@@ -18,6 +18,7 @@ from ..plugins import load
 from ..ports.image import channels_of
 from ..ports.kinds import kind_of
 from ..run.model import Model
+from ..store.locate import locate
 from ..text import did_you_mean, warn
 from . import data as datasets
 from .data import Dataset
@@ -36,7 +37,7 @@ class Measurement:
     data: Path
     split: str = "test"
     data_name: str = ""
-    image_size: int | None = None
+    image_size: str = ""  # `48x40`, width x height, or `32`
     skip: int = 0
     limit: int | None = None
     samples: int | None = None
@@ -73,13 +74,17 @@ def measure(
     channels = channels_of(ports)
     if channels is None:
         raise InvalidFileError(f"{manifest.name} neither takes nor gives pictures: there is nothing to measure")
+    draws = GENERATE in manifest.tasks
+    for option, value in (("samples", how.samples), ("set", how.assignments), ("inception", how.inception)):
+        if value and not draws:
+            raise UsageError(f"{manifest.name} does not draw pictures: --{option} does not apply to it")
     # The classifier defines what the labels mean; without one, the labels do not matter.
     judging = judge.manifest if judge else manifest if "classify" in manifest.tasks else None
     read = partial(
         datasets.read,
         how.data,
         channels=channels,
-        image_size=how.image_size,
+        image_size=datasets.size_of(how.image_size) if how.image_size else None,
         classes=judging.classes if judging else (),
         name=how.data_name,
     )
@@ -88,10 +93,6 @@ def measure(
         raise UsageError(
             f"{how.data} has pictures without a label, so a classifier's labels cannot be compared with anything"
         )
-    draws = GENERATE in manifest.tasks
-    for option, value in (("samples", how.samples), ("set", how.assignments), ("inception", how.inception)):
-        if value and not draws:
-            raise UsageError(f"{manifest.name} does not draw pictures: --{option} does not apply to it")
     request = MeasureRequest(
         family=manifest.family,
         config=manifest.config,
@@ -108,7 +109,25 @@ def measure(
     )
     note(data.said)
     metrics = load(manifest.family).call("measure", request)
-    return [replace(m, data=f"{data.name} {how.split}", samples=m.samples or len(data)) for m in metrics]
+    return [replace(m, data=f"{data.name} {data.split}", samples=m.samples or len(data)) for m in metrics]
+
+
+def measure_held_out(folder: Path, data: Dataset) -> list[Metric]:
+    """The metrics of a new bundle on pictures in memory; none if its family measures none."""
+    model = Model(locate(str(folder)), device="cpu")
+    loaded = load(model.manifest.family)
+    if not loaded.implements("measure"):
+        return []
+    request = MeasureRequest(
+        family=model.manifest.family,
+        config=model.manifest.config,
+        model=model,
+        images=data.images,
+        labels=data.labels,
+        judge=None,
+        progress=lambda iterator, _: iterator,
+    )
+    return loaded.call("measure", request)
 
 
 def finite(metrics: list[Metric]) -> list[Metric]:
@@ -121,10 +140,10 @@ def finite(metrics: list[Metric]) -> list[Metric]:
 def _training_images(data: Dataset, how: Measurement, read: Callable[..., Dataset]) -> np.ndarray | None:
     """Pictures of the training part that are not used for the metrics; None if the data has no parts."""
     whole = read(split="train")
-    if data.split == "train":
+    if how.split == "train":
         rest = np.delete(whole.images, slice(how.skip, how.skip + len(data)), axis=0)
         return rest if len(rest) else None
-    return None if whole.sha256 == read(split="test").sha256 else whole.images
+    return None if data.split == "all" else whole.images
 
 
 def _assigned(assignment: str, ports: Mapping[str, Port]) -> tuple[str, float]:

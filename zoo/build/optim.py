@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,12 @@ class WeightAverage:
             average.copy_(buffer)
 
 
+def parts_of(batch: Batch, number: int) -> Iterator[tuple[Batch, float]]:
+    """A batch in `number` parts, each with its share of the whole."""
+    for images, labels in zip(batch.images.chunk(number), batch.labels.chunk(number), strict=True):
+        yield Batch(images=images, labels=labels), len(images) / len(batch.images)
+
+
 class AveragedTrainer:
     """A `Trainer` for one module: Adam with a cosine learning rate; the moving average of the weights is published.
 
@@ -66,19 +72,34 @@ class AveragedTrainer:
         `generator` (on the CPU)."""
         raise NotImplementedError
 
+    accumulates = True
+
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """One update of the weights and of their average; see `Trainer.step`."""
         s = self.settings
-        losses = self.losses(batch, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
         self.optimizer.zero_grad()
-        next(iter(losses.values())).backward()
+        losses: dict[str, Tensor] = {}
+        for part, share in parts_of(batch, s.accumulate):
+            found = self.losses(part, generator)
+            (next(iter(found.values())) * share).backward()
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0.0) + loss.detach() * share
         if s.clip_gradient is not None:
             torch.nn.utils.clip_grad_norm_(self.part.parameters(), s.clip_gradient)
         self.optimizer.step()
         self.average.update(step)
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
+
+    @torch.no_grad()
+    def validate(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of the averaged weights on a batch; nothing changes. See `Trainer` in the contract."""
+        network, self.network = self.network, self.average.module
+        try:
+            return self.losses(batch, generator)
+        finally:
+            self.network = network
 
     def state_dict(self) -> dict[str, Any]:
         """Module, average and optimiser, for a checkpoint."""

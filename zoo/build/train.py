@@ -4,13 +4,12 @@ What happens in a step is up to the family (`Trainer` in the contract). A resume
 step and its random numbers only depend on seed, step and process.
 """
 
-import json
 import os
 import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..errors import InvalidFileError, StoreError, UsageError, ZooError
+from ..errors import InvalidFileError, UsageError, ZooError
 from ..formats.manifest import Training
 from ..hookspecs import Batch, BuildRequest, DescribeRequest, Trainer, TrainRequest
 from ..names import License, Line, Name, Text, Version
 from ..plugins import Loaded
 from ..settings import TrainingSettings, read
-from ..system.files import write_atomically
 from ..text import safe_text
 from . import checkpoint as checkpoints
+from .augment import Augment
 from .checkpoint import CHECKPOINT, Checkpoint
 from .data import Dataset, Sampler
+from .log import Log
+from .watch import Look, Watch, is_due
 
-LOG = "log.jsonl"
 LOG_EVERY = 10  # steps
 
 
@@ -64,6 +64,7 @@ class Run:
     data_sha256: str = ""
     parent: str = ""
     note: Text = ""  # from the trainer, for the card
+    augment: dict[str, Any] = field(default_factory=dict)  # see augment.Augment
 
     @classmethod
     def asked(cls, values: Mapping[str, Any]) -> "Run":
@@ -108,6 +109,16 @@ class Trained:
     record: Training
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What is known after a step."""
+
+    step: int  # steps done
+    steps: int  # in all
+    losses: Mapping[str, float]  # if they are logged, else empty; the first is minimised
+    look: Look | None = None  # held-out figures and a sheet, if it is time for them
+
+
 class Processes:
     """The processes of a `torchrun`, or only this one."""
 
@@ -117,6 +128,13 @@ class Processes:
         self.device = torch.device("cpu")
         if torch.cuda.is_available():
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+    @property
+    def name(self) -> str:
+        """The device, for people."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"CPU, {torch.get_num_threads()} threads"
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -165,8 +183,11 @@ def train(
     weights: Mapping[str, torch.Tensor] | None = None,
     resume: bool = False,
     checkpoint_every: int = 500,
+    max_seconds: float | None = None,
+    held_out: Dataset | None = None,
+    watched: bool = False,
     tensorboard: Path | None = None,
-    on_step: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, losses: None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Trains to `run.settings['steps']` and returns the module to publish.
 
@@ -176,8 +197,11 @@ def train(
         weights: a `state_dict` to start from (`--from`).
         resume: continue from the folder's checkpoint.
         checkpoint_every: steps between checkpoints.
+        max_seconds: stop after this time, with a checkpoint, and return what was reached.
+        held_out: pictures that are not trained on, for figures while it runs.
+        watched: look at the model at growing intervals (watch.py).
         tensorboard: a folder for event files, or None.
-        on_step: called after each step with the steps done, the total, and the losses if they are logged.
+        on_step: called after each step.
 
     Raises:
         Interrupted: after Ctrl-C; the checkpoint is written.
@@ -190,7 +214,9 @@ def train(
     sampler = Sampler(len(data), common.batch_size, seed)
 
     with processes.connected():
-        trainer = _trainer(loaded, run, processes, weights)
+        trainer = new_trainer(loaded, run, processes.device, weights, processes.distribute)
+        watch = Watch(loaded, run, data, held_out, processes.device) if watched and processes.rank == 0 else None
+        augment = Augment(**run.augment)
         run = replace(run, note=getattr(trainer, "note", ""))
         start, seconds = 0, 0.0
         if resume:
@@ -198,26 +224,34 @@ def train(
             trainer.load_state_dict(saved.state)
             start, seconds = saved.step, saved.seconds
         first = processes.rank == 0
-        began = time.monotonic() - seconds
-        with _signals() as stopped, _Log(folder, tensorboard, start) if first else nullcontext() as log:
+        now = time.monotonic()
+        began, deadline = now - seconds, now + (max_seconds or 0.0)
+        with _signals() as stopped, Log(folder, tensorboard, start) if first else nullcontext() as log:
+            done = start
             for step in range(start, steps):
                 indices = sampler.indices(step)[share]
                 batch = Batch(
                     images=torch.from_numpy(data.images[indices]).to(processes.device),
                     labels=torch.from_numpy(data.labels[indices]).to(processes.device),
                 )
-                generator = torch.Generator().manual_seed(_mix(seed, step, processes.rank))
+                generator = seeded(seed, step, processes.rank)
+                if augment:
+                    batch = replace(batch, images=augment(batch.images, seeded(seed, step, processes.rank, 1)))
                 losses = trainer.step(batch, step, generator)
                 done = step + 1
-                stop = processes.any(stopped())
-                due = stop or done % checkpoint_every == 0 or done == steps
+                late = max_seconds is not None and time.monotonic() >= deadline
+                stop, late = processes.any(stopped()), processes.any(late)
+                due = stop or late or done % checkpoint_every == 0 or done == steps
                 if log is not None:
-                    shown = {}
-                    if due or done % LOG_EVERY == 0:
+                    shown, look = {}, None
+                    looking = watch is not None and (late or is_due(done, steps))
+                    if due or looking or done % LOG_EVERY == 0:
                         shown = {name: float(value) for name, value in losses.items()}
                         _refuse_nan(shown, done)
-                        log.write(done, shown)
-                    on_step(done, steps, shown)
+                        if watch is not None and looking:
+                            look = watch.look(trainer, done, folder)
+                        log.write(done, shown, look)
+                    on_step(Progress(done, steps, shown, look))
                     if due:
                         now = time.monotonic() - began
                         checkpoints.save(folder / CHECKPOINT, Checkpoint(asdict(run), done, now, trainer.state_dict()))
@@ -225,18 +259,27 @@ def train(
                     raise Interrupted(
                         f"stopped after step {done} of {steps}; continue with the same command and --resume"
                     )
-        record = run.record(steps, time.monotonic() - began)
+                if late:
+                    break
+        record = run.record(done, time.monotonic() - began)
         return Trained(trainer.trained_module().cpu().eval() if first else None, record)
 
 
 def restore(loaded: Loaded, run: Run, saved: Checkpoint) -> nn.Module:
     """The module that a checkpoint would publish."""
-    trainer = _trainer(loaded, run, Processes(), None)
+    trainer = new_trainer(loaded, run, Processes().device)
     trainer.load_state_dict(saved.state)
     return trainer.trained_module().cpu().eval()
 
 
-def _trainer(loaded: Loaded, run: Run, processes: Processes, weights: Mapping[str, torch.Tensor] | None) -> Trainer:
+def new_trainer(
+    loaded: Loaded,
+    run: Run,
+    device: torch.device,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    distribute: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> Trainer:
+    """The family's trainer at its first step."""
     torch.manual_seed(run.settings["seed"])
     build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
     module = loaded.call("build_module", build)
@@ -247,14 +290,17 @@ def _trainer(loaded: Loaded, run: Run, processes: Processes, weights: Mapping[st
         family=run.family,
         config=run.config,
         settings=run.settings,
-        module=module.to(processes.device).train(),
-        device=processes.device,
-        distribute=processes.distribute,
+        module=module.to(device).train(),
+        device=device,
+        distribute=distribute,
         stage=run.stage,
         classes=tuple(run.classes),
         parent=run.parent,
     )
-    return loaded.call("build_trainer", request)
+    trainer = loaded.call("build_trainer", request)
+    if run.settings.get("accumulate", 1) > 1 and not getattr(trainer, "accumulates", False):
+        raise UsageError(f"the family {run.family} cannot compute a batch in parts: leave out --accumulate")
+    return trainer
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], parts: Sequence[str] = ()) -> None:
@@ -280,9 +326,14 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], parts: 
     module.load_state_dict(weights)
 
 
-def _mix(seed: int, step: int, rank: int) -> int:
-    """One 63-bit seed from three numbers, without the collisions of a sum."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, without the collisions of a sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator on the CPU that only depends on these numbers."""
+    return torch.Generator().manual_seed(_mix(*numbers))
 
 
 def _refuse_nan(losses: Mapping[str, float], step: int) -> None:
@@ -308,49 +359,3 @@ def _signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-class _Log:
-    """Writes `log.jsonl`, one line every tenth step and every checkpoint, and TensorBoard's events if requested.
-
-    A resumed run's log continues from its checkpoint: what a killed run logged after that is dropped.
-    """
-
-    def __init__(self, folder: Path, tensorboard: Path | None, start: int):
-        path = folder / LOG
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in _lines(path) if line["step"] <= start] if start else []
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-            self.file = path.open("a")
-        except OSError as e:
-            raise StoreError(f"cannot write {safe_text(e.filename or path)}: {e.strerror}") from None
-        self.events = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(tensorboard), purge_step=start + 1)
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-        if self.events:
-            self.events.close()
-
-    def write(self, step: int, losses: Mapping[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **losses}) + "\n")
-        self.file.flush()
-        if self.events:
-            for name, value in losses.items():
-                self.events.add_scalar(name, value, step)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """A log's lines, without an incomplete last one."""
-    lines = []
-    with suppress(FileNotFoundError, json.JSONDecodeError):
-        for line in path.read_text().splitlines():
-            lines.append(json.loads(line))
-    return lines

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @option("--data", type=PATH, required=True, help="Folder of pictures, IDX files, or .npz.")
 @option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
-@option("--image-size", type=number(8, 8192), help="Scale and crop the pictures of a folder to this square.")
+@option("--image-size", default="", metavar="WxH", help="Crop and scale the pictures to this size; or N, a square.")
 @option("--skip", type=number(0), default=0, metavar="N", help="Skip the first N pictures.")
 @option("--limit", type=number(1), metavar="N", help="Only use the first N of the remaining pictures.")
 @option("--judge", metavar="MODEL", help="A classifier for the pictures, e.g. judge-fashion.")

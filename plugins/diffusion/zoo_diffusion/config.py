@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from zoo.errors import UsageError
+from zoo.hookspecs import DataFacts
 from zoo.settings import AveragedSettings, read
 
 Schedule = Literal["linear", "scaled_linear", "cosine", "sigmoid"]
@@ -87,6 +88,11 @@ class UNetConfig(Picture, frozen=True, kw_only=True):
     frequency_shift: Annotated[float, Meta(ge=0, le=1)] = 0.0  # 1: the lowest frequency is 10000^-1
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
+    @property
+    def multiple(self) -> int:
+        """What both sides of an image must be a multiple of: each level has half the size of the previous one."""
+        return self.patch_size * 2 ** (len(self.widths) - 1)
+
 
 class DDPMConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `ddpm`."""
@@ -109,6 +115,11 @@ class TransformerConfig(Picture, frozen=True, kw_only=True):
     frequency_shift: Annotated[float, Meta(ge=0, le=1)] = 0.0  # diffusers' DiT has 1, Meta's 0
     condition_per_block: bool = False  # a time and label embedding in each block, as diffusers stores them
 
+    @property
+    def multiple(self) -> int:
+        """What both sides of an image must be a multiple of."""
+        return self.patch_size
+
 
 class DiTConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `dit`."""
@@ -128,6 +139,28 @@ class DiffusionSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unkn
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # to this norm
     label_dropout: Share = 0.1  # share of pictures trained without their label, if the network has "no label"
     mirror: bool = False  # mirrors half of the pictures left to right
+
+
+def fitted(family: str, config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
+    """A config whose network draws images like the data, where it leaves open what they are like.
+
+    Raises:
+        UsageError: the network halves the sides until one is odd; the message has the nearest size that fits.
+    """
+    network = config.get("network", {})
+    if not isinstance(network, Mapping):
+        return dict(config)  # refused by `read_config`
+    found: dict[str, Any] = {"image_channels": data.channels, "num_classes": len(data.classes)}
+    if "image_size" not in network and "image_width" not in network:
+        kind = TransformerConfig if family == "dit" else UNetConfig
+        partial = read(kind, {k: v for k, v in network.items() if k in ("patch_size", "widths")}, f"{family} config")
+        if data.height % partial.multiple or data.width % partial.multiple:
+            raise UsageError(
+                f"the pictures are {data.width}x{data.height}; the sides must be multiples of {partial.multiple} for"
+                f" this {family}: give --image-size {data.nearest(partial.multiple)} to crop and scale them"
+            )
+        found |= {"image_size": data.height, "image_width": 0 if data.width == data.height else data.width}
+    return {**config, "network": found | dict(network)}
 
 
 # --- Checks that the schema cannot express: the parts are consistent --------------------------------------------------
@@ -157,19 +190,18 @@ def _refuse(field: str, value: object, reason: str) -> NoReturn:
 
 
 def _check_transformer(network: TransformerConfig) -> None:
-    if any(side % network.patch_size for side in network.size):
+    if any(side % network.multiple for side in network.size):
         _refuse("image_size", network.image_size, f"it must be a multiple of patch_size, {network.patch_size}")
     if network.width % network.heads or network.width % 4:
         _refuse("width", network.width, f"it must be a multiple of 4 and of heads, {network.heads}")
 
 
 def _check_unet(network: UNetConfig) -> None:
-    factor = network.patch_size * 2 ** (len(network.widths) - 1)
-    if any(side % factor for side in network.size):
+    if any(side % network.multiple for side in network.size):
         _refuse(
             "image_size",
             network.image_size,
-            f"it must be a multiple of {factor}, since each level halves it",
+            f"it must be a multiple of {network.multiple}, since each level halves it",
         )
     for width in network.widths:
         if width % network.norm_groups:

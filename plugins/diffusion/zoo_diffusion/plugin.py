@@ -25,22 +25,18 @@ from zoo.hookspecs import (
 )
 from zoo.text import did_you_mean
 
-from .config import DiTConfig, read_config
+from .config import DiTConfig, fitted, read_config
 from .ports import tasks_of
 
 if TYPE_CHECKING:
     from .dit import DiT
     from .unet import UNet
 
-ZOO_CONTRACT = 2
+ZOO_CONTRACT = 4
 
 # v with a cosine schedule: the target has the same scale at every timestep, so guidance and few steps stay stable.
 _VELOCITY = {"schedule": "cosine", "prediction": "v"}
-# 28x28 grey pictures as 14x14 with four channels: shared by the two published models.
-_SMALL_GREY = {
-    "image_size": 28,
-    "image_channels": 1,
-    "num_classes": 10,
+_SMALL = {
     "patch_size": 2,
     "widths": [64, 112],
     "blocks": 1,
@@ -50,9 +46,28 @@ _SMALL_GREY = {
     "resampling": "plain",
     "norm_groups": 16,
 }
-_TINY = _SMALL_GREY | {"widths": [16, 16], "attention_levels": [], "head_size": 0, "norm_groups": 4, "time_width": 16}
+# 28x28 grey pictures as 14x14 with four channels: shared by the two published models.
+_SMALL_GREY = {"image_size": 28, "image_channels": 1, "num_classes": 10} | _SMALL
+_TINY = _SMALL | {"widths": [16, 16], "attention_levels": [], "head_size": 0, "norm_groups": 4, "time_width": 16}
+
+_BASE = {"widths": [128, 256, 256], "attention_levels": [2], "head_size": 64, "scale_shift": True}
 
 DDPM_PRESETS = {
+    "tiny": Preset(
+        summary="trains in seconds, to see that everything works",
+        config={"tasks": ["generate"], "network": _TINY, "diffusion": _VELOCITY | {"default_steps": 3}},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-3},
+    ),
+    "small": Preset(
+        summary="for a CPU",
+        config={"network": _SMALL, "diffusion": _VELOCITY | {"default_guidance": 1.2}},
+        training={"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3},
+    ),
+    "base": Preset(
+        summary="for a GPU",
+        config={"network": _BASE, "diffusion": _VELOCITY | {"default_guidance": 1.2}},
+        training={"steps": 200_000, "batch_size": 128, "learning_rate": 2e-4},
+    ),
     "fashion": Preset(
         summary="grey 28x28 clothing by class",
         config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.2}},
@@ -63,37 +78,37 @@ DDPM_PRESETS = {
         config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
         training={"steps": 6_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
-    "tiny": Preset(
-        summary="for tests only: trains in a second",
-        config={"tasks": ["generate"], "network": _TINY, "diffusion": _VELOCITY | {"default_steps": 3}},
-        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-3},
-    ),
 }
 
-_SMALL_TRANSFORMER = {
-    "image_size": 28,
-    "image_channels": 1,
-    "num_classes": 10,
-    "patch_size": 4,
-    "width": 192,
-    "depth": 6,
-    "heads": 6,
-}
+_SMALL_TRANSFORMER = {"patch_size": 4, "width": 192, "depth": 6, "heads": 6}
 
 DIT_PRESETS = {
-    "fashion": Preset(
-        summary="grey 28x28 clothing by class, with a transformer",
-        config={"network": _SMALL_TRANSFORMER, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
-        training={"steps": 8_000, "batch_size": 64, "learning_rate": 1e-3},
-    ),
     "tiny": Preset(
-        summary="for tests only: trains in a second",
+        summary="trains in seconds, to see that everything works",
         config={
             "tasks": ["generate"],
-            "network": _SMALL_TRANSFORMER | {"patch_size": 7, "width": 16, "depth": 1, "heads": 2},
+            "network": {"patch_size": 4, "width": 16, "depth": 1, "heads": 2},
             "diffusion": _VELOCITY | {"default_steps": 3},
         },
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-3},
+    ),
+    "small": Preset(
+        summary="for a CPU: patches of 4x4",
+        config={"network": _SMALL_TRANSFORMER, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
+        training={"steps": 8_000, "batch_size": 64, "learning_rate": 1e-3},
+    ),
+    "base": Preset(
+        summary="for a GPU: patches of 2x2, the widths of DiT-S",
+        config={"network": {"patch_size": 2}, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
+        training={"steps": 200_000, "batch_size": 128, "learning_rate": 2e-4},
+    ),
+    "fashion": Preset(
+        summary="grey 28x28 clothing by class, with a transformer",
+        config={
+            "network": {"image_size": 28, "image_channels": 1, "num_classes": 10} | _SMALL_TRANSFORMER,
+            "diffusion": _VELOCITY | {"default_guidance": 1.5},
+        },
+        training={"steps": 8_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
 }
 
@@ -119,7 +134,8 @@ def describe_family(request: DescribeRequest) -> Family:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return msgspec.to_builtins(read_config(request.family, request.config))
+    config = fitted(request.family, request.config, request.data) if request.data else request.config
+    return msgspec.to_builtins(read_config(request.family, config))
 
 
 @hookimpl

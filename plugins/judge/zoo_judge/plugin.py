@@ -26,23 +26,35 @@ from zoo.settings import read
 
 from .config import JudgeConfig
 
-ZOO_CONTRACT = 1
+ZOO_CONTRACT = 4
+
+_GREY = {"image_channels": 1, "num_classes": 10}
 
 PRESETS = {
+    "tiny": Preset(
+        summary="trains in seconds, to see that everything works",
+        config={"widths": [8, 16]},
+        training={"steps": 20, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 0},
+    ),
+    "small": Preset(
+        summary="for a CPU",
+        config={"widths": [16, 32, 64, 112]},
+        training={"steps": 3_000, "batch_size": 64, "learning_rate": 3e-3},
+    ),
+    "base": Preset(
+        summary="for a GPU",
+        config={"widths": [64, 128, 256, 512]},
+        training={"steps": 30_000, "batch_size": 128, "learning_rate": 1e-3},
+    ),
     "fashion": Preset(
         summary="classifies ten kinds of clothing, grey 28x28",
-        config={},
+        config=_GREY,
         training={"steps": 6_000, "batch_size": 128, "learning_rate": 3e-3, "mirror": True},
     ),
     "mnist": Preset(
         summary="classifies the ten digits, grey 28x28",
-        config={},
+        config=_GREY,
         training={"steps": 3_000, "batch_size": 128, "learning_rate": 3e-3},
-    ),
-    "tiny": Preset(
-        summary="for tests only: trains in a second",
-        config={"widths": [8, 16]},
-        training={"steps": 20, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 0},
     ),
 }
 
@@ -63,7 +75,15 @@ def _config(config: Mapping[str, Any]) -> JudgeConfig:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return msgspec.to_builtins(_config(request.config))
+    found = {}
+    if data := request.data:
+        if len(data.classes) < 2:
+            raise UsageError(
+                f"the family judge needs labels of two classes or more, and the data has {len(data.classes)}: give a"
+                " folder with one subfolder per class, or an .npz with labels"
+            )
+        found = {"image_channels": data.channels, "num_classes": len(data.classes)}
+    return msgspec.to_builtins(_config(found | dict(request.config)))
 
 
 @hookimpl

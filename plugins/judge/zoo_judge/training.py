@@ -6,9 +6,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.build.optim import WeightAverage, cosine_rate
+from zoo.build.optim import WeightAverage, cosine_rate, parts_of
 from zoo.errors import UsageError
 from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
@@ -36,6 +36,8 @@ def augment(
 class JudgeTrainer:
     """AdamW with a cosine learning rate; the moving average of the weights is published."""
 
+    accumulates = True
+
     def __init__(self, request: TrainRequest):
         self.settings = s = read(JudgeSettings, request.settings, "judge training")
         self.module = request.module.to(memory_format=torch.channels_last)
@@ -47,16 +49,29 @@ class JudgeTrainer:
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
         self._check(batch.labels)
-        x = augment(to_float(batch.images), s.shift, s.mirror, generator)
-        logits = self.judge(x)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=s.label_smoothing)
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
         self.optimizer.zero_grad()
-        loss.backward()
+        losses: dict[str, Tensor] = {}
+        for part, share in parts_of(batch, s.accumulate):
+            found = self._losses(self.judge, augment(to_float(part.images), s.shift, s.mirror, generator), part.labels)
+            (found["loss"] * share).backward()
+            for name, value in found.items():
+                losses[name] = losses.get(name, 0.0) + value.detach() * share
         self.optimizer.step()
         self.average.update(step)
-        return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+        return losses
+
+    @torch.no_grad()
+    def validate(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return self._losses(self.average.module, to_float(batch.images), batch.labels)
+
+    def _losses(
+        self, judge: nn.Module, x: Float32[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        logits = judge(x)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        return {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
 
     def _check(self, labels: Int64[Tensor, " batch"]) -> None:
         num_classes = self.num_classes

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
-from zoo_vqvae.config import check_prior, completed, trains_prior
+from zoo_vqvae.config import check_prior, completed, fitted_codec, fitted_prior, trains_prior
 from zoo_vqvae.plugin import PRIORS
 from zoo_vqvae.ports import codec_tasks, image_port, prior_tasks, size_port
 
@@ -31,11 +31,9 @@ from zoo.settings import read
 
 from .config import KLConfig, KLVAEConfig, NetworkConfig, VQGANConfig
 
-ZOO_CONTRACT = 2
+ZOO_CONTRACT = 4
 
-# Trains in a second, for tests.
 _TINY = {
-    "image_channels": 1,
     "widths": [8, 8, 16],
     "blocks": 1,
     "latent_channels": 8,
@@ -53,7 +51,38 @@ _TINY_TRAINING = {
     "discriminator_layers": 2,
 }
 
+_SMALL = {"widths": [16, 32, 64], "blocks": 1, "latent_channels": 32, "code_size": 8, "norm_groups": 8}
+_SMALL_TRAINING = {
+    "steps": 5_000,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "perceptual_scale": 2,
+    "perceptual_steps": 500,
+    "discriminator_start": 2_500,
+    "discriminator_width": 32,
+    "discriminator_layers": 2,
+    "discriminator_rate": 0.3,
+    "discriminator_weight": 0.2,
+}
+_BASE = {"widths": [64, 128, 256], "latent_channels": 256}
+_BASE_TRAINING = {"steps": 200_000, "batch_size": 16, "learning_rate": 1e-4, "discriminator_start": 20_000}
+
 VQGAN_PRESETS = {
+    "tiny": Preset(
+        summary="trains in seconds, to see that everything works",
+        config={"codec": _TINY | {"num_codes": 8, "ema_decay": 0.5}},
+        training=_TINY_TRAINING,
+    ),
+    "small": Preset(
+        summary="for a CPU: factor 4, 512 codes",
+        config={"codec": _SMALL | {"num_codes": 512}},
+        training=_SMALL_TRAINING,
+    ),
+    "base": Preset(
+        summary="for a GPU: factor 4, 1024 codes",
+        config={"codec": _BASE | {"code_size": 8}},
+        training=_BASE_TRAINING,
+    ),
     "fashion": Preset(
         summary="grey 28x28 clothing, 7x7 tokens, 512 codes, sharp",
         config={
@@ -112,7 +141,7 @@ VQGAN_PRESETS = {
     ),
     "imagenet": Preset(
         summary="colour pictures, factor 16, the widths of the paper",
-        config={"codec": {"attention_levels": [4], "learn_codebook": "loss"}},
+        config={"codec": {"image_channels": 3, "attention_levels": [4], "learn_codebook": "loss"}},
         training={
             "steps": 1_000_000,
             "batch_size": 12,
@@ -121,18 +150,28 @@ VQGAN_PRESETS = {
             "discriminator_start": 250_000,
         },
     ),
-    "tiny": Preset(
-        summary="for tests only: trains in a second",
-        config={"codec": _TINY | {"num_codes": 8, "ema_decay": 0.5}},
-        training=_TINY_TRAINING,
-    ),
     **PRIORS,
 }
 
 KLVAE_PRESETS = {
+    "tiny": Preset(
+        summary="trains in seconds, to see that everything works",
+        config={"codec": _TINY},
+        training=_TINY_TRAINING,
+    ),
+    "small": Preset(
+        summary="for a CPU: factor 4",
+        config={"codec": _SMALL | {"latent_channels": 4, "code_size": 4}},
+        training=_SMALL_TRAINING,
+    ),
+    "base": Preset(
+        summary="for a GPU: factor 4",
+        config={"codec": {"widths": [64, 128, 256]}},
+        training=_BASE_TRAINING,
+    ),
     "f8": Preset(
         summary="colour pictures, factor 8, the widths of Stable Diffusion's first stage",
-        config={"codec": {"widths": [128, 256, 512, 512]}},
+        config={"codec": {"image_channels": 3, "widths": [128, 256, 512, 512]}},
         training={
             "steps": 400_000,
             "batch_size": 12,
@@ -140,11 +179,6 @@ KLVAE_PRESETS = {
             "crop": 256,
             "discriminator_start": 50_000,
         },
-    ),
-    "tiny": Preset(
-        summary="for tests only: trains in a second",
-        config={"codec": _TINY},
-        training=_TINY_TRAINING,
     ),
 }
 
@@ -198,8 +232,15 @@ def _check(codec: NetworkConfig, family: str) -> None:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    c = _config(request.family, request.config)
-    return msgspec.to_builtins(c) if isinstance(c, KLVAEConfig) else completed(c, request.stage)
+    config, data = request.config, request.data
+    if data:
+        config = fitted_codec(config, data)
+    c = _config(request.family, config)
+    if isinstance(c, KLVAEConfig):
+        return msgspec.to_builtins(c)
+    if data and request.stage == "prior":
+        c = _config(request.family, fitted_prior(config, data, c.codec.downsampling))
+    return completed(c, request.stage)
 
 
 MEMORY_BYTES = 1 << 31

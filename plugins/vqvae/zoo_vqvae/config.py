@@ -1,12 +1,13 @@
 """Config and training settings of VQ-VAEs. Does not import torch."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from zoo.errors import UsageError
-from zoo.hookspecs import TrainRequest
+from zoo.hookspecs import DataFacts, TrainRequest
 from zoo.settings import AveragedSettings
 
 
@@ -63,6 +64,19 @@ def check_prior(prior: PriorConfig | None, family: str) -> None:
     """Checks of a prior's config that the schema cannot express; UsageError."""
     if prior and prior.width % prior.heads:
         raise UsageError(f"{family} config: prior.heads is {prior.heads}; it must divide the width {prior.width}")
+
+
+def fitted_codec(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
+    """A config whose codec takes the data's channels, if it leaves them open. Codecs take images of any size."""
+    codec = config.get("codec", {})
+    return {**config, "codec": {"image_channels": data.channels, **codec} if isinstance(codec, Mapping) else codec}
+
+
+def fitted_prior(config: Mapping[str, Any], data: DataFacts, downsampling: int) -> dict[str, Any]:
+    """A config whose prior draws the token grid of the data's images, and their classes, if it leaves them open."""
+    rows, columns = (-(-side // downsampling) for side in (data.height, data.width))
+    found = {"rows": rows, "columns": columns, "num_classes": len(data.classes)}
+    return {**config, "prior": {**found, **(config.get("prior") or {})}}
 
 
 def completed(config: Any, stage: str) -> dict[str, Any]:

@@ -21,19 +21,32 @@ from zoo.hookspecs import (
 )
 from zoo.settings import read
 
-from .config import VQVAEConfig, check_prior, completed, trains_prior
+from .config import VQVAEConfig, check_prior, completed, fitted_codec, fitted_prior, trains_prior
 from .ports import codec_tasks, prior_tasks
 
-ZOO_CONTRACT = 2
+ZOO_CONTRACT = 4
 
+_SMALL = {"hidden_channels": 128, "residual_channels": 32, "code_size": 8}
 # 28x28 grey pictures to 7x7 tokens: shared by the two published models.
-_SMALL_GREY = {"codec": {"image_channels": 1, "hidden_channels": 128, "residual_channels": 32, "code_size": 8}}
+_SMALL_GREY = {"codec": {"image_channels": 1} | _SMALL}
+_WIDE = {"hidden_channels": 256, "residual_channels": 256, "code_size": 64}  # the widths of the paper
 
-PRIOR = {"num_classes": 10, "width": 128, "depth": 4, "heads": 4}
+_SMALL_PRIOR = {"width": 128, "depth": 4, "heads": 4}
+PRIOR = {"num_classes": 10} | _SMALL_PRIOR
 PRIOR_TRAINING = {"steps": 2_500, "batch_size": 64, "learning_rate": 2e-3, "precision": "bfloat16"}
 
-# For both families with tokens; used with --stage prior.
+# For both families with tokens; used with --stage prior. Those of a cost take rows, columns and classes from the data.
 PRIORS = {
+    "small-prior": Preset(
+        summary="with --stage prior: a small masked transformer",
+        config={"prior": _SMALL_PRIOR},
+        training=PRIOR_TRAINING,
+    ),
+    "base-prior": Preset(
+        summary="with --stage prior: a masked transformer for a GPU",
+        config={"prior": {"width": 512, "depth": 12, "heads": 8, "dropout": 0.1}},
+        training=PRIOR_TRAINING | {"steps": 50_000, "learning_rate": 3e-4},
+    ),
     "prior": Preset(
         summary="with --stage prior: a small masked transformer over 7x7 tokens, ten classes",
         config={"prior": PRIOR},
@@ -45,13 +58,37 @@ PRIORS = {
         training=PRIOR_TRAINING,
     ),
     "tiny-prior": Preset(
-        summary="with --stage prior, for tests: masked, 7x7 tokens",
+        summary="with --stage prior: masked, trains in seconds, to see that it works",
         config={"prior": {"width": 16, "depth": 1, "heads": 2}},
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
     ),
 }
 
 PRESETS = {
+    "tiny": Preset(
+        summary="trains in seconds, to see that everything works",
+        config={
+            "codec": {
+                "hidden_channels": 16,
+                "residual_channels": 8,
+                "residual_layers": 1,
+                "num_codes": 8,
+                "code_size": 4,
+                "ema_decay": 0.5,  # so that the codes follow immediately and do not tie
+            }
+        },
+        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
+    ),
+    "small": Preset(
+        summary="for a CPU: factor 4, 512 codes",
+        config={"codec": _SMALL},
+        training={"steps": 5_000, "batch_size": 32, "learning_rate": 1e-3},
+    ),
+    "base": Preset(
+        summary="for a GPU: factor 4, 512 codes, the widths of the paper",
+        config={"codec": _WIDE},
+        training={"steps": 100_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
     "fashion": Preset(
         summary="grey 28x28 clothing, 7x7 tokens, 512 codes",
         config=_SMALL_GREY,
@@ -64,23 +101,8 @@ PRESETS = {
     ),
     "photo": Preset(
         summary="colour photographs of any size, factor 4, the widths of the paper",
-        config={"codec": {"image_channels": 3, "hidden_channels": 256, "residual_channels": 256, "code_size": 64}},
+        config={"codec": {"image_channels": 3} | _WIDE},
         training={"steps": 100_000, "batch_size": 64, "learning_rate": 2e-4},
-    ),
-    "tiny": Preset(
-        summary="for tests only: trains in a second",
-        config={
-            "codec": {
-                "image_channels": 1,
-                "hidden_channels": 16,
-                "residual_channels": 8,
-                "residual_layers": 1,
-                "num_codes": 8,
-                "code_size": 4,
-                "ema_decay": 0.5,  # so that the codes follow immediately and do not tie
-            }
-        },
-        training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
     ),
     **PRIORS,
 }
@@ -111,7 +133,13 @@ def _config(config: Mapping[str, Any]) -> VQVAEConfig:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return completed(_config(request.config), request.stage)
+    config, data = request.config, request.data
+    if data:
+        config = fitted_codec(config, data)
+    c = _config(config)
+    if data and request.stage == "prior":
+        c = _config(fitted_prior(config, data, c.codec.downsampling))
+    return completed(c, request.stage)
 
 
 @hookimpl

@@ -42,7 +42,9 @@ class CodecTrainer(AveragedTrainer):
         x = pad_to_multiple(to_float(batch.images), self.config.downsampling)
         reconstruction, quantized = self.network(x, generator)
         losses = {"reconstruction": reconstruction_loss(reconstruction, x), **quantized.losses}
-        loss = losses["reconstruction"] + self.config.commitment_weight * losses["commitment"]
+        loss = losses["reconstruction"]
+        if "commitment" in losses:  # not in `validate`
+            loss = loss + self.config.commitment_weight * losses["commitment"]
         loss = loss + losses.get("codebook", 0.0)
         counts = torch.bincount(quantized.indices.flatten(), minlength=self.config.num_codes)
         return {"loss": loss, **losses, "perplexity": perplexity(counts)}

@@ -16,7 +16,7 @@ from zoo.hookspecs import Batch, BuildRequest, ConfigRequest, TrainRequest
 
 from . import recorded
 
-NETWORK = {"image_size": 16, "num_classes": 2}
+NETWORK = {"image_size": 16, "image_channels": 1, "num_classes": 2}
 
 
 def trainer(family: str = "ddpm", network: dict | None = None, diffusion: dict | None = None, **settings):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from zoo.errors import UsageError
 from zoo.hookspecs import (
     BuildRequest,
     ConfigRequest,
@@ -28,7 +29,7 @@ from zoo.settings import TrainingSettings, read
 if TYPE_CHECKING:
     from torch import nn
 
-ZOO_CONTRACT = 1
+ZOO_CONTRACT = 4
 
 
 class GANConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,13 +49,18 @@ class GANSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 PRESETS = {
+    "small": Preset(
+        summary="for a CPU: from 100 numbers",
+        config={},
+        training={"steps": 12_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
     "fashion": Preset(
         summary="grey 28x28 clothing from 100 numbers",
-        config={"hidden_channels": 128},
+        config={"image_channels": 1, "image_size": 28, "hidden_channels": 128},
         training={"steps": 12_000, "batch_size": 64, "learning_rate": 2e-4},
     ),
     "tiny": Preset(
-        summary="for tests only: trains in a second",
+        summary="trains in seconds, to see that everything works",
         config={"hidden_channels": 8, "latent_size": 4},
         training={"steps": 20, "batch_size": 8, "learning_rate": 2e-3, "discriminator_channels": 8},
     ),
@@ -77,7 +83,15 @@ def _config(config: Mapping[str, Any]) -> GANConfig:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return msgspec.to_builtins(_config(request.config))
+    data, found = request.data, {}
+    if data:  # what the config leaves open is as the pictures are
+        found = {"image_channels": data.channels, "image_size": data.height}
+        if "image_size" not in request.config and (data.height != data.width or data.height % 4):
+            raise UsageError(
+                f"the pictures are {data.width}x{data.height}; this gan takes squares whose side is a multiple of 4:"
+                f" give --image-size {data.nearest(4, square=True)} to crop and scale them"
+            )
+    return msgspec.to_builtins(_config({**found, **request.config}))
 
 
 @hookimpl

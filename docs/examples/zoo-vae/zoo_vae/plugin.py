@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from zoo.errors import UsageError
 from zoo.hookspecs import (
     BuildRequest,
     ConfigRequest,
@@ -28,7 +29,7 @@ from zoo.settings import AveragedSettings, read
 if TYPE_CHECKING:
     from torch import nn
 
-ZOO_CONTRACT = 2
+ZOO_CONTRACT = 4
 
 
 class VAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,18 +42,23 @@ class VAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 PRESETS = {
+    "small": Preset(
+        summary="for a CPU: 32 latents",
+        config={},
+        training={"steps": 8_000, "batch_size": 64, "learning_rate": 1e-3},
+    ),
     "fashion": Preset(
         summary="grey 28x28 clothing, 32 latents",
-        config={},
+        config={"image_channels": 1, "image_size": 28},
         training={"steps": 8_000, "batch_size": 128, "learning_rate": 2e-3},
     ),
     "digits": Preset(
         summary="grey 28x28 digits, 12 latents",
-        config={"hidden_channels": 32, "latent_size": 12},
+        config={"image_channels": 1, "image_size": 28, "hidden_channels": 32, "latent_size": 12},
         training={"steps": 2_000, "batch_size": 64, "learning_rate": 2e-3},
     ),
     "tiny": Preset(
-        summary="for tests only: trains in a second",
+        summary="trains in seconds, to see that everything works",
         config={"hidden_channels": 8, "latent_size": 4},
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0},
     ),
@@ -75,7 +81,15 @@ def _config(config: Mapping[str, Any]) -> VAEConfig:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    return msgspec.to_builtins(_config(request.config))
+    data, found = request.data, {}
+    if data:  # what the config leaves open is as the pictures are
+        found = {"image_channels": data.channels, "image_size": data.height}
+        if "image_size" not in request.config and (data.height != data.width or data.height % 4):
+            raise UsageError(
+                f"the pictures are {data.width}x{data.height}; this vae takes squares whose side is a multiple of 4:"
+                f" give --image-size {data.nearest(4, square=True)} to crop and scale them"
+            )
+    return msgspec.to_builtins(_config({**found, **request.config}))
 
 
 @hookimpl

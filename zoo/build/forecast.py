@@ -1,0 +1,127 @@
+"""What a training will take, before it starts: operations, memory and time of a step.
+
+A throwaway trainer takes a step with a few pictures, in which operations and the tensors kept for the backward pass are
+counted. Both grow with the number of pictures. If the memory suffices, a whole step is timed.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import UsageError
+from ..hookspecs import Batch, Trainer
+from ..plugins import Loaded
+from ..settings import TrainingSettings, read
+from ..text import human_bytes
+from .data import Dataset, Sampler
+from .train import Processes, Run, new_trainer
+
+FEW = 4  # pictures of the counted step
+LONG = 20.0  # seconds; a step that would take longer is not timed
+COPIES = 5  # of the weights: themselves, their average, gradients, Adam's two averages
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training takes, in each of its processes."""
+
+    parameters: int  # of the model
+    flops: int  # floating-point operations of a step
+    memory_bytes: int  # at the peak, roughly
+    free_bytes: int | None  # of the device's memory; None: unknown
+    step_seconds: float
+    device: str
+
+
+def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
+    """Estimates a training.
+
+    Raises:
+        UsageError: invalid settings, pictures that the trainer refuses, or too little memory for a step.
+    """
+    processes = Processes()
+    settings = read(TrainingSettings, run.settings, f"{run.family} training")
+    number = len(range(settings.batch_size)[processes.share(settings.batch_size)])
+    Sampler(len(data), settings.batch_size, settings.seed)  # refuses a batch that is larger than the data
+    parts = settings.accumulate
+    if parts > 1:
+        new_trainer(loaded, run, processes.device)  # refuses parts if it cannot compute them
+    whole = {name: value for name, value in run.settings.items() if name != "accumulate"}
+    trainer = new_trainer(loaded, replace(run, settings=whole), processes.device)
+    few, at_once = min(number, FEW), -(-number // parts)
+
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in trainer.trained_module().parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        seconds = _seconds(trainer, run, data, few, processes.device)
+    weights = sum(p.numel() * p.element_size() for p in trainer.trained_module().parameters())
+    memory = COPIES * weights + sum(kept.values()) * at_once // few
+    free = free_memory(processes.device)
+    if free is not None and memory > free:
+        advice = "--accumulate N, to compute a batch in N parts, or " if getattr(trainer, "accumulates", False) else ""
+        raise UsageError(
+            f"a step needs about {human_bytes(memory)} of memory, and {human_bytes(free)} are free: give {advice}a"
+            f" smaller --batch-size than {settings.batch_size:,}"
+        )
+    if seconds * at_once / few < LONG:
+        seconds = _seconds(trainer, run, data, at_once, processes.device) * number / at_once
+    else:
+        seconds *= number / few
+    return Forecast(
+        parameters=sum(p.numel() for p in trainer.trained_module().parameters()),
+        flops=counter.get_total_flops() * number // few,
+        memory_bytes=memory,
+        free_bytes=free,
+        step_seconds=seconds,
+        device=processes.name,
+    )
+
+
+def _seconds(trainer: Trainer, run: Run, data: Dataset, number: int, device: torch.device) -> float:
+    """How long the last step of a training takes, in which every loss has an effect."""
+    images, labels = (torch.from_numpy(array[:number].copy()).to(device) for array in (data.images, data.labels))
+    began = time.monotonic()
+    batch = Batch(images=images, labels=labels)
+    losses = trainer.step(batch, run.settings["steps"] - 1, torch.Generator().manual_seed(0))
+    for value in losses.values():
+        float(value)  # waits for the device
+    return time.monotonic() - began
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process can still take; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        group = Path("/sys/fs/cgroup")
+        used, limit = ((group / name).read_text().strip() for name in ("memory.current", "memory.max"))
+        found += [int(limit) - int(used)] if limit.isdigit() else []
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
+
+
+def used_memory() -> int | None:
+    """Bytes that this process has taken at its peak, on the GPU if it uses one; None if unknown."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration, ValueError):
+        return None

@@ -1,0 +1,198 @@
+"""What is seen of a training while it runs: sheets of pictures, held-out losses, the loss curve."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+from ..hookspecs import Batch, Port, Task, TaskModuleRequest, TasksRequest, Trainer
+from ..media.pictures import Grid, encode_png
+from ..plugins import Loaded
+from ..ports.inputs import complete
+from ..system.files import write_atomically
+from .data import Dataset
+from .evaluate import psnr
+from .log import LOG, read_log
+
+if TYPE_CHECKING:
+    from .train import Run
+
+FIRST_LOOK = 25  # steps; then after twice as many, and so on
+SHEET = 16  # pictures
+SHEET_PIXELS = SHEET * 128 * 128  # of larger pictures there are fewer
+COLUMNS = 8
+VALIDATED = 256  # pictures
+CURVE = "loss.png"
+
+
+def is_due(step: int, steps: int) -> bool:
+    """Whether to look after this number of steps: 25, 50, 100, …, and at the end."""
+    times, rest = divmod(step, FIRST_LOOK)
+    return step == steps or (rest == 0 and times & (times - 1) == 0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen after a step."""
+
+    held_out: Mapping[str, float]  # losses and figures by name
+    sheet: Path | None
+    pictures: np.ndarray | None  # of the sheet, uint8 [height, width, channels]
+
+
+class Watch:
+    """Looks at a trainer's model, in torch: draws pictures, or reconstructs those that were held out."""
+
+    def __init__(self, loaded: Loaded, run: "Run", data: Dataset, held_out: Dataset | None, device: torch.device):
+        self.loaded, self.run, self.device = loaded, run, device
+        self.held_out = held_out
+        shown = held_out if held_out is not None else data
+        request = TasksRequest(family=run.family, config=run.config, classes=tuple(run.classes))
+        self.task, self.shown = _seen(loaded.call("list_tasks", request).tasks)
+        number = max(2, min(SHEET, SHEET_PIXELS // (shown.images.shape[1] * shown.images.shape[2])))
+        self.pictures = shown.images[:number]
+
+    def look(self, trainer: Trainer, step: int, folder: Path) -> Look:
+        """Figures of held-out pictures, and a sheet in the folder; changes nothing of the trainer."""
+        module = trainer.trained_module()
+        modes = {part: part.training for part in module.modules()}
+        try:
+            with torch.no_grad():
+                figures = self._validate(trainer)
+                sheet, more = self._sheet(module.eval())
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        if sheet is None:
+            return Look(figures, None, None)
+        path = folder / f"sheet-{step:06}.png"
+        write_atomically(path, encode_png(sheet))
+        return Look(figures | more, path, sheet)
+
+    def _validate(self, trainer: Trainer) -> dict[str, float]:
+        validate = getattr(trainer, "validate", None)
+        if validate is None or self.held_out is None:
+            return {}
+        size = self.run.settings["batch_size"]
+        generator = torch.Generator().manual_seed(0)
+        sums: dict[str, float] = {}
+        starts = range(0, min(len(self.held_out), VALIDATED), size)
+        number = 0
+        for start in starts:
+            part = slice(start, min(start + size, VALIDATED))
+            images, labels = (torch.from_numpy(a[part].copy()) for a in (self.held_out.images, self.held_out.labels))
+            number += len(images)
+            losses = validate(Batch(images=images.to(self.device), labels=labels.to(self.device)), generator)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(images)
+        return {name: value / number for name, value in sums.items()}
+
+    def _sheet(self, module: nn.Module) -> tuple[np.ndarray | None, dict[str, float]]:
+        """The pictures as one, and the figures that they give."""
+        if self.task is None:
+            return None, {}
+        request = TaskModuleRequest(family=self.run.family, config=self.run.config, task=self.shown, module=module)
+        graph = self.loaded.call("build_task", request).to(self.device).eval()
+        image = next((name for name, port in self.task.inputs.items() if port.kind == "image"), None)
+        number = len(self.pictures)
+        values = {name: _value(port, self.pictures, number) for name, port in self.task.inputs.items()}
+        inputs = complete(self.shown, self.task, {name: value for name, value in values.items() if value is not None})
+        output = graph(*(torch.from_numpy(array).to(self.device) for array in inputs.values()))
+        made = (output[0] if isinstance(output, (tuple, list)) else output).cpu().numpy()
+        if image is None:
+            return _joined([made]), {}
+        figures = {"psnr": float(psnr(made, self.pictures).mean())} if self.held_out is not None else {}
+        return _joined([self.pictures, made]), figures
+
+
+def _seen(tasks: Mapping[str, Task]) -> tuple[Task | None, str]:
+    """The task that shows what a model can: it draws pictures, or gives back one as it was."""
+    if "generate" in tasks and _gives_images(tasks["generate"]):
+        return tasks["generate"], "generate"
+    for name, task in tasks.items():
+        needed = [port.kind for port in task.inputs.values() if port.default is None]
+        if needed == ["image"] and _gives_images(task) and name == "reconstruct":
+            return task, name
+    return None, ""
+
+
+def _gives_images(task: Task) -> bool:
+    return next(iter(task.outputs.values())).kind == "image"
+
+
+def _value(port: Port, pictures: np.ndarray, number: int) -> np.ndarray | None:
+    """The input of a port for a sheet; None: its default."""
+    match port.kind:
+        case "image":
+            return pictures
+        case "seed":
+            return np.arange(number)
+        case "label" if port.maximum is not None:
+            return np.arange(number) % (int(port.maximum) + 1)
+        case _:
+            return None
+
+
+def _joined(batches: Sequence[np.ndarray]) -> np.ndarray:
+    """Batches of equal length as one picture: under each row of the first, that of the second."""
+    number, height, width, _ = batches[0].shape
+    columns = min(COLUMNS, number)
+    rows = [batch[start : start + columns] for start in range(0, number, columns) for batch in batches]
+    full = [np.concatenate([row, np.full((columns - len(row), *row.shape[1:]), 255, np.uint8)]) for row in rows]
+    grid = Grid(len(full) * columns, columns, height, width)
+    return grid.join(np.concatenate(full))
+
+
+def draw_curve(folder: Path) -> Path | None:
+    """The curve of the first loss in a training's log, with its held-out values, as a PNG; None without a log."""
+    lines = read_log(folder / LOG)
+    names = [name for name in (lines[-1] if lines else {}) if name != "step" and not name.startswith("held_out_")]
+    if not names:
+        return None
+    name = names[0]
+    curves = {
+        name: [(line["step"], line[name]) for line in lines if name in line],
+        f"held out {name}": [(line["step"], line[f"held_out_{name}"]) for line in lines if f"held_out_{name}" in line],
+    }
+    path = folder / CURVE
+    write_atomically(path, encode_png(np.asarray(_plot({k: v for k, v in curves.items() if v}))))
+    return path
+
+
+def _plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Image.Image:
+    """Curves over steps, from the lowest to the highest value but for the first tenth's peak."""
+    width, height, left, top, right, bottom = 640, 360, 70, 30, 20, 40
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    points = [point for curve in curves.values() for point in curve]
+    last = max(step for step, _ in points)
+    late = [value for step, value in points if step >= last / 50] or [value for _, value in points]
+    low, high = min(late), max(late)
+    if high == low:
+        low, high = low - 1, high + 1
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = left + (width - left - right) * step / max(last, 1)
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
+        return x, height - bottom - (height - top - bottom) * share
+
+    for i in range(5):
+        value, step = low + (high - low) * i / 4, last * i / 4
+        y, x = place(0, value)[1], place(step, low)[0]
+        draw.line([(left, y), (width - right, y)], fill="#dddddd")
+        draw.text((6, y - 6), f"{value:.4g}", fill="black")
+        draw.text((x - 10, height - bottom + 6), f"{step:,.0f}", fill="black")
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = ("#1f77b4", "#d62728")[number % 2]
+        draw.line([place(*point) for point in curve], fill=colour, width=2)
+        for point in curve if number else ():
+            x, y = place(*point)
+            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+        draw.text((left + 180 * number, 8), name, fill=colour)
+    draw.text((width // 2 - 15, height - 16), "step", fill="black")
+    return image
