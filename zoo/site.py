@@ -56,6 +56,7 @@ class Site(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Starts a connection's thread; at the limit, the one that would be closed next is closed for it."""
         with self._lock:
             if len(self._open) >= MOST_CONNECTIONS:
                 self._hang_up(min(self._open, key=self._open.__getitem__))
@@ -63,6 +64,7 @@ class Site(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """Forgets a connection that has ended."""
         with self._lock:
             self._open.pop(request, None)
         super().shutdown_request(request)
@@ -87,6 +89,7 @@ class Site(ThreadingHTTPServer):
             connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a browser that went away early, which is no fault."""
         if not isinstance(sys.exception(), OSError):  # then it is a bug
             super().handle_error(request, client_address)
 

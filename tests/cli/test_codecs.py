@@ -103,7 +103,7 @@ PICTURES = {  # file; the pixels that a person sees in it; what is said for a gr
     "16 bits grey": (deep(GREY, 0), GREY, [CUT], [CUT, REPEATED]),
     "16 bits colour": (deep(RGB, 2), RGB, [CUT, IN_GREY], [CUT]),
     "16 bits with alpha": (deep(with_alpha(RGB), 6), on_white(RGB), [CUT, ON_WHITE, IN_GREY], [CUT, ON_WHITE]),
-    "16 bits grey with alpha": (deep(with_alpha(GREY), 4), on_white(GREY), [CUT, ON_WHITE], [CUT, ON_WHITE]),
+    "16 bits grey with alpha": (deep(with_alpha(GREY), 4), on_white(GREY), [CUT, ON_WHITE], [CUT, ON_WHITE, REPEATED]),
     "alpha": (encoded(with_alpha(RGB)), on_white(RGB), [ON_WHITE, IN_GREY], [ON_WHITE]),
     "grey with alpha": (encoded(with_alpha(GREY)), on_white(GREY), [ON_WHITE], [ON_WHITE, REPEATED]),
     "palette": (

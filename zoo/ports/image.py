@@ -34,7 +34,7 @@ class Pictures(Form):
     def layout(self, batch: np.ndarray) -> Grid:
         return Grid.of(batch)
 
-    def count(self, layout: Any) -> int:
+    def count(self, layout: Any, batch: np.ndarray) -> int:
         return _GRIDS.decode(msgspec.json.encode(layout)).count
 
     def reads(self, file: InputFile) -> bool:

@@ -119,9 +119,14 @@ class Form:
     def layout(self, batch: np.ndarray) -> Any:
         """What `decode_batch` must know about the batch that is not in the file; kept in the recipe."""
 
-    def count(self, layout: Any) -> int:
-        """The number of elements in the whole batch, from the layout in a recipe."""
-        raise NotImplementedError(f"{self.name} share a file")
+    def count(self, layout: Any, batch: np.ndarray) -> int:
+        """The number of elements in the whole batch, of which a file contains `batch`: all of it, if nothing else says
+        otherwise.
+
+        Args:
+            layout: what `layout` returned for the whole batch, from the recipe's JSON.
+        """
+        return len(batch)
 
     def reads(self, file: InputFile) -> bool:
         """Whether `encode_batch` may have written a file, judged by its first bytes."""

@@ -118,7 +118,7 @@ def _check_number(recipe: Recipe, task: Task, expected: np.ndarray) -> None:
     if form.shared or not fits:
         given = f"{expected.dtype} {shape_text(expected.shape)}"
         raise InvalidFileError(f"the file contains {given}; {recipe.task} gives {kind_of(port).describe(port)}")
-    count = form.count(recipe.grid)
+    count = form.count(recipe.grid, expected)
     lists = {
         name: value
         for name, value in recipe.options.items()
