@@ -18,7 +18,7 @@ from ..plugins import load
 from ..ports.image import channels_of
 from ..ports.kinds import kind_of
 from ..run.model import Model
-from ..store.locate import locate
+from ..store.locate import read_folder
 from ..text import did_you_mean, warn
 from . import data as datasets
 from .data import Dataset
@@ -114,7 +114,7 @@ def measure(
 
 def measure_held_out(folder: Path, data: Dataset) -> list[Metric]:
     """The metrics of a new bundle on pictures in memory; none if its family measures none."""
-    model = Model(locate(str(folder)), device="cpu")
+    model = Model(read_folder(folder), device="cpu")
     loaded = load(model.manifest.family)
     if not loaded.implements("measure"):
         return []

@@ -55,7 +55,7 @@ def command(
     from ..run.model import Model
     from ..store.locate import is_path, locate
 
-    bundle = locate(model, registries=registries)
+    bundle = locate(model, registries=registries, isolated=isolated)
     if save and not is_path(model):
         raise UsageError(f"--save writes into a bundle's folder; '{model}' is a published model, which never changes")
     judging = Model(locate(judge, registries=registries, isolated=isolated), device=device) if judge else None
@@ -65,10 +65,14 @@ def command(
     metrics = [msgspec.structs.replace(m, command=again) for m in metrics]
     if save:
         from ..build.export import update_bundle
+        from ..store.trust import remember, was_made_here
+        from ..system.paths import user_path
 
         manifest = msgspec.structs.replace(bundle.manifest, metrics=tuple(metrics))
         manifests.parse(manifests.dump(manifest), f"the metrics of {model}")  # what is written can be read
-        update_bundle(bundle.folder, manifest)
+        saved = update_bundle(user_path(model), manifest)  # not the private copy, which was measured
+        if was_made_here(bundle.digest):
+            remember(manifests.digest(manifests.dump(saved)))
         note(f"saved in {model}")
     if json_:
         as_json(metrics)

@@ -100,13 +100,14 @@ class Report:
         """Figures on held-out pictures, the sheet, the loss curve, and what to do next."""
         from ..build.card import command_line
         from ..build.watch import draw_curve
+        from ..store.locate import folder_reference
 
         curve = draw_curve(folder)
         sheet = max(folder.glob("sheet-*.png"), default=None)
         figures = {metric.name: metric.value for metric in measured(begun, manifest, out)} or held_out
         next_commands = [
-            command_line(manifest, str(out)),
-            f"zoo info {shlex.quote(str(out))}",
+            command_line(manifest, folder_reference(out)),
+            f"zoo info {shlex.quote(folder_reference(out))}",
             f"zoo publish {shlex.quote(str(out))} --to my-registry/",
         ]
         self.event(

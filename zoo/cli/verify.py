@@ -193,8 +193,9 @@ def _replay(report: dict[str, Any], bundle: "Bundle", device: "Device") -> None:
     """Adds the findings of a bundle's graph check, and the replay if there are none."""
     from ..graph.check import check
     from ..run.replay import replay
+    from ..store.check_apart import check_apart
 
-    report["findings"] = check(bundle.folder, bundle.manifest)
+    report["findings"] = check_apart(bundle.folder) if bundle.worker else check(bundle.folder, bundle.manifest)
     report["replay"] = []
     if not report["findings"]:
         report["replay"] = replay(bundle.folder, bundle.manifest, device, bundle.worker)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -77,9 +78,10 @@ class IsolatedSession:
         request = {"do": "open", "session": self._number, "graph": str(self._graph.absolute()), **self._how}
         reply = self._ask(request, f"opening {safe_text(self._graph.name)}")
         self._generation = self._worker.generation
-        self.inputs, self.outputs = tuple(map(str, reply["inputs"])), tuple(map(str, reply["outputs"]))
-        self.provider, self.reason = str(reply["provider"]), safe_text(reply["reason"])
-        self.runtime_version = safe_text(reply["runtime"])
+        with self._understood():
+            self.inputs, self.outputs = tuple(map(str, reply["inputs"])), tuple(map(str, reply["outputs"]))
+            self.provider, self.reason = str(reply["provider"]), safe_text(reply["reason"])
+            self.runtime_version = safe_text(reply["runtime"])
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name."""
@@ -89,11 +91,22 @@ class IsolatedSession:
             arrays = write_arrays(shared, inputs)
             request = {"do": "run", "session": self._number, "arrays": arrays}
             reply = self._ask(request, f"running {safe_text(self._graph.name)}")
-            self.left_on_cpu = {str(name): int(count) for name, count in reply["left_on_cpu"].items()}
-            outputs = read_arrays(shared, reply["arrays"], self._worker.limits.memory)
+            with self._understood():
+                self.left_on_cpu = {str(name): int(count) for name, count in reply["left_on_cpu"].items()}
+                outputs = read_arrays(shared, reply["arrays"], self._worker.limits.memory)
             if shared.seek(0, 2) > _KEPT_BYTES:
                 shared.truncate(0)
             return outputs
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Ends a worker whose reply is not what `zoo.run.worker` sends: a stranger's graph has taken it over."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as e:
+            self._worker.close()
+            name = safe_text(self._worker.name)
+            raise InvalidFileError(f"{name}: its worker process replied what cannot be read: {safe_text(e)}") from None
 
     def _ask(self, request: dict[str, Any], doing: str) -> dict[str, Any]:
         unneeded = self._worker.unneeded

@@ -150,14 +150,20 @@ def read_folder(folder: Path, *, isolated: bool | None = None, warm_up: bool = F
     digest, name = manifests.digest(data), safe_text(folder)
     worker = _How(isolated, warm_up).worker(name, digest)
     from ..graph.check import check  # takes a while, in which the worker starts
+    from .check_apart import check_apart
     from .snapshot import Snapshot
 
     manifest = manifests.parse(data, str(folder / MANIFEST))
     snapshot = Snapshot(folder, data, manifest.files, name)
-    if checked and (unsafe := check(snapshot.folder, manifest)):
+    # A stranger's graph may crash what reads it, so that is done in a process of its own.
+    if checked and (unsafe := check_apart(snapshot.folder) if worker else check(snapshot.folder, manifest)):
         raise InvalidFileError(f"{name} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
-    reference = str(folder) if is_path(str(folder)) else f"./{folder}"
-    return Bundle(snapshot.folder, manifest, digest, reference, worker, snapshot)
+    return Bundle(snapshot.folder, manifest, digest, folder_reference(folder), worker, snapshot)
+
+
+def folder_reference(folder: Path) -> str:
+    """The text that `locate` takes for a folder: `./tiny`, since `tiny` is a model."""
+    return str(folder) if is_path(str(folder)) else f"./{folder}"
 
 
 def read_in_place(entry: Entry, *, isolated: bool | None = None, warm_up: bool = False) -> Bundle:

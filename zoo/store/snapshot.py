@@ -22,7 +22,7 @@ from ..system.places import home
 from ..text import safe_text
 from .blobs import BLOCK, CANNOT_LINK
 
-_PREFIX = "running-"
+_PREFIX = "zoo-running-"
 
 
 class Snapshot:
@@ -117,23 +117,30 @@ def _make_folder() -> tuple[Path, int]:
     """A new private folder, locked as long as the returned descriptor is open."""
     import fcntl
 
-    for parent in (home() / "running", Path(tempfile.gettempdir())):
-        try:
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
-        except OSError as e:
-            if parent == Path(tempfile.gettempdir()):
-                raise StoreError(f"cannot write {safe_text(parent)}: {e.strerror}") from None
-            continue
+    folder = _new_folder()
+    try:
         lock = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        if not folder.exists():  # another process took it for a killed one's, before it was locked
-            os.close(lock)
-            return _make_folder()
-        _sweep(parent, folder)
-        return folder, lock
-    raise AssertionError("the loop above returns or raises")
+    except FileNotFoundError:  # another process took it for a killed one's, before it was locked
+        return _make_folder()
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    if not folder.exists():
+        os.close(lock)
+        return _make_folder()
+    _sweep(folder.parent, folder)
+    return folder, lock
+
+
+def _new_folder() -> Path:
+    """In the store, or in the folder for temporary files if there is no store that can be written."""
+    with suppress(OSError, StoreError):
+        parent = home() / "running"
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
+    try:
+        return Path(tempfile.mkdtemp(prefix=_PREFIX))
+    except OSError as e:
+        raise StoreError(f"cannot write {safe_text(tempfile.gettempdir())}: {e.strerror}") from None
 
 
 def _sweep(parent: Path, mine: Path) -> None:

@@ -10,6 +10,7 @@ made/<digest of model.yaml>     a model that was made here; empty
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import StoreError, UsageError
 from ..formats.registry import DEFAULT, Registry
@@ -47,15 +48,17 @@ def is_trusted(registry: Registry) -> bool:
 
 def was_made_here(digest: str) -> bool:
     """Whether `remember` was called with this digest."""
-    return bool(re.fullmatch("[0-9a-f]{64}", digest)) and (home() / "made" / digest).is_file()
+    with suppress(OSError, StoreError):  # there may be no home folder, or none that can be read
+        return bool(re.fullmatch("[0-9a-f]{64}", digest)) and (home() / "made" / digest).is_file()
+    return False
 
 
 def remember(digest: str) -> None:
     """Records a bundle that was made on this machine. Where the store cannot be written, says so in one line: the
     bundle then runs in a worker process, like a stranger's."""
-    folder = home() / "made"
     try:
+        folder = home() / "made"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / digest).touch()
     except (OSError, StoreError) as e:
-        warn("%s cannot be written, so this model will run in a worker process: %s", folder, safe_text(e))
+        warn("the store cannot be written, so this model will run in a worker process: %s", safe_text(e))

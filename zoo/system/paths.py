@@ -77,7 +77,7 @@ def read_file(path: Path, most: int, *, pipes: bool = False) -> bytes:
                 raise InvalidFileError(f"{shown(path)} is a folder, not a file")
             if not stat.S_ISREG(mode) and not pipes:
                 raise InvalidFileError(f"{shown(path)} is not a plain file")
-            return _read(file, most, stat.S_ISFIFO(mode))
+            return _read(file, most, stat.S_ISFIFO(mode), special=not stat.S_ISREG(mode))
         finally:
             os.close(file)
     except (OSError, ValueError) as e:
@@ -110,7 +110,7 @@ def write_special(path: Path, data: bytes) -> None:
         raise cannot_write(path, e) from None
 
 
-def _read(file: int, most: int, pipe: bool) -> bytes:
+def _read(file: int, most: int, pipe: bool, *, special: bool) -> bytes:
     """Reads to the end. A pipe opened before its writer looks as if it had ended, so its first byte is awaited."""
     first, end = b"", time.monotonic() + PIPE_SECONDS
     while pipe and not first:
@@ -121,7 +121,7 @@ def _read(file: int, most: int, pipe: bool) -> bytes:
         if not first and time.monotonic() > end:
             return b""
         time.sleep(0 if first else 0.02)
-    if hasattr(os, "set_blocking"):
+    if special and hasattr(os, "set_blocking"):
         os.set_blocking(file, True)
     data = bytearray(first)
     while len(data) <= most and (chunk := os.read(file, min(_CHUNK, most + 1 - len(data)))):

@@ -39,7 +39,8 @@ def hear_termination() -> None:
         raise Terminated(128 + number)
 
     if threading.current_thread() is threading.main_thread():
-        heard = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+        ends = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # Windows has no SIGHUP
+        heard = [s for s in ends if signal.getsignal(s) is signal.SIG_DFL]
         for number in heard:
             signal.signal(number, end)
 
@@ -98,7 +99,7 @@ def limit_memory(memory: int) -> None:
     except ImportError:  # Windows
         return
     for kind, limit in (("RLIMIT_DATA", memory), ("RLIMIT_FSIZE", memory), ("RLIMIT_CORE", 0)):
-        with suppress(ValueError, OSError):  # a lower limit that is set already stays
+        with suppress(ValueError, OSError, OverflowError):  # a lower limit that is set already stays
             resource.setrlimit(getattr(resource, kind), (limit, limit))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -38,6 +38,8 @@ CALL_SECONDS = 3600.0
 minutes, and so does opening a graph of 100,000 nodes."""
 MEMORY_SHARE = 0.75
 """The default memory limit, as a share of what this machine, or this control group, has."""
+LEAST_MEMORY = 64 << 20
+"""With less, it cannot even start."""
 LONGEST_REPLY = 16 << 20
 GRACE_SECONDS = 2.0  # for a worker that closed its pipe, before it is killed
 
@@ -65,6 +67,9 @@ class Limits:
         if memory and not (found and int(found[1])):
             raise UsageError(f"ZOO_WORKER_MEMORY is '{safe_text(memory)}'; it must be a number of bytes, e.g. 8G")
         most = int(found[1]) * _UNITS[found[2]] if found else int(machine_memory() * MEMORY_SHARE)
+        if most < LEAST_MEMORY:
+            raise UsageError(f"ZOO_WORKER_MEMORY is '{safe_text(memory)}'; a worker needs {human_bytes(LEAST_MEMORY)}")
+        most = min(most, sys.maxsize)
         return cls(float(seconds) if seconds else CALL_SECONDS, most)
 
 
@@ -116,9 +121,9 @@ class Worker:
             assert process is not None
             try:
                 line, late = process.ask(json.dumps(message).encode() + b"\n", seconds)
-                if line.endswith(b"\n"):
-                    return json.loads(line)
-            except ValueError:
+                if line.endswith(b"\n") and isinstance(reply := json.loads(line), dict):
+                    return reply
+            except (ValueError, RecursionError):
                 late = False
             except BaseException:
                 self.close()

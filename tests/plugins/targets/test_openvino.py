@@ -88,6 +88,13 @@ def test_one_call_gives_the_picture(folder, tmp_path):
 # --- A sampler: the host draws its noise ------------------------------------------------------------------------------
 
 
+def test_a_library_held_back_to_sse_is_not(folder, tmp_path, monkeypatch):
+    """OpenVINO fails with it, so it must compute as without it, and say so."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    done = call(folder, "verify")
+    assert done.returncode == 0 and "ONEDNN_MAX_CPU_ISA=SSE41 is ignored" in done.stderr, done.stderr
+
+
 @pytest.fixture(scope="module")
 def sampler(tmp_path_factory):
     need("" if importlib.util.find_spec("openvino") else "openvino")
