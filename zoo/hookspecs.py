@@ -59,8 +59,6 @@ CHANGES = {
         "trace_once: a network that every task calls is traced only once at export",
         "ImportRequest.layout: --layout, for tensors that fit several layouts",
         "the module zoo.build.classes: refuses checkpoints of classes that an importer does not know",
-    ),
-    4: (
         "ConfigRequest.data, a DataFacts: a config's open fields come from the training's data",
         "Trainer.validate and Trainer.accumulates, both optional: held-out losses, batches in parts",
         "TrainingSettings.accumulate, and zoo.build.optim.parts_of",

@@ -105,7 +105,9 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
     card = loaded.call("describe_family", DescribeRequest(family=asked.family))
     preset = _preset(card, asked, parent)
     config, settings, summary = _chosen(card, asked, parent, preset)
-    choose(loaded, asked.family, config, asked.assignments, {}, asked.stage)  # a mistake is found before data is read
+    _assigned(
+        loaded, asked.family, config, asked.assignments, {}, asked.stage
+    )  # a mistake is found before data is read
     name = asked.name or (parent.manifest.name if parent else asked.default_name)
     check_name(name)
     same = parent is not None and parent.manifest.name == name
@@ -285,20 +287,34 @@ def choose(
     Without `settings`, every assignment must be a field of the config. With `data`, fields that are left open come from
     it.
     """
+    config = _assigned(loaded, family, config, assignments, settings, stage)
+    request = ConfigRequest(family=family, config=config, stage=stage, data=data)
+    return dict(loaded.call("validate_config", request))
 
-    def validated(config: Mapping[str, Any], data: DataFacts | None = None) -> dict[str, Any]:
-        request = ConfigRequest(family=family, config=config, stage=stage, data=data)
-        return dict(loaded.call("validate_config", request))
 
+def _assigned(
+    loaded: Loaded,
+    family: str,
+    config: Mapping[str, Any],
+    assignments: Sequence[str],
+    settings: dict[str, Any] | None,
+    stage: str,
+) -> dict[str, Any]:
+    """The partial config with the assignments applied; it may only be valid with what comes from the data.
+
+    Raises:
+        UsageError: an assignment to something that is not a field.
+    """
     # An assignment is checked against the completed config, which has every field, and applied to the partial one, so
     # that the other fields stay open for the data. Copied, since it may be the plugin's own preset.
-    config, complete = deepcopy(dict(config)), deepcopy(validated(config))
+    request = ConfigRequest(family=family, config=config, stage=stage)
+    config, complete = deepcopy(dict(config)), deepcopy(dict(loaded.call("validate_config", request)))
     for assignment in assignments:
         assign(assignment, complete, complete if settings is None else settings)
         key = assignment.partition("=")[0]
         if settings is None or "." in key or key in complete:
             assign(assignment, config, config)
-    return validated(config, data)
+    return config
 
 
 def refuse_other(begun: Run, run: Run, folder: Path) -> None:

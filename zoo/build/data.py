@@ -163,7 +163,7 @@ def read(
         raise InvalidFileError(f"{safe_text(path)} has no pictures" + (f" after the first {skip:,}" if skip else ""))
     part = slice(skip, None if limit is None else skip + limit)
     images, labels = images[part], labels[part].astype(np.int64)
-    numbers = tuple(str(i) for i in range(int(labels.max()) + 1))
+    numbers = tuple(str(i) for i in range(int(found.labels.max()) + 1))
     named = default_classes if len(default_classes) >= len(numbers) else numbers
     names = found.classes or tuple(classes) or named
     if labels.max() >= len(names):
@@ -271,7 +271,9 @@ def _read_npz(path: Path, split: str) -> _Found:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{split}_" if f"{split}_images" in arrays else ""
             if f"{prefix}images" not in arrays:
-                raise InvalidFileError(f"{safe_text(path)} has no array 'images' or '{split}_images'")
+                parts = any(f"{part}_images" in arrays for part in ("train", "test"))
+                kind = NotFoundError if parts else InvalidFileError
+                raise kind(f"{safe_text(path)} has no array 'images' or '{split}_images'")
             stated = _npy_header(arrays, f"{prefix}images")
             if f"{prefix}labels" in arrays:
                 _check(path, stated, _npy_header(arrays, f"{prefix}labels"))

@@ -5,8 +5,10 @@ counted. Both grow with the number of pictures. If the memory suffices, a whole 
 """
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -55,7 +57,8 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
     few, at_once = min(number, FEW), -(-number // parts)
 
     kept: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in trainer.trained_module().parameters()}
+    # What is there before the step and does not grow with the batch: weights, their average, the optimiser's state.
+    own = {tensor.untyped_storage().data_ptr() for tensor in _tensors(trainer.state_dict())}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -87,6 +90,18 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
         step_seconds=seconds,
         device=processes.name,
     )
+
+
+def _tensors(state: Any) -> Iterator[torch.Tensor]:
+    """All tensors of a nested state."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _tensors(value)
 
 
 def _seconds(trainer: Trainer, run: Run, data: Dataset, number: int, device: torch.device) -> float:

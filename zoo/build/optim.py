@@ -61,6 +61,7 @@ class AveragedTrainer:
     def __init__(self, request: TrainRequest, settings: AveragedSettings, part: nn.Module | None = None):
         """Only `part` of the request's module is trained; default: all of it."""
         self.settings, self.device = settings, request.device
+        self.accumulates = type(self).step is AveragedTrainer.step  # a subclass's own may not compute parts
         self.module = request.module
         self.part = self.module if part is None else part
         self.network = request.distribute(self.part)
@@ -71,8 +72,6 @@ class AveragedTrainer:
         """Named losses, scalars; the first is minimised, the others are for the log. All randomness must come from
         `generator` (on the CPU)."""
         raise NotImplementedError
-
-    accumulates = True
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """One update of the weights and of their average; see `Trainer.step`."""

@@ -237,6 +237,7 @@ def train(
                 generator = seeded(seed, step, processes.rank)
                 if augment:
                     batch = replace(batch, images=augment(batch.images, seeded(seed, step, processes.rank, 1)))
+                torch.manual_seed(_mix(seed, step, processes.rank, 2))  # dropout draws from torch's own generator
                 losses = trainer.step(batch, step, generator)
                 done = step + 1
                 late = max_seconds is not None and time.monotonic() >= deadline

@@ -24,7 +24,7 @@ class _Remembering(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args = [word for arg in args for word in (arg.split("=", 1) if re.match("--[a-z-]+=", arg) else [arg])]
-        if "--resume" in args and "--data" not in args:
+        if "--resume" in args and "--data" not in args and "--help" not in args and not ctx.resilient_parsing:
             args = self._without(_begun_with(args), args) + args
         ctx.meta["arguments"] = tuple(args)
         return super().parse_args(ctx, args)
@@ -50,8 +50,9 @@ def _begun_with(args: list[str]) -> list[str]:
     if len(folders) != 1:
         found = f"{len(folders)} trainings: {', '.join(map(safe_text, folders))}" if folders else "no *.training"
         raise UsageError(f"this folder has {found}; name the training with --out MODEL, as when it started")
-    words = shlex.split(command_of(folders[0]))
-    if words[:2] != ["zoo", "train"] or words[-1].endswith("…"):
+    command = command_of(folders[0])
+    words = [] if command.endswith("…") else shlex.split(command)  # a long one was cut
+    if words[:2] != ["zoo", "train"]:
         raise UsageError(
             f"{safe_text(folders[0])} does not say how it was started: give the whole command and --resume"
         )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .dit import DiT
     from .unet import UNet
 
-ZOO_CONTRACT = 4
+ZOO_CONTRACT = 3
 
 # v with a cosine schedule: the target has the same scale at every timestep, so guidance and few steps stay stable.
 _VELOCITY = {"schedule": "cosine", "prediction": "v"}

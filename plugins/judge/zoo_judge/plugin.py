@@ -26,7 +26,7 @@ from zoo.settings import read
 
 from .config import JudgeConfig
 
-ZOO_CONTRACT = 4
+ZOO_CONTRACT = 3
 
 _GREY = {"image_channels": 1, "num_classes": 10}
 

@@ -31,7 +31,7 @@ from zoo.settings import read
 
 from .config import KLConfig, KLVAEConfig, NetworkConfig, VQGANConfig
 
-ZOO_CONTRACT = 4
+ZOO_CONTRACT = 3
 
 _TINY = {
     "widths": [8, 8, 16],

@@ -36,6 +36,8 @@ class CodecTrainer(AveragedTrainer):
         codec.to(memory_format=torch.channels_last)
         super().__init__(request, settings, part=codec)
         self.config = codec.config
+        # Averages of the codebook decay once a step: in parts of a batch, they would decay once a part.
+        self.accumulates = codec.config.learn_codebook != "ema"
         self.optimizer = torch.optim.Adam(codec.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from zoo.settings import TrainingSettings, read
 if TYPE_CHECKING:
     from torch import nn
 
-ZOO_CONTRACT = 4
+ZOO_CONTRACT = 3
 
 
 class GANConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

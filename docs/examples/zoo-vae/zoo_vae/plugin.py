@@ -29,7 +29,7 @@ from zoo.settings import AveragedSettings, read
 if TYPE_CHECKING:
     from torch import nn
 
-ZOO_CONTRACT = 4
+ZOO_CONTRACT = 3
 
 
 class VAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
