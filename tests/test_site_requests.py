@@ -7,7 +7,8 @@ import struct
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from subprocess import PIPE
 
 import pytest
@@ -200,6 +201,16 @@ def test_whole_requests_at_once_are_all_answered(site):
     assert answers == [200] * 40
 
 
+@contextmanager
+def heard(number: int) -> Iterator[None]:
+    """Processes that start in this context do not ignore the signal, and nor does this one."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 # --- The end of zoo play ----------------------------------------------------------------------------------------------
 
 
@@ -212,7 +223,11 @@ def test_play_that_is_ended_leaves_nothing(tmp_path, how, when):
     temporary.mkdir()
     command = [sys.executable, "-m", "zoo", "play", str(tmp_path / "model"), "--no-browser"]
     environment = os.environ | {"ZOO_HOME": str(tmp_path / "home"), "TMPDIR": str(temporary)}
-    with ExitStack() as stack, started(command, stdout=PIPE, stderr=PIPE, text=True, env=environment) as play:
+    with (
+        ExitStack() as stack,
+        heard(signal.SIGHUP),  # a run in the background, with nohup, ignores it, and so would its children
+        started(command, stdout=PIPE, stderr=PIPE, text=True, env=environment) as play,
+    ):
         if when == "serving":
             address = play.stdout.readline().strip()
             port = int(address.rstrip("/").rpartition(":")[2])

@@ -91,7 +91,7 @@ def test_a_prior_needs_a_codec_and_its_tokens(workshop):
     assert "name it with --from MODEL" in refused("train", "vqvae", *PRIOR, *data)
     wrong = [word.replace("rows=4", "rows=7") for word in PRIOR]
     said = refused("train", "vqvae", *wrong, "--from", workshop.codec, *data)
-    assert "the pictures give 4x4 tokens, but the prior is for 7x4: give --set prior.rows=4" in said
+    assert "codec:1 is for grey pictures of 16x28, and data has grey pictures of 16x16" in said
     assert "a label is 1, but prior.num_classes is 1" in refused(
         "train", "vqvae", *PRIOR, "--set", "prior.num_classes=1", "--from", workshop.codec, *data
     )

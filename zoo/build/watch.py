@@ -10,10 +10,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from ..hookspecs import Batch, Port, Task, TaskModuleRequest, TasksRequest, Trainer
+from ..hookspecs import Batch, Task, TaskModuleRequest, TasksRequest, Trainer
 from ..media.pictures import Grid, encode_png
 from ..plugins import Loaded
+from ..ports.image import first_image
 from ..ports.inputs import complete
+from ..ports.kinds import drawn
+from ..ports.label import highest
 from ..system.files import write_atomically
 from .data import Dataset
 from .evaluate import psnr
@@ -98,13 +101,19 @@ class Watch:
             return None, {}
         request = TaskModuleRequest(family=self.run.family, config=self.run.config, task=self.shown, module=module)
         graph = self.loaded.call("build_task", request).to(self.device).eval()
-        image = next((name for name, port in self.task.inputs.items() if port.kind == "image"), None)
+        takes_images = first_image(self.task.inputs.values()) is not None
         number = len(self.pictures)
-        values = {name: _value(port, self.pictures, number) for name, port in self.task.inputs.items()}
+        ports = self.task.inputs
+        values: dict[str, np.ndarray | None] = dict.fromkeys(drawn(ports), np.arange(number))
+        for name, port in ports.items():
+            if first_image([port]):
+                values[name] = self.pictures
+            elif (most := highest([port])) is not None:
+                values[name] = np.arange(number) % (most + 1)
         inputs = complete(self.shown, self.task, {name: value for name, value in values.items() if value is not None})
         output = graph(*(torch.from_numpy(array).to(self.device) for array in inputs.values()))
         made = (output[0] if isinstance(output, (tuple, list)) else output).cpu().numpy()
-        if image is None:
+        if not takes_images:
             return _joined([made]), {}
         figures = {"psnr": float(psnr(made, self.pictures).mean())} if self.held_out is not None else {}
         return _joined([self.pictures, made]), figures
@@ -115,27 +124,15 @@ def _seen(tasks: Mapping[str, Task]) -> tuple[Task | None, str]:
     if "generate" in tasks and _gives_images(tasks["generate"]):
         return tasks["generate"], "generate"
     for name, task in tasks.items():
-        needed = [port.kind for port in task.inputs.values() if port.default is None]
-        if needed == ["image"] and _gives_images(task) and name == "reconstruct":
+        needed = [port for port in task.inputs.values() if port.default is None]
+        alone = len(needed) == 1 and first_image(needed) is not None
+        if alone and _gives_images(task) and name == "reconstruct":
             return task, name
     return None, ""
 
 
 def _gives_images(task: Task) -> bool:
-    return next(iter(task.outputs.values())).kind == "image"
-
-
-def _value(port: Port, pictures: np.ndarray, number: int) -> np.ndarray | None:
-    """The input of a port for a sheet; None: its default."""
-    match port.kind:
-        case "image":
-            return pictures
-        case "seed":
-            return np.arange(number)
-        case "label" if port.maximum is not None:
-            return np.arange(number) % (int(port.maximum) + 1)
-        case _:
-            return None
+    return first_image([next(iter(task.outputs.values()))]) is not None
 
 
 def _joined(batches: Sequence[np.ndarray]) -> np.ndarray:

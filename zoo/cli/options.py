@@ -1,5 +1,6 @@
 """What the options of all commands have in common."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ class Number(click.IntRange):
 
     def _describe_range(self) -> str:
         return f"x>={self.min}" if self.max == MOST else super()._describe_range()
+
+
+class Fraction(click.FloatRange):
+    """A number in a range, which NaN is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        converted = super().convert(value, param, ctx)
+        return self.fail("nan is not a number", param, ctx) if math.isnan(converted) else converted
 
 
 def number(least: int, most: int = MOST) -> Number:

@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..system.paths import user_path
 from ..text import safe_text
-from .options import OUT, PATH, SEED, number, option, refuse_existing
+from .options import OUT, PATH, SEED, Fraction, number, option, refuse_existing
 from .training import Bar, Report, seconds_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _folder(out: Path) -> Path:
 @option("--shift", type=number(0, 1024), default=0, metavar="N", help="Move pictures by up to N pixels.")
 @option(
     "--crop",
-    type=click.FloatRange(0.1, 1.0),
+    type=Fraction(0.1, 1.0),
     default=1.0,
     metavar="SHARE",
     help="Cut out parts of at least this share of the sides, 0.1 to 1, and scale them to the whole.",
@@ -141,6 +141,8 @@ def command(**options: Any) -> None:
 
     out = options["out"]
     refuse_existing(out)
+    if options["parent"] == "":
+        raise UsageError("--from is empty; it must be a model or a bundle's folder")
     folder = options["checkpoints"] or _folder(out)
     loaded = load(options["family"])
     if options["threads"]:

@@ -149,7 +149,9 @@ def test_an_imported_model_with_another_sampler_draws_as_diffusers_does(tmp_path
     config, tensors = unet2d(in_channels=4, out_channels=4, add_attention=False, **small)
     model = diffusers.UNet2DModel(**config).eval()
     model.load_state_dict(tensors)
-    said = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 500}
+    # Latents are not clipped. Clipped while the noise is not, as diffusers does, what an untrained network draws is so
+    # sensitive that rounding grows to 3e-4 in 50 steps.
+    said = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 500, "clip_sample": False}
     diffusers.DDPMPipeline(model, diffusers.DDPMScheduler(**said)).save_pretrained(tmp_path / "pipeline")
     bundle, _ = imported(tmp_path, monkeypatch, "ddpm", tmp_path / "pipeline")
     before, digest = manifests.read(bundle), manifests.describe_file(bundle / "model.yaml").sha256
