@@ -15,7 +15,8 @@ MODEL, PLUGIN, PROJECT = "{package}/model.py", "{package}/plugin.py", "pyproject
 FORWARD = "        return to_uint8(self.network(to_float(image)))\n"
 FAULTS = {
     "a slow import": (
-        "loads", "minimal", PLUGIN, "import msgspec\n", "import msgspec\nimport time\nwhile time.process_time() < 1.5: pass\n",
+        "loads", "minimal", PLUGIN, "import msgspec\n",
+        "import msgspec\nimport time\nwhile time.process_time() < 1.5: pass\n",
         "at most 1 s are allowed", "", "docs/contract.md",
     ),
     "torch at the top": (

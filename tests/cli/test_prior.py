@@ -40,7 +40,7 @@ def test_a_codec_gets_a_prior_and_stays_as_it_is(workshop, here):
     assert manifest.files["codec.safetensors"] == manifests.read(workshop.codec).files["codec.safetensors"]
     assert set(manifest.config) == {"codec", "prior"}
 
-    model = package.load("drawing", device="cpu")
+    model = package.load("./drawing", device="cpu")
     drawn = model.generate(seed=np.arange(3), label="disc")["image"]
     assert drawn.shape == (3, 16, 16, 1)
     assert (model.generate(seed=[1], label="disc")["image"] == drawn[1]).all(), "a seed's picture, in any batch"
@@ -50,7 +50,7 @@ def test_a_codec_gets_a_prior_and_stays_as_it_is(workshop, here):
     assert (inpainted[:, 6:] == drawn[:, 6:]).all() and inpainted.shape == drawn.shape
 
     assert "train it with --stage prior, or a new codec" in refused(
-        "train", "vqvae", "--from", "drawing", "--data", workshop.data, "--batch-size", 8, "--out", "x"
+        "train", "vqvae", "--from", "./drawing", "--data", workshop.data, "--batch-size", 8, "--out", "x"
     )
 
 

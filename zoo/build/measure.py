@@ -19,7 +19,7 @@ from ..ports.image import channels_of
 from ..ports.kinds import kind_of
 from ..run.model import Model
 from ..store.locate import read_folder
-from ..text import did_you_mean, warn
+from ..text import did_you_mean
 from . import data as datasets
 from .data import Dataset
 
@@ -130,10 +130,10 @@ def measure_held_out(folder: Path, data: Dataset) -> list[Metric]:
     return loaded.call("measure", request)
 
 
-def finite(metrics: list[Metric]) -> list[Metric]:
+def finite(metrics: list[Metric], note: Callable[[str], None]) -> list[Metric]:
     """The metrics that the data allow: not those that are NaN or infinite, which a line names."""
     if left_out := [m.name for m in metrics if not math.isfinite(m.value)]:
-        warn("left out: %s (too few pictures, or pictures without any variation)", ", ".join(left_out))
+        note(f"left out: {', '.join(left_out)} (too few pictures, or pictures without any variation)")
     return [m for m in metrics if math.isfinite(m.value)]
 
 

@@ -60,7 +60,7 @@ def command(
         raise UsageError(f"--save writes into a bundle's folder; '{model}' is a published model, which never changes")
     judging = Model(locate(judge, registries=registries, isolated=isolated), device=device) if judge else None
     how = Measurement(**options)
-    metrics = finite(measure(Model(bundle, device=device), judging, how, measuring(bundle.manifest.name), note))
+    metrics = finite(measure(Model(bundle, device=device), judging, how, measuring(bundle.manifest.name), note), note)
     again = shlex.join(how.command(bundle.manifest.name, judging and judging.manifest.name))
     metrics = [msgspec.structs.replace(m, command=again) for m in metrics]
     if save:

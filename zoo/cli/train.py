@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..system.paths import user_path
+from ..system.paths import cannot_write, user_path
 from ..text import safe_text
 from .options import OUT, PATH, SEED, Fraction, number, option, refuse_existing
 from .training import Bar, Report, seconds_of
@@ -189,6 +189,11 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
 
     first = os.environ.get("RANK", "0") == "0"
     report = Report(as_events=options["json_"], silent=not first)
+    if options["tensorboard"]:  # before anything else is written
+        try:
+            options["tensorboard"].mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise cannot_write(options["tensorboard"], e) from None
     if first:
         report.summary(begun, forecast(loaded, run, begun.data), options["out"], folder, done)
     with Bar(report, run, done) as bar:
