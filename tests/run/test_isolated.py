@@ -278,6 +278,6 @@ def test_limits_that_are_none_are_refused(monkeypatch, name, value):
 def test_limits_come_from_the_environment(monkeypatch):
     assert Limits.here().seconds == 3600 and Limits.here().memory > 1 << 28
     monkeypatch.setenv("ZOO_WORKER_SECONDS", "2.5")
-    for text, memory in (("1000000", 1_000_000), ("8G", 8 << 30), ("512 MiB", 512 << 20)):
+    for text, memory in (("100000000", 100_000_000), ("8G", 8 << 30), ("512 MiB", 512 << 20)):
         monkeypatch.setenv("ZOO_WORKER_MEMORY", text)
         assert Limits.here() == Limits(2.5, memory)

@@ -151,7 +151,7 @@ def fitted(family: str, config: Mapping[str, Any], data: DataFacts) -> dict[str,
     if not isinstance(network, Mapping):
         return dict(config)  # refused by `read_config`
     found: dict[str, Any] = {"image_channels": data.channels, "num_classes": len(data.classes)}
-    if "image_size" not in network or "image_width" not in network:
+    if "image_size" not in network:
         kind = TransformerConfig if family == "dit" else UNetConfig
         partial = read(kind, {k: v for k, v in network.items() if k in ("patch_size", "widths")}, f"{family} config")
         if data.height % partial.multiple or data.width % partial.multiple:
