@@ -278,7 +278,8 @@ def loads(s: Subject) -> str:
     seconds = s.probe.import_seconds or 0.0
     if seconds > LOAD_SECONDS:
         raise Finding(
-            f"importing {s.plugin.module} takes {seconds:.2f} s, at most {LOAD_SECONDS:g} s are allowed:"
+            f"importing {s.plugin.module} takes {seconds:.2f} s of processor time,"
+            f" at most {LOAD_SECONDS:g} s are allowed:"
             " import heavy modules inside the hooks",
             read="docs/contract.md",
         )
