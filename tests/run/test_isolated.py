@@ -19,6 +19,7 @@ from tests.tiny_tasks import studio
 from zoo.errors import InvalidFileError, UsageError
 from zoo.run.isolated import IsolatedSession, read_arrays, write_arrays
 from zoo.runtime import open_session
+from zoo.store.check_apart import check_in
 from zoo.system.worker import Limits, Worker
 
 PICTURE = np.full((1, 4, 5, 1), 7, np.uint8)
@@ -168,7 +169,7 @@ def test_an_error_of_the_graph_is_the_line_of_a_session_here(tmp_path: Path):
 @pytest.fixture
 def unchecked(monkeypatch):
     """No check of graphs: the worker must also survive what the check does not know."""
-    monkeypatch.setattr("zoo.graph.check.check", lambda folder, manifest: [])
+    monkeypatch.setattr("zoo.store.check_apart.check_in", lambda worker, folder: [])
 
 
 LINES = {
@@ -201,6 +202,29 @@ def test_a_strangers_graph_ends_in_one_line_and_this_process_lives(tmp_path: Pat
     with pytest.raises(InvalidFileError, match=line) as e:
         model.double(image=PICTURE)
     assert time.monotonic() - start < 20 and str(e.value).isprintable() and e.value.exit_code == 4
+
+
+def test_a_check_that_crashes_or_lies_is_a_finding(tmp_path: Path):
+    """The worker checks the graphs that it will run; a graph may have taken it over."""
+
+    class Replies(Worker):
+        reply: object = None
+
+        def request(self, message, doing):
+            if isinstance(self.reply, Exception):
+                raise self.reply
+            return self.reply
+
+    for reply, found in (
+        (InvalidFileError("reading its graphs crashed"), ["reading its graphs crashed"]),
+        ({"error": "InvalidFileError", "text": "too large"}, ["too large"]),
+        ({"findings": "none"}, ["its worker process replied what cannot be read"]),
+        ({}, ["its worker process replied what cannot be read"]),
+        ({"findings": []}, []),
+    ):
+        worker = Replies("tiny")
+        worker.reply = reply
+        assert check_in(worker, tmp_path) == found
 
 
 def test_a_killed_worker_is_one_line_and_the_next_call_starts_another(tmp_path: Path):

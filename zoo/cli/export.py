@@ -63,7 +63,7 @@ def command(
 
     check_out(out, force)
     half = find_target(target)[1].half
-    bundle = locate_with_progress(model, registries, isolated, warm_up=False)
+    bundle = locate_with_progress(model, registries, isolated, prepares=False)
     again = _command_line(bundle, target, precision, accept_loss, options)
     with _in_precision(bundle, precision, half, accept_loss, again, options) as (lighter, cost):
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)

@@ -33,7 +33,7 @@ def command(model: str, port: int, no_browser: bool, isolated: bool | None, regi
     from .run import locate_with_progress
 
     hear_termination()  # the folder below is deleted then, too
-    bundle = locate_with_progress(model, registries, isolated, warm_up=False)
+    bundle = locate_with_progress(model, registries, isolated, prepares=False)
     with TemporaryDirectory(prefix="zoo-play-") as folder:
         site_folder = Path(folder) / "site"
         export(bundle, "web", site_folder)

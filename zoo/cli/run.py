@@ -90,12 +90,13 @@ def _locate(model: str, rest: list[str]) -> "Bundle":
 
 
 def locate_with_progress(
-    model: str, registries: Sequence[str], isolated: bool | None = None, *, warm_up: bool = True
+    model: str, registries: Sequence[str], isolated: bool | None = None, *, prepares: bool = True
 ) -> "Bundle":
     """The bundle, fetched if it is not available locally, after printing how many bytes that takes.
 
     Args:
-        isolated, warm_up: as for `zoo.store.locate.locate`.
+        isolated: as for `zoo.store.locate.locate`.
+        prepares: start the process that runs the model right away, and import what a call needs meanwhile.
     """
     from ..store.locate import locate
 
@@ -107,12 +108,19 @@ def locate_with_progress(
 
     try:
         return locate(
-            model, registries=registries, isolated=isolated, warm_up=warm_up, on_pull=on_pull,
+            model, registries=registries, isolated=isolated, meanwhile=_prepare if prepares else None, on_pull=on_pull,
             on_bytes=lambda count: bars[-1].update(count),
         )  # fmt: skip
     finally:
         for bar in bars:
             bar.close()
+
+
+def _prepare() -> None:
+    from ..run import call, outputs  # noqa: F401
+    from ..run.model import prepare
+
+    prepare()
 
 
 def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:

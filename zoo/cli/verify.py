@@ -191,11 +191,10 @@ def _examine_export(text: str, device: "Device", isolated: bool | None, run_host
 
 def _replay(report: dict[str, Any], bundle: "Bundle", device: "Device") -> None:
     """Adds the findings of a bundle's graph check, and the replay if there are none."""
-    from ..graph.check import check
     from ..run.replay import replay
-    from ..store.check_apart import check_apart
+    from ..store.locate import check_graphs
 
-    report["findings"] = check_apart(bundle.folder) if bundle.worker else check(bundle.folder, bundle.manifest)
+    report["findings"] = check_graphs(bundle)
     report["replay"] = []
     if not report["findings"]:
         report["replay"] = replay(bundle.folder, bundle.manifest, device, bundle.worker)

@@ -52,9 +52,18 @@ def main(memory: int, file: str, lifeline: int | None) -> None:
 def _answer(request: dict[str, Any], sessions: dict[int, Session], shared: BinaryIO) -> dict[str, Any]:
     for number in request["close"]:
         sessions.pop(number, None)
+    if request["do"] == "check":
+        return _check(Path(request["folder"]))
     if request["do"] == "open":
         return _open(request, sessions)
     return _run(request, sessions[request["session"]], shared)
+
+
+def _check(folder: Path) -> dict[str, Any]:
+    from ..formats import manifest
+    from ..graph.check import check
+
+    return {"findings": check(folder, manifest.read(folder))}
 
 
 def _open(request: dict[str, Any], sessions: dict[int, Session]) -> dict[str, Any]:

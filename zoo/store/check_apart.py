@@ -1,15 +1,20 @@
-"""The graph check in a separate process.
+"""The graph check in a separate process: a graph that crashes or hangs the protobuf reader then only ends that one.
 
-A pull runs it before a stranger's model becomes visible: a graph that crashes or hangs the protobuf reader then only
-ends that process, and `zoo pull` itself imports neither onnx nor numpy.
+A pull runs it before a stranger's model becomes visible; `zoo pull` itself imports neither onnx nor numpy. A folder's
+is done by the worker that would run it, which is started anyhow.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..errors import InvalidFileError
 from ..system.processes import describe_end, limit_memory, run_isolated
+
+if TYPE_CHECKING:
+    from ..system.worker import Worker
 
 LIMIT_SECONDS = 300.0
 LIMIT_BYTES = 2 << 30  # the largest graph that `check` parses takes a quarter of it
@@ -24,6 +29,19 @@ def check_apart(folder: Path) -> list[str]:
     if done.returncode:
         return [f"reading its graphs {describe_end(done.returncode)}"]
     return json.loads(done.stdout)
+
+
+def check_in(worker: "Worker", folder: Path) -> list[str]:
+    """The same in a worker process; what it replies is a stranger's, if a graph has taken it over."""
+    try:
+        reply = worker.request({"do": "check", "folder": str(folder.absolute()), "close": []}, "reading its graphs")
+    except InvalidFileError as e:
+        return [str(e)]
+    findings = reply.get("findings", [reply.get("text")])
+    if isinstance(findings, list) and all(isinstance(finding, str) for finding in findings):
+        return findings
+    worker.close()
+    return ["its worker process replied what cannot be read"]
 
 
 def _main() -> None:

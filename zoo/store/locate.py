@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..system.worker import Worker
     from .snapshot import Snapshot
 
+Meanwhile = Callable[[], object] | None
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -43,7 +45,7 @@ def locate(
     registries: Sequence[str] = (),
     pull: bool = True,
     isolated: bool | None = None,
-    warm_up: bool = False,
+    meanwhile: Meanwhile = None,
     on_pull: Callable[[Entry, int], None] | None = None,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> Bundle:
@@ -56,7 +58,7 @@ def locate(
         registries: URLs or folders that are searched before the known ones.
         pull: fetch the model if it is not available locally.
         isolated: whether its graphs run in a worker process; None: if `zoo.store.trust` says so.
-        warm_up: start that process right away, since the caller is going to run something.
+        meanwhile: called while that process starts, which it then does right away: what the caller needs next.
         on_pull: called before that, with the number of bytes to fetch.
         on_bytes: called with the number of bytes as they arrive.
 
@@ -65,8 +67,8 @@ def locate(
         ZooError: it cannot be fetched, or is damaged.
     """
     if is_path(text):
-        return read_folder(user_path(text), isolated=isolated, warm_up=warm_up)
-    store, how = Store(), _How(isolated, warm_up)
+        return read_folder(user_path(text), isolated=isolated, meanwhile=meanwhile)
+    store, how = Store(), _How(isolated, meanwhile)
     with reference_of(text) as reference:
         try:
             entry = resolve(reference, catalogue.registries(registries))
@@ -75,7 +77,7 @@ def locate(
                 return _installed(installed, how.worker(str(installed), installed.digest))
             raise
     if entry.registry.name == DEFAULT:
-        return read_in_place(entry, isolated=isolated, warm_up=warm_up)
+        return read_in_place(entry, isolated=isolated, meanwhile=meanwhile)
     installed = store.find(entry.reference)
     if installed is None and not pull:
         missing = human_bytes(store.missing(entry))
@@ -93,7 +95,7 @@ class _How:
     """Where the caller wants a model to run."""
 
     isolated: bool | None
-    warm_up: bool
+    meanwhile: Meanwhile
 
     def worker(self, name: str, digest: str, entry: Entry | None = None) -> Worker | None:
         """The worker that runs a model; None if it runs in this process."""
@@ -106,8 +108,9 @@ class _How:
         from ..system.worker import Worker
 
         worker = Worker(name)
-        if self.warm_up:
+        if self.meanwhile:
             worker.start()
+            self.meanwhile()
         return worker
 
 
@@ -139,26 +142,38 @@ def _is_model(text: str) -> bool:
     return any(is_file(Path(text) / name) for name in (MANIFEST, EXPORT))
 
 
-def read_folder(folder: Path, *, isolated: bool | None = None, warm_up: bool = False, checked: bool = True) -> Bundle:
+def read_folder(
+    folder: Path, *, isolated: bool | None = None, meanwhile: Meanwhile = None, checked: bool = True
+) -> Bundle:
     """The bundle in a folder, as a private copy: what is hashed and checked here is what runs.
 
     Args:
-        isolated, warm_up: as for `locate`.
+        isolated, meanwhile: as for `locate`.
         checked: refuse graphs that must not be run; else the caller does.
     """
     data = manifests.read_bytes(folder)
     digest, name = manifests.digest(data), safe_text(folder)
-    worker = _How(isolated, warm_up).worker(name, digest)
-    from ..graph.check import check  # takes a while, in which the worker starts
-    from .check_apart import check_apart
+    worker = _How(isolated, meanwhile).worker(name, digest)
     from .snapshot import Snapshot
 
     manifest = manifests.parse(data, str(folder / MANIFEST))
     snapshot = Snapshot(folder, data, manifest.files, name)
-    # A stranger's graph may crash what reads it, so that is done in a process of its own.
-    if checked and (unsafe := check_apart(snapshot.folder) if worker else check(snapshot.folder, manifest)):
+    bundle = Bundle(snapshot.folder, manifest, digest, folder_reference(folder), worker, snapshot)
+    if checked and (unsafe := check_graphs(bundle)):
         raise InvalidFileError(f"{name} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
-    return Bundle(snapshot.folder, manifest, digest, folder_reference(folder), worker, snapshot)
+    return bundle
+
+
+def check_graphs(bundle: Bundle) -> list[str]:
+    """What `zoo.graph.check` finds in a bundle, one line each. A stranger's graph may crash what reads it, so that is
+    done in the process that would run it."""
+    if bundle.worker:
+        from .check_apart import check_in
+
+        return check_in(bundle.worker, bundle.folder)
+    from ..graph.check import check
+
+    return check(bundle.folder, bundle.manifest)
 
 
 def folder_reference(folder: Path) -> str:
@@ -166,7 +181,7 @@ def folder_reference(folder: Path) -> str:
     return str(folder) if is_path(str(folder)) else f"./{folder}"
 
 
-def read_in_place(entry: Entry, *, isolated: bool | None = None, warm_up: bool = False) -> Bundle:
+def read_in_place(entry: Entry, *, isolated: bool | None = None, meanwhile: Meanwhile = None) -> Bundle:
     """A model of the registry inside the package, in its own folder."""
     folder = folder_of(entry)
     try:
@@ -175,7 +190,7 @@ def read_in_place(entry: Entry, *, isolated: bool | None = None, warm_up: bool =
         raise NotFoundError(f"{entry} is not in this package: {safe_text(folder)} has no {MANIFEST}") from None
     if manifests.digest(data) != entry.digest:
         raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; reinstall zoo")
-    worker = _How(isolated, warm_up).worker(str(entry), entry.digest, entry)
+    worker = _How(isolated, meanwhile).worker(str(entry), entry.digest, entry)
     manifest = manifests.parse(data, str(folder / MANIFEST))
     _check_files(folder, manifest, str(entry))
     return Bundle(folder, manifest, entry.digest, str(entry), worker)
