@@ -12,7 +12,7 @@ from zoo_judge import plugin as judge
 from zoo_vqvae import plugin as vqvae
 
 from tests.trainers import Loaded, drawings, run_of
-from zoo.build.forecast import forecast
+from zoo.build.forecast import Forecast, forecast, planned
 from zoo.build.log import LOG
 from zoo.build.train import Progress, train
 from zoo.build.watch import draw_curve, is_due
@@ -127,6 +127,27 @@ def test_the_forecast_counts_operations_memory_and_time(monkeypatch):
     monkeypatch.undo()
     parts = forecast(Loaded(judge), run("judge", batch_size=16, accumulate=2), DATA)
     assert (parts.flops, parts.memory_bytes) == (two.flops, one.memory_bytes), "the memory of half a batch"
+
+
+@pytest.mark.parametrize(
+    "seconds, batches, steps, batch_size",
+    [
+        (1e6, True, 5_000, 64),  # all of them fit
+        (4_000, True, 3_400, 64),
+        (1_000, True, 3_400, 16),  # 850 of 64 or 1,700 of 32 are few
+        (100, True, 340, 16),  # no batch is smaller than this
+        (100, False, 85, 64),
+        (0.1, False, 1, 64),
+    ],
+)
+def test_as_many_steps_are_planned_as_fit(monkeypatch, seconds, batches, steps, batch_size):
+    def measured(loaded, run, data):
+        return Forecast(1, 1, 1, None, run.settings["batch_size"] / 64, "CPU")
+
+    monkeypatch.setattr("zoo.build.forecast.forecast", measured)
+    asked = run("judge", steps=5_000, batch_size=64)
+    plan = planned(Loaded(judge), asked, DATA, measured(None, asked, None), seconds, batches=batches)
+    assert (plan.settings["steps"], plan.settings["batch_size"]) == (steps, batch_size)
 
 
 def _build(a_run):

@@ -194,6 +194,13 @@ def test_set_finds_fields_that_the_preset_leaves_out(drawn, begun):
     assert run.settings["mirror"] is True and "widths" not in run.settings
 
 
+def test_max_time_plans_the_steps_unless_they_are_given(drawn, begun):
+    words = ("vqvae", "--data", drawn, "--preset", "tiny", "--out", "m")  # a step takes 1 s here
+    assert begun(*words, "--max-time", "10s").settings["steps"] == 8
+    assert begun(*words, "--max-time", "10s", "--steps", 50).settings["steps"] == 50
+    assert begun(*words, "--max-time", "9h").settings["steps"] == begun(*words).settings["steps"]
+
+
 def test_presets_are_not_changed_by_a_command(drawn, begun):
     from zoo_vqvae.plugin import PRESETS
 
@@ -322,6 +329,26 @@ def test_resume_needs_no_other_words(coloured, here, unexported):
         assert start["done"] == (1 if words == ["--resume"] else 20)
     more = said_by("--resume", "--checkpoints", "m.training", "--name", "m", "--out", "m-2", "--json").out
     assert json.loads(more.splitlines()[0])["bundle"] == "m-2", "a training goes on next to its bundle"
+
+
+@pytest.mark.parametrize("family", ["judge", "ddpm"])
+def test_every_family_resumes_with_the_steps_that_were_planned(coloured, here, unexported, family):
+    """Whatever types a family's config has, and although another number of steps would fit now."""
+    command = [family, "--data", coloured, "--preset", "tiny", "--max-time", "20s", "--out", "m"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.build.train._signals", lambda: _Pressed())
+        zoo("train", *command)
+    steps = planned_steps(Path("m.training"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.build.forecast.PLANNED_SHARE", 1e-6)
+        assert json.loads(said_by(*command, "--resume", "--json").out.splitlines()[0])["steps"] == steps
+
+
+def planned_steps(folder: Path) -> int:
+    """The steps of the training in a folder."""
+    from zoo.build.checkpoint import load
+
+    return load(folder).run["settings"]["steps"]
 
 
 def test_resume_must_know_which_training(here):

@@ -319,7 +319,8 @@ def _assigned(
 
 def refuse_other(begun: Run, run: Run, folder: Path) -> None:
     """Checks that a resumed run is the same run: the request must equal that of the checkpoint's training."""
-    before, now = (_flat(asdict(replace(r, command="", note=""))) for r in (begun, run))
+    # As JSON, in which a checkpoint stores it: a family's config may have tuples.
+    before, now = (_flat(json.loads(json.dumps(asdict(replace(r, command="", note=""))))) for r in (begun, run))
     for key in before.keys() | now.keys():
         if before.get(key) != now.get(key):
             raise UsageError(

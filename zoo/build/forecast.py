@@ -24,6 +24,9 @@ from .train import Processes, Run, new_trainer
 
 FEW = 4  # pictures of the counted step
 LONG = 20.0  # seconds; a step that would take longer is not timed
+SHORT = 5.0  # seconds; a step that takes less is timed twice, since the first one also warms up
+PLANNED_SHARE = 0.85  # of the given time is for steps; the rest for looks, held-out figures and a slower machine
+FEWEST_STEPS, SMALLEST_BATCH = 2_000, 16  # before fewer steps are planned, batches get smaller
 COPIES = 5  # of the weights: themselves, their average, gradients, Adam's two averages
 
 
@@ -79,7 +82,10 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
             f" smaller --batch-size than {settings.batch_size:,}"
         )
     if seconds * at_once / few < LONG:
-        seconds = _seconds(trainer, run, data, at_once, processes.device) * number / at_once
+        took = _seconds(trainer, run, data, at_once, processes.device)
+        if took < SHORT:
+            took = min(took, _seconds(trainer, run, data, at_once, processes.device))
+        seconds = took * number / at_once
     else:
         seconds *= number / few
     return Forecast(
@@ -90,6 +96,26 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
         step_seconds=seconds,
         device=processes.name,
     )
+
+
+def planned(loaded: Loaded, run: Run, data: Dataset, found: Forecast, seconds: float, *, batches: bool) -> Run:
+    """A run whose steps fit a given time, since the learning rate only falls to its end in a training that is complete.
+
+    If few steps fit, the batches are made smaller first: many small steps train better than few large ones.
+
+    Args:
+        found: the forecast of the run.
+        seconds: the given time.
+        batches: whether the batches may be smaller than the run's.
+    """
+    while batches and PLANNED_SHARE * seconds / found.step_seconds < min(run.settings["steps"], FEWEST_STEPS):
+        smaller = run.settings["batch_size"] // 2
+        if smaller < SMALLEST_BATCH:
+            break
+        run = replace(run, settings=run.settings | {"batch_size": smaller})
+        found = forecast(loaded, run, data)
+    fit = max(1, int(PLANNED_SHARE * seconds / found.step_seconds))
+    return replace(run, settings=run.settings | {"steps": min(fit, run.settings["steps"])})
 
 
 def _tensors(state: Any) -> Iterator[torch.Tensor]:

@@ -107,7 +107,7 @@ def _folder(out: Path) -> Path:
     metavar="N",
     help="Compute a batch in N parts, to save memory.",
 )
-@option("--max-time", metavar="TIME", help="Stop after 90s, 30m or 1.5h, and export what was reached.")
+@option("--max-time", metavar="TIME", help="Take 90s, 30m or 1.5h: as many --steps as fit, and no more time than this.")
 @option("--learning-rate", type=float, help="Peak of the learning rate.")
 @option("--seed", type=SEED, default=0, show_default=True)
 @option(
@@ -170,7 +170,7 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     from ..build import checkpoint as checkpoints
     from ..build.begin import Parent, begin, refuse_other
     from ..build.bundling import bundle_of
-    from ..build.forecast import forecast
+    from ..build.forecast import forecast, planned
     from ..build.train import Interrupted, Run, train
 
     max_seconds = seconds_of(options["max_time"]) if options["max_time"] else None
@@ -181,11 +181,15 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
         )
     parent = Parent(options["parent"]) if options["parent"] else None
     begun = begin(loaded, _asked(options), parent)
+    planning = max_seconds is not None and not options["steps"] and os.environ.get("WORLD_SIZE", "1") == "1"
     if saved:
         before = Run.of(saved)
+        if planning:  # what fits was decided when it began
+            kept = {name: before.settings[name] for name in ("steps", "batch_size")}
+            begun = replace(begun, run=replace(begun.run, settings=begun.run.settings | kept))
         refuse_other(before, begun.run, folder)
         begun = replace(begun, run=before)
-    run, done = begun.run, saved.step if saved else 0
+    done = saved.step if saved else 0
 
     first = os.environ.get("RANK", "0") == "0"
     report = Report(as_events=options["json_"], silent=not first)
@@ -195,7 +199,14 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
         except OSError as e:
             raise cannot_write(options["tensorboard"], e) from None
     if first:
-        report.summary(begun, forecast(loaded, run, begun.data), options["out"], folder, done)
+        expected = forecast(loaded, begun.run, begun.data)
+        if planning and max_seconds and not saved:
+            run = planned(loaded, begun.run, begun.data, expected, max_seconds, batches=not options["batch_size"])
+            if run.settings["batch_size"] != begun.run.settings["batch_size"]:
+                expected = forecast(loaded, run, begun.data)
+            begun = replace(begun, run=run)
+        report.summary(begun, expected, options["out"], folder, done)
+    run = begun.run
     with Bar(report, run, done) as bar:
         try:
             trained = train(
