@@ -124,6 +124,11 @@ def test_the_record_counts_what_was_seen(tmp_path):
     assert f"torch {torch.__version__}" in record.environment
 
 
+def test_a_record_keeps_no_secrets():
+    secret = replace(run(), command="zoo train judge --license-note 'see https://me:pw@host/x?token=1'")
+    assert secret.record(1, 1.0).command == "zoo train judge --license-note 'see https://***@host/x?***'"
+
+
 def test_the_log_has_the_losses_of_every_tenth_step(tmp_path):
     seen = {}
     trained(tmp_path, run(), on_step=lambda p: seen.update({p.step: dict(p.losses)} if p.losses else {}))

@@ -26,6 +26,7 @@ from ..hookspecs import Batch, BuildRequest, DescribeRequest, Trainer, TrainRequ
 from ..names import License, Line, Name, Text, Version
 from ..plugins import Loaded
 from ..settings import TrainingSettings, read
+from ..system.urls import without_secrets
 from ..text import safe_text
 from . import checkpoint as checkpoints
 from .augment import Augment
@@ -82,7 +83,7 @@ class Run:
     def record(self, steps: int, seconds: float) -> Training:
         """The manifest's training record after `steps`."""
         return Training(
-            command=self.command,
+            command=without_secrets(self.command),
             data=self.data,
             data_license=self.data_license,
             data_sha256=self.data_sha256,

@@ -65,7 +65,7 @@ def command(
     half = find_target(target)[1].half
     bundle = locate_with_progress(model, registries, isolated, prepares=False)
     again = _command_line(bundle, target, precision, accept_loss, options)
-    with _in_precision(bundle, precision, half, accept_loss, again, options) as (lighter, cost):
+    with _in_precision(bundle, precision, half, accept_loss, again, isolated, options) as (lighter, cost):
         written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
     if json_:
         as_json(written)
@@ -99,12 +99,18 @@ def _print(written: "Export", reports: "list[TaskReport]", cost: "list[Cost]", p
 
 @contextlib.contextmanager
 def _in_precision(
-    bundle: "Bundle", precision: str, half: bool, accept_loss: bool, again: str, given: dict[str, Any]
+    bundle: "Bundle",
+    precision: str,
+    half: bool,
+    accept_loss: bool,
+    again: str,
+    isolated: bool | None,
+    given: dict[str, Any],
 ) -> "Iterator[tuple[Bundle, list[Cost]]]":
     """The bundle in a precision, and what that costs.
 
-    `half`: the target computes in 16 bits. `again`: the command that repeats the measurement. `given`: the options
-    that define how the cost is measured.
+    `half`: the target computes in 16 bits. `again`: the command that repeats the measurement. `isolated`: where the
+    judge runs. `given`: the options that define how the cost is measured.
     """
     if precision == "fp32":
         if accept_loss or any(given[name] not in (None, ()) for name in ("data", "judge", "samples", "assignments")):
@@ -124,7 +130,7 @@ def _in_precision(
 
     how = Measurement(**{name: given[name] for name in ("data", "limit", "samples", "assignments")})
     drawn = f" and {how.samples or how.limit} drawn ones" if GENERATE in bundle.manifest.tasks else ""
-    judge = Model(locate(given["judge"])) if given["judge"] else None
+    judge = Model(locate(given["judge"], isolated=isolated)) if given["judge"] else None
 
     def measured(one: "Bundle") -> "list[Metric]":
         metrics = measure(Model(one), judge, how, measuring(one.manifest.name))

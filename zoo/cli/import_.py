@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InvalidFileError, UsageError
+from ..system.urls import without_secrets
 from .options import OUT, PATH, number, option, refuse_existing
 from .output import note
 from .output import path as print_path
@@ -75,7 +76,7 @@ def command(
     run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}")
     module = rebuild(loaded, run, imported.state_dict)
     record = Training(
-        command=shlex.join(["zoo", *sys.argv[1:]])[:2000],
+        command=without_secrets(shlex.join(["zoo", *sys.argv[1:]]))[:2000],
         parent=f"imported from {imported.layout}, {_digest(checkpoint.files)}",
         environment=f"Python {platform.python_version()}, {platform.machine()}",
     )
