@@ -44,7 +44,7 @@ BROKEN = {
     "undecorated": (GOOD + "def build_module(request): ...", "its function build_module has no @hookimpl"),
     "newer": (
         GOOD.replace("CONTRACT = 1", "CONTRACT = 99"),
-        f"contract 99, this zoo has {CONTRACT_VERSION}; run: pip install -U zoo",
+        f"contract 99, this zoo has {CONTRACT_VERSION}; run: pip install -U genzoo",
     ),
     "older": (GOOD.replace("CONTRACT = 1", "CONTRACT = 0"), "upgrade the plugin: pip install -U zoo-older"),
     "undeclared": (GOOD.replace("ZOO_CONTRACT = 1", ""), "does not say which contract it was written for"),

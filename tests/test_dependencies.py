@@ -1,6 +1,7 @@
 """docs/dependencies.md says why each dependency is there."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -15,10 +16,25 @@ def declared() -> set[str]:
         requirements += project.get("dependencies", [])
         requirements += [one for extra in project.get("optional-dependencies", {}).values() for one in extra]
     names = {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
-    return {name for name in names if name != "zoo" and not name.startswith("zoo-")}
+    return {name for name in names if name != "genzoo" and not name.startswith("zoo-")}
 
 
 def test_every_dependency_has_its_reason():
     rows = re.findall(r"(?m)^\| ([^|]+) \| [^|]+ \|$", (ROOT / "docs" / "dependencies.md").read_text())
     explained = {name for row in rows for name in re.findall(r"[\w.-]+", row)}
     assert len(declared()) > 20 and declared() <= explained, declared() - explained
+
+
+def test_no_hint_sends_people_to_another_package():
+    """`zoo` on the public index is somebody else's; ours is `genzoo`."""
+    other = re.compile(
+        r"install (?:-U |--force-reinstall |-e )*['\"]?zoo(?![\w./-])|(?<![\w-])zoo\[(?:cpu|cuda|build|test|docs|dev)\b"
+    )
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    texts = [
+        ROOT / name for name in listed.split("\0") if name.endswith((".py", ".md", ".toml", ".jinja", ".in", ".yml"))
+    ]
+    wrong = {
+        path.name: found[0] for path in texts if (found := other.search(path.read_text())) and path != Path(__file__)
+    }
+    assert wrong == {}

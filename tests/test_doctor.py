@@ -99,7 +99,7 @@ def test_it_works_without_onnx_runtime_onnx_numpy_and_pillow(site, tmp_path):
         files = metadata.distribution(name)
         for top in {file.parts[0] for file in files.files if file.parts[0] not in ("..", "__pycache__")}:
             (site / top).symlink_to(files.locate_file(top))
-    distribution(site, "zoo", "0.1.0", *metadata.requires("zoo"))
+    distribution(site, "genzoo", "0.1.0", *metadata.requires("genzoo"))
     env = {k: v for k, v in os.environ.items() if not k.startswith("ZOO_")}
     env |= {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "ZOO_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-S", "-P", "-m", "zoo", "doctor", "--json"]
@@ -133,7 +133,7 @@ def test_two_onnx_runtimes_are_a_problem_that_names_both(site):
 def test_requirements_come_from_zoos_own_metadata(site):
     distribution(
         site,
-        "zoo",
+        "genzoo",
         "7",
         "frobnicate>=2",
         "click>=99",
@@ -152,7 +152,7 @@ def test_requirements_come_from_zoos_own_metadata(site):
 
 
 def test_any_build_of_onnx_runtime_meets_the_requirement(site):
-    distribution(site, "zoo", "7", "onnxruntime-qnn>=1.0")
+    distribution(site, "genzoo", "7", "onnxruntime-qnn>=1.0")
     assert bad(doctor._dependencies) == []
 
 
@@ -220,7 +220,7 @@ def test_a_gpu_that_cannot_be_used_is_a_warning_that_says_why(site, monkeypatch)
         severity="warning",
         text="the GPU is not used: there is 1 NVIDIA GPU, but libcudnn.so.9 does not load;"
         " it needs nvidia-cufoo~=13.0, found: nvidia-cufoo-cu12 12.8.90",
-        mend="pip install -U 'zoo[cuda]'",
+        mend="pip install -U 'genzoo[cuda]'",
     )
     assert (session.severity, session.text) == ("ok", "a real call ran on cpu (CUDA cannot be used)")
 

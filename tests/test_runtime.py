@@ -109,7 +109,7 @@ def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(
     obstacle = cuda_obstacle()
     if not obstacle:
         pytest.skip("the CUDA libraries are installed here")
-    assert obstacle.startswith("there is 1 NVIDIA GPU, but ") and "pip install 'zoo[cuda]'" in obstacle
+    assert obstacle.startswith("there is 1 NVIDIA GPU, but ") and "pip install 'genzoo[cuda]'" in obstacle
     assert "\n" not in obstacle
     assert str(open_session(bundle / "decode.onnx", "auto")) == f"cpu: {obstacle}"
     with pytest.raises(DeviceError, match="^CUDA was requested but is unavailable: there is 1 NVIDIA GPU"):

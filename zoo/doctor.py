@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from . import __version__
+from .plugins.finding import DISTRIBUTION
 from .system.processes import describe_end, run_isolated
 from .text import human_bytes, safe_text
 
@@ -48,7 +49,7 @@ TELEMETRY_OFF = ("1", "true", "yes", "on")
 """The values of ORT_DISABLE_TELEMETRY, in any case, that ONNX Runtime obeys; `zoo` sets 1."""
 
 LITTLE_SPACE = 1_000_000_000
-CUDA_MEND = "pip install -U 'zoo[cuda]'"
+CUDA_MEND = "pip install -U 'genzoo[cuda]'"
 SESSION_SECONDS = 120
 """Time limit for the first session; loading the CUDA libraries from a cold disk takes tens of seconds."""
 
@@ -92,7 +93,7 @@ def _python() -> Iterator[Finding]:
 def _dependencies() -> Iterator[Finding]:
     """The minimum versions that zoo's own metadata declares; those of extras apply if the package is installed."""
     try:
-        declared = [Requirement(line) for line in metadata.requires("zoo") or []]
+        declared = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
     except metadata.PackageNotFoundError:
         text = "zoo is not installed as a package, so the versions it needs cannot be checked"
         yield Finding("dependencies", "warning", text, "pip install .")

@@ -34,7 +34,7 @@ Placement = dict[str, dict[str, int]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _HEAVY = re.compile("Conv|MatMul|Gemm")  # and what the optimiser turns them into: FusedConv, FusedMatMul, …
 NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
-_MEND = "pip install 'zoo[cuda]'"
+_MEND = "pip install 'genzoo[cuda]'"
 
 
 class CudaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,7 +24,8 @@ FAULTS = {
         "imports torch while it is loaded", "", "docs/contract.md",
     ),
     "a newer contract": (
-        "loads", "minimal", PLUGIN, "ZOO_CONTRACT = ", "ZOO_CONTRACT = 9", "pip install -U zoo", "", "docs/contract.md",
+        "loads", "minimal", PLUGIN, "ZOO_CONTRACT = ", "ZOO_CONTRACT = 9", "pip install -U genzoo", "",
+        "docs/contract.md",
     ),
     "a missing hook": (
         "contract", "minimal", PLUGIN, "@hookimpl\ndef build_task(", "def _build_task(",

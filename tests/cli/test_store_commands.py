@@ -198,7 +198,7 @@ def test_verify_replays_and_takes_folders(lab, tmp_path):
     assert outcome.code == 5 and "golden.safetensors does not match its SHA-256" in outcome.out
     assert "was not pulled: build it again" in outcome.err and "zoo pull" not in outcome.err
     (tmp_path / "default" / "models" / "inside" / "1" / "README.md").write_text("x")
-    assert zoo("verify", "inside").err == "Error: not as published: inside:1; reinstall zoo\n"
+    assert zoo("verify", "inside").err == "Error: not as published: inside:1; reinstall genzoo\n"
 
 
 def test_outputs_that_differ_are_no_reason_to_fetch_anew(tmp_path):

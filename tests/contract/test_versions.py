@@ -90,7 +90,7 @@ def test_a_plugin_of_contract_1_works(old_plugin, tmp_path):
 @pytest.mark.parametrize(
     ("contract", "says"),
     [
-        (CONTRACT_VERSION + 1, f"this zoo has {CONTRACT_VERSION}; run: pip install -U zoo"),
+        (CONTRACT_VERSION + 1, f"this zoo has {CONTRACT_VERSION}; run: pip install -U genzoo"),
         (
             OLDEST_CONTRACT - 1,
             f"zoo supports {OLDEST_CONTRACT} and newer; upgrade the plugin: pip install -U zoo-",

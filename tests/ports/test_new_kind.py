@@ -143,7 +143,7 @@ def test_an_older_zoo_says_which_it_needs(amplifier, monkeypatch):
     ):
         done = zoo(*words)
         assert done.code == 4 and done.err.count("\n") == 1, done.err
-        assert "needs zoo 9.9 or newer; this is zoo 0.1.0: pip install -U zoo" in done.err
+        assert "needs zoo 9.9 or newer; this is zoo 0.1.0: pip install -U genzoo" in done.err
 
 
 # --- Hosts ------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_changed_package_is_refused(tmp_path):
     with pytest.raises(IntegrityError, match=r"double\.onnx is missing"):
         locate("inside")
     (inside / "model.yaml").write_text("x")
-    with pytest.raises(IntegrityError, match="reinstall zoo"):
+    with pytest.raises(IntegrityError, match="reinstall genzoo"):
         locate("inside")
     (inside / "model.yaml").unlink()
     with pytest.raises(NotFoundError, match="is not in this package"):

@@ -140,7 +140,7 @@ def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
     if target.registry == FOLDER:
         return f"{name} was not pulled: build it again, or copy it again from its source"
     if target.registry == DEFAULT:
-        return "reinstall zoo"
+        return "reinstall genzoo"
     return f"fetch it again with `zoo rm {name}` and `zoo pull {name}`"
 
 

@@ -122,7 +122,7 @@ def _refuse_newer(tree: Any, source: str) -> None:
     needs = str(tree.get("needs_zoo", "")) if isinstance(tree, dict) else ""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)*", needs) and version_tuple(needs) > version_tuple(__version__):
         raise InvalidFileError(
-            f"{safe_text(source)}: needs zoo {needs[:40]} or newer; this is zoo {__version__}: pip install -U zoo"
+            f"{safe_text(source)}: needs zoo {needs[:40]} or newer; this is zoo {__version__}: pip install -U genzoo"
         )
 
 

@@ -17,7 +17,7 @@ from .metadata import entry_points, normalized
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
 """Entry-point groups for modules of hooks, and what a name in them means."""
 
-DISTRIBUTION = "zoo"
+DISTRIBUTION = "genzoo"
 """The name under which zoo itself is installed."""
 
 MAX_MODULE_BYTES = 1 << 20
@@ -267,7 +267,7 @@ def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plu
         plugin = msgspec.structs.replace(plugin, contract=contract)
         if contract > CONTRACT_VERSION:
             raise Fault(
-                f"it needs zoo with contract {contract}, this zoo has {CONTRACT_VERSION}", "run: pip install -U zoo"
+                f"it needs zoo with contract {contract}, this zoo has {CONTRACT_VERSION}", "run: pip install -U genzoo"
             )
         if contract < OLDEST_CONTRACT:
             raise Fault(

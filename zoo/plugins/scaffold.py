@@ -43,7 +43,7 @@ def write(family: str, template: str, out: Path) -> Path:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ModuleNotFoundError:
-        raise PluginError("the templates need jinja2; run: pip install 'zoo[build]'") from None
+        raise PluginError("the templates need jinja2; run: pip install 'genzoo[build]'") from None
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True

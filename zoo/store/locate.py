@@ -189,7 +189,7 @@ def read_in_place(entry: Entry, *, isolated: bool | None = None, meanwhile: Mean
     except OSError:
         raise NotFoundError(f"{entry} is not in this package: {safe_text(folder)} has no {MANIFEST}") from None
     if manifests.digest(data) != entry.digest:
-        raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; reinstall zoo")
+        raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; reinstall genzoo")
     worker = _How(isolated, meanwhile).worker(str(entry), entry.digest, entry)
     manifest = manifests.parse(data, str(folder / MANIFEST))
     _check_files(folder, manifest, str(entry))
