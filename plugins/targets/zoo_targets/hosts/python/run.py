@@ -162,7 +162,8 @@ def read_png(port, path, data):
     width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     if depth != 8 or colours not in (0, 2, 4, 6) or interlaced:
         raise ValueError(f"{path} must be a PNG with 8 bits per channel, grey or RGB, not interlaced")
-    if not 0 < width * height <= (most := port.get("maximum_pixels", 4 * 10**7)):  # before memory is taken for them
+    most = port.get("maximum_pixels", 4 * 10**7)
+    if not 0 < width * height <= most:  # before memory is taken for them
         raise ValueError(f"{path} is {width}x{height}; at most {most} pixels in all")
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[colours]
     size, inflater = height * (1 + width * channels), zlib.decompressobj()
