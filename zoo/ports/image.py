@@ -109,7 +109,7 @@ class Pixels(Kind):
         return 1
 
     def host_sample(self, port: Port) -> str:
-        return "picture.npy"
+        return "picture.png"
 
     def dimensions(self, port: Port, height: int, width: int) -> dict[str, int]:
         smallest = port.minimum_size or 1

@@ -25,7 +25,8 @@ The headers come from the distribution's `libonnxruntime-dev` or from a release;
 another folder. The library is opened when the program starts: `libonnxruntime.so.1`, or the file given with
 `-DONNXRUNTIME_LIBRARY=FILE`, or the one in the environment variable ONNXRUNTIME_LIBRARY, e.g. the one in Python's
 `onnxruntime/capi/`. So the program runs with any ONNX Runtime that is at least as new as the headers. `main.cpp` has a
-class `Model` and a command line.
+class `Model` and a command line, which takes pictures as PNG (8 bits per channel, not interlaced, without
+transparency), PGM, PPM or `.npy`; `build/run --help` lists the tasks and what they take.
 """
     write_readme(request, "C++", commands, notes)
 

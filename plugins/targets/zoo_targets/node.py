@@ -21,7 +21,8 @@ def write(request: WriteTargetRequest) -> None:
     notes = """
 From JavaScript or TypeScript: `import { run } from "./run.mjs"; const { image } = await run(TASK, { port: value })`. An
 array is `{dtype, shape, data}` with the batch axis; `run.d.mts` has types for every task. On the command line, pictures
-are given as `.npy`, PGM or PPM.
+are given as PNG (8 bits per channel, not interlaced, without transparency), PGM, PPM or `.npy`; `node run.mjs --help`
+lists the tasks and what they take.
 """
     write_readme(request, "Node", commands, notes)
 

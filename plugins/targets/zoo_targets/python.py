@@ -17,7 +17,8 @@ def write(request: WriteTargetRequest) -> None:
     ]
     notes = """
 From Python, next to `run.py`: `from run import run; outputs = run(TASK, port=value, ...)`, a dict of arrays with the
-batch axis. A picture is uint8 [batch, height, width, channels]; on the command line `.npy`, PGM or PPM.
+batch axis. A picture is uint8 [batch, height, width, channels]; on the command line PNG (8 bits per channel, not
+interlaced, without transparency), PGM, PPM or `.npy`. `python run.py --help` lists the tasks and what they take.
 """
     write_readme(request, "Python", commands, notes)
 

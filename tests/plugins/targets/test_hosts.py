@@ -156,7 +156,7 @@ def test_truncated_weights_are_an_error(host, folder):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["reconstruct", "--image", "run.py"], "run.py is not a .npy, PGM or PPM file"),
+        (["reconstruct", "--image", "run.py"], "run.py is not a PNG, PGM, PPM or .npy file"),
         (["generate", "--seed"], "after the task come --PORT VALUE"),
         (["generate", "7"], "after the task come --PORT VALUE"),
         (["generate", "--seed", "1", "--out", "picture.jpg"], "picture.jpg must end in .png or .npy"),

@@ -1,8 +1,9 @@
 // Runs this folder's model with ONNX Runtime's C++ API.
 //
-//   run TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas;
+//   run TASK --port value … --out FILE     pictures in as PNG, PGM, PPM or .npy, out as PNG; several values with commas;
 //                                          text directly, or @FILE; FILE gets the first output that fits
 //   run verify [--out FOLDER]              runs the golden cases
+//   run [TASK] --help                      lists the tasks, what they take, and an example of each
 //
 // In your own program: Model model(folder); Arrays outputs = model.run("generate", {{"seed", "7"}, {"label", "Sneaker"}});
 
@@ -11,6 +12,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -393,9 +395,244 @@ std::string bytes_of(const Array& array) {
   return std::visit([](auto& values) { return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(values[0])); }, array.data);
 }
 
-/** A picture out of PGM or PPM (P5, P6, 8 bits), or an array out of .npy. */
-Array read_array(const std::string& path) {
+const std::string PNG = "\x89PNG\r\n\x1a\n";
+
+std::string big_endian(uint32_t value) { return {char(value >> 24), char(value >> 16), char(value >> 8), char(value)}; }
+
+uint32_t big_endian(const std::string& bytes, size_t at) {
+  uint32_t value = 0;
+  for (size_t i = 0; i < 4; i++) value = value << 8 | uint8_t(bytes.at(at + i));
+  return value;
+}
+
+uint32_t crc32(const char* begin, const char* end) {
+  uint32_t crc = 0xFFFFFFFF;
+  for (; begin < end; begin++) {
+    crc ^= uint8_t(*begin);
+    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320 : 0);
+  }
+  return ~crc;
+}
+
+uint32_t adler32(const std::string& bytes) {
+  uint32_t a = 1, b = 0;
+  for (uint8_t byte : bytes) { a = (a + byte) % 65521; b = (b + a) % 65521; }
+  return b << 16 | a;
+}
+
+std::string png_chunk(const std::string& name, const std::string& body) {
+  std::string whole = name + body;
+  return big_endian(uint32_t(body.size())) + whole + big_endian(crc32(whole.data(), whole.data() + whole.size()));
+}
+
+/**
+ * Decompresses zlib's format (RFC 1950 and 1951): what PNG needs, so that the program depends on nothing but ONNX Runtime.
+ * Throws std::out_of_range or std::invalid_argument if the bytes are wrong, or give more or fewer than `size` bytes.
+ */
+class Inflate {
+ public:
+  static std::string read(const std::string& bytes, size_t size) {
+    Inflate reader(bytes, size);
+    if ((uint8_t(bytes.at(0)) & 15) != 8 || (uint8_t(bytes.at(0)) * 256 + uint8_t(bytes.at(1))) % 31 || bytes[1] & 32) refuse("not zlib's format");
+    for (bool last = false; !last;) {
+      last = reader.bits(1);
+      switch (reader.bits(2)) {
+        case 0: reader.stored(); break;
+        case 1: reader.fixed(); break;
+        case 2: reader.dynamic(); break;
+        default: refuse("no such kind of block");
+      }
+    }
+    if (reader.out_.size() != size || big_endian(bytes, reader.at_) != adler32(reader.out_)) refuse("wrong size or checksum");
+    return reader.out_;
+  }
+
+ private:
+  /** A canonical Huffman code: how many codes there are of each length, and the symbols in the order of their codes. */
+  struct Code {
+    std::array<int, 16> counts{};
+    std::vector<int> symbols;
+
+    explicit Code(const std::vector<int>& lengths) {
+      for (int length : lengths) counts[size_t(length)]++;
+      counts[0] = 0;
+      int room = 1;
+      for (size_t length = 1; length < 16; length++)
+        if ((room = 2 * room - counts[length]) < 0) refuse("more codes than there can be");
+      for (int length = 1; length < 16; length++)
+        for (size_t symbol = 0; symbol < lengths.size(); symbol++) if (lengths[symbol] == length) symbols.push_back(int(symbol));
+    }
+  };
+
+  Inflate(const std::string& bytes, size_t size) : bytes_(bytes), size_(size) {}
+
+  const std::string& bytes_;
+  size_t size_, at_ = 2;
+  uint32_t held_ = 0;  // bits of the byte before at_ that were not read yet
+  int left_ = 0;       // how many
+  std::string out_;
+
+  int bits(int count) {
+    int value = 0;
+    for (int i = 0; i < count; i++, held_ >>= 1, left_--) {
+      if (!left_) { held_ = uint8_t(bytes_.at(at_++)); left_ = 8; }
+      value |= int(held_ & 1) << i;
+    }
+    return value;
+  }
+
+  int symbol(const Code& code) {
+    int word = 0, first = 0, index = 0;  // the bits so far; the first code of this length, and its symbol's index
+    for (size_t length = 1; length < 16; length++) {
+      word |= bits(1);
+      int count = code.counts[length];
+      if (word - first < count) return code.symbols[size_t(index + word - first)];
+      index += count;
+      first = (first + count) << 1;
+      word <<= 1;
+    }
+    refuse("no such code");
+  }
+
+  void put(char byte) {
+    if (out_.size() == size_) refuse("more bytes than expected");
+    out_ += byte;
+  }
+
+  void stored() {
+    left_ = 0;  // the rest of the byte
+    int length = bits(16), inverse = bits(16);
+    if (length != (inverse ^ 0xFFFF)) refuse("a length is wrong");
+    for (int i = 0; i < length; i++) put(bytes_.at(at_++));
+  }
+
+  void fixed() {
+    std::vector<int> lengths(288, 8);
+    std::fill(lengths.begin() + 144, lengths.begin() + 256, 9);
+    std::fill(lengths.begin() + 256, lengths.begin() + 280, 7);
+    block(Code(lengths), Code(std::vector<int>(30, 5)));
+  }
+
+  void dynamic() {
+    const size_t order[] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+    size_t literals = 257 + size_t(bits(5)), distances = 1 + size_t(bits(5)), count = 4 + size_t(bits(4));
+    std::vector<int> small(19), lengths;
+    for (size_t i = 0; i < count; i++) small[order[i]] = bits(3);
+    Code code(small);
+    while (lengths.size() < literals + distances) {
+      int next = symbol(code);
+      if (next == 16 && lengths.empty()) refuse("nothing to repeat");
+      if (next < 16) lengths.push_back(next);
+      else if (next == 16) { int last = lengths.back(); lengths.insert(lengths.end(), size_t(3 + bits(2)), last); }
+      else lengths.insert(lengths.end(), size_t(next == 17 ? 3 + bits(3) : 11 + bits(7)), 0);
+    }
+    auto middle = lengths.begin() + std::ptrdiff_t(literals), end = middle + std::ptrdiff_t(distances);
+    if (end != lengths.end()) refuse("more lengths than symbols");
+    block(Code({lengths.begin(), middle}), Code({middle, end}));
+  }
+
+  void block(const Code& literals, const Code& distances) {
+    for (int next; (next = symbol(literals)) != 256;) {
+      if (next < 256) { put(char(next)); continue; }
+      if (next > 285) refuse("no such length");
+      // Lengths 3 .. 10 have a symbol each; then four symbols for each further bit. 258 has its own.
+      int step = next - 257, more = step < 8 || next == 285 ? 0 : step / 4 - 1;
+      int length = next == 285 ? 258 : step < 8 ? step + 3 : 3 + ((4 + step % 4) << more) + bits(more);
+      int far = symbol(distances);
+      if (far > 29) refuse("no such distance");
+      int extra = far < 4 ? 0 : far / 2 - 1;
+      size_t distance = size_t(far < 4 ? far + 1 : 1 + ((2 + far % 2) << extra) + bits(extra));
+      if (distance > out_.size()) refuse("a distance before the first byte");
+      while (length--) put(out_[out_.size() - distance]);
+    }
+  }
+};
+
+/** The neighbour that is closest to left + up - corner. */
+int paeth(int left, int up, int corner) {
+  int a = std::abs(up - corner), b = std::abs(left - corner), c = std::abs(left + up - 2 * corner);
+  return a <= b && a <= c ? left : b <= c ? up : corner;
+}
+
+/** The pixels, uint8 [1, height, width, 1 or 3]. Reads 8-bit grey and RGB; an alpha channel must be opaque. */
+Array read_png(const Json& port, const std::string& path, const std::string& bytes) {
+  const std::string damaged = path + " is damaged";
+  std::string name, head, compressed;
+  bool transparent = false;
+  for (size_t at = 8; name != "IEND";) {
+    if (at + 12 > bytes.size()) refuse(damaged);
+    size_t length = big_endian(bytes, at);
+    if (length > bytes.size() - at - 12) refuse(damaged);
+    if (crc32(&bytes[at + 4], &bytes[at + 8 + length]) != big_endian(bytes, at + 8 + length)) refuse(damaged);
+    name = bytes.substr(at + 4, 4);
+    if (at == 8 && (name != "IHDR" || length != 13)) refuse(damaged);
+    if (at == 8) head = bytes.substr(16, 13);
+    if (name == "IDAT") compressed.append(bytes, at + 8, length);
+    transparent |= name == "tRNS";
+    at += length + 12;
+  }
+  uint64_t width = big_endian(head, 0), height = big_endian(head, 4);
+  size_t channels = std::map<int, size_t>{{0, 1}, {2, 3}, {4, 2}, {6, 4}}[head[9]];
+  if (head[8] != 8 || !channels || head[12]) refuse(path + " must be a PNG with 8 bits per channel, grey or RGB, not interlaced");
+  double most = port.get("maximum_pixels", 4e7);
+  if (!width || !height || double(width) * double(height) > most)  // before memory is taken for them
+    refuse(path + " is " + std::to_string(width) + "x" + std::to_string(height) + "; at most " + show(most) + " pixels in all");
+  size_t row = size_t(width) * channels;
+  std::string raw;
+  try {
+    raw = Inflate::read(compressed, size_t(height) * (1 + row));
+  } catch (const std::logic_error&) {
+    refuse(damaged);
+  }
+  // Each byte is the difference to the pixel on its left, the one above or both (PNG specification, 9).
+  std::vector<uint8_t> pixels(size_t(height) * row);
+  for (size_t y = 0; y < height; y++) {
+    char kind = raw[y * (1 + row)];
+    if (kind < 0 || kind > 4) refuse(damaged);
+    for (size_t x = 0; x < row; x++) {
+      size_t at = y * row + x;
+      int left = x < channels ? 0 : pixels[at - channels], up = y ? pixels[at - row] : 0;
+      int corner = y && x >= channels ? pixels[at - row - channels] : 0;
+      int near = kind == 0 ? 0 : kind == 1 ? left : kind == 2 ? up : kind == 3 ? (left + up) / 2 : paeth(left, up, corner);
+      pixels[at] = uint8_t(uint8_t(raw[y * (1 + row) + 1 + x]) + near);
+    }
+  }
+  if (channels % 2 == 0) {
+    std::vector<uint8_t> opaque;
+    for (size_t i = 0; i < pixels.size(); i++)
+      if (i % channels + 1 < channels) opaque.push_back(pixels[i]);
+      else transparent |= pixels[i] < 255;
+    pixels = std::move(opaque);
+    channels--;
+  }
+  if (transparent) refuse(path + " is partly transparent: save it without transparency");
+  return {std::move(pixels), {1, int64_t(height), int64_t(width), int64_t(channels)}};
+}
+
+/** Grey as RGB where the port takes RGB, and RGB as grey if it contains nothing else. */
+Array to_channels(const Json& port, const std::string& path, Array picture) {
+  auto pixels = std::get_if<std::vector<uint8_t>>(&picture.data);
+  auto& dims = port.at("shape").items;
+  int64_t wanted = dims.empty() ? 0 : int64_t(dims.back().value);
+  std::vector<uint8_t> changed;
+  if (picture.shape.back() == 1 && wanted == 3) {
+    for (uint8_t level : *pixels) changed.insert(changed.end(), 3, level);
+  } else if (picture.shape.back() == 3 && wanted == 1) {
+    for (size_t i = 0; i < pixels->size(); i += 3) {
+      if ((*pixels)[i] != (*pixels)[i + 1] || (*pixels)[i] != (*pixels)[i + 2]) refuse(path + " is in colour; this task takes grey pictures");
+      changed.push_back((*pixels)[i]);
+    }
+  } else {
+    return picture;
+  }
+  picture.shape.back() = wanted;
+  return {std::move(changed), picture.shape};
+}
+
+/** A picture out of PNG, PGM or PPM (P5, P6, 8 bits), or an array out of .npy. */
+Array read_array(const Json& port, const std::string& path) {
   std::string bytes = slurp(path);
+  if (bytes.compare(0, 8, PNG) == 0) return to_channels(port, path, read_png(port, path, bytes));
   if (bytes.compare(0, 6, "\x93NUMPY") == 0 && bytes.size() > 10) {
     size_t end = 10 + uint8_t(bytes[8]) + 256 * uint8_t(bytes[9]);
     std::string head = bytes.substr(10, end - 10);
@@ -416,19 +653,8 @@ Array read_array(const std::string& path) {
   std::string magic;
   int64_t width = 0, height = 0, levels = 0;
   head >> magic >> width >> height >> levels;
-  if ((magic != "P5" && magic != "P6") || levels != 255 || width < 1 || height < 1) refuse(path + " is not an 8-bit PGM or PPM, and not a .npy file");
-  return from_bytes("uint8", {1, height, width, magic == "P5" ? 1 : 3}, bytes.substr(size_t(head.tellg()) + 1), path);
-}
-
-std::string big_endian(uint32_t value) { return {char(value >> 24), char(value >> 16), char(value >> 8), char(value)}; }
-
-std::string png_chunk(const std::string& name, const std::string& body) {
-  uint32_t crc = 0xFFFFFFFF;
-  for (uint8_t byte : name + body) {
-    crc ^= byte;
-    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320 : 0);
-  }
-  return big_endian(uint32_t(body.size())) + name + body + big_endian(~crc);
+  if ((magic != "P5" && magic != "P6") || levels != 255 || width < 1 || height < 1) refuse(path + " is not a PNG, an 8-bit PGM or PPM, or a .npy file");
+  return to_channels(port, path, from_bytes("uint8", {1, height, width, magic == "P5" ? 1 : 3}, bytes.substr(size_t(head.tellg()) + 1), path));
 }
 
 /** uint8 [batch, height, width, 1 or 3] as one PNG, the pictures one below the other; not compressed. */
@@ -436,17 +662,15 @@ std::string png(const Array& pictures) {
   size_t rows = size_t(pictures.shape[0] * pictures.shape[1]), row = size_t(pictures.shape[2] * pictures.shape[3]);
   std::string pixels = bytes_of(pictures), raw, deflated = "\x78\x01";
   for (size_t y = 0; y < rows; y++) raw += '\0' + pixels.substr(y * row, row);
-  uint32_t a = 1, b = 0;  // Adler-32
-  for (uint8_t byte : raw) { a = (a + byte) % 65521; b = (b + a) % 65521; }
   for (size_t at = 0; at < raw.size(); at += 65535) {
     uint16_t length = uint16_t(std::min<size_t>(65535, raw.size() - at)), inverse = uint16_t(~length);
     deflated += char(at + length == raw.size());
     for (uint16_t number : {length, inverse}) { deflated += char(number & 0xFF); deflated += char(number >> 8); }
     deflated += raw.substr(at, length);
   }
-  deflated += big_endian(b << 16 | a);
+  deflated += big_endian(adler32(raw));
   std::string head = big_endian(uint32_t(pictures.shape[2])) + big_endian(uint32_t(rows)) + char(8) + char(pictures.shape[3] == 3 ? 2 : 0) + std::string(3, '\0');
-  return "\x89PNG\r\n\x1a\n" + png_chunk("IHDR", head) + png_chunk("IDAT", deflated) + png_chunk("IEND", "");
+  return PNG + png_chunk("IHDR", head) + png_chunk("IDAT", deflated) + png_chunk("IEND", "");
 }
 
 std::string npy(const Array& array) {
@@ -514,10 +738,86 @@ void open_runtime() {
   Ort::InitApi(api);
 }
 
+const std::string COMMAND = "build/run";
+
+/** Whether there is a --help where a task or an option's name may be. */
+bool asks_for_help(const std::vector<std::string>& words) {
+  for (size_t i = 0; i < words.size(); i += i ? 2 : 1) if (words[i] == "--help" || words[i] == "-h") return true;
+  return words.empty();
+}
+
+std::string takes(const Json& port) {
+  auto& codec = port.at("codec").string;
+  if (codec == "bytes") return "TEXT or @FILE";
+  auto word = [&](const std::string& name, const std::string& otherwise) { auto found = port.find(name); return found ? found->string : otherwise; };
+  auto& dims = port.at("shape").items;
+  std::string array;
+  for (auto& dim : dims) array += (array.empty() ? "" : ", ") + dim.string;
+  array = port.at("dtype").string + " [" + array + "]";
+  if (codec == "pixels")
+    return "FILE (PNG, PGM, PPM or .npy): " + array + "; at least " + word("minimum_size", "1") + " pixels per side, at most " + word("maximum_pixels", "40000000") + " in all";
+  std::string text = (dims.size() < 2 ? "VALUE: " : "FILE.npy: ") + array + ", " + word("minimum", "any") + " .. " + word("maximum", "any");
+  if (auto classes = port.find("classes"); classes && !classes->items.empty()) {
+    size_t count = classes->items.size();
+    for (size_t i = 0; i < std::min<size_t>(20, count); i++) text += (i ? ", " : ", or a class: ") + classes->items[i].string;
+    if (count > 20) text += ", ... (" + std::to_string(count) + " classes)";
+  }
+  return text + (port.find("default") ? "; default " + word("default", "") : "");
+}
+
+std::string example(const std::string& name, const Json& task, const Json& cases) {
+  std::string text = COMMAND + " " + name, out;
+  const Json* inputs = nullptr;
+  for (auto& golden : cases.items) if (!inputs && golden.at("task").string == name) inputs = &golden.at("inputs");
+  for (auto& [port, told] : task.at("inputs").fields) {
+    if (told.find("default")) continue;
+    auto raw = inputs ? inputs->find(port) : nullptr;
+    bool single = told.find("repeats") || told.at("codec").string == "bytes" || !raw;
+    text += " --" + port + " " + (single ? told.at("sample").string : "golden/" + raw->at("file").string);
+  }
+  for (auto& [port, told] : task.at("outputs").fields)
+    if (out.empty() && told.at("codec").string == "pixels" && told.at("shape").items.size() == 4) out = port + ".png";
+  return text + " --out " + (out.empty() ? task.at("outputs").fields.at(0).first + ".npy" : out);
+}
+
+/** What --help prints: the inputs of a task, or of all, with their ranges, and for each an example that works. */
+std::string usage(const Model& model, const std::string& only) {
+  const Json cases = JsonReader::read(model.folder() / "golden" / "cases.json");
+  auto line = [](std::string text) {  // without the characters that control a terminal
+    for (char& c : text) if (uint8_t(c) < 32 || c == 127) c = ' ';
+    for (size_t i = 0; i + 1 < text.size(); i++) if (text[i] == '\xC2' && uint8_t(text[i + 1]) < 0xA0) text.replace(i, 2, " ");
+    return text + "\n";
+  };
+  auto& json = model.json();
+  std::string text = line(json.at("name").string + " " + json.at("version").string + ": " + json.at("summary").string);
+  text += "\nusage: " + COMMAND + " TASK --PORT VALUE ... [--out FILE.png or FILE.npy]\n       " + COMMAND + " verify\n";
+  for (auto& [name, unused] : json.at("tasks").fields) {
+    if (!only.empty() && name != only) continue;
+    auto& task = model.task(name);
+    text += "\n" + line(name + ": " + task.at("summary").string);
+    for (auto& [port, told] : task.at("inputs").fields) text += line("  --" + port + " " + takes(told));
+    text += line("  gives " + names_of(task.at("outputs"))) + line("  example: " + example(name, task, cases));
+  }
+  return text;
+}
+
+/** The array of a golden case's input, if `text` is its path: golden/FILE. */
+const Json* golden_input(const Json& cases, const std::string& text) {
+  for (auto& golden : cases.items)
+    for (auto& [name, raw] : golden.at("inputs").fields) if (text == "golden/" + raw.at("file").string) return &raw;
+  return nullptr;
+}
+
 void command(std::vector<std::string> words) {
-  open_runtime();
   Model model(std::getenv("MODEL_FOLDER") ? std::getenv("MODEL_FOLDER") : MODEL_FOLDER);
   std::string task = words.empty() ? "" : words[0], out;
+  if (asks_for_help(words)) {
+    bool all = task.empty() || task == "--help" || task == "-h" || task == "verify";
+    if (!all) model.task(task);
+    std::cout << usage(model, all ? "" : task);
+    return;
+  }
+  open_runtime();
   std::map<std::string, std::string> texts;
   for (size_t i = 1; i < words.size(); i += 2) {
     if (words[i].compare(0, 2, "--") || i + 1 == words.size()) refuse("options must look like --port value, not '" + words[i] + "'");
@@ -525,14 +825,19 @@ void command(std::vector<std::string> words) {
   }
   if (auto found = texts.find("out"); found != texts.end()) { out = found->second; texts.erase(found); }
   if (task == "verify") return verify(model, out);
+  if (!out.empty() && fs::path(out).extension() != ".png" && fs::path(out).extension() != ".npy") refuse(out + " must end in .png or .npy");
+  const Json cases = JsonReader::read(model.folder() / "golden" / "cases.json");
   Arrays arrays;
   for (auto& [name, port] : model.task(task).at("inputs").fields) {
     auto given = texts.find(name);
     if (given == texts.end()) continue;
     auto& [option, text] = *given;
     auto& codec = port.at("codec").string;
-    if (codec == "pixels" || fs::path(text).extension() == ".npy") {
-      arrays[name] = read_array(text);
+    if (auto raw = golden_input(cases, text)) {
+      arrays[name] = read_raw(model, *raw);
+      texts.erase(given);
+    } else if (codec == "pixels" || fs::path(text).extension() == ".npy") {
+      arrays[name] = read_array(port, text);
       texts.erase(given);
     } else if (codec == "bytes" && text.compare(0, 1, "@") == 0) {
       text = slurp(text.substr(1));

@@ -1,16 +1,17 @@
 // Runs this folder's model on onnxruntime-node. From JavaScript: `import { run } from "./run.mjs"`.
 //
-//   node run.mjs TASK --port value … --out FILE     pictures in as PGM, PPM or .npy, out as PNG; several values with commas;
-//                                                   text directly, or @FILE; FILE gets the first output that fits
+//   node run.mjs TASK --port value … --out FILE     pictures in as PNG, PGM, PPM or .npy, out as PNG; several values with
+//                                                   commas; text directly, or @FILE; FILE gets the first output that fits
 //   node run.mjs verify [--out FOLDER]              runs the golden cases
+//   node run.mjs [TASK] --help                      lists the tasks, what they take, and an example of each
 
 import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
-import { crc32, deflateSync } from "node:zlib";
+import { crc32, deflateSync, inflateSync } from "node:zlib";
 
-import { array, compare, complete, fromBytes, taskOf, toBytes } from "./ports.mjs";
+import { array, compare, complete, count, fromBytes, taskOf, toBytes } from "./ports.mjs";
 
 // Read when ONNX Runtime is loaded, which otherwise writes a device id into the home folder and sends usage data.
 process.env.ORT_DISABLE_TELEMETRY ||= "1";
@@ -47,15 +48,18 @@ async function open(task) {
   return ort.InferenceSession.create(fileURLToPath(here(`model/${task}.onnx`)));
 }
 
+const cases = async () => JSON.parse(await readFile(here("golden/cases.json"), "utf8"));
+
+const readRaw = async ({ file, dtype, shape }) => fromBytes(dtype, shape, await readFile(here(`golden/${file}`)));
+
 /** Runs the golden cases; throws if one is off by more than the model's tolerance. Keeps the outputs in `out`. */
 export async function verify(out) {
-  const read = async (raw) => fromBytes(raw.dtype, raw.shape, await readFile(here(`golden/${raw.file}`)));
-  for (const { task, case: number, inputs, outputs } of JSON.parse(await readFile(here("golden/cases.json"), "utf8"))) {
+  for (const { task, case: number, inputs, outputs } of await cases()) {
     const feeds = {};
-    for (const [name, raw] of Object.entries(inputs)) feeds[name] = await read(raw);
+    for (const [name, raw] of Object.entries(inputs)) feeds[name] = await readRaw(raw);
     const actual = await call(task, feeds);
     for (const [name, raw] of Object.entries(outputs)) {
-      const { worst, equal, same } = compare(model, model.tasks[task].outputs[name], await read(raw), actual[name]);
+      const { worst, equal, same } = compare(model, model.tasks[task].outputs[name], await readRaw(raw), actual[name]);
       console.log(`${task} ${number} ${name}: worst ${worst}, ${(100 * equal).toFixed(4)}% equal`);
       if (out) await writeFile(`${out}/${raw.file}`, toBytes(actual[name]));
       else if (!same) throw new Error("the outputs differ");
@@ -65,11 +69,55 @@ export async function verify(out) {
 
 // --- The command line ------------------------------------------------------------------------------------------------
 
+const COMMAND = "node run.mjs";
+
+/** What --help prints: the inputs of these tasks with their ranges, and for each an example that works. */
+async function usage(tasks) {
+  const golden = await cases();
+  const lines = [`${model.name} ${model.version}: ${model.summary}`, ""];
+  lines.push(`usage: ${COMMAND} TASK --PORT VALUE ... [--out FILE.png or FILE.npy]`, `       ${COMMAND} verify`);
+  for (const name of tasks) {
+    const task = taskOf(model, name);
+    lines.push("", `${name}: ${task.summary}`);
+    for (const [port, told] of Object.entries(task.inputs)) lines.push(`  --${port} ${takes(told)}`);
+    lines.push(`  gives ${Object.keys(task.outputs).join(", ")}`);
+    lines.push(`  example: ${example(name, task, golden.find((one) => one.task === name)?.inputs ?? {})}`);
+  }
+  return lines.map((line) => line.replace(/\p{C}|[\u2028\u2029]/gu, " ")).join("\n");
+}
+
+function takes({ codec, dtype, shape, classes = [], ...port }) {
+  const array = `${dtype} [${shape.join(", ")}]`;
+  if (codec === "bytes") return "TEXT or @FILE";
+  if (codec === "pixels")
+    return `FILE (PNG, PGM, PPM or .npy): ${array}; at least ${port.minimum_size ?? 1} pixels per side, at most ${port.maximum_pixels ?? 4e7} in all`;
+  const more = classes.length > 20 ? `, ... (${classes.length} classes)` : "";
+  const known = classes.length ? `, or a class: ${classes.slice(0, 20).join(", ")}${more}` : "";
+  const preset = port.default === undefined ? "" : `; default ${port.default}`;
+  return `${shape.length < 2 ? "VALUE" : "FILE.npy"}: ${array}, ${port.minimum ?? "any"} .. ${port.maximum ?? "any"}${known}${preset}`;
+}
+
+function example(name, { inputs, outputs }, golden) {
+  const words = [COMMAND, name];
+  for (const [port, told] of Object.entries(inputs)) {
+    const single = told.repeats || told.codec === "bytes" || !golden[port];
+    if (told.default === undefined) words.push(`--${port}`, single ? told.sample : `golden/${golden[port].file}`);
+  }
+  const shown = Object.keys(outputs).find((port) => outputs[port].codec === "pixels" && outputs[port].shape.length === 4);
+  return [...words, "--out", shown ? `${shown}.png` : `${Object.keys(outputs)[0]}.npy`].join(" ");
+}
+
 async function main([task, ...words]) {
+  if ([undefined, "--help", "-h"].includes(task)) return console.log(await usage(Object.keys(model.tasks)));
   const options = {};
+  if (words.some((word, i) => i % 2 === 0 && ["--help", "-h"].includes(word)))
+    return console.log(await usage(task === "verify" ? Object.keys(model.tasks) : [task]));
+  if (words.length % 2 || words.some((word, i) => i % 2 === 0 && !word.startsWith("--")))
+    throw new TypeError(`after the task come --PORT VALUE and --out FILE; tasks: ${Object.keys(model.tasks).join(", ")}`);
   for (let i = 0; i < words.length; i += 2) options[words[i].replace(/^--/, "")] = words[i + 1];
   let { out, ...given } = options;
   if (task === "verify") return verify(out);
+  if (out !== undefined && !/\.(png|npy)$/.test(out)) throw new TypeError(`${out} must end in .png or .npy`);
   const { inputs: ports, outputs } = taskOf(model, task);
   for (const name of Object.keys(given)) if (Object.hasOwn(ports, name)) given[name] = await readValue(ports[name], given[name]);
   for (const [name, result] of Object.entries(await run(task, given))) {
@@ -83,17 +131,88 @@ async function main([task, ...words]) {
 
 async function readValue(port, text) {
   if (text.endsWith(".npy")) return readNpy(await readFile(text));
+  for (const { inputs } of text.startsWith("golden/") ? await cases() : []) {
+    const raw = Object.values(inputs).find(({ file }) => text === `golden/${file}`);
+    if (raw) return readRaw(raw);
+  }
   if (port.codec === "bytes") return text.startsWith("@") ? new Uint8Array(await readFile(text.slice(1))) : text;
   if (port.codec === "pixels") {
-    const bytes = await readFile(text); // P5 or P6, width and height, 255, pixels
-    const [head, magic, width, height] = /^(P5|P6)\n(\d+) (\d+)\n255\n/.exec(bytes.toString("latin1", 0, 40)) ?? [];
-    if (!head) throw new TypeError(`${text} is not an 8-bit PGM or PPM`);
-    const shape = [1, Number(height), Number(width), magic === "P5" ? 1 : 3];
-    return array("uint8", shape, new Uint8Array(bytes.subarray(head.length)));
+    const bytes = await readFile(text);
+    return toChannels(port, text, PNG.equals(bytes.subarray(0, 8)) ? readPng(port, text, bytes) : readPnm(text, bytes));
   }
   const known = port.classes?.some((name) => name.toLowerCase() === text.toLowerCase());
   const values = (known ? [text] : text.split(",")).map((v) => (v.trim() && Number.isFinite(Number(v)) && !known ? Number(v) : v));
   return values.length > 1 ? values : values[0];
+}
+
+const PNG = Buffer.from("\x89PNG\r\n\x1a\n", "latin1");
+
+function readPnm(path, bytes) { // P5 or P6, width and height, 255, pixels
+  const [head, magic, width, height] = /^(P5|P6)\n(\d+) (\d+)\n255\n/.exec(bytes.toString("latin1", 0, 40)) ?? [];
+  if (!head) throw new TypeError(`${path} is not a PNG, an 8-bit PGM or PPM, or a .npy file`);
+  return array("uint8", [1, Number(height), Number(width), magic === "P5" ? 1 : 3], new Uint8Array(bytes.subarray(head.length)));
+}
+
+/** The pixels, uint8 [1, height, width, 1 or 3]. Reads 8-bit grey and RGB; an alpha channel must be opaque. */
+function readPng(port, path, bytes) {
+  const damaged = () => new TypeError(`${path} is damaged`);
+  const chunks = [];
+  for (let at = 8, end; at + 12 <= bytes.length && chunks.at(-1)?.name !== "IEND"; at = end + 4) {
+    end = at + 8 + bytes.readUInt32BE(at);
+    if (end + 4 > bytes.length || crc32(bytes.subarray(at + 4, end)) !== bytes.readUInt32BE(end)) throw damaged();
+    chunks.push({ name: bytes.toString("latin1", at + 4, at + 8), body: bytes.subarray(at + 8, end) });
+  }
+  const head = chunks[0]?.body;
+  if (chunks[0]?.name !== "IHDR" || head.length !== 13 || chunks.at(-1).name !== "IEND") throw damaged();
+  const width = head.readUInt32BE(0), height = head.readUInt32BE(4), [depth, colours, , , interlaced] = head.subarray(8);
+  const channels = { 0: 1, 2: 3, 4: 2, 6: 4 }[colours], most = port.maximum_pixels ?? 4e7;
+  if (depth !== 8 || !channels || interlaced)
+    throw new TypeError(`${path} must be a PNG with 8 bits per channel, grey or RGB, not interlaced`);
+  if (!(width * height > 0 && width * height <= most)) // before memory is taken for them
+    throw new RangeError(`${path} is ${width}x${height}; at most ${most} pixels in all`);
+  const length = width * channels, size = height * (1 + length);
+  const compressed = Buffer.concat(chunks.filter(({ name }) => name === "IDAT").map(({ body }) => body));
+  let rows;
+  try {
+    rows = inflateSync(compressed, { maxOutputLength: size });
+  } catch {
+    throw damaged();
+  }
+  if (rows.length !== size) throw damaged();
+  // Each byte is the difference to the pixel on its left, the one above or both (PNG specification, 9).
+  const pixels = new Uint8Array(height * length);
+  for (let y = 0; y < height; y++) {
+    const kind = rows[y * (1 + length)];
+    if (kind > 4) throw damaged();
+    for (let x = 0; x < length; x++) {
+      const at = y * length + x;
+      const left = x < channels ? 0 : pixels[at - channels], up = y ? pixels[at - length] : 0;
+      const corner = y && x >= channels ? pixels[at - length - channels] : 0;
+      const near = [0, left, up, (left + up) >> 1, paeth(left, up, corner)][kind];
+      pixels[at] = rows[y * (1 + length) + 1 + x] + near;
+    }
+  }
+  if (channels === 1 || channels === 3) {
+    if (!chunks.some(({ name }) => name === "tRNS")) return array("uint8", [1, height, width, channels], pixels);
+  } else if (pixels.every((value, i) => i % channels < channels - 1 || value === 255)) {
+    return array("uint8", [1, height, width, channels - 1], pixels.filter((_, i) => i % channels < channels - 1));
+  }
+  throw new TypeError(`${path} is partly transparent: save it without transparency`);
+}
+
+/** The neighbour that is closest to left + up - corner. */
+function paeth(left, up, corner) {
+  const a = Math.abs(up - corner), b = Math.abs(left - corner), c = Math.abs(left + up - 2 * corner);
+  return a <= b && a <= c ? left : b <= c ? up : corner;
+}
+
+/** Grey as RGB where the port takes RGB, and RGB as grey if it contains nothing else. */
+function toChannels({ shape: wanted }, path, { shape, data }) {
+  const [from, to] = [shape.at(-1), wanted.at(-1)], changed = [...shape.slice(0, -1), to];
+  if (from === 1 && to === 3) return array("uint8", changed, new Uint8Array(count(changed)).map((_, i) => data[Math.floor(i / 3)]));
+  if (from !== 3 || to !== 1) return array("uint8", shape, data);
+  if (data.some((value, i) => value !== data[i - (i % 3)])) throw new TypeError(`${path} is in colour; this task takes grey pictures`);
+  return array("uint8", changed, data.filter((_, i) => i % 3 === 0));
 }
 
 const NPY = { "|u1": "uint8", "<i8": "int64", "<f4": "float32" };
@@ -131,8 +250,7 @@ function png({ shape: [batch, height, width, channels], data }) {
   head.writeUInt32BE(width);
   head.writeUInt32BE(batch * height, 4);
   head.set([8, { 1: 0, 3: 2 }[channels], 0, 0, 0], 8);
-  const magic = Buffer.from("\x89PNG\r\n\x1a\n", "latin1");
-  return Buffer.concat([magic, chunk("IHDR", head), chunk("IDAT", deflateSync(rows)), chunk("IEND", Buffer.alloc(0))]);
+  return Buffer.concat([PNG, chunk("IHDR", head), chunk("IDAT", deflateSync(rows)), chunk("IEND", Buffer.alloc(0))]);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {

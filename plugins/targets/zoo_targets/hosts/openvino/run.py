@@ -17,7 +17,7 @@ if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() == "SSE41":
 import openvino  # noqa: E402
 
 CORE = openvino.Core()
-SEED = {"codec": "integers", "dtype": "int64", "repeats": True, "minimum": 0, "maximum": 2**53 - 1}
+SEED = {"codec": "integers", "dtype": "int64", "repeats": True, "sample": "7", "minimum": 0, "maximum": 2**53 - 1}
 
 # Integers have 32 bits here, so graphs take the noise as an input. Callers give a seed, and the noise is drawn here.
 DRAWN = {}

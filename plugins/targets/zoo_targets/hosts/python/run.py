@@ -1,7 +1,8 @@
 """This folder's model, with only NumPy and ONNX Runtime. From Python: run("generate", label="Sneaker", seed=7).
 
-python run.py TASK --PORT VALUE ... --out FILE: pictures in as .pgm, .ppm or .npy; several values with commas; text
-directly, or @FILE for a file's bytes. The first output that fits goes into FILE, the others are printed.
+python run.py TASK --PORT VALUE ... --out FILE: pictures in as .png, .pgm, .ppm or .npy; several values with commas;
+text directly, or @FILE for a file's bytes. The first output that fits goes into FILE, the others are printed. --help
+lists the tasks and what they take.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ HERE = Path(__file__).parent
 MODEL = json.loads((HERE / "model.json").read_bytes())
 TOLERANCE = MODEL["tolerances"][MODEL["export"].get("precision", "float32") + "/cpu"]
 CODECS = ("pixels", "integers", "floats", "bytes")
+COMMAND = f"python {Path(sys.argv[0]).name}"
+PNG = b"\x89PNG\r\n\x1a\n"
 SESSIONS = {}
 
 
@@ -97,13 +100,20 @@ def load(graph):
     return lambda arrays: session.run(None, arrays)
 
 
+def cases():
+    return json.loads((HERE / "golden" / "cases.json").read_bytes())
+
+
+def read_raw(array):
+    return np.fromfile(HERE / "golden" / array["file"], array["dtype"]).reshape(array["shape"])
+
+
 def verify(out=None):
     """Runs the golden cases; an error if one is off by more than the model's tolerance. Keeps outputs in `out`."""
-    for case in json.loads((HERE / "golden" / "cases.json").read_bytes()):
-        read = lambda a: np.fromfile(HERE / "golden" / a["file"], a["dtype"]).reshape(a["shape"])  # noqa: E731
-        outputs = call(case["task"], {name: read(a) for name, a in case["inputs"].items()})
+    for case in cases():
+        outputs = call(case["task"], {name: read_raw(a) for name, a in case["inputs"].items()})
         for name, a in case["outputs"].items():
-            codec, expected = MODEL["tasks"][case["task"]]["outputs"][name]["codec"], read(a).astype(float)
+            codec, expected = MODEL["tasks"][case["task"]]["outputs"][name]["codec"], read_raw(a).astype(float)
             apart = abs(outputs[name].astype(float) - expected)
             slack = {"pixels": TOLERANCE["pixel_levels_worst"], "floats": TOLERANCE["absolute"]}.get(codec, 0)
             near = (apart <= slack + (codec == "floats") * TOLERANCE["relative"] * abs(expected)).all()
@@ -118,17 +128,90 @@ def verify(out=None):
 def read_value(port, text):
     if text.endswith(".npy"):
         return np.load(text)
+    if text in (golden := {f"golden/{a['file']}": a for case in cases() for a in case["inputs"].values()}):
+        return read_raw(golden[text])
     if port["codec"] == "bytes":
         return Path(text[1:]).read_bytes() if text.startswith("@") else text
     if port["codec"] == "pixels":
-        magic, *rest = Path(text).read_bytes().split(b"\n", 3)  # P5 or P6, width and height, 255, pixels
-        if magic not in (b"P5", b"P6") or len(rest) < 3:
-            raise ValueError(f"{text} is not a .npy, PGM or PPM file")
-        size, _, pixels = rest
-        return np.frombuffer(pixels, np.uint8).reshape(1, *map(int, reversed(size.split())), -1)
+        data = Path(text).read_bytes()
+        return to_channels(port, text, read_png(port, text, data) if data[:8] == PNG else read_pnm(text, data))
     values = [text] if text.casefold() in [c.casefold() for c in port.get("classes", [])] else text.split(",")
     numbers = [float(v) if port["codec"] == "floats" else int(v) if v.lstrip("-").isdigit() else v for v in values]
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def read_pnm(path, data):
+    magic, *rest = data.split(b"\n", 3)  # P5 or P6, width and height, 255, pixels
+    if magic not in (b"P5", b"P6") or len(rest) < 3:
+        raise ValueError(f"{path} is not a PNG, PGM, PPM or .npy file")
+    size, _, pixels = rest
+    return np.frombuffer(pixels, np.uint8).reshape(1, *map(int, reversed(size.split())), -1)
+
+
+def read_png(port, path, data):
+    """The pixels, uint8 [1, height, width, 1 or 3]. Reads 8-bit grey and RGB; an alpha channel must be opaque."""
+    chunks, at = [], 8
+    while at + 12 <= len(data) and (not chunks or chunks[-1][0] != b"IEND"):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"{path} is damaged")
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : end]))
+        at = end + 4
+    if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13 or chunks[-1][0] != b"IEND":
+        raise ValueError(f"{path} is damaged")
+    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    if depth != 8 or colours not in (0, 2, 4, 6) or interlaced:
+        raise ValueError(f"{path} must be a PNG with 8 bits per channel, grey or RGB, not interlaced")
+    most = port.get("maximum_pixels", 4 * 10**7)
+    if not 0 < width * height <= most:  # before memory is taken for them
+        raise ValueError(f"{path} is {width}x{height}; at most {most} pixels in all")
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colours]
+    size, inflater = height * (1 + width * channels), zlib.decompressobj()
+    try:
+        raw = inflater.decompress(b"".join(body for name, body in chunks if name == b"IDAT"), size + 1)
+    except zlib.error:
+        raw = b""
+    rows = np.frombuffer(raw, np.uint8)
+    if len(rows) != size or not inflater.eof or (rows := rows.reshape(height, -1))[:, 0].max() > 4:
+        raise ValueError(f"{path} is damaged")
+    pixels = np.zeros((height, width * channels), np.uint8)
+    above = np.zeros(width * channels, np.uint8)
+    for y, (kind, *_) in enumerate(rows[:, :1].tolist()):
+        above = pixels[y] = unfilter(kind, rows[y, 1:], above, channels)
+    pixels = pixels.reshape(1, height, width, channels)
+    if any(name == b"tRNS" for name, _ in chunks) or (channels in (2, 4) and pixels[..., -1].min() < 255):
+        raise ValueError(f"{path} is partly transparent: save it without transparency")
+    return pixels[..., : channels - (channels in (2, 4))]
+
+
+def unfilter(kind, row, above, step):
+    """A row of a PNG from its differences to the pixel on its left, the one above or both (PNG specification, 9)."""
+    if kind in (0, 2):
+        return row + above if kind else row
+    if kind == 1:
+        return row.reshape(-1, step).cumsum(axis=0, dtype=np.uint8).reshape(-1)
+    done, row, above = [0] * step, row.tolist(), [0] * step + above.tolist()
+    for i, value in enumerate(row):
+        left, up, corner = done[i], above[i + step], above[i]
+        if kind == 3:
+            near = (left + up) // 2
+        else:  # Paeth: the neighbour that is closest to left + up - corner
+            a, b, c = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
+            near = left if a <= b and a <= c else up if b <= c else corner
+        done.append((value + near) & 255)
+    return np.array(done[step:], np.uint8)
+
+
+def to_channels(port, path, pixels):
+    """Grey as RGB where the port takes RGB, and RGB as grey if it contains nothing else."""
+    wanted, found = port["shape"][-1], pixels.shape[-1]
+    if (wanted, found) == (3, 1):
+        return pixels.repeat(3, axis=-1)
+    if (wanted, found) == (1, 3):
+        if (pixels != pixels[..., :1]).any():
+            raise ValueError(f"{path} is in colour; this task takes grey pictures")
+        return pixels[..., :1]
+    return pixels
 
 
 def write_png(path, pictures):  # uint8 [batch, height, width, 1 or 3], one below the other
@@ -137,10 +220,51 @@ def write_png(path, pictures):  # uint8 [batch, height, width, 1 or 3], one belo
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     chunks = [b"IHDR" + head, b"IDAT" + data, b"IEND"]
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
-    Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    Path(path).write_bytes(PNG + b"".join(chunks))
+
+
+def usage(tasks):
+    """What --help prints: the inputs of these tasks with their ranges, and for each an example that works."""
+    lines = [f"{MODEL['name']} {MODEL['version']}: {MODEL['summary']}", ""]
+    lines += [f"usage: {COMMAND} TASK --PORT VALUE ... [--out FILE.png or FILE.npy]", f"       {COMMAND} verify"]
+    for name in tasks:
+        task = task_of(name)
+        lines += ["", f"{name}: {task['summary']}"]
+        lines += [f"  --{port} {takes(told)}" for port, told in task["inputs"].items()]
+        lines += [f"  gives {', '.join(task['outputs'])}", f"  example: {example(name, task)}"]
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
+
+
+def takes(port):
+    shape = f"{port['dtype']} [{', '.join(map(str, port['shape']))}]"
+    if port["codec"] == "bytes":
+        return "TEXT or @FILE"
+    if port["codec"] == "pixels":
+        most = port.get("maximum_pixels", 4 * 10**7)
+        limits = f"at least {port.get('minimum_size', 1)} pixels per side, at most {most} in all"
+        return f"FILE (PNG, PGM, PPM or .npy): {shape}; {limits}"
+    bounds = f"{port.get('minimum', 'any')} .. {port.get('maximum', 'any')}"
+    names = port.get("classes", [])
+    more = f", ... ({len(names)} classes)" if len(names) > 20 else ""
+    known = f", or a class: {', '.join(names[:20])}{more}" if names else ""
+    default = f"; default {port['default']}" if "default" in port else ""
+    return f"{'VALUE' if len(port['shape']) < 2 else 'FILE.npy'}: {shape}, {bounds}{known}{default}"
+
+
+def example(name, task):
+    case = next((case["inputs"] for case in cases() if case["task"] == name), {})
+    words = [COMMAND, name]
+    for port, told in task["inputs"].items():
+        single = told.get("repeats") or told["codec"] == "bytes" or port not in case
+        if "default" not in told:
+            words += [f"--{port}", told["sample"] if single else f"golden/{case[port]['file']}"]
+    shown = next((n for n, p in task["outputs"].items() if p["codec"] == "pixels" and len(p["shape"]) == 4), None)
+    return " ".join([*words, "--out", f"{shown}.png" if shown else f"{next(iter(task['outputs']))}.npy"])
 
 
 def main(task="", *words):
+    if not task or {"--help", "-h"} & {task, *words[::2]}:
+        return print(usage(MODEL["tasks"] if task in ("", "--help", "-h", "verify") else [task]))
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"after the task come --PORT VALUE and --out FILE; tasks: {', '.join(MODEL['tasks'])}")
     options = {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
