@@ -90,11 +90,43 @@ def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: 
         mask: the picture says what to mark: each pixel is as bright as its brightest channel, transparent parts are
             black, and scaling gives no values between those of the picture.
     """
-    import numpy as np
-
     shown = file.shown
     image, about = _open(file)
     _check_size(shown, port, image.height, image.width)
+    return _decoded(image, about, shown, port, note, mask)
+
+
+def convert_picture(image: Any, shown: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
+    """A Pillow picture of any mode but F, uint8 [height, width, channels], by the rules of `decode_picture`.
+
+    Args:
+        image: a `PIL.Image.Image`; it is not changed.
+        shown: what messages call it.
+        mask: as for `decode_picture`.
+
+    Raises:
+        UsageError: its mode is F, whose values have no agreed range.
+        InvalidFileError: too small, too large, or its file cannot be decoded.
+    """
+    if image.mode == "F":
+        raise UsageError(f"{shown} is a picture of floats (mode F); convert it to L or RGB, 0 .. 255")
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    height, width = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
+    _check_size(shown, port, height, width)
+    try:
+        image = image.copy()  # without the format of its file, so that what `Bare` lacks here is not asked for
+    except Exception as e:  # now its file is decoded
+        raise InvalidFileError(f"{shown} cannot be decoded: {safe_text(e).splitlines()[0][:200]}") from None
+    return _decoded(image, Bare(b"", orientation), shown, port, note, mask)
+
+
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
+
+def _decoded(image: Any, about: Bare, shown: str, port: Port, note: Note, mask: bool) -> np.ndarray:
+    import numpy as np
+
     try:
         if about.animated or getattr(image, "is_animated", False):
             note(f"{shown} is animated: using its first frame")
