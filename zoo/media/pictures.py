@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port
-from ..text import safe_text
+from ..text import one_line, safe_text
 from .files import InputFile, Note
 from .metadata import Bare, bare, png_text
 
@@ -110,13 +110,14 @@ def convert_picture(image: Any, shown: str, port: Port, note: Note, *, mask: boo
     """
     if image.mode == "F":
         raise UsageError(f"{shown} is a picture of floats (mode F); convert it to L or RGB, 0 .. 255")
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    height, width = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
-    _check_size(shown, port, height, width)
+    _check_size(shown, port, image.height, image.width)  # before its file is decoded, which some formats do for EXIF
     try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
         image = image.copy()  # without the format of its file, so that what `Bare` lacks here is not asked for
-    except Exception as e:  # now its file is decoded
-        raise InvalidFileError(f"{shown} cannot be decoded: {safe_text(e).splitlines()[0][:200]}") from None
+        if image.mode == "P" and image.has_transparency_data:
+            image = image.convert("RGBA")
+    except Exception as e:
+        raise InvalidFileError(f"{shown} cannot be decoded: {one_line(e)[:200]}") from None
     return _decoded(image, Bare(b"", orientation), shown, port, note, mask)
 
 

@@ -158,7 +158,7 @@ def _method(name: str, task: Task) -> Callable[..., Outputs]:
     method.__doc__ = docstring_of(task, example_of(name, task))
     signature = signature_of(task, Outputs)
     receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    method.__signature__ = signature.replace(parameters=[receiver, *signature.parameters.values()])  # pyright: ignore
+    method.__signature__ = signature.replace(parameters=[receiver, *signature.parameters.values()])
     return method
 
 
