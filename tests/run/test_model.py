@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,18 @@ def test_threads_share_a_model_and_open_each_graph_once(model: Model, monkeypatc
     for thread in threads:
         thread.join()
     assert len(opened) == 1 and all(results.values()) and len(results) == 12
+
+
+def test_threads_get_what_one_thread_gets():
+    model = zoo.load("vqvae-mnist", device="cpu")
+    calls = [("generate", {"label": str(n), "seed": n, "steps": 2}) for n in range(6)]
+    calls += [("reconstruct", {"image": np.full((28, 28), 40 * n, np.uint8)}) for n in range(6)]
+    alone = [model.run(task, **ports) for task, ports in calls]
+    fresh = zoo.load("vqvae-mnist", device="cpu")
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda call: fresh.run(call[0], **call[1]), calls * 2))
+    for one, other in zip(alone * 2, together, strict=True):
+        assert one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
 def test_a_damaged_graph_is_one_line(tmp_path: Path):

@@ -243,6 +243,7 @@ def test_an_older_version_may_differ_and_its_licence_is_named(made, caplog):
 
 
 def test_list_shows_what_a_pulled_model_says(made, tmp_path, capsys):
+    from zoo.store.listing import listed
 
     folder = shutil.copytree(made["two"], tmp_path / "lab")
     catalogue.add("lab", str(folder))
