@@ -99,7 +99,14 @@ def test_the_readme_s_python_works(place):
     names: dict = {}
     exec(script, names)
     assert names["tokens"].shape == (1, 7, 7)
-    assert names["again"].shape == (1, 28, 28, 1)
+    assert names["again"].shape == (2, 28, 28, 1)
+
+
+def test_the_python_page_s_code_works(place):
+    script = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)[1]
+    names: dict = {}
+    exec(script.replace('["sneaker", "bag"]', '["sneaker", "bag"], steps=2'), names)
+    assert names["drawn"]["image"].shape == (2, 28, 28, 1) and len(names["drawn"].images) == 2
 
 
 @pytest.mark.slow

@@ -243,14 +243,14 @@ def test_an_older_version_may_differ_and_its_licence_is_named(made, caplog):
 
 
 def test_list_shows_what_a_pulled_model_says(made, tmp_path, capsys):
-    from zoo.cli.list import _rows
+    from zoo.store.listing import listed
 
     folder = shutil.copytree(made["two"], tmp_path / "lab")
     catalogue.add("lab", str(folder))
     Store().pull(registries.resolve(Reference("tiny"), [registries.read(folder, "lab")]))
     text = (folder / "registry.yaml").read_text()
     (folder / "registry.yaml").write_text(text.replace("Apache-2.0", "MIT"))
-    rows = {row.version: row.license for row in _rows((), False) if row.name == "tiny"}
+    rows = {row.version: row.license for row in listed() if row.name == "tiny"}
     assert rows == {1: "MIT", 2: "Apache-2.0"}
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port
-from ..text import safe_text
+from ..text import one_line, safe_text
 from .files import InputFile, Note
 from .metadata import Bare, bare, png_text
 
@@ -90,11 +90,44 @@ def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: 
         mask: the picture says what to mark: each pixel is as bright as its brightest channel, transparent parts are
             black, and scaling gives no values between those of the picture.
     """
-    import numpy as np
-
     shown = file.shown
     image, about = _open(file)
     _check_size(shown, port, image.height, image.width)
+    return _decoded(image, about, shown, port, note, mask)
+
+
+def convert_picture(image: Any, shown: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
+    """A Pillow picture of any mode but F, uint8 [height, width, channels], by the rules of `decode_picture`.
+
+    Args:
+        image: a `PIL.Image.Image`; it is not changed.
+        shown: what messages call it.
+        mask: as for `decode_picture`.
+
+    Raises:
+        UsageError: its mode is F, whose values have no agreed range.
+        InvalidFileError: too small, too large, or its file cannot be decoded.
+    """
+    if image.mode == "F":
+        raise UsageError(f"{shown} is a picture of floats (mode F); convert it to L or RGB, 0 .. 255")
+    _check_size(shown, port, image.height, image.width)  # before its file is decoded, which some formats do for EXIF
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        image = image.copy()  # without the format of its file, so that what `Bare` lacks here is not asked for
+        if image.mode == "P" and image.has_transparency_data:
+            image = image.convert("RGBA")
+    except Exception as e:
+        raise InvalidFileError(f"{shown} cannot be decoded: {one_line(e)[:200]}") from None
+    return _decoded(image, Bare(b"", orientation), shown, port, note, mask)
+
+
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
+
+def _decoded(image: Any, about: Bare, shown: str, port: Port, note: Note, mask: bool) -> np.ndarray:
+    import numpy as np
+
     try:
         if about.animated or getattr(image, "is_animated", False):
             note(f"{shown} is animated: using its first frame")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import InvalidFileError, UsageError
+from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, read_input
 from ..media.pictures import Grid, check_picture_size, decode_png, encode_png, is_png, read_pictures
+from .given import pictures
 from .kind import MAX_BATCH, Form, Kind, Option, Read, RealInputs, Source, percent
 
 if TYPE_CHECKING:
     import numpy as np
+    import PIL.Image
 
+
+SHOWN_SIDE = 112
+"""Pixels of the longer side that a picture has at least, more or less, when a notebook shows it."""
 
 # Created here, before any thread: msgspec crashes if several threads are the first to decode a type.
 _GRIDS = msgspec.json.Decoder(Grid)
@@ -68,6 +74,7 @@ class Pixels(Kind):
     form = PICTURES
     codec = "pixels"
     shown = "pictures"
+    marks = False  # its pictures say which pixels to work on
 
     def limits(self, port: Port) -> Iterator[str]:
         if port.minimum_size:
@@ -79,13 +86,26 @@ class Pixels(Kind):
     def from_value(self, name: str, port: Port, value: Any) -> np.ndarray:
         import numpy as np
 
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            raise UsageError(f"{name} has rows of different lengths; give an array") from None
-        if array.dtype != port.dtype:
-            raise UsageError(f"{name} is {array.dtype}; pictures are uint8, 0 .. 255")
-        return array
+        if isinstance(value, np.ndarray) and value.ndim == 4 and value.dtype == np.uint8:
+            return value  # the usual batch, without a detour
+        return pictures(name, port, value, mask=self.marks)
+
+    def annotation(self, port: Port) -> Any:
+        import numpy as np
+        import PIL.Image
+
+        one = str | Path | PIL.Image.Image | np.ndarray
+        return one | Sequence[one]
+
+    def images(self, array: np.ndarray) -> list[PIL.Image.Image]:
+        from PIL import Image
+
+        return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in array]
+
+    def png(self, array: np.ndarray) -> bytes:
+        """The batch in a grid. Small pictures are enlarged by a whole factor, so that their pixels can be seen."""
+        factor = max(1, SHOWN_SIDE // max(array.shape[1:3]))
+        return encode_png(Grid.of(array).join(array).repeat(factor, axis=0).repeat(factor, axis=1))
 
     def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
         height, width = array.shape[-3:-1]

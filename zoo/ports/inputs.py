@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def complete(task_name: str, task: Task, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The graph's inputs from what a caller gave: arrays, numbers, class names; defaults are filled in.
+def complete(task_name: str, task: Task, values: Mapping[str, Any], *, draw: bool = False) -> dict[str, np.ndarray]:
+    """The graph's inputs from what a caller gave: arrays, numbers, class names, pictures; defaults are filled in.
 
     A single number for a `label`, `seed` or `scalar` port is used for the whole batch.
+
+    Args:
+        draw: a missing seed is drawn: S for the first picture of the batch, S + 1 for the next, …
 
     Raises:
         UsageError: an unknown or missing port, or a value of the wrong type, shape or range.
@@ -36,13 +39,20 @@ def complete(task_name: str, task: Task, values: Mapping[str, Any]) -> dict[str,
                 f"{task_name} has no input '{safe_text(name)}'; it takes {known}{did_you_mean(name, task.inputs)}"
             )
     arrays: dict[str, np.ndarray] = {}
+    missing: list[str] = []
     for name, port in task.inputs.items():
         value = values.get(name, port.default)
+        if value is None and draw and kind_of(port).drawn:
+            missing.append(name)
+            continue
         if value is None:
             raise UsageError(f"{task_name} needs {name}: {kind_of(port).describe(port)}")
         arrays[name] = kind_of(port).from_value(name, port, value)
 
-    dimensions = _dimensions(task.inputs, arrays)
+    dimensions = _dimensions({n: port for n, port in task.inputs.items() if n in arrays}, arrays)
+    seed = None
+    for name in missing:  # several seeds of a task get the same value, as on the command line
+        arrays[name], seed = kind_of(task.inputs[name]).draw(name, seed, dimensions.get(BATCH, 1), lambda line: None)
     for name, port in task.inputs.items():
         if arrays[name].ndim == 0 and port.shape and kind_of(port).repeats:
             shape = tuple(dimensions.get(d, 1) if isinstance(d, str) else d for d in port.shape)

@@ -18,9 +18,11 @@ from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, Note
 from ..media.tensors import encode_npy, encode_safetensors
 from ..text import safe_text
+from .given import as_array
 
 if TYPE_CHECKING:
     import numpy as np
+    import PIL.Image
 
 BATCH = "batch"
 """The name of the first dimension of ports with one entry per element of the batch."""
@@ -288,6 +290,23 @@ class Kind:
 
     # --- Values of Python ---
 
+    def annotation(self, port: Port) -> Any:
+        """What a signature says that the port takes."""
+        if self.repeats and self.number is not None:
+            number = self.number
+            return number | Sequence[number] if port.shape else number
+        import numpy as np
+
+        return np.ndarray
+
+    def images(self, array: np.ndarray) -> list[PIL.Image.Image]:
+        """An output as pictures of Pillow; empty if it is none."""
+        return []
+
+    def png(self, array: np.ndarray) -> bytes | None:
+        """An output as one PNG to look at; None if it is none."""
+        return None
+
     def from_value(self, name: str, port: Port, value: Any) -> np.ndarray:
         """An array of the port's dtype, if the conversion loses nothing; a single number stays one.
 
@@ -298,10 +317,7 @@ class Kind:
 
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise UsageError(f"{name} is {value}; it must be {self.range_text(port) or 'an int64'}")
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            raise UsageError(f"{name} has rows of different lengths; give an array") from None
+        array = as_array(name, value)
         if array.dtype == port.dtype:
             return array
         if array.dtype.kind not in ("iu" if port.dtype == "int64" else "iuf"):

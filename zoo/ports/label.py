@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -37,6 +37,10 @@ class Label(Integers):
 
     def from_value(self, name: str, port: Port, value: Any) -> np.ndarray:
         return super().from_value(name, port, numbers(name, port, value))
+
+    def annotation(self, port: Port) -> Any:
+        one = str | int if port.classes else int
+        return one | Sequence[one]
 
     def to_json(self, port: Port, array: np.ndarray) -> Any:
         """Numbers with their class names, if the port has names."""
@@ -86,6 +90,8 @@ def numbers(name: str, port: Port, value: Any) -> Any:
         return number(name, port, value)
     if isinstance(value, (list, tuple)):
         return [number(name, port, v) if isinstance(v, str) else v for v in value]
+    if getattr(getattr(value, "dtype", None), "kind", "") == "U":  # an array of names
+        return numbers(name, port, value.tolist())
     return value
 
 

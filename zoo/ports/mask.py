@@ -26,6 +26,7 @@ class Mask(Pixels):
     last = (1,)
     meaning = "pixels of 128 or more are redrawn"
     field = "brush"
+    marks = True
     sample = "mask.png"
 
     def option(self, name: str, port: Port, task: Task) -> Option:

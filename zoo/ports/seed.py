@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..hookspecs import Port, Task
@@ -59,6 +59,9 @@ class Seed(Integers):
         if not 0 <= seed <= MAX_SEED - (batch - 1):
             raise UsageError(f"{name} is {seed}; it must be 0 .. {MAX_SEED - (batch - 1)}")
         return np.arange(seed, seed + batch, dtype=np.int64), seed
+
+    def annotation(self, port: Port) -> Any:
+        return int | Sequence[int]
 
     def top(self, port: Port) -> int:
         return MAX_SEED

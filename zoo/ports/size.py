@@ -33,6 +33,9 @@ class Size(Integers):
         limits = "HEIGHTxWIDTH" + ("; default: the tokens file's" if tokens_of(task.inputs) else "")
         return Option(name, self.help(name, port, limits), metavar="HEIGHTxWIDTH")
 
+    def annotation(self, port: Port) -> Any:
+        return Sequence[int]
+
     def read(self, given: Any, source: Source) -> Read:
         return Read({source.name: _parse(source.name, given) if isinstance(given, str) else given})
 

@@ -91,7 +91,7 @@ def gather(
     given = {key: value for key, value in given.items() if value is not None and value != ()}
     _refuse_unfit(name, task, given)
     notes: list[str] = []
-    values = dict(_example(model, name)) if example else {}
+    values = dict(model.example(name)) if example else {}
     read, files = _read(model, task, given, notes.append)
     from_example = set(values) - read.keys()
     from_files = {port for values_read in read.values() if values_read.files for port in values_read.values}
@@ -168,15 +168,6 @@ def _refuse_unfit(name: str, task: Task, given: Mapping[str, Any]) -> None:
     sources = [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
     if sources.count(STDIN) > 1:
         raise UsageError("'-' (stdin) can be read only once; give a file for the other")
-
-
-def _example(model: Model, task: str) -> dict[str, np.ndarray]:
-    """The inputs of the task's largest golden case: the smaller ones are for checking, not for looking at."""
-    from ..formats.golden import read_cases
-    from ..names import GOLDEN
-
-    cases = read_cases(model.folder / GOLDEN, model.manifest)[task]
-    return max(cases, key=lambda case: sum(array.size for array in case.inputs.values())).inputs
 
 
 def _require(name: str, task: Task, values: Mapping[str, Any]) -> None:

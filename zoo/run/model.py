@@ -1,12 +1,15 @@
-"""A model in Python: arrays in, a dict of arrays out."""
+"""A model in Python: arrays, pictures, names in; a dict of arrays out, which can be looked at."""
 
 from __future__ import annotations
 
+import inspect
+import os
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ..formats.manifest import Manifest
 from ..names import graph_file
@@ -14,10 +17,12 @@ from ..ports.inputs import complete
 from ..ports.outputs import check_outputs
 from ..runtime import Device
 from .isolated import AnySession, opener
+from .results import Outputs
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..hookspecs import Task
     from ..store.locate import Bundle
 
 
@@ -49,8 +54,9 @@ def prepare() -> None:
 class Model:
     """A model's tasks as methods: `model.reconstruct(image=pictures)` is `model.run("reconstruct", image=pictures)`.
 
-    Every array has the batch axis. A graph is opened once, when its task first runs; several threads may share a model.
-    `model.manifest.tasks` describes what each task takes and gives; `print(model)` shows it.
+    A graph is opened once, when its task first runs; several threads may share a model. After a fork, the child opens
+    its graphs again. `print(model)` shows what each task takes and gives, `help(model.reconstruct)` explains it, and
+    `model.manifest.tasks` has it as data.
 
     Attributes:
         manifest: the bundle's manifest.
@@ -72,18 +78,21 @@ class Model:
         self._open = opener(bundle.worker)
         self._sessions: dict[str, AnySession] = {}
         self._lock = threading.Lock()
+        self._methods: dict[str, Callable[..., Outputs]] = {}
+        _models.add(self)
 
-    def run(self, task: str, /, **ports: Any) -> dict[str, np.ndarray]:
+    def run(self, task: str, /, **ports: Any) -> Outputs:
         """Runs a task.
 
         Args:
             task: its name.
-            ports: the task's inputs: arrays of the port's dtype with the batch axis. A label may be a class name; a
-                single number for a label, seed or scalar is used for the whole batch; ports with a default may be left
-                out. No seed is drawn here: a task with a `seed` needs one.
+            ports: the task's inputs: arrays of the port's dtype with the batch axis. A picture may also be a path, a
+                picture of Pillow, an array [height, width, channels] or [height, width], or a list of these, a batch.
+                A label may be a class name; a single number for a label, seed or scalar is used for the whole batch;
+                ports with a default may be left out. A missing seed is drawn.
 
         Returns:
-            The task's outputs by name.
+            The task's outputs by name, with `.images`, and with `.seed`, the seeds that were given or drawn.
 
         Raises:
             NotFoundError: no such task.
@@ -93,10 +102,23 @@ class Model:
                 too long. The next call starts another worker.
         """
         name, declared = self.manifest.task(task)
-        inputs = complete(name, declared, ports)
+        inputs = complete(name, declared, ports, draw=True)
         outputs = self.session(name).run(inputs)
         check_outputs(name, declared, inputs, outputs)
-        return outputs
+        return Outputs.of(declared, inputs, outputs)
+
+    def example(self, task: str) -> dict[str, np.ndarray]:
+        """Inputs that a task takes: those of the model's largest golden case. `model.run(task, **model.example(task))`.
+
+        Raises:
+            NotFoundError: no such task.
+        """
+        from ..formats.golden import read_cases
+        from ..names import GOLDEN
+
+        name, _ = self.manifest.task(task)
+        cases = read_cases(self.folder / GOLDEN, self.manifest)[name]
+        return max(cases, key=lambda case: sum(array.size for array in case.inputs.values())).inputs
 
     def session(self, task: str) -> AnySession:
         """The session of a task's graph, opened by the first call."""
@@ -106,17 +128,52 @@ class Model:
                 self._sessions[name] = self._open(self.folder / graph_file(name), self.device)
             return self._sessions[name]
 
-    def __getattr__(self, name: str) -> Callable[..., dict[str, np.ndarray]]:
+    def __getattr__(self, name: str) -> Callable[..., Outputs]:
         if name.startswith("_") or name not in self.manifest.tasks:
             raise AttributeError(f"{type(self).__name__} has no attribute or task '{name}'")
-        return partial(self.run, name)
+        if name not in self._methods:
+            self._methods[name] = _method(name, self.manifest.tasks[name])
+        return MethodType(self._methods[name], self)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.manifest.tasks]
 
     def __repr__(self) -> str:
+        from ..ports.signature import call_text, example_of
+
         tasks = "".join(
-            f"\n  {name}({', '.join(task.inputs)}) -> {', '.join(task.outputs)}"
-            for name, task in self.manifest.tasks.items()
+            f"\n  {name}{call_text(task)}" for name, task in self.manifest.tasks.items() if not task.part_of
         )
-        return f"<zoo.Model {self.reference}{tasks}>"
+        return f"<zoo.Model {self.reference}{tasks}\n  example: {example_of(*self.manifest.task(None))}>"
+
+
+def _method(name: str, task: Task) -> Callable[..., Outputs]:
+    """A task as a method, with the signature and the docstring that its ports give."""
+    from ..ports.signature import docstring_of, example_of, signature_of
+
+    def method(self: Model, /, **ports: Any) -> Outputs:
+        return self.run(name, **ports)
+
+    method.__name__, method.__qualname__ = name, f"Model.{name}"
+    method.__doc__ = docstring_of(task, example_of(name, task))
+    signature = signature_of(task, Outputs)
+    receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = signature.replace(parameters=[receiver, *signature.parameters.values()])
+    return method
+
+
+_models: WeakSet[Model] = WeakSet()
+
+
+def _forget_sessions() -> None:
+    """In the child of a fork: a session's threads do not exist here, so a call would wait for them for ever, and so
+    would its end, even that of the interpreter. The sessions are leaked; the first call of each task opens another."""
+    import ctypes
+
+    for model in list(_models):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(model._sessions))
+        model._sessions, model._lock = {}, threading.Lock()  # a thread of the parent may have held the lock
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_sessions)

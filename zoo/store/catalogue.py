@@ -41,13 +41,16 @@ class Added(Struct, frozen=True, kw_only=True):
     in_process: tuple[Name, ...] = ()  # those whose models run in the process that asked
 
 
-def registries(extra: Sequence[str] = (), *, refresh: bool = False, allow_rollback: bool = False) -> list[Registry]:
+def registries(
+    extra: Sequence[str] = (), *, refresh: bool = False, allow_rollback: bool = False, offline: bool = False
+) -> list[Registry]:
     """The registries, in the order in which they are searched.
 
     Args:
         extra: URLs or folders given with this call. They come first, and it is an error if one cannot be read.
         refresh: read remote registries again instead of using their last copies, except if the network is down.
         allow_rollback: also use a registry that lists less than it did before; otherwise its last copy is used.
+        offline: skip a remote registry of which no copy was kept; one in `extra` is read.
 
     Raises:
         ZooError: a registry in `extra` cannot be read.
@@ -64,6 +67,8 @@ def registries(extra: Sequence[str] = (), *, refresh: bool = False, allow_rollba
         try:
             if name == DEFAULT:
                 found.append(registries_.read_default())
+            elif name in known and offline and split(url).scheme != "file":
+                found.append(_last_copy(name, url))
             elif name in known:
                 found.append(_read(name, url, refresh=refresh, allow_rollback=allow_rollback))
             else:  # inside a plugin's package
@@ -278,6 +283,12 @@ def _kept(name: str, url: str) -> Registry | None:
         return registries_.parse(_kept_path(name, url).read_bytes(), name, url)
     except (OSError, InvalidFileError):
         return None
+
+
+def _last_copy(name: str, url: str) -> Registry:
+    if kept := _kept(name, url):
+        return kept
+    raise NotFoundError("it was not read yet; `zoo list` reads it")
 
 
 def _kept_path(name: str, url: str) -> Path:
