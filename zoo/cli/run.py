@@ -7,6 +7,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..text import human_bytes, safe_text
+from .many import many_options, run_if_many
 from .options import OnceOption
 from .output import as_json, note, path, progress, table
 
@@ -143,6 +144,8 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         params.append(click.Argument(["files"], nargs=-1, metavar=f"[{main.name.upper()}]..."))
     if drawn(task.inputs):
         params.append(OnceOption(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
+    if (main and main.multiple) or drawn(task.inputs):
+        params += many_options(main)
     if task.tile:
         params.append(OnceOption(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
     params += [
@@ -174,13 +177,13 @@ def _main_input(task: "Task") -> "Option | None":
 def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     from ..run.call import execute, gather
     from ..run.model import Model
+    from ..run.naming import check_only_numbered
     from ..run.outputs import check_out, write_outputs
 
     out, as_data = options["out"], options["json"]
     if as_data and out == "-":
         raise UsageError("--json and --out - both write to stdout; choose one")
     model, task = Model(bundle, options["device"]), bundle.manifest.tasks[task_name]
-    check_out(task_name, task, out)
     notes: list[str] = []
 
     def say(line: str) -> None:
@@ -188,8 +191,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         note(line)
 
     given = {name.removeprefix("port_"): value for name, value in options.items() if name.startswith("port_")}
+    main = _main_input(task)
     if files := options.get("files"):
-        main = _main_input(task)
         assert main is not None  # otherwise there is no such argument
         if given.get(main.name):
             raise UsageError(f"give {main.name} only once: with --{main.name}, or as files without an option")
@@ -197,8 +200,16 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
             raise UsageError(f"{task_name} takes one file for {main.name}, not {len(files)}")
         given[main.name] = files if main.multiple else files[0]
     number, example, tile = options.get("number"), options["example"], options.get("tile")
+    size = None
+    if "batch_size" in options:
+        size = run_if_many(model, task_name, main, given, options, say, notes)
+        if size is True:
+            return
+    else:
+        check_only_numbered(out)
+        check_out(task_name, task, out)
     call = gather(model, task_name, given, number=number, example=example, tile=tile, note=say)
-    result = execute(model, call)
+    result = execute(model, call, size or None)
     if result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))
     written = write_outputs(model, call, result, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -87,6 +87,11 @@ def numbers(name: str, port: Port, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [number(name, port, v) if isinstance(v, str) else v for v in value]
     return value
+
+
+def labels_of(ports: Mapping[str, Port]) -> list[str]:
+    """The names of the ports that are labels."""
+    return [name for name, port in ports.items() if port.kind == Label.name]
 
 
 def highest(ports: Iterable[Port]) -> int | None:
