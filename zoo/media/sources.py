@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -157,6 +158,7 @@ class Stack:
     def __init__(self, path: str):
         self.path = path
         self._lock = threading.Lock()
+        self._open_files = ExitStack()
         with self._readable():
             self._file, self.shape, fortran = self._open()
             if fortran:
@@ -171,6 +173,9 @@ class Stack:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __del__(self) -> None:
+        self._open_files.close()
 
     def read(self, index: int) -> InputFile:
         """One picture as a PNG, made without compression."""
@@ -200,12 +205,13 @@ class Stack:
         file: BinaryIO
         if array or self.path.endswith(".npz"):
             archive = zipfile.ZipFile(user_path(f"{name}.npz" if array else name))
+            self._open_files.enter_context(archive)
             file = archive.open(f"{array or self._only(archive)}.npy")  # type: ignore[assignment]
         elif self.path.endswith(".npy"):
-            file = user_path(self.path).open("rb")
+            file = self._open_files.enter_context(user_path(self.path).open("rb"))
         else:
             opens = gzip.open if self.path.endswith(".gz") else open
-            file = opens(user_path(self.path), "rb")  # type: ignore[assignment]
+            file = self._open_files.enter_context(opens(user_path(self.path), "rb"))  # type: ignore[assignment]
             magic = file.read(4)
             if magic != b"\0\0\x08\x03":
                 raise ValueError("it does not start with the bytes 0, 0, 8, 3")

@@ -126,8 +126,10 @@ class Many:
                 troubles.append(e)
             looked_at()
         if troubles:
-            more = f"; so is it with {len(troubles) - 1:,} more" if len(troubles) > 1 else ""
-            raise type(troubles[0])(f"{troubles[0]}{more}; --keep-going passes them over")
+            more, them = "", "it"
+            if len(troubles) > 1:
+                more, them = f"; there are problems with {len(troubles) - 1:,} more", "them"
+            raise type(troubles[0])(f"{troubles[0]}{more}; --keep-going passes {them} over")
 
     def run(self, failed: Failed) -> Iterator[Made]:
         """Computes and writes batch by batch; what was written before an error or Ctrl-C stays.

@@ -181,8 +181,6 @@ class Table:
 
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(self.path, len(whole))
         lines = whole.decode("utf-8", "surrogateescape").split("\n")[:-1]
         try:
             if self._kind == ".csv":
@@ -196,6 +194,8 @@ class Table:
                 self.done = {json.loads(line)[FILE] for line in lines}
         except (ValueError, KeyError, TypeError, IndexError, csv.Error):
             raise self._other_table() from None
+        if len(whole) < len(data):
+            os.truncate(self.path, len(whole))
 
     def _other_table(self) -> InvalidFileError:
         return InvalidFileError(f"{safe_text(self.path)} is not a table that this command wrote; give another --out")
