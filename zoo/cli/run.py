@@ -34,13 +34,15 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     that is not available locally is fetched. TASK is one of the model's tasks; the default is the model's default task.
     Each task has its own options: `zoo run MODEL TASK --help` lists them with their ranges and defaults.
 
-    Pictures are written as PNG: one grid, or one file each with --out 'x-{i}.png'. Their metadata records how they were
+    Pictures come from files, folders, patterns ('in/*.png'), lists (@FILE), .npz, .npy and IDX files. They are written
+    as PNG: one grid, or one file each with --out 'out/{stem}.png' or 'x-{i}.png'. Their metadata records how they were
     made, for `zoo again`. Without --out, the file is named after model, task and seed, and nothing is overwritten; a
     file named with --out is overwritten. --out - is stdout.
 
     \b
     Options of every task:
-      --out FILE                Output file, or - for stdout; x-{i}.png: one file per picture.
+      --out FILE                Output file, or - for stdout. With {stem}, {index}, {i}, {label} or {seed}
+                                in the name: one file per picture. .csv, .jsonl, .parquet: a table.
       --example                 Take inputs that are not given from the model's own example.
       --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
       --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
@@ -49,9 +51,17 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       --json                    Print the result as JSON.
 
     \b
+    Options for many pictures:
+      --from-file FILE          A list of files, one a line; -: stdin.
+      --batch-size N            Pictures at a time; default: as fit the memory.
+      --keep-going              Name files that cannot be read, and pass over them.
+      --resume                  Only make what is missing from --out.
+
+    \b
     Example:
       zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
       zoo run vqvae-fashion encode shoe.png --out tokens.npy
+      zoo run judge-fashion classify photos/ --out labels.csv
     """
     if words[:1] in (("-h",), ("--help",)):
         click.echo(ctx.get_help())
