@@ -177,6 +177,15 @@ class Stack:
     def __del__(self) -> None:
         self._open_files.close()
 
+    def check_length(self) -> None:
+        """Refuses an array that ends early, if its file is not compressed; else this shows when it is read."""
+        if not self.path.endswith(".npy") and not self.path.endswith("ubyte"):
+            return
+        with self._readable():
+            there = user_path(self.path).stat().st_size - self._start
+            if there < self._each * len(self):
+                raise ValueError(f"it ends in the middle of picture {there // self._each}")
+
     def read(self, index: int) -> InputFile:
         """One picture as a PNG, made without compression."""
         import numpy as np

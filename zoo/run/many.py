@@ -15,7 +15,7 @@ from ..errors import InvalidFileError, NotFoundError, UsageError, ZooError
 from ..hookspecs import Task
 from ..media.files import InputFile, Note
 from ..media.pictures import check_header, decode_picture, upright_size
-from ..media.sources import Item, find
+from ..media.sources import Item, Stack, find
 from ..ports.kind import BATCH
 from ..ports.kinds import drawn, kind_of
 from ..system.files import FilesTogether, make_folder
@@ -118,8 +118,16 @@ class Many:
             return
         port = self.task.inputs[asked.main]
         troubles: list[ZooError] = []
+        seen: set[Stack] = set()
         for index in self.todo if len(asked.items) > 1 else range(1):
+            stack = asked.items[index].stack
+            if stack and stack in seen:  # all pictures of an array are alike
+                looked_at()
+                continue
             try:
+                if stack:
+                    seen.add(stack)
+                    stack.check_length()
                 file = asked.items[index].read()
                 upright_size(file) if asked.tile else check_header(file, port)
             except (NotFoundError, InvalidFileError) as e:
@@ -130,6 +138,12 @@ class Many:
             if len(troubles) > 1:
                 more, them = f"; there are problems with {len(troubles) - 1:,} more", "them"
             raise type(troubles[0])(f"{troubles[0]}{more}; --keep-going passes {them} over")
+
+    def size_of(self, item: Item, file: InputFile) -> tuple[int, int]:
+        """Width and height of a picture, for those of one batch; the same for all if they are scaled anyway."""
+        if not self._size_matters:
+            return 0, 0
+        return (item.stack.shape[2], item.stack.shape[1]) if item.stack else upright_size(file)
 
     def run(self, failed: Failed) -> Iterator[Made]:
         """Computes and writes batch by batch; what was written before an error or Ctrl-C stays.
@@ -332,7 +346,7 @@ class _Reader:
                     break
                 try:
                     file = self._asked.items[index].read()
-                    self._next = index, file, upright_size(file) if many._size_matters else (0, 0)
+                    self._next = index, file, many.size_of(self._asked.items[index], file)
                 except (NotFoundError, InvalidFileError) as e:
                     if not self._asked.keep_going:
                         raise
