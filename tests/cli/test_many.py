@@ -255,7 +255,7 @@ def test_a_large_grid_runs_in_batches(bundle: Path, monkeypatch: pytest.MonkeyPa
     measured = batches.BatchSize.measured
     monkeypatch.setattr(batches, "MOST_AT_ONCE", 4)
     monkeypatch.setattr("zoo.run.call.MOST_AT_ONCE", 4)
-    monkeypatch.setattr(batches.BatchSize, "measured", lambda size, n: seen.append(n) or measured(size, n))
+    monkeypatch.setattr(batches.BatchSize, "measured", lambda size, n, s: seen.append(n) or measured(size, n, s))
     zoo(*common, "--out", "many.png")
     assert len(seen) > 1 and sum(seen) == 20
     assert Path("one.png").read_bytes() == Path("many.png").read_bytes()
@@ -274,6 +274,7 @@ def test_a_table_of_labels_as_csv(bundle: Path):
     assert list(rows[0]) == ["file", "label", *(f"probabilities.{c}" for c in ("Shirt", "Sneaker", "Ankle boot"))]
     assert [row["file"] for row in rows] == ["in/p0.png", "in/p1.png", "in/p2.png", "in/more/p3.png", "in/more/p4.png"]
     assert {row["label"] for row in rows} == {"Sneaker"}
+    assert all(str(np.float32(rows[0][column])) == rows[0][column] for column in list(rows[0])[2:])
     assert sum(float(rows[0][column]) for column in list(rows[0])[2:]) == pytest.approx(1, abs=1e-5)
 
 
@@ -289,6 +290,7 @@ def test_a_table_as_parquet(bundle: Path):
     assert zoo("run", bundle, "classify", "in", "--out", "t.parquet", "--batch-size", 2).code == 0
     table = pq.read_table("t.parquet")
     assert table.column_names == ["file", "label", "probabilities"] and table.num_rows == 5
+    assert str(table.schema.field("probabilities").type.value_type) == "float"  # as pyarrow calls float32
     assert table.column("label").to_pylist() == ["Sneaker"] * 5
     pq.write_table(table.slice(0, 3), "t.parquet")
     assert "3 of 5 are there" in zoo("run", bundle, "classify", "in", "--out", "t.parquet", "--resume").err

@@ -57,6 +57,17 @@ def test_little_free_memory_means_small_batches(memory: dict[str, int]):
     assert sizes(memory, 4)[-1] == 25
 
 
+def test_batches_of_a_slow_model_stay_small(memory: dict[str, int]):
+    size = BatchSize()
+    size.measured(FIRST, 1.0)
+    assert size.size == 4 * FIRST
+    size.measured(4 * FIRST, 8.0)
+    assert (size.size, size.settled) == (2 * FIRST, True)
+    size = BatchSize()
+    size.measured(FIRST, 100.0)
+    assert (size.size, size.settled) == (FIRST, True)
+
+
 def test_a_size_that_was_given_stays(memory: dict[str, int]):
     size = BatchSize(3)
     size.measured(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from ..run.model import Model
 
 ONE_EACH = "--out 'out/{stem}.png'"
+
+_PICTURE = re.compile(r"-|[^@*?[][^*?[]*\.(png|jpe?g|webp|gif|bmp)", re.IGNORECASE)
+"""A word that is one picture, judged by its name."""
+_EACH = re.compile(r"[{}]|\.(csv|jsonl|parquet)$", re.IGNORECASE)
+"""What may ask for a file or a row per picture, in the name of the output."""
 
 
 def many_options(main: Option | None) -> list[click.Parameter]:
@@ -48,13 +54,18 @@ def run_if_many(
     For others, puts the pictures that folders, patterns and lists stand for into `given`, and returns the size of the
     batches; None if it is not given.
     """
-    from ..run.batches import MOST_AT_ONCE, BatchSize
-    from ..run.naming import any_for_several, placeholders
     from ..run.outputs import check_out
-    from ..run.tables import is_table
 
     task, out, name = model.manifest.tasks[task_name], options["out"], main.name if main and main.multiple else ""
     words = list(given.get(name) or ())
+    asks = [options.get(option) for option in ("from_file", "batch_size", "keep_going", "resume")]
+    if not any(asks) and all(map(_PICTURE.fullmatch, words)) and not _EACH.search(out or ""):  # the usual case: at once
+        check_out(task_name, task, out)
+        return None
+    from ..run.batches import MOST_AT_ONCE, BatchSize
+    from ..run.naming import any_for_several, placeholders
+    from ..run.tables import is_table
+
     lists = [options["from_file"]] if options.get("from_file") else []
     kinds = set(placeholders(out))
     table = is_table(out)

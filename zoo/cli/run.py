@@ -187,7 +187,6 @@ def _main_input(task: "Task") -> "Option | None":
 def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     from ..run.call import execute, gather
     from ..run.model import Model
-    from ..run.naming import check_only_numbered
     from ..run.outputs import check_out, write_outputs
 
     out, as_data = options["out"], options["json"]
@@ -216,6 +215,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         if size is True:
             return
     else:
+        from ..run.naming import check_only_numbered
+
         check_only_numbered(out)
         check_out(task_name, task, out)
     call = gather(model, task_name, given, number=number, example=example, tile=tile, note=say)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -35,6 +36,9 @@ FIRST, GROWTH, LARGEST = 8, 4, 256
 MEMORY = 512 << 20
 """Bytes that batches may take in addition to the opened model, if the machine has four times as much left."""
 
+SECONDS = 4.0
+"""How long a batch may take, if it has more elements than the first: results should come, and Ctrl-C be heard."""
+
 _NO_MEMORY = re.compile("bad_alloc|[Ff]ailed to allocate|more memory")
 
 
@@ -53,12 +57,13 @@ class BatchSize:
         self._budget = min(MEMORY, _available() // 4)
         self.settled = given is not None or not self._before
 
-    def measured(self, count: int) -> None:
-        """After a batch of `count` elements: chooses the size of the next."""
+    def measured(self, count: int, seconds: float = 0) -> None:
+        """After a batch of `count` elements that ran for so long: chooses the size of the next."""
         if self.settled or count < self.size:  # of the last ones, there are fewer
             return
         share = max(self._memory("VmHWM") - self._before, 1) / count
-        chosen = max(1, min(int(self._budget / share), count * GROWTH, LARGEST))
+        in_time = max(FIRST, int(count * SECONDS / max(seconds, 1e-6)))
+        chosen = max(1, min(int(self._budget / share), count * GROWTH, in_time, LARGEST))
         self.settled = chosen <= count or chosen == LARGEST
         self.size = chosen
 
@@ -108,14 +113,15 @@ def in_batches(
     with ThreadPoolExecutor(1, "zoo-read") as reader, ThreadPoolExecutor(1, "zoo-run") as runner:
         batch = reader.submit(prepare, size.size).result()
         while batch is not None:
-            running = runner.submit(run, batch)
+            running = runner.submit(_timed, run, batch)
             # While sizes are still being chosen, the next batch waits for the result of this one.
             ahead = reader.submit(prepare, size.size) if size.settled else None
             if done:
                 yield done
                 done = None
-            done = batch, running.result()
-            size.measured(count(batch))
+            result, seconds = running.result()
+            done = batch, result
+            size.measured(count(batch), seconds)
             try:
                 batch = (ahead or reader.submit(prepare, size.size)).result()
             except ZooError as e:
@@ -124,6 +130,11 @@ def in_batches(
             yield done
     if failed:
         raise failed
+
+
+def _timed(run: Callable[[B], R], batch: B) -> tuple[R, float]:
+    start = time.perf_counter()
+    return run(batch), time.perf_counter() - start
 
 
 def run_within_memory(

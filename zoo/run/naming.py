@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import UsageError
 from ..hookspecs import Task
-from ..media.sources import is_many
 from ..ports.kinds import drawn
 from ..ports.label import labels_of
 from ..text import safe_text
@@ -31,6 +30,8 @@ def placeholders(out: str | None) -> list[str]:
 
 def any_for_several(words: Iterable[str]) -> bool:
     """Whether a word for pictures stands for several: a folder, a pattern, a list or an array."""
+    from ..media.sources import is_many
+
     return any(map(is_many, words))
 
 

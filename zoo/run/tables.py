@@ -116,7 +116,11 @@ class Table:
     def _columns(self, name: str, port: Port, array: np.ndarray) -> dict[str, list[Any]]:
         if labels_of({name: port}):
             return {name: [port.classes[n] if 0 <= n < len(port.classes) else n for n in array.tolist()]}
-        if self._kind != ".csv":
+        if self._kind == ".parquet":
+            return {name: _typed(array)}
+        if array.dtype.kind == "f":
+            array = array.astype(str).astype(float)  # 0.1, and not the 0.10000000149011612 that is in the float32
+        if self._kind == ".jsonl":
             return {name: array.tolist()}
         if array.ndim == 2 and port.shape[:1] == (BATCH,) and isinstance(port.shape[1], int):
             return {f"{name}.{column}": array[:, i].tolist() for i, column in enumerate(self._names(port))}
@@ -202,3 +206,8 @@ class Table:
 
     def _cannot_write(self, error: OSError) -> StoreError:
         return StoreError(f"cannot write {safe_text(self.path)}: {reason(error)}")
+
+
+def _typed(array: np.ndarray) -> Any:
+    """Lists of arrays, of which pyarrow takes the dtype."""
+    return [_typed(one) for one in array] if array.ndim > 1 else array
