@@ -97,16 +97,18 @@ def test_results_come_in_order_and_no_more_than_three_batches_are_held():
 
 
 def test_the_next_batch_runs_while_the_caller_works():
-    second = threading.Event()
+    running, working = threading.Event(), threading.Event()
 
-    def run(batch: int) -> int:
-        if batch == 1:
-            second.set()
-        return batch
+    def run(batch: int) -> bool:
+        if batch == 0:
+            return True
+        running.set()
+        return working.wait(5)
 
     numbers = iter([0, 1, None])
-    for batch, _ in in_batches(lambda count: next(numbers), run, lambda batch: 1, BatchSize(1)):
-        assert batch or second.wait(10)
+    for _, met in in_batches(lambda count: next(numbers), run, lambda batch: 1, BatchSize(1)):
+        working.set()
+        assert met and running.wait(5)
 
 
 @pytest.mark.parametrize("stage", ["prepare", "run"])
