@@ -1,8 +1,9 @@
 """`zoo run` on 10,000 pictures, compared with a loop written by hand around ONNX Runtime with the same batch.
 
 Run: .venv/bin/python bench/many.py [PICTURES [ROUNDS]]. Both read PNG files from a folder and write one PNG each, with
-the same session options. Processor time is printed too: it says more on a busy machine. The rounds are interleaved, so that a busy machine slows both equally; medians are compared.
-Goal: at least 0.95 of the loop's pictures a second. Peak memory is that of the whole process (VmHWM).
+the same session options. The rounds are interleaved, so that a busy machine slows both equally; medians are compared.
+Goal: at least 0.95 of the loop's pictures a second. Processor time is printed too: it says more on a busy machine. Peak
+memory is that of the whole process (VmHWM).
 """
 
 import json
