@@ -120,6 +120,11 @@ class Session:
             raise kind(f"{self._name} failed on {self.provider}: {_line(result[0])}{hint}")
         return result[0]
 
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Ids of the processes that run it in addition to this one: none."""
+        return ()
+
     def __str__(self) -> str:
         return explain_device(self)
 

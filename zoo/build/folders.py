@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
+from ..media.sources import PICTURES
 from ..system.leftovers import left_behind
 from ..text import safe_text
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "val"

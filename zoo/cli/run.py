@@ -7,6 +7,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..text import human_bytes, safe_text
+from .many import many_options, run_if_many
 from .options import OnceOption
 from .output import as_json, note, path, progress, table
 
@@ -33,13 +34,15 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     that is not available locally is fetched. TASK is one of the model's tasks; the default is the model's default task.
     Each task has its own options: `zoo run MODEL TASK --help` lists them with their ranges and defaults.
 
-    Pictures are written as PNG: one grid, or one file each with --out 'x-{i}.png'. Their metadata records how they were
+    Pictures come from files, folders, patterns ('in/*.png'), lists (@FILE), .npz, .npy and IDX files. They are written
+    as PNG: one grid, or one file each with --out 'out/{stem}.png' or 'x-{i}.png'. Their metadata records how they were
     made, for `zoo again`. Without --out, the file is named after model, task and seed, and nothing is overwritten; a
     file named with --out is overwritten. --out - is stdout.
 
     \b
     Options of every task:
-      --out FILE                Output file, or - for stdout; x-{i}.png: one file per picture.
+      --out FILE                Output file, or - for stdout. With {stem}, {index}, {i}, {label} or {seed}
+                                in the name: one file per picture. .csv, .jsonl, .parquet: a table.
       --example                 Take inputs that are not given from the model's own example.
       --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
       --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
@@ -48,9 +51,17 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       --json                    Print the result as JSON.
 
     \b
+    Options for many pictures:
+      --from-file FILE          A list of files, one a line; -: stdin.
+      --batch-size N            Pictures at a time; default: as fit the memory.
+      --keep-going              Name files that cannot be read, and pass over them.
+      --resume                  Only make what is missing from --out.
+
+    \b
     Example:
       zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
       zoo run vqvae-fashion encode shoe.png --out tokens.npy
+      zoo run judge-fashion classify photos/ --out labels.csv
     """
     if words[:1] in (("-h",), ("--help",)):
         click.echo(ctx.get_help())
@@ -143,6 +154,8 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         params.append(click.Argument(["files"], nargs=-1, metavar=f"[{main.name.upper()}]..."))
     if drawn(task.inputs):
         params.append(OnceOption(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
+    if (main and main.multiple) or drawn(task.inputs):
+        params += many_options(main)
     if task.tile:
         params.append(OnceOption(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
     params += [
@@ -180,7 +193,6 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     if as_data and out == "-":
         raise UsageError("--json and --out - both write to stdout; choose one")
     model, task = Model(bundle, options["device"]), bundle.manifest.tasks[task_name]
-    check_out(task_name, task, out)
     notes: list[str] = []
 
     def say(line: str) -> None:
@@ -188,8 +200,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         note(line)
 
     given = {name.removeprefix("port_"): value for name, value in options.items() if name.startswith("port_")}
+    main = _main_input(task)
     if files := options.get("files"):
-        main = _main_input(task)
         assert main is not None  # otherwise there is no such argument
         if given.get(main.name):
             raise UsageError(f"give {main.name} only once: with --{main.name}, or as files without an option")
@@ -197,8 +209,18 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
             raise UsageError(f"{task_name} takes one file for {main.name}, not {len(files)}")
         given[main.name] = files if main.multiple else files[0]
     number, example, tile = options.get("number"), options["example"], options.get("tile")
+    size = None
+    if "batch_size" in options:
+        size = run_if_many(model, task_name, main, given, options, say, notes)
+        if size is True:
+            return
+    else:
+        from ..run.naming import check_only_numbered
+
+        check_only_numbered(out)
+        check_out(task_name, task, out)
     call = gather(model, task_name, given, number=number, example=example, tile=tile, note=say)
-    result = execute(model, call)
+    result = execute(model, call, size or None)
     if result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))
     written = write_outputs(model, call, result, out)

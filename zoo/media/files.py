@@ -35,8 +35,10 @@ class InputFile:
         return shown_name(self.path or self.name)
 
 
-def read_input(source: str) -> InputFile:
-    """The bytes of a file, or of stdin for `-`; at most 256 MiB."""
+def read_input(source: str | InputFile) -> InputFile:
+    """The bytes of a file, or of stdin for `-`; at most 256 MiB. A file that was read already is returned as it is."""
+    if isinstance(source, InputFile):
+        return source
     if source == STDIN:
         name = STDIN
         try:

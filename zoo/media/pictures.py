@@ -80,6 +80,13 @@ def upright_size(file: InputFile) -> tuple[int, int]:
     return (image.height, image.width) if lies else (image.width, image.height)
 
 
+def check_header(file: InputFile, port: Port) -> tuple[int, int]:
+    """Like `upright_size`; refuses a picture that the port does not allow, before a pixel is decoded."""
+    image, about = _open(file)
+    _check_size(file.shown, port, image.height, image.width)
+    return (image.height, image.width) if about.orientation >= 5 else (image.width, image.height)
+
+
 def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
     """One picture, uint8 [height, width, channels]: upright (EXIF), on white, with the port's channels and fixed size.
 

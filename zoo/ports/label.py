@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -93,6 +93,11 @@ def numbers(name: str, port: Port, value: Any) -> Any:
     if getattr(getattr(value, "dtype", None), "kind", "") == "U":  # an array of names
         return numbers(name, port, value.tolist())
     return value
+
+
+def labels_of(ports: Mapping[str, Port]) -> list[str]:
+    """The names of the ports that are labels."""
+    return [name for name, port in ports.items() if port.kind == Label.name]
 
 
 def highest(ports: Iterable[Port]) -> int | None:

@@ -21,6 +21,7 @@ from ..ports.kind import BATCH, MAX_BATCH, Option, Read, Source
 from ..ports.kinds import drawn, kind_of
 from ..ports.outputs import check_outputs
 from ..text import did_you_mean, safe_text
+from .batches import MOST_AT_ONCE, BatchSize, batch_length, run_in_parts, run_within_memory
 from .model import Model
 from .tiling import check_tile, run_in_tiles
 
@@ -134,8 +135,13 @@ def _read(
     return read, files
 
 
-def execute(model: Model, call: Call) -> Result:
-    """Runs a call. The result's `seconds` is the time of the call itself, without opening the session."""
+def execute(model: Model, call: Call, size: BatchSize | None = None, *, one_batch: bool = False) -> Result:
+    """Runs a call. The result's `seconds` is the time of the call itself, without opening the session.
+
+    Args:
+        size: of the batches; None: a call of many pictures runs in batches that fit the memory, others in one.
+        one_batch: the call is a batch itself; only if it does not fit in the memory, it is run in halves.
+    """
     session = model.session(call.task)
     start = time.perf_counter()
     task = model.manifest.tasks[call.task]
@@ -145,7 +151,14 @@ def execute(model: Model, call: Call) -> Result:
         check_outputs(call.task, task, inputs, outputs)
         return outputs
 
-    outputs = run_in_tiles(run, task, call.inputs, call.tile) if call.tile else run(call.inputs)
+    if call.tile:
+        outputs = run_in_tiles(run, task, call.inputs, call.tile)
+    elif one_batch:
+        outputs = run_within_memory(run, task, call.inputs, size)
+    elif size or batch_length(task.inputs, call.inputs) > MOST_AT_ONCE:
+        outputs = run_in_parts(run, task, call.inputs, size or BatchSize(None, session.processes))
+    else:
+        outputs = run(call.inputs)
     seconds = time.perf_counter() - start
     return Result(outputs, session.provider, str(session), seconds, session.left_on_cpu, session.runtime_version)
 
@@ -187,7 +200,10 @@ def option_name(port: str) -> str:
     return f"--port-{name}" if name in OWN_OPTIONS else f"--{name}"
 
 
-OWN_OPTIONS = frozenset({"device", "example", "help", "isolate", "json", "no-isolate", "out", "registry", "tile"})
+OWN_OPTIONS = frozenset(
+    {"batch-size", "device", "example", "from-file", "help", "isolate", "json", "keep-going", "no-isolate", "out"}
+    | {"registry", "resume", "tile"}
+)
 
 
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:

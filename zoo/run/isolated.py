@@ -41,6 +41,9 @@ class AnySession(Protocol):
     runtime_version: str
     left_on_cpu: dict[str, int]
 
+    @property
+    def processes(self) -> tuple[int, ...]: ...
+
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
 
 
@@ -97,6 +100,11 @@ class IsolatedSession:
             if shared.seek(0, 2) > _KEPT_BYTES:
                 shared.truncate(0)
             return outputs
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The id of the process that runs the graph, if there is one, for measuring its memory."""
+        return self._worker.processes
 
     @contextmanager
     def _understood(self) -> Iterator[None]:

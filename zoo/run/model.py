@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,35 @@ class Model:
         name, _ = self.manifest.task(task)
         cases = read_cases(self.folder / GOLDEN, self.manifest)[name]
         return max(cases, key=lambda case: sum(array.size for array in case.inputs.values())).inputs
+
+    def stream(
+        self, task: str, inputs: Iterable[Any], /, *, batch_size: int | None = None, **ports: Any
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Runs a task on many elements, in batches that fit the memory; gives the outputs batch by batch, in order.
+
+        While the caller works with a batch, the next one is computed and the one after that is read, in threads.
+
+            for outputs in model.stream("encode", (np.load(path) for path in paths)):
+                save(outputs["tokens"])
+
+        Args:
+            task: its name.
+            inputs: the elements, without the batch axis, of the task's pictures or tokens, or if it has none, its
+                seeds: an array, a sequence, or anything that gives them one by one, such as a generator. Or a dict from
+                ports to such. A batch ends where the shape of its elements changes.
+            batch_size: the most elements of a batch; None: the first batches are small, the memory that they take is
+                measured, and the size of the others follows from it.
+            ports: the other inputs, the same for all elements, as for `run`.
+
+        Raises:
+            As `run`; UsageError also for inputs of different lengths. What was computed before comes first.
+        """
+        from .batches import stream
+
+        name, declared = self.manifest.task(task)
+        return stream(
+            partial(self.run, name), declared, inputs, ports, batch_size, lambda: self.session(name).processes
+        )
 
     def session(self, task: str) -> AnySession:
         """The session of a task's graph, opened by the first call."""

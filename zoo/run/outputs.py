@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ STDOUT = "-"
 NUMBERED = "{i}"
 MOST_SHOWN = 1000
 """The most numbers that are printed; more go to a file."""
+
+
+Write = Callable[[str, bytes], list[str]]
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,13 @@ def _check_folder(folder: Path) -> None:
         raise StoreError(f"the folder {safe_text(folder)} cannot be written; give another --out")
 
 
-def write_outputs(model: Model, call: Call, result: Result, out: str | None) -> Written:
-    """Writes a call's outputs to `out`, which `check_out` has accepted."""
+def write_outputs(model: Model, call: Call, result: Result, out: str | None, write: Write | None = None) -> Written:
+    """Writes a call's outputs to `out`, which `check_out` has accepted.
+
+    Args:
+        write: writes a file's bytes, and returns the paths written.
+    """
+    write = write or write_file
     _, task = model.manifest.task(call.task)
     paths: list[str] = []
     shown: dict[str, Any] = {}
@@ -129,23 +138,23 @@ def write_outputs(model: Model, call: Call, result: Result, out: str | None) -> 
         else:
             target = out if first else _beside(out, artifact)
         if not artifact.form.shared:
-            paths += _write_batch(model, call, result, artifact, target)
+            paths += _write_batch(model, call, result, artifact, target, write)
             continue
         made_by = {"digest": model.digest, "model": public_reference(model), "task": call.task}
-        paths += write_file(target, artifact.form.encode(arrays, made_by, Path(target).suffix.lower()))
+        paths += write(target, artifact.form.encode(arrays, made_by, Path(target).suffix.lower()))
     return Written(paths, shown)
 
 
-def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str) -> list[str]:
+def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str, write: Write) -> list[str]:
     """The whole batch in one file, or one file per element if the name contains `{i}`."""
     form, [port] = artifact.form, artifact.ports
     batch = result.outputs[port]
     if NUMBERED not in target:
-        return write_file(target, form.encode_batch(batch, write_recipe(model, call, result, port)))
+        return write(target, form.encode_batch(batch, write_recipe(model, call, result, port)))
     paths = []
     for i in range(len(batch)):
         data = form.encode_batch(batch[i : i + 1], write_recipe(model, call, result, port, i))
-        paths += write_file(target.replace(NUMBERED, str(i)), data)
+        paths += write(target.replace(NUMBERED, str(i)), data)
     return paths
 
 

@@ -4,8 +4,10 @@ import contextlib
 import errno
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from ..errors import StoreError
 from ..text import safe_text, sniff
@@ -116,6 +118,58 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
         if temporary:
             temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+
+
+class FilesTogether:
+    """Writes many small files, each completely or not at all; they are synced together, since to sync each takes longer
+    than to make it. A file gets its name with `commit`, at the latest some seconds later, or at the end of the block.
+
+    Args:
+        seconds: at most so many pass before files that were written get their names.
+    """
+
+    def __init__(self, seconds: float = 2.0):
+        self._seconds, self._last = seconds, time.monotonic()
+        self._waiting: list[tuple[str, str]] = []  # temporary name, name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.commit()
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Writes a file that replaces one of the same name; its folder must exist."""
+        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}~")
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            with os.fdopen(file, "wb") as f:
+                f.write(data)
+                if not hasattr(os, "sync"):  # Windows
+                    f.flush()
+                    os.fsync(file)
+        except OSError as e:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+        self._waiting.append((str(temporary), str(path)))
+        if time.monotonic() - self._last > self._seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Syncs what was written, and gives it its names."""
+        waiting, self._waiting = self._waiting, []
+        if waiting and hasattr(os, "sync"):
+            os.sync()
+        for temporary, path in waiting:
+            try:
+                os.replace(temporary, path)  # noqa: PTH105 - there are many
+            except OSError as e:
+                raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+        for folder in {Path(path).parent for _, path in waiting}:
+            sync_folder(folder)
+        self._last = time.monotonic()
 
 
 def sniff_file(path: Path) -> str:

@@ -141,6 +141,12 @@ class Worker:
             hint = f"; it may use {human_bytes(self.limits.memory)} (ZOO_WORKER_MEMORY)" if aborted else ""
             raise InvalidFileError(f"{what} {describe_end(code, 'its worker process')}{hint}")
 
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The id of its process; none before it is started."""
+        process = self._process
+        return (process.id,) if process else ()
+
     def close(self) -> None:
         """Ends the process. A later request starts another one."""
         with self._lock:
@@ -176,6 +182,10 @@ class _Process:
         finally:
             if lifeline >= 0:
                 os.close(lifeline)
+
+    @property
+    def id(self) -> int:
+        return self._popen.pid
 
     def is_ours(self) -> bool:
         """Whether this process started it: after a fork, parent and child must not share a worker."""

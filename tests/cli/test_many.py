@@ -1,0 +1,324 @@
+"""`zoo run` on many pictures: what it takes, how it names what it makes, and what it refuses before it starts."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny_tasks import studio
+from zoo.run import batches
+
+from .commands import zoo
+from .test_run import error
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 12), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return studio(tmp_path_factory.mktemp("many") / "studio")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the pictures in `in/`, two of them in a subfolder, and `out/`."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for number, picture in enumerate(PICTURES):
+        path = tmp_path / "in" / ("more" if number > 2 else "") / f"p{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def outputs() -> dict[str, np.ndarray]:
+    return {path.name: pixels(path) for path in sorted(Path("out").rglob("*.png"))}
+
+
+def lines(outcome) -> list[str]:
+    return sorted(outcome.out.split())
+
+
+def idx(pictures: np.ndarray) -> bytes:
+    return b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in pictures.shape) + pictures.tobytes()
+
+
+def test_a_folder_a_pattern_and_a_list_become_files_named_after_theirs(bundle: Path):
+    for word in ("in", "in/**/*.png", "@list.txt"):
+        names = [f"in/{'more/' if n > 2 else ''}p{n}.png" for n in range(5)]
+        Path("list.txt").write_text("\n".join(names) + "\n\n")
+        outcome = zoo("run", bundle, "reconstruct", word, "--out", "out/{stem}.png")
+        assert (outcome.code, lines(outcome)) == (0, [f"out/p{n}.png" for n in range(5)]), word
+        made = outputs()
+        assert all((made[f"p{n}.png"] == PICTURES[n]).all() for n in range(5)), word
+        for name in made:
+            (Path("out") / name).unlink()
+
+
+def test_a_list_may_come_from_a_file_or_from_stdin(bundle: Path):
+    Path("list.txt").write_text("in/p0.png\nin/more\n")
+    assert lines(zoo("run", bundle, "--from-file", "list.txt", "--out", "out/{stem}.png")) == [
+        "out/p0.png", "out/p3.png", "out/p4.png",
+    ]  # fmt: skip
+    outcome = zoo(
+        "run", bundle, "reconstruct", "in/p1.png", "--from-file", "-", "--out", "out/{i}.png", stdin=b"in/p2.png\r\n"
+    )
+    assert lines(outcome) == ["out/0.png", "out/1.png"] and (pixels("out/1.png") == PICTURES[2]).all()
+    assert (
+        error(zoo("run", bundle, "--from-file", "-", "--out", "out/{i}.png", stdin=b"\n"), 4)
+        == "the list stdin is empty"
+    )
+
+
+def test_arrays_in_files_are_pictures_too(bundle: Path):
+    np.save("a.npy", PICTURES[..., None])
+    np.savez("b.npz", images=PICTURES, labels=np.arange(5))
+    np.savez_compressed("c.npz", train_images=PICTURES[:2], test_images=PICTURES[2:])
+    Path("t10k-images-idx3-ubyte").write_bytes(idx(PICTURES))
+    Path("train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(PICTURES)))
+    words = ["a.npy", "b.npz", "c.npz:test_images", "t10k-images-idx3-ubyte", "train-images-idx3-ubyte.gz"]
+    outcome = zoo("run", bundle, "reconstruct", *words, "--out", "out/{stem}.png", "--batch-size", 2)
+    stems = ["a", "b", "c", "t10k-images-idx3-ubyte", "train-images-idx3-ubyte"]
+    assert outcome.code == 0 and len(outcome.out.split()) == 23
+    for stem in stems:
+        shift = 2 if stem == "c" else 0
+        assert all((pixels(f"out/{stem}-{n}.png") == PICTURES[n + shift]).all() for n in range(5 - shift)), stem
+    said = error(zoo("run", bundle, "reconstruct", "c.npz", "--out", "out/{i}.png"), 2)
+    assert said == "c.npz has several arrays; name one: c.npz:train_images or c.npz:test_images"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("none/*.png", "no file matches none/*.png"),
+        ("empty", "the folder empty has no pictures (.bmp, .gif, .jpeg, .jpg, .png, .webp)"),
+        ("none.npy", "none.npy does not exist"),
+        ("@none.txt", "none.txt does not exist"),
+        ("float.npy", "float.npy contains float32; pictures are uint8, 0 .. 255"),
+        ("flat.npy", "flat.npy contains [5, 96]; pictures are uint8 [number, height, width], or that with a fourth"
+                     " dimension of 1 or 3 channels"),
+        ("b.npz:none", "b.npz:none: there is no such array"),
+        ("x-idx3-ubyte", "x-idx3-ubyte cannot be read: it does not start with the bytes 0, 0, 8, 3"),
+        ("cut.npy", "cut.npy cannot be read: it ends in the middle of picture 4; --keep-going passes it over"),
+    ],
+)  # fmt: skip
+def test_what_is_not_pictures_is_one_line(bundle: Path, word: str, said: str):
+    Path("empty").mkdir()
+    np.save("float.npy", PICTURES.astype(np.float32))
+    np.save("flat.npy", PICTURES.reshape(5, -1))
+    np.savez("b.npz", images=PICTURES)
+    Path("x-idx3-ubyte").write_bytes(b"PNG!")
+    np.save("cut.npy", PICTURES)
+    Path("cut.npy").write_bytes(Path("cut.npy").read_bytes()[:-1])
+    outcome = zoo("run", bundle, "reconstruct", word, "--out", "out/{stem}.png")
+    assert error(outcome, outcome.code) == said and outcome.code in (3, 4)
+    assert outputs() == {}
+
+
+def test_each_file_can_be_made_again_by_itself(bundle: Path):
+    zoo("run", bundle, "generate", "-n", 5, "--seed", 7, "--label", "sneaker", "--out", "out/{label}-{seed}.png")
+    assert set(outputs()) == {f"Sneaker-{seed}.png" for seed in range(7, 12)}
+    recipe = json.loads(Image.open("out/Sneaker-9.png").text["zoo"])
+    assert (recipe["seed"], recipe["number"], recipe["index"], recipe["options"]["label"]) == (9, None, None, 1)
+    assert zoo("again", "out/Sneaker-9.png", "--model", bundle).out.startswith("identical")
+    zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png")
+    recipe = json.loads(Image.open("out/p3.png").text["zoo"])
+    assert [file["name"] for file in recipe["files"]["image"]] == ["p3.png"]
+    assert zoo("again", "out/p3.png", "--model", bundle, "--file", "in/more/p3.png").out.startswith("identical")
+
+
+def test_one_label_per_picture_and_a_folder_per_class(bundle: Path):
+    labels = [word for name in ("shirt", "sneaker", "sneaker", "2") for word in ("--label", name)]
+    outcome = zoo("run", bundle, "generate", *labels, "--seed", 1, "--guidance", 0, "--out", "out/{label}/{index}.png")
+    assert outcome.out.splitlines() == [
+        "out/Shirt/0.png", "out/Sneaker/1.png", "out/Sneaker/2.png", "out/Ankle boot/3.png"
+    ]  # fmt: skip
+    assert pixels("out/Ankle boot/3.png")[0, 0] == 31 * 4 + 14 + 20
+    zoo("run", bundle, "classify", "in", "--out", "out/{label}/{stem}.safetensors")
+    made = sorted(path.stem for path in Path("out/Sneaker").glob("*.safetensors"))
+    assert made == [f"p{n}" for n in range(5)]
+    assert error(zoo("run", bundle, "generate", *labels, "-n", 3, "--out", "out/{i}.png"), 2) == (
+        "4 values of label for 3 pictures; give one for all, or 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("in", "--out", "out/{name}.png"), "--out contains {name}; here it may contain {stem}, {index}, {i}"),
+        (("in", "--out", "out/{seed}.png"), "--out contains {seed}; here it may contain {stem}, {index}, {i}"),
+        (("in", "--out", "out/{}.png"), "--out contains {}; here it may contain {stem}, {index}, {i}"),
+        (("generate", "--out", "{stem}.png"),
+         "--out contains {stem}; here it may contain {index}, {i}, {label}, {seed}"),
+        (("decode", "t.npy", "--out", "{index}.png"), "--out contains {index}; here it may contain {i}"),
+        (("in", "in", "--out", "out/{stem}.png"),
+         "--out gives in/p0.png and in/p0.png the same name, out/p0.png; add {index}"),
+        (("generate", "-n", "2", "--out", "out/{label}.png", "--label", "shirt"),
+         "--out gives picture 0 and picture 1 the same name, out/Shirt.png; add {index}"),
+        (("in", "--out", "out/{stem}.csv"), "reconstruct gives reconstruction, which does not fit into a table;"
+                                            " --out must end in .png"),
+        (("in", "--resume"), "--resume needs a file or a row per picture: --out 'out/{stem}.png', or a table"),
+        (("generate", "-n", "3", "--resume", "--out", "{i}.png"),
+         "--resume needs --seed: another seed would give other pictures than those there"),
+        (("in", "--out", "out/{stem}.png", "--batch-size", "0"), "Invalid value for '--batch-size': 0 is not in the"
+                                                                 " range 1<=x<=10000."),
+    ],
+)  # fmt: skip
+def test_names_are_checked_before_anything_is_made(bundle: Path, words: tuple[str, ...], said: str):
+    task = words[:1] if words[0] in ("generate", "decode") else ("reconstruct", *words[:1])
+    outcome = zoo("run", bundle, *task, *words[1:])
+    assert said.rstrip(".") in outcome.err and outcome.code == 2, outcome
+    assert outputs() == {}
+
+
+def test_a_folder_that_is_missing_is_an_error_as_always(bundle: Path):
+    said = error(zoo("run", bundle, "reconstruct", "in", "--out", "none/{stem}.png"), 7)
+    assert said == "the folder none does not exist; create it first, or give another --out"
+    assert "the folder none does not exist" in error(zoo("run", bundle, "classify", "in", "--out", "none/t.csv"), 7)
+
+
+def test_files_are_all_looked_at_before_anything_is_computed(bundle: Path):
+    Path("in/p1.png").write_bytes(b"not a picture")
+    Image.fromarray(PICTURES[0][:4]).save("in/more/p4.png")
+    said = error(zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png"), 4)
+    assert said == (
+        "in/p1.png is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP; there are problems with 1 more;"
+        " --keep-going passes them over"
+    )
+    assert outputs() == {}
+
+
+def test_keep_going_passes_over_what_cannot_be_read_and_says_so(bundle: Path):
+    Path("in/p1.png").write_bytes(b"not a picture")
+    data = Path("in/p2.png").read_bytes()
+    Path("in/p2.png").write_bytes(data[:60])  # the header is whole
+    Path("list.txt").write_text("in\nnone.png\n")
+    outcome = zoo("run", bundle, "--from-file", "list.txt", "--keep-going", "--out", "out/{index}.png")
+    assert error(outcome, 4) == "3 of 6 pictures could not be read: in/p1.png, …"
+    assert sorted(outputs()) == ["0.png", "3.png", "4.png"]
+    assert sum("passed over" in line for line in outcome.err.splitlines()) == 3
+    assert (pixels("out/3.png") == PICTURES[3]).all()
+
+
+def test_seeds_follow_the_number_of_the_picture_even_if_some_are_there(bundle: Path):
+    common = ("run", bundle, "generate", "-n", 6, "--seed", 4, "--guidance", 0, "--out", "out/{i}.png")
+    zoo(*common, "--batch-size", 4)
+    expected = outputs()
+    for number in (1, 4):
+        Path(f"out/{number}.png").unlink()
+    there = Path("out/0.png").stat().st_mtime_ns
+    outcome = zoo(*common, "--resume")
+    assert lines(outcome) == ["out/1.png", "out/4.png"] and "4 of 6 are there; 2 are missing" in outcome.err
+    assert {name: made[0, 0] for name, made in outputs().items()} == {n: p[0, 0] for n, p in expected.items()}
+    assert Path("out/0.png").stat().st_mtime_ns == there
+    outcome = zoo(*common, "--resume")
+    assert (outcome.code, outcome.out) == (0, "") and "0 are missing" in outcome.err
+
+
+def test_pictures_of_several_sizes_are_several_batches(bundle: Path):
+    Image.fromarray(PICTURES[0].repeat(2, 0)).save("in/p1.png")
+    assert zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png").code == 0
+    assert (pixels("out/p1.png") == PICTURES[0].repeat(2, 0)).all() and (pixels("out/p4.png") == PICTURES[4]).all()
+
+
+def test_changes_are_reported_once_for_all(bundle: Path):
+    for number in (0, 1):
+        Image.fromarray(np.stack([PICTURES[0]] * 2 + [PICTURES[1]], -1)).save(f"in/p{number}.png")
+    outcome = zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png")
+    assert "2 pictures: converted to grey" in outcome.err.splitlines()
+    assert outcome.err.count("converted to grey") == 1
+
+
+def test_a_grid_of_a_folder_is_that_of_its_files(bundle: Path):
+    assert zoo("run", bundle, "reconstruct", "in", "--out", "a.png").out == "a.png\n"
+    zoo("run", bundle, "reconstruct", *[f"in/{'more/' if n > 2 else ''}p{n}.png" for n in range(5)], "--out", "b.png")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    np.save("five.npy", PICTURES)
+    zoo("run", bundle, "reconstruct", "five.npy", "--out", "c.png", "--batch-size", 2)
+    assert (pixels("c.png") == pixels("a.png")).all()
+
+
+def test_a_large_grid_runs_in_batches(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    common = ("run", bundle, "generate", "-n", 20, "--seed", 0, "--guidance", 0)
+    zoo(*common, "--out", "one.png")
+    seen: list[int] = []
+    measured = batches.BatchSize.measured
+    monkeypatch.setattr(batches, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr("zoo.run.call.MOST_AT_ONCE", 4)
+    monkeypatch.setattr(batches.BatchSize, "measured", lambda size, n, s: seen.append(n) or measured(size, n, s))
+    zoo(*common, "--out", "many.png")
+    assert len(seen) > 1 and sum(seen) == 20
+    assert Path("one.png").read_bytes() == Path("many.png").read_bytes()
+
+
+def test_tokens_of_each_picture_in_a_file_of_its_own(bundle: Path):
+    assert zoo("run", bundle, "encode", "in", "--out", "out/{stem}.safetensors").code == 0
+    assert zoo("run", bundle, "decode", "--tokens", "out/p4.safetensors", "--out", "d.png").code == 0
+    assert (pixels("d.png") == (PICTURES[4][::4, ::4] // 64 * 64).repeat(4, 0).repeat(4, 1)).all()
+
+
+def test_a_table_of_labels_as_csv(bundle: Path):
+    outcome = zoo("run", bundle, "classify", "in", "--out", "t.csv")
+    assert (outcome.code, outcome.out) == (0, "t.csv\n")
+    rows = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["file", "label", *(f"probabilities.{c}" for c in ("Shirt", "Sneaker", "Ankle boot"))]
+    assert [row["file"] for row in rows] == ["in/p0.png", "in/p1.png", "in/p2.png", "in/more/p3.png", "in/more/p4.png"]
+    assert {row["label"] for row in rows} == {"Sneaker"}
+    assert all(str(np.float32(rows[0][column])) == rows[0][column] for column in list(rows[0])[2:])
+    assert sum(float(rows[0][column]) for column in list(rows[0])[2:]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_table_of_tokens_as_json_lines(bundle: Path):
+    assert zoo("run", bundle, "encode", "in/p0.png", "in/p1.png", "--out", "t.jsonl").code == 0
+    first, second = map(json.loads, Path("t.jsonl").read_text().splitlines())
+    assert first == {"file": "in/p0.png", "tokens": (PICTURES[0][::4, ::4] // 64).tolist(), "size": [8, 12]}
+    assert second["file"] == "in/p1.png"
+
+
+def test_a_table_as_parquet(bundle: Path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    assert zoo("run", bundle, "classify", "in", "--out", "t.parquet", "--batch-size", 2).code == 0
+    table = pq.read_table("t.parquet")
+    assert table.column_names == ["file", "label", "probabilities"] and table.num_rows == 5
+    assert str(table.schema.field("probabilities").type.value_type) == "float"  # as pyarrow calls float32
+    assert table.column("label").to_pylist() == ["Sneaker"] * 5
+    pq.write_table(table.slice(0, 3), "t.parquet")
+    assert "3 of 5 are there" in zoo("run", bundle, "classify", "in", "--out", "t.parquet", "--resume").err
+    assert pq.read_table("t.parquet").equals(table)
+
+
+def test_parquet_without_its_package_is_one_line_with_the_command(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    said = error(zoo("run", bundle, "classify", "in", "--out", "t.parquet"), 2)
+    assert said == "--out t.parquet: Parquet files need pyarrow: pip install 'zoo[tables]'"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_table_goes_on_where_it_was_cut_off(bundle: Path, name: str):
+    zoo("run", bundle, "classify", "in", "--out", name)
+    whole = Path(name).read_bytes()
+    Path(name).write_bytes(whole[: whole.find(b"p3.png")])  # in the middle of a line
+    outcome = zoo("run", bundle, "classify", "in", "--out", name, "--resume")
+    assert "3 of 5 are there; 2 are missing" in outcome.err and Path(name).read_bytes() == whole
+    Path(name).write_text("something else\n1,2\n")
+    said = error(zoo("run", bundle, "classify", "in", "--out", name, "--resume"), 4)
+    assert said == f"{name} is not a table that this command wrote; give another --out"
+    assert Path(name).read_text() == "something else\n1,2\n"
+
+
+def test_the_report_as_json(bundle: Path):
+    Path("in/p1.png").write_bytes(b"not a picture")
+    outcome = zoo("run", bundle, "reconstruct", "in", "--keep-going", "--out", "out/{stem}.png", "--json")
+    report = json.loads(outcome.out)
+    assert outcome.code == 4 and report["pictures"] == 4 and report["failed"] == ["in/p1.png"]
+    assert sorted(report["paths"]) == [f"out/p{n}.png" for n in (0, 2, 3, 4)]

@@ -1,0 +1,391 @@
+"""A call on many pictures: each output gets a name that follows its input, or a row of a table.
+
+Nothing is kept: pictures are read when their batch is prepared, and written when it is done. Each file records how it
+can be made again, as if it had been made by a call of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidFileError, NotFoundError, UsageError, ZooError
+from ..hookspecs import Task
+from ..media.files import InputFile, Note
+from ..media.pictures import check_header, decode_picture, upright_size
+from ..media.sources import Item, Stack, find
+from ..ports.kind import BATCH
+from ..ports.kinds import drawn, kind_of
+from ..system.files import FilesTogether, make_folder
+from ..system.paths import user_path
+from ..text import safe_text
+from .batches import BatchSize, batch_length, in_batches, part_of
+from .call import Call, Result, execute, gather
+from .model import Model
+from .naming import check_placeholders, fill, label_of, placeholders, refuse_same
+from .outputs import check_out, write_outputs
+from .tables import Table, check_table, is_table
+
+__all__ = ["Asked", "Made", "Many", "find"]
+
+MOST = 100_000_000
+"""The most pictures of one command."""
+
+Failed = Callable[[str, ZooError], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for.
+
+    Attributes:
+        given: as for `zoo.run.call.gather`, without the pictures of `main`.
+        main: the option of the pictures; None for a task that only draws.
+        items: the pictures.
+        number: `-n`.
+        out: a name with placeholders, or that of a table.
+        keep_going: pass over files that cannot be read; else all are looked at before anything is computed.
+        resume: only make what is missing.
+    """
+
+    given: Mapping[str, Any]
+    main: str | None
+    items: Sequence[Item]
+    number: int | None
+    out: str
+    tile: int | None = None
+    batch_size: int | None = None
+    keep_going: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """A batch that was computed and written."""
+
+    count: int
+    paths: list[str]
+    result: Result
+
+
+class Many:
+    """A checked call on many pictures; iterate over `run`.
+
+    Attributes:
+        number: of pictures in all.
+        todo: the indices of those that are to be made: all, or what `resume` did not find.
+        seed: of the first picture; None for a task without seeds.
+
+    Raises:
+        UsageError, NotFoundError, InvalidFileError, StoreError: before anything is computed: a name that cannot be
+            filled or is not unique, options of different lengths, files that cannot be read.
+    """
+
+    def __init__(self, model: Model, task_name: str, asked: Asked, note: Note):
+        self.model, self.name, self.asked = model, task_name, asked
+        self.task: Task = model.manifest.tasks[task_name]
+        self._note = note
+        self.number = self._count()
+        self.table = is_table(asked.out)
+        if self.table:
+            check_table(task_name, self.task, asked.out)
+        else:
+            check_template(task_name, self.task, asked.out, bool(asked.items))
+        self.seed = self._draw()
+        self._names = self._all_names()
+        self.todo: Sequence[int] = range(self.number)
+        self._table: Table | None = None
+        if asked.resume:
+            self._keep_what_is_there()
+        self._size_matters = False
+        if asked.main:
+            port = self.task.inputs[asked.main]
+            self._size_matters = not asked.tile and not all(isinstance(d, int) for d in port.shape[1:3])
+
+    def check_files(self, looked_at: Callable[[], object]) -> None:
+        """Looks at the header of every picture that is to be read.
+
+        Args:
+            looked_at: called after each.
+
+        Raises:
+            ZooError: the first one's trouble, and how many more there are.
+        """
+        asked = self.asked
+        if not asked.main or asked.keep_going:
+            return
+        port = self.task.inputs[asked.main]
+        troubles: list[ZooError] = []
+        seen: set[Stack] = set()
+        for index in self.todo if len(asked.items) > 1 else range(1):
+            stack = asked.items[index].stack
+            if stack and stack in seen:  # all pictures of an array are alike
+                looked_at()
+                continue
+            try:
+                if stack:
+                    seen.add(stack)
+                    stack.check_length()
+                file = asked.items[index].read()
+                upright_size(file) if asked.tile else check_header(file, port)
+            except (NotFoundError, InvalidFileError) as e:
+                troubles.append(e)
+            looked_at()
+        if troubles:
+            more, them = "", "it"
+            if len(troubles) > 1:
+                more, them = f"; there are problems with {len(troubles) - 1:,} more", "them"
+            raise type(troubles[0])(f"{troubles[0]}{more}; --keep-going passes {them} over")
+
+    def size_of(self, item: Item, file: InputFile) -> tuple[int, int]:
+        """Width and height of a picture, for those of one batch; the same for all if they are scaled anyway."""
+        if not self._size_matters:
+            return 0, 0
+        return (item.stack.shape[2], item.stack.shape[1]) if item.stack else upright_size(file)
+
+    def run(self, failed: Failed) -> Iterator[Made]:
+        """Computes and writes batch by batch; what was written before an error or Ctrl-C stays.
+
+        Args:
+            failed: called with each file that could not be read and why, if the command keeps going.
+        """
+        session = self.model.session(self.name)
+        size = BatchSize(self.asked.batch_size, session.processes)
+        reader = _Reader(self, failed)
+        batches = in_batches(
+            reader.prepare,
+            lambda batch: execute(self.model, batch.call, size, one_batch=True),
+            lambda batch: len(batch.indices),
+            size,
+        )
+        if self.table:
+            table = self._table or Table(self.asked.out, self.task, resume=self.asked.resume)
+            try:
+                for batch, result in batches:
+                    names = [self._names[index] for index in batch.indices]
+                    table.write(names, self._seeds(batch), result.outputs)
+                    yield Made(len(batch.indices), [], result)
+            finally:
+                table.close()
+            return
+        with FilesTogether() as files:
+            for batch, result in batches:
+                yield Made(len(batch.indices), self._write(batch, result, files), result)
+
+    def _count(self) -> int:
+        """The number of pictures, which all options with several values must agree on."""
+        asked = self.asked
+        if asked.number is not None and not drawn(self.task.inputs):
+            raise UsageError("-n is only for tasks with a seed; this one gives the same picture every time")
+        if asked.number is not None and not 1 <= asked.number <= MOST:
+            raise UsageError(f"-n is {asked.number}; it must be 1 .. {MOST}")
+        lengths = {name: len(v) for name, v in asked.given.items() if isinstance(v, (list, tuple))}
+        lengths |= {asked.main: len(asked.items)} if asked.main and asked.items else {}
+        number = asked.number or max(lengths.values(), default=1)
+        for name, length in lengths.items():
+            if length not in (1, number):
+                raise UsageError(f"{length} values of {name} for {number} pictures; give one for all, or {number}")
+        return number
+
+    def _draw(self) -> int | None:
+        """The first seed: that of the command, or a random one."""
+        ports = drawn(self.task.inputs)
+        given = [self.asked.given[name] for name in ports if self.asked.given.get(name) is not None]
+        if ports and not given and self.asked.resume:
+            raise UsageError(f"--resume needs --{ports[0]}: another seed would give other pictures than those there")
+        seed = given[0] if given else None
+        for name in ports:
+            _, seed = kind_of(self.task.inputs[name]).draw(name, seed, self.number, self._note)
+        return seed
+
+    def _all_names(self) -> Sequence[str]:
+        """The name of each picture's output, with `{label}` left out if the task gives it; in a table, the first
+        column."""
+        if len(self.asked.items) == self.number:
+            shown = [item.shown for item in self.asked.items]
+        else:
+            shown = [f"picture {index}" for index in range(self.number)]
+        names = shown if self.table else [self._name(index, None) for index in range(self.number)]
+        if not self.table:
+            refuse_same(names, shown)
+        elif len(set(names)) < len(names):
+            twice = next(name for number, name in enumerate(names) if name in names[:number])
+            raise UsageError(f"{safe_text(twice)} was given twice; a table has one row per picture")
+        return names
+
+    def _name(self, index: int, label: str | None) -> str:
+        """The output of one picture; without `label`, what was given, or an underscore for what the task gives."""
+        asked = self.asked
+        values: dict[str, object] = {"i": index, "index": index}
+        if asked.items:
+            values["stem"] = asked.items[index if len(asked.items) > 1 else 0].stem
+        if self.seed is not None:
+            values["seed"] = self.seed + index
+        if "label" in placeholders(asked.out) and (where := label_of(self.task)):
+            is_output, port = where
+            values["label"] = label or ("_" if is_output else self._given_label(port, index))
+        return fill(asked.out, values)
+
+    def _given_label(self, port_name: str, index: int) -> str:
+        port, value = self.task.inputs[port_name], self.asked.given.get(port_name, self.task.inputs[port_name].default)
+        if isinstance(value, (list, tuple)):
+            value = value[index if len(value) > 1 else 0]
+        if value is None:
+            raise UsageError(f"--out contains {{{port_name}}}; give --{port_name}")
+        number = int(kind_of(port).from_value(port_name, port, value))
+        return port.classes[number] if 0 <= number < len(port.classes) else "none" if number < 0 else str(number)
+
+    def _keep_what_is_there(self) -> None:
+        if self.table:
+            self._table = Table(self.asked.out, self.task, resume=True)
+            done = self._table.done
+            self.todo = [index for index, name in enumerate(self._names) if name not in done]
+            return
+        where = label_of(self.task)
+        if where and where[0] and "label" in placeholders(self.asked.out):
+            raise UsageError(
+                "--resume cannot know the names of outputs with the {label} that the task gives; leave it out"
+            )
+        self.todo = [index for index, name in enumerate(self._names) if not user_path(name, out=True).exists()]
+
+    def _seeds(self, batch: _Batch) -> list[int] | None:
+        return None if self.seed is None else [self.seed + index for index in batch.indices]
+
+    def _write(self, batch: _Batch, result: Result, files: FilesTogether) -> list[str]:
+        """Each picture's outputs in files of their own."""
+        where = label_of(self.task)
+        by_output = where[1] if where and where[0] and "label" in placeholders(self.asked.out) else None
+        paths: list[str] = []
+
+        def write(target: str, data: bytes) -> list[str]:
+            path = user_path(target, out=True)
+            if not path.parent.is_dir():
+                make_folder(path.parent)
+            files.write(path, data)
+            return [str(path)]
+
+        for place, index in enumerate(batch.indices):
+            call, one = self._alone(batch.call, result, place, index)
+            name = self._names[index]
+            if by_output:
+                port = self.task.outputs[by_output]
+                number = int(result.outputs[by_output][place])
+                name = self._name(index, port.classes[number] if number < len(port.classes) else str(number))
+            paths += write_outputs(self.model, call, one, name, write).paths
+        return paths
+
+    def _alone(self, call: Call, result: Result, place: int, index: int) -> tuple[Call, Result]:
+        """The call and the result of one picture of a batch, as if it had been the only one."""
+        part = slice(place, place + 1)
+        options = {
+            name: value[place] if isinstance(value, list) and self.task.inputs[name].shape[:1] == (BATCH,) else value
+            for name, value in call.options.items()
+        }
+        length = batch_length(self.task.inputs, call.inputs)
+        files = {name: given[part] if len(given) == length else given for name, given in call.files.items()}
+        seed = None if self.seed is None else self.seed + index
+        one = replace(call, inputs={}, options=options, files=files, seed=seed, number=None)
+        return one, replace(result, outputs=part_of(self.task.outputs, result.outputs, part))
+
+
+def check_template(task_name: str, task: Task, out: str, files: bool) -> None:
+    """Refuses a name that cannot be filled or written: see `check_placeholders` and `check_out`."""
+    check_placeholders(out, task, files=files)
+    example = fill(out, dict.fromkeys(placeholders(out), "0"))
+    fixed = out.partition("{")[0]
+    # Folders whose names have placeholders are created; others must exist, as always.
+    ending = Path(example).name
+    check_out(
+        task_name, task, str(Path(fixed).parent / ending) if fixed and not fixed.endswith("/") else fixed + ending
+    )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    indices: list[int]
+    call: Call
+
+
+class _Reader:
+    """Prepares batches: reads their pictures, and gathers their inputs."""
+
+    def __init__(self, many: Many, failed: Failed):
+        self._many, self._asked, self._failed = many, many.asked, failed
+        self._todo = iter(many.todo)
+        self._next: tuple[int, InputFile, tuple[int, int]] | None = None  # read already; for the next batch
+
+    def prepare(self, most: int) -> _Batch | None:
+        """The next batch; None at the end."""
+        while True:
+            indices, files = self._take(most) if len(self._asked.items) > 1 else (self._few(most), [])
+            if not indices:
+                return None
+            try:
+                return self._batch(indices, files)
+            except InvalidFileError:
+                if not (self._asked.keep_going and files):
+                    raise
+            good = self._decodable(indices, files)
+            if len(good) == len(indices):  # something else is wrong
+                return self._batch(indices, files)
+            if good:
+                return self._batch([indices[i] for i in good], [files[i] for i in good])
+
+    def _few(self, most: int) -> list[int]:
+        return [index for _, index in zip(range(most), self._todo)]  # not the other way: it would lose one
+
+    def _take(self, most: int) -> tuple[list[int], list[InputFile]]:
+        """Pictures of one size, unless all are scaled to the same anyway."""
+        many, taken = self._many, []
+        while len(taken) < most:
+            if self._next is None:
+                index = next(self._todo, None)
+                if index is None:
+                    break
+                try:
+                    file = self._asked.items[index].read()
+                    self._next = index, file, many.size_of(self._asked.items[index], file)
+                except (NotFoundError, InvalidFileError) as e:
+                    if not self._asked.keep_going:
+                        raise
+                    self._failed(self._asked.items[index].shown, e)
+                    continue
+            if taken and taken[0][2] != self._next[2]:
+                break
+            taken.append(self._next)
+            self._next = None
+        return [index for index, _, _ in taken], [file for _, file, _ in taken]
+
+    def _decodable(self, indices: Sequence[int], files: Sequence[InputFile]) -> list[int]:
+        """Places of the pictures that can be decoded; the others are reported."""
+        assert self._asked.main
+        port, good = self._many.task.inputs[self._asked.main], []
+        for place, (index, file) in enumerate(zip(indices, files)):
+            try:
+                decode_picture(file, self._asked.main, port, lambda line: None)
+            except InvalidFileError as e:
+                self._failed(self._asked.items[index].shown, e)
+            else:
+                good.append(place)
+        return good
+
+    def _batch(self, indices: list[int], files: list[InputFile]) -> _Batch:
+        asked, many = self._asked, self._many
+        given = {
+            name: [value[i] for i in indices] if isinstance(value, (list, tuple)) and len(value) > 1 else value
+            for name, value in asked.given.items()
+        }
+        if asked.main and asked.items:
+            given[asked.main] = files or [asked.items[0].read()]
+        seeds = drawn(many.task.inputs)
+        given |= dict.fromkeys(seeds, many.seed if many.seed is None else many.seed + indices[0])
+        number = len(indices) if seeds else None
+        call = gather(many.model, many.name, given, number=number, tile=asked.tile, note=many._note)
+        if seeds and many.seed is not None and indices[-1] - indices[0] >= len(indices):  # some were left out
+            import numpy as np
+
+            for name in seeds:
+                call.inputs[name] = many.seed + np.array(indices, np.int64)
+        return _Batch(indices, call)

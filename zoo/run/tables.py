@@ -1,0 +1,213 @@
+"""Tables of labels, numbers and tokens: one row per picture, as CSV, JSON lines or Parquet, with its file first."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidFileError, StoreError, UsageError
+from ..hookspecs import Port, Task
+from ..ports.kind import BATCH
+from ..ports.kinds import kind_of
+from ..ports.label import labels_of
+from ..system.paths import reason, user_path
+from ..text import safe_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ENDINGS = (".csv", ".jsonl", ".parquet")
+FILE = "file"
+INSTALL = "pip install 'zoo[tables]'"
+
+
+def is_table(out: str | None) -> bool:
+    """Whether a name asks for a table."""
+    return bool(out) and Path(str(out)).suffix.lower() in ENDINGS
+
+
+def check_table(task_name: str, task: Task, out: str) -> None:
+    """Refuses a table that cannot be written, before anything is run.
+
+    Raises:
+        UsageError: the task gives pictures, or Parquet files need an extra.
+        StoreError: the folder does not exist or cannot be written.
+    """
+    if pictures := [name for name, port in task.outputs.items() if not kind_of(port).form_in(task.outputs).shared]:
+        raise UsageError(f"{task_name} gives {pictures[0]}, which does not fit into a table; --out must end in .png")
+    folder = user_path(out, out=True).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        wrong = "cannot be written; give another --out" if folder.is_dir() else "does not exist; create it first"
+        raise StoreError(f"the folder {safe_text(folder)} {wrong}")
+    if out.lower().endswith(".parquet"):
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise UsageError(f"--out {safe_text(out)}: Parquet files need pyarrow: {INSTALL}") from None
+
+
+class Table:
+    """A table that is written batch by batch. Rows that are in the file are safe from what comes later.
+
+    Columns: `file` with the name of the picture, `seed` for a task that draws one, then one per output. A label is its
+    class name. CSV has one column per number of a short list (`probabilities.Shirt`), and JSON for a longer one.
+
+    Args:
+        resume: keep the rows that are there, and add others. `done` has their first column.
+
+    Raises:
+        InvalidFileError: to resume a file that is not such a table.
+        StoreError: it cannot be written.
+    """
+
+    def __init__(self, out: str, task: Task, *, resume: bool = False):
+        self.path = user_path(out, out=True)
+        self._task, self._kind = task, self.path.suffix.lower()
+        self._file: Any = None
+        self._header: list[str] | None = None
+        self.done: set[str] = set()
+        try:
+            if self._kind == ".parquet":
+                self._writer: Any = None
+                self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}~")
+                self._old = self._read_parquet() if resume and self.path.exists() else None
+                return
+            if resume and self.path.exists():
+                self._read_text()
+            self._file = self.path.open(
+                "a" if self.done else "w", newline="", encoding="utf-8", errors="surrogateescape"
+            )
+        except OSError as e:
+            raise self._cannot_write(e) from None
+
+    def write(self, names: Sequence[str], seeds: Sequence[int] | None, outputs: Mapping[str, np.ndarray]) -> None:
+        """Adds the rows of a batch.
+
+        Args:
+            names: of the pictures; outputs: by port, with the batch axis where the port has one.
+        """
+        columns: dict[str, list[Any]] = {FILE: list(names)}
+        if seeds is not None:
+            columns["seed"] = list(seeds)
+        for name, port in self._task.outputs.items():
+            for column, values in self._columns(name, port, outputs[name]).items():
+                columns[column] = values if port.shape[:1] == (BATCH,) else [values] * len(names)
+        try:
+            getattr(self, f"_write_{self._kind[1:]}")(columns)
+        except OSError as e:
+            raise self._cannot_write(e) from None
+
+    def close(self) -> None:
+        """Ends the file. A Parquet file only now replaces the one that was there."""
+        try:
+            if self._kind != ".parquet":
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+            elif self._writer:
+                self._writer.close()
+                self._new.replace(self.path)
+        except OSError as e:
+            raise self._cannot_write(e) from None
+
+    def _columns(self, name: str, port: Port, array: np.ndarray) -> dict[str, list[Any]]:
+        if labels_of({name: port}):
+            return {name: [port.classes[n] if 0 <= n < len(port.classes) else n for n in array.tolist()]}
+        if self._kind == ".parquet":
+            return {name: _typed(array)}
+        if array.dtype.kind == "f":
+            array = array.astype(str).astype(float)  # 0.1, and not the 0.10000000149011612 that is in the float32
+        if self._kind == ".jsonl":
+            return {name: array.tolist()}
+        if array.ndim == 2 and port.shape[:1] == (BATCH,) and isinstance(port.shape[1], int):
+            return {f"{name}.{column}": array[:, i].tolist() for i, column in enumerate(self._names(port))}
+        if array.ndim > 1 or port.shape[:1] != (BATCH,):
+            texts = [json.dumps(value) for value in (array if port.shape[:1] == (BATCH,) else array[None]).tolist()]
+            return {name: texts if port.shape[:1] == (BATCH,) else texts[0]}  # type: ignore[dict-item]
+        return {name: array.tolist()}
+
+    def _names(self, port: Port) -> Sequence[object]:
+        """Names of the entries of a short list: those of the classes, if there is one for each."""
+        length = int(port.shape[1])
+        for name in labels_of(self._task.outputs):
+            if len(classes := self._task.outputs[name].classes) == length:
+                return classes
+        return range(length)
+
+    def _write_csv(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        import csv
+
+        writer = csv.writer(self._file, lineterminator="\n")
+        if self._header is None:
+            self._header = list(columns)
+            writer.writerow(columns)
+        elif self._header != list(columns):
+            raise self._other_table()
+        writer.writerows(zip(*columns.values(), strict=True))
+        self._file.flush()
+
+    def _write_jsonl(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        for row in zip(*columns.values(), strict=True):
+            self._file.write(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def _write_parquet(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = [os.fsencode(name).decode("utf-8", "replace") for name in columns[FILE]]
+        table = pa.table({**columns, FILE: names})
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(str(self._new), table.schema)
+            if self._old is not None:
+                if self._old.schema != table.schema:
+                    raise self._other_table()
+                self._writer.write_table(self._old)
+        self._writer.write_table(table)
+
+    def _read_parquet(self) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            old = pq.read_table(str(self.path))
+            self.done = set(old.column(FILE).to_pylist())
+        except (pa.ArrowException, KeyError, ValueError):
+            raise self._other_table() from None
+        return old
+
+    def _read_text(self) -> None:
+        """Reads the first column, and cuts off a last line that was not finished."""
+        import csv
+
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.decode("utf-8", "surrogateescape").split("\n")[:-1]
+        try:
+            if self._kind == ".csv":
+                rows = csv.reader(line + "\n" for line in lines)
+                self._header = next(rows, None)
+                if self._header and self._header[0] != FILE:
+                    raise ValueError
+                self.done = {row[0] for row in rows}
+                self._header = self._header if self.done else None
+            else:
+                self.done = {json.loads(line)[FILE] for line in lines}
+        except (ValueError, KeyError, TypeError, IndexError, csv.Error):
+            raise self._other_table() from None
+        if len(whole) < len(data):
+            os.truncate(self.path, len(whole))
+
+    def _other_table(self) -> InvalidFileError:
+        return InvalidFileError(f"{safe_text(self.path)} is not a table that this command wrote; give another --out")
+
+    def _cannot_write(self, error: OSError) -> StoreError:
+        return StoreError(f"cannot write {safe_text(self.path)}: {reason(error)}")
+
+
+def _typed(array: np.ndarray) -> Any:
+    """Lists of arrays, of which pyarrow takes the dtype."""
+    return [_typed(one) for one in array] if array.ndim > 1 else array
