@@ -7,7 +7,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..text import human_bytes, safe_text
-from .options import OnceOption
+from .options import OnceOption, Several, number
 from .output import as_json, note, path, progress, table
 
 if TYPE_CHECKING:
@@ -37,10 +37,14 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     made, for `zoo again`. Without --out, the file is named after model, task and seed, and nothing is overwritten; a
     file named with --out is overwritten. --out - is stdout.
 
+    A label, seed or number may be a list: `--label sneaker,bag --seed 0..7` draws every label with every seed;
+    `--label all` is every class.
+
     \b
     Options of every task:
       --out FILE                Output file, or - for stdout; x-{i}.png: one file per picture.
       --example                 Take inputs that are not given from the model's own example.
+      --scale N, --sheet        Enlarge pictures for looking; put all on one, with captions.
       --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
       --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
                                 the model is built in, trusted, or made on this machine.
@@ -51,6 +55,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     Example:
       zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
       zoo run vqvae-fashion encode shoe.png --out tokens.npy
+      zoo run ddpm-fashion --label all --seed 0..3 --sheet --out clothes.png
     """
     if words[:1] in (("-h",), ("--help",)):
         click.echo(ctx.get_help())
@@ -125,14 +130,17 @@ def _prepare() -> None:
 
 def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
     """The command of one task, generated from its ports."""
-    from ..ports.kinds import drawn
+    from ..media.sheet import MAX_SCALE
+    from ..ports.kinds import drawn, kind_of
     from ..run.call import option_name, options_of
+    from ..run.products import takes_list
 
     name, task = bundle.manifest.task(task_name)
+    lists = {port_name for port_name, port in task.inputs.items() if takes_list(port)}
     params: list[click.Parameter] = [
         OnceOption(
             [option_name(option.name), f"port_{option.name}"],
-            type=option.type,
+            type=Several(option.type) if option.name in lists and option.type is not str else option.type,
             multiple=option.multiple,
             metavar=option.metavar,
             help=option.help,
@@ -145,6 +153,11 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         params.append(OnceOption(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
     if task.tile:
         params.append(OnceOption(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
+    if any(kind_of(port).form_in(task.outputs).viewable for port in task.outputs.values()):
+        params += [
+            OnceOption(["--scale"], type=number(1, MAX_SCALE), metavar="N", help="Enlarge the pictures, for looking."),
+            OnceOption(["--sheet"], is_flag=True, help="All pictures as one, each with a caption."),
+        ]
     params += [
         OnceOption(["--example"], is_flag=True, help="Take inputs that are not given from the model's own example."),
         OnceOption(["--out"], metavar="FILE", help="Output file; -: stdout, x-{i}.png: one file per picture."),
@@ -175,6 +188,7 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     from ..run.call import execute, gather
     from ..run.model import Model
     from ..run.outputs import check_out, write_outputs
+    from ..run.products import expand, with_view
 
     out, as_data = options["out"], options["json"]
     if as_data and out == "-":
@@ -196,8 +210,12 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         if not main.multiple and len(files) > 1:
             raise UsageError(f"{task_name} takes one file for {main.name}, not {len(files)}")
         given[main.name] = files if main.multiple else files[0]
-    number, example, tile = options.get("number"), options["example"], options.get("tile")
-    call = gather(model, task_name, given, number=number, example=example, tile=tile, note=say)
+    sheet, example, tile = bool(options.get("sheet")), options["example"], options.get("tile")
+    if sheet and out and "{" in out:
+        raise UsageError("--sheet is one picture; give --out a name without braces")
+    product = expand(task, given, options.get("number"), say)
+    call = gather(model, task_name, product.given, number=product.number, example=example, tile=tile, note=say)
+    call = with_view(model, call, options.get("scale"), product.columns, sheet)
     result = execute(model, call)
     if result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))

@@ -10,7 +10,8 @@ import msgspec
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, read_input
-from ..media.pictures import Grid, check_picture_size, decode_png, encode_png, is_png, read_pictures
+from ..media.pictures import Grid, check_picture_size, decode_png, encode_png, is_png, read_pictures, shrink
+from ..media.sheet import MAX_SCALE, View
 from .kind import MAX_BATCH, Form, Kind, Option, Read, RealInputs, Source, percent
 
 if TYPE_CHECKING:
@@ -27,12 +28,19 @@ class Pictures(Form):
     name = "pictures"
     suffixes = (".png",)
     shared = False
+    viewable = True
+
+    def __init__(self, view: View | None = None):
+        self.view = view or View()
 
     def encode_batch(self, batch: np.ndarray, recipe: str) -> bytes:
-        return encode_png(Grid.of(batch).join(batch), recipe)
+        return encode_png(self.view.draw(batch), recipe)
 
     def layout(self, batch: np.ndarray) -> Grid:
-        return Grid.of(batch)
+        return self.view.grid(batch)
+
+    def viewed(self, view: View) -> Pictures:
+        return Pictures(view)
 
     def count(self, layout: Any, batch: np.ndarray) -> int:
         return _GRIDS.decode(msgspec.json.encode(layout)).count
@@ -47,11 +55,12 @@ class Pictures(Form):
         whole, _ = decode_png(file)
         grid = _GRIDS.decode(msgspec.json.encode(layout))
         numbers = (grid.count, grid.columns, grid.height, grid.width)
-        sound = min(numbers) > 0 and grid.count <= MAX_BATCH and grid.gap >= 0
+        numbers_fit = min(numbers) > 0 and grid.count <= MAX_BATCH and min(grid.gap, grid.caption) >= 0
+        sound = numbers_fit and 1 <= grid.scale <= MAX_SCALE
         if sound and index is None and whole.shape[:2] == grid.shape:
             return grid.split(whole)
-        if sound and index in range(grid.count) and whole.shape[:2] == (grid.height, grid.width):
-            return whole[None]
+        if sound and index in range(grid.count) and whole.shape[:2] == grid.shown:
+            return shrink(whole, grid.scale)[None]
         raise InvalidFileError("the picture's size does not match its recipe: another program changed it")
 
 

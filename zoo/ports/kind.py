@@ -22,6 +22,8 @@ from ..text import safe_text
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..media.sheet import View
+
 BATCH = "batch"
 """The name of the first dimension of ports with one entry per element of the batch."""
 
@@ -94,12 +96,14 @@ class Form:
         shared: one file contains all outputs of this form; else each output has its own file, or one per element of the
             batch (`{i}` in the name). Only such files contain the recipe.
         printed: small outputs are printed if no file is requested.
+        viewable: its files are pictures, which can be enlarged and put on a sheet.
     """
 
     name: str
     suffixes: tuple[str, ...]
     shared: bool
     printed: bool = False
+    viewable: bool = False
 
     def check_name(self, task: str, ports: Sequence[str], suffix: str) -> None:
         """Raises UsageError for a file ending that does not fit these outputs."""
@@ -118,6 +122,10 @@ class Form:
 
     def layout(self, batch: np.ndarray) -> Any:
         """What `decode_batch` must know about the batch that is not in the file; kept in the recipe."""
+
+    def viewed(self, view: View) -> Form:
+        """The form with another look: enlarged, or as a sheet with captions; this one, if it is not `viewable`."""
+        return self
 
     def count(self, layout: Any, batch: np.ndarray) -> int:
         """The number of elements in the whole batch, of which a file contains `batch`: all of it, if nothing else says
@@ -359,8 +367,11 @@ class Kind:
         """The option to name if a value is missing, and what it takes."""
         return name, self.asks
 
-    def draw(self, name: str, given: Any, batch: int, note: Note) -> tuple[np.ndarray, int]:
-        """Values for a whole batch, from the given or a random first one, and that first one; for a `drawn` kind."""
+    def draw(self, name: str, given: Any, batch: int, note: Note) -> tuple[np.ndarray, int | None]:
+        """Values for a whole batch, from the given or a random first one, and that first one; for a `drawn` kind.
+
+        A list of values is taken as it is; then there is no first one.
+        """
         raise NotImplementedError(f"a {self.name} is not drawn")
 
     # --- Comparing ---

@@ -80,6 +80,13 @@ def number(name: str, port: Port, text: str) -> int:
     raise UsageError(f"{name} '{safe_text(text)}' is not a class of this model{hint or '; ' + _listed(port)}")
 
 
+def class_name(name: str, port: Port, value: int) -> str:
+    """The name of a class, for people: `Sneaker`, `label 7` without names, `no label`."""
+    if value < 0:
+        return f"no {name}"
+    return port.classes[value] if value < len(port.classes) else f"{name} {value}"
+
+
 def numbers(name: str, port: Port, value: Any) -> Any:
     """The value with class names replaced by numbers."""
     if isinstance(value, str):

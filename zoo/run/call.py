@@ -16,8 +16,9 @@ import msgspec
 from ..errors import UsageError
 from ..hookspecs import Port, Task
 from ..media.files import STDIN, InputFile, Note
+from ..media.sheet import View
 from ..ports.inputs import complete
-from ..ports.kind import BATCH, MAX_BATCH, Option, Read, Source
+from ..ports.kind import BATCH, MAX_BATCH, Form, Option, Read, Source
 from ..ports.kinds import drawn, kind_of
 from ..ports.outputs import check_outputs
 from ..text import did_you_mean, safe_text
@@ -40,6 +41,11 @@ class Call:
     seed: int | None  # of the first picture; None for a task without one, and for the example's seeds
     number: int | None  # -n
     tile: int | None = None  # --tile: the side of a tile, pixels
+    view: View = View()  # how its pictures are shown
+
+    def form(self, port: Port) -> Form:
+        """How an output becomes a file of its own, with the call's view."""
+        return kind_of(port).form.viewed(self.view)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ def gather(
         from_example -= values_read.values.keys()
     _require(name, task, values)
 
-    batch = _spread(task, values, number)
+    listed = [len(given[port]) for port in drawn(task.inputs) if isinstance(given.get(port), list)]
+    batch = _spread(task, values, number if number is not None else next(iter(listed), None))
     seed = _fill_drawn(task, values, given, batch, notes.append)
     inputs = complete(name, task, values)
     for line in notes:
@@ -108,7 +115,9 @@ def gather(
     options = {
         port_name: _plain(inputs[port_name], port)
         for port_name, port in task.inputs.items()
-        if not kind_of(port).drawn and port_name not in from_files and port_name not in from_example
+        if (not kind_of(port).drawn or isinstance(given.get(port_name), list))
+        and port_name not in from_files
+        and port_name not in from_example
     }
     return Call(name, inputs, options, files, example, seed, number, tile)
 
@@ -196,7 +205,9 @@ def option_name(port: str) -> str:
     return f"--port-{name}" if name in OWN_OPTIONS else f"--{name}"
 
 
-OWN_OPTIONS = frozenset({"device", "example", "help", "isolate", "json", "no-isolate", "out", "registry", "tile"})
+OWN_OPTIONS = frozenset(
+    {"device", "example", "help", "isolate", "json", "no-isolate", "out", "registry", "scale", "sheet", "tile"}
+)
 
 
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:

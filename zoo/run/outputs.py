@@ -138,7 +138,8 @@ def write_outputs(model: Model, call: Call, result: Result, out: str | None) -> 
 
 def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str) -> list[str]:
     """The whole batch in one file, or one file per element if the name contains `{i}`."""
-    form, [port] = artifact.form, artifact.ports
+    [port] = artifact.ports
+    form = artifact.form.viewed(call.view)
     batch = result.outputs[port]
     if NUMBERED not in target:
         return write_file(target, form.encode_batch(batch, write_recipe(model, call, result, port)))
