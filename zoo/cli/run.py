@@ -130,10 +130,9 @@ def _prepare() -> None:
 
 def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
     """The command of one task, generated from its ports."""
-    from ..media.sheet import MAX_SCALE
     from ..ports.kinds import drawn, kind_of
     from ..run.call import option_name, options_of
-    from ..run.products import takes_list
+    from ..run.products import MAX_SCALE, takes_list
 
     name, task = bundle.manifest.task(task_name)
     lists = {port_name for port_name, port in task.inputs.items() if takes_list(port)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .pictures import MAX_PIXELS, Grid
+from .pictures import MAX_PIXELS, Grid, enlarge
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,24 @@ def interleave(batches: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return np.concatenate([
         np.concatenate([row, np.full((columns - len(row), *row.shape[1:]), 255, np.uint8)]) for row in rows
     ])  # fmt: skip
+
+
+def alike(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Batches of pictures with one size and one number of channels: smaller ones are enlarged by a whole number and put
+    on the middle of white, grey ones repeated in three channels if any has colour."""
+    import numpy as np
+
+    height, width, channels = (max(batch.shape[axis] for batch in batches) for axis in (1, 2, 3))
+
+    def fitted(picture: np.ndarray) -> np.ndarray:
+        scale = min(height // picture.shape[0], width // picture.shape[1])
+        large = enlarge(picture, scale)
+        whole = np.full((height, width, channels), 255, np.uint8)
+        top, left = (height - large.shape[0]) // 2, (width - large.shape[1]) // 2
+        whole[top : top + large.shape[0], left : left + large.shape[1]] = large
+        return whole
+
+    return [np.stack([fitted(picture) for picture in batch]) for batch in batches]
 
 
 def _write_captions(whole: np.ndarray, grid: Grid, captions: Sequence[Sequence[str]]) -> np.ndarray:

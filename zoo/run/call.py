@@ -210,6 +210,12 @@ OWN_OPTIONS = frozenset(
 )
 
 
+def check_number(number: int | None) -> None:
+    """Refuses a number of pictures (`-n`) that one call cannot make."""
+    if number is not None and not 1 <= number <= MAX_BATCH:
+        raise UsageError(f"-n is {number}; it must be 1 .. {MAX_BATCH}")
+
+
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
     """Repeats single values for the whole batch; returns the batch's length.
 
@@ -218,8 +224,7 @@ def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
     """
     import numpy as np
 
-    if number is not None and not 1 <= number <= MAX_BATCH:
-        raise UsageError(f"-n is {number}; it must be 1 .. {MAX_BATCH}")
+    check_number(number)
     if number is not None and not drawn(task.inputs):
         raise UsageError("-n is only for tasks with a seed; this one gives the same picture every time")
     several = {

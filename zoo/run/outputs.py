@@ -180,8 +180,11 @@ def _free_name(model: Model, call: Call, artifact: Artifact, first: bool) -> Pat
     parts = [model.manifest.name, call.task]
     parts += [] if call.seed is None else [str(call.seed)]
     parts += [] if first else [artifact.ports[0]]
-    suffix = artifact.form.suffixes[0]
-    stem = "-".join(parts)
+    return free_path("-".join(parts), artifact.form.suffixes[0])
+
+
+def free_path(stem: str, suffix: str) -> Path:
+    """`compare.png` in the current folder, or `compare-2.png`, … if the name is taken."""
     path, number = Path(stem + suffix), 1
     while path.exists():
         number += 1

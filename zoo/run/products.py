@@ -14,13 +14,16 @@ from typing import Any
 from ..errors import UsageError
 from ..hookspecs import Port, Task
 from ..media.files import Note
-from ..media.sheet import View, readable_scale
+from ..media.sheet import MAX_SCALE, View, readable_scale
 from ..ports import label
 from ..ports.kind import BATCH, MAX_BATCH
 from ..ports.kinds import drawn, kind_of
 from ..text import safe_text
-from .call import Call, option_name
+from .call import Call, check_number, option_name
 from .model import Model
+
+__all__ = ["MAX_SCALE", "Product", "captions", "expand", "label_list", "number_list", "seen_again", "takes_list"]
+__all__ += ["with_view"]
 
 ALL = "all"
 ONE_ROW = 10
@@ -104,6 +107,7 @@ def expand(task: Task, given: Mapping[str, Any], number: int | None, note: Note)
         value = given.get(name)
         if name not in lists and isinstance(value, (list, tuple)) and len(value) > 1 and takes_list(port):
             lists[name] = label.numbers(name, port, value)
+    check_number(number)
     seeds = drawn(task.inputs)
     listed = [name for name in seeds if name in lists]
     if number is not None and listed:
@@ -113,7 +117,7 @@ def expand(task: Task, given: Mapping[str, Any], number: int | None, note: Note)
         parts = [f"{len(values):,} of {option_name(name)}" for name, values in lists.items()]
         parts += [] if number is None else [f"{number:,} of -n"]
         raise UsageError(f"{' x '.join(parts)} is {count:,} pictures; one call makes at most {MAX_BATCH:,}")
-    if seeds and not listed and (number is None or number > 0):
+    if seeds and not listed:
         name = seeds[0]
         array, _ = kind_of(task.inputs[name]).draw(name, given.get(name), number or 1, note)
         lists[name] = array.tolist()
