@@ -87,6 +87,8 @@ def test_metadata_say_how_the_picture_was_made(bundle: Path):
         "seed": 4,
         "number": 2,
         "tile": None,
+        "invert": False,
+        "fit": False,
         "example": False,
         "files": {},
         "provider": "cpu",

@@ -45,6 +45,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       --out FILE                Output file, or - for stdout; x-{i}.png: one file per picture.
       --example                 Take inputs that are not given from the model's own example.
       --scale N, --sheet        Enlarge pictures for looking; put all on one, with captions.
+      --invert, --fit           Negatives of pictures; scaled to the model's own size, uncropped.
       --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
       --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
                                 the model is built in, trusted, or made on this machine.
@@ -130,6 +131,7 @@ def _prepare() -> None:
 
 def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
     """The command of one task, generated from its ports."""
+    from ..ports.image import images_of
     from ..ports.kinds import drawn, kind_of
     from ..run.call import option_name, options_of
     from ..run.products import MAX_SCALE, takes_list
@@ -152,6 +154,11 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         params.append(OnceOption(["-n", "number"], type=int, metavar="N", help="How many pictures.  [default: 1]"))
     if task.tile:
         params.append(OnceOption(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
+    if images_of(task.inputs):
+        params += [
+            OnceOption(["--invert"], is_flag=True, help="Make a negative of each picture, e.g. for white on black."),
+            OnceOption(["--fit"], is_flag=True, help="Scale pictures to the model's own size, without cropping."),
+        ]
     if any(kind_of(port).form_in(task.outputs).viewable for port in task.outputs.values()):
         params += [
             OnceOption(["--scale"], type=number(1, MAX_SCALE), metavar="N", help="Enlarge the pictures, for looking."),
@@ -213,7 +220,10 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     if sheet and out and "{" in out:
         raise UsageError("--sheet is one picture; give --out a name without braces")
     product = expand(task, given, options.get("number"), say)
-    call = gather(model, task_name, product.given, number=product.number, example=example, tile=tile, note=say)
+    call = gather(
+        model, task_name, product.given, number=product.number, example=example, tile=tile,
+        invert=bool(options.get("invert")), fit=bool(options.get("fit")), note=say,
+    )  # fmt: skip
     call = with_view(model, call, options.get("scale"), product.columns, sheet)
     result = execute(model, call)
     if result.left_on_cpu:

@@ -50,11 +50,13 @@ _DECODERS = (  # format, first bytes, module, class; TIFF, EPS, PSD and the rest
 # --- Pictures in ------------------------------------------------------------------------------------------------------
 
 
-def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
+def read_pictures(
+    files: Sequence[InputFile], name: str, port: Port, note: Note, *, mask: bool = False, whole: bool = False
+) -> np.ndarray:
     """Pictures as a batch, uint8 [number, height, width, channels], as an `image` or `mask` port needs them.
 
     Args:
-        mask: see `decode_picture`.
+        mask, whole: see `decode_picture`.
 
     Raises:
         InvalidFileError: a file that is not a picture, is cut short, too small, too large, or differs in size from the
@@ -62,7 +64,7 @@ def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note,
     """
     import numpy as np
 
-    pictures = [decode_picture(file, name, port, note, mask=mask) for file in files]
+    pictures = [decode_picture(file, name, port, note, mask=mask, whole=whole) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             first, other = (f"{p.shape[1]}x{p.shape[0]}" for p in (pictures[0], picture))
@@ -80,7 +82,9 @@ def upright_size(file: InputFile) -> tuple[int, int]:
     return (image.height, image.width) if lies else (image.width, image.height)
 
 
-def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
+def decode_picture(
+    file: InputFile, name: str, port: Port, note: Note, *, mask: bool = False, whole: bool = False
+) -> np.ndarray:
     """One picture, uint8 [height, width, channels]: upright (EXIF), on white, with the port's channels and fixed size.
 
     The first frame of an animation; 16 bits cut to 8. If the port fixes height and width, a picture of another size is
@@ -89,6 +93,7 @@ def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: 
     Args:
         mask: the picture says what to mark: each pixel is as bright as its brightest channel, transparent parts are
             black, and scaling gives no values between those of the picture.
+        whole: instead of being cropped, the picture gets edges: black ones for a mask, else of its own edges' colour.
     """
     import numpy as np
 
@@ -106,7 +111,7 @@ def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: 
         if about.orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[about.orientation])
         image = _channels(image, int(port.shape[-1]), shown, note)
-        image = _fixed_size(image, port, shown, note, smooth=not mask)
+        image = _fixed_size(image, port, shown, note, mask=mask, whole=whole)
         pixels = np.asarray(image, dtype=np.uint8)
     except Exception as e:  # the decoders of five formats raise anything
         reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
@@ -295,15 +300,29 @@ def _channels(image: Any, channels: int, shown: str, note: Note) -> Any:
     return image
 
 
-def _fixed_size(image: Any, port: Port, shown: str, note: Note, *, smooth: bool) -> Any:
+def _fixed_size(image: Any, port: Port, shown: str, note: Note, *, mask: bool, whole: bool) -> Any:
     height, width = port.shape[1:3]
     if not (isinstance(height, int) and isinstance(width, int)) or image.size == (width, height):
         return image
     from PIL import Image, ImageOps
 
+    method = Image.Resampling.NEAREST if mask else Image.Resampling.LANCZOS
+    if whole:
+        note(f"{shown} is {image.width}x{image.height}: scaled to fit {width}x{height}")
+        colour = 0 if mask else _edge_colour(image)
+        return ImageOps.pad(image, (width, height), method, color=colour)
     note(f"{shown} is {image.width}x{image.height}: cropped at the centre and scaled to {width}x{height}")
-    method = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
     return ImageOps.fit(image, (width, height), method)
+
+
+def _edge_colour(image: Any) -> Any:
+    """The median of a picture's outermost pixels, as Pillow takes a colour."""
+    import numpy as np
+
+    pixels = np.asarray(image)
+    rows = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+    median = np.median(np.concatenate(rows), axis=0).astype(int).tolist()
+    return tuple(median) if isinstance(median, list) else median
 
 
 # --- Pictures out -----------------------------------------------------------------------------------------------------

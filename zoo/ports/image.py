@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -103,7 +103,9 @@ class Pixels(Kind):
 
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]
-        return Read({source.name: read_pictures(files, source.name, source.port, source.note)}, files)
+        return Read(
+            {source.name: read_pictures(files, source.name, source.port, source.note, whole=source.whole)}, files
+        )
 
     def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
         import numpy as np
@@ -160,6 +162,11 @@ class Image(Pixels):
 def channels_of(ports: Iterable[Port]) -> int | None:
     """1 or 3: the channels of the first port that is an image; None if there is none."""
     return next((int(port.shape[-1]) for port in ports if port.kind == Image.name), None)
+
+
+def images_of(ports: Mapping[str, Port]) -> list[str]:
+    """The names of the ports that are images."""
+    return [name for name, port in ports.items() if port.kind == Image.name]
 
 
 def first_image(ports: Iterable[Port]) -> Port | None:

@@ -68,6 +68,7 @@ class Source:
     digest: str  # of the model
     given: Collection[str]  # all options that were given
     note: Note  # called with one line for each change to a file
+    whole: bool = False  # a picture that must be scaled is not cropped: it gets edges
 
 
 @dataclass(frozen=True)

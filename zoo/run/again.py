@@ -50,6 +50,8 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
         seed=call.seed,
         number=call.number,
         tile=call.tile,
+        invert=call.invert,
+        fit=call.fit,
         example=call.example,
         files={port: [FileRecord(utf8(f.name), f.sha256) for f in files] for port, files in call.files.items()},
         provider=result.provider,
@@ -96,7 +98,10 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
         given[name] = paths[0] if single and paths else paths
     if recipe.seed is not None:
         given |= dict.fromkeys(drawn(task.inputs), recipe.seed)
-    call = gather(model, recipe.task, given, number=recipe.number, example=recipe.example, tile=recipe.tile, note=note)
+    call = gather(
+        model, recipe.task, given, number=recipe.number, example=recipe.example, tile=recipe.tile,
+        invert=recipe.invert, fit=recipe.fit, note=note,
+    )  # fmt: skip
     call = seen_again(model, call, recipe.grid)
     result = execute(model, call)
     batch = result.outputs[recipe.output]

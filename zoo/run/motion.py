@@ -133,8 +133,9 @@ def steps_of(model: Model, call: Call, *, predicted: bool = False, tell: Tell) -
     end = parts[2]
     frames = []
     for x, x0 in _loop(model, parts, call.inputs, tell):
-        if x0 is not None or not predicted:
-            frames.append(_picture(model, end, x0 if predicted else x))
+        shown = x0 if predicted else x
+        if shown is not None:
+            frames.append(_picture(model, end, shown))
     return np.stack(frames)
 
 
@@ -152,7 +153,7 @@ def walk_of(model: Model, call: Call, frames: int, tell: Tell) -> np.ndarray:
     many = {name: a.repeat(frames, axis=0) if a.ndim and len(a) == 1 else a for name, a in one.items()}
     if parts := _parts(model.manifest, call.task):
         begin = model.run(parts[0], **_only(model, parts[0], call.inputs))
-        start = {**begin, "x": _arc(*begin["x"], frames)}
+        start = {**begin, "x": _arc(begin["x"][0], begin["x"][1], frames)}
         start["previous_x0"] = begin["previous_x0"][:1].repeat(frames, axis=0)
         *_, (x, _) = _loop(model, parts, many, tell, start)
         return _picture(model, parts[2], x)
@@ -160,7 +161,7 @@ def walk_of(model: Model, call: Call, frames: int, tell: Tell) -> np.ndarray:
     if len(seeds) == 1 and (found := _decoder(model, call, seeds[0])):
         decode, port, latents = found
         tell(1, 1)
-        return next(iter(model.run(decode, **{port: _arc(*latents, frames)}).values()))
+        return next(iter(model.run(decode, **{port: _arc(latents[0], latents[1], frames)}).values()))
     raise UsageError(
         f"{public_reference(model)} only takes a seed, and nearby seeds draw unrelated pictures; a walk needs graphs"
         f" for the parts of {call.task}, or a task that takes its latents"
