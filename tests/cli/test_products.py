@@ -100,13 +100,13 @@ def test_a_mistake_is_one_line_and_writes_nothing(bundle: Path, words: tuple[str
 
 def test_a_class_whose_name_has_a_comma_is_one_class():
     from zoo.hookspecs import Port
-    from zoo.run.products import label_list
+    from zoo.ports.label import listed
 
     names = ("tench, Tinca tinca", "all", "goldfish")
     port = Port(kind="label", dtype="int64", shape=("batch",), minimum=-1, maximum=2, classes=names)
-    assert label_list("label", port, "Tench, tinca tinca") is None
-    assert label_list("label", port, "all") is None  # a class has this name
-    assert label_list("label", port, "goldfish,0..1") == [2, 0, 1]
+    assert listed("label", port, "Tench, tinca tinca") is None
+    assert listed("label", port, "all") is None  # a class has this name
+    assert listed("label", port, "goldfish,0..1") == [2, 0, 1]
 
 
 def test_a_sheet_has_a_caption_above_each_picture_and_comes_out_again(bundle: Path):

@@ -7,7 +7,7 @@ import click
 
 from ..errors import UsageError
 from .compare import assigned
-from .options import SEED, Fraction, number, option
+from .options import SEED, SHOW, Fraction, number, option
 from .output import as_json, note, path, progress
 from .run import DEVICES, ISOLATE, ISOLATE_HELP, locate_with_progress
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @option("--fps", type=Fraction(0.1, 50), default=10.0, show_default=True, help="Frames per second.")
 @option("--scale", type=number(1, 64), metavar="N", help="Enlarge the pictures.  [default: at least 112 pixels wide]")
 @option("--out", metavar="FILE", help="A .gif, .apng, .png or .webp.  [default: a .gif named after the model]")
+@option("--show", "shown", is_flag=True, help=SHOW)
 @option("--device", type=DEVICES, default="auto", show_default=True)
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 def command(
     model: str, task: str | None, walk: tuple[int, int] | None, frames: int | None, predicted: bool, label: str | None,
     seed: int | None, count: int | None, assignments: tuple[str, ...], fps: float, scale: int | None, out: str | None,
-    device: "Device", isolated: bool | None, registries: tuple[str, ...], as_data: bool,
+    shown: bool, device: "Device", isolated: bool | None, registries: tuple[str, ...], as_data: bool,
 ) -> None:  # fmt: skip
     """Show the steps in which MODEL draws a picture, or a walk between two seeds, as GIF, APNG or WebP.
 
@@ -50,6 +51,7 @@ def command(
     from ..run.model import Model
     from ..run.motion import ANIMATION, Asked, animate
     from ..run.outputs import check_again_out, free_path, write_file
+    from ..run.show import check_show, show
 
     if walk and (seed is not None or count is not None or predicted):
         raise UsageError("--walk A B takes the place of --seed, -n and --predicted")
@@ -57,6 +59,8 @@ def command(
         raise UsageError("--frames is for --walk; the steps are as many as the sampler takes: --set steps=N")
     if as_data and out == "-":
         raise UsageError("--json and --out - both write to stdout; choose one")
+    if shown:
+        check_show(out, as_data)
     if out is not None:
         check_again_out(out, ANIMATION)
     found = Model(locate_with_progress(model, registries, isolated), device)
@@ -84,3 +88,5 @@ def command(
     note(f"{len(made.frames)} frames, {made.seconds:.2f} s")
     for place in paths:
         path(place)
+    if shown:
+        show(paths, note)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import Several, number, option
+from .options import SHOW, Several, number, option
 from .output import as_json, note, path
 from .run import DEVICES, ISOLATE, ISOLATE_HELP, locate_with_progress
 
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 @option("--set", "assignments", multiple=True, metavar="OPTION=NUMBER", help="Another option, e.g. steps=10.")
 @option("--scale", type=number(1, 64), metavar="N", help="Enlarge the pictures.  [default: room for the captions]")
 @option("--out", metavar="FILE", help="The sheet, a PNG.  [default: compare.png]")
+@option("--show", "shown", is_flag=True, help=SHOW)
 @option("--device", type=DEVICES, default="auto", show_default=True)
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--json", "as_data", is_flag=True, help="Print the result as JSON.")
 def command(
     models: tuple[str, ...], task: str | None, images: tuple[str, ...], labels: tuple[str, ...], seed: Any,
-    count: int | None, assignments: tuple[str, ...], scale: int | None, out: str | None, device: "Device",
+    count: int | None, assignments: tuple[str, ...], scale: int | None, out: str | None, shown: bool, device: "Device",
     isolated: bool | None, registries: tuple[str, ...], as_data: bool,
 ) -> None:  # fmt: skip
     """Draw the pictures of several MODELS side by side, from the same seeds, labels or pictures.
@@ -48,9 +49,12 @@ def command(
     from ..run.lineup import Asked, line_up
     from ..run.model import Model
     from ..run.outputs import check_again_out, free_path, write_file
+    from ..run.show import check_show
 
     if as_data and out == "-":
         raise UsageError("--json and --out - both write to stdout; choose one")
+    if shown:
+        check_show(out, as_data)
     if out is not None:
         check_again_out(out, PICTURES)
     if len(models) < 2:
@@ -71,6 +75,8 @@ def command(
         note(f"{row.model.reference}: {row.seconds:.3g} s for a picture, on {row.result.device}")
     for place in paths:
         path(place)
+    if shown:
+        show(paths, note)
 
 
 def assigned(text: str) -> tuple[str, float | int]:

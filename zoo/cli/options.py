@@ -68,7 +68,7 @@ class Several(click.ParamType):
         self.name = self.one.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from ..run.products import number_list
+        from ..ports.lists import number_list
 
         name = param.opts[0] if param else ""
         several = number_list(name, value, self.kind) if isinstance(value, str) else None
@@ -88,6 +88,7 @@ def number(least: int, most: int = MOST) -> Number:
     return Number(least, most)
 
 
+SHOW = "Show it in the terminal (kitty, iTerm2, sixel), or in the viewer."
 SEED = click.IntRange(0, 2**53 - 1)
 SAMPLES = click.IntRange(2, 1_000_000)
 

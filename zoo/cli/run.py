@@ -7,7 +7,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..text import human_bytes, safe_text
-from .options import OnceOption, Several, number
+from .options import SHOW, OnceOption, Several, number
 from .output import as_json, note, path, progress, table
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       --out FILE                Output file, or - for stdout; x-{i}.png: one file per picture.
       --example                 Take inputs that are not given from the model's own example.
       --scale N, --sheet        Enlarge pictures for looking; put all on one, with captions.
+      --show                    Show pictures in the terminal (kitty, iTerm2, sixel), or in the viewer.
       --invert, --fit           Negatives of pictures; scaled to the model's own size, uncropped.
       --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
       --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
@@ -163,6 +164,7 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         params += [
             OnceOption(["--scale"], type=number(1, MAX_SCALE), metavar="N", help="Enlarge the pictures, for looking."),
             OnceOption(["--sheet"], is_flag=True, help="All pictures as one, each with a caption."),
+            OnceOption(["--show"], is_flag=True, help=SHOW),
         ]
     params += [
         OnceOption(["--example"], is_flag=True, help="Take inputs that are not given from the model's own example."),
@@ -195,10 +197,13 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     from ..run.model import Model
     from ..run.outputs import check_out, write_outputs
     from ..run.products import expand, with_view
+    from ..run.show import check_show, show
 
     out, as_data = options["out"], options["json"]
     if as_data and out == "-":
         raise UsageError("--json and --out - both write to stdout; choose one")
+    if options.get("show"):
+        check_show(out, as_data)
     model, task = Model(bundle, options["device"]), bundle.manifest.tasks[task_name]
     check_out(task_name, task, out)
     notes: list[str] = []
@@ -235,6 +240,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     note(f"on {result.device}, {result.seconds:.2f} s")
     for place in written.paths:
         path(place)
+    if options.get("show"):
+        show(written.paths, note)
     if written.values:
         _show(written.values, task, call)
 

@@ -101,6 +101,9 @@ class Pixels(Kind):
         check_picture_size(name, port, height, width)
         super().check_array(name, port, array)
 
+    def resized(self, port: Port, height: int, width: int) -> Port:
+        return msgspec.structs.replace(port, shape=(port.shape[0], height, width, port.shape[3]))
+
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]
         return Read(

@@ -361,6 +361,24 @@ class Kind:
         """
         return Read({source.name: given})
 
+    def several(self, name: str, port: Port, given: Any, *, always: bool = False) -> list[Any] | None:
+        """The values of an option that was given a list, for a product; None if it was given one value.
+
+        Args:
+            always: several single values are a list as well.
+        """
+        return list(given) if isinstance(given, (list, range)) else None
+
+    def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
+        """A line for each picture of a sheet that says which value it was made from; empty if they need not be told."""
+        if len(set(values)) == 1 and not self.drawn:
+            return []
+        return [f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for value in values]
+
+    def resized(self, port: Port, height: int, width: int) -> Port:
+        """The port with its pictures' size fixed, if it takes pictures."""
+        return port
+
     def check_together(self, name: str, files: Mapping[str, list[InputFile]], task: Task) -> None:
         """Raises InvalidFileError for files that do not match those of the other inputs."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -10,10 +10,12 @@ from ..hookspecs import Port, Task
 from ..text import did_you_mean, safe_text
 from .integers import Integers
 from .kind import Number, Option, Read, RealInputs, Source
+from .lists import number_list
 
 if TYPE_CHECKING:
     import numpy as np
 
+ALL = "all"
 MOST_LISTED = 12
 """Class names in a message."""
 
@@ -52,6 +54,19 @@ class Label(Integers):
     def read(self, given: Any, source: Source) -> Read:
         return Read({source.name: numbers(source.name, source.port, given)})
 
+    def several(self, name: str, port: Port, given: Any, *, always: bool = False) -> list[Any] | None:
+        """The classes of texts of which one is a list."""
+        if not isinstance(given, tuple):
+            return super().several(name, port, given)
+        parts = [listed(name, port, text) if isinstance(text, str) else None for text in given]
+        if not always and all(part is None for part in parts):
+            return None
+        both = zip(parts, given, strict=True)
+        return [value for part, text in both for value in (part or [numbers(name, port, text)])]
+
+    def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
+        return [class_name(name, port, value) for value in values] if max(values) >= 0 else []
+
     def top(self, port: Port) -> int:
         return len(port.classes) - 1 if port.classes else 1
 
@@ -87,6 +102,27 @@ def class_name(name: str, port: Port, value: int) -> str:
     return port.classes[value] if value < len(port.classes) else f"{name} {value}"
 
 
+def listed(name: str, port: Port, text: str) -> list[int] | None:
+    """The classes of `all`, `sneaker,bag`, `0..4` or a mixture; None if the text is a single class.
+
+    The text is a single class if a class has this name, commas included.
+    """
+    if text.strip().casefold() in {known.casefold() for known in port.classes}:
+        return None
+    if text.strip().casefold() == ALL:
+        most = Label().bounds(port)[1]
+        if most is None:
+            raise UsageError(f"{name} {ALL}: this model does not state how many classes it has")
+        return list(range(int(most) + 1))
+    if "," not in text and ".." not in text:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        numbers = number_list(name, part, int) if ".." in part else None
+        found += numbers or [number(name, port, part)]
+    return found
+
+
 def numbers(name: str, port: Port, value: Any) -> Any:
     """The value with class names replaced by numbers."""
     if isinstance(value, str):
@@ -94,6 +130,11 @@ def numbers(name: str, port: Port, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [number(name, port, v) if isinstance(v, str) else v for v in value]
     return value
+
+
+def labels_of(ports: Mapping[str, Port]) -> list[str]:
+    """The names of the ports that are labels."""
+    return [name for name, port in ports.items() if port.kind == Label.name]
 
 
 def highest(ports: Iterable[Port]) -> int | None:

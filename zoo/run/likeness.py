@@ -18,7 +18,7 @@ from ..media.files import InputFile
 from ..names import GOLDEN
 from ..ports.image import first_image, images_of
 from ..ports.kind import BATCH
-from ..ports.kinds import drawn
+from ..ports.kinds import drawn, kind_of
 from ..text import safe_text
 from .model import Model
 
@@ -126,11 +126,5 @@ def fitted(model: Model, name: str, task: Task) -> Task:
     made = what_it_draws(model)
     if made is None:
         raise UsageError(f"--fit: {safe_text(model.manifest.name)} takes any size, and does not say which one fits it")
-    size = (made.height, made.width)
-    ports = {
-        port_name: msgspec.structs.replace(port, shape=(port.shape[0], *size, port.shape[3]))
-        if port.kind in ("image", "mask")
-        else port
-        for port_name, port in task.inputs.items()
-    }
+    ports = {n: kind_of(port).resized(port, made.height, made.width) for n, port in task.inputs.items()}
     return msgspec.structs.replace(task, inputs=ports)

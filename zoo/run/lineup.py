@@ -12,8 +12,9 @@ from ..hookspecs import Task
 from ..media.files import Note
 from ..media.pictures import encode_png
 from ..media.sheet import View, alike, interleave, readable_scale
-from ..ports import label
+from ..ports.image import images_of
 from ..ports.kinds import drawn, kind_of
+from ..ports.label import labels_of
 from .again import public_reference
 from .call import Call, Result, check_number, execute, gather, options_of
 from .model import Model
@@ -75,7 +76,7 @@ class Lineup:
         """A PNG with a row for each model, under the pictures that they were given, if any."""
         first = self.rows[0]
         task = first.model.manifest.tasks[first.call.task]
-        given = [first.call.inputs[name] for name in _images(task)] if first.call.files else []
+        given = [first.call.inputs[name] for name in images_of(task.inputs)] if first.call.files else []
         batches = alike([*given, *(row.pictures for row in self.rows)])
         captioned = [("given", row_captions(first)) for _ in given]
         captioned += [(public_reference(row.model), row_captions(row)) for row in self.rows]
@@ -108,7 +109,7 @@ def line_up(models: Sequence[Model], asked: Asked, note: Note) -> Lineup:
                 f"{name} of {model.reference} gives {gives}; compare is for pictures: choose another --task"
             )
     seeded = next((task for task in tasks if drawn(task.inputs)), None)
-    labelled = next((task for task in tasks if _labels(task)), None)
+    labelled = next((task for task in tasks if labels_of(task.inputs)), None)
     if asked.labels and not labelled:
         raise UsageError(f"none of the models takes a label for {name}")
     if (asked.seed is not None or asked.number is not None) and not seeded:
@@ -127,8 +128,8 @@ def _lists(
     """A label and a seed for each picture, by kind, and the columns of the sheet."""
     inputs, given, number = {}, {}, asked.number
     if labelled and asked.labels:
-        inputs[label.Label.name] = labelled.inputs[_labels(labelled)[0]]
-        given[label.Label.name] = tuple(asked.labels)
+        inputs["label"] = labelled.inputs[labels_of(labelled.inputs)[0]]
+        given["label"] = tuple(asked.labels)
     if seeded:
         inputs["seed"] = seeded.inputs[drawn(seeded.inputs)[0]]
         given["seed"] = asked.seed
@@ -160,8 +161,8 @@ def _run(
         else:
             say("takes no seed")
     if "label" in lists and labelled:
-        if own := _labels(task):
-            classes = labelled.inputs[_labels(labelled)[0]].classes
+        if own := labels_of(task.inputs):
+            classes = labelled.inputs[labels_of(labelled.inputs)[0]].classes
             named = [classes[value] if 0 <= value < len(classes) else value for value in lists["label"]]
             same = task.inputs[own[0]].classes
             given[own[0]] = named if same else lists["label"]
@@ -174,12 +175,3 @@ def _run(
         given[main.name] = tuple(asked.images)
     call = gather(model, name, given, note=say)
     return Row(model, call, execute(model, call), notes)
-
-
-def _labels(task: Task) -> list[str]:
-    return [name for name, port in task.inputs.items() if port.kind == label.Label.name]
-
-
-def _images(task: Task) -> list[str]:
-    """The inputs that are whole pictures."""
-    return [name for name, port in task.inputs.items() if port.kind == "image"]

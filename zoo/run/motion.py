@@ -214,11 +214,11 @@ def _decoder(model: Model, call: Call, seed: str) -> tuple[str, str, np.ndarray]
     for name, task in model.manifest.tasks.items():
         [(port_name, port), *others] = task.inputs.items()
         fixed = [length for length in port.shape[1:] if isinstance(length, int)]
-        if others or port.kind != "tensor" or port.shape != (BATCH, *fixed):
+        if others or port.dtype != "float32" or port.shape != (BATCH, *fixed):
             continue
         latents = noise.normal(call.inputs[seed], fixed)
         output, given = next(iter(model.run(name, **{port_name: latents}).items()))
-        same = given.shape == wanted[picture].shape and task.outputs[output].kind == "image"
+        same = given.shape == wanted[picture].shape and kind_of(task.outputs[output]).form.viewable
         if same and compare(task.outputs[output], wanted[picture], given, Tolerance()).verdict != "differs":
             return name, port_name, latents
     return None

@@ -15,17 +15,15 @@ from ..errors import UsageError
 from ..hookspecs import Port, Task
 from ..media.files import Note
 from ..media.sheet import MAX_SCALE, View, readable_scale
-from ..ports import label
 from ..ports.kind import BATCH, MAX_BATCH
 from ..ports.kinds import drawn, kind_of
 from ..text import safe_text
 from .call import Call, check_number, option_name
 from .model import Model
 
-__all__ = ["MAX_SCALE", "Product", "captions", "expand", "label_list", "number_list", "seen_again", "takes_list"]
+__all__ = ["MAX_SCALE", "Product", "captions", "expand", "seen_again", "takes_list"]
 __all__ += ["with_view"]
 
-ALL = "all"
 ONE_ROW = 10
 """The most pictures of a single list that are put in one row."""
 
@@ -44,53 +42,6 @@ def takes_list(port: Port) -> bool:
     return port.shape == (BATCH,) and kind_of(port).repeats
 
 
-def number_list(name: str, text: str, kind: type[int] | type[float]) -> Sequence[Any] | None:
-    """The numbers of `1,2,4` or `0..7`, both ends included; None if the text is neither.
-
-    Raises:
-        UsageError: a part that is not a number, an empty range, or more numbers than a command takes.
-    """
-    if "," not in text and ".." not in text:
-        return None
-    found: list[Any] = []
-    for part in text.split(","):
-        first, dots, last = part.strip().partition("..")
-        try:
-            some = range(int(first), int(last) + 1) if dots else [kind(first)]
-        except ValueError:
-            shown = f"{name} {safe_text(text)[:80]}"
-            raise UsageError(
-                f"{shown}: '{safe_text(part)[:80]}' is not a number or a range A..B of whole numbers"
-            ) from None
-        if not some:
-            raise UsageError(f"{name} {part}: the range is empty; give the smaller number first")
-        if len(found) + len(some) > MAX_BATCH:
-            raise UsageError(f"{name} {safe_text(text)[:80]} is more than {MAX_BATCH:,} values, the most of one call")
-        found += some
-    return found
-
-
-def label_list(name: str, port: Port, text: str) -> list[int] | None:
-    """The classes of `all`, `sneaker,bag`, `0..4` or a mixture; None if the text is a single class.
-
-    The text is a single class if a class has this name, commas included.
-    """
-    if text.strip().casefold() in {known.casefold() for known in port.classes}:
-        return None
-    if text.strip().casefold() == ALL:
-        most = kind_of(port).bounds(port)[1]
-        if most is None:
-            raise UsageError(f"{option_name(name)} {ALL}: this model does not state how many classes it has")
-        return list(range(int(most) + 1))
-    if "," not in text and ".." not in text:
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        numbers = number_list(option_name(name), part, int) if ".." in part else None
-        found += numbers or [label.number(name, port, part)]
-    return found
-
-
 def expand(task: Task, given: Mapping[str, Any], number: int | None, note: Note) -> Product:
     """The product of all lists in `given`, in the order of the task's ports, with seeds last; they change fastest.
 
@@ -100,13 +51,14 @@ def expand(task: Task, given: Mapping[str, Any], number: int | None, note: Note)
     Raises:
         UsageError: too many pictures, or -n next to a list of seeds.
     """
-    lists = {name: found for name, port in task.inputs.items() if (found := _list(name, port, given)) is not None}
+    ports = {name: port for name, port in task.inputs.items() if given.get(name) is not None and takes_list(port)}
+    found = {name: kind_of(port).several(name, port, given[name]) for name, port in ports.items()}
+    lists = {name: values for name, values in found.items() if values is not None}
     if not lists:
         return Product(dict(given), number)
-    for name, port in task.inputs.items():
-        value = given.get(name)
-        if name not in lists and isinstance(value, (list, tuple)) and len(value) > 1 and takes_list(port):
-            lists[name] = label.numbers(name, port, value)
+    for name in ports.keys() - lists.keys():
+        if isinstance(given[name], tuple) and len(given[name]) > 1:
+            lists[name] = kind_of(ports[name]).several(name, ports[name], given[name], always=True) or []
     check_number(number)
     seeds = drawn(task.inputs)
     listed = [name for name in seeds if name in lists]
@@ -126,20 +78,6 @@ def expand(task: Task, given: Mapping[str, Any], number: int | None, note: Note)
     flat = zip(*itertools.product(*(lists[name] for name in ordered)), strict=True)
     values = {name: list(column) for name, column in zip(ordered, flat, strict=True)}
     return Product({**given, **values}, number, _columns([len(lists[name]) for name in ordered]))
-
-
-def _list(name: str, port: Port, given: Mapping[str, Any]) -> list[Any] | None:
-    """The values of an option that is a list; None if it is not one."""
-    value = given.get(name)
-    if value is None or not takes_list(port):
-        return None
-    if isinstance(value, tuple) and port.kind == label.Label.name:
-        parts = [label_list(name, port, text) if isinstance(text, str) else None for text in value]
-        if all(part is None for part in parts):
-            return None
-        texts = zip(parts, value, strict=True)
-        return [v for part, text in texts for v in (part or [label.numbers(name, port, text)])]
-    return list(value) if isinstance(value, (list, range)) else None
 
 
 def _columns(lengths: Sequence[int]) -> int | None:
@@ -197,13 +135,9 @@ def captions(task: Task, call: Call) -> tuple[tuple[str, ...], ...]:
         if len(files) == batch:
             add(file.name for file in files)
     shown = [(name, port) for name, port in task.inputs.items() if takes_list(port)]
-    for name, port in sorted(shown, key=lambda item: item[1].kind != label.Label.name):
-        values = call.inputs[name].tolist()
-        several = len(set(values)) > 1
-        if port.kind == label.Label.name and (several or values[0] >= 0):
-            add(label.class_name(name, port, value) for value in values)
-        elif port.kind != label.Label.name and (several or kind_of(port).drawn):
-            add(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for value in values)
+    for name, port in sorted(shown, key=lambda item: kind_of(item[1]).drawn):
+        if texts := kind_of(port).captions(name, port, call.inputs[name].tolist()):
+            add(texts)
     return tuple(map(tuple, lines))
 
 
