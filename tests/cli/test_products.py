@@ -178,3 +178,13 @@ def test_a_stranger_s_layout_is_one_line(bundle: Path, fields: dict, line: str):
     zoo("run", bundle, "generate", "--seed", 4, "--scale", 2, "--out", "big.png")
     change("big.png", "changed.png", grid={**recipe("big.png")["grid"], **fields})
     assert line in error(zoo("again", "changed.png", "--model", bundle), 4)
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "animate"])
+def test_show_is_an_option_of_all_that_draw(command: str):
+    words = (command, *["ddpm-mnist"] * (2 if command == "compare" else 1))
+    steps = ("--steps", 1) if command == "run" else ("--set", "steps=1")
+    outcome = zoo(*words, "-n", 1, *steps, "--show")
+    assert outcome.code == 0 and outcome.err.splitlines()[-1] == "--show does nothing: stdout is not a terminal"
+    said = error(zoo(*words, "--show", "--json"), 2)
+    assert said == "--show and --json both write to stdout; choose one"

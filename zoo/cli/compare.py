@@ -49,7 +49,7 @@ def command(
     from ..run.lineup import Asked, line_up
     from ..run.model import Model
     from ..run.outputs import check_again_out, free_path, write_file
-    from ..run.show import check_show
+    from ..run.show import check_show, show
 
     if as_data and out == "-":
         raise UsageError("--json and --out - both write to stdout; choose one")
