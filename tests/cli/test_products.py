@@ -79,6 +79,7 @@ def test_numbers_are_lists_too(bundle: Path):
         (("--seed", "1,,2"), "--seed 1,,2: '' is not a number or a range A..B of whole numbers"),
         (("--seed", "0..9007199254740991"),
          "--seed 0..9007199254740991 is more than 10,000 values, the most of one call"),
+        (("--guidance", f"0..{10**30}"), f"--guidance 0..{10**30} is more than 10,000 values, the most of one call"),
         (("--seed", "0..9999", "--label", "all"),
          "3 of --label x 10,000 of --seed is 30,000 pictures; one call makes at most 10,000"),
         (("--label", "all", "-n", "5000"),

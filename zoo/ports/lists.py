@@ -23,14 +23,15 @@ def number_list(name: str, text: str, kind: type[int] | type[float]) -> Sequence
         first, dots, last = part.strip().partition("..")
         try:
             some = range(int(first), int(last) + 1) if dots else [kind(first)]
+            length = some.stop - some.start if isinstance(some, range) else 1  # `len` has a limit
         except ValueError:
             shown = f"{name} {safe_text(text)[:80]}"
             raise UsageError(
                 f"{shown}: '{safe_text(part)[:80]}' is not a number or a range A..B of whole numbers"
             ) from None
-        if not some:
+        if length < 1:
             raise UsageError(f"{name} {part}: the range is empty; give the smaller number first")
-        if len(found) + len(some) > MAX_BATCH:
+        if len(found) + length > MAX_BATCH:
             raise UsageError(f"{name} {safe_text(text)[:80]} is more than {MAX_BATCH:,} values, the most of one call")
         found += some
     return found
