@@ -49,6 +49,15 @@ def test_a_row_for_each_model_with_the_same_seeds(models):
     assert (first[:12] != second[:12]).any() and (first[12:] == second[12:]).all()  # only the model differs
 
 
+def test_one_label_is_for_all_seeds(models):
+    words = ("--task", "generate", "--label", "sneaker", "-n", 2, "--seed", 4, "--set", "guidance=0", "--scale", 1)
+    assert zoo("compare", *models, *words, "--out", "c.png").code == 0
+    sheet, caption = pixels("c.png"), 3 * 12 + 2
+    for row in range(2):
+        top = row * (caption + 8 + 2) + caption
+        assert [sheet[top, 0], sheet[top, 10]] == [level(4, 1), level(5, 1)]
+
+
 def test_the_time_of_a_picture_is_on_stderr_and_the_path_on_stdout(models):
     outcome = zoo("compare", *models, "--task", "generate", "-n", 2, "--out", "c.png")
     lines = outcome.err.splitlines()

@@ -12,6 +12,7 @@ from ..hookspecs import Task
 from ..media.files import Note
 from ..media.pictures import encode_png
 from ..media.sheet import View, alike, interleave, readable_scale
+from ..ports import label
 from ..ports.image import images_of
 from ..ports.kinds import drawn, kind_of
 from ..ports.label import labels_of
@@ -163,9 +164,10 @@ def _run(
     if "label" in lists and labelled:
         if own := labels_of(task.inputs):
             classes = labelled.inputs[labels_of(labelled.inputs)[0]].classes
-            named = [classes[value] if 0 <= value < len(classes) else value for value in lists["label"]]
+            numbers = label.numbers("label", labelled.inputs[labels_of(labelled.inputs)[0]], lists["label"])
+            named = [classes[value] if 0 <= value < len(classes) else value for value in numbers]
             same = task.inputs[own[0]].classes
-            given[own[0]] = named if same else lists["label"]
+            given[own[0]] = named if same else numbers
         else:
             say("takes no label")
     if asked.images:
