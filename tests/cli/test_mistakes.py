@@ -248,6 +248,11 @@ def test_paths(place):
         if option != "--registry"
     ]
     calls += [Call(["run", value], f"model is {what}") for what, value in ODD_PATHS.items()]
+    calls += [Call(["compare", "./studio", value], f"a model is {what}") for what, value in ODD_PATHS.items()]
+    calls += [
+        Call(["compare", "./studio", "./studio", "--image", value], f"--image is {what}")
+        for what, value in ODD_PATHS.items()
+    ]
     assert len(calls) > 400
     check(place, calls)
 
@@ -273,6 +278,19 @@ def test_numbers(place):
     calls += [Call([*words, f"{option}={value}"], f"{option} is {value[:9]}")
               for words, option, path in runs() if not path for value in NUMBERS]  # fmt: skip
     calls += [Call(["run", "./studio", "generate", "-n", value, "--out", "new.png"], "-n") for value in NUMBERS]
+    odd_lists = [
+        *(f"1,{value}" for value in NUMBERS),
+        *(f"0..{value}" for value in NUMBERS),
+        "..",
+        ",",
+        "1..2..3",
+        "5..1",
+    ]
+    calls += [Call(["run", "./studio", "generate", f"{option}={value}"], f"{option} is {value[:9]}")
+              for option in ("--seed", "--label", "--guidance") for value in odd_lists]  # fmt: skip
+    calls += [Call([command, *words, "--set", f"steps={value}"], "--set") for value in NUMBERS
+              for command, *words in (("compare", "./studio", "./studio", "--task", "generate"),
+                                      ("animate", "ddpm-fashion"))]  # fmt: skip
     calls += [
         Call(["eval", "ddpm-fashion", "--data", "data.npz", "--set", f"steps={value}"], "--set") for value in NUMBERS
     ]

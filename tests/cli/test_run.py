@@ -87,10 +87,12 @@ def test_metadata_say_how_the_picture_was_made(bundle: Path):
         "seed": 4,
         "number": 2,
         "tile": None,
+        "invert": False,
+        "fit": False,
         "example": False,
         "files": {},
         "provider": "cpu",
-        "grid": {"count": 2, "columns": 2, "height": 8, "width": 8, "gap": 2},
+        "grid": {"count": 2, "columns": 2, "height": 8, "width": 8, "gap": 2, "scale": 1, "caption": 0},
         "index": None,
     }
 

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from ..hookspecs import Batch, Task, TaskModuleRequest, TasksRequest, Trainer
-from ..media.pictures import Grid, encode_png
+from ..media.pictures import encode_png
+from ..media.sheet import View, interleave
 from ..plugins import Loaded
 from ..ports.image import first_image
 from ..ports.inputs import complete
@@ -137,12 +138,8 @@ def _gives_images(task: Task) -> bool:
 
 def _joined(batches: Sequence[np.ndarray]) -> np.ndarray:
     """Batches of equal length as one picture: under each row of the first, that of the second."""
-    number, height, width, _ = batches[0].shape
-    columns = min(COLUMNS, number)
-    rows = [batch[start : start + columns] for start in range(0, number, columns) for batch in batches]
-    full = [np.concatenate([row, np.full((columns - len(row), *row.shape[1:]), 255, np.uint8)]) for row in rows]
-    grid = Grid(len(full) * columns, columns, height, width)
-    return grid.join(np.concatenate(full))
+    columns = min(COLUMNS, len(batches[0]))
+    return View(columns=columns).draw(interleave(batches, columns))
 
 
 def draw_curve(folder: Path) -> Path | None:

@@ -22,6 +22,8 @@ COMMANDS = {
     "list": ("list", "List models, and show which are available locally."),
     "info": ("info", "Show a model's tasks, ports, metrics, licence and files."),
     "run": ("run", "Run one of a model's tasks."),
+    "compare": ("compare", "Draw several models' pictures side by side."),
+    "animate": ("animate", "Show a sampler's steps, or a walk between two seeds, as an animation."),
     "again": ("again", "Regenerate a picture from its metadata, and compare."),
     "pull": ("pull", "Fetch models into the store."),
     "verify": ("verify", "Check models against their digests; with --replay, run their golden cases."),

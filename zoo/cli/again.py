@@ -61,7 +61,7 @@ def command(
     paths: list[str] = []
     if out is not None:
         text = write_recipe(found, remade.call, result, recipe.output, recipe.index)
-        paths = write_file(out, form.encode_batch(remade.batch, text))
+        paths = write_file(out, form.viewed(remade.call.view).encode_batch(remade.batch, text))
     made = f"made on {safe_text(recipe.provider)}, regenerated on {result.provider}"
     if as_data:
         as_json({

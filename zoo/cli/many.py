@@ -75,6 +75,10 @@ def run_if_many(
         one_each = bool(kinds) or table
     else:  # a few are one batch, as are those without a file each
         one_each = max(options.get("number") or 1, len(words)) > MOST_AT_ONCE
+    if one_each and (whole := next((flag for flag in ("sheet", "show") if options.get(flag)), None)):
+        raise UsageError(f"--{whole} is for one file; give --out a name without braces")
+    if table and options.get("scale"):
+        raise UsageError("--scale is for pictures, not for a table")
     if one_each and options["example"]:
         raise UsageError("--example is for one call; it does not go with a file or a row per picture")
     if flags and not one_each:
@@ -127,9 +131,9 @@ def _run_many(
         note(f"{error}: passed over")
 
     asked = Asked(
-        {k: v for k, v in given.items() if v is not None and v != ()}, main, items, options.get("number"),
-        options["out"], options.get("tile"), options["batch_size"], bool(options.get("keep_going")),
-        bool(options["resume"]),
+        {k: v for k, v in given.items() if v is not None and v != ()}, main, items, options["number"],
+        options["out"], options.get("tile"), bool(options.get("invert")), bool(options.get("fit")),
+        options.get("scale"), options["batch_size"], bool(options.get("keep_going")), bool(options["resume"]),
     )  # fmt: skip
     many = Many(model, task_name, asked, count)
     todo = len(many.todo)

@@ -60,6 +60,21 @@ class Number(click.IntRange):
         return f"x>={self.min}" if self.max == MOST else super()._describe_range()
 
 
+class Several(click.ParamType):
+    """A number, or a list of numbers: `1,2,4`, `0..7`."""
+
+    def __init__(self, kind: type[int] | type[float]):
+        self.kind, self.one = kind, click.types.convert_type(kind)
+        self.name = self.one.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from ..ports.lists import number_list
+
+        name = param.opts[0] if param else ""
+        several = number_list(name, value, self.kind) if isinstance(value, str) else None
+        return self.one.convert(value, param, ctx) if several is None else several
+
+
 class Fraction(click.FloatRange):
     """A number in a range, which NaN is not."""
 
@@ -73,6 +88,7 @@ def number(least: int, most: int = MOST) -> Number:
     return Number(least, most)
 
 
+SHOW = "Show it in the terminal (kitty, iTerm2, sixel), or in the viewer."
 SEED = click.IntRange(0, 2**53 - 1)
 SAMPLES = click.IntRange(2, 1_000_000)
 

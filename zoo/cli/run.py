@@ -8,7 +8,7 @@ import click
 from ..errors import NotFoundError, UsageError
 from ..text import human_bytes, safe_text
 from .many import many_options, run_if_many
-from .options import OnceOption
+from .options import SHOW, OnceOption, Several, number
 from .output import as_json, note, path, progress, table
 
 if TYPE_CHECKING:
@@ -39,11 +39,17 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     made, for `zoo again`. Without --out, the file is named after model, task and seed, and nothing is overwritten; a
     file named with --out is overwritten. --out - is stdout.
 
+    A label, seed or number may be a list: `--label sneaker,bag --seed 0..7` draws every label with every seed;
+    `--label all` is every class.
+
     \b
     Options of every task:
       --out FILE                Output file, or - for stdout. With {stem}, {index}, {i}, {label} or {seed}
                                 in the name: one file per picture. .csv, .jsonl, .parquet: a table.
       --example                 Take inputs that are not given from the model's own example.
+      --scale N, --sheet        Enlarge pictures for looking; put all on one, with captions.
+      --show                    Show pictures in the terminal (kitty, iTerm2, sixel), or in the viewer.
+      --invert, --fit           Negatives of pictures; scaled to the model's own size, uncropped.
       --device [auto|cpu|cuda]  auto: CUDA if it works; cuda: CUDA or an error.
       --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
                                 the model is built in, trusted, or made on this machine.
@@ -62,6 +68,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       zoo run vqvae-fashion reconstruct --image shoe.png --out again.png
       zoo run vqvae-fashion encode shoe.png --out tokens.npy
       zoo run judge-fashion classify photos/ --out labels.csv
+      zoo run ddpm-fashion --label all --seed 0..3 --sheet --out clothes.png
     """
     if words[:1] in (("-h",), ("--help",)):
         click.echo(ctx.get_help())
@@ -136,14 +143,17 @@ def _prepare() -> None:
 
 def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
     """The command of one task, generated from its ports."""
-    from ..ports.kinds import drawn
+    from ..ports.image import images_of
+    from ..ports.kinds import drawn, kind_of
     from ..run.call import option_name, options_of
+    from ..run.products import MAX_SCALE, takes_list
 
     name, task = bundle.manifest.task(task_name)
+    lists = {port_name for port_name, port in task.inputs.items() if takes_list(port)}
     params: list[click.Parameter] = [
         OnceOption(
             [option_name(option.name), f"port_{option.name}"],
-            type=option.type,
+            type=Several(option.type) if option.name in lists and option.type is not str else option.type,
             multiple=option.multiple,
             metavar=option.metavar,
             help=option.help,
@@ -158,6 +168,17 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         params += many_options(main)
     if task.tile:
         params.append(OnceOption(["--tile"], type=int, metavar="PIXELS", help="Work in tiles of this side length."))
+    if images_of(task.inputs):
+        params += [
+            OnceOption(["--invert"], is_flag=True, help="Make a negative of each picture, e.g. for white on black."),
+            OnceOption(["--fit"], is_flag=True, help="Scale pictures to the model's own size, without cropping."),
+        ]
+    if any(kind_of(port).form_in(task.outputs).viewable for port in task.outputs.values()):
+        params += [
+            OnceOption(["--scale"], type=number(1, MAX_SCALE), metavar="N", help="Enlarge the pictures, for looking."),
+            OnceOption(["--sheet"], is_flag=True, help="All pictures as one, each with a caption."),
+            OnceOption(["--show"], is_flag=True, help=SHOW),
+        ]
     params += [
         OnceOption(["--example"], is_flag=True, help="Take inputs that are not given from the model's own example."),
         OnceOption(["--out"], metavar="FILE", help="Output file; -: stdout, x-{i}.png: one file per picture."),
@@ -188,10 +209,14 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     from ..run.call import execute, gather
     from ..run.model import Model
     from ..run.outputs import check_out, write_outputs
+    from ..run.products import expand, with_view
+    from ..run.show import check_show, show
 
     out, as_data = options["out"], options["json"]
     if as_data and out == "-":
         raise UsageError("--json and --out - both write to stdout; choose one")
+    if options.get("show"):
+        check_show(out, as_data)
     model, task = Model(bundle, options["device"]), bundle.manifest.tasks[task_name]
     notes: list[str] = []
 
@@ -208,10 +233,10 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         if not main.multiple and len(files) > 1:
             raise UsageError(f"{task_name} takes one file for {main.name}, not {len(files)}")
         given[main.name] = files if main.multiple else files[0]
-    number, example, tile = options.get("number"), options["example"], options.get("tile")
-    size = None
+    sheet, example, tile = bool(options.get("sheet")), options["example"], options.get("tile")
+    product, size = expand(task, given, options.get("number"), say), None
     if "batch_size" in options:
-        size = run_if_many(model, task_name, main, given, options, say, notes)
+        size = run_if_many(model, task_name, main, product.given, options | {"number": product.number}, say, notes)
         if size is True:
             return
     else:
@@ -219,7 +244,11 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
 
         check_only_numbered(out)
         check_out(task_name, task, out)
-    call = gather(model, task_name, given, number=number, example=example, tile=tile, note=say)
+    call = gather(
+        model, task_name, product.given, number=product.number, example=example, tile=tile,
+        invert=bool(options.get("invert")), fit=bool(options.get("fit")), note=say,
+    )  # fmt: skip
+    call = with_view(model, call, options.get("scale"), product.columns, sheet)
     result = execute(model, call, size or None)
     if result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))
@@ -230,6 +259,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     note(f"on {result.device}, {result.seconds:.2f} s")
     for place in written.paths:
         path(place)
+    if options.get("show"):
+        show(written.paths, note)
     if written.values:
         _show(written.values, task, call)
 

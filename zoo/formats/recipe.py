@@ -47,6 +47,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None  # of the first picture
     number: int | None  # -n
     tile: int | None = None  # --tile
+    invert: bool = False  # --invert
+    fit: bool = False  # --fit
     example: bool  # inputs came from the model's first golden case
     files: dict[str, list[FileRecord]]  # by option
     provider: str

@@ -50,11 +50,13 @@ _DECODERS = (  # format, first bytes, module, class; TIFF, EPS, PSD and the rest
 # --- Pictures in ------------------------------------------------------------------------------------------------------
 
 
-def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
+def read_pictures(
+    files: Sequence[InputFile], name: str, port: Port, note: Note, *, mask: bool = False, whole: bool = False
+) -> np.ndarray:
     """Pictures as a batch, uint8 [number, height, width, channels], as an `image` or `mask` port needs them.
 
     Args:
-        mask: see `decode_picture`.
+        mask, whole: see `decode_picture`.
 
     Raises:
         InvalidFileError: a file that is not a picture, is cut short, too small, too large, or differs in size from the
@@ -62,7 +64,7 @@ def read_pictures(files: Sequence[InputFile], name: str, port: Port, note: Note,
     """
     import numpy as np
 
-    pictures = [decode_picture(file, name, port, note, mask=mask) for file in files]
+    pictures = [decode_picture(file, name, port, note, mask=mask, whole=whole) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             first, other = (f"{p.shape[1]}x{p.shape[0]}" for p in (pictures[0], picture))
@@ -87,7 +89,9 @@ def check_header(file: InputFile, port: Port) -> tuple[int, int]:
     return (image.height, image.width) if about.orientation >= 5 else (image.width, image.height)
 
 
-def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
+def decode_picture(
+    file: InputFile, name: str, port: Port, note: Note, *, mask: bool = False, whole: bool = False
+) -> np.ndarray:
     """One picture, uint8 [height, width, channels]: upright (EXIF), on white, with the port's channels and fixed size.
 
     The first frame of an animation; 16 bits cut to 8. If the port fixes height and width, a picture of another size is
@@ -96,11 +100,12 @@ def decode_picture(file: InputFile, name: str, port: Port, note: Note, *, mask: 
     Args:
         mask: the picture says what to mark: each pixel is as bright as its brightest channel, transparent parts are
             black, and scaling gives no values between those of the picture.
+        whole: instead of being cropped, the picture gets edges: black ones for a mask, else of its own edges' colour.
     """
     shown = file.shown
     image, about = _open(file)
     _check_size(shown, port, image.height, image.width)
-    return _decoded(image, about, shown, port, note, mask)
+    return _decoded(image, about, shown, port, note, mask, whole)
 
 
 def convert_picture(image: Any, shown: str, port: Port, note: Note, *, mask: bool = False) -> np.ndarray:
@@ -125,14 +130,14 @@ def convert_picture(image: Any, shown: str, port: Port, note: Note, *, mask: boo
             image = image.convert("RGBA")
     except Exception as e:
         raise InvalidFileError(f"{shown} cannot be decoded: {one_line(e)[:200]}") from None
-    return _decoded(image, Bare(b"", orientation), shown, port, note, mask)
+    return _decoded(image, Bare(b"", orientation), shown, port, note, mask, whole=False)
 
 
 _ORIENTATION = 0x0112
 """The EXIF tag."""
 
 
-def _decoded(image: Any, about: Bare, shown: str, port: Port, note: Note, mask: bool) -> np.ndarray:
+def _decoded(image: Any, about: Bare, shown: str, port: Port, note: Note, mask: bool, whole: bool) -> np.ndarray:
     import numpy as np
 
     try:
@@ -146,7 +151,7 @@ def _decoded(image: Any, about: Bare, shown: str, port: Port, note: Note, mask: 
         if about.orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[about.orientation])
         image = _channels(image, int(port.shape[-1]), shown, note)
-        image = _fixed_size(image, port, shown, note, smooth=not mask)
+        image = _fixed_size(image, port, shown, note, mask=mask, whole=whole)
         pixels = np.asarray(image, dtype=np.uint8)
     except Exception as e:  # the decoders of five formats raise anything
         reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
@@ -335,34 +340,54 @@ def _channels(image: Any, channels: int, shown: str, note: Note) -> Any:
     return image
 
 
-def _fixed_size(image: Any, port: Port, shown: str, note: Note, *, smooth: bool) -> Any:
+def _fixed_size(image: Any, port: Port, shown: str, note: Note, *, mask: bool, whole: bool) -> Any:
     height, width = port.shape[1:3]
     if not (isinstance(height, int) and isinstance(width, int)) or image.size == (width, height):
         return image
     from PIL import Image, ImageOps
 
+    method = Image.Resampling.NEAREST if mask else Image.Resampling.LANCZOS
+    if whole:
+        note(f"{shown} is {image.width}x{image.height}: scaled to fit {width}x{height}")
+        colour = 0 if mask else _edge_colour(image)
+        return ImageOps.pad(image, (width, height), method, color=colour)
     note(f"{shown} is {image.width}x{image.height}: cropped at the centre and scaled to {width}x{height}")
-    method = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
     return ImageOps.fit(image, (width, height), method)
+
+
+def _edge_colour(image: Any) -> Any:
+    """The median of a picture's outermost pixels, as Pillow takes a colour."""
+    import numpy as np
+
+    pixels = np.asarray(image)
+    rows = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+    median = np.median(np.concatenate(rows), axis=0).astype(int).tolist()
+    return tuple(median) if isinstance(median, list) else median
 
 
 # --- Pictures out -----------------------------------------------------------------------------------------------------
 
 
 class Grid(msgspec.Struct, frozen=True):
-    """How the pictures of a batch are arranged in one: row by row, with `GAP` white pixels between them."""
+    """How the pictures of a batch are arranged in one: row by row, with `GAP` white pixels between them.
+
+    They may be enlarged (each pixel repeated) and have room for a caption above them.
+    """
 
     count: int
     columns: int
-    height: int  # of one picture, pixels
+    height: int  # of one picture before it is enlarged, pixels
     width: int
     gap: int = GAP
+    scale: int = 1
+    caption: int = 0  # height of the room for a caption, pixels
 
     @classmethod
-    def of(cls, pictures: np.ndarray) -> Grid:
-        """The nearly square grid of a batch, uint8 [number, height, width, channels]."""
+    def of(cls, pictures: np.ndarray, columns: int | None = None, scale: int = 1, caption: int = 0) -> Grid:
+        """The grid of a batch, uint8 [number, height, width, channels]; nearly square if no columns are given."""
         count, height, width, _ = pictures.shape
-        return cls(count, math.ceil(math.sqrt(count)), height, width)
+        columns = min(columns or math.ceil(math.sqrt(count)), count)
+        return cls(count, columns, height, width, scale=scale, caption=caption)
 
     @property
     def rows(self) -> int:
@@ -372,13 +397,26 @@ class Grid(msgspec.Struct, frozen=True):
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the whole, pixels."""
-        return self.rows * (self.height + self.gap) - self.gap, self.columns * (self.width + self.gap) - self.gap
+        down, across = self._pitch
+        return self.rows * down - self.gap, self.columns * across - self.gap
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height and width of one picture as it is shown, pixels."""
+        return self.height * self.scale, self.width * self.scale
+
+    @property
+    def _pitch(self) -> tuple[int, int]:
+        """Pixels from one picture to the one below, and to the next one."""
+        height, width = self.shown
+        return self.caption + height + self.gap, width + self.gap
 
     def place(self, number: int) -> tuple[slice, slice]:
         """The slices of one picture's rows and columns of pixels."""
-        top = number // self.columns * (self.height + self.gap)
-        left = number % self.columns * (self.width + self.gap)
-        return slice(top, top + self.height), slice(left, left + self.width)
+        (height, width), (down, across) = self.shown, self._pitch
+        top = number // self.columns * down + self.caption
+        left = number % self.columns * across
+        return slice(top, top + height), slice(left, left + width)
 
     def join(self, pictures: np.ndarray) -> np.ndarray:
         """[number, height, width, channels] to one [height, width, channels]."""
@@ -386,14 +424,31 @@ class Grid(msgspec.Struct, frozen=True):
 
         whole = np.full((*self.shape, pictures.shape[-1]), 255, np.uint8)
         for number, picture in enumerate(pictures):
-            whole[self.place(number)] = picture
+            whole[self.place(number)] = enlarge(picture, self.scale)
         return whole
 
     def split(self, whole: np.ndarray) -> np.ndarray:
         """The pictures of a grid as a batch: the inverse of `join`. The whole must have this grid's `shape`."""
         import numpy as np
 
-        return np.stack([whole[self.place(number)] for number in range(self.count)])
+        return np.stack([shrink(whole[self.place(number)], self.scale) for number in range(self.count)])
+
+
+def enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
+    """A picture [height, width, channels] with each pixel repeated `scale` times in both directions."""
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else picture
+
+
+def shrink(picture: np.ndarray, scale: int) -> np.ndarray:
+    """The inverse of `enlarge`.
+
+    Raises:
+        InvalidFileError: the pixels that `enlarge` made equal are not.
+    """
+    small = picture[::scale, ::scale]
+    if scale > 1 and (enlarge(small, scale) != picture).any():
+        raise InvalidFileError("its enlarged pixels are not uniform: another program changed it")
+    return small
 
 
 def encode_png(pixels: np.ndarray, metadata: str | None = None) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import msgspec
 from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, read_input
-from ..media.pictures import Grid, check_picture_size, decode_png, encode_png, is_png, read_pictures
+from ..media.pictures import Grid, check_picture_size, decode_png, encode_png, is_png, read_pictures, shrink
+from ..media.sheet import MAX_SCALE, View
 from .given import pictures
 from .kind import MAX_BATCH, Form, Kind, Option, Read, RealInputs, Source, percent
 
@@ -33,12 +34,19 @@ class Pictures(Form):
     name = "pictures"
     suffixes = (".png",)
     shared = False
+    viewable = True
+
+    def __init__(self, view: View | None = None):
+        self.view = view or View()
 
     def encode_batch(self, batch: np.ndarray, recipe: str) -> bytes:
-        return encode_png(Grid.of(batch).join(batch), recipe)
+        return encode_png(self.view.draw(batch), recipe)
 
     def layout(self, batch: np.ndarray) -> Grid:
-        return Grid.of(batch)
+        return self.view.grid(batch)
+
+    def viewed(self, view: View) -> Pictures:
+        return Pictures(view)
 
     def count(self, layout: Any, batch: np.ndarray) -> int:
         return _GRIDS.decode(msgspec.json.encode(layout)).count
@@ -53,11 +61,12 @@ class Pictures(Form):
         whole, _ = decode_png(file)
         grid = _GRIDS.decode(msgspec.json.encode(layout))
         numbers = (grid.count, grid.columns, grid.height, grid.width)
-        sound = min(numbers) > 0 and grid.count <= MAX_BATCH and grid.gap >= 0
+        numbers_fit = min(numbers) > 0 and grid.count <= MAX_BATCH and min(grid.gap, grid.caption) >= 0
+        sound = numbers_fit and 1 <= grid.scale <= MAX_SCALE
         if sound and index is None and whole.shape[:2] == grid.shape:
             return grid.split(whole)
-        if sound and index in range(grid.count) and whole.shape[:2] == (grid.height, grid.width):
-            return whole[None]
+        if sound and index in range(grid.count) and whole.shape[:2] == grid.shown:
+            return shrink(whole, grid.scale)[None]
         raise InvalidFileError("the picture's size does not match its recipe: another program changed it")
 
 
@@ -112,9 +121,14 @@ class Pixels(Kind):
         check_picture_size(name, port, height, width)
         super().check_array(name, port, array)
 
+    def resized(self, port: Port, height: int, width: int) -> Port:
+        return msgspec.structs.replace(port, shape=(port.shape[0], height, width, port.shape[3]))
+
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]
-        return Read({source.name: read_pictures(files, source.name, source.port, source.note)}, files)
+        return Read(
+            {source.name: read_pictures(files, source.name, source.port, source.note, whole=source.whole)}, files
+        )
 
     def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
         import numpy as np
@@ -171,6 +185,11 @@ class Image(Pixels):
 def channels_of(ports: Iterable[Port]) -> int | None:
     """1 or 3: the channels of the first port that is an image; None if there is none."""
     return next((int(port.shape[-1]) for port in ports if port.kind == Image.name), None)
+
+
+def images_of(ports: Mapping[str, Port]) -> list[str]:
+    """The names of the ports that are images."""
+    return [name for name, port in ports.items() if port.kind == Image.name]
 
 
 def first_image(ports: Iterable[Port]) -> Port | None:

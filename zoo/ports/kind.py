@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
+    from ..media.sheet import View
+
 BATCH = "batch"
 """The name of the first dimension of ports with one entry per element of the batch."""
 
@@ -68,6 +70,7 @@ class Source:
     digest: str  # of the model
     given: Collection[str]  # all options that were given
     note: Note  # called with one line for each change to a file
+    whole: bool = False  # a picture that must be scaled is not cropped: it gets edges
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,14 @@ class Form:
         shared: one file contains all outputs of this form; else each output has its own file, or one per element of the
             batch (`{i}` in the name). Only such files contain the recipe.
         printed: small outputs are printed if no file is requested.
+        viewable: its files are pictures, which can be enlarged and put on a sheet.
     """
 
     name: str
     suffixes: tuple[str, ...]
     shared: bool
     printed: bool = False
+    viewable: bool = False
 
     def check_name(self, task: str, ports: Sequence[str], suffix: str) -> None:
         """Raises UsageError for a file ending that does not fit these outputs."""
@@ -120,6 +125,10 @@ class Form:
 
     def layout(self, batch: np.ndarray) -> Any:
         """What `decode_batch` must know about the batch that is not in the file; kept in the recipe."""
+
+    def viewed(self, view: View) -> Form:
+        """The form with another look: enlarged, or as a sheet with captions; this one, if it is not `viewable`."""
+        return self
 
     def count(self, layout: Any, batch: np.ndarray) -> int:
         """The number of elements in the whole batch, of which a file contains `batch`: all of it, if nothing else says
@@ -368,6 +377,24 @@ class Kind:
         """
         return Read({source.name: given})
 
+    def several(self, name: str, port: Port, given: Any, *, always: bool = False) -> list[Any] | None:
+        """The values of an option that was given a list, for a product; None if it was given one value.
+
+        Args:
+            always: several single values are a list as well.
+        """
+        return list(given) if isinstance(given, (list, range)) else None
+
+    def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
+        """A line for each picture of a sheet that says which value it was made from; empty if they need not be told."""
+        if len(set(values)) == 1 and not self.drawn:
+            return []
+        return [f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for value in values]
+
+    def resized(self, port: Port, height: int, width: int) -> Port:
+        """The port with its pictures' size fixed, if it takes pictures."""
+        return port
+
     def check_together(self, name: str, files: Mapping[str, list[InputFile]], task: Task) -> None:
         """Raises InvalidFileError for files that do not match those of the other inputs."""
 
@@ -375,8 +402,11 @@ class Kind:
         """The option to name if a value is missing, and what it takes."""
         return name, self.asks
 
-    def draw(self, name: str, given: Any, batch: int, note: Note) -> tuple[np.ndarray, int]:
-        """Values for a whole batch, from the given or a random first one, and that first one; for a `drawn` kind."""
+    def draw(self, name: str, given: Any, batch: int, note: Note) -> tuple[np.ndarray, int | None]:
+        """Values for a whole batch, from the given or a random first one, and that first one; for a `drawn` kind.
+
+        A list of values is taken as it is; then there is no first one.
+        """
         raise NotImplementedError(f"a {self.name} is not drawn")
 
     # --- Comparing ---

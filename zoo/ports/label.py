@@ -10,10 +10,12 @@ from ..hookspecs import Port, Task
 from ..text import did_you_mean, safe_text
 from .integers import Integers
 from .kind import Number, Option, Read, RealInputs, Source
+from .lists import number_list
 
 if TYPE_CHECKING:
     import numpy as np
 
+ALL = "all"
 MOST_LISTED = 12
 """Class names in a message."""
 
@@ -56,6 +58,19 @@ class Label(Integers):
     def read(self, given: Any, source: Source) -> Read:
         return Read({source.name: numbers(source.name, source.port, given)})
 
+    def several(self, name: str, port: Port, given: Any, *, always: bool = False) -> list[Any] | None:
+        """The classes of texts of which one is a list."""
+        if not isinstance(given, tuple):
+            return super().several(name, port, given)
+        parts = [listed(name, port, text) if isinstance(text, str) else None for text in given]
+        if not always and all(part is None for part in parts):
+            return None
+        both = zip(parts, given, strict=True)
+        return [value for part, text in both for value in (part or [numbers(name, port, text)])]
+
+    def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
+        return [class_name(name, port, value) for value in values] if max(values) >= 0 else []
+
     def top(self, port: Port) -> int:
         return len(port.classes) - 1 if port.classes else 1
 
@@ -82,6 +97,34 @@ def number(name: str, port: Port, text: str) -> int:
         raise UsageError(f"{name} '{safe_text(text)}' is not a number; this model's classes have no names")
     hint = did_you_mean(wanted, [c.casefold() for c in port.classes])
     raise UsageError(f"{name} '{safe_text(text)}' is not a class of this model{hint or '; ' + _listed(port)}")
+
+
+def class_name(name: str, port: Port, value: int) -> str:
+    """The name of a class, for people: `Sneaker`, `label 7` without names, `no label`."""
+    if value < 0:
+        return f"no {name}"
+    return port.classes[value] if value < len(port.classes) else f"{name} {value}"
+
+
+def listed(name: str, port: Port, text: str) -> list[int] | None:
+    """The classes of `all`, `sneaker,bag`, `0..4` or a mixture; None if the text is a single class.
+
+    The text is a single class if a class has this name, commas included.
+    """
+    if text.strip().casefold() in {known.casefold() for known in port.classes}:
+        return None
+    if text.strip().casefold() == ALL:
+        most = Label().bounds(port)[1]
+        if most is None:
+            raise UsageError(f"{name} {ALL}: this model does not state how many classes it has")
+        return list(range(int(most) + 1))
+    if "," not in text and ".." not in text:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        numbers = number_list(name, part, int) if ".." in part else None
+        found += numbers or [number(name, port, part)]
+    return found
 
 
 def numbers(name: str, port: Port, value: Any) -> Any:

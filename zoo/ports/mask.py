@@ -37,7 +37,7 @@ class Mask(Pixels):
 
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]
-        masks = read_pictures(files, source.name, source.port, source.note, mask=True)
+        masks = read_pictures(files, source.name, source.port, source.note, mask=True, whole=source.whole)
         for file, mask in zip(files, masks, strict=True):
             rule = f"{REDRAWN} or more is redrawn"
             if mask.max() < REDRAWN:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..hookspecs import Port, Task
 from ..media.files import Note
+from ..text import safe_text
 from .integers import Integers
 from .kind import Number, Option, RealInputs
 
@@ -48,10 +49,16 @@ class Seed(Integers):
         )
         return Option(name, help, type=int)
 
-    def draw(self, name: str, given: int | None, batch: int, note: Note) -> tuple[np.ndarray, int]:
-        """Seeds S, S + 1, …; S is drawn and reported if none is given."""
+    def draw(self, name: str, given: int | list[int] | None, batch: int, note: Note) -> tuple[np.ndarray, int | None]:
+        """Seeds S, S + 1, …; S is drawn and reported if none is given. A list has one seed per picture, and no S."""
         import numpy as np
 
+        if isinstance(given, list):
+            if wrong := [seed for seed in given if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED]:
+                raise UsageError(f"{name} is {safe_text(wrong[0])[:80]}; it must be 0 .. {MAX_SEED}")
+            if len(given) != batch:
+                raise UsageError(f"{len(given)} values of {name} for {batch} pictures")
+            return np.array(given, np.int64), None
         seed = given
         if seed is None:
             seed = secrets.randbelow(2**31)

@@ -21,6 +21,7 @@ from ..text import safe_text, utf8
 from .call import Call, Result, execute, gather, options_of
 from .comparison import Comparison, compare
 from .model import Model
+from .products import seen_again
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,11 +50,13 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
         seed=call.seed,
         number=call.number,
         tile=call.tile,
+        invert=call.invert,
+        fit=call.fit,
         example=call.example,
         files={port: [FileRecord(utf8(f.name), f.sha256) for f in files] for port, files in call.files.items()},
         provider=result.provider,
         versions={"zoo": __version__, "onnxruntime": result.runtime_version},
-        grid=kind_of(model.manifest.tasks[call.task].outputs[output]).form.layout(result.outputs[output]),
+        grid=call.form(model.manifest.tasks[call.task].outputs[output]).layout(result.outputs[output]),
         index=index,
     )
     return msgspec.json.encode(recipe).decode()
@@ -95,7 +98,11 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
         given[name] = paths[0] if single and paths else paths
     if recipe.seed is not None:
         given |= dict.fromkeys(drawn(task.inputs), recipe.seed)
-    call = gather(model, recipe.task, given, number=recipe.number, example=recipe.example, tile=recipe.tile, note=note)
+    call = gather(
+        model, recipe.task, given, number=recipe.number, example=recipe.example, tile=recipe.tile,
+        invert=recipe.invert, fit=recipe.fit, note=note,
+    )  # fmt: skip
+    call = seen_again(model, call, recipe.grid)
     result = execute(model, call)
     batch = result.outputs[recipe.output]
     if recipe.index is not None:

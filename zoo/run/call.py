@@ -16,12 +16,15 @@ import msgspec
 from ..errors import UsageError
 from ..hookspecs import Port, Task
 from ..media.files import STDIN, InputFile, Note
+from ..media.sheet import View
+from ..ports.image import images_of
 from ..ports.inputs import complete
-from ..ports.kind import BATCH, MAX_BATCH, Option, Read, Source
+from ..ports.kind import BATCH, MAX_BATCH, Form, Option, Read, Source
 from ..ports.kinds import drawn, kind_of
 from ..ports.outputs import check_outputs
 from ..text import did_you_mean, safe_text
 from .batches import MOST_AT_ONCE, BatchSize, batch_length, run_in_parts, run_within_memory
+from .likeness import fitted, unlike
 from .model import Model
 from .tiling import check_tile, run_in_tiles
 
@@ -41,6 +44,13 @@ class Call:
     seed: int | None  # of the first picture; None for a task without one, and for the example's seeds
     number: int | None  # -n
     tile: int | None = None  # --tile: the side of a tile, pixels
+    invert: bool = False  # --invert
+    fit: bool = False  # --fit
+    view: View = View()  # how its pictures are shown
+
+    def form(self, port: Port) -> Form:
+        """How an output becomes a file of its own, with the call's view."""
+        return kind_of(port).form.viewed(self.view)
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,8 @@ def gather(
     number: int | None = None,
     example: bool = False,
     tile: int | None = None,
+    invert: bool = False,
+    fit: bool = False,
     note: Note,
 ) -> Call:
     """A call from options. Every file is read and every range checked here, before ONNX Runtime is loaded.
@@ -79,6 +91,8 @@ def gather(
         number: of pictures, for a task with a seed.
         tile: work in tiles of this side length; pictures may then be larger than their port allows.
         example: take inputs missing in `given` from one of the model's golden cases.
+        invert: make a negative of every picture that comes from a file, for a model of white on black.
+        fit: scale pictures to the size that the model was trained on, without cropping them.
         note: called with one line for each thing that the user should know, such as a change to a picture or the seed
             that was drawn; not called if the call is refused.
 
@@ -89,19 +103,29 @@ def gather(
     if tile is not None:
         check_tile(name, task, tile)
         task = _of_any_size(task)
+    if fit:
+        task = fitted(model, name, task)
     given = {key: value for key, value in given.items() if value is not None and value != ()}
     _refuse_unfit(name, task, given)
     notes: list[str] = []
     values = dict(model.example(name)) if example else {}
-    read, files = _read(model, task, given, notes.append)
+    read, files = _read(model, task, given, notes.append, fit)
     from_example = set(values) - read.keys()
     from_files = {port for values_read in read.values() if values_read.files for port in values_read.values}
     for values_read in read.values():
         values |= values_read.values
         from_example -= values_read.values.keys()
+    pictures = [port for port in images_of(task.inputs) if port in files]
+    if invert and not pictures:
+        raise UsageError(f"--invert is for pictures from files; {name} was given none")
+    for port in pictures if invert else ():
+        values[port] = 255 - values[port]
+    if tile is None:
+        notes += unlike(model, task, files, values)
     _require(name, task, values)
 
-    batch = _spread(task, values, number)
+    listed = [len(given[port]) for port in drawn(task.inputs) if isinstance(given.get(port), list)]
+    batch = _spread(task, values, number if number is not None else next(iter(listed), None))
     seed = _fill_drawn(task, values, given, batch, notes.append)
     inputs = complete(name, task, values)
     for line in notes:
@@ -109,13 +133,15 @@ def gather(
     options = {
         port_name: _plain(inputs[port_name], port)
         for port_name, port in task.inputs.items()
-        if not kind_of(port).drawn and port_name not in from_files and port_name not in from_example
+        if (not kind_of(port).drawn or isinstance(given.get(port_name), list))
+        and port_name not in from_files
+        and port_name not in from_example
     }
-    return Call(name, inputs, options, files, example, seed, number, tile)
+    return Call(name, inputs, options, files, example, seed, number, tile, invert, fit)
 
 
 def _read(
-    model: Model, task: Task, given: Mapping[str, Any], note: Note
+    model: Model, task: Task, given: Mapping[str, Any], note: Note, whole: bool
 ) -> tuple[dict[str, Read], dict[str, list[InputFile]]]:
     """The values from the given options, by option, and the files that were read for them."""
     read: dict[str, Read] = {}
@@ -126,7 +152,7 @@ def _read(
         port, kind = task.inputs[name], kind_of(task.inputs[name])
         if option is None or option.name not in given or option.name in read or kind.drawn:
             continue
-        source = Source(name, port, task, model.reference, model.digest, given.keys(), note)
+        source = Source(name, port, task, model.reference, model.digest, given.keys(), note, whole)
         read[option.name] = kind.read(given[option.name], source)
         if read[option.name].files:
             files[option.name] = read[option.name].files
@@ -201,9 +227,15 @@ def option_name(port: str) -> str:
 
 
 OWN_OPTIONS = frozenset(
-    {"batch-size", "device", "example", "from-file", "help", "isolate", "json", "keep-going", "no-isolate", "out"}
-    | {"registry", "resume", "tile"}
+    {"batch-size", "device", "example", "fit", "from-file", "help", "invert", "isolate", "json", "keep-going"}
+    | {"no-isolate", "out", "registry", "resume", "scale", "sheet", "show", "tile"}
 )
+
+
+def check_number(number: int | None) -> None:
+    """Refuses a number of pictures (`-n`) that one call cannot make."""
+    if number is not None and not 1 <= number <= MAX_BATCH:
+        raise UsageError(f"-n is {number}; it must be 1 .. {MAX_BATCH}")
 
 
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
@@ -214,8 +246,7 @@ def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:
     """
     import numpy as np
 
-    if number is not None and not 1 <= number <= MAX_BATCH:
-        raise UsageError(f"-n is {number}; it must be 1 .. {MAX_BATCH}")
+    check_number(number)
     if number is not None and not drawn(task.inputs):
         raise UsageError("-n is only for tasks with a seed; this one gives the same picture every time")
     several = {

@@ -26,6 +26,7 @@ from .call import Call, Result, execute, gather
 from .model import Model
 from .naming import check_placeholders, fill, label_of, placeholders, refuse_same
 from .outputs import check_out, write_outputs
+from .products import with_view
 from .tables import Table, check_table, is_table
 
 __all__ = ["Asked", "Made", "Many", "find"]
@@ -46,6 +47,8 @@ class Asked:
         items: the pictures.
         number: `-n`.
         out: a name with placeholders, or that of a table.
+        tile, invert, fit: as for `zoo.run.call.gather`.
+        scale: enlarge pictures for looking.
         keep_going: pass over files that cannot be read; else all are looked at before anything is computed.
         resume: only make what is missing.
     """
@@ -56,6 +59,9 @@ class Asked:
     number: int | None
     out: str
     tile: int | None = None
+    invert: bool = False
+    fit: bool = False
+    scale: int | None = None
     batch_size: int | None = None
     keep_going: bool = False
     resume: bool = False
@@ -76,7 +82,7 @@ class Many:
     Attributes:
         number: of pictures in all.
         todo: the indices of those that are to be made: all, or what `resume` did not find.
-        seed: of the first picture; None for a task without seeds.
+        seed: of the first picture; None for a task without seeds, and for a list of them.
 
     Raises:
         UsageError, NotFoundError, InvalidFileError, StoreError: before anything is computed: a name that cannot be
@@ -93,7 +99,8 @@ class Many:
             check_table(task_name, self.task, asked.out)
         else:
             check_template(task_name, self.task, asked.out, bool(asked.items))
-        self.seed = self._draw()
+        self.seeds = self._draw()
+        self.seed = self.seeds.start if isinstance(self.seeds, range) else None
         self._names = self._all_names()
         self.todo: Sequence[int] = range(self.number)
         self._table: Table | None = None
@@ -189,16 +196,19 @@ class Many:
                 raise UsageError(f"{length} values of {name} for {number} pictures; give one for all, or {number}")
         return number
 
-    def _draw(self) -> int | None:
-        """The first seed: that of the command, or a random one."""
+    def _draw(self) -> Sequence[int] | None:
+        """The seed of each picture: a list, or counted up from that of the command or from a random one."""
         ports = drawn(self.task.inputs)
         given = [self.asked.given[name] for name in ports if self.asked.given.get(name) is not None]
         if ports and not given and self.asked.resume:
             raise UsageError(f"--resume needs --{ports[0]}: another seed would give other pictures than those there")
         seed = given[0] if given else None
         for name in ports:
-            _, seed = kind_of(self.task.inputs[name]).draw(name, seed, self.number, self._note)
-        return seed
+            array, first = kind_of(self.task.inputs[name]).draw(name, seed, self.number, self._note)
+            if first is None:
+                return array.tolist()
+            seed = first
+        return range(seed, seed + self.number) if seed is not None else None
 
     def _all_names(self) -> Sequence[str]:
         """The name of each picture's output, with `{label}` left out if the task gives it; in a table, the first
@@ -221,8 +231,8 @@ class Many:
         values: dict[str, object] = {"i": index, "index": index}
         if asked.items:
             values["stem"] = asked.items[index if len(asked.items) > 1 else 0].stem
-        if self.seed is not None:
-            values["seed"] = self.seed + index
+        if self.seeds is not None:
+            values["seed"] = self.seeds[index]
         if "label" in placeholders(asked.out) and (where := label_of(self.task)):
             is_output, port = where
             values["label"] = label or ("_" if is_output else self._given_label(port, index))
@@ -251,7 +261,7 @@ class Many:
         self.todo = [index for index, name in enumerate(self._names) if not user_path(name, out=True).exists()]
 
     def _seeds(self, batch: _Batch) -> list[int] | None:
-        return None if self.seed is None else [self.seed + index for index in batch.indices]
+        return None if self.seeds is None else [self.seeds[index] for index in batch.indices]
 
     def _write(self, batch: _Batch, result: Result, files: FilesTogether) -> list[str]:
         """Each picture's outputs in files of their own."""
@@ -282,10 +292,11 @@ class Many:
         options = {
             name: value[place] if isinstance(value, list) and self.task.inputs[name].shape[:1] == (BATCH,) else value
             for name, value in call.options.items()
+            if not kind_of(self.task.inputs[name]).drawn
         }
         length = batch_length(self.task.inputs, call.inputs)
         files = {name: given[part] if len(given) == length else given for name, given in call.files.items()}
-        seed = None if self.seed is None else self.seed + index
+        seed = None if self.seeds is None else self.seeds[index]
         one = replace(call, inputs={}, options=options, files=files, seed=seed, number=None)
         return one, replace(result, outputs=part_of(self.task.outputs, result.outputs, part))
 
@@ -379,13 +390,12 @@ class _Reader:
         }
         if asked.main and asked.items:
             given[asked.main] = files or [asked.items[0].read()]
-        seeds = drawn(many.task.inputs)
-        given |= dict.fromkeys(seeds, many.seed if many.seed is None else many.seed + indices[0])
-        number = len(indices) if seeds else None
-        call = gather(many.model, many.name, given, number=number, tile=asked.tile, note=many._note)
-        if seeds and many.seed is not None and indices[-1] - indices[0] >= len(indices):  # some were left out
-            import numpy as np
-
-            for name in seeds:
-                call.inputs[name] = many.seed + np.array(indices, np.int64)
+        if many.seeds is not None:
+            given |= {name: [many.seeds[index] for index in indices] for name in drawn(many.task.inputs)}
+        call = gather(
+            many.model, many.name, given, tile=asked.tile, invert=asked.invert, fit=asked.fit, note=many._note
+        )
+        if asked.scale:
+            first = replace(call, inputs=part_of(many.task.inputs, call.inputs, slice(0, 1)))
+            call = replace(call, view=with_view(many.model, first, asked.scale, None, sheet=False).view)
         return _Batch(indices, call)

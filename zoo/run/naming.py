@@ -11,14 +11,9 @@ from ..ports.kinds import drawn
 from ..ports.label import labels_of
 from ..text import safe_text
 
-PLACEHOLDERS = {
-    "stem": "the input's name without folder and ending",
-    "index": "the number of the picture, from 0",
-    "i": "the same",
-    "label": "the class that was given, or that the task gives",
-    "seed": "the picture's seed",
-}
-"""What a template may contain."""
+PLACEHOLDERS = ("stem", "index", "i", "label", "seed")
+"""What a template may contain: the input's name without folder and ending, the number of the picture from 0 (`i` is the
+same), the class that was given or that the task gives, and the picture's seed."""
 
 _PLACEHOLDER = re.compile(r"\{([^{}/]*)\}")
 

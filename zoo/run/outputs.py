@@ -147,7 +147,8 @@ def write_outputs(model: Model, call: Call, result: Result, out: str | None, wri
 
 def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str, write: Write) -> list[str]:
     """The whole batch in one file, or one file per element if the name contains `{i}`."""
-    form, [port] = artifact.form, artifact.ports
+    [port] = artifact.ports
+    form = artifact.form.viewed(call.view)
     batch = result.outputs[port]
     if NUMBERED not in target:
         return write(target, form.encode_batch(batch, write_recipe(model, call, result, port)))
@@ -188,8 +189,11 @@ def _free_name(model: Model, call: Call, artifact: Artifact, first: bool) -> Pat
     parts = [model.manifest.name, call.task]
     parts += [] if call.seed is None else [str(call.seed)]
     parts += [] if first else [artifact.ports[0]]
-    suffix = artifact.form.suffixes[0]
-    stem = "-".join(parts)
+    return free_path("-".join(parts), artifact.form.suffixes[0])
+
+
+def free_path(stem: str, suffix: str) -> Path:
+    """`compare.png` in the current folder, or `compare-2.png`, … if the name is taken."""
     path, number = Path(stem + suffix), 1
     while path.exists():
         number += 1

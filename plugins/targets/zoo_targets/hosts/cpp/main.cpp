@@ -440,7 +440,7 @@ class Inflate {
         case 0: reader.stored(); break;
         case 1: reader.fixed(); break;
         case 2: reader.dynamic(); break;
-        default: refuse("no such kind of block");
+        default: refuse("no such type of block");
       }
     }
     if (reader.out_.size() != size || big_endian(bytes, reader.at_) != adler32(reader.out_)) refuse("wrong size or checksum");
@@ -587,13 +587,13 @@ Array read_png(const Json& port, const std::string& path, const std::string& byt
   // Each byte is the difference to the pixel on its left, the one above or both (PNG specification, 9).
   std::vector<uint8_t> pixels(size_t(height) * row);
   for (size_t y = 0; y < height; y++) {
-    char kind = raw[y * (1 + row)];
-    if (kind < 0 || kind > 4) refuse(damaged);
+    char filter = raw[y * (1 + row)];
+    if (filter < 0 || filter > 4) refuse(damaged);
     for (size_t x = 0; x < row; x++) {
       size_t at = y * row + x;
       int left = x < channels ? 0 : pixels[at - channels], up = y ? pixels[at - row] : 0;
       int corner = y && x >= channels ? pixels[at - row - channels] : 0;
-      int near = kind == 0 ? 0 : kind == 1 ? left : kind == 2 ? up : kind == 3 ? (left + up) / 2 : paeth(left, up, corner);
+      int near = filter == 0 ? 0 : filter == 1 ? left : filter == 2 ? up : filter == 3 ? (left + up) / 2 : paeth(left, up, corner);
       pixels[at] = uint8_t(uint8_t(raw[y * (1 + row) + 1 + x]) + near);
     }
   }

@@ -182,13 +182,13 @@ function readPng(port, path, bytes) {
   // Each byte is the difference to the pixel on its left, the one above or both (PNG specification, 9).
   const pixels = new Uint8Array(height * length);
   for (let y = 0; y < height; y++) {
-    const kind = rows[y * (1 + length)];
-    if (kind > 4) throw damaged();
+    const filter = rows[y * (1 + length)];
+    if (filter > 4) throw damaged();
     for (let x = 0; x < length; x++) {
       const at = y * length + x;
       const left = x < channels ? 0 : pixels[at - channels], up = y ? pixels[at - length] : 0;
       const corner = y && x >= channels ? pixels[at - length - channels] : 0;
-      const near = [0, left, up, (left + up) >> 1, paeth(left, up, corner)][kind];
+      const near = [0, left, up, (left + up) >> 1, paeth(left, up, corner)][filter];
       pixels[at] = rows[y * (1 + length) + 1 + x] + near;
     }
   }

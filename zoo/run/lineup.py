@@ -1,0 +1,179 @@
+"""A lineup: several models draw from the same seeds, labels or pictures, and the results are put on one sheet."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..hookspecs import Task
+from ..media.files import Note
+from ..media.pictures import encode_png
+from ..media.sheet import View, alike, interleave, readable_scale
+from ..ports import label
+from ..ports.image import images_of
+from ..ports.kinds import drawn, kind_of
+from ..ports.label import labels_of
+from .again import public_reference
+from .call import Call, Result, check_number, execute, gather, options_of
+from .model import Model
+from .products import captions, expand
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SEEDS = 8
+"""How many pictures are drawn if nothing says so."""
+COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every model is given."""
+
+    task: str | None = None  # None: the first model's default task
+    images: Sequence[str] = ()
+    labels: Sequence[str] = ()  # class names, numbers, lists
+    seed: int | Sequence[int] | None = None
+    number: int | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)  # by port
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one model gave."""
+
+    model: Model
+    call: Call
+    result: Result
+    notes: list[str]
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """uint8 [number, height, width, channels]."""
+        return next(iter(self.result.outputs.values()))
+
+    @property
+    def seconds(self) -> float:
+        """For one picture."""
+        return self.result.seconds / len(self.pictures)
+
+
+def row_captions(row: Row) -> tuple[tuple[str, ...], ...]:
+    """What each picture of a model was made from, as far as the model takes it."""
+    return captions(row.model.manifest.tasks[row.call.task], row.call)
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """What all models gave."""
+
+    rows: list[Row]
+    columns: int
+
+    def sheet(self, scale: int | None = None) -> bytes:
+        """A PNG with a row for each model, under the pictures that they were given, if any."""
+        first = self.rows[0]
+        task = first.model.manifest.tasks[first.call.task]
+        given = [first.call.inputs[name] for name in images_of(task.inputs)] if first.call.files else []
+        batches = alike([*given, *(row.pictures for row in self.rows)])
+        captioned = [("given", row_captions(first)) for _ in given]
+        captioned += [(public_reference(row.model), row_captions(row)) for row in self.rows]
+        texts: list[tuple[str, ...]] = []
+        for start in range(0, len(first.pictures), self.columns):
+            for name, lines in captioned:
+                row = [(name, *line) for line in lines[start : start + self.columns]]
+                texts += [*row, *[()] * (self.columns - len(row))]
+        view = View(scale or readable_scale(batches[0].shape[2]), self.columns, tuple(texts))
+        return encode_png(view.draw(interleave(batches, self.columns)))
+
+
+def line_up(models: Sequence[Model], asked: Asked, note: Note) -> Lineup:
+    """Runs every model on the same values. Labels are matched by their class names.
+
+    Raises:
+        UsageError: fewer than two models, a task that does not give pictures, or an option that no model has.
+        NotFoundError: a model without the task.
+    """
+    if len(models) < 2:
+        raise UsageError("name at least two models: zoo compare A B …")
+    check_number(asked.number)
+    name, _ = models[0].manifest.task(asked.task)
+    tasks = [model.manifest.task(name)[1] for model in models]
+    for model, task in zip(models, tasks, strict=True):
+        port = next(iter(task.outputs.values()))
+        if not kind_of(port).form_in(task.outputs).viewable:
+            gives = kind_of(port).form_in(task.outputs).name
+            raise UsageError(
+                f"{name} of {model.reference} gives {gives}; compare is for pictures: choose another --task"
+            )
+    seeded = next((task for task in tasks if drawn(task.inputs)), None)
+    labelled = next((task for task in tasks if labels_of(task.inputs)), None)
+    if asked.labels and not labelled:
+        raise UsageError(f"none of the models takes a label for {name}")
+    if (asked.seed is not None or asked.number is not None) and not seeded:
+        raise UsageError(f"{name} takes no seed: every model gives the same picture every time")
+    lists, columns = _lists(seeded, labelled, asked, note)
+    rows = [_run(model, name, lists, labelled, asked, note) for model in models]
+    counts = [len(row.pictures) for row in rows]
+    if len(set(counts)) > 1:
+        raise UsageError(f"the models give {' and '.join(map(str, counts))} pictures; they must give the same number")
+    return Lineup(rows, min(columns or COLUMNS, counts[0]))
+
+
+def _lists(
+    seeded: Task | None, labelled: Task | None, asked: Asked, note: Note
+) -> tuple[dict[str, list[int]], int | None]:
+    """A label and a seed for each picture, by kind, and the columns of the sheet."""
+    inputs, given, number = {}, {}, asked.number
+    if labelled and asked.labels:
+        inputs["label"] = labelled.inputs[labels_of(labelled.inputs)[0]]
+        given["label"] = tuple(asked.labels)
+    if seeded:
+        inputs["seed"] = seeded.inputs[drawn(seeded.inputs)[0]]
+        given["seed"] = asked.seed
+        if asked.seed is None or isinstance(asked.seed, int):
+            default = len(asked.images) or (1 if asked.labels else SEEDS)
+            seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+            if asked.seed is None:
+                note(f"seed {seed}")
+            array, _ = kind_of(inputs["seed"]).draw("seed", seed, number or default, note)
+            given["seed"], number = array.tolist(), None
+    product = expand(Task(summary="", inputs=inputs, outputs={}), given, number, note)
+    return {kind: list(values) for kind, values in product.given.items()}, product.columns
+
+
+def _run(
+    model: Model, name: str, lists: Mapping[str, list[int]], labelled: Task | None, asked: Asked, note: Note
+) -> Row:
+    task = model.manifest.tasks[name]
+    notes: list[str] = []
+
+    def say(line: str) -> None:
+        notes.append(line)
+        note(f"{model.reference}: {line}")
+
+    given: dict[str, Any] = dict(asked.others)
+    if "seed" in lists:
+        if seeds := drawn(task.inputs):
+            given |= dict.fromkeys(seeds, lists["seed"])
+        else:
+            say("takes no seed")
+    if "label" in lists and labelled:
+        if own := labels_of(task.inputs):
+            classes = labelled.inputs[labels_of(labelled.inputs)[0]].classes
+            numbers = label.numbers("label", labelled.inputs[labels_of(labelled.inputs)[0]], lists["label"])
+            named = [classes[value] if 0 <= value < len(classes) else value for value in numbers]
+            same = task.inputs[own[0]].classes
+            given[own[0]] = named if same else numbers
+        else:
+            say("takes no label")
+    if asked.images:
+        main = next((option for option in options_of(task) if option.positional), None)
+        if main is None:
+            raise UsageError(f"{name} of {model.reference} takes no picture")
+        given[main.name] = tuple(asked.images)
+    call = gather(model, name, given, note=say)
+    return Row(model, call, execute(model, call), notes)

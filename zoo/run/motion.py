@@ -1,0 +1,237 @@
+"""Frames of an animation: a sampler's steps, or a walk from one seed's noise to another's.
+
+Both need what is inside of a task: the graphs of its parts (docs/decisions/0006-host-loop.md), or a task that takes the
+latents that the seed's noise becomes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .. import noise
+from ..errors import UsageError
+from ..formats.manifest import Manifest
+from ..hookspecs import Tolerance
+from ..media.animation import FORMATS, check_animation_size, encode_animation
+from ..media.files import Note
+from ..media.sheet import ROOM, readable_scale
+from ..ports.kind import BATCH, Form
+from ..ports.kinds import drawn, kind_of
+from .again import public_reference
+from .call import Call, gather
+from .comparison import compare
+from .model import Model
+from .products import with_view
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = dict[str, Any]
+Tell = Callable[[int, int], None]
+
+HOLD_SECONDS = 1.0
+"""How much longer the last step is shown."""
+
+
+class AnimationForm(Form):
+    """The files of animations."""
+
+    name = "an animation"
+    suffixes = tuple(FORMATS)
+    shared = True
+
+
+ANIMATION = AnimationForm()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to animate."""
+
+    task: str | None = None  # None: the model's default task
+    given: Mapping[str, Any] = field(default_factory=dict)  # options of the task, without seeds
+    walk: tuple[int, int] | None = None
+    frames: int = 24  # of a walk
+    seed: int | None = None
+    number: int | None = None  # of pictures in each frame
+    predicted: bool = False
+    scale: int | None = None  # None: wide enough to look at
+
+
+@dataclass(frozen=True)
+class Animation:
+    """What was computed."""
+
+    name: str  # for a file
+    frames: np.ndarray  # uint8 [frames, height, width, channels]
+    seconds: float
+    hold_seconds: float
+
+    def encode(self, suffix: str, frames_per_second: float) -> bytes:
+        """The bytes of a file with this ending."""
+        return encode_animation(self.frames, suffix, frames_per_second, self.hold_seconds)
+
+
+def animate(model: Model, asked: Asked, note: Note, tell: Tell) -> Animation:
+    """The frames of an animation.
+
+    Args:
+        note: called with one line for each thing that the user should know.
+        tell: called with the number of steps done, and of all.
+
+    Raises:
+        NotFoundError, UsageError: one line.
+    """
+    import numpy as np
+
+    name, task = model.manifest.task(asked.task)
+    port = next(iter(task.outputs.values()))
+    if not kind_of(port).form_in(task.outputs).viewable:
+        raise UsageError(f"{name} gives {kind_of(port).form_in(task.outputs).name}, which cannot be animated")
+    seeds = drawn(task.inputs)
+    if not seeds:
+        raise UsageError(f"{name} has no seed, so it has neither steps nor a walk")
+    seed = list(asked.walk) if asked.walk else asked.seed
+    call = gather(model, name, {**dict.fromkeys(seeds, seed), **asked.given}, number=asked.number, note=note)
+    width = port.shape[2]
+    shown = with_view(
+        model, call, asked.scale or readable_scale(width if isinstance(width, int) else ROOM), None, False
+    )
+    start = time.perf_counter()
+    if asked.walk:
+        pictures = walk_of(model, call, asked.frames, tell)[:, None]
+    else:
+        pictures = steps_of(model, call, predicted=asked.predicted, tell=tell)
+    seconds = time.perf_counter() - start
+    check_animation_size(len(pictures), *shown.view.grid(pictures[0]).shape)
+    frames = np.stack([shown.view.draw(batch) for batch in pictures])
+    numbers = [str(number) for number in (asked.walk or [call.seed])]
+    file = "-".join([model.manifest.name, "walk" if asked.walk else "steps", *numbers])
+    return Animation(file, frames, seconds, 0 if asked.walk else HOLD_SECONDS)
+
+
+def steps_of(model: Model, call: Call, *, predicted: bool = False, tell: Tell) -> np.ndarray:
+    """The pictures after each step of a task's loop, uint8 [frames, batch, height, width, channels].
+
+    The first frame is the noise that it starts from, the last one what the task gives.
+
+    Args:
+        predicted: instead, the picture that each step predicts; that of the last step is what the task gives.
+        tell: called with the number of steps done, and of all.
+
+    Raises:
+        UsageError: the model has no graphs for the parts of this task.
+    """
+    import numpy as np
+
+    parts = _parts(model.manifest, call.task)
+    if parts is None:
+        raise UsageError(f"{public_reference(model)} does not have the steps of {call.task} as graphs of their own")
+    end = parts[2]
+    frames = []
+    for x, x0 in _loop(model, parts, call.inputs, tell):
+        shown = x0 if predicted else x
+        if shown is not None:
+            frames.append(_picture(model, end, shown))
+    return np.stack(frames)
+
+
+def walk_of(model: Model, call: Call, frames: int, tell: Tell) -> np.ndarray:
+    """Pictures from the call's first seed to its second, uint8 [frames, height, width, channels].
+
+    The noise in between lies on the arc between the two (spherical interpolation; White 2016, arXiv:1609.04468), so it
+    has the length of normal noise everywhere. The call has two pictures; its other inputs are those of the first.
+
+    Raises:
+        UsageError: the model's noise cannot be reached.
+    """
+    task = model.manifest.tasks[call.task]
+    one = {name: a[:1] if task.inputs[name].shape[:1] == (BATCH,) else a for name, a in call.inputs.items()}
+    many = {name: a.repeat(frames, axis=0) if a.ndim and len(a) == 1 else a for name, a in one.items()}
+    if parts := _parts(model.manifest, call.task):
+        begin = model.run(parts[0], **_only(model, parts[0], call.inputs))
+        start = {**begin, "x": _arc(begin["x"][0], begin["x"][1], frames)}
+        start["previous_x0"] = begin["previous_x0"][:1].repeat(frames, axis=0)
+        *_, (x, _) = _loop(model, parts, many, tell, start)
+        return _picture(model, parts[2], x)
+    seeds = drawn(task.inputs)
+    if len(seeds) == 1 and (found := _decoder(model, call, seeds[0])):
+        decode, port, latents = found
+        tell(1, 1)
+        return next(iter(model.run(decode, **{port: _arc(latents[0], latents[1], frames)}).values()))
+    raise UsageError(
+        f"{public_reference(model)} only takes a seed, and nearby seeds draw unrelated pictures; a walk needs graphs"
+        f" for the parts of {call.task}, or a task that takes its latents"
+    )
+
+
+def _parts(manifest: Manifest, task: str) -> tuple[str, str, str] | None:
+    """The graphs that start, do and end a task's loop, if the model has all of them."""
+    names = (f"{task}_begin", f"{task}_step", f"{task}_end")
+    found = all(name in manifest.tasks and manifest.tasks[name].part_of == task for name in names)
+    return names if found else None
+
+
+def _loop(
+    model: Model, parts: tuple[str, str, str], inputs: Mapping[str, np.ndarray], tell: Tell,
+    start: Arrays | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:  # fmt: skip
+    """x before the first step and after each, and the picture that the step predicts."""
+    import numpy as np
+
+    begin, step, _ = parts
+    state = start or model.run(begin, **_only(model, begin, inputs))
+    rows = [row for row in state["plan"] if row.any()]
+    x, x0 = state["x"], state["previous_x0"]
+    yield x, None
+    for index, row in enumerate(rows):
+        known = {**inputs, "x": x, "previous_x0": x0, "row": row, "index": np.array(index)}
+        outputs = model.run(step, **_only(model, step, known))
+        x, x0 = outputs["next_x"], outputs["x0"]
+        tell(index + 1, len(rows))
+        yield x, x0
+
+
+def _only(model: Model, task: str, known: Mapping[str, Any]) -> Arrays:
+    """The values that a task takes."""
+    return {name: known[name] for name in model.manifest.tasks[task].inputs if name in known}
+
+
+def _picture(model: Model, end: str, x: np.ndarray) -> np.ndarray:
+    return next(iter(model.run(end, x=x).values()))
+
+
+def _decoder(model: Model, call: Call, seed: str) -> tuple[str, str, np.ndarray] | None:
+    """A task that makes the pictures of `call` from its seeds' noise: its name, its port, and the noise.
+
+    Found by trying: a task that takes one tensor of a fixed shape must give from the noise what `call` gives.
+    """
+    wanted = model.run(call.task, **call.inputs)
+    picture = next(iter(wanted))
+    for name, task in model.manifest.tasks.items():
+        [(port_name, port), *others] = task.inputs.items()
+        fixed = [length for length in port.shape[1:] if isinstance(length, int)]
+        if others or port.dtype != "float32" or port.shape != (BATCH, *fixed):
+            continue
+        latents = noise.normal(call.inputs[seed], fixed)
+        output, given = next(iter(model.run(name, **{port_name: latents}).items()))
+        same = given.shape == wanted[picture].shape and kind_of(task.outputs[output]).form.viewable
+        if same and compare(task.outputs[output], wanted[picture], given, Tolerance()).verdict != "differs":
+            return name, port_name, latents
+    return None
+
+
+def _arc(first: np.ndarray, last: np.ndarray, frames: int) -> np.ndarray:
+    """Points on the arc from one array to another, both included, float32 [frames, *shape]."""
+    import numpy as np
+
+    a, b = (array.astype(np.float64) for array in (first, last))
+    cosine = float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)))
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    share = np.linspace(0, 1, frames).reshape(-1, *[1] * a.ndim)
+    if np.sin(angle) < 1e-6:  # the same noise twice
+        return (a * (1 - share) + b * share).astype(np.float32)
+    return ((np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)).astype(np.float32)
