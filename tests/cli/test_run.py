@@ -298,3 +298,21 @@ def test_running_does_not_import_onnx_or_torch(tmp_path: Path):
 def _environment() -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_picture_over_the_limit_is_told_about_tiles_where_the_task_has_them():
+    Image.new("L", (3000, 3000)).save("large.png")
+    said = error(zoo("run", "vqvae-fashion", "reconstruct", "--image", "large.png"), 4)
+    assert "9,000,000 pixels; it may have at most" in said
+    assert said.endswith("; --tile PIXELS works on larger ones in tiles of that side length")
+
+
+def test_a_tensor_may_be_in_a_safetensors_file(here: Path):
+    z = np.zeros((1, 32), np.float32)
+    run = ("run", "vae-fashion", "decode", "--out", "z.png", "--device", "cpu", "--latents")
+    for names, said in ((["z"], ""), (["latents", "other"], ""), (["a", "b"], "has no tensor latents; it has a, b")):
+        tensors.save(here / "z.safetensors", dict.fromkeys(names, z))
+        outcome = zoo(*run, "z.safetensors")
+        assert error(outcome, 4).endswith(said) if said else outcome.code == 0, outcome
+    (here / "z.safetensors").write_bytes(b"\x00" * 8 + b"{")
+    assert "z.safetensors" in error(zoo(*run, "z.safetensors"), 4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..hookspecs import Port, Task
 from ..errors import InvalidFileError
+from ..hookspecs import Port, Task
 from ..media.files import InputFile, read_input
 from ..media.tensors import read_npy, read_safetensors
 from ..text import safe_text
