@@ -42,8 +42,11 @@ def examples(model: str, name: str, task: Task) -> Iterator[str]:
 
 
 def _out(task: Task) -> list[str]:
-    forms = (kind_of(port).form for port in task.outputs.values())
-    return next(([f"--out out{form.suffixes[0]}"] for form in forms if not form.shared and not form.printed), [])
+    """`--out` with a fitting name, unless the outputs are printed."""
+    for kind in map(kind_of, task.outputs.values()):
+        if not kind.form.printed:
+            return [f"--out {kind.sample if kind.form.shared else 'out' + kind.form.suffixes[0]}"]
+    return []
 
 
 def class_names(task: Task) -> Iterator[str]:
