@@ -58,7 +58,7 @@ def command(
         raise UsageError("--out is the file for the picture of --show; add --show")
     if out and out.suffix.lower() != ".png":
         raise UsageError(f"--out {safe_text(out)}: the picture is a PNG; use a name that ends in .png")
-    found = _find(model, places)
+    found = find(model, places)
     if isinstance(found, Entry):
         if card or show:
             what = "card" if card else "picture"
@@ -81,7 +81,8 @@ def command(
         _print_model(found, model)
 
 
-def _find(model: str, places: tuple[str, ...]) -> "Bundle | Entry":
+def find(model: str, places: tuple[str, ...]) -> "Bundle | Entry":
+    """The model if it is available locally, else its entry in a registry. Nothing is fetched."""
     from ..formats.manifest import MANIFEST, digest, parse, read_bytes
     from ..formats.registry import resolve
     from ..store.catalogue import registries
