@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from ..hookspecs import Port, Task
 from ..ports.kinds import kind_of
-from ..ports.label import Label
 from ..text import safe_text
 
 MOST_CLASSES = 20
@@ -31,7 +30,7 @@ def examples(model: str, name: str, task: Task) -> Iterator[str]:
         if option.file:
             if port.default is None and (file := f"{given} {kind.sample}") not in files:
                 files.append(file)
-        elif port.kind == Label.name and port.classes:
+        elif port.classes:
             values.append(f"{given} {shlex.quote(safe_text(port.classes[len(port.classes) // 2]))}")
         elif kind.drawn or (port.default is None and kind.sample == "0"):
             values.append(f"{given} {max(0, port.minimum or 0):g}")
@@ -52,7 +51,7 @@ def _out(task: Task) -> list[str]:
 def class_names(task: Task) -> Iterator[str]:
     """One line for each input that takes a class by name: the names."""
     for name, port in task.inputs.items():
-        if port.kind == Label.name and port.classes:
+        if port.classes:
             yield f"Classes of --{name.replace('_', '-')}: {listed(port)}."
 
 

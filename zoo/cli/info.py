@@ -26,9 +26,6 @@ CARD = "README.md"
 
 MOST_CARD = 1 << 20
 
-SHOWN_PIXELS = 128
-"""Smaller samples are enlarged to about this side length, so that a person sees something."""
-
 
 @click.command("info")
 @click.argument("model")
@@ -181,25 +178,16 @@ def _print_model(here: "Bundle", model: str) -> None:
 
 def _show(here: "Bundle", out: Path | None) -> None:
     """Writes a picture of samples, from the golden cases, and opens it if no file was named."""
-    from ..formats.golden import read_cases
-    from ..media.pictures import Grid, encode_png
-    from ..names import GOLDEN
     from ..run.outputs import write_file
+    from ..run.samples import sampled_task, samples
 
     m = here.manifest
-    tasks = sorted(m.tasks, key=lambda name: name != m.default_task)
-    ports = ((task, name) for task in tasks for name, port in m.tasks[task].outputs.items() if port.kind == "image")
-    task, name = next(ports, (None, None))
-    if task is None or name is None:
+    if (task := sampled_task(m)) is None:
         raise UsageError(f"{here.reference} does not make pictures; `zoo info` without --show describes it")
     if out is None and not sys.stdout.isatty():
         raise UsageError("stdout is not a terminal; give a file for the picture: --show --out FILE.png")
-    cases = read_cases(here.folder / GOLDEN, m)[task]
-    pictures = max((case.outputs[name] for case in cases), key=lambda batch: (len(batch), batch.size))
-    larger = max(1, SHOWN_PIXELS // max(pictures.shape[1:3]))
-    pictures = pictures.repeat(larger, axis=1).repeat(larger, axis=2)
     target = out or Path(tempfile.mkdtemp(prefix="zoo-")) / f"{m.name}-{task}.png"
-    write_file(str(target), encode_png(Grid.of(pictures).join(pictures)))
+    write_file(str(target), samples(here.folder, m, task))
     path(target)
     if out is None:
         click.launch(str(target))
