@@ -52,6 +52,44 @@ def lines_with(lines: list[list[str]], port: str) -> list[str]:
     return next(row for row in lines if row[:2] == ["in", port])
 
 
+def test_it_begins_with_what_the_model_can_do_and_ends_with_internals(bundle: Path):
+    lines = zoo("info", bundle).out.splitlines()
+    assert lines[2:5] == [
+        "To reconstruct (default): The picture",
+        f"    zoo run {bundle} reconstruct --example --out out.png",
+        f"    zoo run {bundle} reconstruct --image picture.png --out out.png",
+    ]
+    order = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in ("To gen", "gen", "digest")]
+    assert order == sorted(order)
+    report = json.loads(zoo("info", bundle, "--json").out)
+    assert report["examples"]["reconstruct"][0] == lines[3].strip() and "decode" in report["examples"]
+
+
+def test_show_writes_the_picture_of_a_golden_case_or_asks_for_a_file(bundle: Path, tmp_path: Path):
+    from PIL import Image
+
+    said = error(zoo("info", bundle, "--show"), 2)
+    assert said == "stdout is not a terminal; give a file for the picture: --show --out FILE.png"
+    outcome = zoo("info", bundle, "--show", "--out", tmp_path / "s.png")
+    assert outcome.code == 0 and outcome.out == f"{tmp_path}/s.png\n"
+    with Image.open(tmp_path / "s.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) >= 64
+    assert "add --show" in error(zoo("info", bundle, "--out", tmp_path / "t.png"), 2)
+    assert "ends in .png" in error(zoo("info", bundle, "--show", "--out", tmp_path / "t.txt"), 2)
+    assert "--card" in error(zoo("info", bundle, "--show", "--card"), 2)
+    assert "does not make pictures" in error(zoo("info", "judge-mnist", "--show", "--out", tmp_path / "j.png"), 2)
+
+
+def test_in_a_terminal_show_opens_the_picture(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    from zoo.cli import info
+
+    opened: list[str] = []
+    monkeypatch.setattr(info.click, "launch", opened.append)
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
+    outcome = zoo("info", bundle, "--show")
+    assert outcome.code == 0 and opened == [outcome.out.strip()] and Path(opened[0]).is_file()
+
+
 def test_json_is_the_manifest_and_where_it_lies(bundle: Path):
     report = json.loads(zoo("info", bundle, "--json").out)
     assert report["here"] and report["folder"] == str(bundle) and len(report["digest"]) == 64

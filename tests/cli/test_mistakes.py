@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 GOOD = {
     "model": "./studio", "models": "./studio", "what": "judge", "family": "judge", "data": "data.npz", "out": "new",
     "target": "python", "source": "vqvae-fashion", "path": "model.ckpt", "bundle": "./studio", "folder": "published",
-    "picture": "made.png", "name": "name", "place": "registry", "shell": "bash",
+    "picture": "made.png", "name": "name", "place": "registry", "shell": "bash", "other": "./studio",
 }  # fmt: skip
 """A value for each required parameter, by its name."""
 
@@ -67,7 +67,7 @@ URLS = [
 WRITTEN = {"a device", "an endless device", "not UTF-8"}
 """What `zoo run --out` may write into."""
 
-READ = ("data", "path", "picture", "source", "model", "models")
+READ = ("data", "path", "picture", "source", "model", "models", "other")
 """The parameters that name files with contents of many kinds."""
 
 PROCESSES = 2
@@ -190,7 +190,9 @@ def check(folder: Path, calls: list[Call]) -> None:
 def _given(command: click.Command, words: list[str], param: click.Parameter, value: str | bytes) -> list[str | bytes]:
     """The command line with a value for one parameter and good ones for the others that are required."""
     line: list[str | bytes] = [*words]
-    good = GOOD | ({"model": "vqvae-fashion"} if "registr" in " ".join(param.opts) else {})  # not for a path
+    good = GOOD | (
+        {"model": "vqvae-fashion", "other": "vqvae-fashion"} if "registr" in " ".join(param.opts) else {}
+    )  # not for a path
     options, arguments = [], []
     for other in command.params:
         this = value if other is param else good[other.name] if other.required else None

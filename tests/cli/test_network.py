@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 CALLS = {
     "list": ["list", "--registry", "{registry}"],
     "info": ["info", "vqvae-fashion"],
+    "diff": ["diff", "vqvae-fashion", "vqvae-fashion"],
     "run": ["run", "ddpm-fashion", "--steps", "2", "--seed", "1", "--out", "{work}/x.png"],
     "again": ["again", "{work}/made.png", "--out", "{work}/again.png"],
     "pull": ["pull", "tiny", "--registry", "{registry}"],

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,36 @@ def test_help_of_the_command_and_of_a_task(bundle: Path):
     assert "--image FILE" in outcome.out and "-n N" not in outcome.out
 
 
+def test_the_examples_in_the_help_of_every_task_work(bundle: Path):
+    Image.fromarray(PIXELS).save("picture.png")
+    assert zoo("run", bundle, "encode", "picture.png", "--out", "tokens.safetensors").code == 0
+    seen = []
+    for task in ("reconstruct", "encode", "decode", "generate", "classify"):
+        shown = zoo("run", bundle, task, "--help").out
+        lines = [line.strip() for line in shown.splitlines() if line.strip().startswith("zoo run")]
+        assert lines, shown
+        for line in lines:
+            outcome = zoo(*shlex.split(line)[1:])
+            assert outcome.code == 0, (line, outcome.err)
+        seen += lines
+    assert f"zoo run {bundle} reconstruct --image picture.png --out out.png" in seen
+    assert f"zoo run {bundle} decode --tokens tokens.safetensors --out out.png" in seen
+
+
+def test_help_names_the_classes(bundle: Path):
+    assert "Classes of --label: Shirt, Sneaker, Ankle boot." in zoo("run", bundle, "generate", "--help").out
+    assert "Classes of" not in zoo("run", bundle, "reconstruct", "--help").out
+
+
+def test_a_file_in_the_place_of_the_task_gets_the_option_for_it(bundle: Path):
+    said = error(zoo("run", bundle, "x.png"), 2)
+    line = f"zoo run {bundle} reconstruct --image x.png"
+    assert said == f"'x.png' is a file, not a task; reconstruct takes it with --image: {line}"
+    assert zoo(*shlex.split(line)[1:]).code == 0
+    assert "reconstruct --image no-such.JPG" in error(zoo("run", bundle, "no-such.JPG"), 2)
+    assert "did you mean 'reconstruct'" in error(zoo("run", bundle, "reconstrukt"), 3)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -269,3 +300,21 @@ def test_running_does_not_import_onnx_or_torch(tmp_path: Path):
 def _environment() -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_picture_over_the_limit_is_told_about_tiles_where_the_task_has_them():
+    Image.new("L", (3000, 3000)).save("large.png")
+    said = error(zoo("run", "vqvae-fashion", "reconstruct", "--image", "large.png"), 4)
+    assert "9,000,000 pixels; it may have at most" in said
+    assert said.endswith("; --tile PIXELS works on larger ones in tiles of that side length")
+
+
+def test_a_tensor_may_be_in_a_safetensors_file(here: Path):
+    z = np.zeros((1, 32), np.float32)
+    run = ("run", "vae-fashion", "decode", "--out", "z.png", "--device", "cpu", "--latents")
+    for names, said in ((["z"], ""), (["latents", "other"], ""), (["a", "b"], "has no tensor latents; it has a, b")):
+        tensors.save(here / "z.safetensors", dict.fromkeys(names, z))
+        outcome = zoo(*run, "z.safetensors")
+        assert error(outcome, 4).endswith(said) if said else outcome.code == 0, outcome
+    (here / "z.safetensors").write_bytes(b"\x00" * 8 + b"{")
+    assert "z.safetensors" in error(zoo(*run, "z.safetensors"), 4)

@@ -13,6 +13,7 @@ from tests import tiny
 from tests.cli.commands import zoo
 from tests.http_server import FaultServer
 from zoo.formats import manifest
+from zoo.hookspecs import Metric
 from zoo.store import transport
 
 COMMANDS = ("list", "pull", "rm", "prune", "verify", "registry", "registry add", "registry list", "registry remove")
@@ -80,9 +81,27 @@ def test_list_filters(lab):
 
 def test_list_as_a_table(lab):
     lines = zoo("list").out.splitlines()
-    assert lines[0].split() == ["name", "version", "family", "tasks", "size", "to", "fetch", "licence", "where"]
-    assert lines[1].split() == ["inside", "1", "tiny", "double", "2.0", "kB", "-", "Apache-2.0", "in", "package"]
-    assert lines[2].split()[:4] == ["lab/tiny", "2", "tiny", "double"]
+    assert lines[0].split() == ["model", "what", "tasks", "quality", "size", "where"]
+    assert lines[1].split() == ["inside:1", "Doubles", "every", "pixel", "double", "-", "2.0", "kB", "in", "package"]
+    assert lines[2].startswith("lab/tiny:2 ") and lines[2].endswith("folder")
+
+
+def test_list_fits_100_columns_and_shows_the_main_metric(tmp_path):
+    metrics = (
+        Metric(name="psnr", value=26.085, unit="dB", data="letters test"),
+        Metric(name="frechet_distance", value=0.04101, data="letters test"),
+    )
+    summary = "letters of many alphabets, drawn with a pen, " * 4
+    bundle = tiny.bundle(tmp_path / "b" / "long", "long", metrics=metrics, summary=summary)
+    registry = tiny.registry(tmp_path / "long", bundle)
+    lines = zoo("list", "--registry", registry).out.splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) == 100
+    assert "FD 0.041" in lines[2] and "letters of many" in lines[2] and "…" in lines[2]
+    row = rows("--registry", registry)[next(r for r in rows("--registry", registry) if "long" in r)]
+    assert [figure["value"] for figure in row["metrics"]] == [26.085, 0.04101]
+    for words in (["LETTERS", "test"], ["alphabets", "double"], ["pen long"]):  # data set, summary, task, name
+        assert len(zoo("list", "--registry", registry, *words).out.splitlines()) == 2, words
+    assert zoo("list", "--registry", registry, "letters", "inside").out == ""
 
 
 def test_foreign_text_is_cleaned(lab):

@@ -21,6 +21,7 @@ from ..text import did_you_mean, safe_text
 COMMANDS = {
     "list": ("list", "List models, and show which are available locally."),
     "info": ("info", "Show a model's tasks, ports, metrics, licence and files."),
+    "diff": ("diff", "Compare two models: config, figures, tensors, graphs."),
     "run": ("run", "Run one of a model's tasks."),
     "compare": ("compare", "Draw several models' pictures side by side."),
     "animate": ("animate", "Show a sampler's steps, or a walk between two seeds, as an animation."),

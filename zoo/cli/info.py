@@ -1,5 +1,7 @@
 """`zoo info`: shows what a model is."""
 
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,9 @@ from ..hookspecs import Port
 from ..ports.kind import shape_text
 from ..ports.kinds import kind_of
 from ..text import human_bytes, safe_text
-from .options import option
-from .output import as_json, table
+from .examples import examples
+from .options import OUT, option
+from .output import as_json, path, table
 
 if TYPE_CHECKING:
     from ..store.locate import Bundle
@@ -27,10 +30,14 @@ MOST_CARD = 1 << 20
 @click.command("info")
 @click.argument("model")
 @option("--card", is_flag=True, help="Print the model's card, README.md.")
+@option("--show", is_flag=True, help="Show a picture of samples: what the golden cases give.")
+@option("--out", type=OUT, metavar="FILE", help="With --show: write the picture to this PNG file.")
 @option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--json", "json_", is_flag=True, help="Print JSON.")
-def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> None:
-    """Show MODEL: tasks, ports with types and ranges, classes, metrics, licence, files, digests.
+def command(
+    model: str, card: bool, show: bool, out: Path | None, places: tuple[str, ...], json_: bool
+) -> None:  # fmt: skip
+    """Show MODEL: what it can do and the commands for it, classes, metrics, ports with ranges, files, digests.
 
     MODEL is a reference or a bundle's folder. For a model that is not available locally, shows what its registry says.
 
@@ -38,26 +45,41 @@ def command(model: str, card: bool, places: tuple[str, ...], json_: bool) -> Non
     Example:
       zoo info vqvae-fashion
       zoo info vqvae-fashion --card
+      zoo info ddpm-fashion --show --out samples.png
     """
     if card and json_:
         raise UsageError("--card prints Markdown, --json JSON; choose one")
-    found = _find(model, places)
+    if show and (card or json_):
+        raise UsageError("--show makes a picture; leave out --card and --json")
+    if out and not show:
+        raise UsageError("--out is the file for the picture of --show; add --show")
+    if out and out.suffix.lower() != ".png":
+        raise UsageError(f"--out {safe_text(out)}: the picture is a PNG; use a name that ends in .png")
+    found = find(model, places)
     if isinstance(found, Entry):
-        if card:
-            raise NotFoundError(f"the card of {found} is not available locally; `zoo pull {found}` fetches it")
+        if card or show:
+            what = "card" if card else "picture"
+            raise NotFoundError(f"the {what} of {found} is not available locally; `zoo pull {found}` fetches it")
         as_json(_entry_json(found)) if json_ else _print_entry(found)
+    elif show:
+        _show(found, out)
     elif card:
         click.echo(safe_text(_read_card(found.folder), keep_newlines=True), nl=False)
     elif json_:
         as_json({
             "reference": found.reference, "digest": found.digest, "here": True, "folder": found.folder,
             "manifest": found.manifest,
+            "examples": {
+                name: list(examples(model, name, task))
+                for name, task in found.manifest.tasks.items() if not task.part_of
+            },
         })  # fmt: skip
     else:
-        _print_model(found)
+        _print_model(found, model)
 
 
-def _find(model: str, places: tuple[str, ...]) -> "Bundle | Entry":
+def find(model: str, places: tuple[str, ...]) -> "Bundle | Entry":
+    """The model if it is available locally, else its entry in a registry. Nothing is fetched."""
     from ..formats.manifest import MANIFEST, digest, parse, read_bytes
     from ..formats.registry import resolve
     from ..store.catalogue import registries
@@ -114,35 +136,61 @@ def _print_entry(entry: Entry) -> None:
     _print_files(entry.files)
 
 
-def _print_model(here: "Bundle") -> None:
+def _print_model(here: "Bundle", model: str) -> None:
+    """What it can do and how, then its metrics and ports, and last what concerns few."""
     m = here.manifest
+    listed = {name: task for name, task in m.tasks.items() if not task.part_of}
     click.echo(safe_text(f"{here.reference}: {m.summary}"))
-    rows = [
-        ("family", f"{m.family}" + (f", {m.paper}" if m.paper else "")),
-        ("licence", m.license + (f"; {m.license_note}" if m.license_note else "")),
-        ("digest", f"sha256:{here.digest}"),
-        ("folder", here.folder),
-        ("graphs", f"opset {m.export.opset}, IR {m.export.ir_version}, {m.export.precision}"),
-    ]
+    for name, task in listed.items():
+        _heading(f"To {name}{' (default)' if name == m.default_task else ''}: {task.summary}")
+        for line in examples(model, name, task):
+            click.echo(f"    {line}")
+    click.echo("")
+    rows = [("licence", m.license + (f"; {m.license_note}" if m.license_note else ""))]
     if m.classes:
         rows.append(("classes", ", ".join(f"{number} {name}" for number, name in enumerate(m.classes))))
     if m.training.data:
         data = f"{m.training.data}" + (f" ({m.training.data_license})" if m.training.data_license else "")
         rows.append(("trained on", f"{data}, {m.training.images_seen:,} pictures seen in {m.training.steps:,} steps"))
+    table(rows, [])
+    if m.metrics:
+        _heading("metrics")
+        cells = [(k.name, f"{k.value:.6g} {k.unit}", k.better, k.samples or "", k.data) for k in m.metrics]
+        table(cells, ["name", "value", "better", "samples", "data"])
+    for name, task in (listed | m.tasks).items():
+        _heading(f"{name}{' (default)' if name == m.default_task else ''}: {task.summary}")
+        sides = (("in", task.inputs), ("out", task.outputs))
+        table([(side, *_cells(*port)) for side, ports in sides for port in ports.items()], [])
+    _heading("internals")
+    rows = [
+        ("family", f"{m.family}" + (f", {m.paper}" if m.paper else "")),
+        ("digest", f"sha256:{here.digest}"),
+        ("folder", str(here.folder)),
+        ("graphs", f"opset {m.export.opset}, IR {m.export.ir_version}, {m.export.precision}"),
+    ]
     if m.training.parent:
         rows.append(("trained from", m.training.parent))
     if m.training.command:
         rows.append(("made by", m.training.command))
     table(rows, [])
-    for name, task in m.tasks.items():
-        _heading(f"{name}{' (default)' if name == m.default_task else ''}: {task.summary}")
-        sides = (("in", task.inputs), ("out", task.outputs))
-        table([(side, *_cells(*port)) for side, ports in sides for port in ports.items()], [])
-    if m.metrics:
-        _heading("metrics")
-        cells = [(k.name, f"{k.value:.6g} {k.unit}", k.better, k.samples or "", k.data) for k in m.metrics]
-        table(cells, ["name", "value", "better", "samples", "data"])
     _print_files(m.files)
+
+
+def _show(here: "Bundle", out: Path | None) -> None:
+    """Writes a picture of samples, from the golden cases, and opens it if no file was named."""
+    from ..run.outputs import write_file
+    from ..run.samples import sampled_task, samples
+
+    m = here.manifest
+    if (task := sampled_task(m)) is None:
+        raise UsageError(f"{here.reference} does not make pictures; `zoo info` without --show describes it")
+    if out is None and not sys.stdout.isatty():
+        raise UsageError("stdout is not a terminal; give a file for the picture: --show --out FILE.png")
+    target = out or Path(tempfile.mkdtemp(prefix="zoo-")) / f"{m.name}-{task}.png"
+    write_file(str(target), samples(here.folder, m, task))
+    path(target)
+    if out is None:
+        click.launch(str(target))
 
 
 def _cells(name: str, port: Port) -> tuple[str, ...]:

@@ -4,16 +4,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..text import human_bytes
+from ..text import human_bytes, safe_text
 from .options import option
-from .output import as_json, note, table
+from .output import as_json, note
 
 if TYPE_CHECKING:
     from ..store.listing import Listed
 
+GAP, LEAST_COLUMNS, MOST_COLUMNS = 2, 12, 100
+HEADERS = ("model", "what", "tasks", "quality", "size", "where")
+SHORTENED = HEADERS.index("what")
+"""The column that is cut to fit the width; a model's name is needed whole, to type it."""
+FIGURES = {"frechet_distance": "FD", "accuracy": "accuracy", "psnr": "PSNR"}
+"""The metrics that say most in one figure, the first that a model has: of what draws, classifies, reconstructs."""
+
 
 @click.command("list")
-@click.argument("text", default="")
+@click.argument("words", nargs=-1, metavar="[WORDS]...")
 @option("--family", metavar="NAME", help="Only models of this family.")
 @option("--task", metavar="NAME", help="Only models that have this task.")
 @option("--local", is_flag=True, help="Only models available locally: in the package, or pulled.")
@@ -22,17 +29,20 @@ if TYPE_CHECKING:
 @option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
 @option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(
-    text: str, family: str | None, task: str | None, local: bool, all_versions: bool, places: tuple[str, ...],
-    allow_rollback: bool, json_: bool,
+    words: tuple[str, ...], family: str | None, task: str | None, local: bool, all_versions: bool,
+    places: tuple[str, ...], allow_rollback: bool, json_: bool,
 ) -> None:  # fmt: skip
     """List models, and show which are available locally.
 
-    TEXT filters by name, family, task or summary. Added registries are reread; without a network, the last copy is
-    used.
+    WORDS filter by name, summary, task, family and data set: every word must occur in one of them. Added registries are
+    reread; without a network, the last copy is used. Quality is the model's main measured metric: FD is the Fréchet
+    distance of its pictures from real ones (lower is better); `zoo info` shows all metrics. --json gives
+    everything, such as all tasks, the licence and what is still to fetch.
 
     \b
     Example:
       zoo list
+      zoo list fashion reconstruct
       zoo list fashion --task reconstruct --local
     """
     from ..store.listing import listed, newest_and_pulled
@@ -43,19 +53,48 @@ def command(
         if family in (None, row.family)
         and (task is None or task in row.tasks)
         and (not local or row.where in ("in package", "pulled", "damaged"))
-        and text.lower() in " ".join((row.name, row.family, row.summary, *row.tasks)).lower()
+        and _has(row, words)
     ]
     if not all_versions:
         rows = newest_and_pulled(rows)
     if json_:
         as_json(rows)
     elif rows:
-        table(map(_cells, rows), ["name", "version", "family", "tasks", "size", "to fetch", "licence", "where"])
+        _print(rows)
     else:
-        filtered = text or family or task or local
+        filtered = words or family or task or local
         note("no model matches; `zoo list` without filters shows all" if filtered else "no models")
 
 
+def _has(row: "Listed", words: tuple[str, ...]) -> bool:
+    told = (row.name, row.family, row.summary, *row.tasks, *(metric.data for metric in row.metrics))
+    text = " ".join(told).lower()
+    return all(word in text for given in words for word in given.lower().split())
+
+
+def _print(rows: list["Listed"]) -> None:
+    """A table of at most 100 columns, unless a name is very long."""
+    lines = [HEADERS, *(tuple(safe_text(cell) for cell in _cells(row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    excess = sum(widths) + GAP * (len(widths) - 1) - MOST_COLUMNS
+    widths[SHORTENED] = max(widths[SHORTENED] - max(excess, 0), LEAST_COLUMNS)
+    for line in lines:
+        cells = (_shortened(cell, width).ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo((" " * GAP).join(cells).rstrip())
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
 def _cells(row: "Listed") -> tuple[object, ...]:
-    name, missing = row.reference.rpartition(":")[0], human_bytes(row.missing) if row.missing else "-"
-    return name, row.version, row.family, " ".join(row.tasks), human_bytes(row.size), missing, row.license, row.where
+    tasks = row.tasks[0] + (f" +{len(row.tasks) - 1}" if len(row.tasks) > 1 else "") if row.tasks else "-"
+    return row.reference, row.summary, tasks, _quality(row), human_bytes(row.size), row.where
+
+
+def _quality(row: "Listed") -> str:
+    found = {metric.name: metric for metric in row.metrics}
+    for name, shown in FIGURES.items():
+        if metric := found.get(name):
+            return f"{shown} {metric.value:.3g} {metric.unit}".rstrip()
+    return "-"

@@ -1,5 +1,6 @@
 """`zoo run`: runs a task of a model."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ..store.locate import Bundle
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
+PICTURE = re.compile(r"[.](png|jpe?g|webp|gif|bmp|npy|safetensors)$", re.IGNORECASE)
+"""Names of files that a task may take."""
 ISOLATE = ["--isolate/--no-isolate", "isolated"]
 ISOLATE_HELP = "Run the model in a worker process, or in this one.  [default: a worker for a stranger's model]"
 
@@ -77,7 +80,9 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         raise UsageError("name a model: zoo run MODEL [TASK] [OPTIONS]; `zoo list` lists them")
     model, task, rest = _split(*words)
     bundle = _locate(model, rest)
-    task_command = _task_command(bundle, task, f"{ctx.command_path} {safe_text(model)}")
+    if task and task not in bundle.manifest.tasks:
+        _refuse_file_as_task(bundle, model, task)
+    task_command = _task_command(bundle, task, model, f"{ctx.command_path} {safe_text(model)}")
     with task_command.make_context(task_command.name, rest) as task_ctx:
         task_command.invoke(task_ctx)
 
@@ -89,6 +94,23 @@ def _split(model: str, *rest: str) -> tuple[str, str | None, list[str]]:
     if rest and not rest[0].startswith("-"):
         return model, rest[0], list(rest[1:])
     return model, None, list(rest)
+
+
+def _refuse_file_as_task(bundle: "Bundle", model: str, word: str) -> None:
+    """For a file where the task would be, raises the UsageError that names the option for it."""
+    import shlex
+
+    from ..run.call import option_name
+    from ..system.paths import is_file
+
+    default, tasks = bundle.manifest.default_task, bundle.manifest.tasks
+    if not is_file(word) and not PICTURE.search(word):
+        return  # a misspelt task
+    for name in sorted(tasks, key=lambda name: name != default):
+        if (main := _main_input(tasks[name])) and main.file:
+            option, file = option_name(main.name), shlex.quote(safe_text(word))
+            line = f"zoo run {shlex.quote(safe_text(model))} {name} {option} {file}"
+            raise UsageError(f"'{safe_text(word)}' is a file, not a task; {name} takes it with {option}: {line}")
 
 
 def _locate(model: str, rest: list[str]) -> "Bundle":
@@ -141,12 +163,13 @@ def _prepare() -> None:
     prepare()
 
 
-def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.Command:
+def _task_command(bundle: "Bundle", task_name: str | None, model: str, path: str) -> click.Command:
     """The command of one task, generated from its ports."""
     from ..ports.image import images_of
     from ..ports.kinds import drawn, kind_of
     from ..run.call import option_name, options_of
     from ..run.products import MAX_SCALE, takes_list
+    from .examples import class_names, examples
 
     name, task = bundle.manifest.task(task_name)
     lists = {port_name for port_name, port in task.inputs.items() if takes_list(port)}
@@ -188,12 +211,15 @@ def _task_command(bundle: "Bundle", task_name: str | None, path: str) -> click.C
         OnceOption(["--json"], is_flag=True, help="Print the result as JSON."),
     ]
     others = [safe_text(other) for other, task in bundle.manifest.tasks.items() if other != name and not task.part_of]
+    lines = list(examples(model, name, task))
     return click.Command(
         f"{path} {name}",
         params=params,
         callback=lambda **options: _run(bundle, name, options),
         help=f"{safe_text(task.summary).rstrip('.')}."
-        + (f"\n\nOther tasks of {bundle.manifest.name}: {', '.join(others)}." if others else ""),
+        + "".join(f"\n\n{line}" for line in class_names(task))
+        + (f"\n\nOther tasks of {bundle.manifest.name}: {', '.join(others)}." if others else "")
+        + "".join(["\n\n\b\nExample:", *(f"\n  {line}" for line in lines)] if lines else []),
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 

@@ -219,10 +219,15 @@ def _check_size(shown: str, port: Port, height: int, width: int) -> None:
         pixels = f"{height * width:,} pixels"
         raise InvalidFileError(f"{shown} is {width}x{height}, {pixels}; at most {MAX_PIXELS:,} are allowed")
     if not all(isinstance(d, int) for d in port.shape[1:3]):
+        most = port.maximum_pixels or MAX_PIXELS
         try:
             check_picture_size(shown, port, height, width)
         except UsageError as e:
-            raise InvalidFileError(str(e)) from None
+            raise (TooManyPixels if height * width > most else InvalidFileError)(str(e)) from None
+
+
+class TooManyPixels(InvalidFileError):
+    """A picture file has more pixels than its port allows, which a task that works in tiles may avoid."""
 
 
 def _png_header(about: Bare) -> tuple[int, int]:

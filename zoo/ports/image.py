@@ -11,7 +11,16 @@ import msgspec
 from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, read_input
-from ..media.pictures import Grid, check_picture_size, decode_png, encode_png, is_png, read_pictures, shrink
+from ..media.pictures import (
+    Grid,
+    TooManyPixels,
+    check_picture_size,
+    decode_png,
+    encode_png,
+    is_png,
+    read_pictures,
+    shrink,
+)
 from ..media.sheet import MAX_SCALE, View
 from .given import pictures
 from .kind import MAX_BATCH, Form, Kind, Option, Read, RealInputs, Source, percent
@@ -126,9 +135,13 @@ class Pixels(Kind):
 
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]
-        return Read(
-            {source.name: read_pictures(files, source.name, source.port, source.note, whole=source.whole)}, files
-        )
+        try:
+            batch = read_pictures(files, source.name, source.port, source.note, whole=source.whole)
+        except TooManyPixels as e:
+            if source.task.tile is None:
+                raise
+            raise InvalidFileError(f"{e}; --tile PIXELS works on larger ones in tiles of that side length") from None
+        return Read({source.name: batch}, files)
 
     def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
         import numpy as np
@@ -169,7 +182,9 @@ class Image(Pixels):
     sample = "picture.png"
 
     def option(self, name: str, port: Port, task: Task) -> Option:
-        limits = f"at least {port.minimum_size or 1} pixels per side; PNG, JPEG, WebP, GIF, BMP, or - for stdin"
+        limits = "PNG, JPEG, WebP, GIF, BMP, or - for stdin"
+        if (port.minimum_size or 1) > 1:
+            limits = f"at least {port.minimum_size} pixels per side; {limits}"
         help = self.help(name, port, limits)
         return Option(name, help, metavar="FILE", multiple=True, file=True, positional=True)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from ..errors import ZooError
 from ..formats.registry import DEFAULT, Entry
 from ..text import human_bytes, safe_text
 from .catalogue import registries
@@ -13,6 +17,15 @@ from .store import Installed, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """What a list shows of a measured metric; the contract's own `Metric` would take long to import."""
+
+    name: str
+    value: float
+    unit: str = ""
+    data: str = ""  # data set and part
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,7 @@ class Listed:
         size: bytes of all its files.
         missing: bytes that are still to be fetched.
         where: in package, pulled, damaged, folder or remote.
+        metrics: of its manifest, if that is on this machine.
     """
 
     reference: str
@@ -38,6 +52,7 @@ class Listed:
     size: int
     missing: int
     where: str
+    metrics: tuple[Figure, ...] = field(default=(), repr=False)
 
 
 class Models(list[Listed]):
@@ -92,7 +107,7 @@ def listed(
                     where, missing = "folder" if registry.folder else "remote", store.missing(entry)
                 yield Listed(
                     str(entry), registry.name, name, version, entry.digest, model.family, model.summary, model.tasks,
-                    model.license, entry.size, missing, where,
+                    model.license, entry.size, missing, where, _metrics(entry),
                 )  # fmt: skip
     for installed in pulled.values():
         yield _pulled(store, installed, str(installed))
@@ -109,7 +124,8 @@ def _pulled(store: Store, i: Installed, reference: str) -> Listed:
     tasks = tuple(name for name, task in manifest.tasks.items() if not task.part_of)
     size = manifest.size + (i.folder / MANIFEST).stat().st_size
     where = "damaged" if store.damage(i) else "pulled"
-    return Listed(*known, manifest.family, manifest.summary, tasks, manifest.license, size, 0, where)
+    metrics = tuple(Figure(metric.name, metric.value, metric.unit, metric.data) for metric in manifest.metrics)
+    return Listed(*known, manifest.family, manifest.summary, tasks, manifest.license, size, 0, where, metrics)
 
 
 def newest_and_pulled(rows: Iterable[Listed]) -> list[Listed]:
@@ -120,3 +136,29 @@ def newest_and_pulled(rows: Iterable[Listed]) -> list[Listed]:
             found.append(row)
         seen.add((row.registry, row.name))
     return found
+
+
+def _metrics(entry: Entry) -> tuple[Figure, ...]:
+    """The metrics of a model whose registry is a folder here.
+
+    Only this part of its manifest is parsed: whole manifests would take longer than everything else that a list does.
+    A manifest that cannot be read has none here; `zoo info` and `zoo verify` report what is wrong with it.
+    """
+    from ..formats import strictyaml
+    from ..formats.fields import digest_of
+    from ..names import MANIFEST
+    from ..system.paths import read_file
+    from ..system.urls import path_of
+
+    if entry.registry.folder is None or MANIFEST not in entry.files:
+        return ()
+    try:
+        place = path_of(entry.registry.file_url(entry.files[MANIFEST]))
+        data = read_file(place, strictyaml.MAX_BYTES)
+        part = re.search(rb"^metrics:\n(?:[ -].*\n)+", data, re.MULTILINE)
+        if part is None or digest_of(data) != entry.digest:
+            return ()
+        tree, _ = strictyaml.parse(part[0], str(place))
+        return tuple(msgspec.convert(tree["metrics"], list[Figure]))
+    except (ZooError, msgspec.ValidationError):
+        return ()

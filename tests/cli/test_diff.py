@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from zoo.hookspecs import Metric
+
+from .commands import zoo
+from .test_run import error
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+
+
+def test_the_same_model_gives_0_even_under_another_name_and_version(tmp_path: Path):
+    a = tiny.bundle(tmp_path / "a", "one")
+    b = tiny.bundle(tmp_path / "b", "two", version=2)
+    outcome = zoo("diff", a, b)
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"{a} and {b} are the same\n", "")
+    report = json.loads(zoo("diff", a, b, "--json").out)
+    assert report["same"] and report["config"] == report["figures"] == report["tensors"] == report["graphs"] == {}
+
+
+def test_what_differs_is_named_and_gives_1(tmp_path: Path):
+    def psnr(value: float) -> tuple[Metric, ...]:
+        return (Metric(name="psnr", value=value, unit="dB", data="letters test"),)
+
+    a = tiny.bundle(tmp_path / "a", config={"width": 8, "depth": 2}, metrics=psnr(20.0))
+    b = tiny.bundle(tmp_path / "b", config={"width": 16, "depth": 2}, metrics=psnr(21.5), seed=3, ballast=4)
+    outcome = zoo("diff", a, b, "--json")
+    report = json.loads(outcome.out)
+    assert outcome.code == 1 and not report["same"]
+    assert report["config"] == {"config.width": {"a": 8, "b": 16}}
+    assert report["figures"] == {"psnr (letters test)": {"a": 20.0, "b": 21.5}}
+    assert report["tensors"]["model.safetensors: seed"] == {"a": "F32 [1]", "b": "F32 [1]", "largest_difference": 3.0}
+    assert report["tensors"]["model.safetensors: ballast"] == {"a": "U8 [0]", "b": "U8 [4]"}
+    assert "model.safetensors: scale" not in report["tensors"]
+    shown = zoo("diff", a, b)
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert shown.code == 1 and ["config.width", "8", "16"] in lines
+    assert "values differ by up to 3" in shown.out
+
+
+def test_a_graph_that_only_one_model_has(tmp_path: Path):
+    a, b = tiny.bundle(tmp_path / "a"), tiny.bundle(tmp_path / "b", tasks=("double", "again"))
+    report = json.loads(zoo("diff", a, b, "--json").out)
+    assert report["graphs"]["again.onnx"]["a"] is None and len(report["graphs"]["again.onnx"]["b"]["sha256"]) == 64
+    assert any(path.startswith("tasks.again") for path in report["config"])
+
+
+def test_a_long_list_is_cut_for_a_person(tmp_path: Path):
+    a = tiny.bundle(tmp_path / "a", config={f"option{n}": n for n in range(30)})
+    b = tiny.bundle(tmp_path / "b", config={})
+    shown = zoo("diff", a, b).out
+    assert "config: 31 differ" in shown and "and 11 more; --json lists all" in shown
+
+
+def test_mistakes_are_one_line(tmp_path: Path):
+    a, b = tiny.bundle(tmp_path / "a"), tiny.bundle(tmp_path / "b", seed=1)
+    assert error(zoo("diff", a, tmp_path / "none"), 3).endswith("is not a bundle: it has no model.yaml")
+    assert "Missing argument 'MODEL_B'" in error(zoo("diff", a), 2)
+    registry = tiny.registry(tmp_path / "registry", a)
+    said = error(zoo("diff", a, "tiny", "--registry", registry), 3)
+    assert said.startswith("registry/tiny:1 is not available locally; `zoo pull ") or "is not available locally" in said
+    (b / "model.safetensors").write_bytes(b"no")
+    assert "model.safetensors" in error(zoo("diff", a, b), 4)
+    (b / "model.safetensors").unlink()
+    assert "model.safetensors" in error(zoo("diff", a, b), 4)

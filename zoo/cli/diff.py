@@ -1,0 +1,83 @@
+"""`zoo diff`: compares two models."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import NotFoundError
+from ..text import human_bytes, safe_text
+from .options import option
+from .output import as_json, table
+
+if TYPE_CHECKING:
+    from ..store.locate import Bundle
+
+MOST_ROWS = 20
+"""Of a section, for a person."""
+
+
+@click.command("diff")
+@click.argument("model", metavar="MODEL_A")
+@click.argument("other", metavar="MODEL_B")
+@option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+@option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(ctx: click.Context, model: str, other: str, places: tuple[str, ...], json_: bool) -> None:
+    """Compare two models: config, figures, tensors and graphs.
+
+    Each is a reference or a bundle's folder, and must be available locally. Names, versions and training records are
+    not compared. As for `diff`, the exit code is 0 if the models are the same and 1 if they differ.
+
+    \b
+    Example:
+      zoo diff vqvae-fashion:1 vqvae-fashion:2
+      zoo diff vqvae-fashion ./my-vqvae --json
+    """
+    from ..run.difference import difference
+
+    first, second = _bundle(model, places), _bundle(other, places)
+    found = difference(first, second)
+    same = not any(found.values())
+    if json_:
+        as_json({"a": first.reference, "b": second.reference, "same": same} | found)
+    elif same:
+        click.echo(safe_text(f"{first.reference} and {second.reference} are the same"))
+    else:
+        _print(first.reference, second.reference, found)
+    ctx.exit(0 if same else 1)
+
+
+def _bundle(model: str, places: tuple[str, ...]) -> "Bundle":
+    from ..formats.registry import Entry
+    from .info import find
+
+    found = find(model, places)
+    if isinstance(found, Entry):
+        raise NotFoundError(f"{found} is not available locally; `zoo pull {found}` fetches it")
+    return found
+
+
+def _print(a: str, b: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    click.echo(safe_text(f"a: {a}\nb: {b}", keep_newlines=True))
+    for section in found:
+        if not found[section]:
+            click.echo(f"\n{section}: the same")
+            continue
+        click.echo(f"\n{section}: {len(found[section])} differ")
+        rows = [(name, *_cells(sides)) for name, sides in found[section].items()]
+        table(rows[:MOST_ROWS], ["", "a", "b", ""])
+        if len(rows) > MOST_ROWS:
+            click.echo(f"and {len(rows) - MOST_ROWS} more; --json lists all")
+
+
+def _cells(sides: Mapping[str, Any]) -> tuple[str, str, str]:
+    worst = sides.get("largest_difference")
+    return _cell(sides["a"]), _cell(sides["b"]), "" if worst is None else f"values differ by up to {worst:.3g}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{human_bytes(value['size'])} {value['sha256'][:12]}"
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

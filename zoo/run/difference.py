@@ -1,0 +1,108 @@
+"""What differs between two models, for `zoo diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import InvalidFileError
+from ..media.tensors import load, read_header
+from ..names import GOLDEN
+
+if TYPE_CHECKING:
+    from ..formats.manifest import Manifest
+    from ..store.locate import Bundle
+
+
+def difference(a: Bundle, b: Bundle) -> dict[str, dict[str, Any]]:
+    """Config, figures, tensors and graphs: in each section the entries that differ, with both sides.
+
+    Names, versions, summaries and training records are not compared.
+
+    Raises:
+        InvalidFileError: a weights file cannot be read.
+    """
+    return {
+        "config": dict(_differing(_config(a.manifest), _config(b.manifest))),
+        "figures": dict(_differing(_figures(a.manifest), _figures(b.manifest))),
+        "tensors": dict(_tensors(a, b)),
+        "graphs": dict(_differing(_graphs(a.manifest), _graphs(b.manifest))),
+    }
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each key with different values, and both; None stands for a key that a side does not have."""
+    for key in {**a, **b}:
+        if a.get(key) != b.get(key):
+            yield key, {"a": a.get(key), "b": b.get(key)}
+
+
+def _config(m: Manifest) -> dict[str, Any]:
+    """What defines the model, one entry for each value, by its path."""
+    fields = ("family", "config", "classes", "default_task", "tasks", "tolerances")
+    return dict(_flat("", {name: msgspec.to_builtins(getattr(m, name)) for name in fields}))
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{path}.{key}" if path else str(key), inner)
+    else:
+        yield path, value
+
+
+def _figures(m: Manifest) -> dict[str, float]:
+    """Metrics by name and data set: value."""
+    return {f"{metric.name} ({metric.data})" if metric.data else metric.name: metric.value for metric in m.metrics}
+
+
+def _graphs(m: Manifest) -> dict[str, dict[str, Any]]:
+    """Size and digest of each graph. A stranger's graph is not read here: only a worker does that."""
+    found = {name: file for name, file in m.files.items() if name.endswith(".onnx")}
+    return {name: {"size": file.size, "sha256": file.sha256} for name, file in found.items()}
+
+
+def _tensors(a: Bundle, b: Bundle) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tensors of the weights' files that differ: dtype and shape on both sides, and the largest difference of values.
+
+    Files with the same digest are not read.
+    """
+    sides = [
+        {name: file for name, file in bundle.manifest.files.items() if name.endswith(".safetensors") and name != GOLDEN}
+        for bundle in (a, b)
+    ]
+    for file in sides[0] | sides[1]:
+        mine, other = sides[0].get(file), sides[1].get(file)
+        if mine and other and mine.sha256 == other.sha256:
+            continue
+        heads = [
+            {name: f"{t.dtype} {list(t.shape)}" for name, t in read_header(bundle.folder / file).items()}
+            if known
+            else {}
+            for bundle, known in ((a, mine), (b, other))
+        ]
+        for name, found in _differing(*heads):
+            yield f"{file}: {name}", found
+        shared = [name for name, kind in heads[0].items() if heads[1].get(name) == kind]
+        yield from _values(a, b, file, shared, heads[0])
+
+
+def _values(
+    a: Bundle, b: Bundle, file: str, names: list[str], kinds: Mapping[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    import numpy as np
+
+    if not names:
+        return
+    try:
+        arrays = [load(bundle.folder / file) for bundle in (a, b)]
+    except InvalidFileError:  # bfloat16, which numpy does not have
+        yield f"{file}: values", {"a": "cannot be compared", "b": "cannot be compared"}
+        return
+    for name in names:
+        x, y = arrays[0][name], arrays[1][name]
+        if x.tobytes() != y.tobytes():
+            worst = float(np.abs(x.astype(np.float64) - y.astype(np.float64)).max())
+            yield f"{file}: {name}", {"a": kinds[name], "b": kinds[name], "largest_difference": worst}
