@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.trainers import drawings
-
 from .commands import zoo
 
 
@@ -27,6 +25,8 @@ class Workshop:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data.npz`: 60 squares and discs to train on, 30 to test with."""
+    from tests.trainers import drawings  # which needs torch
+
     path = tmp_path_factory.mktemp("drawn") / "data.npz"
     train, test = drawings(60, size=16), drawings(30, size=16, seed=1)
     np.savez(
