@@ -20,7 +20,7 @@ demo: .venv/.core ## draws a picture with only the core installed (no PyTorch)
 	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
 
 test: .venv/.all .venv/.examples .venv/.node ## installs everything and runs all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Every published model on every target; the table of docs/targets.md.
 targets: .venv/.all .venv/.node ## runs every model on every target, and writes the table in docs/targets.md

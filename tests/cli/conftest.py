@@ -1,12 +1,13 @@
 """What the commands that make models share: data, and two models trained on them once a session."""
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tests.trainers import drawings
+from filelock import FileLock
 
 from .commands import zoo
 
@@ -24,6 +25,8 @@ class Workshop:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data.npz`: 60 squares and discs to train on, 30 to test with."""
+    from tests.trainers import drawings  # which needs torch
+
     path = tmp_path_factory.mktemp("drawn") / "data.npz"
     train, test = drawings(60, size=16), drawings(30, size=16, seed=1)
     np.savez(
@@ -39,15 +42,28 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Workshop:
-    folder = tmp_path_factory.mktemp("workshop")
+    """Two small trained models, which all workers of a run share: the first that needs them trains them."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "workshop"
     made = Workshop(folder, drawn, folder / "codec", folder / "judge")
+    done = shared / "workshop.done"
+    with FileLock(shared / "workshop.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            _train(made)
+            done.touch()
+    return made
+
+
+def _train(made: Workshop) -> None:
+    made.folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZOO_HOME", str(folder / "home"))
+        patch.setenv("ZOO_HOME", str(made.folder / "home"))
         for family, out in (("vqvae", made.codec), ("judge", made.judge)):
-            command = ["train", family, "--data", drawn, "--preset", "tiny", "--out", out, "--data-name", "drawings"]
-            outcome = zoo(
-                *command, "--data-license", "CC0-1.0", *(["--set", "num_classes=2"] if family == "judge" else [])
-            )
+            classes = ["--set", "num_classes=2"] if family == "judge" else []
+            words = ["--data-name", "drawings", "--data-license", "CC0-1.0", *classes]
+            outcome = zoo("train", family, "--data", made.data, "--preset", "tiny", "--out", out, *words)
             assert outcome.code == 0, outcome.err
             assert outcome.out == f"{out}\n"
-    return made

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +71,8 @@ WRITTEN = {"a device", "an endless device", "not UTF-8"}
 READ = ("data", "path", "picture", "source", "model", "models", "other")
 """The parameters that name files with contents of many kinds."""
 
-PROCESSES = 2
+WITH_TORCH = {"train", "build", "import", "eval"}
+"""Commands that make or measure models."""
 
 NUMBERS = ["nan", "inf", "-inf", "1e300", "1" + "0" * 300, "-1" + "0" * 300, "", "x", "-5"]
 
@@ -102,13 +104,24 @@ class Call:
     closed: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A folder that everybody may write, with good files and odd ones, and the processes that run commands in it."""
+
+    folder: Path
+    processes: dict[bool, subprocess.Popen]  # with and without torch
+
+
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A folder that everybody may write, with good files and odd ones."""
+def place() -> Iterator[Place]:
     folder = Path(tempfile.mkdtemp(prefix="zoo-mistakes-"))
     try:
         _fill(folder)
-        yield folder
+        (folder / "home" / "store").mkdir(mode=0o777)
+        with _started(folder) as without, _started(folder, "torch") as with_torch:
+            yield Place(folder, {False: without, True: with_torch})
+            for process in (without, with_torch):
+                process.stdin.close()  # which ends it
     finally:
         (folder / "locked").chmod(0o700)
         shutil.rmtree(folder)
@@ -142,26 +155,30 @@ def _fill(folder: Path) -> None:
         path.chmod(0o777)
 
 
-def answers(folder: Path, calls: list[Call]) -> list[dict]:
-    """What the calls gave, in order."""
-    lines = [
-        json.dumps({"words": [base64.b64encode(os.fsencode(w)).decode() for w in call.words], "closed": call.closed})
-        for call in calls
-    ]
+def _started(folder: Path, *words: str) -> subprocess.Popen:
     root = Path(__file__).parents[2]
     environment = os.environ | {"ZOO_HOME": str(folder / "home" / "store"), "PYTHONPATH": str(root)}
-    (folder / "home" / "store").mkdir(exist_ok=True, mode=0o777)
-    files = [(folder / "home" / f"calls{n}", folder / "home" / f"answers{n}") for n in range(PROCESSES)]
-    running = []
-    for n, (calls_, answers_) in enumerate(files):
-        calls_.write_text("\n".join(lines[n::PROCESSES]))
-        command = [sys.executable, "-m", "tests.mistakes", calls_, answers_]
-        running.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in running:
-        _, said = process.communicate(timeout=800)
-        assert process.returncode == 0, said
-    found = [[json.loads(line) for line in answers_.read_text().splitlines()] for _, answers_ in files]
-    return [found[i % PROCESSES][i // PROCESSES] for i in range(len(calls))]
+    command = [sys.executable, "-m", "tests.mistakes", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+
+def answers(place: Place, calls: list[Call]) -> list[dict]:
+    """What the calls gave, in order. Both processes work at the same time."""
+
+    def asked(torch: bool) -> dict[int, dict]:
+        process, given = place.processes[torch], {}
+        for i, call in enumerate(calls):
+            if (call.words[0] in WITH_TORCH) == torch:
+                words = [base64.b64encode(os.fsencode(word)).decode() for word in call.words]
+                process.stdin.write(json.dumps({"words": words, "closed": call.closed}) + "\n")
+                process.stdin.flush()
+                given[i] = json.loads(process.stdout.readline())
+        return given
+
+    with ThreadPoolExecutor() as pool:
+        without, with_torch = pool.map(asked, (False, True))
+    return [(without | with_torch)[i] for i in range(len(calls))]
 
 
 def snapshot(folder: Path) -> set[str]:
@@ -169,11 +186,11 @@ def snapshot(folder: Path) -> set[str]:
     return {str(path) for path in found if path.parts[0] != "home"}
 
 
-def check(folder: Path, calls: list[Call]) -> None:
+def check(place: Place, calls: list[Call]) -> None:
     """Each call is one line with a documented code, or works if it may; none hangs, shows a secret or leaves a file."""
-    before = snapshot(folder)
+    before = snapshot(place.folder)
     wrong = []
-    for call, given in zip(calls, answers(folder, calls), strict=True):
+    for call, given in zip(calls, answers(place, calls), strict=True):
         code, err = given["code"], given["err"]
         errors = [line for line in err.splitlines() if line.startswith("Error: ")]
         refused = code in exit_codes() and code not in (0, 1) and err.endswith("\n") and err.splitlines()[-1:] == errors
@@ -183,7 +200,7 @@ def check(folder: Path, calls: list[Call]) -> None:
         if not (refused or worked) or "s3cret" in err + given["out"] or re.search("Traceback|\x1b", err + given["out"]):
             shown = " ".join(os.fsdecode(word)[:60] for word in call.words).encode("utf-8", "backslashreplace").decode()
             wrong.append(f"{call.what}: zoo {shown}: {code} {err[-300:]!r} {given['out'][-80:]!r}")
-    left = snapshot(folder) - before
+    left = snapshot(place.folder) - before
     assert not wrong and not left, f"{len(wrong)} of {len(calls)} calls:\n" + "\n".join(wrong) + f"\nleft: {left}"
 
 

@@ -1,6 +1,7 @@
 """Turns a task's torch module into its ONNX graph, with `torch.onnx.export(dynamo=True)`."""
 
 import contextlib
+import functools
 import io
 import logging
 import re
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import nn
+from torch.onnx._internal.exporter import _registration
 from torch.onnx.errors import OnnxExporterError
 
 from ..errors import ExportError, ZooError
@@ -92,7 +95,7 @@ def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None],
 
 def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: Any) -> ir.Model:
     try:
-        with torch.no_grad(), _silence():
+        with torch.no_grad(), _silence(), _translations_read_once():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
             exported = torch.onnx.export(
                 program,
@@ -109,6 +112,23 @@ def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **na
         raise ExportError(f"torch cannot trace the task '{name}': {_reason(e)}") from e
     assert exported is not None  # with `dynamo`, always a program
     return exported.model
+
+
+@contextlib.contextmanager
+def _translations_read_once() -> Iterator[None]:
+    """Keeps torch's 500 translations, whose source its exporter parses again for each graph: a second each time."""
+    exporter: Any = _registration
+    apis = exporter.onnxscript_apis
+    exporter.onnxscript_apis = SimpleNamespace(get_torchlib_ops=lambda: _translations_of(apis))
+    try:
+        yield
+    finally:
+        exporter.onnxscript_apis = apis
+
+
+@functools.cache
+def _translations_of(apis: Any) -> list[Any]:
+    return apis.get_torchlib_ops()
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ model's digest and to the size, SHA-256 and URL of each file, with URLs relative
 docs/registry.md describes the format. This module reads, resolves, searches and publishes; it does not fetch anything.
 """
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -98,11 +99,21 @@ class Registry:
         if scheme not in allowed:
             raise InvalidFileError(f"{where} has the scheme '{safe_text(scheme)}'; it may be {' or '.join(allowed)}")
         try:
-            if scheme == "file" and folder and not path_of(url).resolve().is_relative_to(folder.resolve()):
+            if scheme == "file" and folder and not _resolved(path_of(url)).is_relative_to(folder.resolve()):
                 raise InvalidFileError(f"{where} leaves the registry's folder")
-        except (OSError, ValueError, RuntimeError):  # a path that no file system takes; links that lead in a circle
+        except (OSError, ValueError):  # a path that no file system takes; links that lead in a circle
             raise InvalidFileError(f"{where} is not a path that can be read") from None
         return url
+
+
+def _resolved(path: Path) -> Path:
+    """The path without links, of which the end may be missing; OSError where links lead in a circle."""
+    try:
+        path.stat()  # Path.resolve ignores a circle since Python 3.13
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            raise
+    return path.resolve()
 
 
 # --- References -------------------------------------------------------------------------------------------------------
