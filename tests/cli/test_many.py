@@ -225,6 +225,28 @@ def test_seeds_follow_the_number_of_the_picture_even_if_some_are_there(bundle: P
     assert (outcome.code, outcome.out) == (0, "") and "0 are missing" in outcome.err
 
 
+def test_a_product_becomes_files_with_its_values_in_their_names(bundle: Path):
+    words = ("--label", "all", "--seed", "3,9", "--scale", 2, "--batch-size", 2, "--out", "o/{label}-{seed}.png")
+    Path("o").mkdir()
+    outcome = zoo("run", bundle, "generate", *words)
+    assert outcome.code == 0, outcome.err
+    made = sorted(path.name for path in Path("o").iterdir())
+    assert len(made) == 6 == len(outcome.out.splitlines()) and {name.rpartition("-")[2] for name in made} == {"3.png", "9.png"}
+    for name in made:
+        label, _, seed = name.removesuffix(".png").rpartition("-")
+        assert (
+            zoo("run", bundle, "generate", "--label", label, "--seed", seed, "--scale", 2, "--out", "one.png").code == 0
+        )
+        assert (pixels(f"o/{name}") == pixels("one.png")).all()
+    assert "identical" in zoo("again", f"o/{made[0]}", "--out", "again.png").err
+
+
+@pytest.mark.parametrize("flag", ["--sheet", "--show"])
+def test_what_is_for_one_picture_is_refused_for_many(bundle: Path, flag: str):
+    said = error(zoo("run", bundle, "generate", flag, "-n", 3, "--out", "o/{seed}.png"), 2)
+    assert said.startswith(flag) and not Path("o").exists()
+
+
 def test_pictures_of_several_sizes_are_several_batches(bundle: Path):
     Image.fromarray(PICTURES[0].repeat(2, 0)).save("in/p1.png")
     assert zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png").code == 0

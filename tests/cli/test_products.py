@@ -89,7 +89,7 @@ def test_numbers_are_lists_too(bundle: Path):
         (("--steps", "1,2"), "Invalid value for '--steps': '1,2' is not a valid integer."),
         (("--seed", "x"), "Invalid value for '--seed': 'x' is not a valid integer."),
         (("--scale", "65"), "Invalid value for '--scale': 65 is not in the range 1<=x<=64."),
-        (("--sheet", "--out", "x-{i}.png"), "--sheet is for one file; give --out a name without braces"),
+        (("--sheet", "--out", "x-{i}.png"), "--sheet is one picture; give --out a name without braces"),
         (("--seed", "0..9999", "--scale", "10"),
          "enlarged by 10, the pictures are 8198x8198, 67,207,204 pixels; at most 40,000,000 are allowed"),
     ],

@@ -75,8 +75,10 @@ def run_if_many(
         one_each = bool(kinds) or table
     else:  # a few are one batch, as are those without a file each
         one_each = max(options.get("number") or 1, len(words)) > MOST_AT_ONCE
-    if one_each and (whole := next((flag for flag in ("sheet", "show") if options.get(flag)), None)):
-        raise UsageError(f"--{whole} is for one file; give --out a name without braces")
+    if options.get("sheet") and (kinds or one_each):
+        raise UsageError("--sheet is one picture; give --out a name without braces")
+    if options.get("show") and one_each:
+        raise UsageError(f"--show is for a few pictures; these get a file or a row each: {safe_text(out)}")
     if table and options.get("scale"):
         raise UsageError("--scale is for pictures, not for a table")
     if one_each and options["example"]:

@@ -11,7 +11,7 @@ from ..ports.kinds import drawn
 from ..ports.label import labels_of
 from ..text import safe_text
 
-PLACEHOLDERS = ("stem", "index", "i", "label", "seed")
+PLACEHOLDERS = "stem index i label seed".split()  # noqa: SIM905  # words, not kinds of ports
 """What a template may contain: the input's name without folder and ending, the number of the picture from 0 (`i` is the
 same), the class that was given or that the task gives, and the picture's seed."""
 
