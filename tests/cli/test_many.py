@@ -231,14 +231,17 @@ def test_a_product_becomes_files_with_its_values_in_their_names(bundle: Path):
     outcome = zoo("run", bundle, "generate", *words)
     assert outcome.code == 0, outcome.err
     made = sorted(path.name for path in Path("o").iterdir())
-    assert len(made) == 6 == len(outcome.out.splitlines()) and {name.rpartition("-")[2] for name in made} == {"3.png", "9.png"}
+    assert len(made) == 6 == len(outcome.out.splitlines()) and {name.rpartition("-")[2] for name in made} == {
+        "3.png",
+        "9.png",
+    }
     for name in made:
         label, _, seed = name.removesuffix(".png").rpartition("-")
         assert (
             zoo("run", bundle, "generate", "--label", label, "--seed", seed, "--scale", 2, "--out", "one.png").code == 0
         )
         assert (pixels(f"o/{name}") == pixels("one.png")).all()
-    assert "identical" in zoo("again", f"o/{made[0]}", "--out", "again.png").err
+    assert "identical" in zoo("again", f"o/{made[0]}", "--model", bundle, "--out", "again.png").err
 
 
 @pytest.mark.parametrize("flag", ["--sheet", "--show"])
