@@ -241,7 +241,7 @@ def test_a_product_becomes_files_with_its_values_in_their_names(bundle: Path):
             zoo("run", bundle, "generate", "--label", label, "--seed", seed, "--scale", 2, "--out", "one.png").code == 0
         )
         assert (pixels(f"o/{name}") == pixels("one.png")).all()
-    assert "identical" in zoo("again", f"o/{made[0]}", "--model", bundle, "--out", "again.png").err
+    assert "identical" in zoo("again", f"o/{made[0]}", "--model", bundle, "--out", "again.png").out
 
 
 @pytest.mark.parametrize("flag", ["--sheet", "--show"])
