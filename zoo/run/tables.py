@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 FILE = "file"
-INSTALL = "pip install 'zoo[tables]'"
+INSTALL = "pip install 'genzoo[tables]'"
 
 
 def is_table(out: str | None) -> bool:
