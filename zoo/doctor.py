@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from . import __version__
-from .plugins.finding import DISTRIBUTION
+from .system.installation import DISTRIBUTION
 from .system.processes import describe_end, run_isolated
 from .text import human_bytes, safe_text
 

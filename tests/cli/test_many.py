@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.tiny_tasks import studio
 from zoo.run import batches
+from zoo.system.installation import install_command
 
 from .commands import zoo
 from .test_run import error
@@ -325,7 +326,7 @@ def test_a_table_as_parquet(bundle: Path):
 def test_parquet_without_its_package_is_one_line_with_the_command(bundle: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     said = error(zoo("run", bundle, "classify", "in", "--out", "t.parquet"), 2)
-    assert said == "--out t.parquet: Parquet files need pyarrow: pip install 'genzoo[tables]'"
+    assert said == "--out t.parquet: Parquet files need pyarrow: " + install_command("tables")
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import StoreError, UsageError, ZooError
+from ..errors import PluginError, StoreError, UsageError, ZooError
 from ..system.paths import cannot_write, reason
 from ..system.processes import hear_interrupts, open_streams
 from ..text import did_you_mean, safe_text
@@ -120,9 +120,17 @@ class LazyGroup(click.Group):
                 from ..plugins import command_fault
 
                 _fail(f"{self.called.distribution} {self.called.version}: {command_fault(self.called, e)}", 9)
-            if known := _of_the_system(e):
+            if known := _missing(e) or _of_the_system(e):
                 _fail(*known)
             raise
+
+
+def _missing(error: Exception) -> tuple[str, int] | None:
+    """The line and exit code for a module of an extra that is not installed; None for another error."""
+    from ..system.installation import missing_module
+
+    line = missing_module(error) if isinstance(error, ModuleNotFoundError) else None
+    return (line, PluginError.exit_code) if line else None
 
 
 def _of_the_system(error: Exception) -> tuple[str, int] | None:

@@ -11,14 +11,12 @@ from pathlib import Path
 import msgspec
 
 from ..errors import UsageError
+from ..system.installation import DISTRIBUTION
 from ..text import safe_text
 from .metadata import entry_points, normalized
 
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
 """Entry-point groups for modules of hooks, and what a name in them means."""
-
-DISTRIBUTION = "genzoo"
-"""The name under which zoo itself is installed."""
 
 MAX_MODULE_BYTES = 1 << 20
 """The limit for a plugin's module: every command that lists plugins parses its source."""

@@ -14,6 +14,7 @@ import pluggy
 
 from .. import hookspecs
 from ..errors import NotFoundError, PluginError, ZooError
+from ..system.installation import missing_module
 from ..text import did_you_mean, safe_text
 from . import places
 from .finding import OFF, Fault, Plugin, PluginCommand, brief, enabled, installed
@@ -146,6 +147,8 @@ class Loaded:
         except (ZooError, KeyboardInterrupt):
             raise
         except (Exception, SystemExit) as e:
+            if isinstance(e, ModuleNotFoundError) and (line := missing_module(e)):
+                raise PluginError(line) from None
             raise Fault(f"its hook {hook} failed{_place(e, self.plugin)}: {brief(e)}", _REPORT) from e
         if not isinstance(result, _RESULTS.get(hook, object)) or (result is None and hook not in _MAY_PASS):
             kind = "None" if result is None else f"a {type(result).__name__}"

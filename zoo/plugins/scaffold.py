@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import PluginError, UsageError
 from ..hookspecs import CONTRACT_VERSION
 from ..system.files import folder_beside, put_in_place
+from ..system.installation import install_command
 from ..text import safe_text
 from .finding import installed
 
@@ -43,7 +44,7 @@ def write(family: str, template: str, out: Path) -> Path:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ModuleNotFoundError:
-        raise PluginError("the templates need jinja2; run: pip install 'genzoo[build]'") from None
+        raise PluginError(f"the templates need jinja2; run: {install_command('build')}") from None
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True

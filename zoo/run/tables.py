@@ -13,6 +13,7 @@ from ..hookspecs import Port, Task
 from ..ports.kind import BATCH
 from ..ports.kinds import kind_of
 from ..ports.label import labels_of
+from ..system.installation import install_command
 from ..system.paths import reason, user_path
 from ..text import safe_text
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 FILE = "file"
-INSTALL = "pip install 'genzoo[tables]'"
 
 
 def is_table(out: str | None) -> bool:
@@ -46,7 +46,9 @@ def check_table(task_name: str, task: Task, out: str) -> None:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise UsageError(f"--out {safe_text(out)}: Parquet files need pyarrow: {INSTALL}") from None
+            raise UsageError(
+                f"--out {safe_text(out)}: Parquet files need pyarrow: {install_command('tables')}"
+            ) from None
 
 
 class Table:
