@@ -41,7 +41,7 @@ COMMANDS = {
     "play": ("play", "Serve a model's page on this machine and open the browser."),
     "publish": ("publish", "Copy a bundle into a registry folder."),
     "doctor": ("doctor", "Report problems with this installation, and how to fix them."),
-    "completion": ("completion", "Print a shell's completion script."),
+    "completion": ("completion", "Complete words with the Tab key: bash, zsh, fish."),
 }
 
 
@@ -91,6 +91,10 @@ class LazyGroup(click.Group):
             return super().main(*args, standalone_mode=False, **kwargs)
         hear_interrupts()
         open_streams()
+        if "_ZOO_COMPLETE" in os.environ:
+            from .completion import register
+
+            register()
         # At exit, Python searches all objects of numpy's and ONNX Runtime's modules for cycles, unless they are frozen.
         atexit.unregister(gc.freeze)  # registered by an earlier call in the same process
         atexit.register(gc.freeze)

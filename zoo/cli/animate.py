@@ -7,7 +7,7 @@ import click
 
 from ..errors import UsageError
 from .compare import assigned
-from .options import SEED, SHOW, Fraction, number, option
+from .options import MODEL, SEED, SHOW, Fraction, number, option
 from .output import as_json, note, path, progress
 from .run import DEVICES, ISOLATE, ISOLATE_HELP, locate_with_progress
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("animate")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option("--task", metavar="TASK", help="What it does.  [default: the model's default task]")
 @option("--walk", type=SEED, nargs=2, metavar="A B", help="A walk from seed A to seed B, instead of the steps.")
 @option("--frames", type=number(2, 1000), metavar="N", help="Of a walk.  [default: 24]")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import SHOW, Several, number, option
+from .options import MODEL, SHOW, Several, number, option
 from .output import as_json, note, path
 from .run import DEVICES, ISOLATE, ISOLATE_HELP, locate_with_progress
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("compare")
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", type=MODEL, nargs=-1, required=True)
 @option("--task", metavar="TASK", help="What they do.  [default: the first model's default task]")
 @option("--image", "images", multiple=True, metavar="FILE", help="A picture that all are given; may be repeated.")
 @option("--label", "labels", multiple=True, metavar="NAME|LIST", help="A class that all draw; a list; all.")

@@ -1,22 +1,182 @@
-"""`zoo completion`: the completion script of a shell."""
+"""`zoo completion`: the completion script of a shell; and what it completes."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import BashComplete, FishComplete, ZshComplete
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete, add_completion_class
 
-SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+from ..errors import StoreError, UsageError, ZooError
+from .output import note
+from .output import path as print_path
+
+if TYPE_CHECKING:
+    from ..store.locate import Bundle
+
+
+_SPECIAL, _ESCAPED = re.compile(r"([^\w@%+=:,./-])"), r"\\\\\1"
+"""For bash, a class name with a space is one word only with a backslash; the script itself takes one away."""
+
+
+class _Bash(BashComplete):
+    """bash takes a colon for the end of a word: `tiny:1` comes as three, of which only what follows it is replaced."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        args, incomplete = super().get_completion_args()
+        words: list[str] = []
+        for word in [*args, incomplete]:
+            if words and (word == ":" or words[-1].endswith(":")):
+                words[-1] += word
+            else:
+                words.append(word)
+        return words[:-1], words[-1]
+
+    def format_completion(self, item: CompletionItem) -> str:
+        value = item.value.rpartition(":")[2]
+        return f"{item.type},{_SPECIAL.sub(_ESCAPED, value) if item.type == 'plain' else value}"
+
+
+SHELLS = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(list(SHELLS)))
-def command(shell: str) -> None:
-    """Print the completion script of SHELL.
+@click.argument("what", type=click.Choice([*SHELLS, "install"]), metavar="SHELL|install")
+@click.argument("shell", type=click.Choice(list(SHELLS)), required=False)
+def command(what: str, shell: str | None) -> None:
+    """Print the completion script of SHELL (bash, zsh or fish), or install it for your shell, or the one you name.
+
+    Then the Tab key completes commands, models, versions, tasks, the options of a model's task, and class names.
 
     \b
     Example:
-      zoo completion bash >> ~/.bashrc
+      zoo completion install
       zoo completion zsh > ~/.zfunc/_zoo
-      zoo completion fish > ~/.config/fish/completions/zoo.fish
     """
+    if what != "install":
+        if shell:
+            raise UsageError(f"zoo completion {what} takes no second word")
+        click.echo(_script(what))
+        return
+    shell = shell or Path(os.environ.get("SHELL", "")).name
+    if shell not in SHELLS:
+        raise UsageError(f"your shell is '{shell}'; name one: zoo completion install {'|'.join(SHELLS)}")
+    _install(shell)
+
+
+def _script(shell: str) -> str:
     from . import main
 
-    click.echo(SHELLS[shell](main, {}, "zoo", "_ZOO_COMPLETE").source())
+    return SHELLS[shell](main, {}, "zoo", "_ZOO_COMPLETE").source()
+
+
+def _install(shell: str) -> None:
+    """Writes the script into a file of its own, and for bash and zsh a line into the start file that reads it."""
+    from ..system.files import write_atomically
+
+    try:
+        home = Path.home()
+        config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+        if shell == "fish":
+            script, start = config / "fish" / "completions" / "zoo.fish", None
+        else:
+            script = config / "zoo" / f"completion.{shell}"
+            start = home / ".bashrc" if shell == "bash" else Path(os.environ.get("ZDOTDIR") or home) / ".zshrc"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(script, _script(shell).encode())
+        line = f"source '{script}'"
+        if start and (not start.exists() or line not in start.read_text(errors="replace")):
+            with start.open("a") as file:
+                file.write(f"\n{line}\n")
+            note(f"added to {start}: {line}")
+    except (OSError, RuntimeError) as e:
+        raise StoreError(f"the completion cannot be installed: {e}") from None
+    note("it works in shells that are opened from now on")
+    print_path(script)
+
+
+def register() -> None:
+    """Makes click use the classes above; called when a shell asks for completions."""
+    add_completion_class(_Bash, "bash")
+
+
+def models(incomplete: str) -> list[CompletionItem]:
+    """Models on this machine and in registries whose copy is here; their versions after a colon; else folders."""
+    from ..store.catalogue import registries
+    from ..store.store import Store
+
+    if incomplete.startswith((".", "/", "~")):
+        return [CompletionItem(incomplete, type="dir")]
+    found: dict[str, str] = {}
+    try:
+        for registry in registries((), offline=True):
+            prefix = "" if registry.name == "default" else f"{registry.name}/"
+            for name, model in registry.document.models.items():
+                found[f"{prefix}{name}"] = model.summary
+                found |= {f"{prefix}{name}:{version}": model.summary for version in model.versions}
+        found = {f"{i.registry}/{i.name}": "" for i in Store().installed()} | found
+    except ZooError:
+        return []
+    versions = ":" in incomplete
+    return _starting(((name, summary) for name, summary in found.items() if (":" in name) == versions), incomplete)
+
+
+def run_words(words: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    """What may follow the words after `zoo run`: models, a model's tasks, then options, their values, and files."""
+    if not words:
+        return models(incomplete)
+    bundle = _bundle(words[0])
+    if bundle is None:
+        return []
+    tasks = {name: task for name, task in bundle.manifest.tasks.items() if not task.part_of}
+    if len(words) == 1 and not incomplete.startswith("-"):
+        return _starting(((name, task.summary) for name, task in tasks.items()), incomplete)
+    name = words[1] if len(words) > 1 and words[1] in tasks else bundle.manifest.default_task
+    port = bundle.manifest.tasks[name].inputs.get(words[-1].removeprefix("--").replace("-", "_"))
+    if port and port.classes:
+        before = "".join(incomplete.rpartition(",")[:2])  # of a list
+        return _starting(((before + label, "") for label in (*port.classes, "all")), incomplete)
+    from .run import task_command  # takes a while
+
+    options = [p for p in task_command(bundle, name, words[0], "zoo run").params if isinstance(p, click.Option)]
+    last = next((option for option in options if words[-1] in option.opts and not option.is_flag), None)
+    if last is None and incomplete.startswith("-"):
+        named = ((opt, option.help or "") for option in options for opt in option.opts + option.secondary_opts)
+        return _starting(named, incomplete)
+    if last and isinstance(last.type, click.Choice):
+        return _starting(((str(choice), "") for choice in last.type.choices), incomplete)
+    takes_file = last is None or isinstance(last.type, click.types.StringParamType)
+    return [CompletionItem(incomplete, type="file")] if takes_file else []
+
+
+def _bundle(text: str) -> "Bundle | None":
+    """The manifest of a model that is on this machine, without looking at its other files."""
+    from ..formats import manifest as manifests
+    from ..formats.reference import Reference
+    from ..formats.registry import DEFAULT, resolve
+    from ..store.catalogue import registries
+    from ..store.locate import Bundle, folder_of, is_path
+    from ..store.store import Store
+    from ..system.paths import user_path
+
+    try:
+        if is_path(text):
+            folder = user_path(text)
+        else:
+            reference = Reference.parse(text)
+            entry = resolve(reference, registries((), offline=True))
+            installed = None if entry.registry.name == DEFAULT else Store().find(entry.reference)
+            folder = installed.folder if installed else folder_of(entry)
+        return Bundle(folder, manifests.read(folder), "", text)
+    except (ZooError, OSError):
+        return None
+
+
+def _starting(items: Any, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(value, help=_one_line(text)) for value, text in items if value.startswith(incomplete)]
+
+
+def _one_line(text: str) -> str | None:
+    return re.sub(r"\s+", " ", text).strip()[:60] or None

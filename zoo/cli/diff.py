@@ -7,7 +7,7 @@ import click
 
 from ..errors import NotFoundError
 from ..text import human_bytes, safe_text
-from .options import option
+from .options import MODEL, option
 from .output import as_json, table
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ MOST_ROWS = 20
 
 
 @click.command("diff")
-@click.argument("model", metavar="MODEL_A")
-@click.argument("other", metavar="MODEL_B")
+@click.argument("model", type=MODEL, metavar="MODEL_A")
+@click.argument("other", type=MODEL, metavar="MODEL_B")
 @option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--json", "json_", is_flag=True, help="Print JSON.")
 @click.pass_context

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..formats import manifest as manifests
-from .options import PATH, SAMPLES, number, option
+from .options import MODEL, PATH, SAMPLES, number, option
 from .output import as_json, note, progress, table
 from .run import ISOLATE, ISOLATE_HELP
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option("--data", type=PATH, required=True, help="Folder of pictures, IDX files, or .npz.")
 @option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")

@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..text import human_bytes
-from .options import OUT, PATH, number, option
+from .options import MODEL, OUT, PATH, number, option
 from .output import as_json, note, path, table
 from .run import ISOLATE, ISOLATE_HELP
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option("--target", required=True, metavar="TARGET", help="The stack; `zoo plugin list` shows the installed targets.")
 @option("-o", "--out", type=OUT, required=True, help="The folder to write.")
 @option("--task", "tasks", multiple=True, metavar="TASK", help="Only export this task; may be repeated.")

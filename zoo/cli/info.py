@@ -16,7 +16,7 @@ from ..ports.kind import shape_text
 from ..ports.kinds import kind_of
 from ..text import human_bytes, safe_text
 from .examples import examples
-from .options import OUT, option
+from .options import MODEL, OUT, option
 from .output import as_json, path, table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MOST_CARD = 1 << 20
 
 
 @click.command("info")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option("--card", is_flag=True, help="Print the model's card, README.md.")
 @option("--show", is_flag=True, help="Show a picture of samples: what the golden cases give.")
 @option("--out", type=OUT, metavar="FILE", help="With --show: write the picture to this PNG file.")

@@ -45,7 +45,18 @@ class PathType(click.Path):
         return user_path(value, out=self.out)
 
 
-PATH, OUT = PathType(), PathType(out=True)
+class ModelType(click.ParamType):
+    """A model's reference, or a bundle's folder: any text; the Tab key completes models."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from .completion import models
+
+        return models(incomplete)
+
+
+PATH, OUT, MODEL = PathType(), PathType(out=True), ModelType()
 
 
 def option(*names: str, **attributes: Any) -> Any:

@@ -2,13 +2,13 @@
 
 import click
 
-from .options import option
+from .options import MODEL, option
 from .output import note
 from .run import ISOLATE, ISOLATE_HELP
 
 
 @click.command("play")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; default: a free one.")
 @option("--no-browser", is_flag=True, help="Only print the address.")
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)

@@ -3,12 +3,12 @@
 import click
 
 from ..text import human_bytes
-from .options import option
+from .options import MODEL, option
 from .output import as_json, note, path, progress
 
 
 @click.command("pull")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=MODEL, nargs=-1, required=True, metavar="MODEL...")
 @option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Look in this registry first.")
 @option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
 @option("--json", "json_", is_flag=True, help="Print JSON.")

@@ -6,7 +6,7 @@ import click
 
 from ..errors import NotFoundError, UsageError
 from ..text import did_you_mean, human_bytes
-from .options import option
+from .options import MODEL, option
 from .output import note
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("rm")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=MODEL, nargs=-1, required=True, metavar="MODEL...")
 @option("--all-versions", is_flag=True, help="Remove all pulled versions.")
 def command(models: tuple[str, ...], all_versions: bool) -> None:
     """Remove pulled models from the store.

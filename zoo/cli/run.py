@@ -13,6 +13,8 @@ from .options import SHOW, OnceOption, Several, number
 from .output import as_json, note, path, progress, table
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ..formats.registry import Entry
     from ..hookspecs import Task
     from ..ports.kind import Option
@@ -27,8 +29,25 @@ ISOLATE = ["--isolate/--no-isolate", "isolated"]
 ISOLATE_HELP = "Run the model in a worker process, or in this one.  [default: a worker for a stranger's model]"
 
 
-@click.command("run", add_help_option=False, options_metavar="", context_settings={"ignore_unknown_options": True})
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [TASK] [OPTIONS]")
+class _Run(click.Command):
+    """A command whose options are those of the model's task, for completion too."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        from .completion import run_words
+
+        return run_words(ctx.params.get("words") or (), incomplete)
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    from .completion import run_words
+
+    return run_words(ctx.params.get("words") or (), incomplete)
+
+
+@click.command(
+    "run", cls=_Run, add_help_option=False, options_metavar="", context_settings={"ignore_unknown_options": True}
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [TASK] [OPTIONS]", shell_complete=_complete)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Run one of a model's tasks: pictures, labels and seeds in, pictures, tokens or numbers out.
@@ -82,9 +101,9 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     bundle = _locate(model, rest)
     if task and task not in bundle.manifest.tasks:
         _refuse_file_as_task(bundle, model, task)
-    task_command = _task_command(bundle, task, model, f"{ctx.command_path} {safe_text(model)}")
-    with task_command.make_context(task_command.name, rest) as task_ctx:
-        task_command.invoke(task_ctx)
+    chosen = task_command(bundle, task, model, f"{ctx.command_path} {safe_text(model)}")
+    with chosen.make_context(chosen.name, rest) as task_ctx:
+        chosen.invoke(task_ctx)
 
 
 def _split(model: str, *rest: str) -> tuple[str, str | None, list[str]]:
@@ -163,7 +182,7 @@ def _prepare() -> None:
     prepare()
 
 
-def _task_command(bundle: "Bundle", task_name: str | None, model: str, path: str) -> click.Command:
+def task_command(bundle: "Bundle", task_name: str | None, model: str, path: str) -> click.Command:
     """The command of one task, generated from its ports."""
     from ..ports.image import images_of
     from ..ports.kinds import drawn, kind_of

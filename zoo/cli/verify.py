@@ -9,7 +9,7 @@ import click
 
 from ..errors import IntegrityError, NotFoundError
 from ..text import safe_text
-from .options import option
+from .options import MODEL, option
 from .output import as_json, progress, table
 from .run import ISOLATE, ISOLATE_HELP
 
@@ -25,7 +25,7 @@ FOLDER = "a folder"  # used as the registry of a bundle that has none; no regist
 
 
 @click.command("verify")
-@click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
+@click.argument("models", type=MODEL, nargs=-1, metavar="[MODEL|FOLDER]...")
 @option("--replay", "replay_", is_flag=True, help="Run the golden cases on this machine, and compare.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Device for --replay.")
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)

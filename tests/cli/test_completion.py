@@ -1,0 +1,85 @@
+"""What the Tab key completes: in bash itself, and as zsh and fish ask for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_tasks import studio
+
+from .commands import zoo
+
+ZOO = Path(sys.executable).with_name("zoo")
+
+PRESS_TAB = """
+source <(zoo completion bash)
+COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_zoo_completion zoo
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def in_bash(*words: str) -> list[str]:
+    """What bash puts in the place of the last word."""
+    environment = os.environ | {"PATH": f"{ZOO.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", PRESS_TAB, "bash", *words], capture_output=True, text=True, env=environment)
+    assert done.stderr == ""
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return f"./{studio(tmp_path / 'studio').name}"
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["zoo", "comp"], ["compare", "completion"]),
+        (["zoo", "run", "vqvae-f"], ["vqvae-fashion"]),
+        (["zoo", "info", "vqvae-f"], ["vqvae-fashion"]),
+        (["zoo", "run", "vqvae-fashion", ":", ""], ["1", "2"]),  # as bash splits a word at its colon
+        (["zoo", "run", "vqvae-fashion", ":", "2", "ge"], ["generate"]),
+        (["zoo", "run", "ddpm-fashion", "generate", "--gui"], ["--guidance"]),
+        (["zoo", "run", "ddpm-fashion", "generate", "--label", "Ank"], [r"Ankle\ boot"]),
+        (["zoo", "run", "ddpm-fashion", "generate", "--label", "Bag,Sn"], ["Bag,Sneaker"]),
+        (["zoo", "run", "ddpm-fashion", "--device", "c"], ["cpu", "cuda"]),
+        (["zoo", "run", "no-such-model", "ge"], []),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_bash_completes(words: list[str], completed: list[str]):
+    assert sorted(in_bash(*words)) == (completed or [""])
+
+
+def test_a_bundle_in_a_folder_is_completed_too(bundle: str):
+    assert in_bash("zoo", "run", bundle, "recon") == ["reconstruct"]
+    assert in_bash("zoo", "run", bundle, "generate", "--label", "Sn") == ["Sneaker"]
+
+
+@pytest.mark.parametrize(("shell", "current"), [("zsh", "3"), ("fish", "ge")])
+def test_zsh_and_fish_get_the_same_words(shell: str, current: str):
+    asked = {"_ZOO_COMPLETE": f"{shell}_complete", "COMP_WORDS": "zoo run vqvae-fashion ge", "COMP_CWORD": current}
+    done = subprocess.run([ZOO], capture_output=True, text=True, env=os.environ | asked)
+    words = [word.partition("\t")[0].removeprefix("plain,") for word in done.stdout.splitlines()]
+    assert "generate" in words and "reconstruct" not in words and done.stderr == ""
+
+
+def test_it_is_installed_once(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("XDG_CONFIG_HOME", "ZDOTDIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".bashrc").write_text("alias ll='ls -l'")
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    for _ in range(2):
+        outcome = zoo("completion", "install")
+        assert outcome.code == 0, outcome.err
+    script = Path(outcome.out.strip())
+    assert "_zoo_completion" in script.read_text()
+    assert (tmp_path / ".bashrc").read_text() == f"alias ll='ls -l'\nsource '{script}'\n"
+    assert zoo("completion", "install", "fish").out.strip().endswith("fish/completions/zoo.fish")
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert "your shell is 'tcsh'; name one" in zoo("completion", "install").err
