@@ -130,24 +130,34 @@ def test_the_forecast_counts_operations_memory_and_time(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "seconds, batches, steps, batch_size",
+    ("seconds", "given", "fixed", "planned_for"),
     [
-        (1e6, True, 5_000, 64),  # all of them fit
-        (4_000, True, 3_400, 64),
-        (1_000, True, 3_400, 16),  # 850 of 64 or 1,700 of 32 are few
-        (100, True, 340, 16),  # no batch is smaller than this
-        (100, False, 85, 64),
-        (0.1, False, 1, 64),
+        (1e6, (), 0, {"steps": 5_000, "batch_size": 64}),  # all of them fit, and nothing else changes
+        (4_000, (), 0, {"steps": 3_400, "batch_size": 64, "warmup_steps": 136, "discriminator_start": 1_700}),
+        # 850 of 64 or 1,700 of 32 are few
+        (1_000, (), 0, {"steps": 3_400, "batch_size": 16, "warmup_steps": 136, "discriminator_start": 1_700}),
+        # No batch is smaller than this.
+        (100, (), 0, {"steps": 340, "batch_size": 16, "warmup_steps": 13, "discriminator_start": 170}),
+        (100, (), 10, {"steps": 7, "batch_size": 64, "warmup_steps": 0, "discriminator_start": 3}),  # gives no more
+        (100, {"batch_size", "warmup_steps"}, 0, {"steps": 85, "batch_size": 64, "discriminator_start": 42}),
+        (0.1, {"batch_size"}, 0, {"steps": 1, "batch_size": 64, "warmup_steps": 0, "discriminator_start": 0}),
     ],
 )
-def test_as_many_steps_are_planned_as_fit(monkeypatch, seconds, batches, steps, batch_size):
+def test_as_many_steps_are_planned_as_fit(monkeypatch, seconds, given, fixed, planned_for):
+    """Of a trainer whose step takes a second for 64 pictures, and some seconds for any number."""
+
     def measured(loaded, run, data):
-        return Forecast(1, 1, 1, None, run.settings["batch_size"] / 64, "CPU")
+        counts = {"warmup_steps": 200, "discriminator_start": 2_500}
+        return Forecast(1, 1, 1, None, run.settings["batch_size"] / 64 + fixed, "CPU", counts)
 
     monkeypatch.setattr("zoo.build.forecast.forecast", measured)
     asked = run("judge", steps=5_000, batch_size=64)
-    plan = planned(Loaded(judge), asked, DATA, measured(None, asked, None), seconds, batches=batches)
-    assert (plan.settings["steps"], plan.settings["batch_size"]) == (steps, batch_size)
+    plan = planned(Loaded(judge), asked, DATA, measured(None, asked, None), seconds, given)
+    assert plan.settings == asked.settings | planned_for
+
+
+def test_a_forecast_knows_what_counts_steps():
+    assert forecast(Loaded(judge), run("judge", warmup_steps=7), DATA).counts == {"warmup_steps": 7}
 
 
 def _build(a_run):

@@ -198,6 +198,7 @@ def test_max_time_plans_the_steps_unless_they_are_given(drawn, begun):
     words = ("vqvae", "--data", drawn, "--preset", "tiny", "--out", "m")  # a step takes 1 s here
     assert begun(*words, "--max-time", "10s").settings["steps"] == 8
     assert begun(*words, "--max-time", "10s", "--steps", 50).settings["steps"] == 50
+    assert begun(*words, "--max-time", "10s", "--set", "steps=50").settings["steps"] == 50
     assert begun(*words, "--max-time", "9h").settings["steps"] == begun(*words).settings["steps"]
 
 

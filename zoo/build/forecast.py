@@ -5,11 +5,12 @@ counted. Both grow with the number of pictures. If the memory suffices, a whole 
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,6 +28,8 @@ LONG = 20.0  # seconds; a step that would take longer is not timed
 SHORT = 5.0  # seconds; a step that takes less is timed twice, since the first one also warms up
 PLANNED_SHARE = 0.85  # of the given time is for steps; the rest for looks, held-out figures and a slower machine
 FEWEST_STEPS, SMALLEST_BATCH = 2_000, 16  # before fewer steps are planned, batches get smaller
+MANY_MORE = 1.5  # times as many steps that a batch of half the size must give
+COUNTS = ("_steps", "_start")  # endings of the settings that count steps
 COPIES = 5  # of the weights: themselves, their average, gradients, Adam's two averages
 
 
@@ -40,6 +43,7 @@ class Forecast:
     free_bytes: int | None  # of the device's memory; None: unknown
     step_seconds: float
     device: str
+    counts: Mapping[str, int] = field(default_factory=dict)  # the trainer's settings that count steps
 
 
 def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
@@ -95,27 +99,50 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
         free_bytes=free,
         step_seconds=seconds,
         device=processes.name,
+        counts=_counts(trainer),
     )
 
 
-def planned(loaded: Loaded, run: Run, data: Dataset, found: Forecast, seconds: float, *, batches: bool) -> Run:
+def is_planned(name: str) -> bool:
+    """Whether `planned` chooses this setting."""
+    return name in ("steps", "batch_size") or name.endswith(COUNTS)
+
+
+def _counts(trainer: Trainer) -> dict[str, int]:
+    """The settings of a trainer whose names say that they count steps: `warmup_steps`, `discriminator_start`."""
+    settings = getattr(trainer, "settings", None)
+    names = settings.__struct_fields__ if isinstance(settings, msgspec.Struct) else ()
+    return {name: getattr(settings, name) for name in names if name.endswith(COUNTS)}
+
+
+def planned(
+    loaded: Loaded, run: Run, data: Dataset, found: Forecast, seconds: float, given: Collection[str] = ()
+) -> Run:
     """A run whose steps fit a given time, since the learning rate only falls to its end in a training that is complete.
 
-    If few steps fit, the batches are made smaller first: many small steps train better than few large ones.
+    If few steps fit, the batches are made smaller first, as long as that gives many more of them: many small steps
+    train better than few large ones. Settings that count steps are scaled with them.
 
     Args:
         found: the forecast of the run.
         seconds: the given time.
-        batches: whether the batches may be smaller than the run's.
+        given: settings that stay as they are, since the user chose them.
     """
-    while batches and PLANNED_SHARE * seconds / found.step_seconds < min(run.settings["steps"], FEWEST_STEPS):
-        smaller = run.settings["batch_size"] // 2
-        if smaller < SMALLEST_BATCH:
+    asked = run.settings["steps"]
+
+    def fit(forecast: Forecast) -> int:
+        return min(asked, max(1, int(PLANNED_SHARE * seconds / forecast.step_seconds)))
+
+    few = min(asked, FEWEST_STEPS)
+    while "batch_size" not in given and fit(found) < few and run.settings["batch_size"] >= 2 * SMALLEST_BATCH:
+        smaller = replace(run, settings=run.settings | {"batch_size": run.settings["batch_size"] // 2})
+        then = forecast(loaded, smaller, data)
+        if fit(then) < MANY_MORE * fit(found):
             break
-        run = replace(run, settings=run.settings | {"batch_size": smaller})
-        found = forecast(loaded, run, data)
-    fit = max(1, int(PLANNED_SHARE * seconds / found.step_seconds))
-    return replace(run, settings=run.settings | {"steps": min(fit, run.settings["steps"])})
+        run, found = smaller, then
+    steps = fit(found)
+    scaled = {name: count * steps // asked for name, count in found.counts.items() if name not in given}
+    return replace(run, settings=run.settings | (scaled if steps < asked else {}) | {"steps": steps})
 
 
 def _tensors(state: Any) -> Iterator[torch.Tensor]:

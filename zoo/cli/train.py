@@ -170,7 +170,7 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     from ..build import checkpoint as checkpoints
     from ..build.begin import Parent, begin, refuse_other
     from ..build.bundling import bundle_of
-    from ..build.forecast import forecast, planned
+    from ..build.forecast import forecast, is_planned, planned
     from ..build.train import Interrupted, Run, train
 
     max_seconds = seconds_of(options["max_time"]) if options["max_time"] else None
@@ -181,11 +181,13 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
         )
     parent = Parent(options["parent"]) if options["parent"] else None
     begun = begin(loaded, _asked(options), parent)
-    planning = max_seconds is not None and not options["steps"] and os.environ.get("WORLD_SIZE", "1") == "1"
+    given = {name for name in ("steps", "batch_size") if options[name]}
+    given |= {assignment.partition("=")[0] for assignment in options["assignments"]}
+    planning = max_seconds is not None and "steps" not in given and os.environ.get("WORLD_SIZE", "1") == "1"
     if saved:
         before = Run.of(saved)
         if planning:  # what fits was decided when it began
-            kept = {name: before.settings[name] for name in ("steps", "batch_size")}
+            kept = {name: value for name, value in before.settings.items() if is_planned(name) and name not in given}
             begun = replace(begun, run=replace(begun.run, settings=begun.run.settings | kept))
         refuse_other(before, begun.run, folder)
         begun = replace(begun, run=before)
@@ -201,7 +203,7 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     if first:
         expected = forecast(loaded, begun.run, begun.data)
         if planning and max_seconds and not saved:
-            run = planned(loaded, begun.run, begun.data, expected, max_seconds, batches=not options["batch_size"])
+            run = planned(loaded, begun.run, begun.data, expected, max_seconds, given)
             if run.settings["batch_size"] != begun.run.settings["batch_size"]:
                 expected = forecast(loaded, run, begun.data)
             begun = replace(begun, run=run)
