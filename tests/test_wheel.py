@@ -44,7 +44,7 @@ def test_the_wheel_is_small_and_holds_the_newest_versions_only(wheel):
     inside = {Path(n).parts[3:5] for n in names if n.startswith("zoo/default_registry/models/")}
     models = registry.read(ROOT, "here").document.models
     assert inside == {(name, str(max(model.versions))) for name, model in models.items()}
-    assert {Path(n).parts[0].partition("-")[0] for n in names} == {"zoo"}  # and no other registry's folder
+    assert {Path(n).parts[0].partition("-")[0] for n in names} == {"zoo", "genzoo"}  # and no other registry's folder
     assert not [n for n in names if n.endswith((".pt", ".pyc"))]
 
 

@@ -94,6 +94,10 @@ ODD_FILES = {
 }  # fmt: skip
 
 
+GOOD_PICTURES = {"labels.npz", "classes.npz"}
+"""Those whose pictures are good; `zoo run` reads no labels."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A command line, what is odd about it, and what may come of it."""
@@ -259,6 +263,10 @@ def test_paths(place):
         if not ((getattr(param.type, "out", False) and what in NEW) or (name, what) == ("publish", "a folder"))
         if not (what == "a folder" and (name, param.name) in FOLDERS)
     ]
+    calls += [  # before `zoo run` writes a picture into one of them
+        Call(["compare", "./studio", "./studio", "--image", value], f"--image is {what}")
+        for what, value in ODD_PATHS.items()
+    ]
     calls += [
         Call([*words, option, value], f"{option} is {what}", option == "--out" and what in WRITTEN)
         for words, option, path in runs()
@@ -268,10 +276,6 @@ def test_paths(place):
     ]
     calls += [Call(["run", value], f"model is {what}") for what, value in ODD_PATHS.items()]
     calls += [Call(["compare", "./studio", value], f"a model is {what}") for what, value in ODD_PATHS.items()]
-    calls += [
-        Call(["compare", "./studio", "./studio", "--image", value], f"--image is {what}")
-        for what, value in ODD_PATHS.items()
-    ]
     assert len(calls) > 400
     check(place, calls)
 
@@ -321,7 +325,8 @@ def test_files(place):
              for name, command, param in parameters("path")
              if param.name in READ for file in ODD_FILES]  # fmt: skip
     calls += [Call([*words, option, file], f"{option} is {file}")
-              for words, option, path in runs() if path and option != "--registry" for file in ODD_FILES]  # fmt: skip
+              for words, option, path in runs() if path and option != "--registry"
+              for file in ODD_FILES if file not in GOOD_PICTURES]  # fmt: skip
     check(place, calls)
 
 

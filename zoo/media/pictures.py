@@ -56,7 +56,8 @@ def read_pictures(
     """Pictures as a batch, uint8 [number, height, width, channels], as an `image` or `mask` port needs them.
 
     Args:
-        mask, whole: see `decode_picture`.
+        mask: see `decode_picture`.
+        whole: see `decode_picture`.
 
     Raises:
         InvalidFileError: a file that is not a picture, is cut short, too small, too large, or differs in size from the

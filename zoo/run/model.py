@@ -141,7 +141,8 @@ class Model:
             ports: the other inputs, the same for all elements, as for `run`.
 
         Raises:
-            As `run`; UsageError also for inputs of different lengths. What was computed before comes first.
+            UsageError: inputs of different lengths.
+            ZooError: as `run`. What was computed before comes first.
         """
         from .batches import stream
 

@@ -48,4 +48,4 @@ def test_it_carries_every_file_of_every_host(wheel):
 def test_it_needs_no_torch(wheel):
     metadata = wheel.read(next(n for n in wheel.namelist() if n.endswith("METADATA"))).decode()
     requires = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
-    assert requires == ["Requires-Dist: zoo"]
+    assert requires == ["Requires-Dist: genzoo"]
