@@ -342,6 +342,17 @@ def test_a_table_goes_on_where_it_was_cut_off(bundle: Path, name: str):
     assert Path(name).read_text() == "something else\n1,2\n"
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+def test_a_table_of_another_task_is_not_resumed_and_stays_as_it_is(bundle: Path, name: str):
+    if name == "t.parquet":
+        pytest.importorskip("pyarrow.parquet")
+    zoo("run", bundle, "classify", "in/p0.png", "--out", name)
+    before = Path(name).read_bytes()
+    said = error(zoo("run", bundle, "encode", "in", "--out", name, "--resume"), 4)
+    assert said == f"{name} is not a table that this command wrote; give another --out"
+    assert Path(name).read_bytes() == before
+
+
 def test_the_report_as_json(bundle: Path):
     Path("in/p1.png").write_bytes(b"not a picture")
     outcome = zoo("run", bundle, "reconstruct", "in", "--keep-going", "--out", "out/{stem}.png", "--json")
