@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny_tasks import studio
-from zoo.run import batches
+from zoo.run import batches, many
 from zoo.system.installation import install_command
 
 from .commands import zoo
@@ -351,6 +352,41 @@ def test_a_table_of_another_task_is_not_resumed_and_stays_as_it_is(bundle: Path,
     said = error(zoo("run", bundle, "encode", "in", "--out", name, "--resume"), 4)
     assert said == f"{name} is not a table that this command wrote; give another --out"
     assert Path(name).read_bytes() == before
+
+
+def test_stdin_is_one_of_the_pictures(bundle: Path):
+    data = Path("in/p0.png").read_bytes()
+    assert zoo("run", bundle, "reconstruct", "-", "--out", "out/{i}.png", stdin=data).code == 0
+    assert zoo("run", bundle, "classify", "in/p1.png", "-", "--out", "t.csv", stdin=data).code == 0
+    assert (pixels("out/0.png") == PICTURES[0]).all() and "\n-,Sneaker," in Path("t.csv").read_text()
+    said = error(zoo("run", bundle, "reconstruct", "-", "-", "--out", "out/{i}.png", stdin=data), 2)
+    assert said == "'-' (stdin) can be read only once; give a file for the other"
+
+
+def test_a_mask_from_stdin_is_for_all_batches_and_looked_at_first():
+    words = ("run", "ddpm-fashion", "inpaint", "--image", "five.npy", "--steps", 1, "--seed", 2, "--batch-size", 1)
+    np.save("five.npy", np.zeros((2, 28, 28), np.uint8))
+    buffer = io.BytesIO()
+    Image.fromarray(np.pad(np.full((10, 10), 255, np.uint8), 9)).save(buffer, "PNG")
+    outcome = zoo(*words, "--mask", "-", "--out", "out/{i}.png", stdin=buffer.getvalue())
+    assert (outcome.code, sorted(outputs())) == (0, ["0.png", "1.png"])
+    Path("bad.png").write_bytes(b"not a picture")
+    outcome = zoo(*words, "--mask", "bad.png", "--keep-going", "--out", "out/{i}-x.png")
+    assert "bad.png is not a picture" in error(outcome, 4) and len(outputs()) == 2
+
+
+def test_fitted_pictures_of_all_sizes_are_one_batch(monkeypatch: pytest.MonkeyPatch):
+    for number, side in enumerate((20, 28, 40)):
+        Image.fromarray(np.full((side, side), 9, np.uint8)).save(f"out/f{number}.png")
+    seen: list[int] = []
+    many_run = many.execute
+    monkeypatch.setattr(
+        many,
+        "execute",
+        lambda model, call, *a, **k: seen.append(len(call.inputs["image"])) or many_run(model, call, *a, **k),
+    )
+    assert zoo("run", "vqvae-fashion", "reconstruct", "out", "--fit", "--out", "x-{stem}.png").code == 0
+    assert seen == [3]
 
 
 def test_the_report_as_json(bundle: Path):

@@ -45,6 +45,7 @@ class Item:
     path: str
     stack: Stack | None = None
     index: int = 0  # in the stack
+    file: InputFile | None = None  # if it was read already
 
     @property
     def shown(self) -> str:
@@ -61,7 +62,7 @@ class Item:
 
     def read(self) -> InputFile:
         """The picture's bytes; one of a stack becomes a PNG."""
-        return read_input(self.path) if self.stack is None else self.stack.read(self.index)
+        return read_input(self.file or self.path) if self.stack is None else self.stack.read(self.index)
 
 
 def is_many(word: str) -> bool:

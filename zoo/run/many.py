@@ -13,16 +13,17 @@ from typing import Any
 
 from ..errors import InvalidFileError, NotFoundError, UsageError, ZooError
 from ..hookspecs import Task
-from ..media.files import InputFile, Note
+from ..media.files import STDIN, InputFile, Note, read_input
 from ..media.pictures import check_header, decode_picture, upright_size
 from ..media.sources import Item, Stack, find
+from ..ports.image import images_of
 from ..ports.kind import BATCH
 from ..ports.kinds import drawn, kind_of
 from ..system.files import FilesTogether, make_folder
 from ..system.paths import user_path
 from ..text import safe_text
 from .batches import BatchSize, batch_length, in_batches, part_of
-from .call import Call, Result, execute, gather
+from .call import Call, Result, execute, gather, options_of, refuse_stdin_twice, task_as_asked
 from .model import Model
 from .naming import check_placeholders, fill, label_of, placeholders, refuse_same
 from .outputs import check_out, write_outputs
@@ -90,8 +91,10 @@ class Many:
     """
 
     def __init__(self, model: Model, task_name: str, asked: Asked, note: Note):
-        self.model, self.name, self.asked = model, task_name, asked
+        self.model, self.name = model, task_name
         self.task: Task = model.manifest.tasks[task_name]
+        self.read_for = task_as_asked(model, task_name, asked.tile, asked.fit)
+        self.asked = asked = _read_once(self.task, asked)
         self._note = note
         self.number = self._count()
         self.table = is_table(asked.out)
@@ -108,11 +111,11 @@ class Many:
             self._keep_what_is_there()
         self._size_matters = False
         if asked.main:
-            port = self.task.inputs[asked.main]
-            self._size_matters = not asked.tile and not all(isinstance(d, int) for d in port.shape[1:3])
+            port = self.read_for.inputs[asked.main]
+            self._size_matters = not all(isinstance(d, int) for d in port.shape[1:3])
 
     def check_files(self, looked_at: Callable[[], object]) -> None:
-        """Looks at the header of every picture that is to be read.
+        """Looks at the header of every picture that is to be read, and at the files of other options.
 
         Args:
             looked_at: called after each.
@@ -121,9 +124,13 @@ class Many:
             ZooError: the first one's trouble, and how many more there are.
         """
         asked = self.asked
+        for name, values in _other_files(self.task, asked).items():
+            for file in map(read_input, values):
+                if name in images_of(self.task.inputs):
+                    check_header(file, self.read_for.inputs[name])
         if not asked.main or asked.keep_going:
             return
-        port = self.task.inputs[asked.main]
+        port = self.read_for.inputs[asked.main]
         troubles: list[ZooError] = []
         seen: set[Stack] = set()
         for index in self.todo if len(asked.items) > 1 else range(1):
@@ -136,7 +143,7 @@ class Many:
                     seen.add(stack)
                     stack.check_length()
                 file = asked.items[index].read()
-                upright_size(file) if asked.tile else check_header(file, port)
+                check_header(file, port)
             except (NotFoundError, InvalidFileError) as e:
                 troubles.append(e)
             looked_at()
@@ -160,7 +167,7 @@ class Many:
         """
         session = self.model.session(self.name)
         size = BatchSize(self.asked.batch_size, session.processes)
-        reader = _Reader(self, failed)
+        reader = _Reader(self, failed, size)
         batches = in_batches(
             reader.prepare,
             lambda batch: execute(self.model, batch.call, size, one_batch=True),
@@ -301,6 +308,28 @@ class Many:
         return one, replace(result, outputs=part_of(self.task.outputs, result.outputs, part))
 
 
+def _other_files(task: Task, asked: Asked) -> dict[str, list[Any]]:
+    """The files of the options other than that of the pictures: paths, or what was read already."""
+    names = [o.name for o in options_of(task) if o.file and o.name != asked.main and asked.given.get(o.name)]
+    values = {name: asked.given[name] for name in names}
+    return {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in values.items()}
+
+
+def _read_once(task: Task, asked: Asked) -> Asked:
+    """With the contents of what cannot be read again for the next batch: stdin, and a file for all pictures, which may
+    be a pipe."""
+    others = _other_files(task, asked)
+    refuse_stdin_twice([item.path for item in asked.items] + [v for values in others.values() for v in values])
+    given = dict(asked.given)
+    for name, values in others.items():
+        read = [read_input(v) if v == STDIN or len(values) == 1 else v for v in values]
+        given[name] = read if isinstance(given[name], (list, tuple)) else read[0]
+    items = asked.items
+    if any(item.path == STDIN for item in items):
+        items = [replace(item, file=read_input(STDIN)) if item.path == STDIN else item for item in items]
+    return replace(asked, given=given, items=items)
+
+
 def check_template(task_name: str, task: Task, out: str, files: bool) -> None:
     """Refuses a name that cannot be filled or written: see `check_placeholders` and `check_out`."""
     check_placeholders(out, task, files=files)
@@ -322,8 +351,8 @@ class _Batch:
 class _Reader:
     """Prepares batches: reads their pictures, and gathers their inputs."""
 
-    def __init__(self, many: Many, failed: Failed):
-        self._many, self._asked, self._failed = many, many.asked, failed
+    def __init__(self, many: Many, failed: Failed, size: BatchSize):
+        self._many, self._asked, self._failed, self._size = many, many.asked, failed, size
         self._todo = iter(many.todo)
         self._next: tuple[int, InputFile, tuple[int, int]] | None = None  # read already; for the next batch
 
@@ -363,7 +392,10 @@ class _Reader:
                         raise
                     self._failed(self._asked.items[index].shown, e)
                     continue
-            if taken and taken[0][2] != self._next[2]:
+            width, height = self._next[2]
+            if not taken:
+                most = min(most, self._size.most(width * height))
+            elif taken[0][2] != (width, height):
                 break
             taken.append(self._next)
             self._next = None
@@ -372,10 +404,10 @@ class _Reader:
     def _decodable(self, indices: Sequence[int], files: Sequence[InputFile]) -> list[int]:
         """Places of the pictures that can be decoded; the others are reported."""
         assert self._asked.main
-        port, good = self._many.task.inputs[self._asked.main], []
+        port, good = self._many.read_for.inputs[self._asked.main], []
         for place, (index, file) in enumerate(zip(indices, files)):
             try:
-                decode_picture(file, self._asked.main, port, lambda line: None)
+                decode_picture(file, self._asked.main, port, lambda line: None, whole=self._asked.fit)
             except InvalidFileError as e:
                 self._failed(self._asked.items[index].shown, e)
             else:
