@@ -172,12 +172,15 @@ def test_one_label_per_picture_and_a_folder_per_class(bundle: Path):
         (("in", "--resume"), "--resume needs a file or a row per picture: --out 'out/{stem}.png', or a table"),
         (("generate", "-n", "3", "--resume", "--out", "{i}.png"),
          "--resume needs --seed: another seed would give other pictures than those there"),
+        (("generate", "--label", "all", "--resume", "--out", "{i}.png"),
+         "--resume needs --seed: another seed would give other pictures than those there"),
+        (("classify", "in", "--out", "{stem}.csv"), "--out is one file here; leave out {stem}"),
         (("in", "--out", "out/{stem}.png", "--batch-size", "0"), "Invalid value for '--batch-size': 0 is not in the"
                                                                  " range 1<=x<=10000."),
     ],
 )  # fmt: skip
 def test_names_are_checked_before_anything_is_made(bundle: Path, words: tuple[str, ...], said: str):
-    task = words[:1] if words[0] in ("generate", "decode") else ("reconstruct", *words[:1])
+    task = words[:1] if words[0] in ("generate", "decode", "classify") else ("reconstruct", *words[:1])
     outcome = zoo("run", bundle, *task, *words[1:])
     assert said.rstrip(".") in outcome.err and outcome.code == 2, outcome
     assert outputs() == {}
@@ -387,6 +390,27 @@ def test_fitted_pictures_of_all_sizes_are_one_batch(monkeypatch: pytest.MonkeyPa
     )
     assert zoo("run", "vqvae-fashion", "reconstruct", "out", "--fit", "--out", "x-{stem}.png").code == 0
     assert seen == [3]
+
+
+@pytest.mark.parametrize("out", [("out/{i}.png",), ("out.png",), ("out.png", "--batch-size", 2)])
+def test_a_list_next_to_several_pictures_has_one_value_for_each(out: tuple):
+    np.save("two.npy", np.zeros((2, 28, 28), np.uint8))
+    words = ("run", "ddpm-fashion", "variations", "two.npy", "--steps", 1, "--out", *out)
+    said = error(zoo(*words, "--label", "0,1", "--seed", "1,2"), 2)
+    assert said == "--label and --seed are lists; with several pictures, give one list, with a value for each picture"
+    said = error(zoo(*words, "--seed", "1..3"), 2)
+    assert said in (
+        "3 values of seed for 2 pictures; give one for all, or 2",
+        "2 values of image for 3 pictures; give one for all, or 3",
+    )
+
+
+def test_a_placeholder_in_the_name_of_a_single_file_is_refused():
+    for words in (
+        ("compare", "ddpm-mnist", "ddpm-fashion", "--out", "{i}.png"),
+        ("animate", "ddpm-mnist", "--out", "{i}.gif"),
+    ):
+        assert error(zoo(*words), 2) == "--out is one file here; leave out {i}"
 
 
 def test_the_report_as_json(bundle: Path):

@@ -27,7 +27,7 @@ from .call import Call, Result, execute, gather, options_of, refuse_stdin_twice,
 from .model import Model
 from .naming import check_placeholders, fill, label_of, placeholders, refuse_same
 from .outputs import check_out, write_outputs
-from .products import with_view
+from .products import check_resume, with_view
 from .tables import Table, check_table, is_table
 
 __all__ = ["Asked", "Made", "Many", "find"]
@@ -197,7 +197,8 @@ class Many:
             raise UsageError(f"-n is {asked.number}; it must be 1 .. {MOST}")
         lengths = {name: len(v) for name, v in asked.given.items() if isinstance(v, (list, tuple))}
         lengths |= {asked.main: len(asked.items)} if asked.main and asked.items else {}
-        number = asked.number or max(lengths.values(), default=1)
+        pictures = len(asked.items) if len(asked.items) > 1 else None
+        number = asked.number or pictures or max(lengths.values(), default=1)
         for name, length in lengths.items():
             if length not in (1, number):
                 raise UsageError(f"{length} values of {name} for {number} pictures; give one for all, or {number}")
@@ -207,8 +208,8 @@ class Many:
         """The seed of each picture: a list, or counted up from that of the command or from a random one."""
         ports = drawn(self.task.inputs)
         given = [self.asked.given[name] for name in ports if self.asked.given.get(name) is not None]
-        if ports and not given and self.asked.resume:
-            raise UsageError(f"--resume needs --{ports[0]}: another seed would give other pictures than those there")
+        if self.asked.resume:
+            check_resume(self.task, self.asked.given)
         seed = given[0] if given else None
         for name in ports:
             array, first = kind_of(self.task.inputs[name]).draw(name, seed, self.number, self._note)

@@ -16,6 +16,7 @@ from ..ports.label import labels_of
 from ..system.installation import install_command
 from ..system.paths import reason, user_path
 from ..text import safe_text
+from .naming import refuse_placeholders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +34,12 @@ def check_table(task_name: str, task: Task, out: str) -> None:
     """Refuses a table that cannot be written, before anything is run.
 
     Raises:
-        UsageError: the task gives pictures, or Parquet files need an extra.
+        UsageError: the task gives pictures, the name has a placeholder, or Parquet files need an extra.
         StoreError: the folder does not exist or cannot be written.
     """
     if pictures := [name for name, port in task.outputs.items() if not kind_of(port).form_in(task.outputs).shared]:
         raise UsageError(f"{task_name} gives {pictures[0]}, which does not fit into a table; --out must end in .png")
+    refuse_placeholders(out)
     folder = user_path(out, out=True).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         wrong = "cannot be written; give another --out" if folder.is_dir() else "does not exist; create it first"
