@@ -265,7 +265,7 @@ def test_changes_are_reported_once_for_all(bundle: Path):
     for number in (0, 1):
         Image.fromarray(np.stack([PICTURES[0]] * 2 + [PICTURES[1]], -1)).save(f"in/p{number}.png")
     outcome = zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png")
-    assert "2 pictures: converted to grey" in outcome.err.splitlines()
+    assert "in/p0.png is in colour: converted to grey; likewise 1 more" in outcome.err.splitlines()
     assert outcome.err.count("converted to grey") == 1
 
 
@@ -411,6 +411,26 @@ def test_a_placeholder_in_the_name_of_a_single_file_is_refused():
         ("animate", "ddpm-mnist", "--out", "{i}.gif"),
     ):
         assert error(zoo(*words), 2) == "--out is one file here; leave out {i}"
+
+
+def test_notes_count_pictures_and_not_batches():
+    np.save("five.npy", np.full((5, 32, 32), 255, np.uint8))
+    words = ("run", "vqvae-fashion", "reconstruct", "five.npy", "--out", "out/{i}.png", "--batch-size", 2)
+    said = zoo(*words).err
+    assert "five.npy[0] is 32x32; vqvae-fashion was trained on 28x28: --fit scales it; likewise 4 more" in said
+    assert (
+        "five.npy[0]: light at the edges, and what vqvae-fashion draws is dark there; --invert makes a negative;"
+        in said
+    )
+    assert said.count("likewise 4 more") == 2
+
+
+def test_a_note_about_a_file_for_all_pictures_comes_once():
+    np.save("two.npy", np.zeros((2, 28, 28), np.uint8))
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save("mask.png")
+    words = ("run", "ddpm-fashion", "inpaint", "two.npy", "--mask", "mask.png", "--steps", 1, "--seed", 1)
+    said = zoo(*words, "--out", "out/{i}.png", "--batch-size", 1).err
+    assert "mask.png marks nothing: its brightest pixel is 0; 128 or more is redrawn\n" in said
 
 
 def test_the_report_as_json(bundle: Path):

@@ -160,7 +160,7 @@ def _run_many(
                     path(place)
     seconds = time.perf_counter() - start
     for what, number in changes.items():
-        say(first[what] if number == 1 else f"{number:,} pictures: {what}")
+        say(first[what] + (f"; likewise {number - 1:,} more" if number > 1 else ""))
     if result and result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{n} {op}" for op, n in result.left_on_cpu.items()))
     done = todo - len(failures)

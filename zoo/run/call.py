@@ -81,6 +81,7 @@ def gather(
     tile: int | None = None,
     invert: bool = False,
     fit: bool = False,
+    each: bool = False,
     note: Note,
 ) -> Call:
     """A call from options. Every file is read and every range checked here, before ONNX Runtime is loaded.
@@ -93,6 +94,7 @@ def gather(
         example: take inputs missing in `given` from one of the model's golden cases.
         invert: make a negative of every picture that comes from a file, for a model of white on black.
         fit: scale pictures to the size that the model was trained on, without cropping them.
+        each: what there is to know about several pictures alike is one line for each of them.
         note: called with one line for each thing that the user should know, such as a change to a picture or the seed
             that was drawn; not called if the call is refused.
 
@@ -117,7 +119,7 @@ def gather(
     for port in pictures if invert else ():
         values[port] = 255 - values[port]
     if tile is None:
-        notes += unlike(model, task, files, values)
+        notes += unlike(model, task, files, values, each)
     _require(name, task, values)
 
     listed = [len(given[port]) for port in drawn(task.inputs) if isinstance(given.get(port), list)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InvalidFileError, NotFoundError, UsageError, ZooError
 from ..hookspecs import Task
-from ..media.files import STDIN, InputFile, Note, read_input
+from ..media.files import STDIN, InputFile, Note, read_input, shown_name
 from ..media.pictures import check_header, decode_picture, upright_size
 from ..media.sources import Item, Stack, find
 from ..ports.image import images_of
@@ -96,6 +96,10 @@ class Many:
         self.read_for = task_as_asked(model, task_name, asked.tile, asked.fit)
         self.asked = asked = _read_once(self.task, asked)
         self._note = note
+        # Files that every batch reads again, and what was said about them.
+        alike = [values for values in (*_other_files(self.task, asked).values(), asked.items) if len(values) == 1]
+        self._for_all = tuple(shown_name(getattr(file, "path", file)) for [file] in alike)
+        self._said: set[str] = set()
         self.number = self._count()
         self.table = is_table(asked.out)
         if self.table:
@@ -187,6 +191,14 @@ class Many:
         with FilesTogether() as files:
             for batch, result in batches:
                 yield Made(len(batch.indices), self._write(batch, result, files), result)
+
+    def _say(self, line: str) -> None:
+        """Passes a line on; one about a file that is for all pictures, once."""
+        if line.startswith(self._for_all):
+            if line in self._said:
+                return
+            self._said.add(line)
+        self._note(line)
 
     def _count(self) -> int:
         """The number of pictures, which all options with several values must agree on."""
@@ -426,7 +438,14 @@ class _Reader:
         if many.seeds is not None:
             given |= {name: [many.seeds[index] for index in indices] for name in drawn(many.task.inputs)}
         call = gather(
-            many.model, many.name, given, tile=asked.tile, invert=asked.invert, fit=asked.fit, note=many._note
+            many.model,
+            many.name,
+            given,
+            tile=asked.tile,
+            invert=asked.invert,
+            fit=asked.fit,
+            each=True,
+            note=many._say,
         )
         if asked.scale:
             first = replace(call, inputs=part_of(many.task.inputs, call.inputs, slice(0, 1)))
