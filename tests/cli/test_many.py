@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny_tasks import studio
+from zoo.media import sources
 from zoo.run import batches, many
 from zoo.system.installation import install_command
 
@@ -39,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pixels(path: Path | str) -> np.ndarray:
+def pixels(path: Path | str | io.BytesIO) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
@@ -109,6 +110,8 @@ def test_arrays_in_files_are_pictures_too(bundle: Path):
         ("float.npy", "float.npy contains float32; pictures are uint8, 0 .. 255"),
         ("flat.npy", "flat.npy contains [5, 96]; pictures are uint8 [number, height, width], or that with a fourth"
                      " dimension of 1 or 3 channels"),
+        ("rgb.npy", "rgb.npy contains [8, 9, 3], which looks like one picture; save it with a first dimension of 1:"
+                    " array[None]"),
         ("b.npz:none", "b.npz:none: there is no such array"),
         ("x-idx3-ubyte", "x-idx3-ubyte cannot be read: it does not start with the bytes 0, 0, 8, 3"),
         ("cut.npy", "cut.npy cannot be read: it ends in the middle of picture 4; --keep-going passes it over"),
@@ -118,6 +121,7 @@ def test_what_is_not_pictures_is_one_line(bundle: Path, word: str, said: str):
     Path("empty").mkdir()
     np.save("float.npy", PICTURES.astype(np.float32))
     np.save("flat.npy", PICTURES.reshape(5, -1))
+    np.save("rgb.npy", np.zeros((8, 9, 3), np.uint8))
     np.savez("b.npz", images=PICTURES)
     Path("x-idx3-ubyte").write_bytes(b"PNG!")
     np.save("cut.npy", PICTURES)
@@ -175,6 +179,7 @@ def test_one_label_per_picture_and_a_folder_per_class(bundle: Path):
         (("generate", "--label", "all", "--resume", "--out", "{i}.png"),
          "--resume needs --seed: another seed would give other pictures than those there"),
         (("classify", "in", "--out", "{stem}.csv"), "--out is one file here; leave out {stem}"),
+        (("in", "--out", "in/{stem}.png"), "--out would overwrite in/p0.png, which is read; give another name"),
         (("in", "--out", "out/{stem}.png", "--batch-size", "0"), "Invalid value for '--batch-size': 0 is not in the"
                                                                  " range 1<=x<=10000."),
     ],
@@ -431,6 +436,27 @@ def test_a_note_about_a_file_for_all_pictures_comes_once():
     words = ("run", "ddpm-fashion", "inpaint", "two.npy", "--mask", "mask.png", "--steps", 1, "--seed", 1)
     said = zoo(*words, "--out", "out/{i}.png", "--batch-size", 1).err
     assert "mask.png marks nothing: its brightest pixel is 0; 128 or more is redrawn\n" in said
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_a_pattern_may_match_many_arrays(bundle: Path):
+    Path("arrays").mkdir()
+    for number in range(30):
+        np.save(f"arrays/{number:02}.npy", PICTURES[number % 5][None])
+    np.savez("arrays/30.npz", PICTURES[:2])
+    before = open_files()
+    items = sources.find(["arrays/*.np[yz]"])
+    assert [item.stem for item in items] == [f"{n:02}-0" for n in range(31)] + ["30-1"]
+    for _ in range(2):
+        for number, item in enumerate(items[:30]):
+            assert (pixels(io.BytesIO(item.read().data)) == PICTURES[number % 5]).all()
+    assert (pixels(io.BytesIO(items[31].read().data)) == PICTURES[1]).all()
+    assert open_files() - before <= sources.MAX_OPEN
+    outcome = zoo("run", bundle, "reconstruct", "arrays/*.npy", "--out", "out/{stem}.png")
+    assert outcome.code == 0 and len(outputs()) == 30
 
 
 def test_the_report_as_json(bundle: Path):

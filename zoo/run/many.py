@@ -6,6 +6,7 @@ can be made again, as if it had been made by a call of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,8 +98,9 @@ class Many:
         self.asked = asked = _read_once(self.task, asked)
         self._note = note
         # Files that every batch reads again, and what was said about them.
-        alike = [values for values in (*_other_files(self.task, asked).values(), asked.items) if len(values) == 1]
-        self._for_all = tuple(shown_name(getattr(file, "path", file)) for [file] in alike)
+        others = [values[0] for values in _other_files(self.task, asked).values() if len(values) == 1]
+        alike = [item.path for item in asked.items if len(asked.items) == 1] + [read_input(v).path for v in others]
+        self._for_all = tuple(map(shown_name, alike))
         self._said: set[str] = set()
         self.number = self._count()
         self.table = is_table(asked.out)
@@ -113,6 +115,8 @@ class Many:
         self._table: Table | None = None
         if asked.resume:
             self._keep_what_is_there()
+        if not self.table:
+            self._refuse_to_overwrite()
         self._size_matters = False
         if asked.main:
             port = self.read_for.inputs[asked.main]
@@ -244,6 +248,13 @@ class Many:
             twice = next(name for number, name in enumerate(names) if name in names[:number])
             raise UsageError(f"{safe_text(twice)} was given twice; a table has one row per picture")
         return names
+
+    def _refuse_to_overwrite(self) -> None:
+        """Refuses the name of a picture that is read for one that is made."""
+        given = {os.path.abspath(user_path(item.path)): item for item in self.asked.items}  # noqa: PTH100 - many
+        for index in self.todo if given else ():
+            if item := given.get(os.path.abspath(user_path(self._names[index], out=True))):  # noqa: PTH100
+                raise UsageError(f"--out would overwrite {safe_text(item.shown)}, which is read; give another name")
 
     def _name(self, index: int, label: str | None) -> str:
         """The output of one picture; without `label`, what was given, or an underscore for what the task gives."""

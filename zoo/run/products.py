@@ -139,7 +139,8 @@ def seen_again(model: Model, call: Call, layout: Any) -> Call:
     if not isinstance(layout, dict):
         return call
     scale, columns = layout.get("scale", 1), layout.get("columns")
-    return with_view(model, call, scale if scale > 1 else None, columns, bool(layout.get("caption")))
+    sheet = bool(layout.get("caption"))  # without a scale, a sheet chooses its own
+    return with_view(model, call, scale if scale > 1 or sheet else None, columns, sheet)
 
 
 def captions(task: Task, call: Call) -> tuple[tuple[str, ...], ...]:
