@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.tiny_tasks import studio
-from zoo.run import batches
+from zoo.media import sources
+from zoo.run import batches, many
 from zoo.system.installation import install_command
 
 from .commands import zoo
@@ -38,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pixels(path: Path | str) -> np.ndarray:
+def pixels(path: Path | str | io.BytesIO) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
@@ -108,6 +110,8 @@ def test_arrays_in_files_are_pictures_too(bundle: Path):
         ("float.npy", "float.npy contains float32; pictures are uint8, 0 .. 255"),
         ("flat.npy", "flat.npy contains [5, 96]; pictures are uint8 [number, height, width], or that with a fourth"
                      " dimension of 1 or 3 channels"),
+        ("rgb.npy", "rgb.npy contains [8, 9, 3], which looks like one picture; save it with a first dimension of 1:"
+                    " array[None]"),
         ("b.npz:none", "b.npz:none: there is no such array"),
         ("x-idx3-ubyte", "x-idx3-ubyte cannot be read: it does not start with the bytes 0, 0, 8, 3"),
         ("cut.npy", "cut.npy cannot be read: it ends in the middle of picture 4; --keep-going passes it over"),
@@ -117,6 +121,7 @@ def test_what_is_not_pictures_is_one_line(bundle: Path, word: str, said: str):
     Path("empty").mkdir()
     np.save("float.npy", PICTURES.astype(np.float32))
     np.save("flat.npy", PICTURES.reshape(5, -1))
+    np.save("rgb.npy", np.zeros((8, 9, 3), np.uint8))
     np.savez("b.npz", images=PICTURES)
     Path("x-idx3-ubyte").write_bytes(b"PNG!")
     np.save("cut.npy", PICTURES)
@@ -171,12 +176,16 @@ def test_one_label_per_picture_and_a_folder_per_class(bundle: Path):
         (("in", "--resume"), "--resume needs a file or a row per picture: --out 'out/{stem}.png', or a table"),
         (("generate", "-n", "3", "--resume", "--out", "{i}.png"),
          "--resume needs --seed: another seed would give other pictures than those there"),
+        (("generate", "--label", "all", "--resume", "--out", "{i}.png"),
+         "--resume needs --seed: another seed would give other pictures than those there"),
+        (("classify", "in", "--out", "{stem}.csv"), "--out is one file here; leave out {stem}"),
+        (("in", "--out", "in/{stem}.png"), "--out would overwrite in/p0.png, which is read; give another name"),
         (("in", "--out", "out/{stem}.png", "--batch-size", "0"), "Invalid value for '--batch-size': 0 is not in the"
                                                                  " range 1<=x<=10000."),
     ],
 )  # fmt: skip
 def test_names_are_checked_before_anything_is_made(bundle: Path, words: tuple[str, ...], said: str):
-    task = words[:1] if words[0] in ("generate", "decode") else ("reconstruct", *words[:1])
+    task = words[:1] if words[0] in ("generate", "decode", "classify") else ("reconstruct", *words[:1])
     outcome = zoo("run", bundle, *task, *words[1:])
     assert said.rstrip(".") in outcome.err and outcome.code == 2, outcome
     assert outputs() == {}
@@ -261,7 +270,7 @@ def test_changes_are_reported_once_for_all(bundle: Path):
     for number in (0, 1):
         Image.fromarray(np.stack([PICTURES[0]] * 2 + [PICTURES[1]], -1)).save(f"in/p{number}.png")
     outcome = zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png")
-    assert "2 pictures: converted to grey" in outcome.err.splitlines()
+    assert "in/p0.png is in colour: converted to grey; likewise 1 more" in outcome.err.splitlines()
     assert outcome.err.count("converted to grey") == 1
 
 
@@ -340,6 +349,114 @@ def test_a_table_goes_on_where_it_was_cut_off(bundle: Path, name: str):
     said = error(zoo("run", bundle, "classify", "in", "--out", name, "--resume"), 4)
     assert said == f"{name} is not a table that this command wrote; give another --out"
     assert Path(name).read_text() == "something else\n1,2\n"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+def test_a_table_of_another_task_is_not_resumed_and_stays_as_it_is(bundle: Path, name: str):
+    if name == "t.parquet":
+        pytest.importorskip("pyarrow.parquet")
+    zoo("run", bundle, "classify", "in/p0.png", "--out", name)
+    before = Path(name).read_bytes()
+    said = error(zoo("run", bundle, "encode", "in", "--out", name, "--resume"), 4)
+    assert said == f"{name} is not a table that this command wrote; give another --out"
+    assert Path(name).read_bytes() == before
+
+
+def test_stdin_is_one_of_the_pictures(bundle: Path):
+    data = Path("in/p0.png").read_bytes()
+    assert zoo("run", bundle, "reconstruct", "-", "--out", "out/{i}.png", stdin=data).code == 0
+    assert zoo("run", bundle, "classify", "in/p1.png", "-", "--out", "t.csv", stdin=data).code == 0
+    assert (pixels("out/0.png") == PICTURES[0]).all() and "\n-,Sneaker," in Path("t.csv").read_text()
+    said = error(zoo("run", bundle, "reconstruct", "-", "-", "--out", "out/{i}.png", stdin=data), 2)
+    assert said == "'-' (stdin) can be read only once; give a file for the other"
+
+
+def test_a_mask_from_stdin_is_for_all_batches_and_looked_at_first():
+    words = ("run", "ddpm-fashion", "inpaint", "--image", "five.npy", "--steps", 1, "--seed", 2, "--batch-size", 1)
+    np.save("five.npy", np.zeros((2, 28, 28), np.uint8))
+    buffer = io.BytesIO()
+    Image.fromarray(np.pad(np.full((10, 10), 255, np.uint8), 9)).save(buffer, "PNG")
+    outcome = zoo(*words, "--mask", "-", "--out", "out/{i}.png", stdin=buffer.getvalue())
+    assert (outcome.code, sorted(outputs())) == (0, ["0.png", "1.png"])
+    Path("bad.png").write_bytes(b"not a picture")
+    outcome = zoo(*words, "--mask", "bad.png", "--keep-going", "--out", "out/{i}-x.png")
+    assert "bad.png is not a picture" in error(outcome, 4) and len(outputs()) == 2
+
+
+def test_fitted_pictures_of_all_sizes_are_one_batch(monkeypatch: pytest.MonkeyPatch):
+    for number, side in enumerate((20, 28, 40)):
+        Image.fromarray(np.full((side, side), 9, np.uint8)).save(f"out/f{number}.png")
+    seen: list[int] = []
+    many_run = many.execute
+    monkeypatch.setattr(
+        many,
+        "execute",
+        lambda model, call, *a, **k: seen.append(len(call.inputs["image"])) or many_run(model, call, *a, **k),
+    )
+    assert zoo("run", "vqvae-fashion", "reconstruct", "out", "--fit", "--out", "x-{stem}.png").code == 0
+    assert seen == [3]
+
+
+@pytest.mark.parametrize("out", [("out/{i}.png",), ("out.png",), ("out.png", "--batch-size", 2)])
+def test_a_list_next_to_several_pictures_has_one_value_for_each(out: tuple):
+    np.save("two.npy", np.zeros((2, 28, 28), np.uint8))
+    words = ("run", "ddpm-fashion", "variations", "two.npy", "--steps", 1, "--out", *out)
+    said = error(zoo(*words, "--label", "0,1", "--seed", "1,2"), 2)
+    assert said == "--label and --seed are lists; with several pictures, give one list, with a value for each picture"
+    said = error(zoo(*words, "--seed", "1..3"), 2)
+    assert said in (
+        "3 values of seed for 2 pictures; give one for all, or 2",
+        "2 values of image for 3 pictures; give one for all, or 3",
+    )
+
+
+def test_a_placeholder_in_the_name_of_a_single_file_is_refused():
+    for words in (
+        ("compare", "ddpm-mnist", "ddpm-fashion", "--out", "{i}.png"),
+        ("animate", "ddpm-mnist", "--out", "{i}.gif"),
+    ):
+        assert error(zoo(*words), 2) == "--out is one file here; leave out {i}"
+
+
+def test_notes_count_pictures_and_not_batches():
+    np.save("five.npy", np.full((5, 32, 32), 255, np.uint8))
+    words = ("run", "vqvae-fashion", "reconstruct", "five.npy", "--out", "out/{i}.png", "--batch-size", 2)
+    said = zoo(*words).err
+    assert "five.npy[0] is 32x32; vqvae-fashion was trained on 28x28: --fit scales it; likewise 4 more" in said
+    assert (
+        "five.npy[0]: light at the edges, and what vqvae-fashion draws is dark there; --invert makes a negative;"
+        in said
+    )
+    assert said.count("likewise 4 more") == 2
+
+
+def test_a_note_about_a_file_for_all_pictures_comes_once():
+    np.save("two.npy", np.zeros((2, 28, 28), np.uint8))
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save("mask.png")
+    words = ("run", "ddpm-fashion", "inpaint", "two.npy", "--mask", "mask.png", "--steps", 1, "--seed", 1)
+    said = zoo(*words, "--out", "out/{i}.png", "--batch-size", 1).err
+    assert "mask.png marks nothing: its brightest pixel is 0; 128 or more is redrawn\n" in said
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_a_pattern_may_match_many_arrays(bundle: Path):
+    Path("arrays").mkdir()
+    for number in range(30):
+        np.save(f"arrays/{number:02}.npy", PICTURES[number % 5][None])
+    np.savez("arrays/30.npz", PICTURES[:2])
+    before = open_files()
+    items = sources.find(["arrays/*.np[yz]"])
+    assert [item.stem for item in items] == [f"{n:02}-0" for n in range(31)] + ["30-1"]
+    for _ in range(2):
+        for number, item in enumerate(items[:30]):
+            assert (pixels(io.BytesIO(item.read().data)) == PICTURES[number % 5]).all()
+    assert (pixels(io.BytesIO(items[31].read().data)) == PICTURES[1]).all()
+    assert open_files() - before <= sources.MAX_OPEN
+    outcome = zoo("run", bundle, "reconstruct", "arrays/*.npy", "--out", "out/{stem}.png")
+    assert outcome.code == 0 and len(outputs()) == 30
 
 
 def test_the_report_as_json(bundle: Path):

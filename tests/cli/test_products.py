@@ -125,6 +125,12 @@ def test_a_sheet_has_a_caption_above_each_picture_and_comes_out_again(bundle: Pa
     assert (pixels("again.png") == sheet).all()
 
 
+def test_a_sheet_that_is_not_enlarged_comes_out_again(bundle: Path):
+    zoo("run", bundle, "generate", "-n", 2, "--seed", 4, "--sheet", "--scale", 1, "--out", "small.png")
+    assert zoo("again", "small.png", "--model", bundle, "--out", "again.png").out.startswith("identical")
+    assert Path("again.png").read_bytes() == Path("small.png").read_bytes()
+
+
 def test_a_sheet_of_files_names_them(bundle: Path):
     from zoo.media.sheet import View
     from zoo.run.call import gather

@@ -81,6 +81,40 @@ def test_a_system_that_says_nothing_gets_small_batches(monkeypatch: pytest.Monke
     assert (size.size, size.settled) == (FIRST, True)
 
 
+def test_larger_pictures_start_with_a_small_batch_again(memory: dict[str, int]):
+    size = BatchSize()
+    assert size.most(100) == FIRST
+    for _ in range(4):
+        size.measured(size.size)
+    assert (size.most(100), size.settled) == (LARGEST, True)
+    assert size.most(50) == LARGEST  # they fit all the more
+    assert (size.most(101), size.settled) == (FIRST, False)
+    size = BatchSize(20)
+    assert (size.most(1), size.most(2)) == (20, 20)
+
+
+def test_a_batch_before_larger_pictures_does_not_choose_their_size(memory: dict[str, int]):
+    left, taken, size = [100] * 600 + [9999] * 30, [], BatchSize()
+
+    def prepare(most: int) -> list[int] | None:
+        if not left:
+            return None
+        most = min(most, size.most(left[0]))
+        batch = [n for n in left[:most] if n == left[0]]
+        del left[: len(batch)]
+        taken.append(len(batch))
+        return batch
+
+    list(in_batches(prepare, sum, len, size))
+    assert taken == [8, 32, 128, 256, 176, FIRST, 22]
+
+
+def test_a_stream_starts_small_again_with_larger_pictures(model: Model, memory: dict[str, int]):
+    pictures = [np.zeros((side, side, 1), np.uint8) for side in [8] * 40 + [16] * 20]
+    counts = [len(outputs["reconstruction"]) for outputs in model.stream("reconstruct", pictures)]
+    assert counts == [8, 32, 8, 12]
+
+
 def test_results_come_in_order_and_no_more_than_three_batches_are_held():
     prepared, most = iter(range(10)), []
 

@@ -55,12 +55,14 @@ def run_if_many(
     batches; None if it is not given.
     """
     from ..run.outputs import check_out
+    from ..run.products import refuse_product
 
     task, out, name = model.manifest.tasks[task_name], options["out"], main.name if main and main.multiple else ""
     words = list(given.get(name) or ())
     asks = [options.get(option) for option in ("from_file", "batch_size", "keep_going", "resume")]
     if not any(asks) and all(map(_PICTURE.fullmatch, words)) and not _EACH.search(out or ""):  # the usual case: at once
         check_out(task_name, task, out)
+        refuse_product(options["lists"], len(words))
         return None
     from ..run.batches import MOST_AT_ONCE, BatchSize
     from ..run.naming import any_for_several, placeholders
@@ -89,13 +91,16 @@ def run_if_many(
         from ..run.many import find
 
         given.pop(name, None)
-        _run_many(model, task_name, name or None, find(words, lists), given, options, say, notes)
+        items = find(words, lists)
+        refuse_product(options["lists"], len(items))
+        _run_many(model, task_name, name or None, items, given, options, say, notes)
         return True
     check_out(task_name, task, out)
     if several:
         from ..run.many import find
 
         given[name] = _together(find(words, lists))
+    refuse_product(options["lists"], len(given.get(name) or ()))
     return BatchSize(options["batch_size"]) if options["batch_size"] else None
 
 
@@ -155,7 +160,7 @@ def _run_many(
                     path(place)
     seconds = time.perf_counter() - start
     for what, number in changes.items():
-        say(first[what] if number == 1 else f"{number:,} pictures: {what}")
+        say(first[what] + (f"; likewise {number - 1:,} more" if number > 1 else ""))
     if result and result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{n} {op}" for op, n in result.left_on_cpu.items()))
     done = todo - len(failures)

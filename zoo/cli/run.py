@@ -62,7 +62,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     file named with --out is overwritten. --out - is stdout.
 
     A label, seed or number may be a list: `--label sneaker,bag --seed 0..7` draws every label with every seed;
-    `--label all` is every class.
+    `--label all` is every class. With several pictures, one list has a value for each of them.
 
     \b
     Options of every task:
@@ -254,7 +254,7 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     from ..run.call import execute, gather
     from ..run.model import Model
     from ..run.outputs import check_out, write_outputs
-    from ..run.products import expand, with_view
+    from ..run.products import check_resume, expand, with_view
     from ..run.show import check_show, show
 
     out, as_data = options["out"], options["json"]
@@ -279,9 +279,12 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
             raise UsageError(f"{task_name} takes one file for {main.name}, not {len(files)}")
         given[main.name] = files if main.multiple else files[0]
     sheet, example, tile = bool(options.get("sheet")), options["example"], options.get("tile")
+    if options.get("resume"):
+        check_resume(task, given)
     product, size = expand(task, given, options.get("number"), say), None
     if "batch_size" in options:
-        size = run_if_many(model, task_name, main, product.given, options | {"number": product.number}, say, notes)
+        counted = options | {"number": product.number, "lists": product.lists}
+        size = run_if_many(model, task_name, main, product.given, counted, say, notes)
         if size is True:
             return
     else:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from weakref import ref
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..system.leftovers import left_behind
@@ -33,6 +34,9 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
 
 MAX_LIST_BYTES = 256 << 20
 
+MAX_OPEN = 8
+"""Arrays whose files are open at the same time."""
+
 _STACK = re.compile(r"\.np[yz]$|\.npz:\w+$|idx3-ubyte(\.gz)?$")
 _PATTERN = re.compile(r"[*?[]")
 _LIST = "@"
@@ -45,6 +49,7 @@ class Item:
     path: str
     stack: Stack | None = None
     index: int = 0  # in the stack
+    file: InputFile | None = None  # if it was read already
 
     @property
     def shown(self) -> str:
@@ -61,7 +66,7 @@ class Item:
 
     def read(self) -> InputFile:
         """The picture's bytes; one of a stack becomes a PNG."""
-        return read_input(self.path) if self.stack is None else self.stack.read(self.index)
+        return read_input(self.file or self.path) if self.stack is None else self.stack.read(self.index)
 
 
 def is_many(word: str) -> bool:
@@ -114,8 +119,6 @@ def _listed(file: str) -> Iterator[Item]:
 def _found(word: str) -> Iterable[Item]:
     if word == STDIN:
         return [Item(word)]
-    if _STACK.search(word):
-        return _stacked(word)
     if _PATTERN.search(word) and not os.path.lexists(word):
         import glob
 
@@ -123,6 +126,8 @@ def _found(word: str) -> Iterable[Item]:
         if not paths:
             raise NotFoundError(f"no file matches {safe_text(word)}")
         return [item for path in paths for item in ([] if os.path.isdir(path) else _found(path))]  # noqa: PTH112
+    if _STACK.search(word):
+        return _stacked(word)
     return _in_folder(word) if user_path(word).is_dir() else [Item(word)]
 
 
@@ -160,22 +165,45 @@ class Stack:
         self._lock = threading.Lock()
         self._open_files = ExitStack()
         with self._readable():
+            self._file: BinaryIO | None
             self._file, self.shape, fortran = self._open()
             if fortran:
                 raise ValueError("it is in Fortran order; save it with np.ascontiguousarray")
+            self._start = self._file.tell()
+            self.close()
         if len(self.shape) not in (3, 4) or (len(self.shape) == 4 and self.shape[-1] not in (1, 3)) or 0 in self.shape:
             shape = ", ".join(map(str, self.shape))
             raise InvalidFileError(
                 f"{safe_text(path)} contains [{shape}]; pictures are uint8 [number, height, width], or that with a"
                 " fourth dimension of 1 or 3 channels"
             )
-        self._start, self._each = self._file.tell(), prod(self.shape[1:])
+        if len(self.shape) == 3 and self.shape[-1] in (1, 3):
+            shape = ", ".join(map(str, self.shape))
+            raise InvalidFileError(
+                f"{safe_text(path)} contains [{shape}], which looks like one picture; save it with a first dimension of"
+                " 1: array[None]"
+            )
+        self._each = prod(self.shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file until the next picture is read."""
         self._open_files.close()
+        self._file = None
+
+    def _reopened(self) -> BinaryIO:
+        """The file; of many, only those that were read last stay open."""
+        if self._file is None:
+            self._file = self._open()[0]
+            _OPEN.append(ref(self))
+            if len(_OPEN) > MAX_OPEN and (other := _OPEN.pop(0)()):
+                other.close()
+        return self._file
 
     def check_length(self) -> None:
         """Refuses an array that ends early, if its file is not compressed; else this shows when it is read."""
@@ -192,8 +220,9 @@ class Stack:
         from PIL import Image
 
         with self._readable(), self._lock:
-            self._file.seek(self._start + index * self._each)
-            data = self._file.read(self._each)
+            file = self._reopened()
+            file.seek(self._start + index * self._each)
+            data = file.read(self._each)
             if len(data) < self._each:
                 raise ValueError(f"it ends in the middle of picture {index}")
         pixels = np.frombuffer(data, np.uint8).reshape(self.shape[1:])
@@ -215,7 +244,8 @@ class Stack:
         if array or self.path.endswith(".npz"):
             archive = zipfile.ZipFile(user_path(f"{name}.npz" if array else name))
             self._open_files.enter_context(archive)
-            file = archive.open(f"{array or self._only(archive)}.npy")  # type: ignore[assignment]
+            entry = archive.open(f"{array or self._only(archive)}.npy")
+            file = self._open_files.enter_context(entry)  # type: ignore[assignment]
         elif self.path.endswith(".npy"):
             file = self._open_files.enter_context(user_path(self.path).open("rb"))
         else:
@@ -245,6 +275,10 @@ class Stack:
 
     def _readable(self) -> _Readable:
         return _Readable(self.path)
+
+
+_OPEN: list[ref[Stack]] = []
+"""The stacks whose files are open, the one opened last at the end."""
 
 
 class _Readable:

@@ -55,7 +55,16 @@ class BatchSize:
         self._processes = {os.getpid(), *processes}
         self._before = self._memory("VmRSS")
         self._budget = min(MEMORY, _available() // 4)
-        self.settled = given is not None or not self._before
+        self._fixed = given is not None or not self._before
+        self.settled, self._elements = self._fixed, 0
+
+    def most(self, elements: int) -> int:
+        """The size of the next batch, if each of its pictures has so many pixels or values. If all before had fewer, it
+        is small, and measured again."""
+        if elements > self._elements > 0 and not self._fixed:
+            self.size, self.settled = min(self.size, FIRST), False
+        self._elements = max(elements, self._elements)
+        return self.size
 
     def measured(self, count: int, seconds: float = 0) -> None:
         """After a batch of `count` elements that ran for so long: chooses the size of the next."""
@@ -121,7 +130,8 @@ def in_batches(
                 done = None
             result, seconds = running.result()
             done = batch, result
-            size.measured(count(batch), seconds)
+            if ahead is None:  # else the size may already be that of larger pictures
+                size.measured(count(batch), seconds)
             try:
                 batch = (ahead or reader.submit(prepare, size.size)).result()
             except ZooError as e:
@@ -200,11 +210,14 @@ def stream(
     rows = zip(*many.values(), strict=True)
     held: list[tuple[Any, ...]] = []  # an element of another shape, for the next batch
 
-    def prepare(most: int) -> dict[str, Any] | None:
+    def prepare(size: BatchSize, most: int) -> dict[str, Any] | None:
         batch = [held.pop()] if held else []
         try:
+            most = min(most, size.most(_elements(batch[0]))) if batch else most
             while len(batch) < most and (row := next(rows, None)) is not None:
-                if batch and _shapes(row) != _shapes(batch[0]):
+                if not batch:
+                    most = min(most, size.most(_elements(row)))
+                elif _shapes(row) != _shapes(batch[0]):
                     held.append(row)
                     break
                 batch.append(row)
@@ -217,7 +230,9 @@ def stream(
     def results() -> Iterator[dict[str, np.ndarray]]:
         size = BatchSize(batch_size, processes())
         compute = partial(run_within_memory, lambda batch: run(**batch, **ports), task, size=size)
-        for _, outputs in in_batches(prepare, compute, lambda batch: len(next(iter(batch.values()))), size):
+        for _, outputs in in_batches(
+            partial(prepare, size), compute, lambda batch: len(next(iter(batch.values()))), size
+        ):
             yield outputs
 
     return results()
@@ -235,6 +250,10 @@ def _main_port(task: Task) -> str:
 
 def _shapes(row: Sequence[Any]) -> list[tuple[int, ...] | None]:
     return [getattr(value, "shape", None) for value in row]
+
+
+def _elements(row: Sequence[Any]) -> int:
+    return sum(getattr(value, "size", 1) for value in row)
 
 
 def _batch(column: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ pictures with the seeds S, S+1, …; a single picture, label or number is used f
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,7 @@ def gather(
     tile: int | None = None,
     invert: bool = False,
     fit: bool = False,
+    each: bool = False,
     note: Note,
 ) -> Call:
     """A call from options. Every file is read and every range checked here, before ONNX Runtime is loaded.
@@ -93,18 +94,15 @@ def gather(
         example: take inputs missing in `given` from one of the model's golden cases.
         invert: make a negative of every picture that comes from a file, for a model of white on black.
         fit: scale pictures to the size that the model was trained on, without cropping them.
+        each: what there is to know about several pictures alike is one line for each of them.
         note: called with one line for each thing that the user should know, such as a change to a picture or the seed
             that was drawn; not called if the call is refused.
 
     Raises:
         NotFoundError, UsageError, InvalidFileError: one line.
     """
-    name, task = model.manifest.task(task_name)
-    if tile is not None:
-        check_tile(name, task, tile)
-        task = _of_any_size(task)
-    if fit:
-        task = fitted(model, name, task)
+    name, _ = model.manifest.task(task_name)
+    task = task_as_asked(model, name, tile, fit)
     given = {key: value for key, value in given.items() if value is not None and value != ()}
     _refuse_unfit(name, task, given)
     notes: list[str] = []
@@ -121,7 +119,7 @@ def gather(
     for port in pictures if invert else ():
         values[port] = 255 - values[port]
     if tile is None:
-        notes += unlike(model, task, files, values)
+        notes += unlike(model, task, files, values, each)
     _require(name, task, values)
 
     listed = [len(given[port]) for port in drawn(task.inputs) if isinstance(given.get(port), list)]
@@ -189,6 +187,19 @@ def execute(model: Model, call: Call, size: BatchSize | None = None, *, one_batc
     return Result(outputs, session.provider, str(session), seconds, session.left_on_cpu, session.runtime_version)
 
 
+def task_as_asked(model: Model, name: str, tile: int | None, fit: bool) -> Task:
+    """The task with the ports that pictures are read for: those that `tile` and `fit` of `gather` make of its own.
+
+    Raises:
+        UsageError: the task cannot work in tiles, or does not say to which size its pictures are scaled.
+    """
+    task = model.manifest.tasks[name]
+    if tile is not None:
+        check_tile(name, task, tile)
+        task = _of_any_size(task)
+    return fitted(model, name, task) if fit else task
+
+
 def _of_any_size(task: Task) -> Task:
     """The task with the limit on pixels raised to the general limit for pictures."""
     ports = {name: msgspec.structs.replace(port, maximum_pixels=None) for name, port in task.inputs.items()}
@@ -204,7 +215,13 @@ def _refuse_unfit(name: str, task: Task, given: Mapping[str, Any]) -> None:
     known = {option.name for option in options_of(task)} | task.inputs.keys()
     if unknown := next((key for key in given if key not in known), None):
         raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
-    sources = [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
+    refuse_stdin_twice(
+        [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
+    )
+
+
+def refuse_stdin_twice(sources: Sequence[Any]) -> None:
+    """Refuses values of options of which more than one is `-`."""
     if sources.count(STDIN) > 1:
         raise UsageError("'-' (stdin) can be read only once; give a file for the other")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -43,8 +44,17 @@ class Drawn:
         return max(self.darkest - edge, edge - self.lightest, 0)
 
 
+_KNOWN: WeakKeyDictionary[Model, Drawn | None] = WeakKeyDictionary()
+
+
 def what_it_draws(model: Model) -> Drawn | None:
     """What a model draws from seeds; None if its golden cases have too few such pictures, or of several sizes."""
+    if model not in _KNOWN:  # each batch asks again
+        _KNOWN[model] = _from_cases(model)
+    return _KNOWN[model]
+
+
+def _from_cases(model: Model) -> Drawn | None:
     import numpy as np
 
     from ..formats.golden import read_cases
@@ -81,9 +91,13 @@ def edges(pictures: np.ndarray) -> np.ndarray:
 
 
 def unlike(
-    model: Model, task: Task, files: Mapping[str, list[InputFile]], values: Mapping[str, np.ndarray]
+    model: Model, task: Task, files: Mapping[str, list[InputFile]], values: Mapping[str, np.ndarray], each: bool = False
 ) -> Iterator[str]:
-    """A line for each way in which given pictures differ from what the model was trained on."""
+    """A line for each way in which given pictures differ from what the model was trained on.
+
+    Args:
+        each: a line for each picture, too.
+    """
     given = [name for name in images_of(task.inputs) if files.get(name)]
     made = what_it_draws(model) if given else None
     if made is None:
@@ -93,17 +107,17 @@ def unlike(
         height, width = pictures.shape[1:3]
         fixed = all(isinstance(length, int) for length in task.inputs[name].shape[1:3])
         if not fixed and (height, width) != (made.height, made.width):
-            yield (
-                f"{files[name][0].shown} is {width}x{height}; {safe_text(model.manifest.name)} was trained on"
-                f" {made.width}x{made.height}: --fit scales it"
-            )
+            for file in files[name] if each else files[name][:1]:
+                yield (
+                    f"{file.shown} is {width}x{height}; {safe_text(model.manifest.name)} was trained on"
+                    f" {made.width}x{made.height}: --fit scales it"
+                )
         # Turned over, it must be much nearer: a photograph has edges of any brightness.
-        far = [made.distance(edge) > 2 * made.distance(255 - edge) for edge in edges(pictures)]
-        if any(far):
-            number = far.index(True)
-            more = f" and {sum(far) - 1} more" if sum(far) > 1 else ""
-            edge = edges(pictures)[number]
-            here, there = ("light", "dark") if edge > made.lightest else ("dark", "light")
+        brightness = edges(pictures)
+        numbers = [n for n, edge in enumerate(brightness) if made.distance(edge) > 2 * made.distance(255 - edge)]
+        more = f" and {len(numbers) - 1} more" if len(numbers) > 1 and not each else ""
+        for number in numbers if each else numbers[:1]:
+            here, there = ("light", "dark") if brightness[number] > made.lightest else ("dark", "light")
             who = safe_text(model.manifest.name)
             yield (
                 f"{files[name][number].shown}{more}: {here} at the edges, and what {who} draws is {there} there;"

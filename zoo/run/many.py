@@ -6,6 +6,7 @@ can be made again, as if it had been made by a call of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,20 +14,21 @@ from typing import Any
 
 from ..errors import InvalidFileError, NotFoundError, UsageError, ZooError
 from ..hookspecs import Task
-from ..media.files import InputFile, Note
+from ..media.files import STDIN, InputFile, Note, read_input, shown_name
 from ..media.pictures import check_header, decode_picture, upright_size
 from ..media.sources import Item, Stack, find
+from ..ports.image import images_of
 from ..ports.kind import BATCH
 from ..ports.kinds import drawn, kind_of
 from ..system.files import FilesTogether, make_folder
 from ..system.paths import user_path
 from ..text import safe_text
 from .batches import BatchSize, batch_length, in_batches, part_of
-from .call import Call, Result, execute, gather
+from .call import Call, Result, execute, gather, options_of, refuse_stdin_twice, task_as_asked
 from .model import Model
 from .naming import check_placeholders, fill, label_of, placeholders, refuse_same
 from .outputs import check_out, write_outputs
-from .products import with_view
+from .products import check_resume, with_view
 from .tables import Table, check_table, is_table
 
 __all__ = ["Asked", "Made", "Many", "find"]
@@ -90,9 +92,16 @@ class Many:
     """
 
     def __init__(self, model: Model, task_name: str, asked: Asked, note: Note):
-        self.model, self.name, self.asked = model, task_name, asked
+        self.model, self.name = model, task_name
         self.task: Task = model.manifest.tasks[task_name]
+        self.read_for = task_as_asked(model, task_name, asked.tile, asked.fit)
+        self.asked = asked = _read_once(self.task, asked)
         self._note = note
+        # Files that every batch reads again, and what was said about them.
+        others = [values[0] for values in _other_files(self.task, asked).values() if len(values) == 1]
+        alike = [item.path for item in asked.items if len(asked.items) == 1] + [read_input(v).path for v in others]
+        self._for_all = tuple(map(shown_name, alike))
+        self._said: set[str] = set()
         self.number = self._count()
         self.table = is_table(asked.out)
         if self.table:
@@ -106,13 +115,15 @@ class Many:
         self._table: Table | None = None
         if asked.resume:
             self._keep_what_is_there()
+        if not self.table:
+            self._refuse_to_overwrite()
         self._size_matters = False
         if asked.main:
-            port = self.task.inputs[asked.main]
-            self._size_matters = not asked.tile and not all(isinstance(d, int) for d in port.shape[1:3])
+            port = self.read_for.inputs[asked.main]
+            self._size_matters = not all(isinstance(d, int) for d in port.shape[1:3])
 
     def check_files(self, looked_at: Callable[[], object]) -> None:
-        """Looks at the header of every picture that is to be read.
+        """Looks at the header of every picture that is to be read, and at the files of other options.
 
         Args:
             looked_at: called after each.
@@ -121,9 +132,13 @@ class Many:
             ZooError: the first one's trouble, and how many more there are.
         """
         asked = self.asked
+        for name, values in _other_files(self.task, asked).items():
+            for file in map(read_input, values):
+                if name in images_of(self.task.inputs):
+                    check_header(file, self.read_for.inputs[name])
         if not asked.main or asked.keep_going:
             return
-        port = self.task.inputs[asked.main]
+        port = self.read_for.inputs[asked.main]
         troubles: list[ZooError] = []
         seen: set[Stack] = set()
         for index in self.todo if len(asked.items) > 1 else range(1):
@@ -136,7 +151,7 @@ class Many:
                     seen.add(stack)
                     stack.check_length()
                 file = asked.items[index].read()
-                upright_size(file) if asked.tile else check_header(file, port)
+                check_header(file, port)
             except (NotFoundError, InvalidFileError) as e:
                 troubles.append(e)
             looked_at()
@@ -160,7 +175,7 @@ class Many:
         """
         session = self.model.session(self.name)
         size = BatchSize(self.asked.batch_size, session.processes)
-        reader = _Reader(self, failed)
+        reader = _Reader(self, failed, size)
         batches = in_batches(
             reader.prepare,
             lambda batch: execute(self.model, batch.call, size, one_batch=True),
@@ -181,6 +196,14 @@ class Many:
             for batch, result in batches:
                 yield Made(len(batch.indices), self._write(batch, result, files), result)
 
+    def _say(self, line: str) -> None:
+        """Passes a line on; one about a file that is for all pictures, once."""
+        if line.startswith(self._for_all):
+            if line in self._said:
+                return
+            self._said.add(line)
+        self._note(line)
+
     def _count(self) -> int:
         """The number of pictures, which all options with several values must agree on."""
         asked = self.asked
@@ -190,7 +213,8 @@ class Many:
             raise UsageError(f"-n is {asked.number}; it must be 1 .. {MOST}")
         lengths = {name: len(v) for name, v in asked.given.items() if isinstance(v, (list, tuple))}
         lengths |= {asked.main: len(asked.items)} if asked.main and asked.items else {}
-        number = asked.number or max(lengths.values(), default=1)
+        pictures = len(asked.items) if len(asked.items) > 1 else None
+        number = asked.number or pictures or max(lengths.values(), default=1)
         for name, length in lengths.items():
             if length not in (1, number):
                 raise UsageError(f"{length} values of {name} for {number} pictures; give one for all, or {number}")
@@ -200,8 +224,8 @@ class Many:
         """The seed of each picture: a list, or counted up from that of the command or from a random one."""
         ports = drawn(self.task.inputs)
         given = [self.asked.given[name] for name in ports if self.asked.given.get(name) is not None]
-        if ports and not given and self.asked.resume:
-            raise UsageError(f"--resume needs --{ports[0]}: another seed would give other pictures than those there")
+        if self.asked.resume:
+            check_resume(self.task, self.asked.given)
         seed = given[0] if given else None
         for name in ports:
             array, first = kind_of(self.task.inputs[name]).draw(name, seed, self.number, self._note)
@@ -224,6 +248,13 @@ class Many:
             twice = next(name for number, name in enumerate(names) if name in names[:number])
             raise UsageError(f"{safe_text(twice)} was given twice; a table has one row per picture")
         return names
+
+    def _refuse_to_overwrite(self) -> None:
+        """Refuses the name of a picture that is read for one that is made."""
+        given = {os.path.abspath(user_path(item.path)): item for item in self.asked.items}  # noqa: PTH100 - many
+        for index in self.todo if given else ():
+            if item := given.get(os.path.abspath(user_path(self._names[index], out=True))):  # noqa: PTH100
+                raise UsageError(f"--out would overwrite {safe_text(item.shown)}, which is read; give another name")
 
     def _name(self, index: int, label: str | None) -> str:
         """The output of one picture; without `label`, what was given, or an underscore for what the task gives."""
@@ -301,6 +332,28 @@ class Many:
         return one, replace(result, outputs=part_of(self.task.outputs, result.outputs, part))
 
 
+def _other_files(task: Task, asked: Asked) -> dict[str, list[Any]]:
+    """The files of the options other than that of the pictures: paths, or what was read already."""
+    names = [o.name for o in options_of(task) if o.file and o.name != asked.main and asked.given.get(o.name)]
+    values = {name: asked.given[name] for name in names}
+    return {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in values.items()}
+
+
+def _read_once(task: Task, asked: Asked) -> Asked:
+    """With the contents of what cannot be read again for the next batch: stdin, and a file for all pictures, which may
+    be a pipe."""
+    others = _other_files(task, asked)
+    refuse_stdin_twice([item.path for item in asked.items] + [v for values in others.values() for v in values])
+    given = dict(asked.given)
+    for name, values in others.items():
+        read = [read_input(v) if v == STDIN or len(values) == 1 else v for v in values]
+        given[name] = read if isinstance(given[name], (list, tuple)) else read[0]
+    items = asked.items
+    if any(item.path == STDIN for item in items):
+        items = [replace(item, file=read_input(STDIN)) if item.path == STDIN else item for item in items]
+    return replace(asked, given=given, items=items)
+
+
 def check_template(task_name: str, task: Task, out: str, files: bool) -> None:
     """Refuses a name that cannot be filled or written: see `check_placeholders` and `check_out`."""
     check_placeholders(out, task, files=files)
@@ -322,8 +375,8 @@ class _Batch:
 class _Reader:
     """Prepares batches: reads their pictures, and gathers their inputs."""
 
-    def __init__(self, many: Many, failed: Failed):
-        self._many, self._asked, self._failed = many, many.asked, failed
+    def __init__(self, many: Many, failed: Failed, size: BatchSize):
+        self._many, self._asked, self._failed, self._size = many, many.asked, failed, size
         self._todo = iter(many.todo)
         self._next: tuple[int, InputFile, tuple[int, int]] | None = None  # read already; for the next batch
 
@@ -363,7 +416,10 @@ class _Reader:
                         raise
                     self._failed(self._asked.items[index].shown, e)
                     continue
-            if taken and taken[0][2] != self._next[2]:
+            width, height = self._next[2]
+            if not taken:
+                most = min(most, self._size.most(width * height))
+            elif taken[0][2] != (width, height):
                 break
             taken.append(self._next)
             self._next = None
@@ -372,10 +428,10 @@ class _Reader:
     def _decodable(self, indices: Sequence[int], files: Sequence[InputFile]) -> list[int]:
         """Places of the pictures that can be decoded; the others are reported."""
         assert self._asked.main
-        port, good = self._many.task.inputs[self._asked.main], []
+        port, good = self._many.read_for.inputs[self._asked.main], []
         for place, (index, file) in enumerate(zip(indices, files)):
             try:
-                decode_picture(file, self._asked.main, port, lambda line: None)
+                decode_picture(file, self._asked.main, port, lambda line: None, whole=self._asked.fit)
             except InvalidFileError as e:
                 self._failed(self._asked.items[index].shown, e)
             else:
@@ -393,7 +449,14 @@ class _Reader:
         if many.seeds is not None:
             given |= {name: [many.seeds[index] for index in indices] for name in drawn(many.task.inputs)}
         call = gather(
-            many.model, many.name, given, tile=asked.tile, invert=asked.invert, fit=asked.fit, note=many._note
+            many.model,
+            many.name,
+            given,
+            tile=asked.tile,
+            invert=asked.invert,
+            fit=asked.fit,
+            each=True,
+            note=many._say,
         )
         if asked.scale:
             first = replace(call, inputs=part_of(many.task.inputs, call.inputs, slice(0, 1)))

@@ -49,6 +49,12 @@ def check_only_numbered(out: str | None) -> None:
         raise UsageError(f"--out contains {{{safe_text(other)}}}; here it may contain {{i}}")
 
 
+def refuse_placeholders(out: str) -> None:
+    """Refuses a name with a placeholder for what is a single file."""
+    if found := next((name for name in placeholders(out) if name in PLACEHOLDERS), None):
+        raise UsageError(f"--out is one file here; leave out {{{found}}}")
+
+
 def _unfit(task: Task, files: bool) -> set[str]:
     unfit = set() if files else {"stem"}
     unfit |= set() if drawn(task.inputs) else {"seed"}

@@ -25,6 +25,7 @@ from ..text import safe_text
 from .again import public_reference, write_recipe
 from .call import Call, Result
 from .model import Model
+from .naming import refuse_placeholders
 
 STDOUT = "-"
 NUMBERED = "{i}"
@@ -85,6 +86,7 @@ def check_out(task_name: str, task: Task, out: str | None) -> None:
 
 def check_again_out(out: str, form: Form) -> None:
     """Like `check_out`, for the single output of a recipe."""
+    refuse_placeholders(out)
     _check_name(out, "this", Artifact(form, ()))
 
 

@@ -21,8 +21,8 @@ from ..text import safe_text
 from .call import Call, check_number, option_name
 from .model import Model
 
-__all__ = ["MAX_SCALE", "Product", "captions", "expand", "seen_again", "takes_list"]
-__all__ += ["with_view"]
+__all__ = ["MAX_SCALE", "Product", "captions", "check_resume", "expand", "refuse_product", "seen_again"]
+__all__ += ["takes_list", "with_view"]
 
 ONE_ROW = 10
 """The most pictures of a single list that are put in one row."""
@@ -30,11 +30,16 @@ ONE_ROW = 10
 
 @dataclass(frozen=True)
 class Product:
-    """Options for `zoo.run.call.gather`, with a value for each picture, and how many columns the pictures have."""
+    """Options for `zoo.run.call.gather`, with a value for each picture, and how many columns the pictures have.
+
+    Attributes:
+        lists: the ports whose options had several values.
+    """
 
     given: dict[str, Any]
     number: int | None
     columns: int | None = None
+    lists: tuple[str, ...] = ()
 
 
 def takes_list(port: Port) -> bool:
@@ -77,7 +82,22 @@ def expand(task: Task, given: Mapping[str, Any], number: int | None, note: Note)
     ordered = sorted(lists, key=lambda name: name in seeds)
     flat = zip(*itertools.product(*(lists[name] for name in ordered)), strict=True)
     values = {name: list(column) for name, column in zip(ordered, flat, strict=True)}
-    return Product({**given, **values}, number, _columns([len(lists[name]) for name in ordered]))
+    several = tuple(name for name in ordered if len(lists[name]) > 1)
+    return Product({**given, **values}, number, _columns([len(lists[name]) for name in ordered]), several)
+
+
+def check_resume(task: Task, given: Mapping[str, Any]) -> None:
+    """Refuses `--resume` without a seed, before one is drawn."""
+    seeds = drawn(task.inputs)
+    if seeds and all(given.get(name) is None for name in seeds):
+        raise UsageError(f"--resume needs --{seeds[0]}: another seed would give other pictures than those there")
+
+
+def refuse_product(lists: Sequence[str], pictures: int) -> None:
+    """Refuses several lists next to several pictures: each picture has one value of a list, and not all of them."""
+    if pictures > 1 and len(lists) > 1:
+        names = " and ".join(option_name(name) for name in lists)
+        raise UsageError(f"{names} are lists; with several pictures, give one list, with a value for each picture")
 
 
 def _columns(lengths: Sequence[int]) -> int | None:
@@ -119,7 +139,8 @@ def seen_again(model: Model, call: Call, layout: Any) -> Call:
     if not isinstance(layout, dict):
         return call
     scale, columns = layout.get("scale", 1), layout.get("columns")
-    return with_view(model, call, scale if scale > 1 else None, columns, bool(layout.get("caption")))
+    sheet = bool(layout.get("caption"))  # without a scale, a sheet chooses its own
+    return with_view(model, call, scale if scale > 1 or sheet else None, columns, sheet)
 
 
 def captions(task: Task, call: Call) -> tuple[tuple[str, ...], ...]:

@@ -16,6 +16,7 @@ from ..ports.label import labels_of
 from ..system.installation import install_command
 from ..system.paths import reason, user_path
 from ..text import safe_text
+from .naming import refuse_placeholders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +34,12 @@ def check_table(task_name: str, task: Task, out: str) -> None:
     """Refuses a table that cannot be written, before anything is run.
 
     Raises:
-        UsageError: the task gives pictures, or Parquet files need an extra.
+        UsageError: the task gives pictures, the name has a placeholder, or Parquet files need an extra.
         StoreError: the folder does not exist or cannot be written.
     """
     if pictures := [name for name, port in task.outputs.items() if not kind_of(port).form_in(task.outputs).shared]:
         raise UsageError(f"{task_name} gives {pictures[0]}, which does not fit into a table; --out must end in .png")
+    refuse_placeholders(out)
     folder = user_path(out, out=True).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         wrong = "cannot be written; give another --out" if folder.is_dir() else "does not exist; create it first"
@@ -144,14 +146,20 @@ class Table:
 
         writer = csv.writer(self._file, lineterminator="\n")
         if self._header is None:
-            self._header = list(columns)
             writer.writerow(columns)
-        elif self._header != list(columns):
-            raise self._other_table()
+        self._check_columns(columns)
         writer.writerows(zip(*columns.values(), strict=True))
         self._file.flush()
 
+    def _check_columns(self, columns: Mapping[str, object]) -> None:
+        """Refuses rows with other columns than those that are in the file."""
+        if self._header is None:
+            self._header = list(columns)
+        elif self._header != list(columns):
+            raise self._other_table()
+
     def _write_jsonl(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self._check_columns(columns)
         for row in zip(*columns.values(), strict=True):
             self._file.write(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n")
         self._file.flush()
@@ -163,10 +171,10 @@ class Table:
         names = [os.fsencode(name).decode("utf-8", "replace") for name in columns[FILE]]
         table = pa.table({**columns, FILE: names})
         if self._writer is None:
+            if self._old is not None and self._old.schema != table.schema:
+                raise self._other_table()  # before there is a writer, whose end would replace the user's table
             self._writer = pq.ParquetWriter(str(self._new), table.schema)
             if self._old is not None:
-                if self._old.schema != table.schema:
-                    raise self._other_table()
                 self._writer.write_table(self._old)
         self._writer.write_table(table)
 
@@ -197,7 +205,10 @@ class Table:
                 self.done = {row[0] for row in rows}
                 self._header = self._header if self.done else None
             else:
-                self.done = {json.loads(line)[FILE] for line in lines}
+                for line in lines:
+                    row = json.loads(line)
+                    self._header = self._header or list(row)
+                    self.done.add(row[FILE])
         except (ValueError, KeyError, TypeError, IndexError, csv.Error):
             raise self._other_table() from None
         if len(whole) < len(data):

@@ -131,6 +131,7 @@ class FilesTogether:
     def __init__(self, seconds: float = 2.0):
         self._seconds, self._last = seconds, time.monotonic()
         self._waiting: list[tuple[str, str]] = []  # temporary name, name
+        self._numbers = itertools.count()
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +141,7 @@ class FilesTogether:
 
     def write(self, path: Path, data: bytes) -> None:
         """Writes a file that replaces one of the same name; its folder must exist."""
-        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}~")
+        temporary = path.with_name(f".{os.getpid()}-{next(self._numbers)}~")  # short, whatever the name's length
         try:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
@@ -158,18 +159,22 @@ class FilesTogether:
             self.commit()
 
     def commit(self) -> None:
-        """Syncs what was written, and gives it its names."""
+        """Syncs what was written, and gives it its names; a file that cannot get its own does not stop the others."""
         waiting, self._waiting = self._waiting, []
         if waiting and hasattr(os, "sync"):
             os.sync()
+        failed: StoreError | None = None
         for temporary, path in waiting:
             try:
                 os.replace(temporary, path)  # noqa: PTH105 - there are many
             except OSError as e:
-                raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+                Path(temporary).unlink(missing_ok=True)
+                failed = failed or StoreError(f"cannot write {safe_text(path)}: {e.strerror}")
         for folder in {Path(path).parent for _, path in waiting}:
             sync_folder(folder)
         self._last = time.monotonic()
+        if failed:
+            raise failed
 
 
 def sniff_file(path: Path) -> str:
