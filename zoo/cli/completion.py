@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +123,14 @@ def models(incomplete: str) -> list[CompletionItem]:
     return _starting(((name, summary) for name, summary in found.items() if (":" in name) == versions), incomplete)
 
 
-def run_words(words: Sequence[str], incomplete: str) -> list[CompletionItem]:
-    """What may follow the words after `zoo run`: models, a model's tasks, then options, their values, and files."""
+def run_words(
+    words: Sequence[str], incomplete: str, command_of: Callable[["Bundle", str], click.Command]
+) -> list[CompletionItem]:
+    """What may follow the words after `zoo run`: models, a model's tasks, then options, their values, and files.
+
+    Args:
+        command_of: the command of a task.
+    """
     if not words:
         return models(incomplete)
     bundle = _bundle(words[0])
@@ -138,9 +144,7 @@ def run_words(words: Sequence[str], incomplete: str) -> list[CompletionItem]:
     if port and port.classes:
         before = "".join(incomplete.rpartition(",")[:2])  # of a list
         return _starting(((before + label, "") for label in (*port.classes, "all")), incomplete)
-    from .run import task_command  # takes a while
-
-    options = [p for p in task_command(bundle, name, words[0], "zoo run").params if isinstance(p, click.Option)]
+    options = [param for param in command_of(bundle, name).params if isinstance(param, click.Option)]
     last = next((option for option in options if words[-1] in option.opts and not option.is_flag), None)
     if last is None and incomplete.startswith("-"):
         named = ((opt, option.help or "") for option in options for opt in option.opts + option.secondary_opts)

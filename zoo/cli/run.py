@@ -33,15 +33,14 @@ class _Run(click.Command):
     """A command whose options are those of the model's task, for completion too."""
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        from .completion import run_words
-
-        return run_words(ctx.params.get("words") or (), incomplete)
+        return _complete(ctx, None, incomplete)
 
 
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+def _complete(ctx: click.Context, _: click.Parameter | None, incomplete: str) -> "list[CompletionItem]":
     from .completion import run_words
 
-    return run_words(ctx.params.get("words") or (), incomplete)
+    words = ctx.params.get("words") or ()
+    return run_words(words, incomplete, lambda bundle, task: task_command(bundle, task, words[0], "zoo run"))
 
 
 @click.command(
