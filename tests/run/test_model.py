@@ -159,16 +159,30 @@ import numpy as np
 import zoo
 import warnings; warnings.simplefilter("ignore")  # of Python 3.12 about a fork with threads
 
-model = zoo.load(sys.argv[1], isolated=sys.argv[2] == "worker")
+model = zoo.load(sys.argv[1], isolated=sys.argv[2] in ("worker", "calling"))
 pictures = np.arange(8 * 8, dtype=np.uint8).reshape(1, 8, 8, 1)
 assert (model.reconstruct(image=pictures)["reconstruction"] == pictures).all()
 if sys.argv[2] == "locked":
     model._lock.acquire()  # as another thread may at the moment of the fork
+if sys.argv[2] == "calling":
+    import threading
+
+    inside, forked = threading.Event(), threading.Event()
+
+    def call():
+        with model._bundle.worker.turn():
+            inside.set()
+            forked.wait()
+
+    threading.Thread(target=call).start()
+    inside.wait()
 child = os.fork()
 if not child:
     assert (model.reconstruct(image=pictures)["reconstruction"] == pictures).all()
     sys.exit(7)  # through the end of the interpreter, which must not wait for the parent's threads
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+if sys.argv[2] == "calling":
+    forked.set()
 if sys.argv[2] != "locked":
     assert (model.reconstruct(image=pictures)["reconstruction"] == pictures).all()
 print("both")
@@ -176,7 +190,7 @@ print("both")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("how", ["here", "locked", "worker"])
+@pytest.mark.parametrize("how", ["here", "locked", "worker", "calling"])
 def test_the_child_of_a_fork_opens_its_own_sessions(folder: Path, how: str):
     command = [sys.executable, "-c", FORKED, str(folder), how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
