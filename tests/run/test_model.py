@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from PIL import Image
 import zoo
 from tests.tiny_tasks import bundle_of, studio
 from zoo.errors import InvalidFileError, NotFoundError, UsageError
+from zoo.hookspecs import Port, Task
 from zoo.ports.signature import example_of
-from zoo.run.model import Model
+from zoo.run.model import Model, _method
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,22 @@ def test_outputs_are_a_dict_and_pictures(model: Model):
     copied = pickle.loads(pickle.dumps(outputs))
     assert copied.keys() == outputs.keys() and len(copied.images) == 3
     assert zoo.Outputs(a=1).images == []  # made by hand
+
+
+def test_inputs_may_have_the_names_of_keywords_and_of_self():
+    seed = Port(kind="seed", dtype="int64", shape=())
+    task = Task(summary="Draws", inputs={"self": seed, "lambda": seed}, outputs={"image": seed})
+
+    class Recorder:
+        def run(self, name, /, **ports):
+            return name, ports
+
+    method = _method("generate", task)
+    assert MethodType(method, Recorder())(**{"self": 1, "lambda": 2}) == ("generate", {"self": 1, "lambda": 2})
+    assert str(inspect.signature(MethodType(method, Recorder()))) == "(**ports: Any) -> zoo.run.results.Outputs"
+    assert method.__doc__.endswith('model.generate(**model.example("generate"))["image"]')
+    only_self = _method("generate", Task(summary="Draws", inputs={"self": seed}, outputs={"image": seed}))
+    assert list(inspect.signature(MethodType(only_self, Recorder())).parameters) == ["self"]
 
 
 FORKED = """

@@ -50,8 +50,12 @@ def command(ctx: click.Context, model: str, other: str, places: tuple[str, ...],
 
 def _bundle(model: str, places: tuple[str, ...]) -> "Bundle":
     from ..formats.registry import Entry
+    from ..store.locate import is_path, read_folder
+    from ..system.paths import user_path
     from .info import find
 
+    if is_path(model):  # its manifest says nothing about bytes that were not hashed
+        return read_folder(user_path(model), checked=False)
     found = find(model, places)
     if isinstance(found, Entry):
         raise NotFoundError(f"{found} is not available locally; `zoo pull {found}` fetches it")
