@@ -66,6 +66,17 @@ def test_a_long_list_is_cut_for_a_person(tmp_path: Path):
     assert "config: 31 differ" in shown and "and 11 more; --json lists all" in shown
 
 
+def test_every_line_fits_100_columns(tmp_path: Path):
+    kinds = [tuple(f"{kind} {n}" for n in range(20)) for kind in ("shirt", "shoe")]
+    a = tiny.bundle(tmp_path / "a", classes=kinds[0], config={"a_long_name." * 12: 1, "width": 8})
+    b = tiny.bundle(tmp_path / "b", classes=kinds[1], config={"width": "wide " * 30})
+    lines = zoo("diff", a, b).out.splitlines()[2:]  # without the names of the folders
+    assert max(map(len, lines)) <= 100
+    [classes] = [line for line in lines if line.startswith("classes ")]
+    assert "  shirt 0, shirt 1, " in classes and "  shoe 0, shoe 1, " in classes
+    assert any(line.startswith("…") and "a_long_name." in line for line in lines)
+
+
 def test_mistakes_are_one_line(tmp_path: Path):
     a, b = tiny.bundle(tmp_path / "a"), tiny.bundle(tmp_path / "b", seed=1)
     assert error(zoo("diff", a, tmp_path / "none"), 3).endswith("is not a bundle: it has no model.yaml")

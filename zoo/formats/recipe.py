@@ -107,11 +107,11 @@ def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
     shown = "data from stdin" if record.name == "-" else safe_text(record.name)
     changed = None
     for path in candidates:
-        if not is_file(path):
+        file = _candidate(record, path)
+        if file is None:
             continue
-        file: InputFile = read_input(path)
         if file.sha256 == record.sha256:
-            return path
+            return file if file.path != path else path
         if file.name == record.name:
             changed = path
     ask = f"give the file with --file FILE (SHA-256 {safe_text(record.sha256)[:12]}…)"
