@@ -9,6 +9,9 @@ import pytest
 
 from tests import tiny
 from tests.tiny_tasks import studio
+from zoo.cli.examples import examples
+from zoo.hookspecs import Port, Task
+from zoo.ports.signature import call_text
 
 from .commands import zoo
 from .test_run import error
@@ -177,3 +180,28 @@ def test_ports_classes_and_metrics_fit_100_columns():
     assert max(len(line) for line in lines if not line.startswith("    zoo run ")) <= 100  # to be copied
     at = next(n for n, line in enumerate(lines) if line.startswith("in   steps "))
     assert lines[at + 1].startswith(" " * 40) and lines[at + 1].strip()  # the summary goes on
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limits", "shown"),
+    [
+        ("int64", {"minimum": 1234567}, "1234567"),
+        ("int64", {"maximum": -1}, "-1"),
+        ("int64", {"minimum": -5, "maximum": 5}, "0"),
+        ("float32", {"minimum": 1234567.5}, "1234567.5"),
+        ("float32", {"minimum": -2.0, "maximum": -0.5}, "-0.5"),
+    ],
+)
+def test_the_numbers_of_examples_are_exact_and_allowed(dtype: str, limits: dict[str, float], shown: str):
+    port = Port(kind="scalar" if dtype == "float32" else "label", dtype=dtype, shape=("batch",), **limits)
+    image = Port(kind="image", dtype="uint8", shape=("batch", 8, 8, 1))
+    task = Task(summary="Draws", inputs={"how": port}, outputs={"image": image})
+    assert list(examples("tiny", "draw", task)) == [f"zoo run tiny draw --how {shown} --out out.png"]
+
+
+def test_defaults_are_exact_in_the_text_of_a_model():
+    port = Port(kind="count", dtype="int64", shape=(), default=1234567)
+    image = Port(kind="image", dtype="uint8", shape=("batch", 8, 8, 1))
+    assert call_text(Task(summary="Draws", inputs={"steps": port}, outputs={"image": image})).startswith(
+        "(steps=1234567) -> image"
+    )

@@ -77,7 +77,7 @@ def _brief(name: str, port: Port) -> str:
     kind = kind_of(port)
     if kind.drawn:
         return f"{name}=None"
-    text = name if port.default is None else f"{name}={_default(port):g}"
+    text = name if port.default is None else f"{name}={_default(port)!r}"
     text += f" {shape_text(port.shape)}" if port.shape[1:] else ""
     return f"{text} ({ranges})" if (ranges := kind.range_text(port)) else text
 
