@@ -1,6 +1,6 @@
 """Frames of an animation: a sampler's steps, or a walk from one seed's noise to another's.
 
-Both need what is inside of a task: the graphs of its parts (docs/decisions/0006-host-loop.md), or a task that takes the
+Both need what is inside a task: the graphs of its parts (docs/decisions/0006-host-loop.md), or a task that takes the
 latents that the seed's noise becomes.
 """
 
