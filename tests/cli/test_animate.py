@@ -135,7 +135,7 @@ def test_the_arc_keeps_the_length_of_noise():
         (("ddpm-fashion", "--label", "sneker"), "label 'sneker' is not a class of this model; did you mean 'sneaker'?"),
         (("ddpm-fashion", "--set", "steps=0"), "steps is 0; it must be 1 .. 1000"),
         (("ddpm-fashion", "--set", "steps=1", "-n", 100, "--scale", 64), "the pictures are 17938x17938"),
-        (("ddpm-fashion", "--seed", 1, "--set", "seed=5"), "--set seed=5: seed has an option of its own, --seed"),
+        (("ddpm-fashion", "--seed", 1, "--set", "seed=5"), "--set seed=…: the seed has an option of its own, --seed"),
         (("ddpm-fashion", "--walk", 3, 9, "--frames", 1000, "--scale", 64), "1,000 frames of 1792x1792 are"),
         (("ddpm-fashion", "--fps", "nan"), "nan is not a number"),
     ],

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from ..runtime import Device
 
 
-HAVE_OPTIONS = ("seed", "label")
-"""Inputs that --set does not take."""
-
-
 @click.command("compare")
 @click.argument("models", type=MODEL, nargs=-1, required=True)
 @option("--task", metavar="TASK", help="What they do.  [default: the first model's default task]")
@@ -86,8 +82,6 @@ def command(
 def assigned(text: str) -> tuple[str, float | int]:
     """The name and the number of `steps=10`."""
     name, equals, value = text.partition("=")
-    if name.strip() in HAVE_OPTIONS:
-        raise UsageError(f"--set {text[:80]}: {name.strip()} has an option of its own, --{name.strip()}")
     try:
         return name.strip().replace("-", "_"), (int(value) if value.strip().isdecimal() else float(value))
     except ValueError:

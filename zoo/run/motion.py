@@ -95,6 +95,8 @@ def animate(model: Model, asked: Asked, note: Note, tell: Tell) -> Animation:
     seeds = drawn(task.inputs)
     if not seeds:
         raise UsageError(f"{name} has no seed, so it has neither steps nor a walk")
+    if own := next((name for name in seeds if name in asked.given), None):
+        raise UsageError(f"--set {own}=…: the seed has an option of its own, --seed")
     seed = list(asked.walk) if asked.walk else asked.seed
     call = gather(model, name, {**dict.fromkeys(seeds, seed), **asked.given}, number=asked.number, note=note)
     width = port.shape[2]
