@@ -22,7 +22,7 @@ def _room(module: str) -> str:
 
 @pytest.fixture(scope="module")
 def arrows() -> dict[str, set[str]]:
-    """What each room imports, imports inside of functions included."""
+    """What each room imports, imports inside functions included."""
     graph = grimp.build_graph("zoo", exclude_type_checking_imports=True, cache_dir=None)
     found: dict[str, set[str]] = {}
     for module in graph.modules:

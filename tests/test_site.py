@@ -1,4 +1,4 @@
-"""The server of a folder: loopback alone, the right types, nothing outside of the folder."""
+"""The server of a folder: loopback alone, the right types, nothing outside the folder."""
 
 import os
 import signal

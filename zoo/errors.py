@@ -9,7 +9,7 @@ class ZooError(Exception):
     """Base of all errors that zoo raises on purpose. Its text is one line, without a full stop at the end."""
 
     exit_code = 1
-    meaning = "an unexpected error: a bug, please report it"
+    meaning = "an unexpected error: a bug, please report it; from `zoo diff`: the models differ"
 
 
 class UsageError(ZooError):

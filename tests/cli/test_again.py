@@ -83,6 +83,39 @@ def test_an_input_is_found_beside_the_picture_or_given(bundle: Path, tmp_path: P
     assert error(zoo("again", "r.png", "--model", bundle), 5).startswith("x.png is no longer the file that the picture")
 
 
+@pytest.mark.parametrize("source", ["x.npy", "x.npz", "x.npz:some", "x-idx3-ubyte"])
+def test_a_picture_of_an_array_is_found_beside_the_picture_or_given(bundle: Path, tmp_path: Path, source: str):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    file = source.partition(":")[0]
+
+    def save(pictures: np.ndarray) -> None:
+        if file.endswith("ubyte"):
+            shape = b"".join(length.to_bytes(4, "big") for length in pictures.shape)
+            Path(file).write_bytes(b"\0\0\x08\x03" + shape + pictures.tobytes())
+        elif file.endswith(".npy"):
+            np.save(file, pictures)
+        else:
+            others = {"other": pictures[:, ::-1]} if ":" in source else {}
+            np.savez(file, some=pictures, **others)
+
+    save(pictures)
+    Path("made").mkdir()
+    assert zoo("run", bundle, "reconstruct", source, "--out", "made/{stem}.png").code == 0
+    [made] = Path("made").glob("*-2.png")
+    assert (np.asarray(Image.open(made)) == pictures[2]).all()
+    assert zoo("again", made, "--model", bundle).code == 0  # in the current folder
+    moved = tmp_path / file
+    Path(file).rename(moved)
+    assert "which was not found" in error(zoo("again", made, "--model", bundle), 3)
+    assert zoo("again", made, "--model", bundle, "--file", moved).code == 0
+    moved.rename(Path("made") / file)
+    assert zoo("again", made, "--model", bundle).code == 0  # beside the picture
+    save(pictures[::-1])
+    assert zoo("again", made, "--model", bundle).code == 0
+    (Path("made") / file).unlink()
+    assert "is no longer the file that the picture" in error(zoo("again", made, "--model", bundle), 5)
+
+
 def test_an_input_from_stdin_must_be_given(bundle: Path):
     zoo("run", bundle, "--image", "-", "--out", "r.png", stdin=Path("x.png").read_bytes())
     assert "made from data from stdin" in error(zoo("again", "r.png", "--model", bundle), 3)

@@ -9,7 +9,10 @@ from PIL import Image, ImageSequence
 
 from tests.tiny_tasks import studio
 from zoo.media.animation import encode_animation
+from zoo.run import motion
+from zoo.run.model import Model
 from zoo.run.motion import _arc
+from zoo.run.results import Outputs
 
 from .commands import zoo
 from .test_run import error, pixels
@@ -58,6 +61,24 @@ def test_a_walk_leads_from_one_seed_s_picture_to_the_other_s():
     for frame, seed in ((shown[0], 3), (shown[-1], 9)):
         assert np.abs(frame - drawn("--label", "bag", "--seed", seed)).max() <= 2
     assert np.abs(shown[1] - shown[0]).mean() > 1  # the frames in between differ
+
+
+@pytest.mark.parametrize("words", [("ddpm-fashion", "--set", "steps=2"), ("vae-fashion",)])
+def test_a_long_walk_is_drawn_in_parts(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]):
+    command = ("animate", *words, "--walk", 3, 9, "--frames", 5, "--scale", 1, "--device", "cpu", "--out")
+    zoo(*command, "whole.png")
+    sizes = []
+    run = Model.run
+
+    def watched(self: Model, task: str, /, **ports: np.ndarray) -> Outputs:
+        sizes.append(max((len(a) for a in ports.values() if a.ndim > 1), default=0))
+        return run(self, task, **ports)
+
+    monkeypatch.setattr(Model, "run", watched)
+    monkeypatch.setattr(motion, "MOST_AT_ONCE", 2)
+    zoo(*command, "parts.png")
+    assert max(sizes) == 2
+    assert np.abs(frames("whole.png").astype(int) - frames("parts.png")).max() <= 1
 
 
 def test_a_walk_through_the_latents_of_a_decoder():
@@ -114,6 +135,8 @@ def test_the_arc_keeps_the_length_of_noise():
         (("ddpm-fashion", "--label", "sneker"), "label 'sneker' is not a class of this model; did you mean 'sneaker'?"),
         (("ddpm-fashion", "--set", "steps=0"), "steps is 0; it must be 1 .. 1000"),
         (("ddpm-fashion", "--set", "steps=1", "-n", 100, "--scale", 64), "the pictures are 17938x17938"),
+        (("ddpm-fashion", "--seed", 1, "--set", "seed=5"), "--set seed=…: the seed has an option of its own, --seed"),
+        (("ddpm-fashion", "--walk", 3, 9, "--frames", 1000, "--scale", 64), "1,000 frames of 1792x1792 are"),
         (("ddpm-fashion", "--fps", "nan"), "nan is not a number"),
     ],
 )  # fmt: skip

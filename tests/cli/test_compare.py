@@ -92,6 +92,7 @@ def test_pictures_of_other_sizes_and_colours_are_made_alike():
         (("--label", "shirt"), 2, "none of the models takes a label for reconstruct"),
         (("--task", "generate", "--image", "x.png"), 2, "takes no picture"),
         (("--task", "generate", "--set", "steps"), 2, "--set steps: 'steps' has no value; e.g. --set steps=10"),
+        (("--task", "generate", "--set", "seed=5"), 2, "--set seed=…: the seed has an option of its own, --seed"),
         (("--task", "generate", "--set", "steps=x"), 2, "--set steps=x: 'x' is not a number; e.g. --set steps=10"),
         (("--task", "generate", "--set", "step=5"), 2, "generate has no input 'step'; did you mean 'steps'?"),
         (("--task", "generate", "--set", "guidance=nan"), 2, "guidance contains NaN or infinity"),

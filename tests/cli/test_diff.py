@@ -1,10 +1,18 @@
+import hashlib
 import json
+import os
+import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests import tiny
+from zoo.formats import manifest
+from zoo.formats.fields import File
 from zoo.hookspecs import Metric
+from zoo.run.difference import difference
+from zoo.store.locate import Bundle
 
 from .commands import zoo
 from .test_run import error
@@ -58,6 +66,17 @@ def test_a_long_list_is_cut_for_a_person(tmp_path: Path):
     assert "config: 31 differ" in shown and "and 11 more; --json lists all" in shown
 
 
+def test_every_line_fits_100_columns(tmp_path: Path):
+    kinds = [tuple(f"{kind} {n}" for n in range(20)) for kind in ("shirt", "shoe")]
+    a = tiny.bundle(tmp_path / "a", classes=kinds[0], config={"a_long_name." * 12: 1, "width": 8})
+    b = tiny.bundle(tmp_path / "b", classes=kinds[1], config={"width": "wide " * 30})
+    lines = zoo("diff", a, b).out.splitlines()[2:]  # without the names of the folders
+    assert max(map(len, lines)) <= 100
+    [classes] = [line for line in lines if line.startswith("classes ")]
+    assert "  shirt 0, shirt 1, " in classes and "  shoe 0, shoe 1, " in classes
+    assert any(line.startswith("…") and "a_long_name." in line for line in lines)
+
+
 def test_mistakes_are_one_line(tmp_path: Path):
     a, b = tiny.bundle(tmp_path / "a"), tiny.bundle(tmp_path / "b", seed=1)
     assert error(zoo("diff", a, tmp_path / "none"), 3).endswith("is not a bundle: it has no model.yaml")
@@ -66,6 +85,53 @@ def test_mistakes_are_one_line(tmp_path: Path):
     said = error(zoo("diff", a, "tiny", "--registry", registry), 3)
     assert said.startswith("registry/tiny:1 is not available locally; `zoo pull ") or "is not available locally" in said
     (b / "model.safetensors").write_bytes(b"no")
-    assert "model.safetensors" in error(zoo("diff", a, b), 4)
+    assert "model.safetensors" in error(zoo("diff", a, b), 5)
     (b / "model.safetensors").unlink()
-    assert "model.safetensors" in error(zoo("diff", a, b), 4)
+    assert "model.safetensors" in error(zoo("diff", a, b), 5)
+
+
+def test_a_folder_with_other_bytes_than_its_manifest_says_is_refused(tmp_path: Path):
+    a, b = tiny.bundle(tmp_path / "a"), tiny.bundle(tmp_path / "b")
+    weights = b / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "model.safetensors" in error(zoo("diff", a, b), 5)
+    weights.unlink()
+    os.mkfifo(weights)
+    assert "model.safetensors" in error(zoo("diff", a, b), 5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x", "y", "worst"),
+    [
+        ("BF16", b"\x80\x3f", b"\x00\xc0", 3.0),  # 1 and -2
+        ("F16", b"\x00\x3c", b"\x00\xc0", 3.0),
+        ("F32", b"\x00\x00\x80\x3f", b"\x00\x00\x00\xc0", 3.0),
+        ("BOOL", b"\x01", b"\x00", 1.0),
+        ("U8", b"\x01", b"\xff", 254.0),
+        ("I8", b"\x01", b"\xfe", 3.0),
+        ("I64", b"\x01" + bytes(7), b"\x03" + bytes(7), 2.0),
+    ],
+)
+def test_values_are_compared_whatever_their_type(tmp_path: Path, dtype: str, x: bytes, y: bytes, worst: float):
+    """NumPy does not have bfloat16; one such tensor must not hide the others."""
+
+    def bundle(name: str, one: bytes, other: float) -> Bundle:
+        header = {
+            "one": {"dtype": dtype, "shape": [1], "data_offsets": [0, len(one)]},
+            "other": {"dtype": "F64", "shape": [1], "data_offsets": [len(one), len(one) + 8]},
+        }
+        text = json.dumps(header).encode()
+        data = struct.pack("<Q", len(text)) + text + one + struct.pack("<d", other)
+        folder = tiny.bundle(tmp_path / name)
+        (folder / "model.safetensors").write_bytes(data)
+        m = manifest.read(folder)
+        file = File(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        m = msgspec.structs.replace(m, files={**m.files, "model.safetensors": file})
+        return Bundle(folder, m, "", name)
+
+    found = difference(bundle("a", x, 1.0), bundle("b", y, 1.5))["tensors"]
+    assert {name: sides["largest_difference"] for name, sides in found.items()} == {
+        "model.safetensors: one": worst,
+        "model.safetensors: other": 0.5,
+    }

@@ -9,6 +9,9 @@ import pytest
 
 from tests import tiny
 from tests.tiny_tasks import studio
+from zoo.cli.examples import examples
+from zoo.hookspecs import Port, Task
+from zoo.ports.signature import call_text
 
 from .commands import zoo
 from .test_run import error
@@ -40,7 +43,7 @@ def test_a_bundle_s_folder_is_shown_with_tasks_ports_classes_and_files(bundle: P
     assert outcome.out.splitlines()[0] == f"{bundle}: Tests a command line"
     assert ["classes", "0", "Shirt,", "1", "Sneaker,", "2", "Ankle", "boot"] in lines
     assert "reconstruct (default): The picture" in outcome.out.splitlines()
-    assert ["in", "steps", "count", "int64", "[]", "1", "..", "50;", "default", "20", "sampler", "steps"] in lines
+    assert ["in", "steps", "count", "int64", "[]", "1", "..", "50;", "default", "20;", "sampler", "steps"] in lines
     assert lines_with(lines, "image")[:8] == ["in", "image", "image", "uint8", "[batch,", "height,", "width,", "1]"]
     assert "8x8 or more; at most 10,000 pixels" in outcome.out
     assert [row[0] for row in lines if row and row[0].endswith((".onnx", ".safetensors", ".md"))] == sorted(
@@ -55,11 +58,11 @@ def lines_with(lines: list[list[str]], port: str) -> list[str]:
 def test_it_begins_with_what_the_model_can_do_and_ends_with_internals(bundle: Path):
     lines = zoo("info", bundle).out.splitlines()
     assert lines[2:5] == [
-        "To reconstruct (default): The picture",
+        "reconstruct (default): The picture",
         f"    zoo run {bundle} reconstruct --example --out out.png",
         f"    zoo run {bundle} reconstruct --image picture.png --out out.png",
     ]
-    order = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in ("To gen", "gen", "digest")]
+    order = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in ("gen", "in ", "digest")]
     assert order == sorted(order)
     report = json.loads(zoo("info", bundle, "--json").out)
     assert report["examples"]["reconstruct"][0] == lines[3].strip() and "decode" in report["examples"]
@@ -170,3 +173,35 @@ def test_a_bare_name_is_a_reference_and_one_line_says_so(tmp_path, monkeypatch, 
     assert zoo("verify", "vqvae-fashion/").code == 0
     outcome = zoo("verify", "nothing-here")
     assert outcome.code == 3 and "the folder" not in outcome.err
+
+
+def test_ports_classes_and_metrics_fit_100_columns():
+    lines = zoo("info", "ddpm-fashion").out.split("\ninternals\n")[0].splitlines()
+    assert max(len(line) for line in lines if not line.startswith("    zoo run ")) <= 100  # to be copied
+    at = next(n for n, line in enumerate(lines) if line.startswith("in   steps "))
+    assert lines[at + 1].startswith(" " * 40) and lines[at + 1].strip()  # the summary goes on
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limits", "shown"),
+    [
+        ("int64", {"minimum": 1234567}, "1234567"),
+        ("int64", {"maximum": -1}, "-1"),
+        ("int64", {"minimum": -5, "maximum": 5}, "0"),
+        ("float32", {"minimum": 1234567.5}, "1234567.5"),
+        ("float32", {"minimum": -2.0, "maximum": -0.5}, "-0.5"),
+    ],
+)
+def test_the_numbers_of_examples_are_exact_and_allowed(dtype: str, limits: dict[str, float], shown: str):
+    port = Port(kind="scalar" if dtype == "float32" else "label", dtype=dtype, shape=("batch",), **limits)
+    image = Port(kind="image", dtype="uint8", shape=("batch", 8, 8, 1))
+    task = Task(summary="Draws", inputs={"how": port}, outputs={"image": image})
+    assert list(examples("tiny", "draw", task)) == [f"zoo run tiny draw --how {shown} --out out.png"]
+
+
+def test_defaults_are_exact_in_the_text_of_a_model():
+    port = Port(kind="count", dtype="int64", shape=(), default=1234567)
+    image = Port(kind="image", dtype="uint8", shape=("batch", 8, 8, 1))
+    assert call_text(Task(summary="Draws", inputs={"steps": port}, outputs={"image": image})).startswith(
+        "(steps=1234567) -> image"
+    )

@@ -1,4 +1,4 @@
-"""No code outside of zoo/ports/ asks which kind a port has: a new kind would have to be added there as well.
+"""No code outside zoo/ports/ asks which kind a port has: a new kind would have to be added there as well.
 
 Read off the syntax trees of zoo and of our plugins: no comparison, `in`, `match`, look-up or table takes a port's kind.
 To make a port of some kind, `Port(kind="image", …)`, and to show its name is allowed.

@@ -210,7 +210,8 @@ def test_a_check_that_crashes_or_lies_is_a_finding(tmp_path: Path):
     class Replies(Worker):
         reply: object = None
 
-        def request(self, message, doing):
+        def request(self, message, doing, *, seconds=None):
+            assert seconds == 300
             if isinstance(self.reply, Exception):
                 raise self.reply
             return self.reply
@@ -218,13 +219,21 @@ def test_a_check_that_crashes_or_lies_is_a_finding(tmp_path: Path):
     for reply, found in (
         (InvalidFileError("reading its graphs crashed"), ["reading its graphs crashed"]),
         ({"error": "InvalidFileError", "text": "too large"}, ["too large"]),
-        ({"findings": "none"}, ["its worker process replied what cannot be read"]),
-        ({}, ["its worker process replied what cannot be read"]),
+        ({"findings": "none"}, ["its worker process sent a reply that zoo cannot read"]),
+        ({}, ["its worker process sent a reply that zoo cannot read"]),
         ({"findings": []}, []),
     ):
         worker = Replies("tiny")
         worker.reply = reply
         assert check_in(worker, tmp_path) == found
+
+
+def test_the_check_has_a_limit_of_its_own(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("zoo.store.check_apart.LIMIT_SECONDS", 0.001)
+    worker = Worker("tiny")
+    [found] = check_in(worker, tmp_path)
+    assert found == "tiny: reading its graphs takes more than 0.001 s, so its worker process was ended"
+    assert worker.processes == ()
 
 
 def test_a_killed_worker_is_one_line_and_the_next_call_starts_another(tmp_path: Path):

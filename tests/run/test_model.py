@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from PIL import Image
 import zoo
 from tests.tiny_tasks import bundle_of, studio
 from zoo.errors import InvalidFileError, NotFoundError, UsageError
+from zoo.hookspecs import Port, Task
 from zoo.ports.signature import example_of
-from zoo.run.model import Model
+from zoo.run.model import Model, _method
 
 
 @pytest.fixture(scope="module")
@@ -153,22 +155,52 @@ def test_outputs_are_a_dict_and_pictures(model: Model):
     assert zoo.Outputs(a=1).images == []  # made by hand
 
 
+def test_inputs_may_have_the_names_of_keywords_and_of_self():
+    seed = Port(kind="seed", dtype="int64", shape=())
+    task = Task(summary="Draws", inputs={"self": seed, "lambda": seed}, outputs={"image": seed})
+
+    class Recorder:
+        def run(self, name, /, **ports):
+            return name, ports
+
+    method = _method("generate", task)
+    assert MethodType(method, Recorder())(**{"self": 1, "lambda": 2}) == ("generate", {"self": 1, "lambda": 2})
+    assert str(inspect.signature(MethodType(method, Recorder()))) == "(**ports: Any) -> zoo.run.results.Outputs"
+    assert method.__doc__.endswith('model.generate(**model.example("generate"))["image"]')
+    only_self = _method("generate", Task(summary="Draws", inputs={"self": seed}, outputs={"image": seed}))
+    assert list(inspect.signature(MethodType(only_self, Recorder())).parameters) == ["self"]
+
+
 FORKED = """
 import os, sys, threading
 import numpy as np
 import zoo
 import warnings; warnings.simplefilter("ignore")  # of Python 3.12 about a fork with threads
 
-model = zoo.load(sys.argv[1], isolated=sys.argv[2] == "worker")
+model = zoo.load(sys.argv[1], isolated=sys.argv[2] in ("worker", "calling"))
 pictures = np.arange(8 * 8, dtype=np.uint8).reshape(1, 8, 8, 1)
 assert (model.reconstruct(image=pictures)["reconstruction"] == pictures).all()
 if sys.argv[2] == "locked":
     model._lock.acquire()  # as another thread may at the moment of the fork
+if sys.argv[2] == "calling":
+    import threading
+
+    inside, forked = threading.Event(), threading.Event()
+
+    def call():
+        with model._bundle.worker.turn():
+            inside.set()
+            forked.wait()
+
+    threading.Thread(target=call).start()
+    inside.wait()
 child = os.fork()
 if not child:
     assert (model.reconstruct(image=pictures)["reconstruction"] == pictures).all()
     sys.exit(7)  # through the end of the interpreter, which must not wait for the parent's threads
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+if sys.argv[2] == "calling":
+    forked.set()
 if sys.argv[2] != "locked":
     assert (model.reconstruct(image=pictures)["reconstruction"] == pictures).all()
 print("both")
@@ -176,7 +208,7 @@ print("both")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("how", ["here", "locked", "worker"])
+@pytest.mark.parametrize("how", ["here", "locked", "worker", "calling"])
 def test_the_child_of_a_fork_opens_its_own_sessions(folder: Path, how: str):
     command = [sys.executable, "-c", FORKED, str(folder), how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -37,7 +37,7 @@ def command(
     Example:
       zoo again again.png --file shoe.png
     """
-    from ..formats.recipe import read_recipe, recipe_reference
+    from ..formats.recipe import possible_names, read_recipe, recipe_reference
     from ..run.again import make_again, write_recipe
     from ..run.model import Model
     from ..run.outputs import check_again_out, write_file
@@ -55,7 +55,8 @@ def command(
         raise NotFoundError(f"{e}{where}") from None
     found = Model(bundle, device)
     folders = dict.fromkeys([user_path(picture).parent, Path()])
-    beside = [str(folder / Path(r.name).name) for rs in recipe.files.values() for r in rs for folder in folders]
+    names = [name for records in recipe.files.values() for record in records for name in possible_names(record)]
+    beside = [str(folder / name) for name in names for folder in folders]
     remade = make_again(recipe, expected, found, [*files, *beside], note)
     result, comparison = remade.result, remade.comparison
     paths: list[str] = []

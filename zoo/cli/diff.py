@@ -8,13 +8,15 @@ import click
 from ..errors import NotFoundError
 from ..text import human_bytes, safe_text
 from .options import MODEL, option
-from .output import as_json, table
+from .output import MOST_COLUMNS, as_json, table
 
 if TYPE_CHECKING:
     from ..store.locate import Bundle
 
 MOST_ROWS = 20
 """Of a section, for a person."""
+LEAST_SIDE, MOST_SIDE = 28, 40
+"""Columns for a model's value."""
 
 
 @click.command("diff")
@@ -50,8 +52,12 @@ def command(ctx: click.Context, model: str, other: str, places: tuple[str, ...],
 
 def _bundle(model: str, places: tuple[str, ...]) -> "Bundle":
     from ..formats.registry import Entry
+    from ..store.locate import is_path, read_folder
+    from ..system.paths import user_path
     from .info import find
 
+    if is_path(model):  # its manifest says nothing about bytes that were not hashed
+        return read_folder(user_path(model), checked=False)
     found = find(model, places)
     if isinstance(found, Entry):
         raise NotFoundError(f"{found} is not available locally; `zoo pull {found}` fetches it")
@@ -66,18 +72,33 @@ def _print(a: str, b: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]])
             continue
         click.echo(f"\n{section}: {len(found[section])} differ")
         rows = [(name, *_cells(sides)) for name, sides in found[section].items()]
-        table(rows[:MOST_ROWS], ["", "a", "b", ""])
+        table(_fitted(rows[:MOST_ROWS]), ["", "a", "b"], fit=True)
         if len(rows) > MOST_ROWS:
             click.echo(f"and {len(rows) - MOST_ROWS} more; --json lists all")
 
 
-def _cells(sides: Mapping[str, Any]) -> tuple[str, str, str]:
+def _fitted(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The rows with their cells cut, so that the table has at most `MOST_COLUMNS` columns."""
+    room = MOST_COLUMNS - 2 * 2  # without the gaps
+    side = min(max((room - max(len(name) for name, _, _ in rows)) // 2, LEAST_SIDE), MOST_SIDE)
+    cut = [(name, _cut(a, side), _cut(b, side)) for name, a, b in rows]
+    most = room - max(len(a) for _, a, _ in cut) - max(len(b) for _, _, b in cut)
+    # Of a name, the end tells more: it is a path.
+    return [(name if len(name) <= most else f"…{name[len(name) - most + 1 :]}", a, b) for name, a, b in cut]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def _cells(sides: Mapping[str, Any]) -> tuple[str, str]:
     worst = sides.get("largest_difference")
-    return _cell(sides["a"]), _cell(sides["b"]), "" if worst is None else f"values differ by up to {worst:.3g}"
+    return _cell(sides["a"]), _cell(sides["b"]) if worst is None else f"values differ by up to {worst:.3g}"
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         return f"{human_bytes(value['size'])} {value['sha256'][:12]}"
-    text = "-" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)

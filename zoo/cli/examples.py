@@ -12,7 +12,7 @@ MOST_CLASSES = 20
 
 
 def examples(model: str, name: str, task: Task) -> Iterator[str]:
-    """The `zoo run` lines of a task: one that works without any file, then one with files of one's own.
+    """The `zoo run` lines of a task: one that works without any file, then one with the user's own files.
 
     Args:
         model: as the user named it.
@@ -33,11 +33,18 @@ def examples(model: str, name: str, task: Task) -> Iterator[str]:
         elif port.classes:
             values.append(f"{given} {shlex.quote(safe_text(port.classes[len(port.classes) // 2]))}")
         elif kind.drawn or (port.default is None and kind.sample == "0"):
-            values.append(f"{given} {max(0, port.minimum or 0):g}")
+            values.append(f"{given} {_nearest_to_0(port)}")
     start, out = f"zoo run {shlex.quote(safe_text(model))} {name}", _out(task)
     if files:
         yield " ".join([start, "--example", *out])
     yield " ".join([start, *files, *values, *out])
+
+
+def _nearest_to_0(port: Port) -> int | float:
+    """The number nearest to 0 that the port takes."""
+    value = 0 if port.minimum is None else max(0, port.minimum)
+    value = value if port.maximum is None else min(value, port.maximum)
+    return int(value) if port.dtype == "int64" else value
 
 
 def _out(task: Task) -> list[str]:

@@ -137,12 +137,12 @@ def _print_entry(entry: Entry) -> None:
 
 
 def _print_model(here: "Bundle", model: str) -> None:
-    """What it can do and how, then its metrics and ports, and last what concerns few."""
+    """What it can do and how, then its metrics and ports, and last the internals, which few need."""
     m = here.manifest
     listed = {name: task for name, task in m.tasks.items() if not task.part_of}
     click.echo(safe_text(f"{here.reference}: {m.summary}"))
     for name, task in listed.items():
-        _heading(f"To {name}{' (default)' if name == m.default_task else ''}: {task.summary}")
+        _heading(f"{name}{' (default)' if name == m.default_task else ''}: {task.summary}")
         for line in examples(model, name, task):
             click.echo(f"    {line}")
     click.echo("")
@@ -152,15 +152,15 @@ def _print_model(here: "Bundle", model: str) -> None:
     if m.training.data:
         data = f"{m.training.data}" + (f" ({m.training.data_license})" if m.training.data_license else "")
         rows.append(("trained on", f"{data}, {m.training.images_seen:,} pictures seen in {m.training.steps:,} steps"))
-    table(rows, [])
+    table(rows, [], fit=True)
     if m.metrics:
         _heading("metrics")
         cells = [(k.name, f"{k.value:.6g} {k.unit}", k.better, k.samples or "", k.data) for k in m.metrics]
-        table(cells, ["name", "value", "better", "samples", "data"])
+        table(cells, ["name", "value", "better", "samples", "data"], fit=True)
     for name, task in (listed | m.tasks).items():
         _heading(f"{name}{' (default)' if name == m.default_task else ''}: {task.summary}")
         sides = (("in", task.inputs), ("out", task.outputs))
-        table([(side, *_cells(*port)) for side, ports in sides for port in ports.items()], [])
+        table([(side, *_cells(*port)) for side, ports in sides for port in ports.items()], [], fit=True)
     _heading("internals")
     rows = [
         ("family", f"{m.family}" + (f", {m.paper}" if m.paper else "")),
@@ -194,9 +194,9 @@ def _show(here: "Bundle", out: Path | None) -> None:
 
 
 def _cells(name: str, port: Port) -> tuple[str, ...]:
-    """Name, kind, dtype and shape, limits, and summary."""
-    dtype = f"{port.dtype} {shape_text(port.shape)}"
-    return name, port.kind, dtype, "; ".join(kind_of(port).limits(port)), port.summary
+    """Name, kind, dtype and shape, and limits with the summary."""
+    told = [*kind_of(port).limits(port), *([port.summary] if port.summary else [])]
+    return name, port.kind, f"{port.dtype} {shape_text(port.shape)}", "; ".join(told)
 
 
 def _print_files(files: Mapping[str, File | RegistryFile]) -> None:

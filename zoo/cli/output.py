@@ -14,15 +14,33 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
+MOST_COLUMNS, LEAST_COLUMNS = 100, 24
+"""Of a table that is to fit a terminal, and of its last column."""
+
+
+def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, fit: bool = False) -> None:
     """Prints rows on stdout, under headers if there are any, with control characters removed from every cell.
 
     Does not use tabulate, because importing it takes a third of the time allowed for `zoo list`.
+
+    Args:
+        fit: put columns closer together and wrap the last one, if the table has more than `MOST_COLUMNS` columns.
     """
     lines = [[safe_text(cell) for cell in row] for row in ([headers, *rows] if headers else rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    gap = 4
+    if fit and widths and sum(widths) + gap * (len(widths) - 1) > MOST_COLUMNS:
+        import textwrap
+
+        gap = 2
+        last = max(MOST_COLUMNS - sum(widths[:-1]) - gap * (len(widths) - 1), LEAST_COLUMNS)
+        wrapped = []
+        for *cells, text in lines:
+            parts = textwrap.wrap(text, last, break_on_hyphens=False) or [""]
+            wrapped += [[*cells, parts[0]], *([*[""] * len(cells), part] for part in parts[1:])]
+        lines = wrapped
     for line in lines:
-        click.echo("    ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        click.echo((" " * gap).join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def as_json(value: Any) -> None:

@@ -6,12 +6,15 @@ digest (never by folder), and input files by name and SHA-256.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from ..errors import IntegrityError, InvalidFileError, NotFoundError
+from ..errors import IntegrityError, InvalidFileError, NotFoundError, ZooError
 from ..media.files import InputFile, read_input
 from ..media.metadata import MAX_METADATA
 from ..names import PortName, Sha256
@@ -57,6 +60,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None  # the element of the batch in this file; None: all
 
 
+_IN_ARRAY = re.compile(r"(.+?(?:\.npz(:\w+))?)\[([0-9]{1,18})\]")  # `digits.npz:images[17]`
+
 # Created here, before any thread: msgspec crashes if several threads are the first to decode a type.
 _RECIPES = msgspec.json.Decoder(Recipe)
 
@@ -98,8 +103,15 @@ def recipe_model(recipe: Recipe) -> str:
     return f"{safe_text(recipe.model)[:200]} ({safe_text(recipe.digest)[:12]}…)"
 
 
-def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
-    """The path of an input file: the candidate with the right bytes.
+def possible_names(record: FileRecord) -> list[str]:
+    """What the file of a record may be called, without folders; of a picture in an array also the array's name."""
+    name = Path(record.name).name
+    found = _IN_ARRAY.fullmatch(name)
+    return [name, found[1]] if found else [name]
+
+
+def find_input(record: FileRecord, candidates: Sequence[str]) -> str | InputFile:
+    """The path of an input file: the candidate with the right bytes. Of a picture in an array, the picture.
 
     Raises:
         NotFoundError, IntegrityError: there is none, or the one with that name has other bytes.
@@ -107,14 +119,29 @@ def find_input(record: FileRecord, candidates: Sequence[str]) -> str:
     shown = "data from stdin" if record.name == "-" else safe_text(record.name)
     changed = None
     for path in candidates:
-        if not is_file(path):
+        file = _candidate(record, path)
+        if file is None:
             continue
-        file: InputFile = read_input(path)
         if file.sha256 == record.sha256:
-            return path
+            return path if file.path == path else file
         if file.name == record.name:
             changed = path
     ask = f"give the file with --file FILE (SHA-256 {safe_text(record.sha256)[:12]}…)"
     if changed:
         raise IntegrityError(f"{safe_text(changed)} is no longer the file that the picture was made from; {ask}")
     raise NotFoundError(f"the picture was made from {shown}, which was not found; {ask}")
+
+
+def _candidate(record: FileRecord, path: str) -> InputFile | None:
+    """What a path has for a record: of an array, the picture with the record's number. None: there is no such file."""
+    from ..media.sources import Stack
+
+    file, colon, _ = path.partition(".npz:")
+    if not is_file(f"{file}.npz" if colon else path):
+        return None
+    if found := _IN_ARRAY.fullmatch(record.name):
+        with suppress(ZooError):  # not an array, or without this picture
+            stack = Stack(path if colon or not path.endswith(".npz") else path + (found[2] or ""))
+            if (index := int(found[3])) < len(stack):
+                return stack.read(index)
+    return None if colon else read_input(path)

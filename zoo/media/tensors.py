@@ -56,6 +56,30 @@ def read_header(path: Path) -> dict[str, Tensor]:
     return _read(path)[0]
 
 
+def read_bytes(path: Path, tensor: Tensor) -> bytes:
+    """The bytes of one tensor, found by `read_header`.
+
+    Raises:
+        InvalidFileError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as f:
+            f.seek(tensor.offset)
+            return f.read(tensor.length)
+    except OSError as e:
+        raise InvalidFileError(f"{safe_text(path)} cannot be read: {e.strerror}") from None
+
+
+def numbers(dtype: str, data: bytes) -> np.ndarray:
+    """The elements of a tensor, one-dimensional; bfloat16, the upper half of a float32, as float32."""
+    import numpy as np
+
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    kind = {"B": "?", "U": "<u", "I": "<i", "F": "<f"}[dtype[0]]
+    return np.frombuffer(data, kind if kind == "?" else f"{kind}{ITEM_BYTES[dtype]}")
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The file's `__metadata__`; empty if it has none."""
     return _read(path)[1]

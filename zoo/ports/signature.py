@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,13 @@ MOST_NAMES = 20
 
 
 def signature_of(task: Task, returns: Any) -> inspect.Signature:
-    """The inputs as keyword parameters, with their defaults; a seed that is drawn if it is missing has None."""
+    """The inputs as keyword parameters, with their defaults; a seed that is drawn if it is missing has None.
+
+    Just `**ports` if an input has a name that Python does not allow for a parameter, such as `lambda`.
+    """
+    if any(map(keyword.iskeyword, task.inputs)):
+        ports = inspect.Parameter("ports", inspect.Parameter.VAR_KEYWORD, annotation=Any)
+        return inspect.Signature([ports], return_annotation=returns)
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_default(port), annotation=_annotation(port))
         for name, port in task.inputs.items()
@@ -70,7 +77,7 @@ def _brief(name: str, port: Port) -> str:
     kind = kind_of(port)
     if kind.drawn:
         return f"{name}=None"
-    text = name if port.default is None else f"{name}={_default(port):g}"
+    text = name if port.default is None else f"{name}={_default(port)!r}"
     text += f" {shape_text(port.shape)}" if port.shape[1:] else ""
     return f"{text} ({ranges})" if (ranges := kind.range_text(port)) else text
 
@@ -84,6 +91,7 @@ def example_of(name: str, task: Task) -> str:
     known = {n: repr(p.classes[-1]) for n, p in task.inputs.items() if p.classes}
     known |= {n: "7" for n, p in task.inputs.items() if kind_of(p).drawn}
     needs_more = any(p.default is None and n not in known for n, p in task.inputs.items())
+    needs_more |= any(map(keyword.iskeyword, known))
     arguments = f'**model.example("{name}")' if needs_more else ", ".join(f"{n}={v}" for n, v in known.items())
     call = f"model.{name}({arguments})"
     first = next(iter(task.outputs))

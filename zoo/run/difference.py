@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import InvalidFileError
-from ..media.tensors import load, read_header
+from ..media.tensors import numbers, read_bytes, read_header
 from ..names import GOLDEN
 
 if TYPE_CHECKING:
@@ -77,32 +76,19 @@ def _tensors(a: Bundle, b: Bundle) -> Iterator[tuple[str, dict[str, Any]]]:
         mine, other = sides[0].get(file), sides[1].get(file)
         if mine and other and mine.sha256 == other.sha256:
             continue
-        heads = [
-            {name: f"{t.dtype} {list(t.shape)}" for name, t in read_header(bundle.folder / file).items()}
-            if known
-            else {}
-            for bundle, known in ((a, mine), (b, other))
-        ]
-        for name, found in _differing(*heads):
+        heads = [read_header(bundle.folder / file) if known else {} for bundle, known in ((a, mine), (b, other))]
+        kinds = [{name: f"{t.dtype} {list(t.shape)}" for name, t in head.items()} for head in heads]
+        for name, found in _differing(*kinds):
             yield f"{file}: {name}", found
-        shared = [name for name, kind in heads[0].items() if heads[1].get(name) == kind]
-        yield from _values(a, b, file, shared, heads[0])
+        for name, kind in kinds[0].items():
+            if kinds[1].get(name) == kind:
+                x, y = (read_bytes(bundle.folder / file, head[name]) for bundle, head in ((a, heads[0]), (b, heads[1])))
+                if x != y:
+                    worst = _largest_difference(heads[0][name].dtype, x, y)
+                    yield f"{file}: {name}", {"a": kind, "b": kind, "largest_difference": worst}
 
 
-def _values(
-    a: Bundle, b: Bundle, file: str, names: list[str], kinds: Mapping[str, str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _largest_difference(dtype: str, x: bytes, y: bytes) -> float:
     import numpy as np
 
-    if not names:
-        return
-    try:
-        arrays = [load(bundle.folder / file) for bundle in (a, b)]
-    except InvalidFileError:  # bfloat16, which numpy does not have
-        yield f"{file}: values", {"a": "cannot be compared", "b": "cannot be compared"}
-        return
-    for name in names:
-        x, y = arrays[0][name], arrays[1][name]
-        if x.tobytes() != y.tobytes():
-            worst = float(np.abs(x.astype(np.float64) - y.astype(np.float64)).max())
-            yield f"{file}: {name}", {"a": kinds[name], "b": kinds[name], "largest_difference": worst}
+    return float(np.abs(numbers(dtype, x).astype(np.float64) - numbers(dtype, y).astype(np.float64)).max())

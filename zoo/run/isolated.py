@@ -114,7 +114,9 @@ class IsolatedSession:
         except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as e:
             self._worker.close()
             name = safe_text(self._worker.name)
-            raise InvalidFileError(f"{name}: its worker process replied what cannot be read: {safe_text(e)}") from None
+            raise InvalidFileError(
+                f"{name}: its worker process sent a reply that zoo cannot read: {safe_text(e)}"
+            ) from None
 
     def _ask(self, request: dict[str, Any], doing: str) -> dict[str, Any]:
         unneeded = self._worker.unneeded

@@ -155,6 +155,8 @@ def _run(
         notes.append(line)
         note(f"{model.reference}: {line}")
 
+    if own_seed := next((name for name in drawn(task.inputs) if name in asked.others), None):
+        raise UsageError(f"--set {own_seed}=…: the seed has an option of its own, --seed")
     given: dict[str, Any] = dict(asked.others)
     if "seed" in lists:
         if seeds := drawn(task.inputs):

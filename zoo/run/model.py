@@ -182,13 +182,13 @@ def _method(name: str, task: Task) -> Callable[..., Outputs]:
     """A task as a method, with the signature and the docstring that its ports give."""
     from ..ports.signature import docstring_of, example_of, signature_of
 
-    def method(self: Model, /, **ports: Any) -> Outputs:
-        return self.run(name, **ports)
+    def method(_self: Model, /, **ports: Any) -> Outputs:
+        return _self.run(name, **ports)
 
     method.__name__, method.__qualname__ = name, f"Model.{name}"
     method.__doc__ = docstring_of(task, example_of(name, task))
-    signature = signature_of(task, Outputs)
-    receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    signature = signature_of(task, Outputs)  # whose inputs may include `self`, but none with an underscore first
+    receiver = inspect.Parameter("_self", inspect.Parameter.POSITIONAL_ONLY)
     method.__signature__ = signature.replace(parameters=[receiver, *signature.parameters.values()])
     return method
 

@@ -1,6 +1,6 @@
 """Frames of an animation: a sampler's steps, or a walk from one seed's noise to another's.
 
-Both need what is inside of a task: the graphs of its parts (docs/decisions/0006-host-loop.md), or a task that takes the
+Both need what is inside a task: the graphs of its parts (docs/decisions/0006-host-loop.md), or a task that takes the
 latents that the seed's noise becomes.
 """
 
@@ -21,6 +21,7 @@ from ..media.sheet import ROOM, readable_scale
 from ..ports.kind import BATCH, Form
 from ..ports.kinds import drawn, kind_of
 from .again import public_reference
+from .batches import MOST_AT_ONCE
 from .call import Call, gather
 from .comparison import compare
 from .model import Model
@@ -94,12 +95,17 @@ def animate(model: Model, asked: Asked, note: Note, tell: Tell) -> Animation:
     seeds = drawn(task.inputs)
     if not seeds:
         raise UsageError(f"{name} has no seed, so it has neither steps nor a walk")
+    if own := next((name for name in seeds if name in asked.given), None):
+        raise UsageError(f"--set {own}=…: the seed has an option of its own, --seed")
     seed = list(asked.walk) if asked.walk else asked.seed
     call = gather(model, name, {**dict.fromkeys(seeds, seed), **asked.given}, number=asked.number, note=note)
     width = port.shape[2]
     shown = with_view(
         model, call, asked.scale or readable_scale(width if isinstance(width, int) else ROOM), None, False
     )
+    if asked.walk and all(isinstance(length, int) for length in port.shape[1:]):
+        one = np.empty((1, *port.shape[1:]), np.uint8)  # type: ignore[arg-type]
+        check_animation_size(asked.frames, *shown.view.grid(one).shape)
     start = time.perf_counter()
     if asked.walk:
         pictures = walk_of(model, call, asked.frames, tell)[:, None]
@@ -148,20 +154,33 @@ def walk_of(model: Model, call: Call, frames: int, tell: Tell) -> np.ndarray:
     Raises:
         UsageError: the model's noise cannot be reached.
     """
+    import numpy as np
+
     task = model.manifest.tasks[call.task]
     one = {name: a[:1] if task.inputs[name].shape[:1] == (BATCH,) else a for name, a in call.inputs.items()}
-    many = {name: a.repeat(frames, axis=0) if a.ndim and len(a) == 1 else a for name, a in one.items()}
+    slices = [slice(at, min(at + MOST_AT_ONCE, frames)) for at in range(0, frames, MOST_AT_ONCE)]
     if parts := _parts(model.manifest, call.task):
         begin = model.run(parts[0], **_only(model, parts[0], call.inputs))
-        start = {**begin, "x": _arc(begin["x"][0], begin["x"][1], frames)}
-        start["previous_x0"] = begin["previous_x0"][:1].repeat(frames, axis=0)
-        *_, (x, _) = _loop(model, parts, many, tell, start)
-        return _picture(model, parts[2], x)
+        points, pictures = _arc(begin["x"][0], begin["x"][1], frames), []
+        for number, part in enumerate(slices):
+            x = points[part]
+            many = {name: a.repeat(len(x), axis=0) if a.ndim and len(a) == 1 else a for name, a in one.items()}
+            start = {**begin, "x": x, "previous_x0": begin["previous_x0"][:1].repeat(len(x), axis=0)}
+
+            def tell_part(done: int, total: int, before: int = number) -> None:
+                tell(before * total + done, len(slices) * total)
+
+            *_, (x, _) = _loop(model, parts, many, tell_part, start)
+            pictures.append(_picture(model, parts[2], x))
+        return np.concatenate(pictures)
     seeds = drawn(task.inputs)
     if len(seeds) == 1 and (found := _decoder(model, call, seeds[0])):
         decode, port, latents = found
-        tell(1, 1)
-        return next(iter(model.run(decode, **{port: _arc(latents[0], latents[1], frames)}).values()))
+        points, pictures = _arc(latents[0], latents[1], frames), []
+        for number, part in enumerate(slices):
+            pictures.append(next(iter(model.run(decode, **{port: points[part]}).values())))
+            tell(number + 1, len(slices))
+        return np.concatenate(pictures)
     raise UsageError(
         f"{public_reference(model)} only takes a seed, and nearby seeds draw unrelated pictures; a walk needs graphs"
         f" for the parts of {call.task}, or a task that takes its latents"

@@ -34,14 +34,15 @@ def check_apart(folder: Path) -> list[str]:
 def check_in(worker: "Worker", folder: Path) -> list[str]:
     """The same in a worker process; what it replies is a stranger's, if a graph has taken it over."""
     try:
-        reply = worker.request({"do": "check", "folder": str(folder.absolute()), "close": []}, "reading its graphs")
+        request = {"do": "check", "folder": str(folder.absolute()), "close": []}
+        reply = worker.request(request, "reading its graphs", seconds=LIMIT_SECONDS)
     except InvalidFileError as e:
         return [str(e)]
     findings = reply.get("findings", [reply.get("text")])
     if isinstance(findings, list) and all(isinstance(finding, str) for finding in findings):
         return findings
     worker.close()
-    return ["its worker process replied what cannot be read"]
+    return ["its worker process sent a reply that zoo cannot read"]
 
 
 def _main() -> None:

@@ -89,6 +89,7 @@ class Worker:
         """Numbers of sessions that nobody uses any more; the next request closes them."""
         self._process: _Process | None = None
         self._lock = threading.RLock()
+        _workers.add(self)
 
     def start(self) -> None:
         """Starts the process, if it does not run; does not wait until it is ready."""
@@ -106,21 +107,22 @@ class Worker:
             assert self._process is not None
             yield self._process.shared
 
-    def request(self, message: dict[str, Any], doing: str) -> dict[str, Any]:
+    def request(self, message: dict[str, Any], doing: str, *, seconds: float | None = None) -> dict[str, Any]:
         """The reply to a message. Ctrl-C ends the process before it is raised here.
 
         Args:
             doing: what the worker does, for messages: `running double.onnx`.
+            seconds: a deadline of this request's own; it replaces a later one of ZOO_WORKER_SECONDS.
 
         Raises:
             InvalidFileError: the process ended, took too long, or replied something else.
         """
-        seconds = self.limits.seconds
+        limit = min(self.limits.seconds, seconds or math.inf)
         with self.turn():
             process = self._process
             assert process is not None
             try:
-                line, late = process.ask(json.dumps(message).encode() + b"\n", seconds)
+                line, late = process.ask(json.dumps(message).encode() + b"\n", limit)
                 if line.endswith(b"\n") and isinstance(reply := json.loads(line), dict):
                     return reply
             except (ValueError, RecursionError):
@@ -133,10 +135,8 @@ class Worker:
             self._finalizer.detach()
             what = f"{safe_text(self.name)}: {doing}"
             if late:
-                raise InvalidFileError(
-                    f"{what} takes more than {seconds:g} s, so its worker process was ended; ZOO_WORKER_SECONDS sets"
-                    " this limit"
-                )
+                settable = "; ZOO_WORKER_SECONDS sets this limit" if limit == self.limits.seconds else ""
+                raise InvalidFileError(f"{what} takes more than {limit:g} s, so its worker process was ended{settable}")
             aborted = -code in (signal.SIGABRT, getattr(signal, "SIGKILL", None))
             hint = f"; it may use {human_bytes(self.limits.memory)} (ZOO_WORKER_MEMORY)" if aborted else ""
             raise InvalidFileError(f"{what} {describe_end(code, 'its worker process')}{hint}")
@@ -153,6 +153,25 @@ class Worker:
             if self._process:
                 self._finalizer()
                 self._process = None
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _forget_processes() -> None:
+    """In the child of a fork: a thread of the parent that held a worker's lock, e.g. during a call, does not exist here
+    and would never release it. The process is the parent's; its object is leaked, since closing its pipes could wait
+    for such a thread too."""
+    import ctypes
+
+    for worker in list(_workers):
+        if worker._process:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(worker._process))
+        worker._process, worker._lock = None, threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_processes)
 
 
 class _Process:

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: what it draws, what it says, and that it asks for nothing outside of its folder."""
+"""The page in headless Chromium: what it draws, what it says, and that it asks for nothing outside its folder."""
 
 import json
 import re
