@@ -39,7 +39,7 @@ class _Run(click.Command):
 def _complete(ctx: click.Context, _: click.Parameter | None, incomplete: str) -> "list[CompletionItem]":
     from .completion import run_words
 
-    words: Sequence[str] = ctx.params.get("words") or ()
+    words = list(ctx.params.get("words") or ())
     return run_words(words, incomplete, lambda bundle, task: task_command(bundle, task, words[0], "zoo run"))
 
 
