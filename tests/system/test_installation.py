@@ -66,7 +66,7 @@ def test_a_command_without_its_extra_is_one_line(tmp_path: Path, extra: str, wor
         ("/home/me/.local/pipx/venvs/genzoo", "", None, "pipx install --force 'genzoo[build]'"),
         ("/home/me/.local/share/uv/tools/genzoo", "uv = 0.9", None, "uv tool install 'genzoo[build]'"),
         ("venv", "home = /usr\nuv = 0.9.1\n", None, "uv pip install 'genzoo[build]'"),
-        ("venv", "home = /usr\n", "file:///home/me/my%20zoo", "pip install -e '/home/me/my zoo[build]'"),
+        ("venv", "home = /usr\n", "file:///home/me/my%20place", "pip install -e '/home/me/my place[build]'"),
     ],
 )
 def test_the_command_fits_the_installation(tmp_path: Path, monkeypatch, prefix: str, cfg: str, url, command: str):
