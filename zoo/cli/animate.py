@@ -7,9 +7,9 @@ import click
 
 from ..errors import UsageError
 from .compare import assigned
-from .options import MODEL, SEED, SHOW, Fraction, number, option
+from .options import MODEL, SEED, Fraction, number, option
 from .output import as_json, note, path, progress
-from .run import DEVICES, ISOLATE, ISOLATE_HELP, locate_with_progress
+from .run import how_to_run, locate_with_progress
 
 if TYPE_CHECKING:
     from ..runtime import Device
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 @option("--fps", type=Fraction(0.1, 50), default=10.0, show_default=True, help="Frames per second.")
 @option("--scale", type=number(1, 64), metavar="N", help="Enlarge the pictures.  [default: at least 112 pixels wide]")
 @option("--out", metavar="FILE", help="A .gif, .apng, .png or .webp.  [default: a .gif named after the model]")
-@option("--show", "shown", is_flag=True, help=SHOW)
-@option("--device", type=DEVICES, default="auto", show_default=True)
-@option(*ISOLATE, default=None, help=ISOLATE_HELP)
-@option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-@option("--json", "as_data", is_flag=True, help="Print the result as JSON.")
+@how_to_run
 def command(
     model: str, task: str | None, walk: tuple[int, int] | None, frames: int | None, predicted: bool, label: str | None,
     seed: int | None, count: int | None, assignments: tuple[str, ...], fps: float, scale: int | None, out: str | None,

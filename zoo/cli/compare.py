@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import MODEL, SHOW, Several, number, option
+from .options import MODEL, Several, number, option
 from .output import as_json, note, path
-from .run import DEVICES, ISOLATE, ISOLATE_HELP, locate_with_progress
+from .run import how_to_run, locate_with_progress
 
 if TYPE_CHECKING:
     from ..runtime import Device
@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 @option("--set", "assignments", multiple=True, metavar="OPTION=NUMBER", help="Another option, e.g. steps=10.")
 @option("--scale", type=number(1, 64), metavar="N", help="Enlarge the pictures.  [default: room for the captions]")
 @option("--out", metavar="FILE", help="The sheet, a PNG.  [default: compare.png]")
-@option("--show", "shown", is_flag=True, help=SHOW)
-@option("--device", type=DEVICES, default="auto", show_default=True)
-@option(*ISOLATE, default=None, help=ISOLATE_HELP)
-@option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
-@option("--json", "as_data", is_flag=True, help="Print the result as JSON.")
+@how_to_run
 def command(
     models: tuple[str, ...], task: str | None, images: tuple[str, ...], labels: tuple[str, ...], seed: Any,
     count: int | None, assignments: tuple[str, ...], scale: int | None, out: str | None, shown: bool, device: "Device",

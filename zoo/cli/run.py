@@ -9,7 +9,7 @@ import click
 from ..errors import NotFoundError, UsageError
 from ..text import human_bytes, safe_text
 from .many import many_options, run_if_many
-from .options import SHOW, OnceOption, Several, number
+from .options import SHOW, OnceOption, Several, number, option
 from .output import as_json, note, path, progress, table
 
 if TYPE_CHECKING:
@@ -27,6 +27,19 @@ PICTURE = re.compile(r"[.](png|jpe?g|webp|gif|bmp|npy|safetensors)$", re.IGNOREC
 """Names of files that a task may take."""
 ISOLATE = ["--isolate/--no-isolate", "isolated"]
 ISOLATE_HELP = "Run the model in a worker process, or in this one.  [default: a worker for a stranger's model]"
+
+
+def how_to_run(command: Any) -> Any:
+    """The options of `zoo compare` and `zoo animate` for where models come from, run, and are shown."""
+    for add in reversed([
+        option("--show", "shown", is_flag=True, help=SHOW),
+        option("--device", type=DEVICES, default="auto", show_default=True),
+        option(*ISOLATE, default=None, help=ISOLATE_HELP),
+        option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry."),
+        option("--json", "as_data", is_flag=True, help="Print the result as JSON."),
+    ]):  # fmt: skip
+        command = add(command)
+    return command
 
 
 class _Run(click.Command):

@@ -300,7 +300,7 @@ class _Readable:
             raise NotFoundError(f"{safe_text(self.path)} does not exist") from None
         if isinstance(error, KeyError):
             raise NotFoundError(f"{safe_text(self.path)}: there is no such array") from None
-        kinds = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+        kinds = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
         if isinstance(error, kinds):
             text = safe_text(getattr(error, "strerror", None) or error).splitlines()[0][:200]
             raise InvalidFileError(f"{safe_text(self.path)} cannot be read: {text}") from None

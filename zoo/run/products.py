@@ -21,8 +21,10 @@ from ..text import safe_text
 from .call import Call, check_number, option_name
 from .model import Model
 
-__all__ = ["MAX_SCALE", "Product", "captions", "check_resume", "expand", "refuse_product", "seen_again"]
-__all__ += ["takes_list", "with_view"]
+__all__ = [
+    "MAX_SCALE", "Product", "captions", "check_resume", "expand", "refuse_product", "seen_again", "takes_list",
+    "with_view",
+]  # fmt: skip
 
 ONE_ROW = 10
 """The most pictures of a single list that are put in one row."""
