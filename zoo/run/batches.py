@@ -53,6 +53,7 @@ class BatchSize:
     def __init__(self, given: int | None = None, processes: Sequence[int] = ()):
         self.size = given or FIRST
         self._processes = {os.getpid(), *processes}
+        _forget_peaks(self._processes)
         self._before = self._memory("VmRSS")
         self._budget = min(MEMORY, _available() // 4)
         self._fixed = given is not None or not self._before
@@ -83,6 +84,13 @@ class BatchSize:
     def _memory(self, line: str) -> int:
         """Bytes of all processes together; 0 where the system does not say. VmHWM is the peak."""
         return sum(_status(Path(f"/proc/{process}/status"), line) for process in self._processes)
+
+
+def _forget_peaks(processes: Iterable[int]) -> None:
+    """Makes VmHWM what VmRSS is: a peak from before, in a program that has done other things, would count as ours."""
+    for process in processes:
+        with suppress(OSError):  # no Linux, or the process has ended
+            Path(f"/proc/{process}/clear_refs").write_text("5")
 
 
 def _status(file: Path, line: str) -> int:
