@@ -7,10 +7,10 @@ import pytest
 from tests.tiny_tasks import bundle_of, studio
 from zoo.errors import InvalidFileError, UsageError
 from zoo.hookspecs import Port, Task
-from zoo.run import batches
 from zoo.run.batches import FIRST, GROWTH, LARGEST, MEMORY, BatchSize, in_batches, join, run_within_memory
 from zoo.run.call import execute, gather
 from zoo.run.model import Model
+from zoo.system import memory as memory_
 
 IMAGE = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1))
 SIZE = Port(kind="size", dtype="int64", shape=(2,))
@@ -27,7 +27,7 @@ def model(tmp_path: Path) -> Model:
 def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """What the system says about memory, bytes."""
     said = {"VmRSS": 100 * MIB, "VmHWM": 100 * MIB, "MemAvailable": 100_000 * MIB}
-    monkeypatch.setattr(batches, "_status", lambda file, line: said[line])
+    monkeypatch.setattr(memory_, "_line", lambda file, line: said[line])
     return said
 
 
@@ -83,7 +83,7 @@ def test_a_size_that_was_given_stays(memory: dict[str, int]):
 
 
 def test_a_system_that_says_nothing_gets_small_batches(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batches, "_status", lambda file, line: 0)
+    monkeypatch.setattr(memory_, "_line", lambda file, line: 0)
     size = BatchSize()
     size.measured(size.size)
     assert (size.size, size.settled) == (FIRST, True)

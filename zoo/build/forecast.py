@@ -4,10 +4,10 @@ A throwaway trainer takes a step with a few pictures, in which operations and th
 counted. Both grow with the number of pictures. If the memory suffices, a whole step is timed.
 """
 
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..hookspecs import Batch, Trainer
 from ..plugins import Loaded
 from ..settings import TrainingSettings, read
+from ..system import memory
 from ..text import human_bytes
 from .data import Dataset, Sampler
 from .train import Processes, Run, new_trainer
@@ -77,12 +78,12 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
     with counter, saved_tensors_hooks(keep, lambda tensor: tensor):
         seconds = _seconds(trainer, run, data, few, processes.device)
     weights = sum(p.numel() * p.element_size() for p in trainer.trained_module().parameters())
-    memory = COPIES * weights + sum(kept.values()) * at_once // few
+    needed = COPIES * weights + sum(kept.values()) * at_once // few
     free = free_memory(processes.device)
-    if free is not None and memory > free:
+    if free is not None and needed > free:
         advice = "--accumulate N, to compute a batch in N parts, or " if getattr(trainer, "accumulates", False) else ""
         raise UsageError(
-            f"a step needs about {human_bytes(memory)} of memory, and {human_bytes(free)} are free: give {advice}a"
+            f"a step needs about {human_bytes(needed)} of memory, and {human_bytes(free)} are free: give {advice}a"
             f" smaller --batch-size than {settings.batch_size:,}"
         )
     if seconds * at_once / few < LONG:
@@ -95,7 +96,7 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
     return Forecast(
         parameters=sum(p.numel() for p in trainer.trained_module().parameters()),
         flops=counter.get_total_flops() * number // few,
-        memory_bytes=memory,
+        memory_bytes=needed,
         free_bytes=free,
         step_seconds=seconds,
         device=processes.name,
@@ -172,24 +173,11 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that a process can still take; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        used, limit = ((group / name).read_text().strip() for name in ("memory.current", "memory.max"))
-        found += [int(limit) - int(used)] if limit.isdigit() else []
-    except (OSError, ValueError):
-        pass
-    return min(found, default=None)
+    return memory.free_memory()
 
 
 def used_memory() -> int | None:
     """Bytes that this process has taken at its peak, on the GPU if it uses one; None if unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration, ValueError):
-        return None
+    return memory.peak(os.getpid()) or None

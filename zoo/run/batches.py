@@ -10,15 +10,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DeviceError, InvalidFileError, UsageError, ZooError
 from ..hookspecs import Port, Task
 from ..ports.kind import BATCH, MAX_BATCH
 from ..ports.kinds import drawn, kind_of
+from ..system import memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +52,9 @@ class BatchSize:
     def __init__(self, given: int | None = None, processes: Sequence[int] = ()):
         self.size = given or FIRST
         self._processes = {os.getpid(), *processes}
-        _forget_peaks(self._processes)
-        self._before = self._memory("VmRSS")
-        self._budget = min(MEMORY, _available() // 4)
+        memory.forget_peaks(self._processes)  # of what this program did before
+        self._before = sum(map(memory.taken, self._processes))
+        self._budget = min(MEMORY, (memory.free_memory() or 4 * MEMORY) // 4)
         self._fixed = given is not None or not self._before
         self.settled, self._elements = self._fixed, 0
 
@@ -71,7 +70,7 @@ class BatchSize:
         """After a batch of `count` elements that ran for so long: chooses the size of the next."""
         if self.settled or count < self.size:  # of the last ones, there are fewer
             return
-        share = max(self._memory("VmHWM") - self._before, 1) / count
+        share = max(sum(map(memory.peak, self._processes)) - self._before, 1) / count
         in_time = max(FIRST, int(count * SECONDS / max(seconds, 1e-6)))
         chosen = max(1, min(int(self._budget / share), count * GROWTH, in_time, LARGEST))
         self.settled = chosen <= count or chosen == LARGEST
@@ -80,34 +79,6 @@ class BatchSize:
     def too_large(self, count: int) -> None:
         """A batch of `count` elements did not fit."""
         self.size, self.settled = max(1, count // 2), True
-
-    def _memory(self, line: str) -> int:
-        """Bytes of all processes together; 0 where the system does not say. VmHWM is the peak."""
-        return sum(_status(Path(f"/proc/{process}/status"), line) for process in self._processes)
-
-
-def _forget_peaks(processes: Iterable[int]) -> None:
-    """Makes VmHWM what VmRSS is: a peak from before, in a program that has done other things, would count as ours."""
-    for process in processes:
-        with suppress(OSError):  # no Linux, or the process has ended
-            Path(f"/proc/{process}/clear_refs").write_text("5")
-
-
-def _status(file: Path, line: str) -> int:
-    try:
-        found = re.search(rf"^{line}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
-    except OSError:  # no Linux, or the process has ended
-        return 0
-    return int(found[1]) << 10 if found else 0
-
-
-def _available() -> int:
-    """Bytes of memory that are free, in this machine and in the process's control group."""
-    free = [_status(Path("/proc/meminfo"), "MemAvailable") or 4 * MEMORY]
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no limit
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return max(0, min(free))
 
 
 def in_batches(

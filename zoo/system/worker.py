@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 from ..errors import InvalidFileError, UsageError
 from ..text import human_bytes, safe_text
+from .memory import machine_memory
 from .processes import child_environment, describe_end
 
 MODULE = "zoo.run.worker"
@@ -282,15 +283,3 @@ def _shared_file() -> BinaryIO:
     if os.name == "nt":
         return tempfile.NamedTemporaryFile(prefix="zoo-arrays-", buffering=0, delete=False)  # type: ignore[return-value]
     return tempfile.TemporaryFile(prefix="zoo-arrays-", buffering=0)
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this machine has, or that this process's control group may use, if that is less."""
-    try:
-        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
-        most = 8 << 30
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # no limit: no such file, or the word `max`
-            most = min(most, int(Path(path).read_text()))
-    return most
