@@ -9,6 +9,8 @@ import sys
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -22,7 +24,10 @@ from tests.children import started
 from tests.trainers import drawings
 from zoo.build import checkpoint as checkpoints
 from zoo.build.forecast import Forecast
+from zoo.build.train import Progress
+from zoo.build.watch import Look
 from zoo.cli import main
+from zoo.cli import training as told
 from zoo.cli.training import seconds_of
 from zoo.formats import manifest as manifests
 from zoo.media.tensors import load
@@ -43,6 +48,22 @@ def line(outcome: Outcome, code: int) -> str:
     assert outcome.code == code and outcome.out == "", outcome
     assert outcome.err.startswith("Error: ") and outcome.err.count("\n") == 1, outcome.err
     return outcome.err.removeprefix("Error: ").rstrip("\n")
+
+
+def test_the_time_left_counts_looks_by_themselves(monkeypatch: pytest.MonkeyPatch):
+    """A look takes 30 s, as for a model that draws slowly; there are three in the first 100 steps, and four later."""
+    now = [0.0]
+    monkeypatch.setattr(told.time, "monotonic", lambda: now[0])
+    report = told.Report(as_events=True)
+    left: dict[int, float] = {}
+    monkeypatch.setattr(report, "event", lambda name, **said: left.update({said["step"]: said.get("eta_seconds", 0)}))
+    run = SimpleNamespace(settings={"steps": 1000, "batch_size": 4}, name="x")
+    with told.Bar(report, cast(Any, run), 0) as bar:
+        for step, looks in ((20, 0), (25, 1), (50, 2), (100, 3), (110, 3)):
+            now[0] = step + 30.0 * looks  # a step takes a second
+            bar(Progress(step, 1000, {"loss": 1.0}, Look({}, None, None, 30.0) if step in (25, 50, 100) else None))
+    assert left[20] == 980  # of looks, nothing is known yet
+    assert left[110] == 890 + 4 * 30  # after 200, 400, 800 and 1,000 steps
 
 
 # --- A bundle at the end ----------------------------------------------------------------------------------------------

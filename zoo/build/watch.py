@@ -1,5 +1,6 @@
 """What is seen of a training while it runs: sheets of pictures, held-out losses, the loss curve."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,15 @@ def is_due(step: int, steps: int) -> bool:
     return step == steps or (rest == 0 and times & (times - 1) == 0)
 
 
+def looks_after(step: int, steps: int) -> int:
+    """How many looks are due after this step."""
+    return sum(
+        is_due(later, steps)
+        for later in {steps, *(FIRST_LOOK << n for n in range(steps.bit_length()))}
+        if step < later <= steps
+    )
+
+
 @dataclass(frozen=True)
 class Look:
     """What was seen after a step."""
@@ -47,6 +57,7 @@ class Look:
     held_out: Mapping[str, float]  # losses and figures by name
     sheet: Path | None
     pictures: np.ndarray | None  # of the sheet, uint8 [height, width, channels]
+    seconds: float = 0.0  # that it took
 
 
 class Watch:
@@ -63,6 +74,7 @@ class Watch:
 
     def look(self, trainer: Trainer, step: int, folder: Path) -> Look:
         """Figures of held-out pictures, and a sheet in the folder; changes nothing of the trainer."""
+        began = time.monotonic()
         module = trainer.trained_module()
         modes = {part: part.training for part in module.modules()}
         try:
@@ -73,10 +85,10 @@ class Watch:
             for part, mode in modes.items():
                 part.training = mode
         if sheet is None:
-            return Look(figures, None, None)
+            return Look(figures, None, None, time.monotonic() - began)
         path = folder / f"sheet-{step:06}.png"
         write_atomically(path, encode_png(sheet))
-        return Look(figures | more, path, sheet)
+        return Look(figures | more, path, sheet, time.monotonic() - began)
 
     def _validate(self, trainer: Trainer) -> dict[str, float]:
         validate = getattr(trainer, "validate", None)

@@ -141,6 +141,7 @@ class Bar:
         self.report, self.steps, self.batch_size = report, run.settings["steps"], run.settings["batch_size"]
         self.began = self.said = time.monotonic()
         self.start, self.held_out, self.losses = done, {}, {}
+        self.looks: list[float] = []  # the seconds that each look took
         self.bar = progress(self.steps, f"training {run.name}", unit="step", silent=report.silent or report.as_events)
         self.bar.update(done)
 
@@ -157,9 +158,11 @@ class Bar:
             self.losses = dict(now.losses)
         if now.look:
             self.held_out = dict(now.look.held_out) or self.held_out
+            self.looks.append(now.look.seconds)
         elapsed = time.monotonic() - self.began
-        pace = (now.step - self.start) / max(elapsed, 1e-9)
-        numbers = self._numbers(now.step, pace, used_memory())
+        pace = (now.step - self.start) / max(elapsed - sum(self.looks), 1e-9)
+        left = self._left(now.step, pace)
+        numbers = self._numbers(left, pace, used_memory())
         self.bar.update(now.step - self.bar.n)
         if now.losses:
             self.bar.set_postfix_str(numbers, refresh=False)
@@ -169,7 +172,7 @@ class Bar:
                 steps=self.steps,
                 losses=self.losses,
                 pictures_per_second=round(pace * self.batch_size, 2),
-                eta_seconds=round((self.steps - now.step) / pace, 1),
+                eta_seconds=round(left, 1),
                 memory_bytes=used_memory(),
             )
         if now.look:
@@ -183,11 +186,18 @@ class Bar:
         waited = time.monotonic() - self.said
         return now.step == self.steps or waited >= (FIRST_LINE if first else max(BETWEEN_LINES, elapsed / 20))
 
-    def _numbers(self, step: int, pace: float, memory: int | None) -> str:
+    def _left(self, step: int, pace: float) -> float:
+        """Seconds until the end. Looks, which are frequent only at the start, are counted by themselves."""
+        from ..build.watch import looks_after
+
+        a_look = sum(self.looks) / len(self.looks) if self.looks else 0.0
+        return (self.steps - step) / pace + looks_after(step, self.steps) * a_look
+
+    def _numbers(self, left: float, pace: float, memory: int | None) -> str:
         shown = [f"{name} {value:.4g}" for name, value in list(self.losses.items())[:3]]
         shown += [f"held out {name} {value:.4g}" for name, value in list(self.held_out.items())[:1]]
         if self.bar.disable:  # else the bar has it
-            shown += [f"{duration((self.steps - step) / pace)} left"]
+            shown += [f"{duration(left)} left"]
         shown += [f"{pace * self.batch_size:,.3g} pictures/s"] + ([human_bytes(memory)] if memory else [])
         return ", ".join(shown)
 
