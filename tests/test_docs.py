@@ -93,6 +93,42 @@ def test_a_page_s_commands_work(place, page):
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
+def test_the_recording_of_own_pictures_is_what_happens(place):
+    """Each command works, and gives the lines that the page shows: numbers differ, since the training here is tiny."""
+    from zoo.media.drawings import SHAPES, silhouette
+
+    rng = np.random.default_rng(0)
+    for name, shape in zip(("food", "people", "symbols"), SHAPES):
+        folder = place / "emoji" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            grey = silhouette(shape, 48, 48, 1, rng)[4:44]
+            Image.fromarray(np.concatenate([grey, 255 - grey, grey // 2], axis=2)).save(folder / f"{i}.png")
+    page = (ROOT / "docs" / "own-pictures.md").read_text()
+    blocks = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    parts = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE) if part]
+    assert len(parts) == 8
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for part in parts:
+        command, *shown = part.splitlines()
+        words = shlex.split(re.sub(r"--max-time \w+", "--preset tiny", command).replace("--samples 150", "--samples 6"))
+        done = subprocess.run(words, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        said = {_without_numbers(line) for line in (done.stdout + done.stderr).splitlines()}
+        missing = [line for line in shown if line != "…" and _without_numbers(line) not in said]
+        assert not missing, f"{command}\n{missing}\n{done.stdout}{done.stderr}"
+    assert Image.open("food.png").size == (98, 82)  # four of 48x40, with a line between them
+    assert (place / "drawer.training" / "loss.png").is_file()
+
+
+def _without_numbers(line: str) -> str:
+    """What does not depend on the preset or on what was measured: a tiny model has fewer tasks."""
+    line = re.sub(r", generate_begin.*", "", line.replace("preset small", "preset tiny"))
+    line = re.sub(r"-?[0-9][0-9,.]*(e[-+]?[0-9]+)?", "N", line)
+    return re.sub(r" +", " ", re.sub(r"\bN (GFLOP|MFLOP|KB|MB|GB|B|s|min|%)\b|\bin N s\b", "N", line)).strip()
+
+
 def test_the_readme_s_python_works(place):
     source = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", source, re.DOTALL)

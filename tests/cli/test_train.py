@@ -74,7 +74,7 @@ def test_a_training_ends_with_a_bundle_that_runs(workshop):
     manifest = manifests.read(workshop.codec)
     assert manifests.check_files(workshop.codec, manifest) == []
     assert (manifest.name, manifest.version, manifest.family) == ("codec", 1, "vqvae")
-    assert manifest.summary.startswith("trains in seconds") and manifest.classes == ("square", "disc")
+    assert manifest.summary == "grey 16x16 drawings: square, disc" and manifest.classes == ("square", "disc")
     record = manifest.training
     assert (record.steps, record.images_seen, record.seed, record.data) == (20, 160, 0, "drawings train")
     assert record.data_license == "CC0-1.0" and len(record.data_sha256) == 64

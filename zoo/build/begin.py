@@ -18,7 +18,7 @@ from ..plugins import Loaded
 from ..ports import label as labels
 from ..ports.image import channels_of, first_image
 from ..store.locate import Bundle, locate
-from ..text import did_you_mean, safe_text
+from ..text import did_you_mean, one_line, safe_text
 from . import data as datasets
 from .augment import Augment
 from .bundling import read_weights
@@ -30,6 +30,12 @@ DEFAULTS = {"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3}
 
 COST = "small"
 """The preset of a training without --preset, if the family has it."""
+
+COSTS = ("tiny", COST, "base")
+"""Presets that choose a cost: their summary does not say what a model is."""
+
+MOST_NAMED, MOST_SUMMARY = 5, 200
+"""The most class names in a summary, and characters."""
 
 MOST_COMMAND = 2000
 """The most characters of a command that a manifest stores."""
@@ -118,7 +124,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
         "settings": settings,
         "name": name,
         "version": asked.version or (parent.manifest.version + 1 if parent and same else 1),
-        "summary": summary or f"a {asked.family} model",
+        "summary": summary or f"a {asked.family} model",  # if empty, what the data is replaces it below
         "license": asked.license,
         "license_note": asked.license_note,
         "stage": asked.stage,
@@ -138,6 +144,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
         advice = f"--preset {COST}" if COST in card.presets and preset != COST else "other --set values"
     _refuse_misfit(loaded, asked.family, config, data, what, advice)
     found = {"classes": list(data.classes), "data": f"{data.name} {data.split}", "data_sha256": data.sha256}
+    found |= {} if summary else {"summary": _summary(data)}
     run = replace(run, config=config, settings=settings, **found)
     return Begun(run, data, held_out, preset)
 
@@ -248,6 +255,15 @@ def _shape(channels: int, size: tuple[int, int] | None) -> str:
     return f"{'grey' if channels == 1 else 'colour'} pictures" + (f" of {size[1]}x{size[0]}" if size else "")
 
 
+def _summary(data: Dataset) -> str:
+    """`colour 48x40 emoji: food, people, symbols`: what a model of these pictures is."""
+    facts = data.facts
+    names = ", ".join(facts.classes[:MOST_NAMED]) + (", …" if len(facts.classes) > MOST_NAMED else "")
+    kind = "grey" if facts.channels == 1 else "colour"
+    said = f"{kind} {facts.width}x{facts.height} {data.name}" + (f": {names}" if names else "")
+    return one_line(said)[:MOST_SUMMARY]
+
+
 def _chosen(
     card: Family, asked: Asked, parent: Parent | None, preset_name: str
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -266,7 +282,8 @@ def _chosen(
         preset = card.presets[preset_name]
         config = _merge(config, preset.config)
         settings |= preset.training
-        summary = summary or preset.summary
+        if preset_name.removesuffix(f"-{asked.stage}") not in COSTS:  # else it says what the training costs
+            summary = summary or preset.summary
     settings |= {name: value for name in DEFAULTS if (value := getattr(asked, name)) is not None}
     settings["seed"] = asked.seed
     settings |= {"accumulate": asked.accumulate} if asked.accumulate > 1 else {}

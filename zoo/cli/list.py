@@ -34,9 +34,9 @@ def command(
 ) -> None:  # fmt: skip
     """List models, and show which are available locally.
 
-    WORDS filter by name, summary, task, family and data set: every word must occur in one of them. Added registries are
-    reread; without a network, the last copy is used. Quality is the model's main measured metric: FD is the Fréchet
-    distance of its pictures from real ones (lower is better); `zoo info` shows all metrics. --json gives
+    WORDS filter by registry, name, summary, task, family and data set: every word must occur in one of them. Added
+    registries are reread; without a network, the last copy is used. Quality is the model's main measured metric: FD is
+    the Fréchet distance of its pictures from real ones (lower is better); `zoo info` shows all metrics. --json gives
     everything, such as all tasks, the licence and what is still to fetch.
 
     \b
@@ -67,7 +67,7 @@ def command(
 
 
 def _has(row: "Listed", words: tuple[str, ...]) -> bool:
-    told = (row.name, row.family, row.summary, *row.tasks, *(metric.data for metric in row.metrics))
+    told = (row.reference, row.family, row.summary, *row.tasks, *(metric.data for metric in row.metrics))
     text = " ".join(told).lower()
     return all(word in text for given in words for word in given.lower().split())
 

@@ -73,7 +73,7 @@ def _folder(out: Path) -> Path:
 @option("--out", type=OUT, required=True, help="The bundle's folder; must not exist yet.")
 @option("--name", help="The model's name; default: that of --from, or the folder's.")
 @option("--model-version", "version", type=number(1), help="Default: 1, or that of --from plus one.")
-@option("--summary", default="", help="One line for lists; default: the preset's summary.")
+@option("--summary", default="", help="One line for lists; default: what the pictures are.")
 @option("--license", "license", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
 @option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
 @option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
