@@ -115,6 +115,7 @@ def test_the_recording_of_own_pictures_is_what_happens(place):
         words = shlex.split(re.sub(r"--max-time \w+", "--preset tiny", command).replace("--samples 150", "--samples 6"))
         done = subprocess.run(words, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert command != "zoo list mine" or "mine/drawer:1  colour 48x40 emoji: food, people" in done.stdout
         said = {_without_numbers(line) for line in (done.stdout + done.stderr).splitlines()}
         missing = [line for line in shown if line != "…" and _without_numbers(line) not in said]
         assert not missing, f"{command}\n{missing}\n{done.stdout}{done.stderr}"
