@@ -16,7 +16,7 @@ STACKS := NODE_PATH=$(CURDIR)/.venv/node/node_modules ONNXRUNTIME_INCLUDE=$(CURD
 help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: .venv/.core ## draws a picture with only the core installed (no PyTorch)
+demo: .venv/.core ## draws a picture with only the core installed (no PyTorch), on the GPU if there is one
 	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
 
 test: .venv/.all .venv/.examples .venv/.node ## installs everything and runs all tests
@@ -53,13 +53,17 @@ docs: generate ## builds the site in build/site
 hooks: .venv/.all ## installs the checks of .pre-commit-config.yaml before every commit
 	$(BIN)/pre-commit install
 
+# The extra with ONNX Runtime: `cuda` where an NVIDIA driver offers a GPU, else `cpu`; empty if .venv has another build of
+# it, which stays, since two overwrite each other's files.
+RUNTIME = $(shell $(BIN)/python -c 'from zoo.system.installation import runtime_to_add; print(runtime_to_add())')
+
 # Only a changed pyproject.toml installs again.
 .venv/.core: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.$(RUNTIME:%=[%])'
 	@touch $@
 
 .venv/.all: $(PROJECTS) | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[build,test,docs,dev]' $(PLUGINS:%=--editable %)
+	$(BIN)/python -m pip install --quiet --editable '.[build,test,docs,dev$(RUNTIME:%=,%)]' $(PLUGINS:%=--editable %)
 	@touch $@ .venv/.core
 
 # Installed as a third party installs them: a change to any of their files installs again.

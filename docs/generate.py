@@ -110,6 +110,8 @@ def _module_row(module: str) -> str:
     """A public module: the first line of its docstring, and its public functions and classes."""
     tree = ast.parse(Path(importlib.import_module(module).__file__).read_text())
     names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    imported = [alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    names += [alias.name for alias in imported if alias.asname == alias.name]  # `x as x`: public here too
     public = [f"`{name}`" for name in names if not name.startswith(("_", "pytest_"))]
     listed = {"zoo": ["`load`, `Model`, `ZooError`"], "zoo.hookspecs": []}.get(module, public)
     said = ast.get_docstring(tree).splitlines()[0].rstrip(".")

@@ -115,3 +115,38 @@ def run_python(code: str, *args: str, site: Path, home: Path, **env: str) -> sub
 def run_zoo(*args: str, site: Path, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The `zoo` command in a fresh process."""
     return run_python("from zoo.cli import main; main(prog_name='zoo')", *args, site=site, home=home, **env)
+
+
+WITHOUT_RUNTIME = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] == "onnxruntime" else super().find_spec(name, path, target)
+
+    @staticmethod
+    def find_distributions(*arguments):
+        found = PathFinder.find_distributions(*arguments)
+        return (one for one in found if not one._path.name.startswith("onnxruntime"))
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
+def hide_runtime(site: Path) -> None:
+    """Processes with this site folder on their path have no ONNX Runtime installed."""
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(WITHOUT_RUNTIME)
+
+
+def two_runtimes(site: Path) -> None:
+    """A site folder with ONNX Runtime in which two distributions of it are installed: their metadata, one's files."""
+    import onnxruntime
+
+    (site / "onnxruntime").symlink_to(Path(onnxruntime.__file__).parent)
+    for name, version in (("onnxruntime", "1.30.0"), ("onnxruntime-gpu", "1.31.0")):
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

@@ -11,6 +11,8 @@ import pytest
 
 from zoo import doctor
 from zoo.doctor import Finding
+from zoo.system.gpus import nvidia_gpus
+from zoo.system.installation import runtimes
 
 from .fake_plugins import BROKEN, ROOT, install, run_zoo
 
@@ -107,25 +109,33 @@ def test_it_works_without_onnx_runtime_onnx_numpy_and_pillow(site, tmp_path):
     assert (result.returncode, result.stderr) == (1, "")
     findings = json.loads(result.stdout)
     problems = {f["text"].split()[0]: f for f in findings if f["severity"] == "problem"}
-    runtime = next(name for name in problems if name.startswith("onnxruntime"))
-    assert problems[runtime]["text"].startswith(f"{runtime} is not installed; zoo needs >=")
-    assert problems[runtime]["mend"].startswith(f"pip install -U '{runtime}>=")
+    [runtime] = [f for f in findings if f["check"] == "onnxruntime"]
+    extra = "cuda" if nvidia_gpus() else "cpu"
+    text = "this needs ONNX Runtime, which is not installed"
+    assert runtime == {
+        "check": "onnxruntime", "severity": "problem", "text": text, "mend": f"pip install 'genzoo[{extra}]'",
+    }  # fmt: skip
+    assert problems["onnx"]["text"].startswith("onnx is not installed; zoo needs >=")
+    assert problems["onnx"]["mend"].startswith("pip install -U 'onnx>=")
     assert {"onnx", "numpy", "pillow"} <= problems.keys()
-    assert {f["check"] for f in findings if f["severity"] == "problem"} == {"dependencies"}
+    assert {f["check"] for f in findings if f["severity"] == "problem"} == {"dependencies", "onnxruntime"}
 
 
 # --- Packages ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_onnx_runtimes_are_a_problem_that_names_both(site):
+@pytest.mark.parametrize(("gpus", "extra"), [(0, "cpu"), (1, "cuda")])
+def test_two_onnx_runtimes_are_a_problem_that_names_both(site, monkeypatch, gpus, extra):
     distribution(site, "onnxruntime", "1.30.0")
     distribution(site, "onnxruntime-gpu", "1.31.0")
-    assert bad(doctor._wheels) == [
+    monkeypatch.setattr("zoo.system.installation.nvidia_gpus", lambda: gpus)
+    monkeypatch.setattr("zoo.system.installation._checkout", lambda: "")
+    assert bad(doctor._runtime) == [
         Finding(
             check="onnxruntime",
             severity="problem",
             text="onnxruntime 1.30.0 and onnxruntime-gpu 1.31.0 are both installed and overwrite each other's files",
-            mend="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            mend=f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'genzoo[{extra}]'",
         )
     ]
 
@@ -151,9 +161,12 @@ def test_requirements_come_from_zoos_own_metadata(site):
     ]
 
 
-def test_any_build_of_onnx_runtime_meets_the_requirement(site):
-    distribution(site, "genzoo", "7", "onnxruntime-qnn>=1.0")
-    assert bad(doctor._dependencies) == []
+def test_an_old_onnx_runtime_is_a_problem_although_an_extra_brings_it(site):
+    distribution(site, "genzoo", "7", "onnxruntime>=1.23; extra == 'cpu'", "onnxruntime-gpu>=1.23; extra == 'cuda'")
+    distribution(site, "onnxruntime-gpu", "1.22.1")
+    [finding] = bad(doctor._dependencies)
+    assert (finding.severity, finding.text) == ("problem", "onnxruntime-gpu 1.22.1 is installed; zoo needs >=1.23")
+    assert finding.mend == "pip install -U 'onnxruntime-gpu>=1.23'"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +210,7 @@ def test_a_check_that_fails_is_a_finding(monkeypatch):
     [
         ("import os; os.abort()", "ONNX Runtime crashed the process (SIGABRT)"),
         ("raise ImportError('libfoo.so.1: not found')", "ImportError: libfoo.so.1: not found"),
-        ("print('hello')", "AttributeError"),
+        ("print('hello')", "ImportError: cannot import name 'InferenceSession'"),
     ],
 )
 def test_an_onnx_runtime_that_is_broken_is_one_finding(site, module, says):
@@ -205,7 +218,7 @@ def test_an_onnx_runtime_that_is_broken_is_one_finding(site, module, says):
     [finding] = bad(doctor._session)
     assert finding.severity == "problem"
     assert says in finding.text
-    assert finding.mend
+    assert finding.mend == f"pip install --force-reinstall {next(iter(runtimes()))}"
 
 
 def test_a_gpu_that_cannot_be_used_is_a_warning_that_says_why(site, monkeypatch):
@@ -214,13 +227,15 @@ def test_a_gpu_that_cannot_be_used_is_a_warning_that_says_why(site, monkeypatch)
     monkeypatch.setattr("zoo.runtime.cuda_obstacle", lambda: "there is 1 NVIDIA GPU, but libcudnn.so.9 does not load")
     distribution(site, "onnxruntime-gpu", "1.31.0", "nvidia-cufoo~=13.0; extra == 'cuda'", "numpy>=1")
     distribution(site, "nvidia-cufoo-cu12", "12.8.90")
+    monkeypatch.setattr("zoo.system.installation.runtimes", lambda: {"onnxruntime-gpu": "1.31.0"})
+    monkeypatch.setattr("zoo.system.installation._checkout", lambda: "")
     cuda, session = doctor.native_findings()
     assert cuda == Finding(
         check="cuda",
         severity="warning",
         text="the GPU is not used: there is 1 NVIDIA GPU, but libcudnn.so.9 does not load;"
         " it needs nvidia-cufoo~=13.0, found: nvidia-cufoo-cu12 12.8.90",
-        mend="pip install -U 'genzoo[cuda]'",
+        mend="pip install 'genzoo[cuda]'",
     )
     assert (session.severity, session.text) == ("ok", "a real call ran on cpu (CUDA cannot be used)")
 

@@ -25,6 +25,7 @@ from zoo.runtime import (
     placement,
     require_cuda,
 )
+from zoo.system.installation import runtime_command
 
 LOOP = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[batch,2,4,4] x, int64 n) => (float[batch,2,4,4] y)
@@ -109,7 +110,7 @@ def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(
     obstacle = cuda_obstacle()
     if not obstacle:
         pytest.skip("the CUDA libraries are installed here")
-    assert obstacle.startswith("there is 1 NVIDIA GPU, but ") and "pip install 'genzoo[cuda]'" in obstacle
+    assert obstacle.startswith("there is 1 NVIDIA GPU, but ") and obstacle.endswith(runtime_command("cuda"))
     assert "\n" not in obstacle
     assert str(open_session(bundle / "decode.onnx", "auto")) == f"cpu: {obstacle}"
     with pytest.raises(DeviceError, match="^CUDA was requested but is unavailable: there is 1 NVIDIA GPU"):

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Literal
@@ -22,23 +23,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from . import __version__
-from .system.installation import DISTRIBUTION
+from .system.installation import DISTRIBUTION, RUNTIMES, reinstall_command, runtime_command, runtime_problem, runtimes
 from .system.processes import describe_end, run_isolated
 from .text import human_bytes, safe_text
 
 Severity = Literal["ok", "warning", "problem"]
-
-RUNTIMES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-migraphx",
-    "onnxruntime-openvino",
-    "onnxruntime-qnn",
-    "onnxruntime-rocm",
-    "onnxruntime-training",
-)
-"""Distributions that all install the module `onnxruntime`: one overwrites the other's files."""
 
 SECURITY_FLOORS = {
     "onnx": ("1.21", "it follows links out of a model's folder (CVE-2026-27489, CVE-2026-34447)"),
@@ -49,7 +38,6 @@ TELEMETRY_OFF = ("1", "true", "yes", "on")
 """The values of ORT_DISABLE_TELEMETRY, in any case, that ONNX Runtime obeys; `zoo` sets 1."""
 
 LITTLE_SPACE = 1_000_000_000
-CUDA_MEND = "pip install -U 'genzoo[cuda]'"
 SESSION_SECONDS = 120
 """Time limit for the first session; loading the CUDA libraries from a cold disk takes tens of seconds."""
 
@@ -65,7 +53,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine() -> list[Finding]:
     """All findings, in the order of the checks."""
-    checks = (_python, _dependencies, _security, _wheels, _session, _environment, _store, _plugins)
+    checks = (_python, _dependencies, _security, _runtime, _session, _environment, _store, _plugins)
     return [finding for check in checks for finding in _guarded(check)]
 
 
@@ -107,19 +95,16 @@ def _dependencies() -> Iterator[Finding]:
 def _requirement(requirement: Requirement) -> Finding | None:
     """What is wrong with one requirement; None if it is met or does not apply here."""
     needed = _applies(requirement, "")
-    if not needed and not _applies(requirement, "build", "cuda"):
+    if not needed and not _applies(requirement, "build", "cpu", "cuda"):
         return None
-    name = requirement.name
-    # Any build of ONNX Runtime runs models: if one is installed, its version counts.
-    installed = next((found for found in (name, *RUNTIMES) if version_of(found)), name) if name in RUNTIMES else name
-    version = version_of(installed)
+    name, version = requirement.name, version_of(requirement.name)
     mend = f"pip install -U '{name}{requirement.specifier}'"
     if version is None:
         text = f"{name} is not installed; zoo needs {requirement.specifier or 'it'}"
         return Finding("dependencies", "problem", text, mend) if needed else None
     if requirement.specifier.contains(version, prereleases=True):
         return None
-    text = f"{installed} {version} is installed; zoo needs {requirement.specifier}"
+    text = f"{name} {version} is installed; zoo needs {requirement.specifier}"
     return Finding("dependencies", "problem", text, mend)
 
 
@@ -143,31 +128,28 @@ def version_of(distribution: str) -> str | None:
 # --- ONNX Runtime and CUDA --------------------------------------------------------------------------------------------
 
 
-def _wheels() -> Iterator[Finding]:
-    found = [f"{name} {version}" for name in RUNTIMES if (version := version_of(name))]
-    if len(found) > 1:
-        names = " ".join(name for name in RUNTIMES if version_of(name))
-        keep = "onnxruntime-gpu" if version_of("onnxruntime-gpu") else "onnxruntime"
-        text = f"{' and '.join(found)} are both installed and overwrite each other's files"
-        yield Finding("onnxruntime", "problem", text, f"pip uninstall -y {names} && pip install {keep}")
-    elif found:
-        yield Finding("onnxruntime", "ok", found[0])
+def _runtime() -> Iterator[Finding]:
+    text, mend = runtime_problem()
+    if text:
+        yield Finding("onnxruntime", "problem", text, mend)
+    for name, version in runtimes().items() if not text else ():
+        yield Finding("onnxruntime", "ok", f"{name} {version}")
 
 
 def _session() -> Iterator[Finding]:
     """Runs `native_findings` in a child process."""
-    if not any(map(version_of, RUNTIMES)) or not version_of("onnx"):
-        return  # reported by the check of the dependencies
+    if not find_spec("onnxruntime") or not version_of("onnx"):
+        return  # reported by the checks before
     try:
         child = run_isolated("zoo.doctor", seconds=SESSION_SECONDS)
     except TimeoutExpired:
         text = f"ONNX Runtime did not run a small graph within {SESSION_SECONDS} s"
-        yield Finding("session", "problem", text, _reinstall())
+        yield Finding("session", "problem", text, reinstall_command())
         return
     try:
         yield from msgspec.json.decode(child.stdout.rpartition(b"\n")[2], type=list[Finding])
     except msgspec.DecodeError:
-        yield Finding("session", "problem", f"ONNX Runtime {describe_end(child.returncode)}", _reinstall())
+        yield Finding("session", "problem", f"ONNX Runtime {describe_end(child.returncode)}", reinstall_command())
 
 
 def native_findings() -> Iterator[Finding]:
@@ -175,6 +157,11 @@ def native_findings() -> Iterator[Finding]:
     from .errors import DeviceError, UsageError
     from .runtime import cuda_obstacle, nvidia_gpus
 
+    try:
+        from onnxruntime import InferenceSession  # noqa: F401
+    except Exception as e:
+        yield Finding("session", "problem", *runtime_problem(e))
+        return
     gpus = nvidia_gpus()
     if not gpus:
         if cards := _nvidia_cards():
@@ -192,7 +179,7 @@ def native_findings() -> Iterator[Finding]:
     except UsageError:
         yield _run("cpu", "ZOO_CUDA_OPTIONS is wrong")  # reported by the check of the environment
     except DeviceError as e:
-        yield Finding("cuda", "warning", f"the GPU is not used: {e}", CUDA_MEND)
+        yield Finding("cuda", "warning", f"the GPU is not used: {e}", runtime_command("cuda"))
         yield _run("cpu", "CUDA cannot be used")
 
 
@@ -217,12 +204,8 @@ def _run(device: Literal["cpu", "cuda"], why: str) -> Finding:
         session = open_session(graph, device)
         product = session.run({"x": np.ones((2, 64), np.float32)})["product"]
     if product.tolist() != [[64.0] * 64] * 2:
-        return Finding("session", "problem", f"{device} gives a wrong matrix product", _reinstall())
+        return Finding("session", "problem", f"{device} gives a wrong matrix product", reinstall_command())
     return Finding("session", "ok", f"a real call ran on {session.provider} ({why})")
-
-
-def _reinstall() -> str:
-    return "pip install --force-reinstall " + " ".join(filter(version_of, RUNTIMES))
 
 
 def _other_cuda() -> Iterator[str]:

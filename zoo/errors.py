@@ -62,10 +62,10 @@ class DeviceError(ZooError):
 
 
 class PluginError(ZooError):
-    """A plugin that is missing, set aside, or breaks the contract."""
+    """A plugin that is missing, set aside, or breaks the contract; or an extra of zoo's that is not installed."""
 
     exit_code = 9
-    meaning = "plugin: missing, set aside, or breaking the contract"
+    meaning = "plugin: missing, set aside, or breaking the contract; or an extra that is not installed"
 
 
 class ExportError(ZooError):

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, Struct, structs
 
-from .errors import DeviceError, InvalidFileError, NotFoundError, UsageError
+from .errors import DeviceError, InvalidFileError, NotFoundError, PluginError, UsageError
+from .system.gpus import nvidia_gpus as nvidia_gpus
+from .system.installation import install_command, runtime_command, runtime_problem, warn_of_mixed_runtimes
 from .text import one_line, safe_text
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ Placement = dict[str, dict[str, int]]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _HEAVY = re.compile("Conv|MatMul|Gemm")  # and what the optimiser turns them into: FusedConv, FusedMatMul, …
 NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
-_MEND = "pip install 'genzoo[cuda]'"
 
 
 class CudaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +140,7 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         exact: no TF32 on CUDA, for comparing outputs.
 
     Raises:
+        PluginError: ONNX Runtime is not installed, or cannot be imported.
         UsageError: `ZOO_CUDA_OPTIONS` has an unknown option or value; it is not read if `device` is `cpu`.
         NotFoundError: there is no such file.
         InvalidFileError: ONNX Runtime refuses the graph.
@@ -150,9 +152,11 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         str(graph).encode()
     except UnicodeEncodeError:
         raise InvalidFileError(f"{safe_text(graph)}: ONNX Runtime only opens paths in UTF-8; rename it") from None
+    require_runtime()
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a model must not set session options
 
     options, obstacle = ({}, "") if device == "cpu" else (cuda_options(exact), cuda_obstacle())
+    warn_of_mixed_runtimes()
     if device != "cpu" and not obstacle:
         profile = TemporaryDirectory(prefix="zoo-profile-") if device == "cuda" else None
         try:
@@ -162,13 +166,26 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
         else:
             if session.get_providers()[0] == CUDA:
                 return Session(session, "cuda", "", graph.name, profile)
-            obstacle = f"ONNX Runtime made the session without CUDA; run `zoo doctor` for details, or {_MEND}"
+            again = install_command("cuda")
+            obstacle = f"ONNX Runtime made the session without CUDA; run `zoo doctor` for details, or {again}"
         if profile:
             profile.cleanup()
     if device == "cuda":
         raise DeviceError(f"CUDA was requested but is unavailable: {obstacle}")
     reason = "" if obstacle == NO_GPU else obstacle  # without a GPU, nothing is left unused
     return Session(_create(graph, [CPU], threads, None), "cpu", reason, graph.name)
+
+
+def require_runtime() -> None:
+    """Imports ONNX Runtime, which an extra of zoo brings.
+
+    Raises:
+        PluginError: it is not installed, or cannot be imported; the line has the command that fixes it.
+    """
+    try:
+        from onnxruntime import InferenceSession  # noqa: F401 - what is left after an uninstallation may lack it
+    except Exception as e:  # a damaged installation raises what it likes
+        raise PluginError(": ".join(runtime_problem(e))) from None
 
 
 def _runtime_version() -> str:
@@ -249,38 +266,23 @@ def cuda_obstacle() -> str:
     """What keeps ONNX Runtime from using CUDA on this machine, one line with the fix; empty if nothing does.
 
     Loads the CUDA libraries if there is a GPU.
+
+    Raises:
+        PluginError: there is a GPU, and ONNX Runtime is not installed.
     """
     gpus = nvidia_gpus()
     if not gpus:
         return NO_GPU
     here = f"there {'are' if gpus > 1 else 'is'} {gpus} NVIDIA GPU{'s' if gpus > 1 else ''}, but "
+    require_runtime()
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
-        if _wheels() >= {"onnxruntime", "onnxruntime-gpu"}:
-            return (
-                f"{here}onnxruntime and onnxruntime-gpu are both installed and one hides the other:"
-                " pip uninstall -y onnxruntime onnxruntime-gpu, then " + _MEND
-            )
-        return f"{here}the installed ONNX Runtime has no CUDA: {_MEND}"
+        return f"{here}the installed ONNX Runtime has no CUDA: {runtime_command('cuda')}"
     library = Path(onnxruntime.__file__).parent / "capi" / _library("onnxruntime_providers_cuda")
     if problem := _load_problem(library):
-        return f"{here}its libraries do not load ({problem}): {_MEND}"
+        return f"{here}its libraries do not load ({problem}): {runtime_command('cuda')}"
     return ""
-
-
-def nvidia_gpus() -> int:
-    """The number of GPUs that the NVIDIA driver offers to this process; 0 without a working driver."""
-    import ctypes
-
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        count = ctypes.c_int()
-        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-            return 0
-        return count.value
-    except (OSError, AttributeError):
-        return 0
 
 
 def _load_problem(library: Path) -> str:
@@ -304,12 +306,6 @@ def _load_problem(library: Path) -> str:
 
 def _library(name: str) -> str:
     return f"{name}.dll" if sys.platform == "win32" else f"lib{name}.so"
-
-
-def _wheels() -> set[str]:
-    from importlib.metadata import distributions
-
-    return {name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))}
 
 
 def placement(profile_json: list[dict[str, Any]]) -> Placement:

@@ -17,6 +17,7 @@ from ..hookspecs import ConfigRequest, DataFacts, DescribeRequest, Family, Port,
 from ..plugins import Loaded
 from ..ports import label as labels
 from ..ports.image import channels_of, first_image
+from ..runtime import require_runtime
 from ..store.locate import Bundle, locate
 from ..text import did_you_mean, one_line, safe_text
 from . import data as datasets
@@ -107,7 +108,9 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
         NotFoundError: no such preset, or no data.
         UsageError: an invalid value, a parent of another family, or data that does not fit.
         InvalidFileError: the data cannot be read.
+        PluginError: ONNX Runtime, which checks the bundle after the training, is not installed.
     """
+    require_runtime()
     card = loaded.call("describe_family", DescribeRequest(family=asked.family))
     preset = _preset(card, asked, parent)
     config, settings, summary = _chosen(card, asked, parent, preset)

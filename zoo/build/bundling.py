@@ -11,6 +11,7 @@ from ..formats.manifest import Manifest, Training, digest, dump
 from ..hookspecs import BuildRequest
 from ..names import GOLDEN
 from ..plugins import Loaded
+from ..runtime import require_runtime
 from ..store.trust import remember
 from .train import Run, load_weights
 
@@ -28,6 +29,7 @@ def bundle_of(
 
     See `export.export_bundle` for `tasks`, progress and errors.
     """
+    require_runtime()
     from .export import export_bundle
 
     manifest = export_bundle(

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import InvalidFileError, UsageError
-from ..hookspecs import Port
 from ..text import one_line, safe_text
 from .files import InputFile, Note
 from .metadata import Bare, bare, png_text
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..hookspecs import Port
 
 
 MAX_PIXELS = 40_000_000

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from .. import errors
 from ..errors import InvalidFileError, ZooError
 from ..runtime import Device, explain_device, open_session
+from ..system.installation import warn_of_mixed_runtimes
 from ..system.worker import Worker
 from ..text import human_bytes, safe_text
 
@@ -74,6 +75,7 @@ class IsolatedSession:
         self.left_on_cpu: dict[str, int] = {}
         with worker.turn():
             self._open()
+        warn_of_mixed_runtimes()
         # Not closed from here: this may run at any time, even in the middle of a request.
         weakref.finalize(self, worker.unneeded.append, self._number).atexit = False
 

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -36,7 +37,8 @@ def main(memory: int, file: str, lifeline: int | None) -> None:
         os.dup2(nothing.fileno(), 1)
     shared: Any = os.fdopen(os.open(file, os.O_RDWR) if os.name == "nt" else int(file), "r+b", buffering=0)
     for module in ("onnxruntime", "zoo.run.isolated"):  # before the first request, while the parent reads its files
-        import_module(module)
+        with suppress(Exception):  # without ONNX Runtime, opening a session gives the line for it
+            import_module(module)
 
     sessions: dict[int, Session] = {}
     for line in requests:
@@ -67,8 +69,6 @@ def _check(folder: Path) -> dict[str, Any]:
 
 
 def _open(request: dict[str, Any], sessions: dict[int, Session]) -> dict[str, Any]:
-    import onnxruntime
-
     from ..runtime import open_session
 
     graph, device = Path(request["graph"]), request["device"]
@@ -76,7 +76,7 @@ def _open(request: dict[str, Any], sessions: dict[int, Session]) -> dict[str, An
     sessions[request["session"]] = session
     return {
         "inputs": session.inputs, "outputs": session.outputs,
-        "provider": session.provider, "reason": session.reason, "runtime": onnxruntime.__version__,
+        "provider": session.provider, "reason": session.reason, "runtime": session.runtime_version,
     }  # fmt: skip
 
 

@@ -1,38 +1,73 @@
-"""How zoo is installed here, and so which command adds an extra to it."""
+"""How zoo is installed here: which ONNX Runtime it has, and which command adds an extra to it."""
 
+import importlib.util
 import json
 import re
 import shlex
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+
+from ..text import one_line, warn
+from .gpus import nvidia_gpus
 
 DISTRIBUTION = "genzoo"
 """The name under which zoo itself is installed."""
+
+RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-migraphx",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
+"""Distributions that all install the module `onnxruntime`: one overwrites the other's files."""
+
+_RUNTIME_OF = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu"}
+
+
+# --- Extras -----------------------------------------------------------------------------------------------------------
 
 
 def missing_module(error: ModuleNotFoundError) -> str | None:
     """The line for a module that an extra of zoo would bring, with the command that installs it; None for others."""
     package = (error.name or "").partition(".")[0]
+    if package == "onnxruntime":
+        return ": ".join(runtime_problem(error))
     extra = _extra_with(package)
     return f"this needs {package}, which is not installed: {install_command(extra)}" if extra else None
 
 
 def install_command(extra: str) -> str:
-    """The command that adds an extra to this installation: of pipx, uv or pip, for a package or for a checkout."""
-    what = shlex.quote(f"{_checkout() or DISTRIBUTION}[{extra}]")
+    """The command that adds an extra to this installation: of pipx, uv or pip, for a package or for a checkout.
+
+    It adds the extra with ONNX Runtime if there would be none afterwards: pipx and `uv tool` install everything anew.
+    """
+    tool, extras = _tool(), [extra]
+    if extra not in _RUNTIME_OF and (tool in ("pipx", "uv tool") or not runtimes()):
+        extras.append(fitting_runtime())
+    what = shlex.quote(f"{_checkout() or DISTRIBUTION}[{','.join(extras)}]")
+    if tool == "pipx":
+        return f"pipx install --force {what}"
+    return f"{tool} install {'-e ' if _checkout() and tool != 'uv tool' else ''}{what}"
+
+
+def _tool() -> str:
+    """What made this environment: `pipx`, `uv tool`, `uv pip` or `pip`."""
     environment = Path(sys.prefix)
     if "pipx" in environment.parts:
-        return f"pipx install --force {what}"
+        return "pipx"
     if environment.parent.parts[-2:] == ("uv", "tools"):
-        return f"uv tool install {what}"
+        return "uv tool"
     with suppress(OSError):  # no virtual environment
         if re.search(r"(?m)^uv = ", (environment / "pyvenv.cfg").read_text()):
-            return f"uv pip install {'-e ' if _checkout() else ''}{what}"
-    return f"pip install {'-e ' if _checkout() else ''}{what}"
+            return "uv pip"
+    return "pip"
 
 
 def _extra_with(package: str) -> str | None:
@@ -47,8 +82,90 @@ def _extra_with(package: str) -> str | None:
 
 def _checkout() -> str:
     """The folder of an editable installation; empty for others."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # with all of HTTP: not for every run
+
     with suppress(metadata.PackageNotFoundError, ValueError, AttributeError, OSError):
         about = json.loads(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
         if about.get("dir_info", {}).get("editable"):
             return url2pathname(urlsplit(about["url"]).path)
     return ""
+
+
+# --- ONNX Runtime: one of two extras brings it ------------------------------------------------------------------------
+
+
+def runtimes() -> dict[str, str]:
+    """The installed distributions of ONNX Runtime with their versions: one, if all is well."""
+    found = ((name, next(iter(metadata.distributions(name=name)), None)) for name in RUNTIMES)
+    return {name: distribution.version for name, distribution in found if distribution}
+
+
+def fitting_runtime() -> str:
+    """The extra with the ONNX Runtime for this machine: `cuda` where an NVIDIA driver offers a GPU, else `cpu`.
+
+    `cpu` as well where there is no onnxruntime-gpu for the system.
+    """
+    import platform
+
+    there = sys.platform in ("linux", "win32") and platform.machine().lower() in ("x86_64", "amd64")
+    return "cuda" if there and nvidia_gpus() else "cpu"
+
+
+def runtime_to_add() -> str:
+    """The extra to install here, for scripts: the one that fits, or an empty text to keep another build that is there.
+
+    Installing one never removes another, and two overwrite each other's files.
+    """
+    fitting = fitting_runtime()
+    return fitting if runtimes().keys() <= {_RUNTIME_OF[fitting]} else ""
+
+
+def runtime_command(extra: str = "") -> str:
+    """The command after which one ONNX Runtime is installed: that of `cpu` or `cuda`, by default the one that fits.
+
+    Uninstalling one build also removes files of any other, so all of them go if one has to.
+    """
+    extra = extra or fitting_runtime()
+    found, tool, install = runtimes(), _tool(), install_command(extra)
+    if found.keys() <= {_RUNTIME_OF[extra]} or tool == "pipx":
+        return install
+    if tool == "uv tool":
+        return install.replace("install", "install --reinstall")
+    return f"{tool} uninstall {'-y ' if tool == 'pip' else ''}{' '.join(found)} && {install}"
+
+
+def reinstall_command() -> str:
+    """The command that installs the files of the installed ONNX Runtime again."""
+    again = "uv pip install --reinstall" if _tool() == "uv pip" else "pip install --force-reinstall"
+    return f"{again} {' '.join(runtimes())}"
+
+
+def runtime_problem(error: Exception | None = None) -> tuple[str, str]:
+    """What is wrong with the installed ONNX Runtime, and the command that fixes it; two empty texts if nothing is.
+
+    Args:
+        error: of the import of `onnxruntime`, if it failed.
+    """
+    found = runtimes()
+    named = " and ".join(f"{name} {version}" for name, version in found.items())
+    if len(found) > 1:
+        return f"{named} are both installed and overwrite each other's files", runtime_command()
+    if not found and (error or not importlib.util.find_spec("onnxruntime")):
+        return "this needs ONNX Runtime, which is not installed", runtime_command()
+    if error:
+        return f"{named} cannot be imported ({type(error).__name__}: {one_line(error)})", reinstall_command()
+    return "", ""
+
+
+@cache
+def warn_of_mixed_runtimes() -> None:
+    """Says once per process that several builds of ONNX Runtime overwrite each other's files, with the command.
+
+    It looks at the names in one folder, which takes a fraction of a millisecond: `zoo run` calls it.
+    """
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec and spec.origin:
+        found = Path(spec.origin).parents[1].glob("onnxruntime*.dist-info")
+        if sum(path.name.partition("-")[0].replace("_", "-") in RUNTIMES for path in found) > 1:
+            warn("%s: %s", *runtime_problem())

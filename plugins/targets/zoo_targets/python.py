@@ -2,8 +2,8 @@
 
 import sys
 
-from zoo.errors import NotFoundError
 from zoo.hookspecs import RunTargetRequest, WriteTargetRequest
+from zoo.runtime import require_runtime
 
 from .common import copy_host, example, run_program, version_of, write_readme
 
@@ -24,9 +24,8 @@ interlaced, without transparency), PGM, PPM or `.npy`. `python run.py --help` li
 
 
 def run(request: RunTargetRequest) -> str:
-    found = version_of("onnxruntime") or version_of("onnxruntime-gpu")
-    if not found:
-        raise NotFoundError("onnxruntime is not installed: pip install onnxruntime")
+    require_runtime()
+    found = version_of("onnxruntime") or version_of("onnxruntime-gpu") or "of an unknown version"
     # The program's own folder is on its path: `zoo verify` has checked the files there.
     run_program([sys.executable, "-s", "run.py", "verify", "--out", str(request.out)], request.folder, "no Python")
     return f"onnxruntime {found}"
