@@ -3,7 +3,10 @@
 import re
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
+
+from zoo.system.installation import RUNTIMES
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,3 +38,22 @@ def test_no_hint_sends_people_to_another_package():
     told = {Path(__file__), ROOT / "docs" / "decisions" / "0018-distribution-name.md"}  # they say which one it is not
     wrong = {path.name: found[0] for path in paths if path not in told and (found := other.search(path.read_text()))}
     assert len(paths) > 200 and wrong == {}
+
+
+def test_only_two_extras_bring_a_runtime():
+    """Two builds of ONNX Runtime overwrite each other's files, so nothing else may require one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = {"core": project["dependencies"], **project["optional-dependencies"]}
+    for path in [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("docs/examples/*/pyproject.toml")]:
+        lists[path.parent.name] = tomllib.loads(path.read_text())["project"]["dependencies"]
+    bring = re.compile(r"onnxruntime|genzoo\[.*\b(cpu|cuda)\b")
+    assert {name for name, lines in lists.items() if any(map(bring.match, lines))} == {"cpu", "cuda"}
+    assert {requirement.split(">=")[0] for requirement in lists["cpu"]} == {"onnxruntime"}
+
+
+def test_no_installed_package_requires_a_runtime():
+    """A dependency's dependency would install a second one. Those of extras that zoo does not ask for do not count."""
+    names = "|".join(sorted(RUNTIMES, key=len, reverse=True))
+    brings = re.compile(rf"({names})(?![\w-])(?!.*extra ==)")
+    found = {d.name: line for d in metadata.distributions() for line in d.requires or () if brings.match(line)}
+    assert brings.match("onnxruntime>=1.2; python_version > '3'") and found == {}
