@@ -1,9 +1,9 @@
 """Compares the size of the CPU core, `genzoo[cpu]` without models, with its limit.
 
 Run: .venv/bin/python bench/core_size.py [EXTRA]. It makes a virtual environment in a temporary folder, installs this
-checkout with the extra (`cpu` by default; `cuda` takes gigabytes) from the package index, and adds up the files that all
-distributions there consist of. What pip compiles when it installs them (`__pycache__`) is added up apart. The exit code
-is 1 if the files of `cpu` take more than the limit.
+checkout with the extra (`cpu` by default; `cuda` takes gigabytes) from the package index, and adds up the files of all
+distributions there. What pip compiles when it installs them (`__pycache__`) is added up separately. The exit code is 1
+if the files of `cpu` take more than the limit.
 """
 
 import subprocess
