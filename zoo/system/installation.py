@@ -162,7 +162,7 @@ def runtime_problem(error: Exception | None = None) -> tuple[str, str]:
 def warn_of_mixed_runtimes() -> None:
     """Says once per process that several builds of ONNX Runtime overwrite each other's files, with the command.
 
-    It looks at the names in one folder, which takes a fraction of a millisecond: `zoo run` calls it.
+    It looks at the names in one folder, which takes less than a millisecond: `zoo run` calls it.
     """
     spec = importlib.util.find_spec("onnxruntime")
     if spec and spec.origin:
