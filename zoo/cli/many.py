@@ -177,7 +177,9 @@ def _run_many(
         if many.table:
             path(options["out"])
         if result:
-            note(f"on {result.device}, {done:,} pictures in {seconds:.2f} s ({done / seconds:.1f}/s)")
+            device, colon, why_not_cuda = result.device.partition(": ")
+            rate = f"{done:,} pictures in {seconds:.2f} s ({done / seconds:.1f}/s)"
+            note(f"on {device}, {rate}{colon}{why_not_cuda}")
     if failures:
         raise InvalidFileError(
             f"{len(failures):,} of {todo:,} pictures could not be read: {safe_text(failures[0])}"

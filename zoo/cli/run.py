@@ -316,7 +316,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     if as_data:
         as_json(_report(model, call, result, written, notes))
         return
-    note(f"on {result.device}, {result.seconds:.2f} s")
+    device, colon, why_not_cuda = result.device.partition(": ")  # the line ends with a command that is copied
+    note(f"on {device}, {result.seconds:.2f} s{colon}{why_not_cuda}")
     for place in written.paths:
         path(place)
     if options.get("show"):
