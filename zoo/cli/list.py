@@ -45,6 +45,8 @@ def command(
       zoo list fashion reconstruct
       zoo list fashion --task reconstruct --local
     """
+    from ..formats.registry import DEFAULT
+    from ..store.default import absent
     from ..store.listing import listed, newest_and_pulled
 
     rows = [
@@ -59,11 +61,18 @@ def command(
         rows = newest_and_pulled(rows)
     if json_:
         as_json(rows)
-    elif rows:
+        return
+    if rows:
         _print(rows)
-    else:
-        filtered = words or family or task or local
-        note("no model matches; `zoo list` without filters shows all" if filtered else "no models")
+    if words or family or task or local:
+        if not rows:
+            note("no model matches; `zoo list` without filters shows all")
+    elif names := absent({row.name for row in rows if row.registry == DEFAULT}):
+        from ..system.model_distributions import model_command
+
+        note(f"not installed: {', '.join(names)}; to install one: {model_command(names[0])}")
+    elif not rows:
+        note("no models")
 
 
 def _has(row: "Listed", words: tuple[str, ...]) -> bool:

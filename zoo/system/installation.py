@@ -23,16 +23,23 @@ def missing_module(error: ModuleNotFoundError) -> str | None:
 
 def install_command(extra: str) -> str:
     """The command that adds an extra to this installation: of pipx, uv or pip, for a package or for a checkout."""
-    what = shlex.quote(f"{_checkout() or DISTRIBUTION}[{extra}]")
+    tool, what = _tool(), shlex.quote(f"{_checkout() or DISTRIBUTION}[{extra}]")
+    if tool == "pipx":
+        return f"pipx install --force {what}"
+    return f"{tool} install {'-e ' if _checkout() and tool != 'uv tool' else ''}{what}"
+
+
+def _tool() -> str:
+    """What made this environment: `pipx`, `uv tool`, `uv pip` or `pip`."""
     environment = Path(sys.prefix)
     if "pipx" in environment.parts:
-        return f"pipx install --force {what}"
+        return "pipx"
     if environment.parent.parts[-2:] == ("uv", "tools"):
-        return f"uv tool install {what}"
+        return "uv tool"
     with suppress(OSError):  # no virtual environment
         if re.search(r"(?m)^uv = ", (environment / "pyvenv.cfg").read_text()):
-            return f"uv pip install {'-e ' if _checkout() else ''}{what}"
-    return f"pip install {'-e ' if _checkout() else ''}{what}"
+            return "uv pip"
+    return "pip"
 
 
 def _extra_with(package: str) -> str | None:
