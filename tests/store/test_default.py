@@ -6,10 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from click.testing import CliRunner
-
 from tests import tiny
-from zoo.cli import cli
+from tests.cli.commands import zoo
 from zoo.errors import IntegrityError, InvalidFileError, NotFoundError
 from zoo.formats import registry
 from zoo.plugins import PluginRegistry
@@ -93,17 +91,17 @@ def test_a_model_that_is_not_installed_is_one_line_with_the_command(monkeypatch)
 def test_a_list_without_models_says_how_to_install_one(lab, brought, tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.system.model_distributions._direct_url", dict)
     monkeypatch.setattr("zoo.system.model_distributions._tool", lambda: "pip")
-    done = CliRunner().invoke(cli, ["list"])
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == "not installed: cat, dog.big; to install one: pip install genzoo-cat\n"
-    assert CliRunner().invoke(cli, ["list", "--json"]).output == "[]\n"
+    done = zoo("list")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "not installed: cat, dog.big; to install one: pip install genzoo-cat\n"
+    assert zoo("list", "--json").out == "[]\n"
     brought.append(distribution(lab, tmp_path, "cat", 2))
-    done = CliRunner().invoke(cli, ["list"])
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["model", "cat:2"]
-    assert done.stderr == "not installed: dog.big; to install one: pip install genzoo-dog-big\n"
-    assert CliRunner().invoke(cli, ["list", "cat"]).stderr == ""
+    done = zoo("list")
+    assert [line.split()[0] for line in done.out.splitlines()] == ["model", "cat:2"]
+    assert done.err == "not installed: dog.big; to install one: pip install genzoo-dog-big\n"
+    assert zoo("list", "cat").err == ""
     brought.append(distribution(lab, tmp_path, "dog.big", 1))
-    assert CliRunner().invoke(cli, ["list"]).stderr == ""
+    assert zoo("list").err == ""
 
 
 def test_another_distribution_cannot_claim_a_model(lab, brought, tmp_path, caplog):
@@ -159,9 +157,9 @@ def test_a_checkout_has_all_models_and_installed_ones_count_first(lab, brought, 
 
 def test_the_registry_is_shown_as_one(lab, brought, tmp_path):
     brought += [distribution(lab, tmp_path, "cat", 2), distribution(lab, tmp_path, "dog.big", 1)]
-    (row,) = json.loads(CliRunner().invoke(cli, ["registry", "list", "--json"]).output)
+    (row,) = json.loads(zoo("registry", "list", "--json").out)
     assert (row["name"], row["models"], row["in_process"]) == ("default", 2, True)
-    assert not [r for r in json.loads(CliRunner().invoke(cli, ["plugin", "list", "--json"]).output) if r["registry"]]
+    assert not [r for r in json.loads(zoo("plugin", "list", "--json").out) if r["registry"]]
 
 
 def test_a_damaged_list_is_one_line(core, caplog):
