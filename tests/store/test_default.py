@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from tests import tiny
 from tests.cli.commands import zoo
 from zoo.errors import IntegrityError, InvalidFileError, NotFoundError
@@ -151,7 +152,7 @@ def test_a_checkout_has_all_models_and_installed_ones_count_first(lab, brought, 
     brought.append(distribution(lab, tmp_path, "cat", 1))
     assert locate("cat:1").folder.is_relative_to(tmp_path / "genzoo_cat")
     assert locate("cat").folder == lab / "models" / "cat" / "2"  # the highest version of all parts
-    assert [model.reference for model in listing.models(all_versions=True)] == ["cat:2", "cat:1", "dog.big:1"]
+    assert sorted(m.reference for m in listing.models(all_versions=True)) == ["cat:1", "cat:2", "dog.big:1"]
     assert default.absent([]) == []
 
 
