@@ -112,7 +112,7 @@ def test_another_distribution_cannot_claim_a_model(lab, brought, tmp_path, caplo
         PluginRegistry(name="default", distribution="genzoo-cat", version="3.0", folder=tmp_path / "empty"),
         PluginRegistry(name="default", distribution="genzoo-dog-big", version="1.0", folder=None),
     ]
-    assert default.parts() == []
+    assert listing.models() == []
     assert [record.getMessage() for record in caplog.records] == [
         f"skipping the model of {name} {version}, which this zoo does not list: upgrade it and zoo"
         f" (pip install -U {name} genzoo) or remove it (pip uninstall {name})"
@@ -130,6 +130,18 @@ def test_other_bytes_under_the_name_of_a_model_do_not_run(lab, brought, tmp_path
     file.write_bytes((other / name).read_bytes() + (b"\0" if same else b""))
     with pytest.raises(IntegrityError, match=f"dog.big:1: .*{name}"):
         locate("dog.big")
+
+
+def test_no_other_registry_gets_the_name_of_a_model_that_is_not_installed(lab, tmp_path):
+    other = tiny.registry(tmp_path / "other", tiny.bundle(tmp_path / "other-cat", name="cat", version=9, seed=9))
+    catalogue.add("evil", str(other))
+    for text in ("cat", "cat:9"):
+        with pytest.raises(NotFoundError, match="^cat is not installed; run: "):
+            locate(text)
+    assert locate("evil/cat").worker
+    with pytest.raises(NotFoundError, match="^cat is not installed; run: "):
+        locate("cat")  # now it is pulled
+    assert locate("cat", registries=[str(other)]).reference == "evil/cat:9"  # asked for
 
 
 def test_no_plugins_keeps_our_own_models(tmp_path, monkeypatch):

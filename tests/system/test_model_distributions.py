@@ -28,6 +28,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 )
 def test_the_command_fits_the_installation(monkeypatch, tool: str, about: dict, command: str):
     monkeypatch.setattr(model_distributions, "_tool", lambda: tool)
+    monkeypatch.setattr(model_distributions, "_checkout", lambda: "")
     monkeypatch.setattr(model_distributions, "_direct_url", lambda: about)
     assert model_command("ddpm-fashion") == command
 

@@ -23,7 +23,7 @@ FIGURES = {"frechet_distance": "FD", "accuracy": "accuracy", "psnr": "PSNR"}
 @click.argument("words", nargs=-1, metavar="[WORDS]...")
 @option("--family", metavar="NAME", help="Only models of this family.")
 @option("--task", metavar="NAME", help="Only models that have this task.")
-@option("--local", is_flag=True, help="Only models available locally: in the package, or pulled.")
+@option("--local", is_flag=True, help="Only models available locally: installed, or pulled.")
 @option("--all-versions", is_flag=True, help="Also list older versions; default: the newest, and pulled ones.")
 @option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")

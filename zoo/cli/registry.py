@@ -80,7 +80,7 @@ def list_(json_: bool) -> None:
     rows = [
         {
             "name": name,
-            "models": len({model for part in of for model in part.document.models}),
+            "models": len({model for part in of for model, listed in part.document.models.items() if listed.versions}),
             "in_process": is_trusted(of[0]),
             "url": shown(of[0].url),
         }

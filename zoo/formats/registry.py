@@ -154,7 +154,8 @@ class Entry:
 def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
     """The entry that a reference names: from the first registry that has the model, by default its highest version.
 
-    Registries of one name are parts of one: of equal versions, that of the first part counts.
+    Registries of one name are parts of one: of equal versions, that of the first part counts. A registry that lists no
+    version of a model keeps its name from those that follow.
 
     Raises:
         NotFoundError: no such registry, model or version; similar names are suggested.
@@ -172,6 +173,8 @@ def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
         known = [name for r in searched for name in r.document.models]
         hint = did_you_mean(reference.name, known) or "; `zoo list` lists all models"
         raise NotFoundError(f"no model '{safe_text(reference.name)}' in {_named(searched)}{hint}")
+    if not any(r.document.models[reference.name].versions for r in found if r.name == found[0].name):
+        raise NotFoundError(f"{reference.name} of {_named(found[:1])} is not installed")
     fitting = [
         Entry(registry, reference.name, version)
         for registry in found

@@ -37,8 +37,8 @@ _MEND = "upgrade it and zoo (pip install -U %s genzoo) or remove it (pip uninsta
 
 
 def parts(found: "Iterable[PluginRegistry] | None" = None) -> list[Registry]:
-    """What is installed of the default registry: a part for each model's distribution, then the checkout, if zoo runs
-    from one.
+    """The default registry: a part for each model's distribution, then the checkout, if zoo runs from one, else a part
+    with the models that are not installed, which have no version. So no other registry gets their names.
 
     Args:
         found: what `zoo.plugins.registries` returned; it is called if this is None.
@@ -68,9 +68,11 @@ def parts(found: "Iterable[PluginRegistry] | None" = None) -> list[Registry]:
                 one.distribution,
                 one.distribution,
             )
-    if _is_checkout():
-        installed.append(Registry(DEFAULT, (places.default_folder() / REGISTRY).absolute().as_uri(), document))
-    return installed
+    if not _is_checkout():
+        there = {name for part in installed for name in part.document.models}
+        absent = {name: replace(model, versions={}) for name, model in document.models.items() if name not in there}
+        document = RegistryDocument(format=FORMAT, models=absent)
+    return [*installed, Registry(DEFAULT, (places.default_folder() / REGISTRY).absolute().as_uri(), document)]
 
 
 def absent(names: Collection[str]) -> list[str]:
@@ -83,7 +85,7 @@ def install_line(reference: Reference) -> str:
     try:
         if reference.registry not in (None, DEFAULT) or reference.name not in _read_list().models:
             return ""
-        if any(reference.name in part.document.models for part in parts()):
+        if any(model.versions for part in parts() if (model := part.document.models.get(reference.name))):
             return ""
     except ZooError:  # reported by whoever read the registries before
         return ""

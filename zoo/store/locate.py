@@ -74,7 +74,8 @@ def locate(
         try:
             entry = resolve(reference, catalogue.registries(registries))
         except NotFoundError:
-            if installed := store.find(reference):  # its registry is gone or unreadable, but the model was pulled
+            # Its registry is gone or unreadable, but the model was pulled.
+            if not default.install_line(reference) and (installed := store.find(reference)):
                 return _installed(installed, how.worker(str(installed), installed.digest))
             raise
     if entry.registry.name == DEFAULT:
