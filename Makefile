@@ -5,18 +5,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/targets
 EXAMPLES := docs/examples/zoo-vae docs/examples/zoo-gan
+MODELS := $(dir $(wildcard models/*/pyproject.toml))
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 
 # Where this file and .ci/ install the stacks of the targets.
 STACKS := NODE_PATH=$(CURDIR)/.venv/node/node_modules ONNXRUNTIME_INCLUDE=$(CURDIR)/.venv/onnxruntime/usr/include/onnxruntime \
   ZOO_TRITON_PYTHON=$(CURDIR)/.venv/triton/bin/python
 
-.PHONY: help demo test quick lint generate docs targets deploy hooks
+.PHONY: help demo test quick lint generate docs wheels targets deploy hooks
 
 help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: .venv/.core ## draws a picture with only the core installed (no PyTorch), on the GPU if there is one
+demo: .venv/.core ## draws a picture with only the core and one model installed (no PyTorch), on the GPU if there is one
 	@$(BIN)/zoo run ddpm-fashion generate --label sneaker -n 16 --seed 7 --out demo.png
 
 test: .venv/.all .venv/.examples .venv/.node ## installs everything and runs all tests
@@ -50,6 +51,9 @@ docs: generate ## builds the site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
+wheels: | .venv/bin/python ## builds the wheels of the core and of every model in build/wheels
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels . $(MODELS:%=./%)
+
 hooks: .venv/.all ## installs the checks of .pre-commit-config.yaml before every commit
 	$(BIN)/pre-commit install
 
@@ -58,8 +62,8 @@ hooks: .venv/.all ## installs the checks of .pre-commit-config.yaml before every
 RUNTIME = $(shell $(BIN)/python -c 'from zoo.system.installation import runtime_to_add; print(runtime_to_add())')
 
 # Only a changed pyproject.toml installs again.
-.venv/.core: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.$(RUNTIME:%=[%])'
+.venv/.core: pyproject.toml models/ddpm-fashion/pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.$(RUNTIME:%=[%])' ./models/ddpm-fashion
 	@touch $@
 
 .venv/.all: $(PROJECTS) | .venv/bin/python

@@ -1,8 +1,10 @@
-"""Puts the default registry inside the wheel: the newest version of each model, and a registry.yaml that says so.
+"""Puts the list of the default registry into the wheel, as JSON, which is read 20 times as fast as YAML.
 
-An editable install reads the registry at the checkout's root instead.
+The models themselves are distributions of their own: models/hatch_build.py. An editable install reads the registry.yaml
+and the models at the checkout's root instead.
 """
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,30 +12,18 @@ from typing import Any
 import yaml
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MAX_BYTES = 60_000_000
-INSIDE = "zoo/default_registry"
+INSIDE = "zoo/registry.json"
 
 
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
-        root = Path(self.root)
-        registry = yaml.safe_load((root / "registry.yaml").read_text())
-        total = 0
-        for model in registry["models"].values():
-            newest = max(model["versions"], key=int)
-            model["versions"] = {newest: model["versions"][newest]}
-            for file in model["versions"][newest]["files"].values():
-                path = root / file["url"]
-                total += path.stat().st_size
-                build_data["force_include"][str(path)] = f"{INSIDE}/{file['url']}"
-        if total > MAX_BYTES:
-            raise ValueError(f"the default registry has {total:,} bytes; a wheel embeds at most {MAX_BYTES:,}")
+        listed = yaml.safe_load(Path(self.root, "registry.yaml").read_text(encoding="utf-8"))
         self.folder = tempfile.TemporaryDirectory()
-        pruned = Path(self.folder.name, "registry.yaml")
-        pruned.write_text(yaml.safe_dump(registry, sort_keys=False, allow_unicode=True))
-        build_data["force_include"][str(pruned)] = f"{INSIDE}/registry.yaml"
+        as_json = Path(self.folder.name, "registry.json")
+        as_json.write_text(json.dumps(listed, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        build_data["force_include"][str(as_json)] = INSIDE
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if version != "editable":

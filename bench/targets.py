@@ -17,7 +17,7 @@ from typing import Any
 
 from common import write_between
 
-from zoo.formats.registry import read_default
+from zoo.formats.registry import DEFAULT, read
 from zoo.plugins import installed
 
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     targets = given.target or sorted({name for plugin in installed() for name in plugin.targets})
-    models = given.models or list(read_default().document.models)
+    models = given.models or list(read(Path(__file__).parents[1], DEFAULT).document.models)
     rows = [
         "| model | target | ran on | largest difference | equal pixels | equal tokens | tasks left out |",
         "|" + "---|" * 7,

@@ -59,7 +59,7 @@ def test_the_imports_are_few_and_shallow(arrows):
 
 def test_the_page_names_every_folder_and_module():
     there = {path.name + "/" if path.is_dir() else path.name for path in (ROOT / "zoo").iterdir()}
-    rooms = {name for name in there if not name.startswith(("_", "py.typed", "default_registry"))}
+    rooms = {name for name in there if not name.startswith(("_", "py.typed", "registry.json"))}
     assert {name for name in rooms if name not in PAGE.read_text()} == set()
 
 

@@ -19,7 +19,7 @@ def declared() -> set[str]:
         requirements += project.get("dependencies", [])
         requirements += [one for extra in project.get("optional-dependencies", {}).values() for one in extra]
     names = {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
-    return {name for name in names if name != "genzoo" and not name.startswith("zoo-")}
+    return {name for name in names if not name.startswith(("genzoo", "zoo-"))}
 
 
 def test_every_dependency_has_its_reason():

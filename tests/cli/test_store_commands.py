@@ -124,7 +124,7 @@ def test_pull_prints_folders_and_says_how_much(lab, home):
     outcome = zoo("pull", "lab/tiny", "inside")
     view, inside = outcome.out.splitlines()
     assert view.startswith(str(home / "views")) and inside.endswith("models/inside/1")
-    assert outcome.err == "lab/tiny:2: 102.0 kB to fetch\ninside:1 is in the package: nothing to fetch\n"
+    assert outcome.err == "lab/tiny:2: 102.0 kB to fetch\ninside:1 is installed: nothing to fetch\n"
     assert zoo("pull", "lab/tiny").err == "lab/tiny:2 is in the store: nothing to fetch\n"
     (first,) = json.loads(zoo("pull", "tiny", "--json").out)
     assert first == {"reference": "lab/tiny:2", "digest": first["digest"], "folder": view}
@@ -217,7 +217,7 @@ def test_verify_replays_and_takes_folders(lab, tmp_path):
     assert outcome.code == 5 and "golden.safetensors does not match its SHA-256" in outcome.out
     assert "was not pulled: build it again" in outcome.err and "zoo pull" not in outcome.err
     (tmp_path / "default" / "models" / "inside" / "1" / "README.md").write_text("x")
-    assert zoo("verify", "inside").err == "Error: not as published: inside:1; reinstall genzoo\n"
+    assert zoo("verify", "inside").err == "Error: not as published: inside:1; reinstall genzoo-inside\n"
 
 
 def test_outputs_that_differ_are_no_reason_to_fetch_anew(tmp_path):

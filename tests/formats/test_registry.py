@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -339,5 +337,4 @@ def test_write_replaces_in_one_step_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_default_registry_of_this_project_is_valid():
-    assert registry.read_default().name == "default"
-    assert isinstance(places.default_folder(), Path)
+    assert registry.read(places.default_folder(), registry.DEFAULT).document.models

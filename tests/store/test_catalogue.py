@@ -244,7 +244,7 @@ def test_plugin_registries(folder, monkeypatch, tmp_path, caplog):
     assert catalogue.registries()[0].document.models.keys() == {"inside"}
     assert "skipping the registry 'gone' of zoo-y" in caplog.text and "skipping the registry 'broken'" in caplog.text
     assert "skipping the registry 'carried' of zoo-late: zoo-x has that name" in caplog.text
-    assert "skipping the registry 'default' of zoo-evil: zoo has that name" in caplog.text
+    assert "skipping the model of zoo-evil 1, which this zoo does not list: " in caplog.text
 
 
 def test_an_added_registry_whose_name_a_plugin_took_is_left_out_with_a_line(folder, server, monkeypatch, caplog):

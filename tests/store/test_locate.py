@@ -99,10 +99,10 @@ def test_changed_package_is_refused(tmp_path):
     with pytest.raises(IntegrityError, match=r"double\.onnx is missing"):
         locate("inside")
     (inside / "model.yaml").write_text("x")
-    with pytest.raises(IntegrityError, match="reinstall genzoo"):
+    with pytest.raises(IntegrityError, match="reinstall genzoo-inside"):
         locate("inside")
     (inside / "model.yaml").unlink()
-    with pytest.raises(NotFoundError, match="is not in this package"):
+    with pytest.raises(NotFoundError, match="inside:1 is not installed: "):
         locate("inside")
 
 

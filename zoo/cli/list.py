@@ -23,7 +23,7 @@ FIGURES = {"frechet_distance": "FD", "accuracy": "accuracy", "psnr": "PSNR"}
 @click.argument("words", nargs=-1, metavar="[WORDS]...")
 @option("--family", metavar="NAME", help="Only models of this family.")
 @option("--task", metavar="NAME", help="Only models that have this task.")
-@option("--local", is_flag=True, help="Only models available locally: in the package, or pulled.")
+@option("--local", is_flag=True, help="Only models available locally: installed, or pulled.")
 @option("--all-versions", is_flag=True, help="Also list older versions; default: the newest, and pulled ones.")
 @option("--registry", "places", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--allow-rollback", is_flag=True, help="Also use a registry that lists less than it did before.")
@@ -45,6 +45,8 @@ def command(
       zoo list fashion reconstruct
       zoo list fashion --task reconstruct --local
     """
+    from ..formats.registry import DEFAULT
+    from ..store.default import absent
     from ..store.listing import listed, newest_and_pulled
 
     rows = [
@@ -59,11 +61,18 @@ def command(
         rows = newest_and_pulled(rows)
     if json_:
         as_json(rows)
-    elif rows:
+        return
+    if rows:
         _print(rows)
-    else:
-        filtered = words or family or task or local
-        note("no model matches; `zoo list` without filters shows all" if filtered else "no models")
+    if words or family or task or local:
+        if not rows:
+            note("no model matches; `zoo list` without filters shows all")
+    elif names := absent({row.name for row in rows if row.registry == DEFAULT}):
+        from ..system.model_distributions import model_command
+
+        note(f"not installed: {', '.join(names)}; to install one: {model_command(names[0])}")
+    elif not rows:
+        note("no models")
 
 
 def _has(row: "Listed", words: tuple[str, ...]) -> bool:

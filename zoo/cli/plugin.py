@@ -31,11 +31,12 @@ def list_(as_json: bool) -> None:
       zoo plugin list
     """
     from .. import plugins
+    from ..system.places import DEFAULT
 
     if not plugins.enabled():
         output.note(plugins.OFF)
     rows = [_plugin_row(probe) for probe in plugins.probe_all()]
-    rows += [_registry_row(registry) for registry in plugins.registries()]
+    rows += [_registry_row(registry) for registry in plugins.registries() if registry.name != DEFAULT]
     rows += [_row(c, c.problem, module=c.module, command=c.name) for c in plugins.commands(COMMANDS)]
     rows.sort(key=lambda row: row["distribution"])
     if as_json:

@@ -16,7 +16,7 @@ def command(models: tuple[str, ...], places: tuple[str, ...], allow_rollback: bo
     """Fetch models into the store, and print their folders.
 
     MODEL is [registry/]name[:version][@sha256:digest]; without a version, the newest. An interrupted pull continues
-    where it stopped. Models of the default registry are already in the package.
+    where it stopped. Models of the default registry are installed, not pulled.
 
     \b
     Example:
@@ -37,7 +37,7 @@ def command(models: tuple[str, ...], places: tuple[str, ...], allow_rollback: bo
     for entry in entries:
         if entry.registry.name == DEFAULT:
             folder = read_in_place(entry).folder
-            note(f"{entry} is in the package: nothing to fetch")
+            note(f"{entry} is installed: nothing to fetch")
         else:
             missing = store.missing(entry)
             note(

@@ -1,5 +1,7 @@
 """`zoo registry`: adds, lists and removes registries."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ..errors import UsageError
@@ -7,6 +9,9 @@ from ..system.urls import shown
 from ..text import did_you_mean, safe_text
 from .options import option
 from .output import as_json, note, table
+
+if TYPE_CHECKING:
+    from ..formats.registry import Registry
 
 
 class _Group(click.Group):
@@ -69,14 +74,17 @@ def list_(json_: bool) -> None:
     from ..store import catalogue
     from ..store.trust import is_trusted
 
+    parts: dict[str, list[Registry]] = {}  # the default one has a part for each distribution
+    for registry in catalogue.registries():
+        parts.setdefault(registry.name, []).append(registry)
     rows = [
         {
-            "name": registry.name,
-            "models": len(registry.document.models),
-            "in_process": is_trusted(registry),
-            "url": shown(registry.url),
+            "name": name,
+            "models": len({model for part in of for model, listed in part.document.models.items() if listed.versions}),
+            "in_process": is_trusted(of[0]),
+            "url": shown(of[0].url),
         }
-        for registry in catalogue.registries()
+        for name, of in parts.items()
     ]
     if json_:
         as_json(rows)

@@ -75,14 +75,15 @@ def command(
 
 
 def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
-    from ..formats.registry import Entry, read_default
+    from ..formats.registry import Entry
+    from ..store import default
 
     with contextlib.suppress(NotFoundError):  # a checkout without models
-        registry = read_default()
-        for name, model in registry.document.models.items():
-            for version in model.versions:
-                entry = Entry(registry, name, version)
-                yield str(entry), _in_package(entry)
+        for registry in default.parts():
+            for name, model in registry.document.models.items():
+                for version in model.versions:
+                    entry = Entry(registry, name, version)
+                    yield str(entry), _in_package(entry)
     for installed in store.installed():
         yield str(installed), installed
 
@@ -96,7 +97,7 @@ def _is_export(text: str) -> bool:
 
 
 def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
-    """What a reference or folder refers to: pulled models, a model in the package, a bundle."""
+    """What a reference or folder refers to: pulled models, an installed one, a bundle."""
     from ..formats import manifest as manifests
     from ..formats.registry import DEFAULT, resolve
     from ..store.catalogue import registries
@@ -128,6 +129,7 @@ def _named(store: "Store", text: str) -> Iterator[tuple[str, "Installed"]]:
 def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
     """What to do about a model that failed: it depends on where it came from."""
     from ..formats.registry import DEFAULT
+    from ..system.places import distribution_of
 
     name = report["model"]
     if not report["findings"]:
@@ -140,7 +142,7 @@ def _advice(target: "Installed | None", report: dict[str, Any]) -> str:
     if target.registry == FOLDER:
         return f"{name} was not pulled: build it again, or copy it again from its source"
     if target.registry == DEFAULT:
-        return "reinstall genzoo"
+        return f"reinstall {distribution_of(target.name)}"
     return f"fetch it again with `zoo rm {name}` and `zoo pull {name}`"
 
 

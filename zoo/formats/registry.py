@@ -15,9 +15,9 @@ from msgspec import Meta, structs
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
 from ..names import MANIFEST, FileName, Line, Name, PortName, Sha256, Size
-from ..system import places
 from ..system.files import write_atomically
 from ..system.paths import read_file
+from ..system.places import DEFAULT
 from ..system.urls import join, path_of, shown, split
 from ..text import did_you_mean, safe_text
 from . import strictyaml
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 REGISTRY = "registry.yaml"
-DEFAULT = "default"
-"""The name of the registry inside the package."""
 
 
 class RegistryFile(Struct, frozen=True, kw_only=True):
@@ -156,13 +154,16 @@ class Entry:
 def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
     """The entry that a reference names: from the first registry that has the model, by default its highest version.
 
+    Registries of one name are parts of one: of equal versions, that of the first part counts. A registry that lists no
+    version of a model keeps its name from those that follow.
+
     Raises:
         NotFoundError: no such registry, model or version; similar names are suggested.
     """
     registries = list(registries)
     searched = [r for r in registries if reference.registry in (None, r.name)]
     if reference.registry and not searched:
-        names = [r.name for r in registries]
+        names = list(dict.fromkeys(r.name for r in registries))
         raise NotFoundError(
             f"no registry '{safe_text(reference.registry)}'; there are {', '.join(names) or 'none'}"
             + did_you_mean(reference.registry, names)
@@ -172,18 +173,25 @@ def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
         known = [name for r in searched for name in r.document.models]
         hint = did_you_mean(reference.name, known) or "; `zoo list` lists all models"
         raise NotFoundError(f"no model '{safe_text(reference.name)}' in {_named(searched)}{hint}")
-    for registry in found:
-        versions = registry.document.models[reference.name].versions
-        for version in sorted(versions, reverse=True):
-            if reference.version in (None, version) and reference.digest in (None, versions[version].digest):
-                return Entry(registry, reference.name, version)
+    if not any(r.document.models[reference.name].versions for r in found if r.name == found[0].name):
+        raise NotFoundError(f"{reference.name} of {_named(found[:1])} is not installed")
+    fitting = [
+        Entry(registry, reference.name, version)
+        for registry in found
+        for version, listed in registry.document.models[reference.name].versions.items()
+        if reference.version in (None, version) and reference.digest in (None, listed.digest)
+    ]
+    if fitting:
+        first = fitting[0].registry.name
+        return max((entry for entry in fitting if entry.registry.name == first), key=lambda entry: entry.version)
     there = [f"{version}" for r in found for version in sorted(r.document.models[reference.name].versions)]
     wanted = f"digest {reference.digest[:12]}…" if reference.digest else f"version {reference.version}"
     raise NotFoundError(f"{reference.name} has no {wanted} in {_named(found)}; versions there: {', '.join(there)}")
 
 
 def _named(registries: list[Registry]) -> str:
-    return ", ".join(f"registry '{safe_text(r.name)}'" for r in registries) or "any registry"
+    names = dict.fromkeys(safe_text(r.name) for r in registries)
+    return ", ".join(f"registry '{name}'" for name in names) or "any registry"
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -230,10 +238,6 @@ def read_bytes(path: Path) -> bytes:
         return read_file(path, strictyaml.MAX_BYTES)
     except NotFoundError:
         raise NotFoundError(f"{safe_text(path.parent)} is not a registry: it has no {REGISTRY}") from None
-
-
-def read_default() -> Registry:
-    return read(places.default_folder(), DEFAULT)
 
 
 # --- Publishing -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ that fails is set aside with one line that names its distribution and the fix, a
 Entry points of a plugin's distribution; docs/contract.md has an example of each:
     zoo             family name = module of hooks
     zoo.target      target name = module of hooks
-    zoo.registry    registry name = package whose folder contains a registry.yaml
+    zoo.registry    registry name = package whose folder contains a registry.yaml; `default` is for zoo's own models
     zoo.commands    command name = module:attribute, a click command or group, `zoo NAME`
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import UsageError
-from ..system.installation import DISTRIBUTION
+from ..system.places import DEFAULT
 from ..text import safe_text
 from .metadata import entry_points, normalized
 
@@ -119,11 +119,15 @@ def installed() -> list[Plugin]:
 
 
 def registries() -> list[PluginRegistry]:
-    """The registries that installed distributions contain, by name."""
-    if not enabled():
-        return []
+    """The registries that installed distributions contain, by name.
+
+    The default one has many parts, a distribution for each model. They are zoo's own models, not plugins, and so are
+    the only ones that are found with plugins off.
+    """
     found = []
     for distribution, version, name, package in entry_points("zoo.registry"):
+        if name != DEFAULT and not enabled():
+            continue
         top, *rest = package.split(".") if _MODULE.fullmatch(package) else [""]
         folder = next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
         found.append(PluginRegistry(name=name, distribution=distribution, version=version, folder=folder))
@@ -243,6 +247,8 @@ def reserved_names() -> dict[str, str]:
     Entry points of zoo's own distribution, in the group `zoo.reserved`: another distribution cannot take over a
     reserved name.
     """
+    from ..system.installation import DISTRIBUTION  # takes long to import, and finding registries does not need it
+
     return {entry.name: entry.value for entry in entry_points("zoo.reserved") if entry.distribution == DISTRIBUTION}
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError, StoreError, TransportError, UsageError, ZooError
 from ..formats import registry as registries_
@@ -25,9 +26,12 @@ from ..system.paths import read_file, user_path
 from ..system.places import home
 from ..system.urls import path_of, shown, split
 from ..text import did_you_mean, safe_text, warn
-from . import history
+from . import default, history
 from .history import History
 from .store import Store
+
+if TYPE_CHECKING:
+    from ..plugins import PluginRegistry
 
 FORMAT = 1
 LOCK_SECONDS = 60.0  # the longest wait for other processes that change the list of registries
@@ -55,8 +59,10 @@ def registries(
     Raises:
         ZooError: a registry in `extra` cannot be read.
     """
-    known = _added_or_nothing()
-    standing = _standing(known)
+    from ..plugins import registries as of_plugins
+
+    known, brought = _added_or_nothing(), of_plugins()
+    standing = _standing(known, brought)
     found = [
         _read(_name_of(place, standing), place_url(place), refresh=refresh, allow_rollback=allow_rollback)
         for place in extra
@@ -66,7 +72,7 @@ def registries(
             continue
         try:
             if name == DEFAULT:
-                found.append(registries_.read_default())
+                found += default.parts(brought)
             elif name in known and offline and split(url).scheme != "file":
                 found.append(_last_copy(name, url))
             elif name in known:
@@ -121,7 +127,9 @@ def add(name: str, place: str, *, in_process: bool = False) -> Registry:
 
 
 def _refuse_taken(name: str, url: str, known: dict[str, str]) -> None:
-    taken = _standing(known)
+    from ..plugins import registries as of_plugins
+
+    taken = _standing(known, of_plugins())
     if taken.get(name, url) != url:
         raise UsageError(f"there is already a registry '{name}': {shown(taken[name])}")
 
@@ -175,14 +183,19 @@ def place_url(place: str) -> str:
     return parts._replace(path=path, fragment="").geturl()
 
 
-def _standing(known: dict[str, str]) -> dict[str, str]:
+def _standing(known: dict[str, str], brought: "Sequence[PluginRegistry]") -> dict[str, str]:
     """Name to URL of the registries that every call uses; if two have the same name, the second is skipped, with a
-    warning."""
-    from ..plugins import registries as of_plugins
+    warning.
 
+    Args:
+        known: those that were added.
+        brought: those of installed distributions. The default one's parts are `zoo.store.default`'s.
+    """
     standing = {DEFAULT: (places.default_folder() / REGISTRY).absolute().as_uri()}
     owners = {DEFAULT: "zoo"}
-    for plugin in of_plugins():
+    for plugin in brought:
+        if plugin.name == DEFAULT:
+            continue
         if plugin.folder is None:
             warn("skipping the registry '%s' of %s: it does not exist", plugin.name, plugin.distribution)
         elif owner := owners.get(plugin.name):

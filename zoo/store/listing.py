@@ -67,7 +67,7 @@ class Models(list[Listed]):
 
 
 def models(registries: Sequence[str] = (), *, refresh: bool = False, all_versions: bool = False) -> Models:
-    """The models that `zoo.load` takes: of the package, of plugins, of registries that were added, and pulled ones.
+    """The models that `zoo.load` takes: installed, of plugins, of registries that were added, and pulled ones.
 
     Uses no network unless it is asked to: of a remote registry, the copy that was kept last is read.
 
@@ -93,10 +93,14 @@ def listed(
     """
     store = Store()
     pulled = {(i.registry, i.name, i.version, i.digest): i for i in store.installed()}
+    seen = set()  # a checkout's models may be installed as well
     for registry in registries(places, refresh=refresh, allow_rollback=allow_rollback, offline=offline):
         for name, model in registry.document.models.items():
             for version in sorted(model.versions, reverse=True):
                 entry = Entry(registry, name, version)
+                if (registry.name, name, version) in seen:
+                    continue
+                seen.add((registry.name, name, version))
                 installed = pulled.pop((registry.name, name, version, entry.digest), None)
                 if installed:  # what its registry says about it now may be something else
                     yield _pulled(store, installed, str(entry))

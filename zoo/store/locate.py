@@ -15,9 +15,10 @@ from ..formats.reference import Reference
 from ..formats.registry import DEFAULT, Entry, resolve
 from ..names import EXPORT, MANIFEST
 from ..system.paths import is_file, user_path
+from ..system.places import distribution_of
 from ..system.urls import path_of
 from ..text import human_bytes, safe_text, warn
-from . import catalogue, trust
+from . import catalogue, default, trust
 from .store import Installed, Store
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def locate(
 ) -> Bundle:
     """The bundle that a reference or a path names; fetched if it is not available locally.
 
-    The default registry is inside the package and is read in place. A pulled model needs no network and no writes.
+    Models of the default registry are read where they are installed. A pulled model needs no network and no writes.
 
     Args:
         text: `[registry/]name[:version][@sha256:digest]`, or a bundle's folder: `./tiny`, `/models/tiny`.
@@ -73,7 +74,8 @@ def locate(
         try:
             entry = resolve(reference, catalogue.registries(registries))
         except NotFoundError:
-            if installed := store.find(reference):  # its registry is gone or unreadable, but the model was pulled
+            # Its registry is gone or unreadable, but the model was pulled.
+            if not default.install_line(reference) and (installed := store.find(reference)):
                 return _installed(installed, how.worker(str(installed), installed.digest))
             raise
     if entry.registry.name == DEFAULT:
@@ -132,7 +134,8 @@ def reference_of(text: str) -> Iterator[Reference]:
     try:
         yield reference
     except NotFoundError as e:
-        raise NotFoundError(f"{e}; the folder is {folder}") if folder else e from None
+        problem = default.install_line(reference) or str(e)
+        raise NotFoundError(f"{problem}; the folder is {folder}" if folder else problem) from None
     if folder:
         warn("'%s' is the name of a model here; the folder is %s", safe_text(text), folder)
 
@@ -182,14 +185,15 @@ def folder_reference(folder: Path) -> str:
 
 
 def read_in_place(entry: Entry, *, isolated: bool | None = None, meanwhile: Meanwhile = None) -> Bundle:
-    """A model of the registry inside the package, in its own folder."""
+    """A model of the default registry, in the folder where it is installed."""
     folder = folder_of(entry)
     try:
         data = (folder / MANIFEST).read_bytes()
     except OSError:
-        raise NotFoundError(f"{entry} is not in this package: {safe_text(folder)} has no {MANIFEST}") from None
+        raise NotFoundError(f"{entry} is not installed: {safe_text(folder)} has no {MANIFEST}") from None
     if manifests.digest(data) != entry.digest:
-        raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; reinstall genzoo")
+        again = f"reinstall {distribution_of(entry.name)}"
+        raise IntegrityError(f"{entry}: {safe_text(folder / MANIFEST)} was changed; {again}")
     worker = _How(isolated, meanwhile).worker(str(entry), entry.digest, entry)
     manifest = manifests.parse(data, str(folder / MANIFEST))
     _check_files(folder, manifest, str(entry))

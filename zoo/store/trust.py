@@ -1,6 +1,7 @@
 """Which models run in the process that asked, and which in a worker process.
 
-Those of the built-in registry, those of registries that were added with `zoo registry add --in-process`, and those
+Those of the default registry (`zoo.store.default`: whatever distribution brings one, it has the digest that zoo lists),
+those of registries that were added with `zoo registry add --in-process`, and those
 that this user's own `train`, `build` or `import` wrote run in this process. Every other one is a stranger's: its graphs
 can crash ONNX Runtime, never end, or take all memory.
 
@@ -38,7 +39,7 @@ def runs_apart(isolated: bool | None, trusted: Callable[[], bool]) -> bool:
 
 
 def is_trusted(registry: Registry) -> bool:
-    """Whether a registry's models run in this process: it is the built-in one, or its user marked it."""
+    """Whether a registry's models run in this process: it is the default one, or its user marked it."""
     if registry.name == DEFAULT:
         return True
     from .catalogue import in_process

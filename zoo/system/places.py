@@ -1,10 +1,22 @@
-"""Standard folders on this machine: the store and the default registry."""
+"""Standard folders on this machine: the store, and that of the default registry's list."""
 
 import os
+import re
 from pathlib import Path
 
 from ..errors import StoreError
 from .paths import user_path
+
+DEFAULT = "default"
+"""The name of the default registry: the models that zoo itself lists."""
+
+LIST = "registry.json"
+"""Its list in an installed package; in a checkout it is the registry.yaml that models are published into."""
+
+
+def distribution_of(model: str) -> str:
+    """The distribution that brings a model of the default registry: `genzoo-ddpm-fashion`."""
+    return f"genzoo-{re.sub('[-_.]+', '-', model)}"
 
 
 def home() -> Path:
@@ -18,7 +30,6 @@ def home() -> Path:
 
 
 def default_folder() -> Path:
-    """The default registry's folder: inside an installed package, or the root of a checkout."""
+    """The folder that contains the default registry's list: an installed package, or the root of a checkout."""
     package = Path(__file__).parents[1]
-    inside = package / "default_registry"
-    return inside if inside.is_dir() else package.parent
+    return package if (package / LIST).is_file() else package.parent
