@@ -30,6 +30,7 @@ def test_the_command_fits_the_installation(monkeypatch, tool: str, about: dict, 
     monkeypatch.setattr(model_distributions, "_tool", lambda: tool)
     monkeypatch.setattr(model_distributions, "_checkout", lambda: "")
     monkeypatch.setattr(model_distributions, "_direct_url", lambda: about)
+    monkeypatch.setattr(model_distributions, "fitting_runtime", lambda: "cpu")
     assert model_command("ddpm-fashion") == command
 
 
