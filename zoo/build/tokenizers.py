@@ -87,7 +87,7 @@ class ClipTokenizer(torch.nn.Module):
         self.length, self.start, self.end = length, number(start), number(end)
         self.padding = self.end if padding is None else padding
         ends = "</w>"
-        letters = _letters_of_bytes()
+        letters = letters_of_bytes()
         self.register_buffer("inner", torch.tensor([number(letter) for letter in letters], dtype=torch.int32))
         self.register_buffer("final", torch.tensor([number(letter + ends) for letter in letters], dtype=torch.int32))
         pairs = sorted((number(a), number(b), rank, number(a + b)) for rank, (a, b) in enumerate(merges))
@@ -221,7 +221,7 @@ def _encoded(point: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
     return _compacted(byte, kept, width), _compacted(words, kept, width)
 
 
-def _letters_of_bytes() -> list[str]:
+def letters_of_bytes() -> list[str]:
     """The printable character by which a vocabulary writes each byte (GPT-2's table, Radford et al. 2019)."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
