@@ -100,6 +100,7 @@ PUBLIC_MODULES = (
     "zoo.build.loop",
     "zoo.build.optim",
     "zoo.build.random",
+    "zoo.build.tokenizers",
 )
 """What a plugin may import. Their public names change as the contract does; the rest of zoo may change at any time."""
 
@@ -134,7 +135,9 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask: largest height x width
     classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()  # label: the name of each value from 0
     noise: Literal["", "normal", "uniform"] = ""  # tensor: stream 0 of docs/noise.md; hosts draw it from a seed
-    examples: tuple[Annotated[str, Meta(max_length=300)], ...] = ()  # text: what people see to try; golden cases use them
+    examples: tuple[
+        Annotated[str, Meta(max_length=300)], ...
+    ] = ()  # text: what people see to try; golden cases use them
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

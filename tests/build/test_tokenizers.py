@@ -33,8 +33,6 @@ def graph_of(tokenizer: torch.nn.Module, length: int, folder: Path):
     """The tokenizer's own graph in ONNX Runtime: texts to token numbers."""
     text = Port(kind="text", dtype="uint8", shape=("batch", length))
     width = int(tokenizer(encoded(["a"], length)).shape[1])
-    tokens = Port(kind="tokens", dtype="int64", shape=("batch", "rows", "columns"))
-    del tokens
     out = Port(kind="tensor", dtype="float32", shape=("batch", width))
 
     class Floats(torch.nn.Module):
@@ -66,7 +64,7 @@ def normal(text: str, lower: bool = True) -> bytes:
     return bytes(b + 32 if lower and 65 <= b <= 90 else b for b in data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=10), st.booleans())
 def test_bytes_are_tokens_without_needless_spaces(text: str, lower: bool):
     tokens = ByteTokenizer(lower)(encoded([text, "  A  b "], 40))
@@ -105,7 +103,7 @@ def merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
     return parts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("abcd", min_size=1, max_size=9), max_size=5))
 def test_pairs_are_merged_in_the_order_of_their_ranks(words: list[str]):
     vocabulary, merges = toy()
@@ -176,11 +174,14 @@ def different(run, reference, texts: list[str]) -> list[str]:
     return wrong
 
 
-WORDS = (
-    "a an the red green apple cat dog house it's they're I'll we've don't can't 'quoted' rock'n'roll ''s !'s 's's 'street"
-    " 3 14 2024 3.14 1,000 ½ Ⅷ ² # @ & ... !!! ?! (x) [y] {z} <tag> a/b C++ naïve café Straße ÉCOLE ÆØÅ Ünïcödé Ωmega ΣΑΣ"
-    " привет МИР 猫 犬と猫 日本語 한국어 العربية हिन्दी ไทย 😀 👍🏽 👩‍🚀 ❤️ 🇩🇪 #️⃣ Ⱥ Ⱦ ǅ ﬁ ™ € £ \u3000 \u00a0 \t \n - -- _ ~ ` ^ | \\ \""
-).split(" ")
+WORDS = [
+    "a", "an", "the", "red", "green", "apple", "cat", "dog", "house", "it's", "they're", "I'll", "we've", "don't",
+    "can't", "'quoted'", "rock'n'roll", "''s", "!'s", "'s's", "'street", "3", "14", "2024", "3.14", "1,000", "½",
+    "Ⅷ", "²", "#", "@", "&", "...", "!!!", "?!", "(x)", "[y]", "{z}", "<tag>", "a/b", "C++", "naïve", "café",
+    "Straße", "ÉCOLE", "ÆØÅ", "Ünïcödé", "Ωmega", "ΣΑΣ", "привет", "МИР", "猫", "犬と猫", "日本語", "한국어", "العربية",
+    "हिन्दी", "ไทย", "😀", "👍🏽", "👩\u200d🚀", "❤️", "🇩🇪", "#️⃣", "Ⱥ", "Ⱦ", "ǅ", "ﬁ", "™", "€", "£", "\u3000", "\xa0",
+    "\t", "\n", "-", "--", "_", "~", "`", "^", "|", "\\", '"',
+]  # fmt: skip
 
 
 def made(count: int, longest: int, seed: int) -> list[str]:

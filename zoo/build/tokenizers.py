@@ -6,6 +6,7 @@ stacks without 64-bit integers.
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -27,6 +28,8 @@ _CONTRACTIONS = ("s", "t", "re", "ve", "m", "ll", "d")
 
 class ByteTokenizer(torch.nn.Module):
     """A token is a byte, 1 .. 255; 0 pads. Runs of ASCII spaces become one, and those at both ends go.
+
+    Input and result: uint8 [batch, bytes], int64 [batch, bytes].
 
     Args:
         lower: A to Z become a to z.
@@ -52,9 +55,11 @@ class ClipTokenizer(torch.nn.Module):
     """CLIP's byte-pair encoding (Radford et al. 2021): tokens [start, …, end, padding …].
 
     The text is lower-cased, split into contractions, runs of letters, single digits and runs of other characters, and
-    each of these words is merged, the pair of the lowest rank first. The result is that of transformers' `CLIPTokenizer`
-    but for texts that are not in Unicode's normal form C, or contain the capital İ, which has no single lower-case
-    letter, or one of the special tokens as text.
+    each of these words is merged, the pair of the lowest rank first. The result is that of transformers'
+    `CLIPTokenizer`, but for texts that are not in Unicode's normal form C, or contain the capital İ, which has no one
+    lower-case letter, or one of the special tokens as text.
+
+    Input and result: uint8 [batch, bytes], int64 [batch, length].
 
     Args:
         vocabulary: token -> number, as in `vocab.json`: 256 bytes, 256 bytes at a word's end, one for each merge, then
@@ -98,8 +103,7 @@ class ClipTokenizer(torch.nn.Module):
         self.register_buffer("rank", rank)
         self.register_buffer("merged", merged)
         self.steps = int(counts.max()).bit_length()  # of a binary search among the pairs with one first token
-        for name, table in (("kind", _kinds()), ("lower", _lower())):
-            pages, entries = _paged(table)
+        for name, (pages, entries) in _tables().items():
             self.register_buffer(f"{name}_page", pages)
             self.register_buffer(f"{name}_entry", entries)
 
@@ -170,9 +174,8 @@ def _compacted(value: Tensor, kept: Tensor, width: int | None = None) -> Tensor:
     """The kept values moved together to the left, then zeros."""
     width = value.shape[1] if width is None else width
     place = torch.where(kept, kept.long().cumsum(1) - 1, width)
-    return torch.zeros(value.shape[0], width + 1, dtype=value.dtype, device=value.device).scatter(1, place, value)[
-        :, :width
-    ]
+    wider = torch.zeros(value.shape[0], width + 1, dtype=value.dtype, device=value.device)
+    return wider.scatter(1, place, value)[:, :width].contiguous()  # a loop keeps strides
 
 
 def _decoded(text: Tensor) -> Tensor:
@@ -228,23 +231,21 @@ def letters_of_bytes() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-def _kinds() -> list[int]:
-    def kind(point: int) -> int:
-        if point in _SPACES:
-            return SPACE
-        return {"L": LETTER, "N": DIGIT}.get(unicodedata.category(chr(point))[0], OTHER)
-
-    return [kind(point) for point in range(0x110000)]
-
-
-def _lower() -> list[int]:
-    """What to add to each code point; 0 where lower case is not a single one."""
-    lowered = (chr(point).lower() for point in range(0x110000))
-    return [ord(lower) - point if len(lower) == 1 else 0 for point, lower in enumerate(lowered)]
+@functools.cache
+def _tables() -> dict[str, tuple[Tensor, Tensor]]:
+    """What Unicode, as this Python knows it, says about each code point: its kind, and what to add for lower case (0
+    where that is not a single code point). Each in two levels: the number of every page, and the different pages."""
+    characters = [chr(point) for point in range(0x110000)]
+    kinds = [{"L": LETTER, "N": DIGIT}.get(unicodedata.category(character)[0], OTHER) for character in characters]
+    for point in _SPACES:
+        kinds[point] = SPACE
+    lowered = [character.lower() for character in characters]
+    lower = [ord(new) - point if len(new) == 1 else 0 for point, new in enumerate(lowered)]
+    return {"kind": _paged(kinds), "lower": _paged(lower)}
 
 
 def _paged(table: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A table in two levels: the number of each page of PAGE entries, and the different pages one after the other."""
     pages: dict[tuple[int, ...], int] = {}
-    numbers = [pages.setdefault(tuple(table[start : start + PAGE]), len(pages)) for start in range(0, len(table), PAGE)]
+    starts = range(0, len(table), PAGE)
+    numbers = [pages.setdefault(tuple(table[start : start + PAGE]), len(pages)) for start in starts]
     return torch.tensor(numbers, dtype=torch.int32), torch.tensor([*pages], dtype=torch.int32).reshape(-1)

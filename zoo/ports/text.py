@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..hookspecs import Port, Task
 from ..media.files import read_input
 from ..text import safe_text
-from .kind import BATCH, Kind, Number, Option, Read, RealInputs, Source
+from .kind import Kind, Number, Option, Read, RealInputs, Source
 
 if TYPE_CHECKING:
     import numpy as np
