@@ -62,6 +62,7 @@ CHANGES = {
         "ConfigRequest.data, a DataFacts: a config's open fields come from the training's data",
         "Trainer.validate and Trainer.accumulates, both optional: held-out losses, batches in parts",
         "TrainingSettings.accumulate, and zoo.build.optim.parts_of",
+        "the kind text and Port.examples; the module zoo.build.tokenizers",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -99,6 +100,7 @@ PUBLIC_MODULES = (
     "zoo.build.loop",
     "zoo.build.optim",
     "zoo.build.random",
+    "zoo.build.tokenizers",
 )
 """What a plugin may import. Their public names change as the contract does; the rest of zoo may change at any time."""
 
@@ -118,7 +120,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Shapes: `image` uint8 [batch, height, width, 1 or 3]; `mask` uint8 [batch, height, width, 1], redrawn where 128 or
     more; `tokens` int64 [batch, rows, columns]; `size` int64 [2], height and width; `label` int64 [batch], -1: no
-    label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `tensor` float32, any shape.
+    label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `tensor` float32, any shape;
+    `text` uint8 [batch, N], UTF-8 of at most N bytes, padded with zeros, optional if its default is 0.
     """
 
     kind: Kind
@@ -132,6 +135,9 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask: largest height x width
     classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()  # label: the name of each value from 0
     noise: Literal["", "normal", "uniform"] = ""  # tensor: stream 0 of docs/noise.md; hosts draw it from a seed
+    examples: tuple[
+        Annotated[str, Meta(max_length=300)], ...
+    ] = ()  # text: what people see to try; golden cases use them
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -61,7 +61,7 @@ def _usage(m: Manifest) -> str:
 
 
 def _option(name: str, port: Port) -> str:
-    value = kind_of(port).sample
+    value = shlex.quote(port.examples[0]) if port.examples else kind_of(port).sample
     return f"--{name.replace('_', '-')} {value}" if value else ""
 
 
@@ -75,7 +75,7 @@ def _task(name: str, task: Task, *, default: bool) -> str:
                 port.kind,
                 f"`{port.dtype} [{', '.join(map(str, port.shape))}]`",
                 _range(port, way),
-                "" if port.default is None else _number(port.default),
+                _default(port),
                 _text(port.summary),
             )
             for way, ports in (("in", task.inputs), ("out", task.outputs))
@@ -83,6 +83,13 @@ def _task(name: str, task: Task, *, default: bool) -> str:
         ),
     )
     return f"### {name}{' (default)' if default else ''}\n\n{_sentence(task.summary)}\n\n{table}"
+
+
+def _default(port: Port) -> str:
+    value = kind_of(port).default(port)
+    if value is None:
+        return ""
+    return f"`{value!r}`" if isinstance(value, str) else _number(value)
 
 
 def _range(port: Port, way: str) -> str:

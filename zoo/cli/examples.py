@@ -32,8 +32,12 @@ def examples(model: str, name: str, task: Task) -> Iterator[str]:
                 files.append(file)
         elif port.classes:
             values.append(f"{given} {shlex.quote(safe_text(port.classes[len(port.classes) // 2]))}")
+        elif port.examples:
+            values.append(f"{given} {shlex.quote(safe_text(port.examples[0]))}")
         elif kind.drawn or (port.default is None and kind.sample == "0"):
             values.append(f"{given} {_nearest_to_0(port)}")
+        elif port.default is None and kind.sample:
+            values.append(f"{given} {kind.sample}")
     start, out = f"zoo run {shlex.quote(safe_text(model))} {name}", _out(task)
     if files:
         yield " ".join([start, "--example", *out])

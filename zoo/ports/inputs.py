@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def complete(task_name: str, task: Task, values: Mapping[str, Any], *, draw: bool = False) -> dict[str, np.ndarray]:
     """The graph's inputs from what a caller gave: arrays, numbers, class names, pictures; defaults are filled in.
 
-    A single number for a `label`, `seed` or `scalar` port is used for the whole batch.
+    A single value for a `label`, `seed`, `scalar` or `text` port is used for the whole batch.
 
     Args:
         draw: a missing seed is drawn: S for the first picture of the batch, S + 1 for the next, …
@@ -54,9 +54,9 @@ def complete(task_name: str, task: Task, values: Mapping[str, Any], *, draw: boo
     for name in missing:  # several seeds of a task get the same value, as on the command line
         arrays[name], seed = kind_of(task.inputs[name]).draw(name, seed, dimensions.get(BATCH, 1), lambda line: None)
     for name, port in task.inputs.items():
-        if arrays[name].ndim == 0 and port.shape and kind_of(port).repeats:
-            shape = tuple(dimensions.get(d, 1) if isinstance(d, str) else d for d in port.shape)
-            arrays[name] = np.full(shape, arrays[name])
+        if arrays[name].ndim == len(port.shape) - 1 and kind_of(port).repeats:
+            batch = dimensions.get(str(port.shape[0]), 1)
+            arrays[name] = np.repeat(arrays[name][None], batch, axis=0)
     check(task.inputs, arrays)
     return arrays
 

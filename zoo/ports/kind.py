@@ -243,7 +243,7 @@ class Kind:
             return f"the first dimension of the kind {self.name} is {BATCH}, not {port.shape[0]}"
         if long := next((d for d in port.shape if isinstance(d, int) and d > MAX_LENGTH), None):
             return f"a dimension is {long:,}; at most {MAX_LENGTH:,} are allowed"
-        for name in ("minimum_size", "maximum_pixels", "classes", "noise"):
+        for name in ("minimum_size", "maximum_pixels", "classes", "noise", "examples"):
             if getattr(port, name) and name not in self.fields:
                 return f"ports of the kind {self.name} have no {name}"
         return self._wrong_number(port)
@@ -278,7 +278,7 @@ class Kind:
         if values := self.range_text(port):
             yield values
         if port.default is not None:
-            yield f"default {port.default}"
+            yield f"default {self.default(port)!r}"
 
     def range_text(self, port: Port) -> str:
         """`0 .. 511`, `1 or more`, `at most 8`; empty without bounds."""
@@ -296,6 +296,10 @@ class Kind:
     def form_in(self, ports: Mapping[str, Port]) -> Form:
         """How an output of the kind becomes a file, given the other outputs of its task."""
         return self.form
+
+    def default(self, port: Port) -> Any:
+        """The value of Python that stands for the port's default; None if it has none."""
+        return port.default if port.default is None or port.dtype == "float32" else int(port.default)
 
     # --- Values of Python ---
 
@@ -365,7 +369,7 @@ class Kind:
         """The help of an option: the model's summary of the port, then its limits and default."""
         said = safe_text(port.summary)
         said = said[:1].upper() + said[1:]
-        default = "" if port.default is None else f"default: {port.default}"
+        default = "" if port.default is None else f"default: {self.default(port)!r}"
         notes = "; ".join(part for part in (limits, default) if part)
         return f"{said or name.capitalize()}" + (f"  [{notes}]" if notes else "")
 
@@ -390,6 +394,11 @@ class Kind:
         if len(set(values)) == 1 and not self.drawn:
             return []
         return [f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for value in values]
+
+    def recorded(self, port: Port, array: np.ndarray) -> Any:
+        """A value as a recipe's JSON, which `read` takes: a single number if all pictures have the same."""
+        values = array.tolist()
+        return values[0] if port.shape == (BATCH,) and len(set(values)) == 1 else values
 
     def resized(self, port: Port, height: int, width: int) -> Port:
         """The port with its pictures' size fixed, if it takes pictures."""

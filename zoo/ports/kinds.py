@@ -17,6 +17,7 @@ from .scalar import Scalar
 from .seed import Seed
 from .size import Size
 from .tensor import Tensor
+from .text import Text
 from .tokens import Tokens
 from .video import Video
 
@@ -32,6 +33,7 @@ KINDS: dict[str, Kind] = {
         Count(),
         Scalar(),
         Tensor(),
+        Text(),
         Audio(),
         Video(),
     )

@@ -33,7 +33,7 @@ def signature_of(task: Task, returns: Any) -> inspect.Signature:
 
 def _default(port: Port) -> Any:
     if port.default is not None:
-        return port.default if port.dtype == "float32" else int(port.default)
+        return kind_of(port).default(port)
     return None if kind_of(port).drawn else inspect.Parameter.empty
 
 
@@ -77,8 +77,8 @@ def _brief(name: str, port: Port) -> str:
     kind = kind_of(port)
     if kind.drawn:
         return f"{name}=None"
-    text = name if port.default is None else f"{name}={_default(port)!r}"
-    text += f" {shape_text(port.shape)}" if port.shape[1:] else ""
+    text = name if port.default is None else f"{name}={kind.default(port)!r}"
+    text += f" {shape_text(port.shape)}" if port.shape[1:] and not kind.repeats else ""
     return f"{text} ({ranges})" if (ranges := kind.range_text(port)) else text
 
 
@@ -89,6 +89,7 @@ def _outputs(ports: Mapping[str, Port]) -> str:
 def example_of(name: str, task: Task) -> str:
     """A call that works as it is, as Python: the arguments that the task needs come from the model's own example."""
     known = {n: repr(p.classes[-1]) for n, p in task.inputs.items() if p.classes}
+    known |= {n: repr(p.examples[0]) for n, p in task.inputs.items() if p.examples}
     known |= {n: "7" for n, p in task.inputs.items() if kind_of(p).drawn}
     needs_more = any(p.default is None and n not in known for n, p in task.inputs.items())
     needs_more |= any(map(keyword.iskeyword, known))

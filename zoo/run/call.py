@@ -129,7 +129,7 @@ def gather(
     for line in notes:
         note(line)
     options = {
-        port_name: _plain(inputs[port_name], port)
+        port_name: kind_of(port).recorded(port, inputs[port_name])
         for port_name, port in task.inputs.items()
         if (not kind_of(port).drawn or isinstance(given.get(port_name), list))
         and port_name not in from_files
@@ -292,9 +292,3 @@ def _fill_drawn(task: Task, values: dict[str, Any], given: Mapping[str, Any], ba
             continue
         values[name], first = kind_of(task.inputs[name]).draw(name, given.get(name), batch, note)
     return first
-
-
-def _plain(array: np.ndarray, port: Port) -> Any:
-    """An option's value as JSON: a single number if all pictures have the same."""
-    values = array.tolist()
-    return values[0] if port.shape == (BATCH,) and len(set(values)) == 1 else values

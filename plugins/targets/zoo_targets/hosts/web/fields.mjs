@@ -111,10 +111,11 @@ function numberField(port, declared) {
 
 function textField(port, declared) {
   const control = make("textarea", { id: `port-${port}`, rows: 3 });
-  const length = declared.shape.at(-1);
+  const length = declared.shape.at(-1), examples = (declared.examples ?? []).slice(0, 3).join(", ");
+  control.value = declared.default ?? "";
   const decoder = new TextDecoder();
   return {
-    ...field(port, control, sentences(declared.summary, typeof length === "number" ? `up to ${length} bytes` : "")),
+    ...field(port, control, sentences(declared.summary, examples && `for example ${examples}`, typeof length === "number" ? `up to ${length} bytes` : "")),
     value: () => control.value,
     take: ({ data }) => { control.value = decoder.decode(data).replace(/\0+$/, ""); },
     text: () => control.value,

@@ -1,0 +1,186 @@
+"""Texts: UTF-8, uint8 [batch, bytes], padded with zeros. What turns bytes into tokens is inside the graph.
+
+So a host only encodes UTF-8, and every stack gives the same tokens. The last dimension is the longest text, in bytes. A
+port whose default is 0 may be left out: its text is then empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..hookspecs import Port, Task
+from ..media.files import read_input
+from ..text import safe_text
+from .kind import Kind, Number, Option, Read, RealInputs, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_BYTES = 1 << 20
+"""The longest text that a port may allow."""
+
+SAMPLES = ("a red apple", "Eis & Käse, 2 €", "it's 猫 😺")
+"""For golden cases of a port without examples."""
+
+
+class Text(Kind):
+    name = "text"
+    dtype = "uint8"
+    shape = "[batch, bytes]"
+    meaning = "UTF-8, padded with zeros; the last dimension is the longest text"
+    ranks = (2,)
+    fields = ("examples",)
+    repeats = True
+    asks = "TEXT"
+    sample = '"a red apple"'
+    codec = "bytes"
+    field = "text"
+
+    def problem(self, port: Port) -> str:
+        if wrong := super().problem(port):
+            return wrong
+        longest = port.shape[1]
+        if not isinstance(longest, int) or longest > MOST_BYTES:
+            return f"the last dimension of the kind text is the longest text, 1 .. {MOST_BYTES:,} bytes, not {longest}"
+        if (port.minimum, port.maximum) != (None, None) or port.default not in (None, 0):
+            return "ports of the kind text have no minimum and no maximum, and no default but 0, the empty text"
+        long = next((text for text in port.examples if len(text.encode()) > longest), None)
+        return f"the example '{safe_text(long)[:80]}' is longer than {longest:,} bytes" if long else ""
+
+    def bounds(self, port: Port) -> tuple[Number | None, Number | None]:
+        return None, None
+
+    def limits(self, port: Port) -> Any:
+        yield f"at most {port.shape[-1]:,} bytes of UTF-8"
+        if port.default is not None:
+            yield "default ''"
+
+    def range_text(self, port: Port) -> str:
+        return f"at most {port.shape[-1]:,} bytes of UTF-8"
+
+    def default(self, port: Port) -> Any:
+        return None if port.default is None else ""
+
+    # --- Values of Python ---
+
+    def annotation(self, port: Port) -> Any:
+        return str | Sequence[str]
+
+    def from_value(self, name: str, port: Port, value: Any) -> np.ndarray:
+        """A text [bytes], or several [batch, bytes]; an array is taken as it is."""
+        import numpy as np
+
+        if isinstance(value, int) and value == port.default:
+            value = ""
+        if getattr(getattr(value, "dtype", None), "kind", "") == "U":  # an array of texts
+            value = value.tolist()
+        if isinstance(value, str):
+            return encoded(name, port, value)
+        if isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value):
+            return np.stack([encoded(name, port, text) for text in value])
+        if getattr(getattr(value, "dtype", None), "kind", "") != "u":
+            raise UsageError(f"{name} is {type(value).__name__}; it must be a text, or a list of texts")
+        return super().from_value(name, port, value)
+
+    def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
+        for row in array:
+            try:
+                text = bytes(row).rstrip(b"\0").decode()
+            except UnicodeDecodeError:
+                raise UsageError(f"{name} is not UTF-8") from None
+            encoded(name, port, text)
+
+    def to_json(self, port: Port, array: np.ndarray) -> list[str]:
+        return texts_of(array)
+
+    # --- A command line ---
+
+    def option(self, name: str, port: Port, task: Task) -> Option:
+        limits = f"{self.range_text(port)}; @FILE: one per line"
+        return Option(name, self.help(name, port, limits), metavar="TEXT", multiple=True)
+
+    def read(self, given: Any, source: Source) -> Read:
+        """Texts of a command line are a tuple, in which `@FILE` means the file's lines, and `@@…` a text with one `@`;
+        those of a recipe are taken as they are."""
+        if not isinstance(given, tuple):
+            return Read({source.name: [given] if isinstance(given, str) else given})
+        texts = [line for text in given for line in _lines(source.name, text)]
+        for text in texts:
+            encoded(source.name, source.port, text)
+        return Read({source.name: texts})
+
+    def several(self, name: str, port: Port, given: Any, *, always: bool = False) -> list[Any] | None:
+        if not isinstance(given, tuple):
+            return super().several(name, port, given)
+        texts = [line for text in given for line in _lines(name, text)]
+        return texts if always and len(texts) > 1 else None
+
+    def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
+        return [safe_text(value) for value in values] if any(values) else []
+
+    def recorded(self, port: Port, array: np.ndarray) -> Any:
+        texts = texts_of(array)
+        return texts[0] if len(set(texts)) == 1 else texts
+
+    # --- Hosts, and making models ---
+
+    def host(self, port: Port) -> dict[str, Any]:
+        return super().host(port) | ({} if port.default is None else {"default": ""})
+
+    def host_sample(self, port: Port) -> str:
+        return "" if port.default is not None else next(iter(port.examples), SAMPLES[0])
+
+    def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+        import numpy as np
+
+        known = [text for text in port.examples or SAMPLES if len(text.encode()) <= shape[-1]] or [""]
+        return np.stack([encoded("", port, known[i]) for i in rng.integers(len(known), size=shape[0])])
+
+    def real_case(self, name: str, port: Port, inputs: RealInputs) -> Any:
+        known = port.examples or SAMPLES
+        several = [known[(inputs.first + i) % len(known)] for i in range(len(inputs.pictures))]
+        return self.from_value(name, port, several)
+
+
+def encoded(name: str, port: Port, text: str) -> np.ndarray:
+    """A text as the port's bytes, uint8 [bytes].
+
+    Raises:
+        UsageError: it is too long, contains a zero, or is not Unicode, as an argument that was not UTF-8.
+    """
+    import numpy as np
+
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} '{safe_text(text)[:80]}' is not UTF-8") from None
+    if b"\0" in data:
+        raise UsageError(f"{name} contains a zero byte, which marks the end of a text")
+    longest = int(port.shape[-1])
+    if len(data) > longest:
+        shown = f"'{safe_text(text[:40])}…'"
+        raise UsageError(f"{name} {shown} is {len(data):,} bytes of UTF-8; this model takes at most {longest:,}")
+    return np.frombuffer(data.ljust(longest, b"\0"), np.uint8)
+
+
+def texts_of(array: np.ndarray) -> list[str]:
+    """The texts of uint8 [batch, bytes]. A graph may give what is not UTF-8: that is replaced by U+FFFD."""
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in array]
+
+
+def _lines(name: str, text: str) -> list[str]:
+    """The texts that an argument stands for."""
+    if not text.startswith("@"):
+        return [text]
+    if text.startswith("@@"):
+        return [text[1:]]
+    file = read_input(text[1:])
+    try:
+        lines = [line.strip() for line in file.data.decode().splitlines()]
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: {file.shown} is not UTF-8") from None
+    if not any(lines):
+        raise UsageError(f"{name}: {file.shown} contains no text")
+    return [line for line in lines if line]
