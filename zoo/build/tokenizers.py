@@ -73,6 +73,13 @@ class ClipTokenizer(torch.nn.Module):
         InvalidFileError: the vocabulary lacks a byte, a merge or a special token.
     """
 
+    inner: Tensor
+    final: Tensor
+    begins: Tensor
+    second: Tensor
+    rank: Tensor
+    merged: Tensor
+
     def __init__(
         self,
         vocabulary: Mapping[str, int],

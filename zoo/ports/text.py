@@ -74,7 +74,7 @@ class Text(Kind):
 
         if isinstance(value, int) and value == port.default:
             value = ""
-        if getattr(getattr(value, "dtype", None), "kind", "") == "U":  # an array of texts
+        if isinstance(value, np.ndarray) and value.dtype.kind == "U":  # an array of texts
             value = value.tolist()
         if isinstance(value, str):
             return encoded(name, port, value)
