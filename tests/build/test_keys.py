@@ -62,4 +62,8 @@ def test_unused_names_are_prefixes_or_patterns():
     found.move_tensor("n", "count")
     with pytest.raises(InvalidFileError, match=r"config: blocks.1.masked \[3, 2\] is unexpected$"):
         found.finish(Labelled(), unused=("loss.", "*.mask"))
-    assert found.finish(Labelled(), unused=("loss.", "*.mask*"))[1] == ("loss.weight", "blocks.1.mask", "blocks.1.masked")
+    assert found.finish(Labelled(), unused=("loss.", "*.mask*"))[1] == (
+        "loss.weight",
+        "blocks.1.mask",
+        "blocks.1.masked",
+    )

@@ -12,11 +12,16 @@ import msgspec
 
 from ..errors import UsageError
 from ..system.installation import DISTRIBUTION
-from ..text import safe_text
+from ..text import one_line, safe_text
 from .metadata import entry_points, normalized
 
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
 """Entry-point groups for modules of hooks, and what a name in them means."""
+
+_RENAME = (
+    "rename the {kind}: its key under [project.entry-points.{group}] in pyproject.toml, and `name` in describe_{kind}"
+)
+"""How an author resolves a clash of names."""
 
 MAX_MODULE_BYTES = 1 << 20
 """The limit for a plugin's module: every command that lists plugins parses its source."""
@@ -36,7 +41,19 @@ class Fault(Exception):
         self.reason, self.mend = reason, mend
 
     def line(self, distribution: str) -> str:
-        return f"{safe_text(self.reason)}; {self.mend.replace('{distribution}', distribution)}"
+        return f"{one_line(self.reason)}; {self.mend.replace('{distribution}', distribution)}"
+
+
+_FOR_USERS = re.compile(
+    r"; (upgrade it|upgrade the plugin|reinstall it|remove it)\b[^;]*$"
+    r"|(?<=; )remove (this one|one of them): [^,;]*, or "
+)
+"""What the users of a plugin can do about it, and its author need not be told."""
+
+
+def for_author(message: str) -> str:
+    """The line of a `Fault` without the advice to upgrade, reinstall, remove or report the plugin."""
+    return _FOR_USERS.sub("", message)
 
 
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,15 +169,16 @@ def commands(reserved: Collection[str]) -> list[PluginCommand]:
 
 def _command_problem(command: PluginCommand, reserved: Collection[str], owners: set[str]) -> str:
     name, remove = command.name, f"remove it (pip uninstall {command.distribution})"
+    rename = 'rename the command: its key under [project.entry-points."zoo.commands"] in pyproject.toml'
     if name in reserved:
-        return f"zoo itself has the command '{name}', which {command.distribution} also provides; {remove}"
+        return f"zoo itself has the command '{name}', which {command.distribution} also provides; {remove}, or {rename}"
     if others := sorted(owners - {command.distribution}):
         both = f"{command.distribution} and {' and '.join(others)}"
-        return f"{both} both provide the command '{name}'; {remove} or the other"
+        return f"{both} both provide the command '{name}'; {remove} or the other, or {rename}"
     if not _NAME.fullmatch(name):
         return f"'{safe_text(name)}' is not a command name (lower-case letters, digits, '.', '_', '-'); {remove}"
     if not _MODULE.fullmatch(command.module) or not command.attribute.isidentifier():
-        return f"its command '{name}' must be given as module:attribute; report this to its author, or {remove}"
+        return f"its command '{name}' must be given as module:attribute; {remove}, or correct it in pyproject.toml"
     return ""
 
 
@@ -256,10 +274,12 @@ def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plu
                 raise Fault(f"'{name}' is not a {kind} name (lower-case letters, digits, '.', '_', '-')")
             others = sorted(set(claims[kind, name]) - {plugin.distribution})
             if others or plugin.distribution not in claims[kind, name]:
+                group = next(f'"{group}"' if "." in group else group for group, of in _GROUPS.items() if of == kind)
+                rename = _RENAME.format(kind=kind, group=group)
                 keep = "this one" if plugin.distribution not in claims[kind, name] else "one of them"
                 raise Fault(
                     f"{plugin.distribution} and {' and '.join(others)} both provide the {kind} '{name}'",
-                    f"remove {keep}: pip uninstall {plugin.distribution}",
+                    f"remove {keep}: pip uninstall {plugin.distribution}, or {rename}",
                 )
         contract = _read_contract(plugin.module)
         plugin = msgspec.structs.replace(plugin, contract=contract)

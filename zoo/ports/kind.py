@@ -456,8 +456,8 @@ class Kind:
 
         low, high = port.minimum, port.maximum
         if low is None or high is None:
-            values = rng.standard_normal(shape).astype(np.float32)
-            return values.clip(-np.inf if low is None else low, np.inf if high is None else high)
+            values = np.asarray(rng.standard_normal(shape), np.float32)  # of the shape [], clip gives no array
+            return np.asarray(values.clip(-np.inf if low is None else low, np.inf if high is None else high))
         return rng.uniform(low, high, shape).astype(np.float32)
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> Any:
