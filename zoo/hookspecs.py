@@ -62,6 +62,9 @@ CHANGES = {
         "ConfigRequest.data, a DataFacts: a config's open fields come from the training's data",
         "Trainer.validate and Trainer.accumulates, both optional: held-out losses, batches in parts",
         "TrainingSettings.accumulate, and zoo.build.optim.parts_of",
+        "Target.installed: dependencies that a host's tools put next to it",
+        "Keys.move_tensor(more=…): an embedding with more rows; Keys.finish takes patterns for unused names",
+        "the kind of port map: float maps, kept as .npy and shown as pictures",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -226,6 +229,7 @@ class Target:
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights are
     half: bool = False  # `--precision fp16` computes in half precision there; otherwise it only stores weights in it
     int64_bits: Literal[32, 64] = 64  # 32: it truncates 64-bit integers; tasks take noise, not a seed: docs/targets.md
+    installed: tuple[str, ...] = ()  # what its own tools put next to the host, as `node_modules`: never compared or run
 
 
 # --- Requests: one per hook -------------------------------------------------------------------------------------------

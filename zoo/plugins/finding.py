@@ -101,6 +101,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     license: str
     families: dict[str, str]  # name: module
+    entry_points: dict[str, dict[str, str]]  # by group: name and value
 
 
 def enabled() -> bool:
@@ -139,12 +140,16 @@ def registries() -> list[PluginRegistry]:
     """The registries that installed distributions contain, by name."""
     if not enabled():
         return []
-    found = []
-    for distribution, version, name, package in entry_points("zoo.registry"):
-        top, *rest = package.split(".") if _MODULE.fullmatch(package) else [""]
-        folder = next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
-        found.append(PluginRegistry(name=name, distribution=distribution, version=version, folder=folder))
+    found = [
+        PluginRegistry(name=name, distribution=distribution, version=version, folder=_folder_of(package))
+        for distribution, version, name, package in entry_points("zoo.registry")
+    ]
     return sorted(found, key=lambda registry: (registry.name, registry.distribution))
+
+
+def _folder_of(package: str) -> Path | None:
+    top, *rest = package.split(".") if _MODULE.fullmatch(package) else [""]
+    return next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
 
 
 def commands(reserved: Collection[str]) -> list[PluginCommand]:
@@ -165,6 +170,32 @@ def commands(reserved: Collection[str]) -> list[PluginCommand]:
         msgspec.structs.replace(command, problem=_command_problem(command, reserved, owners[command.name]))
         for command in sorted(found)
     ]
+
+
+def registries_of(plugin: Plugin) -> list[PluginRegistry]:
+    """The registries that a plugin's distribution contains, installed or in a source folder."""
+    return [
+        PluginRegistry(name=name, distribution=plugin.distribution, version=plugin.version, folder=_folder_of(package))
+        for name, package in sorted(_entries_of(plugin, "zoo.registry").items())
+    ]
+
+
+def commands_of(plugin: Plugin, reserved: Collection[str]) -> list[PluginCommand]:
+    """Like `commands`, for the commands of a plugin's distribution, installed or in a source folder."""
+    others = [entry for entry in entry_points("zoo.commands") if entry.distribution != plugin.distribution]
+    found = []
+    for name, value in sorted(_entries_of(plugin, "zoo.commands").items()):
+        module, _, attribute = value.partition(":")
+        command = PluginCommand(name, plugin.distribution, plugin.version, module.strip(), attribute.strip())
+        owners = {plugin.distribution, *(entry.distribution for entry in others if entry.name == name)}
+        found.append(msgspec.structs.replace(command, problem=_command_problem(command, reserved, owners)))
+    return found
+
+
+def _entries_of(plugin: Plugin, group: str) -> dict[str, str]:
+    if plugin.folder:
+        return project_of(Path(plugin.folder)).entry_points.get(group, {})
+    return {entry.name: entry.value for entry in entry_points(group) if entry.distribution == plugin.distribution}
 
 
 def _command_problem(command: PluginCommand, reserved: Collection[str], owners: set[str]) -> str:
@@ -234,6 +265,7 @@ def project_of(folder: Path) -> Project:
         version=str(project.get("version", "0")),
         license=str(licence),
         families=dict(families),
+        entry_points={group: dict(entries) for group, entries in project.get("entry-points", {}).items()},
     )
 
 
