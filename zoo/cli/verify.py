@@ -220,8 +220,8 @@ def _check_host(folder: Path, found: "Export") -> list[str]:
         )
     if left_out := export.installed_later(folder, loaded):
         note(
-            f"{folder}: not part of the export, so neither compared nor run: {', '.join(left_out)}; the host runs in a copy,"
-            " with dependencies that are installed separately"
+            f"{folder}: not part of the export, so neither compared nor run: {', '.join(left_out)}; the host runs in a"
+            " copy, with dependencies that are installed separately"
         )
     return left_out
 

@@ -123,6 +123,10 @@ class Form:
         """The bytes of a file of one output: the whole batch, with the recipe inside."""
         raise NotImplementedError(f"{self.name} share a file")
 
+    def named(self, suffix: str) -> Form:
+        """The form of a file with this ending, if it depends on that; else this one."""
+        return self
+
     def layout(self, batch: np.ndarray) -> Any:
         """What `decode_batch` must know about the batch that is not in the file; kept in the recipe."""
 
@@ -225,7 +229,7 @@ class Kind:
     form: Form = VALUES
     codec: Literal["pixels", "integers", "floats", "bytes"]
     field: Literal["picture", "brush", "choice", "seed", "number", "text", "data"] = "data"
-    shown: Literal["pictures", "codes", "names", "numbers"] = "numbers"
+    shown: Literal["pictures", "codes", "maps", "names", "numbers"] = "numbers"
     sample = "0"
 
     # --- A port of this kind, as a manifest declares it ---

@@ -12,6 +12,7 @@ from .count import Count
 from .image import Image
 from .kind import Form, Kind
 from .label import Label
+from .map import Map
 from .mask import Mask
 from .scalar import Scalar
 from .seed import Seed
@@ -32,6 +33,7 @@ KINDS: dict[str, Kind] = {
         Count(),
         Scalar(),
         Tensor(),
+        Map(),
         Audio(),
         Video(),
     )
