@@ -381,12 +381,12 @@ def _licence(plugin: Plugin) -> str:
 def presets(s: Subject) -> str:
     for name, preset in s.described.presets.items():
         config = s.validated(preset.config)
+        if lost := lost_in_writing(config):
+            s.fail(f"preset {name}: its config cannot be written to a manifest: {lost}", "validate_config")
         if change := first_change(config, s.validated(config)):
             s.fail(
                 f"preset {name}: validating a complete config again must change nothing: {change}", "validate_config"
             )
-        if lost := lost_in_writing(config):
-            s.fail(f"preset {name}: its config cannot be written to a manifest: {lost}", "validate_config")
         if change := first_change(config, s.validated(msgspec.json.decode(msgspec.json.encode(config)))):
             s.fail(f"preset {name}: its config changes when it is written and read again: {change}", "validate_config")
         if s.loaded.implements("build_trainer"):
@@ -672,15 +672,18 @@ def importer(s: Subject) -> str:
         request = ImportRequest(family=s.family, path=path, tensors=tensors, config=None)
         try:
             imported = s.loaded.call("import_checkpoint", request)
-            if isinstance(imported, Imported):
-                module = s.build(s.validated(imported.config))
-                load_weights(module, imported.state_dict)
         except PluginError as e:
             why = f"given {what}: {for_author(str(e))}; return None for another layout, or raise an InvalidFileError"
             s.fail(why, "import_checkpoint", _found(_PLACE, str(e)))
         except ZooError as e:
             if "\n" in str(e):
                 s.fail(f"given {what}, it is refused with more than one line: {e}", "import_checkpoint")
+            continue
+        if isinstance(imported, Imported):
+            try:
+                load_weights(s.build(s.validated(imported.config)), imported.state_dict)
+            except ZooError as e:
+                s.fail(f"given {what}, what it imports does not fit build_module: {e}", "import_checkpoint")
     return f"{_count(len(files), 'checkpoint')}, each imported or refused in one line"
 
 
@@ -696,7 +699,9 @@ def commands(s: Subject) -> str:
             why = f"the command '{command.name}' cannot be imported from {where}: {brief(e)}"
             raise Finding(why, places.of_error(e, s.plugin.module), "docs/writing-a-plugin.md#commands") from e
         if not isinstance(value, click.Command):
-            why = f"the command '{command.name}', {where}, is a {type(value).__name__}, not a click command"
+            why = (
+                f"the command '{command.name}', {where}, is not a click command, but of the type {type(value).__name__}"
+            )
             raise Finding(why, read="docs/writing-a-plugin.md#commands")
         for words in _helps(value):
             shown = " ".join(["zoo", command.name, *words])

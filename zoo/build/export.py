@@ -201,6 +201,11 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
 
     if findings := check(folder, manifest):
         lines = "".join(f"\n  {finding}" for finding in findings)
+        if any("random operators" in finding for finding in findings):
+            lines += (
+                "\n  noise comes from zoo.build.random, with an input of the kind seed; dropout must be an nn.Dropout,"
+                " which `eval()` turns off"
+            )
         tasks = [task for task in modules if any(f.startswith(f"{graph_file(task)}:") for f in findings)]
         where = ", ".join(filter(None, map(code, tasks)))
         raise ExportError(f"the graphs cannot be published{where and f' ({where})'}:{lines}")
