@@ -89,14 +89,15 @@ def _some(names: list[str]) -> str:
 
 # --- While it is traced -----------------------------------------------------------------------------------------------
 
-_HINTS = {
-    "data-dependent": "an `if`, `while`, `int()` or slice cannot depend on the values of a tensor:"
-    " use torch.where, or zoo.build.loop.while_loop",
-    ".item()": "a graph has no Python numbers: keep the tensor, and use torch.where or zoo.build.loop.while_loop",
-}
-"""What torch's message contains, and what to do about it."""
+_VALUE_DEPENDENT = ("data-dependent", "local_scalar_dense")
+"""Words in torch's messages about Python code that needs a tensor's value."""
 
 
 def hint(message: str) -> str:
     """`; …`, what to do about an error while a task is traced; empty if nothing is known."""
-    return next((f"; {advice}" for sign, advice in _HINTS.items() if sign in message), "")
+    if not any(word in message for word in _VALUE_DEPENDENT):
+        return ""
+    return (
+        "; an `if`, `while`, `range` or slice cannot depend on the values of a tensor: use torch.where, or"
+        " zoo.build.loop.while_loop"
+    )
