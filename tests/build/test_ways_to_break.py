@@ -213,7 +213,7 @@ WAYS = {
         ("zoo itself has the command 'run'", "; rename the command: its key under [project.entry-points."),
     ),
     "a registry that cannot be read": Way(
-        "registry", brings("format: 1\nmodels: {Model: 3}\n"), ("its registry 'mine': ", "registry.yaml:2: ",),
+        "registry", brings("format: 1\nmodels: {model: 3}\n"), ("its registry 'mine': ", "registry.yaml:2: models.model: "),
     ),
     "a registry that is missing": Way(
         "registry", brings("")[:1], ("the package of its registry 'mine' does not exist",),
