@@ -140,6 +140,7 @@ def test_two_distributions_that_make_one_family_are_both_set_aside(site):
         ("a and b both provide x; rename the x: its key",
          "a and b both provide x; remove one of them: pip uninstall a, or rename the x: its key"),
         ("its hook f failed: E: e", "its hook f failed: E: e; upgrade it (pip install -U a) or report it"),
+        ("it is not a command name", "it is not a command name; remove it (pip uninstall a)"),
         ("it needs the module 'm'", "it needs the module 'm'; reinstall it with its dependencies: pip install a"),
         ("it has no hook; docs/contract.md#f says what it must return",) * 2,
         ("it needs zoo with contract 9; run: pip install -U genzoo",) * 2,

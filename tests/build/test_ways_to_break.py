@@ -71,9 +71,9 @@ WAYS = {
     "Python's random numbers": Way(
         "exports", computes("import random", "x = x + random.random()"),
         (
-            "denoise: the first value that differs: denoised [0, 0, 0, 0] is ",
+            "denoise: the first value that differs: denoised [",
             "denoise: torch gives other outputs when it is called again with the same inputs",
-            "denoise: forward draws from Python's random: use zoo.build.random, with an input of the kind seed",
+            "denoise: forward draws from Python's random: noise comes from zoo.build.random, with an input of the kind",
         ), exports=True,
     ),
     "NumPy's random numbers": Way(
@@ -89,7 +89,12 @@ WAYS = {
     ),
     "dropout that is always on": Way(
         "exports", computes("x = F.dropout(x, 0.5)"),
-        ("noise comes from zoo.build.random", "dropout must be an nn.Dropout, which `eval()` turns off"), exports=True,
+        ("forward draws from torch's global generator: ", "dropout must be an nn.Dropout, which `eval()` turns off"),
+        exports=True,
+    ),
+    "noise of torch's": Way(
+        "exports", computes("x = x + torch.rand_like(x)"),
+        ("denoise.onnx: uses Random", "noise comes from zoo.build.random, with an input of the kind seed"), exports=True,
     ),
     "a branch on a value": Way(
         "exports", computes("x = x + 1 if x.mean() > 0 else x"),
@@ -213,7 +218,7 @@ WAYS = {
         ("zoo itself has the command 'run'", "; rename the command: its key under [project.entry-points."),
     ),
     "a registry that cannot be read": Way(
-        "registry", brings("format: 1\nmodels: {model: 3}\n"), ("its registry 'mine': ", "registry.yaml:2: models.model: "),
+        "registry", brings("format: 1\nmodels: {model: 3}\n"), ("its registry 'mine': ", "registry.yaml:2: models.mod"),
     ),
     "a registry that is missing": Way(
         "registry", brings("")[:1], ("the package of its registry 'mine' does not exist",),

@@ -667,6 +667,7 @@ def importer(s: Subject) -> str:
         "its own weights with a misshapen tensor": misshapen,
     }
     for what, tensors in files.items():
+        s.folder.mkdir(parents=True, exist_ok=True)
         path = s.folder / "foreign.safetensors"
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
         request = ImportRequest(family=s.family, path=path, tensors=tensors, config=None)

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 MOST_NAMES = 5
 
-_GENERATORS: dict[str, Callable[[], Any]] = {
-    "Python's random": random.getstate,
-    "NumPy's global generator": lambda: np.random.get_state(legacy=False),
-    "torch's global generator": torch.get_rng_state,
+NOISE = (
+    "noise comes from zoo.build.random, with an input of the kind seed, and dropout must be an nn.Dropout, which `eval()`"
+    " turns off"
+)
+"""What to use instead of a random generator."""
+
+_GENERATORS: dict[str, Callable[[], bytes]] = {
+    "Python's random": lambda: pickle.dumps(random.getstate()),
+    "NumPy's global generator": lambda: pickle.dumps(np.random.get_state(legacy=True)),
+    "torch's global generator": lambda: torch.get_rng_state().numpy().tobytes(),
 }
 """The sources of random numbers that any code can use without naming a seed, and their states."""
 
@@ -27,14 +33,14 @@ def causes(module: nn.Module, inputs: Mapping[str, np.ndarray]) -> list[str]:
         inputs: by port, in order.
     """
     module.eval()
-    drawn = {name: pickle.dumps(state()) for name, state in _GENERATORS.items()}
+    states = {name: state() for name, state in _GENERATORS.items()}
     before = dict(_state(module))
     first, second = _call(module, inputs), _call(module, inputs)
     found = []
     if not all(map(_same, first, second)):
         found.append("torch gives other outputs when it is called again with the same inputs")
-    if used := [name for name, state in _GENERATORS.items() if pickle.dumps(state()) != drawn[name]]:
-        found.append(f"forward draws from {' and '.join(used)}: use zoo.build.random, with an input of the kind seed")
+    if used := [name for name, state in _GENERATORS.items() if state() != states[name]]:
+        found.append(f"forward draws from {' and '.join(used)}: {NOISE}")
     if training := [name or "the task's module" for name, part in module.named_modules() if part.training]:
         found.append(f"in training mode, although `eval()` was called: {_some(training)}")
     changed = [name for name, value in _state(module) if name in before and not _same(before[name], value)]

@@ -35,7 +35,7 @@ from ..runtime import open_session
 from ..system.files import folder_beside, put_in_place, write_atomically
 from ..text import safe_text
 from .card import CARD, card
-from .diagnosis import causes, first_difference
+from .diagnosis import NOISE, causes, first_difference
 from .golden import DRIFT, TRACE, draw_cases, draw_inputs
 from .shared import SharedNetwork
 from .tracing import IR_VERSION, OPSET, export_task
@@ -202,10 +202,7 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
     if findings := check(folder, manifest):
         lines = "".join(f"\n  {finding}" for finding in findings)
         if any("random operators" in finding for finding in findings):
-            lines += (
-                "\n  noise comes from zoo.build.random, with an input of the kind seed; dropout must be an nn.Dropout,"
-                " which `eval()` turns off"
-            )
+            lines += f"\n  {NOISE}"
         tasks = [task for task in modules if any(f.startswith(f"{graph_file(task)}:") for f in findings)]
         where = ", ".join(filter(None, map(code, tasks)))
         raise ExportError(f"the graphs cannot be published{where and f' ({where})'}:{lines}")

@@ -45,8 +45,9 @@ class Fault(Exception):
 
 
 _FOR_USERS = re.compile(
-    r"; (upgrade it|upgrade the plugin|reinstall it|remove it)\b[^;]*$"
-    r"|(?<=; )remove (this one|one of them): [^,;]*, or "
+    r"; (upgrade it|upgrade the plugin|reinstall it)\b[^;]*$"
+    r"|; remove it \(pip uninstall [^)]*\)$"
+    r"|(?<=; )remove [^;]*, or (?=rename|correct)"
 )
 """What the users of a plugin can do about it, and its author need not be told."""
 
