@@ -94,7 +94,7 @@ WAYS = {
     ),
     "noise of torch's": Way(
         "exports", computes("x = x + torch.rand_like(x)"),
-        ("denoise.onnx: uses Random", "noise comes from zoo.build.random, with an input of the kind seed"), exports=True,
+        ("denoise.onnx: uses Random", "noise comes from zoo.build.random, with an input of the kind"), exports=True,
     ),
     "a branch on a value": Way(
         "exports", computes("x = x + 1 if x.mean() > 0 else x"),

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 MOST_NAMES = 5
 
 NOISE = (
-    "noise comes from zoo.build.random, with an input of the kind seed, and dropout must be an nn.Dropout, which `eval()`"
-    " turns off"
+    "noise comes from zoo.build.random, with an input of the kind seed, and dropout must be an nn.Dropout, which"
+    " `eval()` turns off"
 )
 """What to use instead of a random generator."""
 
