@@ -89,7 +89,7 @@ DATA = DataFacts(height=28, width=28, channels=1, classes=tuple("0123456789"), n
 MAX_STEPS = 20
 """Training steps, all on one batch with the same random numbers."""
 
-RESUMED_STEPS = 4
+RESUMED_STEPS = 2
 """Training steps with a checkpoint in the middle, and as many without."""
 
 MEASURED = 16
