@@ -207,7 +207,7 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
         where = ", ".join(filter(None, map(code, tasks)))
         raise ExportError(f"the graphs cannot be published{where and f' ({where})'}:{lines}")
 
-    def reasons(task: str) -> Iterator[str]:
+    def diagnosis(task: str) -> Iterator[str]:
         """The first value that differs, and what the module does that a graph cannot follow."""
         outputs = manifest.tasks[task].outputs
         session = open_session(folder / graph_file(task), "cpu", exact=True)
@@ -228,7 +228,7 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
     ]
     if off:
         table = tabulate(off, headers=("task", "output", "ONNX Runtime compared with torch", "code"), tablefmt="plain")
-        reasons = "".join(f"\n{line}" for task in dict.fromkeys(row[0] for row in off) for line in reasons(task))
+        reasons = "".join(f"\n{line}" for task in dict.fromkeys(row[0] for row in off) for line in diagnosis(task))
         raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}{reasons}")
 
 

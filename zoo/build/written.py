@@ -33,7 +33,7 @@ def first_change(before: Any, after: Any, path: str = "") -> str:
         keys = [*before, *(key for key in after if key not in before)]
         pairs = [(f"{path}.{key}" if path else str(key), before.get(key), after.get(key)) for key in keys]
     elif isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
-        pairs = [(f"{path}[{i}]", *pair) for i, pair in enumerate(zip(before, after, strict=True))]
+        pairs = [(f"{path}[{i}]", was, now) for i, (was, now) in enumerate(zip(before, after, strict=True))]
     else:
         return "" if before == after else f"{path or 'it'} was {before!r} and is {after!r}"[:300]
-    return next((change for name, *pair in pairs if (change := first_change(*pair, name))), "")
+    return next((change for name, was, now in pairs if (change := first_change(was, now, name))), "")
