@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,21 +132,24 @@ def _module_outline(module: str) -> Iterator[str]:
     yield f"{inspect.cleandoc(ast.get_docstring(tree))}\n"
     nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     outlines = ["\n".join(_outline(node, source)) for node in nodes if not node.name.startswith("_")]
-    yield "```python\n" + "\n\n".join(outlines) + "\n```\n"
+    yield "```python\n" + "\n\n\n".join(outlines) + "\n```\n"
 
 
 def _outline(node: ast.FunctionDef | ast.ClassDef, source: str) -> Iterator[str]:
     """The lines of a function or class as in its source, without bodies and private names."""
     text = (ast.get_docstring(node) or "").splitlines()
     said = [*text[:-1], f'{text[-1]}"""' if len(text) == 1 else text[-1]] if text else []
-    said = [f'"""{said[0]}', *said[1:], *(['"""'] if len(text) > 1 else [])] if text else ["..."]
+    said = [f'"""{said[0]}', *said[1:], *(['"""'] if len(text) > 1 else [])] if text else []
     if isinstance(node, ast.FunctionDef):
-        yield f"def {_signature(node)}:"
+        head = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1]))
+        yield from f"{head}{'' if said else ' ...'}".splitlines()
         yield from _inside(said)
         return
     bases = ", ".join(ast.unparse(base) for base in (*node.bases, *node.keywords))
     yield f"class {node.name}({bases}):" if bases else f"class {node.name}:"
     yield from _inside(said)
+    if isinstance(node.body[1], ast.AnnAssign):
+        yield ""
     for part in node.body:
         if isinstance(part, ast.AnnAssign):
             yield f"    {source.splitlines()[part.lineno - 1].strip()}"
@@ -159,8 +163,7 @@ def _inside(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _signature(node: ast.FunctionDef) -> str:
-    gives = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"{node.name}({ast.unparse(node.args)}){gives}"
+    return f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
 
 
 KINDS = {
