@@ -12,7 +12,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..system.installation import DISTRIBUTION
-from ..text import one_line, safe_text
+from ..text import safe_text
 from .metadata import entry_points, normalized
 
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
@@ -41,7 +41,7 @@ class Fault(Exception):
         self.reason, self.mend = reason, mend
 
     def line(self, distribution: str) -> str:
-        return f"{one_line(self.reason)}; {self.mend.replace('{distribution}', distribution)}"
+        return f"{safe_text(self.reason)}; {self.mend.replace('{distribution}', distribution)}"
 
 
 _FOR_USERS = re.compile(
