@@ -81,12 +81,12 @@ def run(request: RunTargetRequest) -> str:
     version = run_program(["node", "--version"], request.folder, "node is not installed").strip()
     command = ["node", "run.mjs", "verify", "--out", str(request.out)]
     try:
-        run_program(command, request.folder, "node is not installed")
-    except ExportError as e:
-        if "Cannot find module 'onnxruntime-node'" not in str(e):
-            raise
+        run_program(["node", "-e", "require.resolve('onnxruntime-node')"], request.folder, "node is not installed")
+    except ExportError:
         with _dependencies(request.folder) as modules:
             run_program(command, request.folder, "node is not installed", NODE_PATH=str(modules))
+    else:
+        run_program(command, request.folder, "node is not installed")
     return f"Node {version}, onnxruntime-node 1.30.0"
 
 
