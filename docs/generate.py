@@ -11,7 +11,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -92,8 +93,9 @@ def contract_page() -> str:
     parts += ["## What the hooks exchange\n", *types, "## Entry points\n", "| group | entry |\n|---|---|"]
     parts += [f"| `{group}` | {what} |" for group, what in hookspecs.ENTRY_POINTS.items()]
     parts += ["", "## Modules that a plugin may import\n", "Everything else in zoo may change at any time.\n"]
-    parts += ["| module | contents |\n|---|---|", *map(_module_row, hookspecs.PUBLIC_MODULES)]
-    parts += ["", "## Changes\n"]
+    parts += ["| module | contents |\n|---|---|", *map(_module_row, hookspecs.PUBLIC_MODULES), ""]
+    parts += [section for module in OUTLINED for section in _module_outline(module)]
+    parts += ["## Changes\n"]
     parts += [f"- **{version}**: {'; '.join(lines)}" for version, lines in hookspecs.CHANGES.items()]
     return "\n".join([*parts, ""])
 
@@ -116,6 +118,48 @@ def _module_row(module: str) -> str:
     listed = {"zoo": ["`load`, `Model`, `ZooError`"], "zoo.hookspecs": []}.get(module, public)
     said = ast.get_docstring(tree).splitlines()[0].rstrip(".")
     return f"| `{module}` | {said}{': ' if listed else ''}{', '.join(listed)} |"
+
+
+OUTLINED = ("zoo.build.loop", "zoo.build.random", "zoo.build.optim", "zoo.build.keys", "zoo.settings")
+"""The modules that a model's own code calls: their signatures are in the contract's page."""
+
+
+def _module_outline(module: str) -> Iterator[str]:
+    """A module's docstring, and its public functions and classes with signatures and docstrings, without bodies."""
+    source = Path(importlib.import_module(module).__file__).read_text()
+    tree = ast.parse(source)
+    yield f"### {module}\n"
+    yield f"{inspect.cleandoc(ast.get_docstring(tree))}\n"
+    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    outlines = ["\n".join(_outline(node, source)) for node in nodes if not node.name.startswith("_")]
+    yield "```python\n" + "\n\n\n".join(outlines) + "\n```\n"
+
+
+def _outline(node: ast.FunctionDef | ast.ClassDef, source: str) -> Iterator[str]:
+    """The lines of a function or class as in its source, without bodies and private names."""
+    text = (ast.get_docstring(node) or "").splitlines()
+    said = [*text[:-1], f'{text[-1]}"""' if len(text) == 1 else text[-1]] if text else []
+    said = [f'"""{said[0]}', *said[1:], *(['"""'] if len(text) > 1 else [])] if text else []
+    if isinstance(node, ast.FunctionDef):
+        head = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1]))
+        yield from f"{head}{'' if said else ' ...'}".splitlines()
+        yield from _inside(said)
+        return
+    bases = ", ".join(ast.unparse(base) for base in (*node.bases, *node.keywords))
+    yield f"class {node.name}({bases}):" if bases else f"class {node.name}:"
+    yield from _inside(said)
+    if isinstance(node.body[1], ast.AnnAssign):
+        yield ""
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign):
+            yield f"    {source.splitlines()[part.lineno - 1].strip()}"
+        if isinstance(part, ast.FunctionDef) and (part.name == "__init__" or not part.name.startswith("_")):
+            yield ""
+            yield from _inside(_outline(part, source))
+
+
+def _inside(lines: Iterable[str]) -> Iterator[str]:
+    return (line and f"    {line}" for line in lines)
 
 
 def _signature(node: ast.FunctionDef) -> str:

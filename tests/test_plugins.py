@@ -13,7 +13,7 @@ import pytest
 from zoo import hookspecs, plugins
 from zoo.errors import NotFoundError, PluginError, UsageError
 from zoo.hookspecs import ConfigRequest, DescribeRequest, ImportRequest
-from zoo.plugins.finding import Fault
+from zoo.plugins.finding import Fault, for_author
 from zoo.plugins.metadata import entry_points, normalized
 from zoo.plugins.probing import ALLOWANCE_SECONDS, _cache_file
 
@@ -127,10 +127,27 @@ def test_two_distributions_that_make_one_family_are_both_set_aside(site):
     for mine, other in (("zoo-first", "zoo-second"), ("zoo-second", "zoo-first")):
         assert found(mine).set_aside == (
             f"{mine} 1.0 is set aside: {mine} and {other} both provide the family 'shared';"
-            f" remove one of them: pip uninstall {mine}"
+            f" remove one of them: pip uninstall {mine}, or rename the family: its key under"
+            " [project.entry-points.zoo] in pyproject.toml, and `name` in describe_family"
         )
     with pytest.raises(PluginError, match="zoo-first and zoo-second both provide the family 'shared'"):
         plugins.load("shared")
+
+
+@pytest.mark.parametrize(
+    ("told", "for_users"),
+    [
+        ("a and b both provide x; rename the x: its key",
+         "a and b both provide x; remove one of them: pip uninstall a, or rename the x: its key"),
+        ("its hook f failed: E: e", "its hook f failed: E: e; upgrade it (pip install -U a) or report it"),
+        ("it is not a command name", "it is not a command name; remove it (pip uninstall a)"),
+        ("it needs the module 'm'", "it needs the module 'm'; reinstall it with its dependencies: pip install a"),
+        ("it has no hook; docs/contract.md#f says what it must return",) * 2,
+        ("it needs zoo with contract 9; run: pip install -U genzoo",) * 2,
+    ],
+)  # fmt: skip
+def test_an_author_is_not_told_what_users_can_do(told, for_users):
+    assert for_author(for_users) == told
 
 
 def test_our_own_distributions_win_a_name_clash(site):
@@ -138,7 +155,8 @@ def test_our_own_distributions_win_a_name_clash(site):
     install(site, "evil", families=("ddpm",))
     assert found("zoo-diffusion").problem == ""
     assert found("zoo-evil").problem == (
-        "zoo-evil and zoo-diffusion both provide the family 'ddpm'; remove this one: pip uninstall zoo-evil"
+        "zoo-evil and zoo-diffusion both provide the family 'ddpm'; remove this one: pip uninstall zoo-evil, or rename"
+        " the family: its key under [project.entry-points.zoo] in pyproject.toml, and `name` in describe_family"
     )
     assert plugins.load("ddpm").plugin.distribution == "zoo-diffusion"
 

@@ -63,6 +63,9 @@ CHANGES = {
         "Trainer.validate and Trainer.accumulates, both optional: held-out losses, batches in parts",
         "TrainingSettings.accumulate, and zoo.build.optim.parts_of",
         "the kind text and Port.examples; the module zoo.build.tokenizers",
+        "Target.installed: dependencies that a host's tools put next to it",
+        "Keys.move_tensor(more=…): an embedding with more rows; Keys.finish takes patterns for unused names",
+        "the kind of port map: float maps, kept as .npy and shown as pictures",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -120,8 +123,9 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Shapes: `image` uint8 [batch, height, width, 1 or 3]; `mask` uint8 [batch, height, width, 1], redrawn where 128 or
     more; `tokens` int64 [batch, rows, columns]; `size` int64 [2], height and width; `label` int64 [batch], -1: no
-    label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `tensor` float32, any shape;
-    `text` uint8 [batch, N], UTF-8 of at most N bytes, padded with zeros, optional if its default is 0.
+    label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `map` float32 [batch,
+    height, width], and channels if there are several; `tensor` float32, any shape; `text` uint8 [batch, N], UTF-8 of at
+    most N bytes, padded with zeros, optional if its default is 0.
     """
 
     kind: Kind
@@ -232,6 +236,7 @@ class Target:
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights are
     half: bool = False  # `--precision fp16` computes in half precision there; otherwise it only stores weights in it
     int64_bits: Literal[32, 64] = 64  # 32: it truncates 64-bit integers; tasks take noise, not a seed: docs/targets.md
+    installed: tuple[str, ...] = ()  # what its own tools put next to the host, as `node_modules`: never compared or run
 
 
 # --- Requests: one per hook -------------------------------------------------------------------------------------------

@@ -1,14 +1,10 @@
 """The conformance kit finds what it is for: a new plugin passes, and each fault fails its own check."""
 
-import itertools
-import sys
-
 import pytest
 
-from zoo.build.conformance import CHECKS, Examination, Subject
-from zoo.plugins import in_folder, scaffold
+from zoo.build.conformance import CHECKS
 
-NUMBERS = itertools.count()
+from .test_ways_to_break import WAYS
 
 # check: (template, file, what stands there, the fault, what the finding says, where, what to read)
 MODEL, PLUGIN, PROJECT = "{package}/model.py", "{package}/plugin.py", "pyproject.toml"
@@ -113,44 +109,24 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def make(tmp_path, monkeypatch):
-    """Writes a new plugin, with a fault where one is given, and gives its examination."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-
-    def make(template="minimal", file="", sound="", fault=""):
-        family = f"fault{next(NUMBERS)}"  # a module is imported once a process
-        folder = scaffold.write(family, template, tmp_path / "plugin")
-        if file:
-            path = folder / file.format(package=f"zoo_{family}")
-            text = path.read_text()
-            assert text.count(sound) == 1
-            path.write_text(text.replace(sound, fault))
-        [plugin] = in_folder(folder)
-        return Examination(Subject(family, plugin, tmp_path / "bundles"))
-
-    return make
-
-
 @pytest.mark.slow
-def test_a_new_plugin_passes_every_check(make):
-    examination = make()
+def test_a_new_plugin_passes_every_check(make_plugin):
+    examination = make_plugin()
     outcomes = [examination.outcome(check.name) for check in CHECKS]
     assert [(o.check, o.line) for o in outcomes if o.verdict != "pass"] == []
     assert all(outcome.why for outcome in outcomes)
 
 
 def test_every_check_is_seen_to_fail():
-    elsewhere = {"operators", "card"}
+    elsewhere = {"operators", "card"} | {way.check for way in WAYS.values()}
     assert {fault[0] for fault in FAULTS.values()} | elsewhere == {check.name for check in CHECKS}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_fails_its_check_with_place_and_section(make, name):
+def test_a_fault_fails_its_check_with_place_and_section(make_plugin, name):
     check, template, file, sound, fault, says, where, read = FAULTS[name]
-    examination = make(template, file, sound, fault)
+    examination = make_plugin((file, sound, fault), template=template)
     outcome = examination.outcome(check)
     assert (outcome.verdict, says in outcome.why) == ("fail", True), outcome.line
     assert outcome.read == read
@@ -162,11 +138,11 @@ def test_a_fault_fails_its_check_with_place_and_section(make, name):
 
 
 @pytest.mark.slow
-def test_a_bundle_that_targets_do_not_take(make):
+def test_a_bundle_that_targets_do_not_take(make_plugin):
     """What our own exporter would have to do wrong: a newer IR, a random operator, a card without the licence."""
     import onnx
 
-    examination = make()
+    examination = make_plugin()
     assert examination.outcome("exports").verdict == "pass"
     bundle = examination.subject.bundle
     graph = onnx.load(bundle / "denoise.onnx", load_external_data=False)

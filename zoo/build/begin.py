@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import NotFoundError, UsageError
+from ..errors import NotFoundError, PluginError, UsageError
 from ..formats.reference import Reference
 from ..hookspecs import ConfigRequest, DataFacts, DescribeRequest, Family, Port, Task, TasksRequest
 from ..plugins import Loaded
@@ -25,6 +25,7 @@ from .augment import Augment
 from .bundling import read_weights
 from .data import Dataset, size_of
 from .train import Run
+from .written import lost_in_writing
 
 DEFAULTS = {"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3}
 """Settings of a training that neither the preset nor the user chose."""
@@ -309,7 +310,10 @@ def choose(
     """
     config = _assigned(loaded, family, config, assignments, settings, stage)
     request = ConfigRequest(family=family, config=config, stage=stage, data=data)
-    return dict(loaded.call("validate_config", request))
+    config = dict(loaded.call("validate_config", request))
+    if lost := lost_in_writing(config):
+        raise PluginError(f"the config that {family} made cannot be written to a manifest: {safe_text(lost)}")
+    return config
 
 
 def _assigned(

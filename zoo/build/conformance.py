@@ -5,21 +5,25 @@
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import click
 import msgspec
 import numpy as np
 import onnx
 import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
 from torch import nn
 
-from ..errors import UsageError, ZooError
+from ..errors import PluginError, UsageError, ZooError
 from ..formats import manifest as manifests
+from ..formats import registry as registry_files
 from ..formats.golden import Case
 from ..formats.manifest import Manifest, Training
 from ..graph.check import check as check_graphs
@@ -30,29 +34,43 @@ from ..hookspecs import (
     DataFacts,
     DescribeRequest,
     Family,
+    Imported,
+    ImportRequest,
+    MeasureRequest,
+    Metric,
     Port,
     Task,
     TaskModuleRequest,
     Tasks,
     TasksRequest,
+    Trainer,
     TrainRequest,
 )
-from ..names import graph_file
+from ..names import MANIFEST, graph_file
 from ..plugins import Loaded, Plugin, Probe, load_from, places, probe
-from ..plugins.finding import brief, project_of
+from ..plugins.finding import brief, commands_of, for_author, project_of, registries_of
 from ..ports.image import first_image
 from ..ports.kinds import kind_of
+from ..ports.kinds import problem as problem_of
 from ..ports.label import highest
 from ..ports.seed import seeds_of
 from ..run.comparison import Comparison, compare_task
+from ..run.model import Model
 from ..runtime import Session, open_session
 from ..settings import TrainingSettings, read
+from ..store.locate import read_folder
+from ..system.urls import path_of, split
+from . import checkpoint as checkpoints
 from .bundling import read_weights
 from .card import CARD
+from .checkpoint import CHECKPOINT, Checkpoint
+from .diagnosis import causes, non_persistent
 from .export import TorchTasks, export_bundle
 from .golden import Plan, draw_cases
-from .tracing import IR_VERSION, OPSET
-from .train import load_weights
+from .losses import named_losses
+from .tracing import IR_VERSION, MAX_OPSET, OPSET
+from .train import load_weights, seeded
+from .written import first_change, lost_in_writing
 
 LOAD_SECONDS = 1.0
 """Time limit for importing a plugin's module: every command that lists families may have to wait for it."""
@@ -70,6 +88,12 @@ DATA = DataFacts(height=28, width=28, channels=1, classes=tuple("0123456789"), n
 
 MAX_STEPS = 20
 """Training steps, all on one batch with the same random numbers."""
+
+RESUMED_STEPS = 2
+"""Training steps with a checkpoint in the middle, and as many without."""
+
+MEASURED = 16
+"""Pictures that metrics are measured on, which says nothing but that they can be."""
 
 
 class Finding(Exception):
@@ -103,10 +127,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Subject:
     """A family under test. Whatever several checks need is made once, when the first of them asks for it."""
 
-    def __init__(self, family: str, plugin: Plugin, folder: Path, *, preset: str | None = None, seed: int = 0):
-        """`folder` is for bundles; `preset` replaces the smallest one; `seed` is for the weights and all inputs."""
+    def __init__(
+        self,
+        family: str,
+        plugin: Plugin,
+        folder: Path,
+        *,
+        preset: str | None = None,
+        seed: int = 0,
+        commands: Collection[str] = (),
+    ):
+        """`folder` is for bundles; `preset` replaces the smallest one; `seed` is for the weights and all inputs;
+        `commands` are the names of zoo's own."""
         self.family, self.plugin, self.folder = family, plugin, folder
-        self.chosen, self.seed = preset, seed
+        self.chosen, self.seed, self.commands = preset, seed, commands
 
     @cached_property
     def probe(self) -> Probe:
@@ -219,6 +253,7 @@ class Subject:
             if comparison.verdict == "differs":
                 sizes = ", ".join(f"{port} {list(array.shape)}" for port, array in case.inputs.items())
                 why = f"{output} of {task} at {sizes} compared with torch: {comparison.text}"
+                why += "".join(f"\n{cause}" for cause in causes(self.modules[task], case.inputs))
                 self.fail(why, "build_task", self.code_of(task))
         return list(compared.values())
 
@@ -228,35 +263,65 @@ class Subject:
         return {task: [self.sessions[task].run(case.inputs) for case in cases] for task, cases in self.cases.items()}
 
     @cached_property
-    def trained(self) -> tuple[nn.Module, str, list[float]]:
-        """The module after a few steps on one batch; the name of the first loss, and its value at each step."""
-        settings = {"seed": self.seed} | dict(self.described.presets[self.preset].training)
-        module = self.build(self.config)
+    def settings(self) -> dict[str, Any]:
+        """Of a training."""
+        return {"seed": self.seed} | dict(self.described.presets[self.preset].training)
+
+    def trainer(self) -> Trainer:
+        """The family's trainer at its first step."""
         request = TrainRequest(
             family=self.family,
             config=self.config,
-            settings=settings,
-            module=module.train(),
+            settings=self.settings,
+            module=self.build(self.config).train(),
             device=torch.device("cpu"),
             distribute=lambda module: module,
         )
-        trainer = self.loaded.call("build_trainer", request)
-        batch, losses, name = self._batch(int(settings["batch_size"])), [], ""
-        for step in range(min(MAX_STEPS, int(settings["steps"]))):
-            try:
-                given = trainer.step(batch, step, torch.Generator().manual_seed(self.seed))
-            except ZooError:
-                raise
-            except Exception as e:
-                where = places.of_error(e, self.plugin.module)
-                raise Finding(
-                    f"step {step} of its trainer raised {type(e).__name__}: {e}", where, "docs/contract.md#trainer"
-                ) from e
+        return self.loaded.call("build_trainer", request)
+
+    def step(self, trainer: Trainer, step: int, generator: torch.Generator) -> Mapping[str, float | torch.Tensor]:
+        """One step of a training, on the same batch each time."""
+        try:
+            return named_losses(trainer.step(self.batch, step, generator), "step")
+        except PluginError as e:
+            method = getattr(type(trainer), "losses", type(trainer).step)
+            raise Finding(str(e), places.of_code(method, self.plugin.module), "docs/contract.md#trainer") from e
+        except ZooError:
+            raise
+        except Exception as e:
+            where = places.of_error(e, self.plugin.module)
+            why = f"step {step} of its trainer raised {type(e).__name__}: {e}"
+            raise Finding(why, where, "docs/contract.md#trainer") from e
+
+    @cached_property
+    def trained(self) -> tuple[nn.Module, str, list[float]]:
+        """The module after a few steps on one batch; the name of the first loss, and its value at each step."""
+        trainer, losses, name = self.trainer(), [], ""
+        for step in range(min(MAX_STEPS, int(self.settings["steps"]))):
+            given = self.step(trainer, step, torch.Generator().manual_seed(self.seed))
             name, loss = next(iter(given.items()))
             losses.append(float(loss))
         return trainer.trained_module().eval(), name, losses
 
-    def _batch(self, number: int) -> Batch:
+    def trained_briefly(self, *, resumed: bool) -> dict[str, torch.Tensor]:
+        """The weights after a few steps as `zoo train` takes them, with or without a checkpoint in the middle."""
+        trainer, folder = self.trainer(), self.folder / "resumed"
+        for step in range(RESUMED_STEPS):
+            if resumed and step == RESUMED_STEPS // 2:
+                checkpoints.save(folder / CHECKPOINT, Checkpoint({}, step, 0.0, trainer.state_dict()))
+                trainer = self.trainer()
+                trainer.load_state_dict(checkpoints.load(folder).state)
+            torch.manual_seed(step)  # dropout draws from torch's own generator; see train.train
+            self.step(trainer, step, seeded(self.seed, step, 0))
+        return {name: tensor.clone() for name, tensor in trainer.trained_module().state_dict().items()}
+
+    @cached_property
+    def batch(self) -> Batch:
+        """A training batch."""
+        return self.draw_batch(int(self.settings["batch_size"]))
+
+    def draw_batch(self, number: int) -> Batch:
+        """Drawn pictures and labels, as for a training."""
         ports = [port for task in self.tasks.tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
         image = first_image(ports)
         if image is None:
@@ -274,7 +339,7 @@ class Subject:
 
 def loads(s: Subject) -> str:
     if problem := s.probe.plugin.problem:
-        raise Finding(problem, read="docs/contract.md")
+        raise Finding(for_author(problem), read="docs/contract.md")
     seconds = s.probe.import_seconds or 0.0
     if seconds > LOAD_SECONDS:
         raise Finding(
@@ -316,14 +381,14 @@ def _licence(plugin: Plugin) -> str:
 def presets(s: Subject) -> str:
     for name, preset in s.described.presets.items():
         config = s.validated(preset.config)
-        if s.validated(config) != config:
-            s.fail(f"preset {name}: validating a complete config again must change nothing", "validate_config")
-        try:
-            plain = msgspec.json.decode(msgspec.json.encode(config))
-        except TypeError as e:
-            s.fail(f"preset {name}: its config must be plain dicts, lists, text and numbers: {e}", "validate_config")
-        if s.validated(plain) != config:
-            s.fail(f"preset {name}: its config changes when it is written and read again", "validate_config")
+        if lost := lost_in_writing(config):
+            s.fail(f"preset {name}: its config cannot be written to a manifest: {lost}", "validate_config")
+        if change := first_change(config, s.validated(config)):
+            s.fail(
+                f"preset {name}: validating a complete config again must change nothing: {change}", "validate_config"
+            )
+        if change := first_change(config, s.validated(msgspec.json.decode(msgspec.json.encode(config)))):
+            s.fail(f"preset {name}: its config changes when it is written and read again: {change}", "validate_config")
         if s.loaded.implements("build_trainer"):
             try:
                 read(TrainingSettings, preset.training, f"the training of the preset {name}")
@@ -344,6 +409,9 @@ def _check_tasks(s: Subject, preset: str, tasks: Tasks) -> None:
                 f"preset {preset}: '{min(shared)}' is both input and output of {name}; rename one of them",
                 "list_tasks",
             )
+        for port_name, port in (task.inputs | task.outputs).items():
+            if wrong := problem_of(port):
+                s.fail(f"preset {preset}: the port '{port_name}' of {name}: {wrong}", "list_tasks")
         if task.part_of and task.part_of not in tasks.tasks:
             s.fail(f"preset {preset}: {name} is part of '{task.part_of}', which is not a task", "list_tasks")
         try:
@@ -494,7 +562,7 @@ def _other_seed_tells(in_torch: TorchTasks, task: Task, name: str, case: Case) -
     return any(not np.array_equal(before[port], after[port]) for port in before)
 
 
-MAX_OPSET, MAX_IR = 20, 10
+MAX_IR = 10
 
 
 def operators(s: Subject) -> str:
@@ -526,6 +594,166 @@ def training(s: Subject) -> str:
     return f"{name} from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps on one batch"
 
 
+def resuming(s: Subject) -> str:
+    if not s.loaded.implements("build_trainer"):
+        return "it has no build_trainer: nothing to resume"
+    whole = s.trained_briefly(resumed=False)
+    if other := _first_other(whole, s.trained_briefly(resumed=False)):
+        s.fail(
+            f"two trainings of {RESUMED_STEPS} steps with the same generators differ, in {other}: `step` must draw all"
+            " random numbers from the generator that it is given",
+            "build_trainer",
+        )
+    try:
+        resumed = s.trained_briefly(resumed=True)
+    except (ZooError, Finding):
+        raise
+    except Exception as e:
+        where = places.of_error(e, s.plugin.module)
+        raise Finding(f"resuming its training raised {brief(e)}", where, "docs/contract.md#trainer") from e
+    if other := _first_other(whole, resumed):
+        s.fail(
+            f"a training resumed after {RESUMED_STEPS // 2} of {RESUMED_STEPS} steps differs from one without a break,"
+            f" in {other}: `state_dict` and `load_state_dict` must keep everything that `step` changes",
+            "build_trainer",
+        )
+    return f"{_count(RESUMED_STEPS, 'step')} with a checkpoint in the middle give the weights of as many without"
+
+
+def _first_other(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> str:
+    """The first tensor that differs; empty if none does."""
+    return next((name for name, tensor in weights.items() if not torch.equal(tensor, others[name])), "")
+
+
+def measure(s: Subject) -> str:
+    if not s.loaded.implements("measure"):
+        return "it has no measure: nothing to measure"
+    batch = s.draw_batch(MEASURED)
+    images, labels = batch.images.numpy(), batch.labels.numpy()
+    request = MeasureRequest(
+        family=s.family,
+        config=s.manifest.config,
+        model=Model(read_folder(s.bundle, isolated=False), device="cpu"),
+        images=images,
+        labels=labels,
+        judge=None,
+        progress=lambda iterator, number: iterator,
+        training_images=images[::-1].copy() if "generate" in s.tasks.tasks else None,
+    )
+    metrics = s.loaded.call("measure", request)
+    for metric in metrics:
+        if not isinstance(metric, Metric):
+            s.fail(f"measure returned a list with a {type(metric).__name__}; it must be a list of Metric", "measure")
+        try:
+            msgspec.convert(msgspec.to_builtins(metric), Metric)
+        except msgspec.ValidationError as e:
+            s.fail(f"the metric '{metric.name}' cannot be written in a manifest: {e}", "measure")
+    names = [metric.name for metric in metrics]
+    if twice := {name for name in names if names.count(name) > 1}:
+        s.fail(f"measure returned the metric '{min(twice)}' twice", "measure")
+    return f"{', '.join(names) or 'no metric'} without a judge, on {MEASURED} drawn pictures"
+
+
+def importer(s: Subject) -> str:
+    if not s.loaded.implements("import_checkpoint"):
+        return "it has no import_checkpoint: nothing to import"
+    own = {name: tensor.clone() for name, tensor in s.module.state_dict().items()}
+    short = dict(list(own.items())[:-1])
+    misshapen = own | {name: tensor[..., None] for name, tensor in list(own.items())[:1]}
+    files = {
+        "a file without any of its tensors": {"no.such.layer.weight": torch.zeros(3)},
+        "its own weights": own,
+        "its own weights without the last tensor": short,
+        "its own weights with a misshapen tensor": misshapen,
+    }
+    for what, tensors in files.items():
+        s.folder.mkdir(parents=True, exist_ok=True)
+        path = s.folder / "foreign.safetensors"
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+        request = ImportRequest(family=s.family, path=path, tensors=tensors, config=None)
+        try:
+            imported = s.loaded.call("import_checkpoint", request)
+        except PluginError as e:
+            why = f"given {what}: {for_author(str(e))}; return None for another layout, or raise an InvalidFileError"
+            s.fail(why, "import_checkpoint", _found(_PLACE, str(e)))
+        except ZooError as e:
+            if "\n" in str(e):
+                s.fail(f"given {what}, it is refused with more than one line: {e}", "import_checkpoint")
+            continue
+        if isinstance(imported, Imported):
+            try:
+                load_weights(s.build(s.validated(imported.config)), imported.state_dict)
+            except ZooError as e:
+                s.fail(f"given {what}, what it imports does not fit build_module: {e}", "import_checkpoint")
+    return f"{_count(len(files), 'checkpoint')}, each imported or refused in one line"
+
+
+def commands(s: Subject) -> str:
+    found = commands_of(s.plugin, s.commands)
+    for command in found:
+        if command.problem:
+            raise Finding(for_author(command.problem), read="docs/writing-a-plugin.md#commands")
+        where = f"{command.module}:{command.attribute}"
+        try:
+            value = getattr(import_module(command.module), command.attribute)
+        except (Exception, SystemExit) as e:
+            why = f"the command '{command.name}' cannot be imported from {where}: {brief(e)}"
+            raise Finding(why, places.of_error(e, s.plugin.module), "docs/writing-a-plugin.md#commands") from e
+        if not isinstance(value, click.Command):
+            why = (
+                f"the command '{command.name}', {where}, is not a click command, but of the type {type(value).__name__}"
+            )
+            raise Finding(why, read="docs/writing-a-plugin.md#commands")
+        for words in _helps(value):
+            shown = " ".join(["zoo", command.name, *words])
+            result = CliRunner().invoke(value, words)
+            if result.exit_code:
+                e = result.exception
+                why = f"`{shown}` failed: {brief(e) if e else result.output.strip()}"
+                raise Finding(why, places.of_error(e, s.plugin.module), "docs/writing-a-plugin.md#commands")
+    return ", ".join(f"zoo {command.name} --help" for command in found) or "it has no commands"
+
+
+def _helps(command: click.Command) -> Iterator[list[str]]:
+    """The arguments that print the help of a command, and of those inside of a group."""
+    yield ["--help"]
+    if isinstance(command, click.Group):
+        for name in command.commands:
+            yield [name, "--help"]
+
+
+def registry(s: Subject) -> str:
+    models = []
+    for found in registries_of(s.plugin):
+        read = "docs/writing-a-plugin.md#a-registry-of-its-own-models"
+        if found.folder is None:
+            raise Finding(f"the package of its registry '{found.name}' does not exist", read=read)
+        try:
+            document = registry_files.read(found.folder, found.name)
+            for name, model in document.document.models.items():
+                for version in model.versions:
+                    if wrong := _wrong_files(registry_files.Entry(document, name, version)):
+                        raise Finding(f"{name}:{version} of its registry '{found.name}': {wrong}", read=read)
+                    models.append(f"{found.name}/{name}:{version}")
+        except ZooError as e:
+            raise Finding(f"its registry '{found.name}': {e}", read=read) from e
+    return ", ".join(models) or "it has no registry with models"
+
+
+def _wrong_files(entry: registry_files.Entry) -> str:
+    """What is wrong with a model that a plugin brings; empty if nothing is. Files elsewhere are not fetched."""
+    manifest_url = entry.registry.file_url(entry.files[MANIFEST])
+    if split(manifest_url).scheme != "file":
+        return ""
+    folder = path_of(manifest_url).parent
+    data = manifests.read_bytes(folder)
+    if manifests.digest(data) != entry.digest:
+        return f"{MANIFEST} does not have the digest that the registry names; publish the model again"
+    manifest = manifests.parse(data, str(folder / MANIFEST))
+    findings = manifests.check_files(folder, manifest) or check_graphs(folder, manifest)
+    return "; ".join(findings)
+
+
 def round_trip(s: Subject) -> str:
     weights = read_weights(s.bundle, s.manifest)
     state = s.module.state_dict()
@@ -537,7 +765,9 @@ def round_trip(s: Subject) -> str:
     s.export(s.folder / "second", again, s.manifest.config)
     for path in sorted(s.bundle.iterdir()):
         if (s.folder / "second" / path.name).read_bytes() != path.read_bytes():
-            s.fail(f"saving, loading and saving again changes {path.name}", "build_module")
+            names = ", ".join(non_persistent(s.module))
+            why = f"; the weights do not have its non-persistent buffers {names}" if names else ""
+            s.fail(f"saving, loading and saving again changes {path.name}{why}", "build_module")
     return f"{_count(len(s.manifest.files) + 1, 'file')} byte for byte the same"
 
 
@@ -570,10 +800,15 @@ CHECKS = (
     Check("batches", "a picture does not depend on its batch", batches, ("exports",)),
     Check("sizes", "dimensions with a name are dynamic", sizes, ("exports",)),
     Check("training", "training steps lower the first loss on one batch", training, ("builds",)),
+    Check("resuming", "a resumed training gives the same weights", resuming, ("training",)),
     Check("seeds", "the same seed gives the same output, another seed a different one", seeds, ("exports", "training")),
     Check("round trip", "save, load, save is byte-identical", round_trip, ("exports",)),
     Check("operators", "no contrib or random operators; opset and IR that targets support", operators, ("exports",)),
     Check("card", "the bundle has a card with the licence", card, ("exports",)),
+    Check("measure", "its metrics can be measured and written", measure, ("exports",)),
+    Check("importer", "foreign checkpoints are imported, or refused in one line", importer, ("builds",)),
+    Check("commands", "its commands can be imported, and show their help", commands, ("loads",)),
+    Check("registry", "the models in its registry have the files that it names", registry, ("loads",)),
 )
 
 _PLACE = re.compile(r"\(([\w./-]+\.py:\d+)\)")
@@ -606,7 +841,8 @@ class Examination:
         except Finding as finding:
             return outcome("fail", finding.why, finding.where or _found(_PLACE, finding.why), finding.read)
         except ZooError as e:
-            return outcome("fail", str(e), _found(_PLACE, str(e)), _found(_SECTION, str(e)) or "docs/contract.md")
+            why = for_author(str(e))
+            return outcome("fail", why, _found(_PLACE, why), _found(_SECTION, why) or "docs/contract.md")
         except Exception as e:  # the plugin's own modules are called, which may raise anything
             where = places.of_error(e, self.subject.plugin.module)
             return outcome("fail", brief(e), where, "docs/contract.md#build_task")

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..errors import ExportError, UsageError
 from ..formats import manifest as manifests
-from ..formats.golden import write_cases
+from ..formats.golden import read_cases, write_cases
 from ..formats.manifest import Drift, Export, Manifest, Training
 from ..graph.check import check
 from ..hookspecs import DescribeRequest, Metric, Task, TaskModuleRequest, Tasks, TasksRequest
@@ -35,6 +35,7 @@ from ..runtime import open_session
 from ..system.files import folder_beside, put_in_place, write_atomically
 from ..text import safe_text
 from .card import CARD, card
+from .diagnosis import NOISE, causes, first_difference
 from .golden import DRIFT, TRACE, draw_cases, draw_inputs
 from .shared import SharedNetwork
 from .tracing import IR_VERSION, OPSET, export_task
@@ -200,9 +201,24 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
 
     if findings := check(folder, manifest):
         lines = "".join(f"\n  {finding}" for finding in findings)
+        if any("random operators" in finding for finding in findings):
+            lines += f"\n  {NOISE}"
         tasks = [task for task in modules if any(f.startswith(f"{graph_file(task)}:") for f in findings)]
         where = ", ".join(filter(None, map(code, tasks)))
         raise ExportError(f"the graphs cannot be published{where and f' ({where})'}:{lines}")
+
+    def diagnosis(task: str) -> Iterator[str]:
+        """The first value that differs, and what the module does that a graph cannot follow."""
+        outputs = manifest.tasks[task].outputs
+        session = open_session(folder / graph_file(task), "cpu", exact=True)
+        for case in read_cases(folder / GOLDEN, manifest)[task]:
+            given = session.run(case.inputs)
+            compared = compare_task(outputs, case.outputs, given, manifest.tolerances[f"{PRECISION}/cpu"], case.margins)
+            if off := next((output for output, c in compared.items() if c.verdict == "differs"), None):
+                yield f"{task}: the first value that differs: {off} {first_difference(case.outputs[off], given[off])}"
+                yield from (f"{task}: {cause}" for cause in causes(modules[task], case.inputs))
+                return
+
     replays = replay(folder, manifest, "cpu")
     off = [
         (task.task, output, comparison.text, code(task.task))
@@ -212,7 +228,8 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
     ]
     if off:
         table = tabulate(off, headers=("task", "output", "ONNX Runtime compared with torch", "code"), tablefmt="plain")
-        raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}")
+        reasons = "".join(f"\n{line}" for task in dict.fromkeys(row[0] for row in off) for line in diagnosis(task))
+        raise ExportError(f"the graphs do not give torch's numbers; no bundle was written\n{table}{reasons}")
 
 
 def _measure_drift(

@@ -1,6 +1,19 @@
-"""Renames a foreign checkpoint's tensors to our names, and reports what is missing, unexpected or misshapen."""
+"""Renames a foreign checkpoint's tensors to our names, and reports what is missing, unexpected or misshapen.
+
+The importer of a network with a class embedding, to which our model adds a row for "no label":
+
+    keys = Keys(request.tensors)
+    keys.move("stem", "conv_in")
+    keys.join(["attention.q", "attention.k", "attention.v"], "attention.qkv")
+    keys.move_tensor("classes.weight", "label.weight", more=torch.zeros(1, config["width"]))
+    with torch.device("meta"):
+        module = build_module(BuildRequest(family=request.family, config=config))
+    state_dict, unused = keys.finish(module, unused=("loss.", "*.mask"))
+"""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +36,22 @@ def with_present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+class _Asked(NamedTuple):
+    """A tensor that was taken, or is missing."""
+
+    tensor: Tensor | None
+    target: str  # our name for it
+    parts: int = 1  # ours has so many equal parts, of which this is one
+    more: int = 0  # rows that ours has in addition
+
+
 class Keys:
     """Takes tensors from a checkpoint one by one; `finish` compares them with the target module."""
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         self.left = dict(tensors)
         self.taken: dict[str, Tensor] = {}  # our name: tensor
-        self.asked: dict[str, tuple[Tensor | None, str, int]] = {}
-        """The checkpoint's name: its tensor, our name for it, and the number of equal parts that ours has."""
+        self.asked: dict[str, _Asked] = {}  # by the checkpoint's name
 
     def has(self, source: str) -> bool:
         """Whether any tensor of a layer exists."""
@@ -39,7 +60,7 @@ class Keys:
     def take(self, source: str, target: str, parts: int = 1) -> Tensor | None:
         """A tensor by its full name, for our `target` or for one of its `parts`; None if it is missing."""
         tensor = self.left.pop(source, None)
-        self.asked[source] = (tensor, target, parts)
+        self.asked[source] = _Asked(tensor, target, parts)
         return tensor
 
     def put(self, target: str, tensor: Tensor) -> None:
@@ -51,11 +72,20 @@ class Keys:
         for part in ("weight", "bias") if bias else ("weight",):
             self.move_tensor(f"{source}.{part}", f"{target}.{part}")
 
-    def move_tensor(self, source: str, target: str) -> None:
-        """Copies one tensor under another name; does nothing if the source does not have it."""
+    def move_tensor(self, source: str, target: str, *, more: Tensor | None = None) -> None:
+        """Copies one tensor under another name; does nothing if the source does not have it.
+
+        Args:
+            more: rows to put after its own, [rows, …], as for a class that an embedding of the checkpoint lacks.
+        """
         tensor = self.take(source, target)
-        if tensor is not None:
-            self.put(target, tensor)
+        if more is not None:
+            self.asked[source] = self.asked[source]._replace(more=len(more))
+        if tensor is None:
+            return
+        if more is not None and tensor.shape[1:] == more.shape[1:]:
+            tensor = torch.cat([tensor, more.to(tensor)])
+        self.put(target, tensor)
 
     def join(self, sources: list[str], target: str) -> None:
         """Stacks several layers, such as q, k and v, into one."""
@@ -70,18 +100,18 @@ class Keys:
 
         Args:
             module: may be on torch's meta device.
-            unused: prefixes of names that may be unused.
+            unused: names that may be unused, as prefixes (`loss.`) or, with a `*`, as patterns (`*.mask`).
 
         Raises:
             InvalidFileError: names every tensor that is missing, unexpected, or of another shape, with both shapes.
         """
         own = module.state_dict()
-        spare = tuple(name for name in self.left if name.startswith(unused)) if unused else ()
+        spare = tuple(name for name in self.left if any(_matches(name, entry) for entry in unused))
         wrong = []
-        for source, (tensor, target, parts) in self.asked.items():
+        for source, (tensor, target, parts, more) in self.asked.items():
             shape = list(own[target].shape) if target in own else None
-            if shape is not None:
-                shape[0] //= parts
+            if shape:
+                shape[0] = shape[0] // parts - more
             if tensor is None:
                 wrong.append(f"{source}{'' if shape is None else f' {shape}'} is missing")
             elif shape is None:
@@ -95,6 +125,10 @@ class Keys:
             told = "; ".join(wrong[:MAX_TOLD]) + (f"; and {len(wrong) - MAX_TOLD} more" if wrong[MAX_TOLD:] else "")
             raise InvalidFileError(f"the checkpoint does not fit its config: {safe_text(told)}")
         return {name: tensor.reshape(own[name].shape).contiguous() for name, tensor in self.taken.items()}, spare
+
+
+def _matches(name: str, entry: str) -> bool:
+    return fnmatchcase(name, entry) if "*" in entry else name.startswith(entry)
 
 
 def _matrix(tensor: Tensor, dimensions: int) -> list[int]:

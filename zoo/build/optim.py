@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..hookspecs import Batch, TrainRequest
 from ..settings import AveragedSettings
+from .losses import minimised, named_losses
 
 
 def cosine_rate(step: int, steps: int, peak: float, warmup_steps: int = 0) -> float:
@@ -55,7 +56,14 @@ class AveragedTrainer:
     """A `Trainer` for one module: Adam with a cosine learning rate; the moving average of the weights is published.
 
     A family adds `losses`, and may replace `optimizer`. `self.module` is the module; `self.network` is the trained part
-    of it, for calls: under torchrun it is wrapped, so that gradients are summed over the processes.
+    of it, for calls: under torchrun it is wrapped, so that gradients are summed over the processes. `self.device` is
+    where both are.
+
+        class MyTrainer(AveragedTrainer):
+            def losses(self, batch, generator):
+                x = batch.images.permute(0, 3, 1, 2).float() / 127.5 - 1  # [batch, channels, height, width]
+                noise = torch.randn(x.shape, generator=generator).to(self.device)
+                return {"loss": (self.network(x + noise) - x).square().mean()}
     """
 
     def __init__(self, request: TrainRequest, settings: AveragedSettings, part: nn.Module | None = None):
@@ -69,8 +77,12 @@ class AveragedTrainer:
         self.average = WeightAverage(self.part, settings.average_decay)
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named losses, scalars; the first is minimised, the others are for the log. All randomness must come from
-        `generator` (on the CPU)."""
+        """Named losses, tensors of one element; the first is minimised, the others are for the log. All randomness must
+        come from `generator` (on the CPU).
+
+        Args:
+            batch: uint8 images [batch, height, width, channels] and int64 labels [batch], on `self.device`.
+        """
         raise NotImplementedError
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -81,10 +93,10 @@ class AveragedTrainer:
         self.optimizer.zero_grad()
         losses: dict[str, Tensor] = {}
         for part, share in parts_of(batch, s.accumulate):
-            found = self.losses(part, generator)
-            (next(iter(found.values())) * share).backward()
+            found = named_losses(self.losses(part, generator), "losses")
+            (minimised(found, "losses") * share).backward()
             for name, loss in found.items():
-                losses[name] = losses.get(name, 0.0) + loss.detach() * share
+                losses[name] = losses.get(name, 0.0) + torch.as_tensor(loss).detach() * share
         if s.clip_gradient is not None:
             torch.nn.utils.clip_grad_norm_(self.part.parameters(), s.clip_gradient)
         self.optimizer.step()

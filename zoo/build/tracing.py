@@ -28,6 +28,7 @@ from ..graph.walk import graphs_of
 from ..hookspecs import Port, Task
 from ..text import one_line
 from .bodies import move_into_bodies
+from .diagnosis import hint
 from .golden import TRACE, draw_inputs
 from .shared import TRANSLATIONS as shared_translations
 from .shared import SharedNetwork
@@ -36,6 +37,9 @@ from .weights import Weights
 
 OPSET = 18
 """The lowest that torch's exporter writes without a conversion; stacks from 2023 can read it."""
+
+MAX_OPSET = 20
+"""The highest that the targets' runtimes have, for operators that a module writes into the graph itself."""
 
 MAX_FOLDED = 1024
 """The most elements of constants that are folded at export, or merged if they are duplicates."""
@@ -111,7 +115,20 @@ def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **na
     except Exception as e:
         raise ExportError(f"torch cannot trace the task '{name}': {_reason(e)}") from e
     assert exported is not None  # with `dynamo`, always a program
+    _refuse_newer(exported.model, name)
     return exported.model
+
+
+def _refuse_newer(model: ir.Model, name: str) -> None:
+    """Refuses operators that runtimes do not have yet, as `torch.onnx.ops` writes them; the cause has the line."""
+    for node in model.graph.all_nodes():
+        if node.domain == "" and (node.version or 0) > MAX_OPSET:
+            cause = ValueError(node.op_type)
+            cause.add_note(node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
+            raise ExportError(
+                f"the task '{name}' uses {node.op_type} of opset {node.version}; the targets' runtimes have at most"
+                f" opset {MAX_OPSET}: use other operators"
+            ) from cause
 
 
 @contextlib.contextmanager
@@ -142,8 +159,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OnnxExporterError) and (node := _node(cause)):
         error.add_note(node.stack_trace or "")
         if "No ONNX function found" in reason:
-            reason = f"the operator {str(node.target).removesuffix('.default')} has no ONNX form"
-    return one_line(reason)
+            operator = str(node.target).removesuffix(".default")
+            reason = f"the operator {operator} has no ONNX form up to opset {OPSET}: use others"
+    return one_line(reason) + hint(str(cause))
 
 
 def _node(error: BaseException) -> torch.fx.Node | None:

@@ -6,6 +6,7 @@ step and its random numbers only depend on seed, step and process.
 
 import os
 import platform
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +28,13 @@ from ..names import License, Line, Name, Text, Version
 from ..plugins import Loaded
 from ..settings import TrainingSettings, read
 from ..system.urls import without_secrets
-from ..text import safe_text
+from ..text import did_you_mean, safe_text
 from . import checkpoint as checkpoints
 from .augment import Augment
 from .checkpoint import CHECKPOINT, Checkpoint
 from .data import Dataset, Sampler
 from .log import Log
+from .losses import named_losses
 from .watch import Look, Watch, is_due
 
 LOG_EVERY = 10  # steps
@@ -239,7 +241,7 @@ def train(
                 if augment:
                     batch = replace(batch, images=augment(batch.images, seeded(seed, step, processes.rank, 1)))
                 torch.manual_seed(_mix(seed, step, processes.rank, 2))  # dropout draws from torch's own generator
-                losses = trainer.step(batch, step, generator)
+                losses = named_losses(trainer.step(batch, step, generator), "step")
                 done = step + 1
                 late = max_seconds is not None and time.monotonic() >= deadline
                 stop, late = processes.any(stopped()), processes.any(late)
@@ -299,10 +301,33 @@ def new_trainer(
         classes=tuple(run.classes),
         parent=run.parent,
     )
-    trainer = loaded.call("build_trainer", request)
+    try:
+        trainer = loaded.call("build_trainer", request)
+    except UsageError as e:
+        raise UsageError(f"{e}{_of_config(str(e), run)}") from None
     if run.settings.get("accumulate", 1) > 1 and not getattr(trainer, "accumulates", False):
         raise UsageError(f"the family {run.family} cannot compute a batch in parts: leave out --accumulate")
     return trainer
+
+
+def _of_config(message: str, run: Run) -> str:
+    """The end of a message about an unknown setting, which may have been meant as a field of the config."""
+    unknown = re.search(r"there is no '([\w.]+)'", message)
+    if not unknown or unknown[1] not in run.settings:
+        return ""
+    fields = {path.rpartition(".")[2]: path for path in _paths(run.config)}
+    if near := re.search(r"'(.+)'", did_you_mean(unknown[1], fields)):
+        return f"; did you mean '{fields[near[1]]}' of the config?"
+    return f"; the config has {', '.join(fields.values())}"
+
+
+def _paths(config: Mapping[str, Any], start: str = "") -> Iterator[str]:
+    """The fields of a config: `codec.num_codes`."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, f"{start}{name}.")
+        else:
+            yield f"{start}{name}"
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], parts: Sequence[str] = ()) -> None:

@@ -89,8 +89,9 @@ def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> Non
     """Run the conformance kit on a plugin.
 
     NAME is a family or a distribution, FOLDER a plugin's source, installed or not; the default is the plugin in the
-    current folder. The family's smallest preset is built with random weights, exported, run in ONNX Runtime, and
-    trained for a few steps. The exit code is 9 if a check fails.
+    current folder. The family's smallest preset is built with random weights, exported, run in ONNX Runtime,
+    measured, and trained for a few steps, once with a checkpoint in the middle; importer, commands and registry are
+    tried. The exit code is 9 if a check fails.
 
     \b
     Example:
@@ -107,12 +108,17 @@ def check(what: str | None, preset: str | None, seed: int, as_json: bool) -> Non
     if as_json:
         output.as_json(outcomes)
     else:
-        output.table(
-            ((o.family, o.check, o.verdict, o.line) for o in outcomes), ("family", "check", "verdict", "reason")
-        )
+        rows = [row for outcome in outcomes for row in _outcome_rows(outcome)]
+        output.table(rows, ("family", "check", "verdict", "reason"))
     if failed:
         count = sum(outcome.verdict == "fail" for outcome in outcomes)
         raise PluginError(f"{', '.join(failed)}: {count} {'check' if count == 1 else 'checks'} failed")
+
+
+def _outcome_rows(outcome: "Outcome") -> list[tuple[str, ...]]:
+    """A row for each line of the reason."""
+    first, *more = outcome.line.splitlines() or [""]
+    return [(outcome.family, outcome.check, outcome.verdict, first), *(("", "", "", f"  {line}") for line in more)]
 
 
 def _subjects(what: str) -> "list[tuple[Plugin, str]]":
@@ -142,7 +148,7 @@ def _examine(plugin: "Plugin", family: str, preset: str | None, seed: int) -> "l
 
     outcomes = []
     with TemporaryDirectory(prefix="zoo-check-") as folder:
-        subject = Subject(family, plugin, Path(folder), preset=preset, seed=seed)
+        subject = Subject(family, plugin, Path(folder), preset=preset, seed=seed, commands=COMMANDS)
         if preset and preset not in (presets := subject.presets()):
             raise UsageError(f"{family} has no preset '{preset}'; it has {', '.join(presets)}")
         with output.progress(len(CHECKS), f"checking {family}", unit="check") as bar:

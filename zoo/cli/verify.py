@@ -10,7 +10,7 @@ import click
 from ..errors import IntegrityError, NotFoundError
 from ..text import safe_text
 from .options import MODEL, option
-from .output import as_json, progress, table
+from .output import as_json, note, progress, table
 from .run import ISOLATE, ISOLATE_HELP
 
 if TYPE_CHECKING:
@@ -184,10 +184,11 @@ def _examine_export(text: str, device: "Device", isolated: bool | None, run_host
     if not report["findings"]:
         manifest = manifests.read(folder / export.MODEL)
         report["findings"] = manifests.check_files(folder / export.MODEL, manifest)
+    left_out = _check_host(folder, found) if run_host and not trust and not report["findings"] else []
     if not report["findings"]:
         _replay(report, read_folder(folder / export.MODEL, isolated=isolated, checked=False), device)
     if run_host and not report["findings"]:
-        report["host"], report["ran_by"] = _run_host(folder, found, trust)
+        report["host"], report["ran_by"] = _run_host(folder, found, left_out)
     return report
 
 
@@ -207,7 +208,27 @@ def _replays(report: dict[str, Any]) -> "list[TaskReplay]":
     return [*report.get("replay", []), *report.get("host", [])]
 
 
-def _run_host(folder: Path, found: "Export", trust: bool) -> "tuple[list[TaskReplay], str]":
+def _check_host(folder: Path, found: "Export") -> list[str]:
+    """Refuses a host that is not ours, before anything takes time; returns what its copy must not contain."""
+    from ..plugins import load_target
+    from ..ship import export
+
+    loaded = load_target(found.target)
+    if changed := export.changed_host_files(folder, loaded):
+        more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
+        raise IntegrityError(
+            f"{folder}: {safe_text(changed[0])}{more} is not byte for byte what {loaded.plugin.distribution}"
+            f" {loaded.plugin.version} writes, and the host may load it; remove it, or run the host anyway with --trust"
+        )
+    if left_out := export.installed_later(folder, loaded):
+        note(
+            f"{folder}: not part of the export, so neither compared nor run: {', '.join(left_out)}; the host runs in a"
+            " copy, with dependencies that are installed separately"
+        )
+    return left_out
+
+
+def _run_host(folder: Path, found: "Export", left_out: list[str]) -> "tuple[list[TaskReplay], str]":
     from tempfile import TemporaryDirectory
 
     from ..formats import manifest as manifests
@@ -216,14 +237,8 @@ def _run_host(folder: Path, found: "Export", trust: bool) -> "tuple[list[TaskRep
     from ..ship import export
 
     loaded = load_target(found.target)
-    if not trust and (changed := export.changed_host_files(folder, loaded)):
-        more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
-        raise IntegrityError(
-            f"{folder}: {safe_text(changed[0])}{more} is not byte for byte what {loaded.plugin.distribution}"
-            f" {loaded.plugin.version} writes, and the host may load it; remove it, or run the host anyway with --trust"
-        )
-    with TemporaryDirectory(prefix="zoo-host-") as out:
-        by, outputs = export.run_host(folder, loaded, Path(out))
+    with TemporaryDirectory(prefix="zoo-host-") as out, export.without(folder, left_out) as place:
+        by, outputs = export.run_host(place, loaded, Path(out))
     return judge(folder / export.MODEL, manifests.read(folder / export.MODEL), outputs, found.target), by
 
 

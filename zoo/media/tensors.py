@@ -201,12 +201,38 @@ METADATA_KEY = "zoo"
 NPY_MAGIC = b"\x93NUMPY"
 
 
-def encode_npy(array: np.ndarray) -> bytes:
+MAX_NPY_HEADER = 10_000
+"""The longest header that NumPy reads without being asked to."""
+
+_NPY_METADATA = re.compile(rb"# zoo ([0-9a-f]*)\s*\Z")
+
+
+def encode_npy(array: np.ndarray, metadata: str = "") -> bytes:
+    """A `.npy` file. Metadata is a comment in its header, which is a Python literal, in hexadecimal digits, so that no
+    reader can take them for something else; it is left out if the header would become too long."""
     import numpy as np
 
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    whole = buffer.getvalue()
+    start = len(NPY_MAGIC) + 4  # version and length of the header
+    end = start + int.from_bytes(whole[start - 2 : start], "little")
+    header = whole[start:end].rstrip() + b" # zoo " + metadata.encode().hex().encode()
+    header += b" " * (-(start + len(header) + 1) % 64) + b"\n"
+    if not metadata or len(header) > MAX_NPY_HEADER:
+        return whole
+    return whole[: start - 2] + len(header).to_bytes(2, "little") + header + whole[end:]
+
+
+def npy_metadata(file: InputFile) -> str | None:
+    """The metadata that `encode_npy` wrote; None if there is none."""
+    start = len(NPY_MAGIC) + 4
+    end = start + int.from_bytes(file.data[start - 2 : start], "little")
+    found = _NPY_METADATA.search(file.data[start : min(end, start + MAX_NPY_HEADER)])
+    try:
+        return bytes.fromhex(found[1].decode()).decode() if found else None
+    except ValueError:
+        return None
 
 
 def encode_safetensors(arrays: Mapping[str, np.ndarray], made_by: Mapping[str, Any]) -> bytes:

@@ -18,6 +18,11 @@ from .metadata import entry_points, normalized
 _GROUPS = {"zoo": "family", "zoo.target": "target"}
 """Entry-point groups for modules of hooks, and what a name in them means."""
 
+_RENAME = (
+    "rename the {kind}: its key under [project.entry-points.{group}] in pyproject.toml, and `name` in describe_{kind}"
+)
+"""How an author resolves a clash of names."""
+
 MAX_MODULE_BYTES = 1 << 20
 """The limit for a plugin's module: every command that lists plugins parses its source."""
 
@@ -37,6 +42,19 @@ class Fault(Exception):
 
     def line(self, distribution: str) -> str:
         return f"{safe_text(self.reason)}; {self.mend.replace('{distribution}', distribution)}"
+
+
+_FOR_USERS = re.compile(
+    r"; (upgrade it|upgrade the plugin|reinstall it)\b[^;]*$"
+    r"|; remove it \(pip uninstall [^)]*\)$"
+    r"|(?<=; )remove [^;]*, or (?=rename|correct)"
+)
+"""What the users of a plugin can do about it, and its author need not be told."""
+
+
+def for_author(message: str) -> str:
+    """The line of a `Fault` without the advice to upgrade, reinstall, remove or report the plugin."""
+    return _FOR_USERS.sub("", message)
 
 
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +102,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     license: str
     families: dict[str, str]  # name: module
+    entry_points: dict[str, dict[str, str]]  # by group: name and value
 
 
 def enabled() -> bool:
@@ -124,14 +143,17 @@ def registries() -> list[PluginRegistry]:
     The default one has many parts, a distribution for each model. They are zoo's own models, not plugins, and so are
     the only ones that are found with plugins off.
     """
-    found = []
-    for distribution, version, name, package in entry_points("zoo.registry"):
-        if name != DEFAULT and not enabled():
-            continue
-        top, *rest = package.split(".") if _MODULE.fullmatch(package) else [""]
-        folder = next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
-        found.append(PluginRegistry(name=name, distribution=distribution, version=version, folder=folder))
+    found = [
+        PluginRegistry(name=name, distribution=distribution, version=version, folder=_folder_of(package))
+        for distribution, version, name, package in entry_points("zoo.registry")
+        if name == DEFAULT or enabled()
+    ]
     return sorted(found, key=lambda registry: (registry.name, registry.distribution))
+
+
+def _folder_of(package: str) -> Path | None:
+    top, *rest = package.split(".") if _MODULE.fullmatch(package) else [""]
+    return next((path for root in roots(top) if (path := root.joinpath(*rest)).is_dir()), None)
 
 
 def commands(reserved: Collection[str]) -> list[PluginCommand]:
@@ -154,17 +176,44 @@ def commands(reserved: Collection[str]) -> list[PluginCommand]:
     ]
 
 
+def registries_of(plugin: Plugin) -> list[PluginRegistry]:
+    """The registries that a plugin's distribution contains, installed or in a source folder."""
+    return [
+        PluginRegistry(name=name, distribution=plugin.distribution, version=plugin.version, folder=_folder_of(package))
+        for name, package in sorted(_entries_of(plugin, "zoo.registry").items())
+    ]
+
+
+def commands_of(plugin: Plugin, reserved: Collection[str]) -> list[PluginCommand]:
+    """Like `commands`, for the commands of a plugin's distribution, installed or in a source folder."""
+    others = [entry for entry in entry_points("zoo.commands") if entry.distribution != plugin.distribution]
+    found = []
+    for name, value in sorted(_entries_of(plugin, "zoo.commands").items()):
+        module, _, attribute = value.partition(":")
+        command = PluginCommand(name, plugin.distribution, plugin.version, module.strip(), attribute.strip())
+        owners = {plugin.distribution, *(entry.distribution for entry in others if entry.name == name)}
+        found.append(msgspec.structs.replace(command, problem=_command_problem(command, reserved, owners)))
+    return found
+
+
+def _entries_of(plugin: Plugin, group: str) -> dict[str, str]:
+    if plugin.folder:
+        return project_of(Path(plugin.folder)).entry_points.get(group, {})
+    return {entry.name: entry.value for entry in entry_points(group) if entry.distribution == plugin.distribution}
+
+
 def _command_problem(command: PluginCommand, reserved: Collection[str], owners: set[str]) -> str:
     name, remove = command.name, f"remove it (pip uninstall {command.distribution})"
+    rename = 'rename the command: its key under [project.entry-points."zoo.commands"] in pyproject.toml'
     if name in reserved:
-        return f"zoo itself has the command '{name}', which {command.distribution} also provides; {remove}"
+        return f"zoo itself has the command '{name}', which {command.distribution} also provides; {remove}, or {rename}"
     if others := sorted(owners - {command.distribution}):
         both = f"{command.distribution} and {' and '.join(others)}"
-        return f"{both} both provide the command '{name}'; {remove} or the other"
+        return f"{both} both provide the command '{name}'; {remove} or the other, or {rename}"
     if not _NAME.fullmatch(name):
         return f"'{safe_text(name)}' is not a command name (lower-case letters, digits, '.', '_', '-'); {remove}"
     if not _MODULE.fullmatch(command.module) or not command.attribute.isidentifier():
-        return f"its command '{name}' must be given as module:attribute; report this to its author, or {remove}"
+        return f"its command '{name}' must be given as module:attribute; {remove}, or correct it in pyproject.toml"
     return ""
 
 
@@ -220,6 +269,7 @@ def project_of(folder: Path) -> Project:
         version=str(project.get("version", "0")),
         license=str(licence),
         families=dict(families),
+        entry_points={group: dict(entries) for group, entries in project.get("entry-points", {}).items()},
     )
 
 
@@ -262,10 +312,12 @@ def _examine(plugin: Plugin, claims: Mapping[tuple[str, str], list[str]]) -> Plu
                 raise Fault(f"'{name}' is not a {kind} name (lower-case letters, digits, '.', '_', '-')")
             others = sorted(set(claims[kind, name]) - {plugin.distribution})
             if others or plugin.distribution not in claims[kind, name]:
+                group = next(f'"{group}"' if "." in group else group for group, of in _GROUPS.items() if of == kind)
+                rename = _RENAME.format(kind=kind, group=group)
                 keep = "this one" if plugin.distribution not in claims[kind, name] else "one of them"
                 raise Fault(
                     f"{plugin.distribution} and {' and '.join(others)} both provide the {kind} '{name}'",
-                    f"remove {keep}: pip uninstall {plugin.distribution}",
+                    f"remove {keep}: pip uninstall {plugin.distribution}, or {rename}",
                 )
         contract = _read_contract(plugin.module)
         plugin = msgspec.structs.replace(plugin, contract=contract)

@@ -123,6 +123,10 @@ class Form:
         """The bytes of a file of one output: the whole batch, with the recipe inside."""
         raise NotImplementedError(f"{self.name} share a file")
 
+    def named(self, suffix: str) -> Form:
+        """The form of a file with this ending, if it depends on that; else this one."""
+        return self
+
     def layout(self, batch: np.ndarray) -> Any:
         """What `decode_batch` must know about the batch that is not in the file; kept in the recipe."""
 
@@ -225,7 +229,7 @@ class Kind:
     form: Form = VALUES
     codec: Literal["pixels", "integers", "floats", "bytes"]
     field: Literal["picture", "brush", "choice", "seed", "number", "text", "data"] = "data"
-    shown: Literal["pictures", "codes", "names", "numbers"] = "numbers"
+    shown: Literal["pictures", "codes", "maps", "names", "numbers"] = "numbers"
     sample = "0"
 
     # --- A port of this kind, as a manifest declares it ---
@@ -465,8 +469,8 @@ class Kind:
 
         low, high = port.minimum, port.maximum
         if low is None or high is None:
-            values = rng.standard_normal(shape).astype(np.float32)
-            return values.clip(-np.inf if low is None else low, np.inf if high is None else high)
+            values = np.asarray(rng.standard_normal(shape), np.float32)  # of the shape [], clip gives no array
+            return np.asarray(values.clip(-np.inf if low is None else low, np.inf if high is None else high))
         return rng.uniform(low, high, shape).astype(np.float32)
 
     def real_case(self, name: str, port: Port, inputs: RealInputs) -> Any:

@@ -12,6 +12,7 @@ from .count import Count
 from .image import Image
 from .kind import Form, Kind
 from .label import Label
+from .map import Map
 from .mask import Mask
 from .scalar import Scalar
 from .seed import Seed
@@ -33,6 +34,7 @@ KINDS: dict[str, Kind] = {
         Count(),
         Scalar(),
         Tensor(),
+        Map(),
         Text(),
         Audio(),
         Video(),
@@ -55,8 +57,8 @@ def kind_of(port: Port) -> Kind:
 def problem(port: Port) -> str:
     """What is wrong with a declared port: an unknown kind, or not its kind's dtype or shape. Empty if nothing is."""
     if port.kind not in KINDS:
-        known = f"; the kinds are {', '.join(KINDS)}"
-        return f"there is no kind '{safe_text(port.kind)}'{did_you_mean(port.kind, KINDS) or known}"
+        near = did_you_mean(port.kind, KINDS)
+        return f"there is no kind '{safe_text(port.kind)}'{near or ';'} the kinds are {', '.join(KINDS)}"
     return KINDS[port.kind].problem(port)
 
 

@@ -150,7 +150,7 @@ def write_outputs(model: Model, call: Call, result: Result, out: str | None, wri
 def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str, write: Write) -> list[str]:
     """The whole batch in one file, or one file per element if the name contains `{i}`."""
     [port] = artifact.ports
-    form = artifact.form.viewed(call.view)
+    form = artifact.form.named(Path(target).suffix.lower()).viewed(call.view)
     batch = result.outputs[port]
     if NUMBERED not in target:
         return write(target, form.encode_batch(batch, write_recipe(model, call, result, port)))

@@ -14,7 +14,8 @@ Targets come from plugins (`zoo.target`); what they have in common is here. docs
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -343,8 +344,9 @@ def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
     """The files outside model/ and golden/ that are not byte for byte what the installed exporter writes for the model.
 
     These include files that it does not write, since a host may load files next to it. They do not include pictures and
-    arrays, which the host's own commands leave there and which are not code.
+    arrays, which the host's own commands leave there and which are not code, nor what `run_host` leaves out.
     """
+    target = loaded.call("describe_target", TargetRequest(target=loaded.name))
     manifest = manifests.read(folder / MODEL)
     with TemporaryDirectory(prefix="zoo-export-") as name:
         again = Path(name)
@@ -354,11 +356,30 @@ def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
         _call_writer(loaded, again, manifest)
         ours, theirs = _files(again), _files(folder)
         names = [n for n in ours | theirs if n in ours or not n.endswith((".png", ".npy"))]
+        names = [n for n in names if n in ours or n.split("/")[0] not in target.installed]
         return sorted(n for n in names if n not in ours or n not in theirs or not _same(ours[n], theirs[n]))
 
 
 def _same(one: Path, other: Path) -> bool:
     return not other.is_symlink() and one.read_bytes() == other.read_bytes()
+
+
+def installed_later(folder: Path, loaded: Loaded) -> list[str]:
+    """What the target's own tools put into the folder, such as node_modules: somebody's code, which nobody compares."""
+    target = loaded.call("describe_target", TargetRequest(target=loaded.name))
+    return [name for name in target.installed if (folder / name).exists() or (folder / name).is_symlink()]
+
+
+@contextmanager
+def without(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A copy of an export that lacks some files and folders; the folder itself, if it has none to leave out."""
+    if not names:
+        yield folder
+        return
+    with TemporaryDirectory(prefix="zoo-host-") as place:
+        copy = Path(place, "export")
+        shutil.copytree(folder, copy, ignore=lambda at, _: names if Path(at) == folder else ())
+        yield copy
 
 
 def run_host(folder: Path, loaded: Loaded, out: Path) -> tuple[str, dict[str, list[dict[str, Any]]]]:

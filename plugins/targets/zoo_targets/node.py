@@ -1,6 +1,10 @@
 """Node: an ES module with types generated from the ports, on npm's onnxruntime-node."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from zoo.errors import ExportError, NotFoundError
@@ -75,12 +79,28 @@ def run(request: RunTargetRequest) -> str:
     if not shutil.which("node"):
         raise NotFoundError("node is not installed: get Node 20.15 or newer")
     version = run_program(["node", "--version"], request.folder, "node is not installed").strip()
+    command = ["node", "run.mjs", "verify", "--out", str(request.out)]
     try:
-        run_program(["node", "run.mjs", "verify", "--out", str(request.out)], request.folder, "node is not installed")
-    except ExportError as e:
-        if "Cannot find module 'onnxruntime-node'" in str(e):
-            raise NotFoundError(
-                "onnxruntime-node is not installed: run npm install in the folder, or set NODE_PATH=…/node_modules"
-            ) from None
-        raise
+        run_program(["node", "-e", "require.resolve('onnxruntime-node')"], request.folder, "node is not installed")
+    except ExportError:
+        with _dependencies(request.folder) as modules:
+            run_program(command, request.folder, "node is not installed", NODE_PATH=str(modules))
+    else:
+        run_program(command, request.folder, "node is not installed")
     return f"Node {version}, onnxruntime-node 1.30.0"
+
+
+@contextmanager
+def _dependencies(folder: Path) -> Iterator[Path]:
+    """What package.json names, installed by npm in a place of its own, so that the export stays as it was written."""
+    with TemporaryDirectory(prefix="zoo-node-") as place:
+        for name in ("package.json", ".npmrc"):
+            shutil.copyfile(folder / name, Path(place, name))
+        try:
+            install = ["npm", "install", "--prefer-offline", "--no-audit", "--no-fund"]
+            run_program(install, Path(place), "npm is not installed")
+        except (ExportError, NotFoundError) as e:
+            raise NotFoundError(
+                f"onnxruntime-node is not installed, and npm cannot install it ({e}): set NODE_PATH=…/node_modules"
+            ) from None
+        yield Path(place, "node_modules")

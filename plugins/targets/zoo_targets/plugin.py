@@ -18,6 +18,7 @@ TARGETS = {
         name="node",
         summary="Node: an ES module and a command line, with types",
         runtime="onnxruntime-node 1.30.0",
+        installed=("node_modules", "package-lock.json"),
     ),
     "web": Target(
         name="web",
@@ -37,6 +38,7 @@ TARGETS = {
         name="cpp",
         summary="A C++ program in one file, with its CMake project",
         runtime="ONNX Runtime 1.17 or newer, C++ API",
+        installed=("build",),
     ),
     "triton": Target(
         name="triton",

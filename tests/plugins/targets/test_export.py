@@ -320,6 +320,25 @@ def test_a_file_that_a_host_could_load_is_not_trusted(exported, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_host_is_compared_before_anything_takes_time(exported, monkeypatch):
+    (exported / "numpy.py").write_text("")
+    monkeypatch.setattr("zoo.cli.verify._replay", lambda *arguments: pytest.fail("it was replayed first"))
+    assert zoo("verify", exported, "--run-host").code == 5
+
+
+def test_dependencies_in_the_folder_are_named_and_never_run(exported, tmp_path, monkeypatch):
+    """They are somebody's code: here a planted numpy, in the place where a target's tools would install theirs."""
+    target_with(monkeypatch, installed=("numpy",))
+    (exported / "numpy").mkdir()
+    (exported / "numpy" / "__init__.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')")
+    done = zoo("verify", exported, "--run-host", "--json")
+    assert done.code == 0 and json.loads(done.out)[0]["host"]
+    assert done.err.startswith(f"{exported}: not part of the export, so neither compared nor run: numpy; the host runs")
+    assert (exported / "numpy" / "__init__.py").is_file() and not (tmp_path / "owned").exists()
+    zoo("verify", exported, "--trust")
+    assert (tmp_path / "owned").exists()  # it would have been loaded
+
+
 def test_a_listed_file_that_a_host_could_load_is_not_trusted_either(exported, tmp_path):
     (exported / "numpy.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')")
     found = json.loads((exported / "export.json").read_bytes())

@@ -10,7 +10,7 @@
 
 import { make, sentences, title, words } from "./dom.mjs";
 import { fromNpy } from "./files.mjs";
-import { drawMask, drawPicture, drawTokens, readPicture } from "./pictures.mjs";
+import { drawMap, drawMask, drawPicture, drawTokens, readPicture } from "./pictures.mjs";
 import { array } from "./ports.mjs";
 
 /**
@@ -262,8 +262,9 @@ function dataField(port, declared, page) {
     },
   });
   made.draw = (value) => {
-    picture.hidden = declared.shown !== "codes";
-    if (declared.shown === "codes") drawTokens(picture, value);
+    const paint = { codes: drawTokens, maps: drawMap }[declared.shown];
+    picture.hidden = !paint;
+    paint?.(picture, value);
     text.textContent = `${value.dtype} [${value.shape.join(", ")}]${value.data.length <= 8 ? `: ${Array.from(value.data).join(", ")}` : ""}`;
   };
   return made;

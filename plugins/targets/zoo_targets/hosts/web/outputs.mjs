@@ -5,9 +5,9 @@
 
 import { download, make, title, words } from "./dom.mjs";
 import { toNpy } from "./files.mjs";
-import { drawMask, drawPicture, drawTokens, pick } from "./pictures.mjs";
+import { drawMap, drawMask, drawPicture, drawTokens, pick, rangeOf } from "./pictures.mjs";
 
-const DRAWN = { pictures: drawPicture, codes: drawTokens };
+const DRAWN = { pictures: drawPicture, codes: drawTokens, maps: drawMap };
 const MOST_NUMBERS = 200, MOST_BARS = 20;
 
 const drawnOf = (ports) => Object.keys(ports).filter((port) => DRAWN[ports[port].shown] && ports[port].field !== "brush");
@@ -132,6 +132,7 @@ function describe(tile, { declared, outputs, actions, file, all }) {
     }
     const probabilities = how.codec === "floats" && how.minimum === 0 && how.maximum === 1 && value.shape.length === 2 && value.shape[1] <= 100;
     if (how.shown === "codes") parts.push(make("p", { className: "hint", textContent: `${value.shape[1]}x${value.shape[2]} ${words(port)}, one colour each` }));
+    else if (how.shown === "maps") parts.push(make("p", { className: "hint", textContent: `${title(port)}: dark ${rangeOf(value).map((n) => Number(n.toPrecision(3))).join(" to bright ")}` }));
     else if (probabilities) parts.push(bars(port, pick(value, index), declared));
     else parts.push(make("figure", {}, make("figcaption", { textContent: title(port) }), make("pre", { textContent: line(how, value) })));
     if (how.shown === "codes" || (how.codec === "floats" && !probabilities))

@@ -92,6 +92,33 @@ export function drawTokens(canvas, { shape: [, rows, columns], data }, index = 0
   }
 }
 
+// From the smallest value of a map to its largest: five of matplotlib's viridis.
+const COLOURS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+
+/** The smallest and the largest finite value of a batch of maps. */
+export function rangeOf({ data }) {
+  let low = Infinity, high = -Infinity;
+  for (const value of data) if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
+  return low > high ? [0, 0] : [low, high];
+}
+
+/** Draws one map of a batch, float32 [batch, height, width] or with channels, which are drawn side by side. */
+export function drawMap(canvas, maps, index = 0) {
+  const [, height, width, channels = 1] = maps.shape, [low, high] = rangeOf(maps), start = index * height * width * channels;
+  size(canvas, width * channels, height);
+  const pixels = new ImageData(width * channels, height);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width * channels; x++) {
+      const value = maps.data[start + (y * width + (x % width)) * channels + Math.floor(x / width)];
+      const at = Number.isFinite(value) ? ((value - low) / (high - low || 1)) * (COLOURS.length - 1) : 0;
+      const below = Math.min(Math.floor(at), COLOURS.length - 2), part = at - below;
+      const colour = COLOURS[below].map((c, i) => Math.round(c + part * (COLOURS[below + 1][i] - c)));
+      pixels.data.set([...colour, 255], 4 * (y * width * channels + x));
+    }
+  }
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
 function size(canvas, width, height) {
   Object.assign(canvas, { width, height });
   canvas.classList.toggle("pixels", Math.max(width, height) < 160); // small pictures are shown with sharp pixels
