@@ -64,7 +64,7 @@ class Blobs:
         path = self.path(sha256)
         try:
             if stat.S_ISLNK(os.lstat(path).st_mode):
-                link = os.readlink(path)
+                link = str(path.readlink())
                 if not _LINK.fullmatch(link):
                     return None
                 path = self.folder.parent / link.removeprefix("../")
@@ -160,8 +160,8 @@ class Blobs:
         return replaced
 
     def _spare(self, sha256: str, file: Path) -> int | None:
-        """How many bytes are freed if a link to a view's file replaces the blob; 0 if the blob is already a link, but to
-        a file that is gone. None: that is not to be done."""
+        """How many bytes are freed if a link to a view's file replaces the blob; 0 if the blob is a link to a file that
+        is gone. None: it stays as it is."""
         blob = self.path(sha256)
         try:
             one, other = os.lstat(blob), os.lstat(file)
