@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 
 ROOT = 0
 NOW = -1  # the modification time of what the command wrote
-Tree = dict[str, tuple[bytes, int] | None]  # relative path: contents and modification time; None for a folder
+Contents = tuple[bytes, int] | str | None  # bytes and modification time; where a link leads to; None for a folder
+Tree = dict[str, Contents]  # by relative path
 Names = dict[tuple[int, str], int | None]  # of a node in a folder; None: no longer there
 
 
@@ -81,8 +82,11 @@ def record(
     ours, theirs = trace.tree(len(trace.steps)), tree_of(root)
     assert ours.keys() == theirs.keys(), "an operation on names was not recorded"
     for name, contents in ours.items():
-        data, time = contents or (None, NOW)
-        assert (theirs[name] or (None,))[0] == data, f"a change of {name} was not recorded"
+        if not isinstance(contents, tuple):
+            assert theirs[name] == contents, f"a change of {name} was not recorded"
+            continue
+        data, time = contents
+        assert theirs[name][0] == data, f"a change of {name} was not recorded"
         assert time == NOW or theirs[name] == contents, f"the time of {name} was not recorded"
     return trace
 
@@ -98,10 +102,13 @@ def _read(log: bytes) -> Iterator[tuple[list[str], bytes]]:
 
 
 def tree_of(root: Path) -> Tree:
-    return {
-        str(path.relative_to(root)): None if path.is_dir() else (path.read_bytes(), int(path.stat().st_mtime))
-        for path in root.rglob("*")
-    }
+    return {str(path.relative_to(root)): contents_of(path) for path in root.rglob("*")}
+
+
+def contents_of(path: Path) -> Contents:
+    if path.is_symlink():
+        return str(path.readlink())
+    return None if path.is_dir() else (path.read_bytes(), int(path.stat().st_mtime))
 
 
 class _Disk:
@@ -110,13 +117,13 @@ class _Disk:
     def __init__(self, root: Path):
         self.root = root
         self.nodes = {root.stat().st_ino: ROOT}
-        self.contents: dict[int, tuple[bytes, int] | None] = {ROOT: None}
+        self.contents: dict[int, Contents] = {ROOT: None}
         self.names: Names = {}
         for path in sorted(root.rglob("*")):
             inode = path.lstat().st_ino
             if inode not in self.nodes:
                 node = self.nodes[inode] = len(self.nodes)
-                self.contents[node] = None if path.is_dir() else (path.read_bytes(), int(path.stat().st_mtime))
+                self.contents[node] = contents_of(path)
             self.names[self.nodes[path.parent.stat().st_ino], path.name] = self.nodes[inode]
 
 
@@ -148,6 +155,10 @@ class Trace:
             case (("create" | "mkdir"), [inode, path]):
                 node = nodes[int(inode)] = next(fresh)
                 self.contents[node] = None if call == "mkdir" else (b"", NOW)
+                return Change({place(path): node}, path=path)
+            case "symlink", [inode, target, path]:
+                node = nodes[int(inode)] = next(fresh)
+                self.contents[node] = target
                 return Change({place(path): node}, path=path)
             case "unlink", [_, path]:
                 return Change({place(path): None}, path=path)
@@ -194,7 +205,9 @@ class Trace:
             folder, prefix = waiting.pop()
             for name, node in children.get(folder, []):
                 contents = self.contents[node]
-                tree[prefix + name] = contents and _edited(*contents, edits.get(node, []))
+                tree[prefix + name] = (
+                    _edited(*contents, edits.get(node, [])) if isinstance(contents, tuple) else contents
+                )
                 if contents is None:
                     waiting.append((node, f"{prefix}{name}/"))
         return dict(sorted(tree.items()))
@@ -247,6 +260,8 @@ def write_tree(tree: Tree, root: Path) -> None:
         path = root / name
         if contents is None:
             path.mkdir()
+        elif isinstance(contents, str):
+            path.symlink_to(contents)
         else:
             path.write_bytes(contents[0])
             if contents[1] != NOW:

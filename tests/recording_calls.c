@@ -187,6 +187,21 @@ int link(const char *old, const char *new) {
     int from_folder = AT_FDCWD, to_folder = AT_FDCWD;
     PATHS(REAL(link)(old, new), "link")
 }
+static int symlinked(int done, const char *target, const char *path) {
+    char line[5 * PATH_MAX];
+    if (done || !inside(path)) return done;
+    snprintf(line, sizeof line, "symlink\t%lu\t%s\t%s\n", inode_of(path), target, path);
+    record(line, "", 0);
+    return done;
+}
+int symlinkat(const char *target, int folder, const char *path) {
+    char buffer[2 * PATH_MAX];
+    return symlinked(REAL(symlinkat)(target, folder, path), target, full(buffer, folder, path));
+}
+int symlink(const char *target, const char *path) {
+    char buffer[2 * PATH_MAX];
+    return symlinked(REAL(symlink)(target, path), target, full(buffer, AT_FDCWD, path));
+}
 int unlinkat(int folder, const char *path, int flags) {
     char buffer[2 * PATH_MAX];
     const char *whole = full(buffer, folder, path);

@@ -108,19 +108,14 @@ def test_copied_store_whose_times_changed_still_works(store, local, tmp_path):
 # --- Removing ---------------------------------------------------------------------------------------------------------
 
 
-def on_disk(name: str, size: int) -> int:
-    """Bytes of a file in the store without reflinks: weights lie there twice, as blob and in the view."""
-    return size * (2 if name.endswith(".safetensors") else 1)
-
-
 def test_remove_frees_what_no_other_model_needs(store, local):
     one, two = store.pull(Entry(local.registry, "tiny", 1)), store.pull(local)
     shared = {"README.md", "double.onnx"}
     freed = remove(store, one)
     files = Entry(local.registry, "tiny", 1).files
-    assert freed == sum(on_disk(name, file.size) for name, file in files.items() if name not in shared)
+    assert freed == sum(file.size for name, file in files.items() if name not in shared)
     assert store.installed() == [two] and store.verify(two) == []
-    assert remove(store, two) == sum(on_disk(name, file.size) for name, file in local.files.items())
+    assert remove(store, two) == local.size
     assert store.installed() == [] and tree(store.blobs.folder) == {} and list(store.views.iterdir()) == []
 
 
@@ -129,7 +124,7 @@ def test_model_of_two_registries_stays_until_both_are_removed(store, local):
     first, second = store.pull(local), store.pull(other)
     assert remove(store, first) == 0
     assert store.installed() == [second] and store.verify(second) == []
-    assert remove(store, second) == sum(on_disk(name, file.size) for name, file in local.files.items())
+    assert remove(store, second) == local.size
 
 
 def test_prune_removes_what_is_not_needed_and_nothing_else(store, local, monkeypatch):

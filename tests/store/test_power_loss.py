@@ -23,6 +23,7 @@ from zoo.formats.fields import compare_files, digest_of
 from zoo.formats.reference import Reference
 from zoo.names import MANIFEST
 from zoo.store import check_apart as apart
+from zoo.store.blobs import Blobs
 from zoo.store.store import Store
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,14 @@ def lab(tmp_path_factory) -> Path:
     """A registry with `tiny` 1 and 2, and the bundles next to it."""
     root = tmp_path_factory.mktemp("lab")
     bundles = [tiny.bundle(root / f"{version}", version=version, seed=version) for version in (1, 2)]
+    return tiny.registry(root / "registry", *bundles)
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory) -> Path:
+    """A registry with `tiny` 1 and 2, which have the same weights."""
+    root = tmp_path_factory.mktemp("twins")
+    bundles = [tiny.bundle(root / f"{version}", version=version) for version in (1, 2)]
     return tiny.registry(root / "registry", *bundles)
 
 
@@ -123,8 +132,14 @@ def entry(lab: Path, version: int) -> registries.Entry:
     return registries.resolve(Reference("tiny", version=version), [registries.read(lab, "lab")])
 
 
-def store_with(*versions: int, lab: Path, always: tuple[int, ...] = (), never: tuple[int, ...] = ()) -> Check:
-    """Whatever is visible is right, `always` is visible, and once it is acknowledged, `versions` but not `never`."""
+def store_with(
+    *versions: int, lab: Path, always: tuple[int, ...] = (), never: tuple[int, ...] = (), removes: bool = False
+) -> Check:
+    """Whatever is visible is right, `always` is visible, and once it is acknowledged, `versions` but not `never`.
+
+    Args:
+        removes: the command removes views, which may have the only copy of a blob; otherwise none is lost.
+    """
     turn = itertools.count()
 
     def check(folder: Path, acknowledged: bool) -> None:
@@ -133,7 +148,8 @@ def store_with(*versions: int, lab: Path, always: tuple[int, ...] = (), never: t
         for installed in visible:
             assert store.verify(installed) == [] and store.find(Reference("tiny", version=installed.version))
         for blob in store.blobs.folder.glob("*"):
-            assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
+            gone = removes and store.blobs.find(blob.name) is None
+            assert gone or hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
         there = {installed.version for installed in visible}
         assert there >= {*always, *(versions if acknowledged else ())}
         assert not (acknowledged and there & {*never})
@@ -147,6 +163,25 @@ def test_pull_into_no_store(recorded, lab, work):
     shutil.copytree(lab, work / "lab")
     trace = recorded(*ZOO, "pull", "tiny:1", "--registry", work / "lab")
     assert_survives(trace, store_with(1, lab=lab))
+
+
+def test_pull_that_is_killed_fetches_nothing_twice(recorded, lab, work, tmp_path):
+    """At no moment are there fewer of the model's bytes than before."""
+    shutil.copytree(lab, work / "lab")
+    trace = recorded(*ZOO, "pull", "tiny:1", "--registry", work / "lab")
+    missing = []
+    for cut in range(len(trace.steps) + 1):
+        (folder := tmp_path / "cuts" / f"{cut}").mkdir(parents=True)
+        write_tree(trace.tree(cut), folder)
+        blobs = Store(folder / "home").blobs
+        missing.append(sum(blobs.missing(file.sha256, file.size) for file in entry(lab, 1).files.values()))
+    assert missing == sorted(missing, reverse=True) and missing[-1] == 0
+
+
+def test_pull_of_weights_that_another_version_has(recorded, twins, work):
+    Store(work / "home").pull(entry(twins, 1))
+    trace = recorded(*ZOO, "pull", "tiny:2", "--registry", twins)
+    assert_survives(trace, store_with(2, lab=twins, always=(1,)))
 
 
 def test_pull_after_a_killed_one(recorded, lab, work):
@@ -185,7 +220,18 @@ def test_rm(recorded, lab, work):
     for version in (1, 2):
         store.pull(entry(lab, version))
     trace = recorded(*ZOO, "rm", "lab/tiny:1")
-    assert_survives(trace, store_with(lab=lab, always=(2,), never=(1,)), files=False)
+    assert_survives(trace, store_with(lab=lab, always=(2,), never=(1,), removes=True), files=False)
+
+
+def test_rm_of_the_only_copy_of_weights_that_another_model_has_too(recorded, twins, work):
+    store = Store(work / "home")
+    for version in (1, 2):
+        store.pull(entry(twins, version))
+    sha256 = entry(twins, 1).files["model.safetensors"].sha256
+    assert store.blobs.find(sha256) == store.view(entry(twins, 1).digest) / "model.safetensors"
+    trace = recorded(*ZOO, "rm", "lab/tiny:1")
+    assert store.blobs.find(sha256) == store.view(entry(twins, 2).digest) / "model.safetensors"
+    assert_survives(trace, store_with(lab=twins, always=(2,), never=(1,), removes=True), files=False)
 
 
 def test_rm_of_a_model_that_another_registry_has_too(recorded, lab, work):
@@ -211,7 +257,35 @@ def test_prune(recorded, lab, work):
         store.pull(entry(lab, version))
     (store.refs / "lab" / "tiny" / "1").unlink()
     trace = recorded(sys.executable, "-c", PRUNE_ALL)
-    assert problems(trace, store_with(lab=lab, always=(2,))) == []
+    assert problems(trace, store_with(lab=lab, always=(2,), removes=True)) == []
+
+
+def test_prune_of_second_copies(recorded, lab, work, monkeypatch):
+    """Of a store that an older zoo has written."""
+    store = Store(work / "home")
+    with monkeypatch.context() as older:
+        older.setattr(Blobs, "keep_once", lambda *_: {})
+        for version in (1, 2):
+            store.pull(entry(lab, version))
+    trace = recorded(*ZOO, "prune")
+    assert sum(blob.is_symlink() for blob in store.blobs.folder.iterdir()) == 4  # weights and golden cases
+    assert problems(trace, store_with(lab=lab, always=(1, 2))) == []
+
+
+def test_prune_after_a_pull_that_was_killed_before_it_synced_its_view(recorded, lab, work):
+    """The view's name may be lost with the power, so it must not have the only copy yet."""
+    shutil.copytree(lab, work / "lab")
+    home, wanted = work / "home", entry(lab, 1)
+    view, pull = home / "views" / wanted.digest, ["pull", "tiny:1", "--registry", str(work / "lab")]
+    there = f"pathlib.Path({str(view)!r}).exists()"
+    script = f"import pathlib; from zoo.cli import main; main(['prune'] if {there} else {pull!r})"
+    (number,) = points(recorded(sys.executable, "-c", script), f"/views/{wanted.digest}")
+    shutil.rmtree(home)
+    trace = recorded(sys.executable, "-c", script, killed_after=number)
+    assert Store(home).blobs.path(wanted.files["model.safetensors"].sha256).is_symlink()
+    assert problems(trace, store_with(lab=lab), begin=number) == []
+    unsynced = trace.without_syncs(of_folders=True)
+    assert problems(unsynced, store_with(lab=lab), begin=number, most=1), "a missing sync is not noticed"
 
 
 def test_registry_add(recorded, lab, work):

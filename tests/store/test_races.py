@@ -4,6 +4,7 @@ Not by luck: one side runs step by step, a step being a call of the operating sy
 step the other side runs from beginning to end; for N = 1, 2, … The stepping side goes on after that, or is killed.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -12,14 +13,19 @@ import pytest
 
 from tests import tiny
 from zoo.formats import registry
+from zoo.formats.fields import describe_file
 from zoo.formats.reference import Reference
 from zoo.formats.registry import Entry
+from zoo.store import blobs
 from zoo.store import check_apart as apart
 from zoo.store import prune as prunes
 from zoo.store.prune import prune, remove
 from zoo.store.store import Installed, Store, asides
 
-CALLS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "stat", "lstat", "scandir", "open", "listdir")
+CALLS = (
+    "rename", "replace", "link", "symlink", "unlink", "rmdir", "mkdir", "stat", "lstat", "readlink", "scandir", "open",
+    "listdir",
+)  # fmt: skip
 
 
 class Killed(BaseException):
@@ -31,6 +37,12 @@ def hurry(monkeypatch):
     monkeypatch.setattr(apart, "check_apart", lambda folder: [])
     monkeypatch.setattr(prunes, "YOUNG_SECONDS", 0)
     monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(blobs, "_reflink", unsupported)
+
+
+def unsupported(*_: object) -> None:
+    """As on most file systems: then views have the only copy of weights, which has the most races."""
+    raise OSError(errno.EOPNOTSUPP, "not here")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +50,15 @@ def lab(tmp_path_factory) -> Entry:
     root = tmp_path_factory.mktemp("registry")
     folder = tiny.registry(root / "registry", tiny.bundle(root / "b"))
     return registry.resolve(Reference.parse("tiny"), [registry.read(folder, "lab")])
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory) -> tuple[Entry, Entry]:
+    """Two versions with the same weights."""
+    root = tmp_path_factory.mktemp("twins")
+    folder = tiny.registry(root / "registry", *(tiny.bundle(root / f"{n}", version=n) for n in (1, 2)))
+    known = registry.read(folder, "lab")
+    return Entry(known, "tiny", 1), Entry(known, "tiny", 2)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +110,8 @@ def assert_there(store: Store, entry: Entry, case: object) -> None:
     found = [i for i in store.installed() if (i.registry, i.digest) == (entry.registry.name, entry.digest)]
     assert len(found) == 1, case
     assert store.verify(found[0]) == [], case
+    # ONNX Runtime refuses a loop's weights in a file that has several names.
+    assert {file.lstat().st_nlink for file in found[0].folder.glob("*.safetensors")} == {1}, case
 
 
 def every_step(store: Store, prepare, other, work, *, kill: bool, check) -> int:
@@ -175,6 +198,58 @@ def test_prune_and_removal_beside_a_pull(store, lab, mirror, before, what):
         check=lambda number: assert_there(store, pulled, number),
     )
     assert steps > 5
+
+
+def holder(what: str, store: Store, one: Entry) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Something that happens to the view with the only copy of weights: what must be there before, and the deed."""
+    view = Installed("lab", "tiny", 1, one.digest, store.view(one.digest))
+    return {
+        "rm": (lambda: store.pull(one), lambda: remove(store, view)),
+        "prune": (lambda: orphan_view(store, one), lambda: prune(store, dry_run=False)),
+        "pull": (lambda: None, lambda: store.pull(one)),
+    }[what]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [False, True], ids=["goes on", "is killed"])
+@pytest.mark.parametrize("what", ["rm", "prune", "pull"])
+def test_pull_beside_what_happens_to_the_only_copy_of_its_weights(store, twins, what, kill):
+    """That is interrupted at each of its steps."""
+    one, two = twins
+    before, deed = holder(what, store, one)
+
+    def check(number):
+        assert_there(store, two, number)
+        if what == "pull":
+            store.pull(one)
+        prune(store, dry_run=False)  # clears up what a killed one left
+        assert_there(store, two, f"{number}, then a prune")
+        assert_only_right_blobs(store, number)
+
+    assert every_step(store, before, lambda: store.pull(two), deed, kill=kill, check=check) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["rm", "prune", "pull"])
+def test_what_happens_to_the_only_copy_beside_a_pull_of_the_same_weights(store, twins, what):
+    """The pull is interrupted at each of its steps, and has then acknowledged what it returns."""
+    one, two = twins
+    before, deed = holder(what, store, one)
+
+    def check(number):
+        assert_there(store, two, number)
+        prune(store, dry_run=False)
+        assert_there(store, two, f"{number}, then a prune")
+        assert_only_right_blobs(store, number)
+
+    assert every_step(store, before, deed, lambda: store.pull(two), kill=False, check=check) > 20
+
+
+def assert_only_right_blobs(store: Store, case: object) -> None:
+    """A blob has its bytes, in one place: a second is only where a blob is hard-linked."""
+    for blob in store.blobs.folder.iterdir():
+        assert describe_file(blob).sha256 == blob.name, case
+        assert blob.is_symlink() or blob.lstat().st_nlink > 1, case
 
 
 def test_view_that_is_being_removed_is_still_found(store, lab):

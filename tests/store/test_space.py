@@ -1,4 +1,6 @@
-"""The space that a pull needs: what it will really write, compared with what is free before anything is fetched."""
+"""The space that a pull needs while it runs: what it will write, compared with what is free before anything is fetched.
+
+What it takes in the end is in test_once.py."""
 
 import errno
 import shutil
@@ -13,6 +15,7 @@ from zoo.errors import StoreError
 from zoo.formats.registry import Entry
 from zoo.store import blobs, transport
 from zoo.store import check_apart as apart
+from zoo.store.blobs import Blobs
 from zoo.store.store import MARGIN_BYTES, Store
 from zoo.text import human_bytes
 
@@ -44,7 +47,9 @@ def unsupported(*_):
 
 @pytest.fixture(params=["hard links", "copies"])
 def file_system(request, monkeypatch):
-    """Without reflinks; and without hard links either."""
+    """Without reflinks; and without hard links either. The store stays as it is when it is largest: before links to the
+    view's copies replace the blobs."""
+    monkeypatch.setattr(Blobs, "keep_once", lambda *_: {})
     monkeypatch.setattr(blobs, "_reflink", unsupported)
     if request.param == "copies":
         monkeypatch.setattr(blobs, "_hard_link", unsupported)

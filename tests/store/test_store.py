@@ -35,9 +35,9 @@ def test_pulled_model_is_the_bundle(store, local, folder):
     assert list(store.blobs.ingests.iterdir()) == []
 
 
-def test_files_are_read_only_plain_and_no_symlinks(store, local):
+def test_files_are_read_only_and_those_of_a_view_are_plain(store, local):
     installed = store.pull(local)
-    for path in (*installed.folder.iterdir(), *store.blobs.folder.iterdir()):
+    for path in (*installed.folder.iterdir(), *map(store.blobs.find, (f.sha256 for f in local.files.values()))):
         status = path.lstat()
         assert status.st_mode & 0o777 == 0o444 and not path.is_symlink() and status.st_mtime == blobs.PUBLISHED
 

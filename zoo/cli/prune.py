@@ -11,9 +11,9 @@ from .output import as_json, note, path
 @option("--dry-run", is_flag=True, help="Only print what would be deleted.")
 @option("--json", "json_", is_flag=True, help="Print JSON.")
 def command(dry_run: bool, json_: bool) -> None:
-    """Delete what no model in the store needs: unused files, interrupted pulls, leftovers.
+    """Delete what no model in the store needs: unused files, second copies, interrupted pulls, leftovers.
 
-    Files newer than an hour are kept, since a running pull may need them.
+    Files newer than an hour are kept, since a running pull may need them, unless there is another copy.
 
     \b
     Example:

@@ -4,6 +4,10 @@ The steps follow containerd's content store: an ingest file that belongs to one 
 digest, a link that fails if the name exists, and fsync of the folder. Correctness does not depend on locks; a lock only
 keeps two processes from fetching the same bytes. Every published file has the modification time `PUBLISHED`, so that a
 later change can be detected without hashing.
+
+A view never needs a blob: blobs only save a later pull from fetching the same bytes again. So where the file system has
+no reflinks, and a view has a copy of its own, the blob is replaced by a symbolic link to that copy: the bytes are kept
+once, and are still found by their digest.
 """
 
 import errno
@@ -12,7 +16,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,6 +40,10 @@ CANNOT_LINK = {
 }  # fmt: skip
 
 
+_LINK = re.compile(r"\.\./views/[0-9a-f]{64}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""What the symbolic link of a blob may contain: the only copy of its bytes, in a view."""
+
+
 class Blobs:
     """`blobs/<sha256>`, and `ingest/`, where they are written."""
 
@@ -48,13 +56,29 @@ class Blobs:
             raise IntegrityError(f"'{safe_text(sha256)[:80]}' is not a SHA-256")
         return self.folder / sha256
 
+    def find(self, sha256: str) -> Path | None:
+        """The file that has a blob's bytes: the blob, or the file of a view that its link names. None: there is none.
+
+        A blob's file may have other bytes, if it was damaged; `ensure` makes sure that it is right.
+        """
+        path = self.path(sha256)
+        try:
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                link = str(path.readlink())
+                if not _LINK.fullmatch(link):
+                    return None
+                path = self.folder.parent / link.removeprefix("../")
+            return path if stat.S_ISREG(os.lstat(path).st_mode) else None
+        except OSError:
+            return None
+
     def has(self, sha256: str, size: int) -> bool:
         """Whether the blob exists, judged by its size."""
         try:
-            status = os.lstat(self.path(sha256))
-        except OSError:
+            file = self.find(sha256)
+            return file is not None and os.lstat(file).st_size == size
+        except OSError:  # removed in the meantime
             return False
-        return stat.S_ISREG(status.st_mode) and status.st_size == size
 
     def missing(self, sha256: str, size: int) -> int:
         """Bytes still to fetch: none if the blob exists, fewer if a download was interrupted."""
@@ -87,6 +111,79 @@ class Blobs:
             ):
                 raise IntegrityError(wrong)
 
+    def place(self, sha256: str, target: Path, *, hard_link: bool = True) -> None:
+        """A blob's bytes at `target`, read-only: shared by reflink, else by hard link, else copied.
+
+        Args:
+            hard_link: whether the file may have several names. The file of a view that is the only copy never gets
+                another one.
+
+        Raises:
+            FileNotFoundError: the blob is gone.
+        """
+        source = self.find(sha256)
+        if source is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path(sha256)))
+        may_link = hard_link and source == self.path(sha256)
+        for way in (_reflink, _hard_link, _copy) if may_link else (_reflink, _copy):
+            try:
+                return way(source, target)
+            except OSError as e:
+                if way is _copy or e.errno not in CANNOT_LINK:
+                    raise
+
+    def keep_once(self, files: Iterable[tuple[str, Path]], *, dry_run: bool = False) -> dict[Path, int]:
+        """Replaces blobs of which a view has a copy of its own by links to that copy, which is hashed first.
+
+        A reflink takes no space, so nothing is done where they work. An error of the file system (some have no symbolic
+        links) leaves the blob as it is.
+
+        Args:
+            files: digests, and files `views/<digest>/<name>` that have these bytes and are durable under this name.
+            dry_run: only look.
+
+        Returns:
+            The blobs that were replaced, and how many bytes that freed.
+        """
+        spare = {(sha256, file): size for sha256, file in files if (size := self._spare(sha256, file)) is not None}
+        if not spare or self.can_share()[0]:
+            return {}
+        replaced = {}
+        for (sha256, file), size in spare.items():
+            with suppress(OSError):
+                if describe_file(file).sha256 != sha256:
+                    continue
+                if not dry_run:
+                    self._replace_by_link(sha256, file)
+                if size:
+                    replaced[self.path(sha256)] = size
+        return replaced
+
+    def _spare(self, sha256: str, file: Path) -> int | None:
+        """How many bytes are freed if a link to a view's file replaces the blob; 0 if the blob is a link to a file that
+        is gone. None: it stays as it is."""
+        blob = self.path(sha256)
+        try:
+            one, other = os.lstat(blob), os.lstat(file)
+        except OSError:
+            return None
+        if not (stat.S_ISREG(other.st_mode) and _LINK.fullmatch(_link_to(file))):
+            return None
+        if stat.S_ISLNK(one.st_mode):
+            return 0 if self.find(sha256) is None else None
+        # With a second name, the blob is already shared with a view.
+        return one.st_size if stat.S_ISREG(one.st_mode) and one.st_nlink == 1 else None
+
+    def _replace_by_link(self, sha256: str, file: Path) -> None:
+        import secrets
+
+        link = self.ingests / f"link.{secrets.token_hex(8)}"
+        link.symlink_to(_link_to(file))
+        try:
+            link.replace(self.path(sha256))
+        finally:
+            link.unlink(missing_ok=True)
+
     def can_share(self) -> tuple[bool, bool]:
         """Whether a view's file can be a reflink, and whether it can be a hard link, of its blob: tried with a small
         file, since file systems do not say. False too if nothing can be written."""
@@ -109,8 +206,9 @@ class Blobs:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _is_right(self, sha256: str, size: int) -> bool:
+        file = self.find(sha256) if self.has(sha256, size) else None
         try:
-            return self.has(sha256, size) and describe_file(self.path(sha256)).sha256 == sha256
+            return file is not None and describe_file(file).sha256 == sha256
         except FileNotFoundError:
             return False
 
@@ -264,21 +362,9 @@ def publish(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def place(blob: Path, target: Path, *, hard_link: bool = True) -> None:
-    """The blob's bytes at `target`, read-only: shared by reflink, else by hard link, else copied.
-
-    Args:
-        hard_link: whether the file may have several names.
-
-    Raises:
-        FileNotFoundError: the blob is gone.
-    """
-    for way in (_reflink, _hard_link, _copy) if hard_link else (_reflink, _copy):
-        try:
-            return way(blob, target)
-        except OSError as e:
-            if way is _copy or e.errno not in CANNOT_LINK:
-                raise
+def _link_to(file: Path) -> str:
+    """The contents of a blob's link to a file of a view."""
+    return f"../views/{file.parent.name}/{file.name}"
 
 
 def _works(way: Callable[[Path, Path], object], blob: Path, target: Path) -> bool:
@@ -298,6 +384,9 @@ def _reflink(blob: Path, target: Path) -> None:
 
 def _hard_link(blob: Path, target: Path) -> None:
     target.hardlink_to(blob)
+    if target.is_symlink():  # which the blob has just become
+        target.unlink()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(blob))
 
 
 def _copy(blob: Path, target: Path) -> None:

@@ -42,13 +42,16 @@ def remove(store: Store, installed: Installed) -> int:
         sync_folder(ref.parent)
         if store.names(installed.digest):
             return 0
-        unneeded = [installed.folder]
         manifest, _ = store.read_manifest(installed)
-        if manifest:  # otherwise its files are unknown, and `prune` finds them
-            others = [folder for folder in _view_folders(store) if folder != installed.folder]
-            digests = {installed.digest, *(f.sha256 for f in manifest.files.values())}
-            unneeded += map(store.blobs.path, digests - _needed_blobs(store, others))
-        return _remove_all(store, unneeded).bytes
+        if manifest is None:  # its files are unknown, and `prune` finds them
+            return _remove_all(store, [installed.folder]).bytes
+        needed = _needed_blobs([folder for folder in _view_folders(store) if folder != installed.folder])
+        digests = {installed.digest, *(f.sha256 for f in manifest.files.values())}
+        unneeded = map(store.blobs.path, digests - needed.keys())
+        freed = _remove_all(store, [installed.folder, *unneeded]).bytes
+        # The view may have had the only copy of files that another view has too.
+        kept = store.blobs.keep_once((sha256, needed[sha256]) for sha256 in digests & needed.keys())
+        return freed + sum(kept.values())
 
 
 def forget(store: Store, registry: str) -> None:
@@ -59,9 +62,10 @@ def forget(store: Store, registry: str) -> None:
 
 
 def prune(store: Store, *, dry_run: bool) -> Pruned:
-    """Removes blobs that no model needs, views without references and vice versa, and interrupted downloads.
+    """Removes blobs that no model needs, or that a view has a copy of, views without references and vice versa, and
+    interrupted downloads.
 
-    Anything newer than an hour is kept: it may belong to a running pull.
+    Anything newer than an hour is kept, as it may belong to a running pull, but for blobs of which there is a copy.
     """
     with storage(store.root):
         if not dry_run:
@@ -69,7 +73,17 @@ def prune(store: Store, *, dry_run: bool) -> Pruned:
                 if store.names(origin(folder).name):  # a removal was killed before it put it back
                     store.remove_view(folder)
         unneeded = list(_unneeded(store))
-        return _pruned(store, unneeded, _freed(unneeded)) if dry_run else _remove_all(store, unneeded)
+        pruned = _pruned(store, unneeded, _freed(unneeded)) if dry_run else _remove_all(store, unneeded)
+        twice = _keep_once(store, [f for f in _view_folders(store) if f not in unneeded], dry_run=dry_run)
+        return Pruned(tuple(sorted(pruned.paths + twice.paths)), pruned.bytes + twice.bytes)
+
+
+def _keep_once(store: Store, folders: list[Path], *, dry_run: bool) -> Pruned:
+    """Removes the second copies that older versions of zoo kept, and those that a pull left that was killed."""
+    if store.views.is_dir() and not dry_run:
+        sync_folder(store.views)  # such a pull may not have done it
+    kept = store.blobs.keep_once(_needed_blobs(folders).items(), dry_run=dry_run)
+    return _pruned(store, list(kept), sum(kept.values()))
 
 
 def _remove_all(store: Store, paths: list[Path]) -> Pruned:
@@ -98,7 +112,7 @@ def _unneeded(store: Store) -> Iterator[Path]:
     folders = _view_folders(store)
     orphans = [f for f in folders if origin(f).name not in digests and _is_old(f)]
     yield from orphans
-    needed = _needed_blobs(store, [f for f in folders if f not in orphans])
+    needed = _needed_blobs([f for f in folders if f not in orphans])
     for path in _children(store.blobs.folder):
         if path.name not in needed and _is_old(path):
             yield path
@@ -114,15 +128,17 @@ def _view_folders(store: Store) -> list[Path]:
     return _children(store.views)
 
 
-def _needed_blobs(store: Store, folders: list[Path]) -> set[str]:
-    needed = set()
+def _needed_blobs(folders: list[Path]) -> dict[str, Path]:
+    """The digests of the files of views, and for each the path of one such file."""
+    needed = {}
     for folder in folders:
         try:
             data = (folder / MANIFEST).read_bytes()
             manifest = manifests.parse(data, str(folder))
         except (OSError, InvalidFileError):
             continue
-        needed |= {digest_of(data), *(f.sha256 for f in manifest.files.values())}
+        needed |= {digest_of(data): folder / MANIFEST}
+        needed |= {file.sha256: folder / name for name, file in manifest.files.items()}
     return needed
 
 

@@ -1,7 +1,7 @@
 """The store of pulled models: complete, checked, readable without network and without writes.
 
-blobs/<sha256>                       files by digest, read-only (blobs.py)
-views/<digest of model.yaml>/        a bundle's folder, made of reflinks, else hard links (weights: copies)
+blobs/<sha256>                       files by digest, read-only, or a link to the only copy, in a view (blobs.py)
+views/<digest of model.yaml>/        a bundle's folder, made of reflinks, else hard links (weights: their only copy)
 views/.aside-<digest>-<token>/       a view that is being removed, until it is certain that no pull has just named it
 refs/<registry>/<name>/<version>     the digest; written last: from then on the model is visible
 seen/<registry>/<name>/<version>     the digest that this client first saw; stays when the model is removed
@@ -29,7 +29,7 @@ from ..names import MANIFEST, NAME
 from ..system.files import make_folder, replace_folder, sync_folder, sync_folders
 from ..system.places import home
 from ..text import human_bytes, safe_text, warn
-from .blobs import PUBLISHED, Blobs, place, publish
+from .blobs import PUBLISHED, Blobs, publish
 
 if TYPE_CHECKING:
     from ..formats.manifest import Manifest  # at run time only when one is read: an empty store needs no contract
@@ -164,7 +164,8 @@ class Store:
             self._refuse_other_digest(entry)
             for attempt in range(PULL_ATTEMPTS):
                 try:
-                    if self._is_whole(installed):
+                    shown = self._is_whole(installed)
+                    if shown:
                         self._check_shown(entry, installed)
                     else:
                         self._fetch_and_show(entry, installed, on_bytes)
@@ -174,6 +175,10 @@ class Store:
                         # Also here: the same goes for these folders.
                         sync_folders(self._ref(entry, kind).parent.parent, self.root)
                     installed.folder.stat()  # a removal that has not seen the reference may have taken it
+                    if not shown:  # only now, since the view is durable and named
+                        self.blobs.keep_once(
+                            (file.sha256, installed.folder / name) for name, file in entry.files.items()
+                        )
                     return installed
                 except FileNotFoundError:  # or a blob
                     if attempt + 1 == PULL_ATTEMPTS:
@@ -226,7 +231,7 @@ class Store:
         temporary = Path(tempfile.mkdtemp(dir=self.views, prefix="."))
         try:
             for name in (*manifest.files, MANIFEST):
-                place(self.blobs.path(entry.files[name].sha256), temporary / name, hard_link=may_link(name))
+                self.blobs.place(entry.files[name].sha256, temporary / name, hard_link=may_link(name))
             if unsafe := check_apart(temporary):
                 raise InvalidFileError(f"{entry} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
             temporary.chmod(0o755)
