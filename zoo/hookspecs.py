@@ -63,6 +63,7 @@ CHANGES = {
         "Trainer.validate and Trainer.accumulates, both optional: held-out losses, batches in parts",
         "TrainingSettings.accumulate, and zoo.build.optim.parts_of",
         "the kind text and Port.examples; the module zoo.build.tokenizers",
+        "Target.single_files: graphs on their own, with sizes and values that the user fixes",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -231,6 +232,9 @@ class Target:
     parts: bool = False  # also ship those parts, for hosts that run the loop themselves
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights are
     half: bool = False  # `--precision fp16` computes in half precision there; otherwise it only stores weights in it
+    single_files: bool = (
+        False  # one self-contained <task>.onnx each, plain; takes --shape, --constant, --opset, --no-loop
+    )
     int64_bits: Literal[32, 64] = 64  # 32: it truncates 64-bit integers; tasks take noise, not a seed: docs/targets.md
 
 
