@@ -66,6 +66,7 @@ CHANGES = {
         "Target.installed: dependencies that a host's tools put next to it",
         "Keys.move_tensor(more=…): an embedding with more rows; Keys.finish takes patterns for unused names",
         "the kind of port map: float maps, kept as .npy and shown as pictures",
+        "Target.single_files: graphs on their own, with sizes and values that the user fixes",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -235,6 +236,7 @@ class Target:
     parts: bool = False  # also ship those parts, for hosts that run the loop themselves
     initializers: Literal["inside", "outside"] = "inside"  # where a loop's own weights are
     half: bool = False  # `--precision fp16` computes in half precision there; otherwise it only stores weights in it
+    single_files: bool = False  # one self-contained <task>.onnx each; takes --shape, --constant, --opset, --no-loop
     int64_bits: Literal[32, 64] = 64  # 32: it truncates 64-bit integers; tasks take noise, not a seed: docs/targets.md
     installed: tuple[str, ...] = ()  # what its own tools put next to the host, as `node_modules`: never compared or run
 

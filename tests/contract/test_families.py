@@ -3,8 +3,10 @@
 import tomllib
 from pathlib import Path
 
+import onnx
 import pytest
 
+from tests.graph.test_plain import unusual
 from zoo import plugins
 from zoo.plugins.finding import reserved_names
 
@@ -31,3 +33,12 @@ def test_every_name_of_our_plugins_is_reserved():
 @pytest.mark.zoo(*FAMILIES)
 def test_a_family_keeps_the_contract(zoo_check):
     zoo_check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_graphs_of_a_family_are_plain(family, _zoo_examination):
+    """What other stacks, and tools that rewrite graphs, read wrongly or not at all: `zoo.graph.plain`."""
+    bundle = _zoo_examination(family).subject.bundle
+    found = {path.name: unusual(onnx.load(path, load_external_data=False)) for path in bundle.glob("*.onnx")}
+    assert found and not any(found.values()), found

@@ -24,6 +24,7 @@ from torch.onnx._internal.exporter import _registration
 from torch.onnx.errors import OnnxExporterError
 
 from ..errors import ExportError, ZooError
+from ..graph.plain import make_plain
 from ..graph.walk import graphs_of
 from ..hookspecs import Port, Task
 from ..text import one_line
@@ -71,6 +72,7 @@ def export_task(
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "zoo", version_of("torch")
     proto.graph.name = name
+    make_plain(proto)
     for graph in graphs_of(proto.graph):
         # The tracer's own names for sizes, which every runtime infers again. In a loop's body, where the tracer gives a
         # size one name for every source, they kept ONNX Runtime from computing in place, which took 1.5 times the

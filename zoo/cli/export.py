@@ -37,12 +37,17 @@ if TYPE_CHECKING:
 )
 @option("--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10.")
 @option("--accept-loss", is_flag=True, help="Export even if a metric gets worse by more than 2 % or 2 points.")
+@option("--shape", multiple=True, metavar="DIMENSION=N,…", help="For onnx: fix sizes, e.g. batch=1,height=28,width=28.")
+@option("--constant", "constants", multiple=True, metavar="PORT=VALUE", help="For onnx: fix an input, e.g. steps=20.")
+@option("--opset", type=number(17, 18), help="For onnx: the graphs' opset, where they have a form in it.")
+@option("--no-loop", is_flag=True, help="For onnx: no loop and no noise in graphs; a host draws the noise and loops.")
 @option("--force", is_flag=True, help="Replace an existing export.")
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 @option("--json", "json_", is_flag=True, help="Print the report as JSON.")
 def command(
-    model: str, target: str, out: Path, tasks: tuple[str, ...], precision: str, accept_loss: bool, force: bool,
+    model: str, target: str, out: Path, tasks: tuple[str, ...], precision: str, accept_loss: bool,
+    shape: tuple[str, ...], constants: tuple[str, ...], opset: int | None, no_loop: bool, force: bool,
     isolated: bool | None, registries: tuple[str, ...], json_: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Write a folder with MODEL that runs in another stack and checks itself against the golden cases.
@@ -57,16 +62,19 @@ def command(
       zoo export vqvae-fashion --target python -o vqvae-python/
       python vqvae-python/run.py verify
       zoo export vqvae-fashion --target node -o small/ --precision int8 --data fashion-mnist/
+      zoo export ddpm-fashion --target onnx -o graphs/ --no-loop --shape batch=1 --constant steps=20
     """
     from ..ship.export import check_out, export, find_target
+    from ..ship.fixing import choices_from
     from .run import locate_with_progress
 
     check_out(out, force)
     half = find_target(target)[1].half
     bundle = locate_with_progress(model, registries, isolated, prepares=False)
+    choices = choices_from(shape, constants, opset, not no_loop, bundle.manifest)
     again = _command_line(bundle, target, precision, accept_loss, options)
     with _in_precision(bundle, precision, half, accept_loss, again, isolated, options) as (lighter, cost):
-        written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost)
+        written, reports = export(lighter, target, out, tasks=tasks, force=force, cost=cost, choices=choices)
     if json_:
         as_json(written)
     else:

@@ -1,11 +1,12 @@
-"""Moves weights out of the loops that use them, to where some runtimes look for them."""
+"""Small changes of graphs: moves weights out of the loops that use them, where some runtimes look for them, and removes
+what no output needs."""
 
 from collections.abc import Iterable, MutableSequence
 from typing import TypeVar
 
 import onnx
 
-from ..graph.walk import subgraphs
+from ..graph.walk import names_used, subgraphs
 
 T = TypeVar("T")
 
@@ -30,3 +31,22 @@ def refill(field: MutableSequence[T], entries: Iterable[T]) -> None:
     kept = list(entries)
     del field[:]
     field.extend(kept)
+
+
+def remove_unused(graph: onnx.GraphProto) -> None:
+    """Removes the nodes and the initializers that no output needs; inputs stay."""
+    needed, kept = {output.name for output in graph.output}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input, *(names_used(body) for body in subgraphs(node)))
+    refill(graph.node, kept[::-1])
+    refill(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    refill(graph.value_info, [value for value in graph.value_info if value.name in needed])
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy, to change."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

@@ -6,7 +6,7 @@
       golden/       its golden cases as raw little-endian arrays; cases.json describes them
       export.json   target, digests, compatibility report, size and SHA-256 of every file
       LICENSE       the weights' licence
-      …             the target's own files: the host program and README.md
+      …             the target's own files: the host program and README.md; for some, one self-contained graph per task
 
 Targets come from plugins (`zoo.target`); what they have in common is here. docs/targets.md describes the folder.
 """
@@ -14,8 +14,9 @@ Targets come from plugins (`zoo.target`); what they have in common is here. docs
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ..store.locate import Bundle
     from ..system.worker import Worker
     from .compatibility import TaskReport
+    from .fixing import Choices
     from .precision import Cost
 
 MODEL = "model"
@@ -88,6 +90,7 @@ def export(
     tasks: Sequence[str] = (),
     force: bool = False,
     cost: Sequence[Cost] = (),
+    choices: Choices | None = None,
 ) -> tuple[Export, list[TaskReport]]:
     """Writes an export of a model to `out`, or fails and leaves nothing behind.
 
@@ -95,6 +98,7 @@ def export(
         tasks: the names of the tasks to export; empty: all that the target can run.
         force: replace an existing export. Nothing but an export is ever replaced.
         cost: of the bundle's precision, for export.json.
+        choices: for the graphs on their own, for targets that take them (`single_files`); None: nothing is fixed.
 
     Returns:
         export.json, and the report on every task of the bundle, including those that were left out.
@@ -102,20 +106,32 @@ def export(
     Raises:
         ExportError: the target can run none of the tasks, or not one that was requested.
         NotFoundError: no such target or task.
-        UsageError: `out` exists.
+        UsageError: `out` exists, or the target takes no choices.
     """
     from .compatibility import report_on
+    from .fixing import Choices
+    from .single import write_single_files
 
     check_out(out, force)
     loaded, target = find_target(target_name)
+    choices = choices or Choices()
+    if choices and not target.single_files:
+        raise UsageError(f"{target.name} takes graphs as they are; --target onnx can fix sizes, values and the opset")
+    if not choices.loops:
+        target = replace(target, loops=False, int64_bits=32)
     if wrong := manifests.check_files(bundle.folder, bundle.manifest):
         raise IntegrityError(f"{safe_text(bundle.reference)}: {safe_text('; '.join(wrong))}")
     reports = report_on(bundle.folder, bundle.manifest, target, bundle.worker)
     chosen = _choose(bundle.manifest, target, reports, tasks)
     with folder_beside(out) as folder:
-        manifest = _write_model(bundle, folder / MODEL, chosen, target)
+        manifest = _write_model(bundle, folder / MODEL, chosen, target, choices)
         _write_raw_cases(folder, manifest)
         _write_common(folder, manifest)
+        if target.single_files:
+            high = write_single_files(
+                folder / MODEL, manifest, folder, batch=choices.batch, opset=choices.opset, worker=bundle.worker
+            )
+            reports = [_in_opset(report, choices.opset, high) for report in reports]
         common = set(_files(folder))
         _call_writer(loaded, folder, manifest)
         files, plugin = _files(folder), loaded.plugin
@@ -181,31 +197,50 @@ def _choose(manifest: Manifest, target: Target, reports: list[TaskReport], wante
     return chosen
 
 
+def _in_opset(report: TaskReport, opset: int | None, high: Mapping[str, str]) -> TaskReport:
+    """The report on a task whose graph on its own is in a lower opset, or, for the reason in `high`, is not."""
+    if opset is None or opset >= report.opset or not report.runs:
+        return report
+    if report.task not in high:
+        return replace(report, opset=opset)
+    return replace(report, reason="; ".join(filter(None, (report.reason, f"keeps its opset: {high[report.task]}"))))
+
+
 # --- The model --------------------------------------------------------------------------------------------------------
 
 
-def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target) -> Manifest:
+def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target, choices: Choices) -> Manifest:
     """The bundle of the export: the published one byte for byte, if all of it is shipped unchanged."""
     import onnx
 
+    from ..graph.plain import make_plain
     from ..graph.walk import weight_files
     from .bodies import move_out_of_bodies
+    from .fixing import Fixing
     from .noise import take_noise
+    from .single import runner
 
     folder.mkdir()
     before = bundle.manifest
+    models = {n: onnx.load(bundle.folder / graph_file(n), load_external_data=False) for n in chosen}
+    weights = {file for model in models.values() for file in weight_files(model.graph)}
+    kept = {n for n in before.files if n in weights or not n.endswith((".onnx", ".safetensors"))}
+    for name in sorted(kept):
+        shutil.copyfile(bundle.folder / name, folder / name)
     cases = read_cases(bundle.folder / GOLDEN, before)
-    graphs, weights, tasks, changed = {}, set(), {}, len(chosen) < len(before.tasks)
-    for name in chosen:
+    fixing = Fixing(choices, runner(folder, bundle.worker))
+    graphs, tasks, changed = {}, {}, len(chosen) < len(before.tasks)
+    for name, model in models.items():
         data, task = (bundle.folder / graph_file(name)).read_bytes(), _standing_alone(before, name, chosen)
-        model = onnx.load_model_from_string(data)
         if draws := target.int64_bits < 64 and seeds_of(task.inputs):
             model, task, cases[name] = take_noise(model, task, cases[name], bundle.worker)
         if target.initializers == "outside":
             move_out_of_bodies(model.graph)
-        if draws or target.initializers == "outside":
+        if target.single_files:
+            model, task, cases[name] = fixing.fix(model, task, cases[name])
+            make_plain(model)
+        if draws or target.initializers == "outside" or target.single_files:
             data, changed = model.SerializeToString(deterministic=True), True
-        weights |= weight_files(model.graph)
         graphs[graph_file(name)], tasks[name] = data, task
     if not changed:
         for name in (*before.files, MANIFEST):
@@ -214,9 +249,6 @@ def _write_model(bundle: Bundle, folder: Path, chosen: list[str], target: Target
     for name, data in graphs.items():
         (folder / name).write_bytes(data)
     write_cases(folder / GOLDEN, {name: cases[name] for name in chosen})
-    kept = {n for n in before.files if n in weights or not n.endswith((".onnx", ".safetensors"))}
-    for name in sorted(kept):
-        shutil.copyfile(bundle.folder / name, folder / name)
     manifest = msgspec.structs.replace(
         before,
         tasks=tasks,
@@ -346,6 +378,8 @@ def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
     These include files that it does not write, since a host may load files next to it. They do not include pictures and
     arrays, which the host's own commands leave there and which are not code, nor what `run_host` leaves out.
     """
+    from .single import choices_in, write_single_files
+
     target = loaded.call("describe_target", TargetRequest(target=loaded.name))
     manifest = manifests.read(folder / MODEL)
     with TemporaryDirectory(prefix="zoo-export-") as name:
@@ -353,6 +387,9 @@ def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
         shutil.copytree(folder / MODEL, again / MODEL)
         shutil.copytree(folder / "golden", again / "golden")
         _write_common(again, manifest)
+        if loaded.call("describe_target", TargetRequest(target=loaded.name)).single_files:
+            batch, opset = choices_in(folder, manifest)
+            write_single_files(again / MODEL, manifest, again, batch=batch, opset=opset)
         _call_writer(loaded, again, manifest)
         ours, theirs = _files(again), _files(folder)
         names = [n for n in ours | theirs if n in ours or not n.endswith((".png", ".npy"))]

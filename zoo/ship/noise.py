@@ -26,7 +26,7 @@ from ..noise import DRAW
 from ..ports.seed import seeds_of
 from ..ports.tensor import Tensor
 from ..run.isolated import opener
-from .bodies import refill
+from .bodies import copied, refill, remove_unused
 
 if TYPE_CHECKING:
     from ..system.worker import Worker
@@ -53,7 +53,7 @@ def take_noise(
         raise ExportError("the task has several seeds")
     if NOISE in _names(model.graph):
         raise ExportError(f"its graph already has a value called {NOISE}")
-    cut = _copy(model)
+    cut = copied(model)
     _count_the_noise(cut, seed)
     if any(seed in names_used(body) for node in cut.graph.node for body in subgraphs(node)):
         raise ExportError("a loop draws it")
@@ -61,7 +61,7 @@ def take_noise(
     if not found:
         raise ExportError("what depends on the seed is not the noise of docs/noise.md, stream 0")
     for value, port in found:
-        rest = _copy(cut)
+        rest = copied(cut)
         _cut_at(rest.graph, value, seed, port)
         if seed not in names_used(rest.graph):
             return rest, _in_place(task, seed, port), [_with_noise(case, seed, port) for case in cases]
@@ -72,12 +72,6 @@ def _names(graph: onnx.GraphProto) -> set[str]:
     """Every value of the graph and its subgraphs."""
     ports = {value.name for inner in graphs_of(graph) for value in (*inner.input, *inner.output)}
     return ports.union(*((*node.input, *node.output) for node in nodes_of(graph)))
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _count_the_noise(model: onnx.ModelProto, seed: str) -> None:
@@ -143,9 +137,9 @@ def _evaluate(
     model: onnx.ModelProto, names: list[str], cases: list[Case], worker: Worker | None
 ) -> list[dict[str, np.ndarray]]:
     """Those values for each golden case, computed by our own runtime."""
-    part = _copy(model)
+    part = copied(model)
     refill(part.graph.output, [onnx.ValueInfoProto(name=name) for name in names])
-    _remove_unused(part.graph)
+    remove_unused(part.graph)
     needed = names_used(part.graph)
     refill(part.graph.input, [value for value in part.graph.input if value.name in needed])
     with TemporaryDirectory(prefix="zoo-noise-") as folder:
@@ -175,19 +169,7 @@ def _cut_at(graph: onnx.GraphProto, value: str, seed: str, port: Port) -> None:
     for node in graph.node:
         if value in node.output:
             node.CopyFrom(helper.make_node("Identity", [NOISE], [value]))
-    _remove_unused(graph)
-
-
-def _remove_unused(graph: onnx.GraphProto) -> None:
-    """Removes the nodes and the initializers that no output needs; inputs stay."""
-    needed, kept = {output.name for output in graph.output}, []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input, *(names_used(body) for body in subgraphs(node)))
-    refill(graph.node, kept[::-1])
-    refill(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-    refill(graph.value_info, [value for value in graph.value_info if value.name in needed])
+    remove_unused(graph)
 
 
 def _in_place(task: Task, seed: str, port: Port) -> Task:

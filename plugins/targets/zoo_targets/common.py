@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from zoo import noise
 from zoo.errors import ExportError, NotFoundError
 from zoo.hookspecs import WriteTargetRequest
 from zoo.text import safe_text
@@ -31,6 +32,13 @@ def copy_host(request: WriteTargetRequest, names: Sequence[str]) -> None:
         path = request.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(HOSTS / request.target / name, path)
+
+
+def copy_python_host(request: WriteTargetRequest) -> None:
+    """Copies what Python hosts on other runtimes share: host.py; seeds.py and noise.py, which draw a seed's noise."""
+    for source, name in (("run.py", "host.py"), ("seeds.py", "seeds.py")):
+        shutil.copyfile(HOSTS / "python" / source, request.folder / name)
+    shutil.copyfile(noise.__file__, request.folder / "noise.py")
 
 
 def example(request: WriteTargetRequest, command: str, *, draws: bool = False) -> str:

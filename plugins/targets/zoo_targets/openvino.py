@@ -2,20 +2,17 @@
 
 import importlib.util
 import os
-import shutil
 import sys
 
-from zoo import noise
 from zoo.errors import NotFoundError
 from zoo.hookspecs import RunTargetRequest, WriteTargetRequest
 
-from .common import HOSTS, copy_host, example, run_program, write_readme
+from .common import copy_host, copy_python_host, example, run_program, write_readme
 
 
 def write(request: WriteTargetRequest) -> None:
     copy_host(request, ["run.py"])
-    shutil.copyfile(HOSTS / "python" / "run.py", request.folder / "host.py")
-    shutil.copyfile(noise.__file__, request.folder / "noise.py")
+    copy_python_host(request)
     commands = [
         ("pip install numpy openvino", "installs the runtime"),
         ("python run.py verify", "runs the golden cases"),
@@ -26,7 +23,7 @@ From Python, next to `run.py`: `from run import run; outputs = run(TASK, port=va
 batch axis. On the command line, pictures are given as `.npy`, PGM or PPM.
 
 OpenVINO's CPU plugin computes 64-bit integers in 32 bits and float64 as float32, so a graph would give different noise
-for a seed. Here the graphs take the noise, and `run.py` draws it from `seed` (`noise.py`, NumPy): the same seed gives
+for a seed. Here the graphs take the noise, and `run.py` draws it from `seed` (`seeds.py`, NumPy): the same seed gives
 the same picture as elsewhere. Tasks that draw noise inside a loop are not in this folder. `run.py` turns off
 OpenVINO's telemetry, which writes into `~/intel` and sends an event whenever OpenVINO is imported.
 """

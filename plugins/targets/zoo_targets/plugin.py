@@ -34,6 +34,13 @@ TARGETS = {
         runtime="openvino 2026.4.1",
         int64_bits=32,  # its CPU plugin computes int64 as int32, and float64 as float32, so graphs cannot draw noise
     ),
+    "onnx": Target(
+        name="onnx",
+        summary="One ONNX file per task, weights inside, for any other stack",
+        runtime="ONNX, opset 18 or 17",
+        parts=True,  # for a loop outside, in NumPy or in the stack's own language
+        single_files=True,
+    ),
     "cpp": Target(
         name="cpp",
         summary="A C++ program in one file, with its CMake project",

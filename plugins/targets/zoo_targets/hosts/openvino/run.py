@@ -7,7 +7,7 @@ import os
 import sys
 
 import host
-import noise
+import seeds
 
 sys.modules["openvino_telemetry"] = None  # else importing OpenVINO writes into ~/intel and sends an event to Google
 if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() == "SSE41":
@@ -17,28 +17,14 @@ if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() == "SSE41":
 import openvino  # noqa: E402
 
 CORE = openvino.Core()
-SEED = {"codec": "integers", "dtype": "int64", "repeats": True, "sample": "7", "minimum": 0, "maximum": 2**53 - 1}
-
-# Integers have 32 bits here, so graphs take the noise as an input. Callers give a seed, and the noise is drawn here.
-DRAWN = {}
-for task, declared in host.MODEL["tasks"].items():
-    if names := [name for name, port in declared["inputs"].items() if "noise" in port]:
-        DRAWN[task] = names[0], declared["inputs"].pop(names[0])
-        declared["inputs"]["seed"] = SEED | {"shape": DRAWN[task][1]["shape"][:1]}
+# Integers have 32 bits here, so graphs take the noise as an input, and seeds become noise before the call.
+with_noise = seeds.take_seeds(host.MODEL["tasks"])
 
 
 def load(graph):
     # Without the hint, OpenVINO computes in bfloat16 if the processor can, which gives another picture.
     compiled = CORE.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda arrays: list(compiled(with_noise(graph.stem, arrays)).values())
-
-
-def with_noise(task, arrays):
-    """The graph's inputs; the golden cases contain the noise itself."""
-    if task not in DRAWN or "seed" not in arrays:
-        return arrays
-    (name, port), seed = DRAWN[task], arrays["seed"]
-    return {n: a for n, a in arrays.items() if n != "seed"} | {name: noise.DRAW[port["noise"]](seed, port["shape"][1:])}
 
 
 host.load = load

@@ -1,0 +1,70 @@
+"""Writes a graph of opset 18 in opset 17, for stacks that know no newer one."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from ..errors import ExportError
+from ..graph.plain import known_values
+from ..graph.walk import graphs_of
+from .bodies import copied, remove_unused
+
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSumSquare",
+)  # fmt: skip
+"""Their axes are an input since opset 18, an attribute before."""
+
+NEW_ATTRIBUTES = {
+    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
+    "Split": {"num_outputs": None},  # 17 splits evenly if no sizes are given; an uneven split fails when it is opened
+}
+"""What opset 18 added to operators, with the value that means the same as before; None: any."""
+
+OLDEST = 17
+
+
+def in_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
+    """The model in a lower opset; a copy if it already is.
+
+    Raises:
+        ExportError: an operator has no form in that opset, or `wanted` is below 17.
+    """
+    model = copied(model)
+    (stated,) = [opset for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
+    if wanted >= stated.version:
+        return model
+    if stated.version != OLDEST + 1 or wanted != OLDEST:
+        raise ExportError(f"graphs of opset {stated.version} can be written in opset {OLDEST} at the lowest")
+    for graph in graphs_of(model.graph):
+        values = known_values(graph)
+        for node in graph.node:
+            if not _is_new(node):
+                continue
+            if node.op_type in REDUCTIONS and len(node.input) < 2:
+                continue
+            if node.op_type in REDUCTIONS and node.input[1] in values:
+                axes = values[node.input[1]].tolist()
+                del node.input[1]
+                node.attribute.append(helper.make_attribute("axes", axes))
+            elif node.op_type in NEW_ATTRIBUTES:
+                _drop(node, NEW_ATTRIBUTES[node.op_type])
+            elif not (node.op_type == "Pad" and len(node.input) < 4):
+                raise ExportError(f"it uses {node.op_type}, which opset {wanted} does not have")
+    remove_unused(model.graph)
+    stated.version = wanted
+    return model
+
+
+def _is_new(node: onnx.NodeProto) -> bool:
+    """Whether opset 18 introduced or changed the operator."""
+    return onnx.defs.get_schema(node.op_type, OLDEST + 1, node.domain).since_version == OLDEST + 1
+
+
+def _drop(node: onnx.NodeProto, droppable: dict) -> None:
+    for attribute in [a for a in node.attribute if a.name in droppable or a.name == "axes"]:
+        same = droppable.get(attribute.name, ())
+        if same is not None and helper.get_attribute_value(attribute) != same:
+            raise ExportError(f"its {node.op_type} has {attribute.name}, which opset {OLDEST} does not have")
+        node.attribute.remove(attribute)

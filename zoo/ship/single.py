@@ -1,0 +1,132 @@
+"""One file per task, with the weights inside, for stacks that are given nothing but a graph.
+
+Its graph is that of `model/`, simplified; with a fixed batch and in a lower opset, if that was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from ..errors import ExportError
+from ..formats.golden import read_cases
+from ..formats.manifest import Manifest
+from ..graph.walk import graphs_of
+from ..names import GOLDEN, graph_file
+from ..ports.kind import BATCH
+from ..run.isolated import opener
+from ..text import human_bytes
+from .fixing import Run, resized, state_shape
+from .folding import fold
+from .opset import in_opset
+
+if TYPE_CHECKING:
+    from ..system.worker import Worker
+
+MAX_BYTES = 2**31 - 1
+"""The largest message that protobuf reads."""
+
+
+def write_single_files(
+    model: Path,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    batch: int | None = None,
+    opset: int | None = None,
+    worker: Worker | None = None,
+) -> dict[str, str]:
+    """Writes `<task>.onnx` to `folder` for each task of the bundle `model`.
+
+    Args:
+        batch: fixes the batch of every graph.
+        opset: lowers the graphs that have a form in it.
+        worker: runs parts of the graphs; None: this process does.
+
+    Returns:
+        Why a graph keeps its opset, by task.
+
+    Raises:
+        ExportError: a graph is too large for one file.
+    """
+    cases, kept = read_cases(model / GOLDEN, manifest), {}
+    for name, task in manifest.tasks.items():
+        graph = onnx.load(model / graph_file(name), load_external_data=False)
+        inputs = cases[name][0].inputs
+        if batch is not None:
+            for entries, ports in ((graph.graph.input, task.inputs), (graph.graph.output, task.outputs)):
+                for entry in entries:
+                    state_shape(entry, in_batch(ports[entry.name].shape, batch))
+            inputs = {n: resized(array, in_batch(task.inputs[n].shape, batch)) for n, array in inputs.items()}
+        _fold(graph, inputs, model, worker)
+        if opset is not None:
+            try:
+                graph = in_opset(graph, opset)
+            except ExportError as e:
+                kept[name] = str(e)
+        _put_weights_inside(graph.graph, model)
+        if (size := graph.ByteSize()) > MAX_BYTES:
+            raise ExportError(f"{name} has {human_bytes(size)}; one file can have {human_bytes(MAX_BYTES)} at most")
+        (folder / graph_file(name)).write_bytes(graph.SerializeToString(deterministic=True))
+    return kept
+
+
+def in_batch(shape: tuple[int | str, ...], batch: int) -> tuple[int | str, ...]:
+    """A port's shape with a fixed batch."""
+    return tuple(batch if dimension == BATCH else dimension for dimension in shape)
+
+
+def choices_in(folder: Path, manifest: Manifest) -> tuple[int | None, int | None]:
+    """The batch and the opset of the single files in a folder, for `write_single_files`."""
+    batches, opsets = set(), set()
+    for name, task in manifest.tasks.items():
+        graph = onnx.load(folder / graph_file(name), load_external_data=False)
+        opsets.update(opset.version for opset in graph.opset_import)
+        for entry in graph.graph.input:
+            port = task.inputs.get(entry.name)
+            for dimension, stated in zip(port.shape if port else (), entry.type.tensor_type.shape.dim):
+                if dimension == BATCH and stated.HasField("dim_value"):
+                    batches.add(stated.dim_value)
+    return min(batches, default=None), min(opsets, default=None)
+
+
+def runner(folder: Path, worker: Worker | None) -> Run:
+    """A function that runs graphs whose weights are in `folder`, with those of the given inputs that they take."""
+
+    def run(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        path = folder / "part.onnx"  # next to the weights: ONNX Runtime opens no others
+        path.write_bytes(model.SerializeToString())
+        try:
+            session = opener(worker)(path, "cpu")
+            return session.run({name: inputs[name] for name in session.inputs})
+        finally:
+            path.unlink()
+
+    return run
+
+
+def _fold(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], folder: Path, worker: Worker | None) -> None:
+    """Folds the graph, and states the shapes of its outputs that are now known."""
+    run = runner(folder, worker)
+    shapes = fold(model, lambda part: run(part, inputs))
+    for entry in model.graph.output:
+        if entry.name in shapes:
+            state_shape(entry, shapes[entry.name])
+
+
+def _put_weights_inside(graph: onnx.GraphProto, folder: Path) -> None:
+    for inner in graphs_of(graph):
+        for tensor in inner.initializer:
+            if tensor.data_location != TensorProto.EXTERNAL:
+                continue
+            stated = {entry.key: entry.value for entry in tensor.external_data}
+            with (folder / stated["location"]).open("rb") as file:
+                file.seek(int(stated["offset"]))
+                tensor.raw_data = file.read(int(stated["length"]))
+            del tensor.external_data[:]
+            tensor.data_location = TensorProto.DEFAULT
