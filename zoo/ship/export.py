@@ -387,7 +387,7 @@ def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
         shutil.copytree(folder / MODEL, again / MODEL)
         shutil.copytree(folder / "golden", again / "golden")
         _write_common(again, manifest)
-        if loaded.call("describe_target", TargetRequest(target=loaded.name)).single_files:
+        if target.single_files:
             batch, opset = choices_in(folder, manifest)
             write_single_files(again / MODEL, manifest, again, batch=batch, opset=opset)
         _call_writer(loaded, again, manifest)
