@@ -95,6 +95,12 @@ def test_pictures_of_other_sizes_and_colours_are_made_alike():
         (("--task", "generate", "--set", "seed=5"), 2, "--set seed=…: the seed has an option of its own, --seed"),
         (("--task", "generate", "--set", "steps=x"), 2, "--set steps=x: 'x' is not a number; e.g. --set steps=10"),
         (("--task", "generate", "--set", "step=5"), 2, "generate has no input 'step'; did you mean 'steps'?"),
+        (("--task", "generate", "--set", "steps=5", "--set", "steps=6"), 2, "--set steps=… was given 2 times"),
+        (
+            ("--task", "generate", "--label", "1", "--set", "label=2"),
+            2,
+            "--label and --set label=… name the label twice",
+        ),
         (("--task", "generate", "--set", "guidance=nan"), 2, "guidance contains NaN or infinity"),
         (("--task", "generate", "-n", "0"), 2, "-n is 0; it must be 1 .. 10000"),
         (("--task", "generate", "--seed", "1..2", "-n", "2"), 2, "-n counts seeds up"),

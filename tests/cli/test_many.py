@@ -371,6 +371,39 @@ def test_stdin_is_one_of_the_pictures(bundle: Path):
     assert said == "'-' (stdin) can be read only once; give a file for the other"
 
 
+@pytest.mark.parametrize("words", [("-", "--from-file", "-"), ("@-", "--from-file", "-"), ("--from-file", "-")])
+def test_a_list_and_a_picture_are_not_both_from_stdin(bundle: Path, words: tuple[str, ...]):
+    outcome = zoo("run", bundle, "reconstruct", *words, "--out", "out/{i}.png", stdin=b"in/p0.png\n-\n")
+    assert error(outcome, 2) == "'-' (stdin) can be read only once; give a file for the other"
+
+
+def test_what_is_read_is_not_overwritten_whatever_links_lead_to_it(bundle: Path):
+    Path("linked").symlink_to("in")
+    Path("again").mkdir()
+    Path("again/p0.png").symlink_to(Path("in/p0.png").absolute())
+    Path("list.csv").write_text("in/p0.png\n")
+    for words, read in (
+        (("in", "--out", "linked/{stem}.png"), "in/p0.png"),
+        (("linked/p0.png", "linked/p1.png", "--out", "in/{stem}.png"), "linked/p0.png"),
+        (("again", "in/p1.png", "--out", "in/{stem}.png"), "again/p0.png"),
+    ):
+        said = error(zoo("run", bundle, "reconstruct", *words), 2)
+        assert said == f"--out would overwrite {read}, which is read; give another name"
+    for words in (("@list.csv",), ("--from-file", "list.csv"), ("@list.csv", "--resume")):
+        said = error(zoo("run", bundle, "classify", *words, "--out", "list.csv"), 2)
+        assert said == "--out would overwrite list.csv, which is read; give another name"
+    assert Path("list.csv").read_text() == "in/p0.png\n" and (pixels("in/p0.png") == PICTURES[0]).all()
+    # A link is replaced, and not what it leads to.
+    assert zoo("run", bundle, "reconstruct", "in/p0.png", "in/p1.png", "--out", "again/{stem}.png").code == 0
+    assert (pixels("in/p0.png") == PICTURES[0]).all() and not Path("again/p0.png").is_symlink()
+
+
+def test_a_deeply_nested_line_is_not_a_table(bundle: Path):
+    Path("t.jsonl").write_text("[" * 100_000 + "\n")
+    said = error(zoo("run", bundle, "classify", "in", "--out", "t.jsonl", "--resume"), 4)
+    assert said == "t.jsonl is not a table that this command wrote; give another --out"
+
+
 def test_a_mask_from_stdin_is_for_all_batches_and_looked_at_first():
     words = ("run", "ddpm-fashion", "inpaint", "--image", "five.npy", "--steps", 1, "--seed", 2, "--batch-size", 1)
     np.save("five.npy", np.zeros((2, 28, 28), np.uint8))

@@ -157,6 +157,8 @@ def _run(
 
     if own_seed := next((name for name in drawn(task.inputs) if name in asked.others), None):
         raise UsageError(f"--set {own_seed}=…: the seed has an option of its own, --seed")
+    if asked.labels and (own_label := next((name for name in labels_of(task.inputs) if name in asked.others), None)):
+        raise UsageError(f"--label and --set {own_label}=… name the label twice; give one of the two")
     given: dict[str, Any] = dict(asked.others)
     if "seed" in lists:
         if seeds := drawn(task.inputs):
