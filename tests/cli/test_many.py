@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.tiny_tasks import studio
 from zoo.media import sources
 from zoo.run import batches, many
+from zoo.system import paths
 from zoo.system.installation import install_command
 
 from .commands import zoo
@@ -218,6 +220,21 @@ def test_keep_going_passes_over_what_cannot_be_read_and_says_so(bundle: Path):
     assert sorted(outputs()) == ["0.png", "3.png", "4.png"]
     assert sum("passed over" in line for line in outcome.err.splitlines()) == 3
     assert (pixels("out/3.png") == PICTURES[3]).all()
+
+
+def test_keep_going_passes_over_whatever_is_in_a_folder(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(paths, "PIPE_SECONDS", 0.1)
+    os.mkfifo("in/pipe.png")
+    Path("in/loop.png").symlink_to("loop.png")
+    Path("in/gone.png").symlink_to("nowhere")
+    Path("in/empty.png").touch()
+    Path("in/folder.png").mkdir()
+    (Path("in") / os.fsdecode(b"odd\xff.png")).write_bytes(Path("in/p0.png").read_bytes())
+    for out in ("out/{stem}.png", "t.csv"):
+        outcome = zoo("run", bundle, "reconstruct" if "{" in out else "classify", "in", "--out", out, "--keep-going")
+        assert "4 of 10 pictures could not be read: in/empty.png, …" in error(outcome, 4)
+        assert outcome.err.count(": passed over") == 4
+    assert len(list(Path("out").iterdir())) == 6 and Path("t.csv").read_bytes().count(b"\n") == 7
 
 
 def test_seeds_follow_the_number_of_the_picture_even_if_some_are_there(bundle: Path):

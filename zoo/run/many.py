@@ -345,7 +345,8 @@ def _place(path: str, folders: dict[str, str], *, follow: bool) -> str:
     Args:
         folders: those that were looked up already; there may be 100,000 files.
     """
-    full = os.path.abspath(user_path(path, out=not follow))  # noqa: PTH100 - many
+    # A file that cannot be read is reported later, or passed over.
+    full = os.path.abspath(os.path.expanduser(path) if follow else user_path(path, out=True))  # noqa: PTH100, PTH111
     folder, name = os.path.split(full)
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
