@@ -56,9 +56,9 @@ def command(
     if len(models) < 2:
         raise UsageError("name at least two models: zoo compare A B …")
     found = [Model(locate_with_progress(model, registries, isolated), device) for model in models]
-    asked = Asked(task, images, labels, seed, count, dict(map(assigned, assignments)))
+    asked = Asked(task, images, labels, seed, count, dict(map(assigned, assignments)), scale)
     lineup = line_up(found, asked, note)
-    paths = write_file(out or str(free_path("compare", ".png")), lineup.sheet(scale))
+    paths = write_file(out or str(free_path("compare", ".png")), lineup.sheet())
     if as_data:
         as_json({"paths": paths, "task": lineup.rows[0].call.task, "pictures": len(lineup.rows[0].pictures), "models": [
             {"model": row.model.reference, "digest": row.model.digest, "provider": row.result.provider,
