@@ -129,7 +129,7 @@ def test_modes_follow_the_umask_and_a_file_keeps_its_own(tmp_path, umask):
         (tmp_path / "public").chmod(0o644)
         write_atomically(tmp_path / "public", b"x", private=True)  # a list of registries that gets its first token
         (tmp_path / "made" / "inner").mkdir(parents=True)
-        (tmp_path / "made" / "inner" / "file").touch()
+        (tmp_path / "made" / "inner" / "file").touch(0o600)  # as `tempfile` makes them
         put_in_place(tmp_path / "made", tmp_path / "out")
         for name, mode in (("again", 0o777), ("there", 0o710)):
             (tmp_path / name).mkdir()
