@@ -183,6 +183,22 @@ def test_names_of_classes_may_be_bytes(tmp_path):
     assert found.classes == ("é", "b", "c")
 
 
+@pytest.mark.parametrize(
+    "header", ["{", "(" * 3000, "-" * 9000, "{'descr': ('a',), 'fortran_order': 0, 'shape': (1,)}"]
+)
+def test_a_damaged_header_in_an_npz_is_one_line(tmp_path, header):
+    path = tmp_path / "set.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode())
+    assert "set.npz is not a readable .npz: " in refused(path)
+
+
+def test_no_labels_are_made_for_pictures_that_are_not_there(tmp_path, monkeypatch):
+    path = npz_of_headers(tmp_path, images=((2**29, 1, 1), "|u1"))  # their labels would take 4 GB
+    monkeypatch.setattr(np, "full", lambda *_: pytest.fail("labels were made"))
+    assert "set.npz is not a readable .npz: " in refused(path)
+
+
 def test_a_pickle_in_an_npz_is_not_run(tmp_path):
     class Trap:
         def __reduce__(self):

@@ -138,10 +138,21 @@ def test_the_arc_keeps_the_length_of_noise():
         (("ddpm-fashion", "--seed", 1, "--set", "seed=5"), "--set seed=…: the seed has an option of its own, --seed"),
         (("ddpm-fashion", "--walk", 3, 9, "--frames", 1000, "--scale", 64), "1,000 frames of 1792x1792 are"),
         (("ddpm-fashion", "--fps", "nan"), "nan is not a number"),
+        (("ddpm-fashion", "--set", "steps=1", "--set", "steps=2"), "--set steps=… was given 2 times; give it once"),
+        (("ddpm-fashion", "--walk", 1, 2, "--walk", 3, 4), "--walk was given 2 times: 1 2 and 3 4; give it once"),
+        (("ddpm-fashion", "--label", 1, "--set", "label=2"), "--label and --set label=… name the label twice;"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_shown_is_one_line(words: tuple[object, ...], line: str):
     assert line in error(zoo("animate", *words), 2) and not list(Path().iterdir())
+
+
+def test_the_size_of_all_steps_is_checked_before_the_first(monkeypatch: pytest.MonkeyPatch):
+    run, tasks = Model.run, []
+    monkeypatch.setattr(Model, "run", lambda self, task, **inputs: tasks.append(task) or run(self, task, **inputs))
+    words = ("animate", "ddpm-fashion", "--seed", 1, "--set", "steps=1000", "--scale", 64)
+    assert "1,001 frames of 1792x1792 are" in error(zoo(*words), 2)
+    assert tasks == ["generate_begin", "generate_end"]
 
 
 def test_a_model_without_parts(tmp_path: Path):

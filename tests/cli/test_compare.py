@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests import tiny
 from tests.tiny_tasks import studio
+from zoo.run import lineup
 
 from .commands import zoo
 from .test_products import level
@@ -95,6 +96,12 @@ def test_pictures_of_other_sizes_and_colours_are_made_alike():
         (("--task", "generate", "--set", "seed=5"), 2, "--set seed=…: the seed has an option of its own, --seed"),
         (("--task", "generate", "--set", "steps=x"), 2, "--set steps=x: 'x' is not a number; e.g. --set steps=10"),
         (("--task", "generate", "--set", "step=5"), 2, "generate has no input 'step'; did you mean 'steps'?"),
+        (("--task", "generate", "--set", "steps=5", "--set", "steps=6"), 2, "--set steps=… was given 2 times"),
+        (
+            ("--task", "generate", "--label", "1", "--set", "label=2"),
+            2,
+            "--label and --set label=… name the label twice",
+        ),
         (("--task", "generate", "--set", "guidance=nan"), 2, "guidance contains NaN or infinity"),
         (("--task", "generate", "-n", "0"), 2, "-n is 0; it must be 1 .. 10000"),
         (("--task", "generate", "--seed", "1..2", "-n", "2"), 2, "-n counts seeds up"),
@@ -105,6 +112,24 @@ def test_pictures_of_other_sizes_and_colours_are_made_alike():
 def test_a_mistake_is_one_line_and_writes_nothing(models, words, code, line):
     outcome = zoo("compare", *models, *words)
     assert line in error(outcome, code) and [path.name for path in Path().iterdir()] == ["x.png"]
+
+
+def test_a_sheet_that_would_be_too_large_is_refused_before_a_picture_is_drawn(models, monkeypatch):
+    monkeypatch.setattr(lineup, "execute", lambda *_: pytest.fail("pictures were drawn"))
+    for words in (("-n", 10_000), ("-n", 90, "--scale", 64)):
+        said = error(zoo("compare", *models, "--task", "generate", "--seed", 1, "--label", "sneaker", *words), 2)
+        assert said.endswith("pixels; at most 40,000,000 are allowed")
+
+
+def test_a_picture_from_stdin_is_for_all_models(models):
+    data = Path("x.png").read_bytes()
+    for image, out in (("x.png", "a.png"), ("-", "b.png")):
+        outcome = zoo("compare", *models, "--task", "reconstruct", "--image", image, "--out", out, stdin=data)
+        assert (outcome.code, outcome.out) == (0, f"{out}\n")
+    below = CAPTION - 12  # the captions have the file's name
+    assert (pixels("a.png")[below:][:50] == pixels("b.png")[below:][:50]).all()
+    said = error(zoo("compare", *models, "--task", "reconstruct", "--image", "-", "--image", "-", stdin=data), 2)
+    assert said == "'-' (stdin) can be read only once; give a file for the other"
 
 
 def test_one_model_and_one_that_does_not_have_the_task(models, tmp_path):

@@ -5,13 +5,14 @@ import struct
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from tests import tiny
 from zoo.formats import manifest
 from zoo.formats.fields import File
 from zoo.hookspecs import Metric
-from zoo.run.difference import difference
+from zoo.run.difference import _largest_difference, difference
 from zoo.store.locate import Bundle
 
 from .commands import zoo
@@ -135,3 +136,10 @@ def test_values_are_compared_whatever_their_type(tmp_path: Path, dtype: str, x: 
         "model.safetensors: one": worst,
         "model.safetensors: other": 0.5,
     }
+
+
+def test_nan_and_infinity_are_compared_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    numbers = np.array([np.nan, np.inf, 1], np.float32), np.array([np.nan, np.inf, 3], np.float32)
+    assert _largest_difference("F32", *(array.tobytes() for array in numbers)) == 2
+    odd = np.array([np.inf, np.inf, 1], np.float32)
+    assert np.isnan(_largest_difference("F32", numbers[0].tobytes(), odd.tobytes())) and not recwarn.list

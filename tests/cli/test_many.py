@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.tiny_tasks import studio
 from zoo.media import sources
 from zoo.run import batches, many
+from zoo.system import paths
 from zoo.system.installation import install_command
 
 from .commands import zoo
@@ -220,6 +222,21 @@ def test_keep_going_passes_over_what_cannot_be_read_and_says_so(bundle: Path):
     assert (pixels("out/3.png") == PICTURES[3]).all()
 
 
+def test_keep_going_passes_over_whatever_is_in_a_folder(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(paths, "PIPE_SECONDS", 0.1)
+    os.mkfifo("in/pipe.png")
+    Path("in/loop.png").symlink_to("loop.png")
+    Path("in/gone.png").symlink_to("nowhere")
+    Path("in/empty.png").touch()
+    Path("in/folder.png").mkdir()
+    (Path("in") / os.fsdecode(b"odd\xff.png")).write_bytes(Path("in/p0.png").read_bytes())
+    for out in ("out/{stem}.png", "t.csv"):
+        outcome = zoo("run", bundle, "reconstruct" if "{" in out else "classify", "in", "--out", out, "--keep-going")
+        assert "4 of 10 pictures could not be read: in/empty.png, …" in error(outcome, 4)
+        assert outcome.err.count(": passed over") == 4
+    assert len(list(Path("out").iterdir())) == 6 and Path("t.csv").read_bytes().count(b"\n") == 7
+
+
 def test_seeds_follow_the_number_of_the_picture_even_if_some_are_there(bundle: Path):
     common = ("run", bundle, "generate", "-n", 6, "--seed", 4, "--guidance", 0, "--out", "out/{i}.png")
     zoo(*common, "--batch-size", 4)
@@ -369,6 +386,39 @@ def test_stdin_is_one_of_the_pictures(bundle: Path):
     assert (pixels("out/0.png") == PICTURES[0]).all() and "\n-,Sneaker," in Path("t.csv").read_text()
     said = error(zoo("run", bundle, "reconstruct", "-", "-", "--out", "out/{i}.png", stdin=data), 2)
     assert said == "'-' (stdin) can be read only once; give a file for the other"
+
+
+@pytest.mark.parametrize("words", [("-", "--from-file", "-"), ("@-", "--from-file", "-"), ("--from-file", "-")])
+def test_a_list_and_a_picture_are_not_both_from_stdin(bundle: Path, words: tuple[str, ...]):
+    outcome = zoo("run", bundle, "reconstruct", *words, "--out", "out/{i}.png", stdin=b"in/p0.png\n-\n")
+    assert error(outcome, 2) == "'-' (stdin) can be read only once; give a file for the other"
+
+
+def test_what_is_read_is_not_overwritten_whatever_links_lead_to_it(bundle: Path):
+    Path("linked").symlink_to("in")
+    Path("again").mkdir()
+    Path("again/p0.png").symlink_to(Path("in/p0.png").absolute())
+    Path("list.csv").write_text("in/p0.png\n")
+    for words, read in (
+        (("in", "--out", "linked/{stem}.png"), "in/p0.png"),
+        (("linked/p0.png", "linked/p1.png", "--out", "in/{stem}.png"), "linked/p0.png"),
+        (("again", "in/p1.png", "--out", "in/{stem}.png"), "again/p0.png"),
+    ):
+        said = error(zoo("run", bundle, "reconstruct", *words), 2)
+        assert said == f"--out would overwrite {read}, which is read; give another name"
+    for words in (("@list.csv",), ("--from-file", "list.csv"), ("@list.csv", "--resume")):
+        said = error(zoo("run", bundle, "classify", *words, "--out", "list.csv"), 2)
+        assert said == "--out would overwrite list.csv, which is read; give another name"
+    assert Path("list.csv").read_text() == "in/p0.png\n" and (pixels("in/p0.png") == PICTURES[0]).all()
+    # A link is replaced, and not what it leads to.
+    assert zoo("run", bundle, "reconstruct", "in/p0.png", "in/p1.png", "--out", "again/{stem}.png").code == 0
+    assert (pixels("in/p0.png") == PICTURES[0]).all() and not Path("again/p0.png").is_symlink()
+
+
+def test_a_deeply_nested_line_is_not_a_table(bundle: Path):
+    Path("t.jsonl").write_text("[" * 100_000 + "\n")
+    said = error(zoo("run", bundle, "classify", "in", "--out", "t.jsonl", "--resume"), 4)
+    assert said == "t.jsonl is not a table that this command wrote; give another --out"
 
 
 def test_a_mask_from_stdin_is_for_all_batches_and_looked_at_first():

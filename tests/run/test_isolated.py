@@ -1,6 +1,7 @@
 """Models in a worker process: with real processes that crash, hang, fill memory and are killed."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -234,6 +235,62 @@ def test_the_check_has_a_limit_of_its_own(tmp_path: Path, monkeypatch):
     [found] = check_in(worker, tmp_path)
     assert found == "tiny: reading its graphs takes more than 0.001 s, so its worker process was ended"
     assert worker.processes == ()
+
+
+def test_a_reply_that_zoo_cannot_read_ends_the_worker(tmp_path: Path, model: zoo.Model):
+    """A graph may have taken it over."""
+    good = {"inputs": ["image"], "outputs": ["doubled"], "provider": "cpu", "reason": "", "runtime": "1"}
+    many = {"left_on_cpu": {}, "arrays": [["doubled", "uint8", [1 << 40]]]}
+    replies, closed = [], []
+
+    class Replies(Worker):
+        def request(self, message, doing, *, seconds=None):
+            return replies.pop(0)
+
+        def close(self):
+            closed.append(True)
+            super().close()
+
+    cannot = "tiny: its worker process sent a reply that zoo cannot read: "
+    for answers, said in (
+        ([{}], cannot),
+        ([good | {"inputs": 3}], cannot),
+        ([good, {"left_on_cpu": [], "arrays": []}], cannot),
+        ([good, {"left_on_cpu": {}, "arrays": [["doubled", "no such type", [1]]]}], cannot),
+        ([good, {"left_on_cpu": {}, "arrays": [["doubled", "uint8", ["x"]]]}], cannot),
+        ([good, many], "a worker gave doubled an impossible type or size"),
+        ([good, {"error": "InvalidFileError", "text": "broken"}], "broken"),
+        ([good, {"error": "SystemExit", "text": "over"}], "over"),
+        ([good, {"error": "safe_text", "text": "over"}], "over"),
+    ):
+        replies[:] = answers
+        closed.clear()
+        with pytest.raises(InvalidFileError) as e:
+            IsolatedSession(Replies("tiny"), tmp_path / "x.onnx").run({"image": PICTURE})
+        assert str(e.value).startswith(said) and closed == [True] * (said == cannot), answers
+
+
+def test_an_endless_reply_is_not_kept(monkeypatch):
+    monkeypatch.setattr("zoo.system.worker.MODULE", "tests.flood")
+    monkeypatch.setenv("ZOO_WORKER_SECONDS", "5")
+    with pytest.raises(InvalidFileError, match="tiny: waiting (ended|crashed) its worker process"):
+        Worker("tiny").request({"do": "nothing"}, "waiting")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_has_its_limits_and_only_hears_its_parent(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ZOO_WORKER_MEMORY", "1G")
+    model = zoo.load(str(tiny.bundle(tmp_path / "tiny")), "cpu", isolated=True)
+    assert model.double(image=PICTURE)["doubled"].max() == 14
+    pid = worker_of(model)
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(rf"Max data size +{1 << 30} ", limits) and re.search(rf"Max file size +{1 << 30} ", limits)
+    assert re.search(r"Max core file size +0 ", limits)
+    # What a library prints is not taken for a reply.
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)] == [os.devnull] * 3  # noqa: PTH115
+    assert os.getpgid(pid) == pid  # so Ctrl-C on a terminal does not reach it
+    os.kill(pid, signal.SIGINT)
+    assert model.double(image=PICTURE)["doubled"].max() == 14 and worker_of(model) == pid
 
 
 def test_a_killed_worker_is_one_line_and_the_next_call_starts_another(tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 import zoo
 from tests import tiny
 from zoo.errors import IntegrityError, StoreError
+from zoo.formats import fields
 from zoo.store import snapshot
 from zoo.store.locate import locate
 
@@ -88,12 +89,15 @@ def test_the_copy_is_private_and_read_only(folder):
     assert all(path.stat().st_mode & 0o222 == 0 for path in bundle.folder.iterdir() if path.name != "model.yaml")
 
 
-@pytest.mark.parametrize("kind", ["missing", "a link", "a folder", "a pipe", "shorter", "longer"])
+@pytest.mark.parametrize("kind", ["missing", "a link", "a link to the same", "a folder", "a pipe", "shorter", "longer"])
 def test_odd_files_are_one_line_and_leave_nothing(folder, home, kind):
     weights = folder / "model.safetensors"
     data = weights.read_bytes()
     weights.unlink()
+    same = folder.with_name("same")
+    same.write_bytes(data)
     make = {
+        "a link to the same": lambda: weights.symlink_to(same),
         "missing": lambda: None, "a link": lambda: weights.symlink_to(folder / "README.md"), "a folder": weights.mkdir,
         "a pipe": lambda: os.mkfifo(weights), "shorter": lambda: weights.write_bytes(data[:-1]),
         "longer": lambda: weights.write_bytes(data + b"x"),
@@ -104,6 +108,22 @@ def test_odd_files_are_one_line_and_leave_nothing(folder, home, kind):
     ):
         locate(str(folder))
     assert list((home / "running").iterdir()) == []
+
+
+def test_a_file_that_grows_is_not_copied_for_ever(folder, monkeypatch):
+    """Its size was right when it was opened."""
+    written = []
+    write = snapshot._write
+    monkeypatch.setattr(snapshot, "_write", lambda copy, block: written.append(len(block)) or write(copy, block))
+    monkeypatch.setattr(snapshot, "_reflink", lambda source, target: False)
+    weights = folder / "model.safetensors"
+    expected = fields.describe_file(weights)
+    with weights.open("ab") as file:
+        file.truncate(expected.size + (64 << 20))
+    status = os.stat_result((0o100644, 0, 0, 1, 0, 0, expected.size, 0, 0, 0))
+    monkeypatch.setattr(snapshot.os, "fstat", lambda _: status)
+    wrong = snapshot._copy(weights, folder / "copy", expected)
+    assert wrong.startswith("does not match its SHA-256") and sum(written) <= expected.size + snapshot.BLOCK
 
 
 KILLED = """

@@ -82,6 +82,7 @@ SECRET = "s3cret"
         ("https://s3cret@h:8/", "https://***@h:8/"),
         ("http://h/x?token=s3cret", "http://h/x?***"),
         ("http://h/x?a=1#s3cret", "http://h/x?***"),
+        ("http://h/x#s3cret", "http://h/x"),
         ("http://u:s3/s3cret@h/x", "http://***@h/x"),
         ("http://u:s3?s3cret@h/x", "http://***@h/x"),
         ("http://u:a@s3cret@h/x", "http://***@h/x"),
@@ -109,6 +110,10 @@ def test_a_query_is_kept_for_the_files_of_the_same_host():
 def test_a_file_url_has_any_bytes(tmp_path):
     folder = tmp_path / os.fsdecode(b"a\xff")
     assert path_of(folder.as_uri()) == folder
+    assert path_of("file://localhost/x") == Path("/x")
+    for url, says in (("file://host/x", "must not name a host"), ("file:///a%00b", "cannot contain a NUL")):
+        with pytest.raises(InvalidFileError, match=says):
+            path_of(url)
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
@@ -120,13 +125,20 @@ def test_modes_follow_the_umask_and_a_file_keeps_its_own(tmp_path, umask):
         (tmp_path / "old").chmod(0o640)
         write_atomically(tmp_path / "old", b"x")
         write_atomically(tmp_path / "private", b"x", private=True)
+        (tmp_path / "public").touch()
+        (tmp_path / "public").chmod(0o644)
+        write_atomically(tmp_path / "public", b"x", private=True)  # a list of registries that gets its first token
         (tmp_path / "made" / "inner").mkdir(parents=True)
-        (tmp_path / "made" / "inner" / "file").touch()
+        (tmp_path / "made" / "inner" / "file").touch(0o600)  # as `tempfile` makes them
         put_in_place(tmp_path / "made", tmp_path / "out")
+        for name, mode in (("again", 0o777), ("there", 0o710)):
+            (tmp_path / name).mkdir()
+            (tmp_path / name).chmod(mode)
+        put_in_place(tmp_path / "again", tmp_path / "there")  # they exchange names
     finally:
         os.umask(before)
     modes = {str(p.relative_to(tmp_path)): p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
     assert modes == {
-        "new": 0o666 & ~umask, "old": 0o640, "private": 0o600,
+        "new": 0o666 & ~umask, "old": 0o640, "private": 0o600, "public": 0o600, "there": 0o710, "again": 0o710,
         "out": 0o777 & ~umask, "out/inner": 0o777 & ~umask, "out/inner/file": 0o666 & ~umask,
     }  # fmt: skip

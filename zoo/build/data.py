@@ -5,6 +5,7 @@ A data set is read whole, as uint8 [number, height, width, channels] and int64 l
 
 import gzip
 import hashlib
+import lzma
 import re
 import zipfile
 import zlib
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 from PIL import Image, ImageOps
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
@@ -22,6 +22,7 @@ from ..formats.manifest import Manifest
 from ..hookspecs import DataFacts, Port
 from ..media.files import read_input
 from ..media.pictures import decode_picture, upright_size
+from ..media.tensors import read_npy_header
 from ..ports.image import channels_of
 from ..system.files import sniff_file
 from ..system.leftovers import left_behind
@@ -281,10 +282,12 @@ def _read_npz(path: Path, split: str) -> _Found:
                 _check_labels(path, labels)
             else:
                 _check(path, stated, (stated[0][:1] or (0,), np.dtype(np.int64)))
-                labels = np.full(stated[0][:1], -1)
+                labels = None
             classes = _npz_classes(path, arrays) if "classes" in arrays else ()
             images = arrays[f"{prefix}images"]
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+            if labels is None:  # only now is it sure that there are so many pictures
+                labels = np.full(len(images), -1)
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as e:
         raise InvalidFileError(f"{safe_text(path)} is not a readable .npz: {safe_text(e)}") from None
     except MemoryError:
         raise InvalidFileError(f"{safe_text(path)} contains more than fits into the memory") from None
@@ -301,10 +304,7 @@ def _npy_header(arrays: "np.lib.npyio.NpzFile", name: str) -> tuple[tuple[int, .
     """Shape and dtype of an array, without reading it."""
     assert arrays.zip is not None  # it is open
     with arrays.zip.open(f"{name}.npy") as file:
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(file))
-        if read is None:
-            raise ValueError(f"{name} has an unknown version of the .npy format")
-        shape, _, dtype = read(file)
+        shape, _, dtype = read_npy_header(file)  # type: ignore[arg-type]  # it has all that is needed
     if dtype.hasobject:
         raise ValueError(f"{name} contains objects: Object arrays cannot be loaded")
     return shape, dtype

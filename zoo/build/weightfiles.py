@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..system.files import sniff_file
+from ..system.leftovers import left_behind
 from ..text import safe_text
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -58,7 +59,7 @@ def find(path: Path) -> Weights:
     if len(plain) == 1:
         return find(plain[0])
     if not found:
-        inner = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and any(_in_folder(folder)))
+        inner = sorted(f.name for f in path.iterdir() if not left_behind(f.name) and f.is_dir() and any(_in_folder(f)))
         if len(inner) == 1 and (path / "model_index.json").is_file():  # a diffusers pipeline with one network
             return find(path / inner[0])
         hint = f"; its folders {', '.join(inner)} contain some: name one" if inner else f" ({', '.join(SUFFIXES)})"
@@ -75,11 +76,12 @@ def _stem(file: Path) -> str:
 def _in_folder(folder: Path) -> Iterator[Path]:
     """The folder's weights: plain files, indices of shards, and the first of the shards that have no index."""
     entries = sorted(path for path, _ in zip(folder.iterdir(), range(MAX_ENTRIES), strict=False))
-    indices = [path for path in entries if path.name.endswith(INDEX) and not path.name.startswith(".")]
+    entries = [path for path in entries if not left_behind(path.name)]  # `._name` is what macOS leaves next to a file
+    indices = [path for path in entries if path.name.endswith(INDEX)]
     yield from indices
     for path in entries:
-        if path.name.startswith(".") or _NOT_WEIGHTS.match(path.name) or not path.is_file():
-            continue  # `._name` is what macOS leaves next to a file
+        if _NOT_WEIGHTS.match(path.name) or not path.is_file():
+            continue
         shard = _SHARD.match(path.name)
         if shard and (int(shard[2]) != 1 or any(index.name.startswith(f"{shard[1]}.") for index in indices)):
             continue

@@ -7,7 +7,7 @@ import click
 
 from ..errors import UsageError
 from .compare import assigned
-from .options import MODEL, SEED, Fraction, number, option
+from .options import MODEL, SEED, Fraction, number, option, set_option
 from .output import as_json, note, path, progress
 from .run import how_to_run, locate_with_progress
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @option("--label", metavar="NAME|NUMBER", help="The class to draw.")
 @option("--seed", type=SEED, metavar="N", help="Of the first picture.  [default: random, and printed]")
 @option("-n", "count", type=number(1, 100), metavar="N", help="How many pictures next to each other.  [default: 1]")
-@option("--set", "assignments", multiple=True, metavar="OPTION=NUMBER", help="Another option, e.g. steps=40.")
+@set_option("OPTION=NUMBER", "Another option, e.g. steps=40.")
 @option("--fps", type=Fraction(0.1, 50), default=10.0, show_default=True, help="Frames per second.")
 @option("--scale", type=number(1, 64), metavar="N", help="Enlarge the pictures.  [default: at least 112 pixels wide]")
 @option("--out", metavar="FILE", help="A .gif, .apng, .png or .webp.  [default: a .gif named after the model]")
@@ -61,7 +61,10 @@ def command(
         check_again_out(out, ANIMATION)
     found = Model(locate_with_progress(model, registries, isolated), device)
     given: dict[str, Any] = {**dict(map(assigned, assignments))}
-    given |= {"label": (label,)} if label is not None else {}
+    if label is not None:
+        if "label" in given:
+            raise UsageError("--label and --set label=… name the label twice; give one of the two")
+        given["label"] = (label,)
     bars: list[Any] = []
 
     def tell(done: int, total: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import OUT, number, option, refuse_existing
+from .options import OUT, number, option, refuse_existing, set_option
 from .output import note, path
 
 if TYPE_CHECKING:
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 @option("--name", help="The model's new name; default: its own, or for a MODEL the name of the --out folder.")
 @option("--model-version", "version", type=number(1), help="The model's new version.")
 @option("--sampler", help="Another sampler, for families that have one: ddim, ddpm, …")
-@option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A config field that does not affect the weights.",
-)
+@set_option("KEY=VALUE", "A config field that does not affect the weights.")
 def command(
     source: str, out: Path, name: str | None, version: int | None, sampler: str | None, assignments: tuple[str, ...]
 ) -> None:

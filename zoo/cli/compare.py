@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import MODEL, Several, number, option
+from .options import MODEL, Several, number, option, set_option
 from .output import as_json, note, path
 from .run import how_to_run, locate_with_progress
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--seed", type=Several(int), metavar="N|LIST", help="The first seed, or a list.  [default: random, and printed]"
 )
 @option("-n", "count", type=int, metavar="N", help="How many seeds.  [default: 8; one for each picture or label]")
-@option("--set", "assignments", multiple=True, metavar="OPTION=NUMBER", help="Another option, e.g. steps=10.")
+@set_option("OPTION=NUMBER", "Another option, e.g. steps=10.")
 @option("--scale", type=number(1, 64), metavar="N", help="Enlarge the pictures.  [default: room for the captions]")
 @option("--out", metavar="FILE", help="The sheet, a PNG.  [default: compare.png]")
 @how_to_run
@@ -56,9 +56,9 @@ def command(
     if len(models) < 2:
         raise UsageError("name at least two models: zoo compare A B …")
     found = [Model(locate_with_progress(model, registries, isolated), device) for model in models]
-    asked = Asked(task, images, labels, seed, count, dict(map(assigned, assignments)))
+    asked = Asked(task, images, labels, seed, count, dict(map(assigned, assignments)), scale)
     lineup = line_up(found, asked, note)
-    paths = write_file(out or str(free_path("compare", ".png")), lineup.sheet(scale))
+    paths = write_file(out or str(free_path("compare", ".png")), lineup.sheet())
     if as_data:
         as_json({"paths": paths, "task": lineup.rows[0].call.task, "pictures": len(lineup.rows[0].pictures), "models": [
             {"model": row.model.reference, "digest": row.model.digest, "provider": row.result.provider,

@@ -1,5 +1,6 @@
 """`zoo diff`: compares two models."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,10 @@ def _cut(text: str, most: int) -> str:
 
 def _cells(sides: Mapping[str, Any]) -> tuple[str, str]:
     worst = sides.get("largest_difference")
-    return _cell(sides["a"]), _cell(sides["b"]) if worst is None else f"values differ by up to {worst:.3g}"
+    if worst is None:
+        return _cell(sides["a"]), _cell(sides["b"])
+    amount = f"by up to {worst:.3g}" if math.isfinite(worst) else "by NaN or inf"
+    return _cell(sides["a"]), f"values differ {amount}"
 
 
 def _cell(value: Any) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..formats import manifest as manifests
-from .options import MODEL, PATH, SAMPLES, number, option
+from .options import MODEL, PATH, SAMPLES, number, option, set_option
 from .output import as_json, note, progress, table
 from .run import ISOLATE, ISOLATE_HELP
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @option("--limit", type=number(1), metavar="N", help="Only use the first N of the remaining pictures.")
 @option("--judge", metavar="MODEL", help="A classifier for the pictures, e.g. judge-fashion.")
 @option("--samples", type=SAMPLES, help="How many pictures to draw, for models that draw.")
-@option("--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10.")
+@set_option("PORT=NUMBER", "A port of the drawing task, e.g. steps=10.")
 @option("--inception", type=PATH, metavar="FILE", help="Weights of the Inception network, for FID.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)

@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..text import human_bytes
-from .options import MODEL, OUT, PATH, number, option
+from .options import MODEL, OUT, PATH, number, option, set_option
 from .output import as_json, note, path, table
 from .run import ISOLATE, ISOLATE_HELP
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @option(
     "--samples", type=number(2, 1_000_000), help="How many pictures to draw, for models that draw; default: --limit."
 )
-@option("--set", "assignments", multiple=True, metavar="PORT=NUMBER", help="A port of the drawing task, e.g. steps=10.")
+@set_option("PORT=NUMBER", "A port of the drawing task, e.g. steps=10.")
 @option("--accept-loss", is_flag=True, help="Export even if a metric gets worse by more than 2 % or 2 points.")
 @option("--shape", multiple=True, metavar="DIMENSION=N,…", help="For onnx: fix sizes, e.g. batch=1,height=28,width=28.")
 @option("--constant", "constants", multiple=True, metavar="PORT=VALUE", help="For onnx: fix an input, e.g. steps=20.")

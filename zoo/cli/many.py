@@ -93,7 +93,8 @@ def run_if_many(
         given.pop(name, None)
         items = find(words, lists)
         refuse_product(options["lists"], len(items))
-        _run_many(model, task_name, name or None, items, given, options, say, notes)
+        lists += [word[1:] for word in words if word.startswith("@")]
+        _run_many(model, task_name, name or None, items, lists, given, options, say, notes)
         return True
     check_out(task_name, task, out)
     if several:
@@ -114,8 +115,8 @@ def _together(items: list[Any]) -> list[Any]:
 
 
 def _run_many(
-    model: Model, task_name: str, main: str | None, items: list[Any], given: dict[str, Any], options: dict[str, Any],
-    say: Callable[[str], None], notes: list[str],
+    model: Model, task_name: str, main: str | None, items: list[Any], lists: list[str], given: dict[str, Any],
+    options: dict[str, Any], say: Callable[[str], None], notes: list[str],
 ) -> None:  # fmt: skip
     from ..run.many import Asked, Many
 
@@ -140,7 +141,7 @@ def _run_many(
     asked = Asked(
         {k: v for k, v in given.items() if v is not None and v != ()}, main, items, options["number"],
         options["out"], options.get("tile"), bool(options.get("invert")), bool(options.get("fit")),
-        options.get("scale"), options["batch_size"], bool(options.get("keep_going")), bool(options["resume"]),
+        options.get("scale"), options["batch_size"], bool(options.get("keep_going")), bool(options["resume"]), lists,
     )  # fmt: skip
     many = Many(model, task_name, asked, count)
     todo = len(many.todo)

@@ -18,17 +18,18 @@ class OnceOption(click.Option):
     """An option that is given once is an error if it is given twice: click would silently use the last one."""
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        if self.is_flag or self.multiple or self.count or self.nargs != 1:
+        if self.is_flag or self.multiple or self.count:
             super().add_to_parser(parser, ctx)
             return
         # Collects the values; `consume_value` takes the only one.
-        parser.add_option(obj=self, opts=self.opts, dest=self.name, action="append", nargs=1)
+        parser.add_option(obj=self, opts=self.opts, dest=self.name, action="append", nargs=self.nargs)
 
     def consume_value(self, ctx: click.Context, opts: Any) -> Any:
         given = opts.get(self.name)
         if isinstance(given, list) and not self.multiple:
             if len(given) > 1 and not ctx.resilient_parsing:
-                values = " and ".join(safe_text(value)[:80] for value in given)
+                texts = (" ".join(value) if isinstance(value, tuple) else value for value in given)
+                values = " and ".join(safe_text(text)[:80] for text in texts)
                 raise UsageError(f"{self.opts[0]} was given {len(given)} times: {values}; give it once")
             opts = {**opts, self.name: given[0]}
         return super().consume_value(ctx, opts)
@@ -62,6 +63,18 @@ PATH, OUT, MODEL = PathType(), PathType(out=True), ModelType()
 def option(*names: str, **attributes: Any) -> Any:
     """`click.option`, for an option as described above."""
     return click.option(*names, cls=OnceOption, **attributes)
+
+
+def set_option(metavar: str, help: str) -> Any:
+    """The option `--set KEY=VALUE`, which may be repeated for other keys."""
+    return option("--set", "assignments", multiple=True, metavar=metavar, callback=_keys_once, help=help)
+
+
+def _keys_once(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    keys = [value.partition("=")[0].strip() for value in values]
+    if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+        raise UsageError(f"--set {safe_text(twice)[:80]}=… was given {keys.count(twice)} times; give it once")
+    return values
 
 
 class Number(click.IntRange):

@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..system.paths import cannot_write, user_path
 from ..text import safe_text
-from .options import OUT, PATH, SEED, Fraction, number, option, refuse_existing
+from .options import OUT, PATH, SEED, Fraction, number, option, refuse_existing, set_option
 from .training import Bar, Report, seconds_of
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ def _folder(out: Path) -> Path:
 @option("--max-time", metavar="TIME", help="Take 90s, 30m or 1.5h: as many --steps as fit, and no more time than this.")
 @option("--learning-rate", type=float, help="Peak of the learning rate.")
 @option("--seed", type=SEED, default=0, show_default=True)
-@option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A config field (codec.num_codes=64) or a setting."
-)
+@set_option("KEY=VALUE", "A config field (codec.num_codes=64) or a setting.")
 @option("--stage", default="", help="For families that train in stages.")
 @option("--from", "parent", metavar="MODEL", help="Start from a published model or a bundle.")
 @option("--resume", is_flag=True, help="Continue from the checkpoint; the rest may be left out.")

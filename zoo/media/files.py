@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..errors import InvalidFileError
+from ..errors import InvalidFileError, UsageError
 from ..system.paths import cannot_read, read_file, user_path
 from ..text import safe_text, stand_in
 
@@ -55,6 +56,12 @@ def read_input(source: str | InputFile) -> InputFile:
     if known := stand_in(data):
         raise InvalidFileError(f"{shown_name(source)} is not the file itself, but {known}")
     return InputFile(name, data, hashlib.sha256(data).hexdigest(), source)
+
+
+def refuse_stdin_twice(sources: Sequence[Any]) -> None:
+    """Refuses names of files, or other values, of which more than one is `-`."""
+    if sources.count(STDIN) > 1:
+        raise UsageError("'-' (stdin) can be read only once; give a file for the other")
 
 
 def shown_name(name: str) -> str:

@@ -22,9 +22,11 @@ from weakref import ref
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..system.leftovers import left_behind
-from ..system.paths import cannot_read, read_file, user_path
+from ..system.paths import cannot_read, read_file, reason, user_path
 from ..text import safe_text
-from .files import STDIN, InputFile, read_input
+from .files import STDIN, InputFile, read_input, refuse_stdin_twice
+from .pictures import MAX_PIXELS
+from .tensors import read_npy_header
 
 if TYPE_CHECKING:
     import zipfile
@@ -36,6 +38,12 @@ MAX_LIST_BYTES = 256 << 20
 
 MAX_OPEN = 8
 """Arrays whose files are open at the same time."""
+
+MAX_STACK = 10_000_000
+"""The most pictures of an array."""
+
+MAX_EXPANSION = 1032
+"""How much longer than its file an array may be: a byte of deflate stands for at most so many."""
 
 _STACK = re.compile(r"\.np[yz]$|\.npz:\w+$|idx3-ubyte(\.gz)?$")
 _PATTERN = re.compile(r"[*?[]")
@@ -64,6 +72,11 @@ class Item:
             return os.path.splitext(name)[0]  # noqa: PTH122
         return f"{name.partition('.')[0]}-{self.index}"
 
+    @property
+    def file_path(self) -> str:
+        """The file that it is in."""
+        return self.path if self.stack is None else self.stack.file_path
+
     def read(self) -> InputFile:
         """The picture's bytes; one of a stack becomes a PNG."""
         return read_input(self.file or self.path) if self.stack is None else self.stack.read(self.index)
@@ -91,11 +104,13 @@ def find(words: Iterable[str], lists: Sequence[str] = ()) -> list[Item]:
         NotFoundError, InvalidFileError, UsageError: a folder or pattern without pictures, or a file with arrays that
             are not pictures.
     """
+    words = [*words, *(_LIST + file for file in lists)]
+    refuse_stdin_twice([word.removeprefix(_LIST) for word in words])
     found: list[Item] = []
     for word in words:
         found += _listed(word[len(_LIST) :]) if word.startswith(_LIST) else _found(word)
-    for file in lists:
-        found += _listed(file)
+    if _LIST + STDIN in words:
+        refuse_stdin_twice([STDIN, *(item.path for item in found)])
     return found
 
 
@@ -120,15 +135,30 @@ def _found(word: str) -> Iterable[Item]:
     if word == STDIN:
         return [Item(word)]
     if _PATTERN.search(word) and not os.path.lexists(word):
-        import glob
-
-        paths = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may start anywhere
+        paths = sorted(_matching(os.path.expanduser(word)))  # noqa: PTH111 - a pattern is not a path
         if not paths:
             raise NotFoundError(f"no file matches {safe_text(word)}")
         return [item for path in paths for item in ([] if os.path.isdir(path) else _found(path))]  # noqa: PTH112
     if _STACK.search(word):
         return _stacked(word)
     return _in_folder(word) if user_path(word).is_dir() else [Item(word)]
+
+
+def _matching(pattern: str) -> set[str]:
+    """What a pattern matches. As in a shell, `**` is any number of folders, without links, which may form circles."""
+    import glob
+
+    pattern += "/*" if os.path.basename(pattern) == "**" else ""  # noqa: PTH119
+    before, deep, rest = pattern.partition("**/")
+    if not deep or (before and not before.endswith("/")):
+        return set(glob.glob(pattern))  # noqa: PTH207 - a pattern may start anywhere
+    found: set[str] = set()
+    for top in glob.glob(before) if before else [os.curdir]:  # noqa: PTH207
+        for place, folders, _ in os.walk(top):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            start = place if before else place.removeprefix(os.curdir).removeprefix("/")
+            found |= _matching(os.path.join(glob.escape(start), rest))  # noqa: PTH118
+    return found
 
 
 def _in_folder(folder: str) -> list[Item]:
@@ -184,6 +214,7 @@ class Stack:
                 " 1: array[None]"
             )
         self._each = prod(self.shape[1:])
+        self._check_size()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -204,6 +235,23 @@ class Stack:
             if len(_OPEN) > MAX_OPEN and (other := _OPEN.pop(0)()):
                 other.close()
         return self._file
+
+    def _check_size(self) -> None:
+        """Refuses what a header states but no such file contains, before there is an entry for each picture."""
+        number, height, width = self.shape[:3]
+        with self._readable():
+            if height * width > MAX_PIXELS:
+                raise ValueError(f"its pictures have {width}x{height} pixels; at most {MAX_PIXELS:,} are allowed")
+            if number > MAX_STACK:
+                raise ValueError(f"it states {number:,} pictures; at most {MAX_STACK:,} are allowed")
+            if number * self._each > user_path(self.file_path).stat().st_size * MAX_EXPANSION:
+                raise ValueError(f"it states {number:,} pictures of {width}x{height}, but is too short for them")
+
+    @property
+    def file_path(self) -> str:
+        """The path without the name of an array."""
+        name, _, array = self.path.partition(".npz:")
+        return f"{name}.npz" if array else self.path
 
     def check_length(self) -> None:
         """Refuses an array that ends early, if its file is not compressed; else this shows when it is read."""
@@ -237,12 +285,11 @@ class Stack:
         import zipfile
 
         import numpy as np
-        from numpy.lib import format as npy
 
-        name, _, array = self.path.partition(".npz:")
+        array = self.path.partition(".npz:")[2]
         file: BinaryIO
         if array or self.path.endswith(".npz"):
-            archive = zipfile.ZipFile(user_path(f"{name}.npz" if array else name))
+            archive = zipfile.ZipFile(user_path(self.file_path))
             self._open_files.enter_context(archive)
             entry = archive.open(f"{array or self._only(archive)}.npy")
             file = self._open_files.enter_context(entry)  # type: ignore[assignment]
@@ -255,11 +302,7 @@ class Stack:
             if magic != b"\0\0\x08\x03":
                 raise ValueError("it does not start with the bytes 0, 0, 8, 3")
             return file, tuple(int.from_bytes(file.read(4), "big") for _ in range(3)), False
-        version = npy.read_magic(file)
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
-        if read is None:
-            raise ValueError(f"unknown version of the .npy format, {version[0]}.{version[1]}")
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = read_npy_header(file)
         if dtype != np.uint8:
             raise InvalidFileError(f"{safe_text(self.path)} contains {dtype}; pictures are uint8, 0 .. 255")
         return file, shape, fortran
@@ -268,6 +311,8 @@ class Stack:
         """The array with the pictures: `images`, the only one, or the only one that ends in `_images`."""
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         parts = [name for name in names if name.endswith("_images")] or names
+        if not names:
+            raise ValueError("it has no arrays")
         if "images" in names or len(parts) == 1:
             return "images" if "images" in names else parts[0]
         options = " or ".join(f"{self.path}:{name}" for name in parts[:4])
@@ -301,6 +346,5 @@ class _Readable:
         if isinstance(error, KeyError):
             raise NotFoundError(f"{safe_text(self.path)}: there is no such array") from None
         kinds = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-        if isinstance(error, kinds):
-            text = safe_text(getattr(error, "strerror", None) or error).splitlines()[0][:200]
-            raise InvalidFileError(f"{safe_text(self.path)} cannot be read: {text}") from None
+        if isinstance(error, kinds) or type(error).__name__ == "LZMAError":
+            raise InvalidFileError(f"{safe_text(self.path)} cannot be read: {reason(error)[:200]}") from None

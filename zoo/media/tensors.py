@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InvalidFileError
 from ..text import one_line, safe_text, stand_in
@@ -240,6 +240,36 @@ def encode_safetensors(arrays: Mapping[str, np.ndarray], made_by: Mapping[str, A
         path = Path(folder) / "out.safetensors"
         save(path, arrays, {METADATA_KEY: json.dumps(made_by)})
         return path.read_bytes()
+
+
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and dtype of a `.npy` file, which is then at the first byte of its array.
+
+    Raises:
+        ValueError: it has no such header, or one with a negative length.
+        OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile: the file, if it is part of an archive, cannot
+            be read.
+    """
+    import warnings
+
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(file)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"unknown version of the .npy format, {version[0]}.{version[1]}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about files of Python 2
+            shape, fortran, dtype = read(file)
+    except (LookupError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as e:
+        raise ValueError(f"its header is damaged ({type(e).__name__})") from None  # it is a Python literal
+    except Exception as e:
+        if type(e).__name__ == "TokenError":  # of tokenize, which takes long to import
+            raise ValueError("its header is damaged") from None
+        raise
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a length is {min(shape)}")
+    return shape, fortran, dtype
 
 
 def read_npy(file: InputFile) -> np.ndarray:

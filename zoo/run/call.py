@@ -7,7 +7,7 @@ pictures with the seeds S, S+1, …; a single picture, label or number is used f
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..hookspecs import Port, Task
-from ..media.files import STDIN, InputFile, Note
+from ..media.files import InputFile, Note, refuse_stdin_twice
 from ..media.sheet import View
 from ..ports.image import images_of
 from ..ports.inputs import complete
@@ -218,12 +218,6 @@ def _refuse_unfit(name: str, task: Task, given: Mapping[str, Any]) -> None:
     refuse_stdin_twice(
         [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
     )
-
-
-def refuse_stdin_twice(sources: Sequence[Any]) -> None:
-    """Refuses values of options of which more than one is `-`."""
-    if sources.count(STDIN) > 1:
-        raise UsageError("'-' (stdin) can be read only once; give a file for the other")
 
 
 def _require(name: str, task: Task, values: Mapping[str, Any]) -> None:

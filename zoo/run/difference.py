@@ -89,6 +89,9 @@ def _tensors(a: Bundle, b: Bundle) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _largest_difference(dtype: str, x: bytes, y: bytes) -> float:
+    """NaN or infinity if a value that differs is; those that both sides have in the same place do not differ."""
     import numpy as np
 
-    return float(np.abs(numbers(dtype, x).astype(np.float64) - numbers(dtype, y).astype(np.float64)).max())
+    a, b = (numbers(dtype, data).astype(np.float64) for data in (x, y))
+    differs = (a != b) & ~(np.isnan(a) & np.isnan(b))
+    return float(np.abs(a[differs] - b[differs]).max(initial=0))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..hookspecs import Task
-from ..media.files import Note
+from ..media.files import InputFile, Note, read_input, refuse_stdin_twice
 from ..media.pictures import encode_png
 from ..media.sheet import View, alike, interleave, readable_scale
 from ..ports import label
@@ -17,6 +17,7 @@ from ..ports.image import images_of
 from ..ports.kinds import drawn, kind_of
 from ..ports.label import labels_of
 from .again import public_reference
+from .batches import batch_length
 from .call import Call, Result, check_number, execute, gather, options_of
 from .model import Model
 from .products import captions, expand
@@ -34,11 +35,12 @@ class Asked:
     """What every model is given."""
 
     task: str | None = None  # None: the first model's default task
-    images: Sequence[str] = ()
+    images: Sequence[str | InputFile] = ()
     labels: Sequence[str] = ()  # class names, numbers, lists
     seed: int | Sequence[int] | None = None
     number: int | None = None
     others: Mapping[str, Any] = field(default_factory=dict)  # by port
+    scale: int | None = None  # of the sheet; None: room for the captions
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ class Lineup:
 
     rows: list[Row]
     columns: int
+    scale: int | None = None
 
-    def sheet(self, scale: int | None = None) -> bytes:
+    def sheet(self) -> bytes:
         """A PNG with a row for each model, under the pictures that they were given, if any."""
         first = self.rows[0]
         task = first.model.manifest.tasks[first.call.task]
@@ -86,7 +89,7 @@ class Lineup:
             for name, lines in captioned:
                 row = [(name, *line) for line in lines[start : start + self.columns]]
                 texts += [*row, *[()] * (self.columns - len(row))]
-        view = View(scale or readable_scale(batches[0].shape[2]), self.columns, tuple(texts))
+        view = View(self.scale or readable_scale(batches[0].shape[2]), self.columns, tuple(texts))
         return encode_png(view.draw(interleave(batches, self.columns)))
 
 
@@ -116,11 +119,33 @@ def line_up(models: Sequence[Model], asked: Asked, note: Note) -> Lineup:
     if (asked.seed is not None or asked.number is not None) and not seeded:
         raise UsageError(f"{name} takes no seed: every model gives the same picture every time")
     lists, columns = _lists(seeded, labelled, asked, note)
-    rows = [_run(model, name, lists, labelled, asked, note) for model in models]
-    counts = [len(row.pictures) for row in rows]
+    refuse_stdin_twice(asked.images)
+    asked = replace(asked, images=[read_input(image) for image in asked.images])  # once: one may be stdin
+    calls = [_call(model, name, lists, labelled, asked, note) for model in models]
+    counts = [batch_length(task.inputs, call.inputs) for task, (call, _) in zip(tasks, calls, strict=True)]
     if len(set(counts)) > 1:
         raise UsageError(f"the models give {' and '.join(map(str, counts))} pictures; they must give the same number")
-    return Lineup(rows, min(columns or COLUMNS, counts[0]))
+    columns = min(columns or COLUMNS, counts[0])
+    _check_size(tasks, [call for call, _ in calls], columns, asked.scale)
+    rows = [Row(model, call, execute(model, call), notes) for model, (call, notes) in zip(models, calls, strict=True)]
+    return Lineup(rows, columns, asked.scale)
+
+
+def _check_size(tasks: Sequence[Task], calls: Sequence[Call], columns: int, scale: int | None) -> None:
+    """Refuses a sheet that would be too large, before a picture is drawn."""
+    import numpy as np
+
+    sizes = []
+    for task, call in zip(tasks, calls, strict=True):
+        given = [array.shape[1:3] for array in call.inputs.values() if array.ndim == 4]
+        stated = next(iter(task.outputs.values())).shape[1:3]
+        sizes += given + ([stated] if all(isinstance(length, int) for length in stated) else [])
+    if not sizes:
+        return
+    height, width = (max(int(size[axis]) for size in sizes) for axis in (0, 1))
+    rows = -(-batch_length(tasks[0].inputs, calls[0].inputs) // columns) * len(calls)
+    whole = np.broadcast_to(np.uint8(0), (rows * columns, height, width, 1))
+    View(scale or readable_scale(width), columns, (("its model",),)).grid(whole)
 
 
 def _lists(
@@ -145,9 +170,10 @@ def _lists(
     return {kind: list(values) for kind, values in product.given.items()}, product.columns
 
 
-def _run(
+def _call(
     model: Model, name: str, lists: Mapping[str, list[int]], labelled: Task | None, asked: Asked, note: Note
-) -> Row:
+) -> tuple[Call, list[str]]:
+    """What a model is given, and the notes about it."""
     task = model.manifest.tasks[name]
     notes: list[str] = []
 
@@ -157,6 +183,8 @@ def _run(
 
     if own_seed := next((name for name in drawn(task.inputs) if name in asked.others), None):
         raise UsageError(f"--set {own_seed}=…: the seed has an option of its own, --seed")
+    if asked.labels and (own_label := next((name for name in labels_of(task.inputs) if name in asked.others), None)):
+        raise UsageError(f"--label and --set {own_label}=… name the label twice; give one of the two")
     given: dict[str, Any] = dict(asked.others)
     if "seed" in lists:
         if seeds := drawn(task.inputs):
@@ -176,6 +204,7 @@ def _run(
         main = next((option for option in options_of(task) if option.positional), None)
         if main is None:
             raise UsageError(f"{name} of {model.reference} takes no picture")
+        if main.name in asked.others:
+            raise UsageError(f"--image and --set {main.name}=… name the picture twice; give one of the two")
         given[main.name] = tuple(asked.images)
-    call = gather(model, name, given, note=say)
-    return Row(model, call, execute(model, call), notes)
+    return gather(model, name, given, note=say), notes

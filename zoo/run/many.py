@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import InvalidFileError, NotFoundError, UsageError, ZooError
 from ..hookspecs import Task
-from ..media.files import STDIN, InputFile, Note, read_input, shown_name
+from ..media.files import STDIN, InputFile, Note, read_input, refuse_stdin_twice, shown_name
 from ..media.pictures import check_header, decode_picture, upright_size
 from ..media.sources import Item, Stack, find
 from ..ports.image import images_of
@@ -24,7 +24,7 @@ from ..system.files import FilesTogether, make_folder
 from ..system.paths import user_path
 from ..text import safe_text
 from .batches import BatchSize, batch_length, in_batches, part_of
-from .call import Call, Result, execute, gather, options_of, refuse_stdin_twice, task_as_asked
+from .call import Call, Result, execute, gather, options_of, task_as_asked
 from .model import Model
 from .naming import check_placeholders, fill, label_of, placeholders, refuse_same
 from .outputs import check_out, write_outputs
@@ -53,6 +53,7 @@ class Asked:
         scale: enlarge pictures for looking.
         keep_going: pass over files that cannot be read; else all are looked at before anything is computed.
         resume: only make what is missing.
+        lists: the files that list the pictures; they are not overwritten.
     """
 
     given: Mapping[str, Any]
@@ -67,6 +68,7 @@ class Asked:
     batch_size: int | None = None
     keep_going: bool = False
     resume: bool = False
+    lists: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Many:
         self._names = self._all_names()
         self.todo: Sequence[int] = range(self.number)
         self._table: Table | None = None
+        if self.table:
+            self._refuse_to_overwrite()  # before it is opened
         if asked.resume:
             self._keep_what_is_there()
         if not self.table:
@@ -250,11 +254,14 @@ class Many:
         return names
 
     def _refuse_to_overwrite(self) -> None:
-        """Refuses the name of a picture that is read for one that is made."""
-        given = {os.path.abspath(user_path(item.path)): item for item in self.asked.items}  # noqa: PTH100 - many
-        for index in self.todo if given else ():
-            if item := given.get(os.path.abspath(user_path(self._names[index], out=True))):  # noqa: PTH100
-                raise UsageError(f"--out would overwrite {safe_text(item.shown)}, which is read; give another name")
+        """Refuses the name of a file that is read for one that is made, whatever links lead to it."""
+        folders: dict[str, str] = {}
+        read = [item.file_path for item in self.asked.items] + [file for file in self.asked.lists if file != STDIN]
+        given = {_place(path, folders, follow=True): path for path in read}
+        names = [self.asked.out] if self.table else (self._names[index] for index in self.todo)
+        for name in names if given else ():
+            if path := given.get(_place(name, folders, follow=False)):
+                raise UsageError(f"--out would overwrite {safe_text(path)}, which is read; give another name")
 
     def _name(self, index: int, label: str | None) -> str:
         """The output of one picture; without `label`, what was given, or an underscore for what the task gives."""
@@ -332,6 +339,21 @@ class Many:
         return one, replace(result, outputs=part_of(self.task.outputs, result.outputs, part))
 
 
+def _place(path: str, folders: dict[str, str], *, follow: bool) -> str:
+    """The path without links in its folders, and if `follow`, as that of a file to read, without a link at its end.
+
+    Args:
+        folders: those that were looked up already; there may be 100,000 files.
+    """
+    # A file that cannot be read is reported later, or passed over.
+    full = os.path.abspath(os.path.expanduser(path) if follow else user_path(path, out=True))  # noqa: PTH100, PTH111
+    folder, name = os.path.split(full)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    full = os.path.join(folders[folder], name)  # noqa: PTH118
+    return os.path.realpath(full) if follow and os.path.islink(full) else full  # noqa: PTH114
+
+
 def _other_files(task: Task, asked: Asked) -> dict[str, list[Any]]:
     """The files of the options other than that of the pictures: paths, or what was read already."""
     names = [o.name for o in options_of(task) if o.file and o.name != asked.main and asked.given.get(o.name)]
@@ -343,7 +365,9 @@ def _read_once(task: Task, asked: Asked) -> Asked:
     """With the contents of what cannot be read again for the next batch: stdin, and a file for all pictures, which may
     be a pipe."""
     others = _other_files(task, asked)
-    refuse_stdin_twice([item.path for item in asked.items] + [v for values in others.values() for v in values])
+    refuse_stdin_twice(
+        [item.path for item in asked.items] + [v for values in others.values() for v in values] + list(asked.lists)
+    )
     given = dict(asked.given)
     for name, values in others.items():
         read = [read_input(v) if v == STDIN or len(values) == 1 else v for v in values]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, Any]
 Tell = Callable[[int, int], None]
+CheckSize = Callable[[int, "np.ndarray"], None]
 
 HOLD_SECONDS = 1.0
 """How much longer the last step is shown."""
@@ -103,29 +104,35 @@ def animate(model: Model, asked: Asked, note: Note, tell: Tell) -> Animation:
     shown = with_view(
         model, call, asked.scale or readable_scale(width if isinstance(width, int) else ROOM), None, False
     )
+
+    def check_size(number: int, batch: np.ndarray) -> None:
+        check_animation_size(number, *shown.view.grid(batch).shape)
+
     if asked.walk and all(isinstance(length, int) for length in port.shape[1:]):
-        one = np.empty((1, *port.shape[1:]), np.uint8)  # type: ignore[arg-type]
-        check_animation_size(asked.frames, *shown.view.grid(one).shape)
+        check_size(asked.frames, np.empty((1, *port.shape[1:]), np.uint8))  # type: ignore[arg-type]
     start = time.perf_counter()
     if asked.walk:
         pictures = walk_of(model, call, asked.frames, tell)[:, None]
+        check_size(len(pictures), pictures[0])
     else:
-        pictures = steps_of(model, call, predicted=asked.predicted, tell=tell)
+        pictures = steps_of(model, call, predicted=asked.predicted, check_size=check_size, tell=tell)
     seconds = time.perf_counter() - start
-    check_animation_size(len(pictures), *shown.view.grid(pictures[0]).shape)
     frames = np.stack([shown.view.draw(batch) for batch in pictures])
     numbers = [str(number) for number in (asked.walk or [call.seed])]
     file = "-".join([model.manifest.name, "walk" if asked.walk else "steps", *numbers])
     return Animation(file, frames, seconds, 0 if asked.walk else HOLD_SECONDS)
 
 
-def steps_of(model: Model, call: Call, *, predicted: bool = False, tell: Tell) -> np.ndarray:
+def steps_of(
+    model: Model, call: Call, *, predicted: bool = False, check_size: CheckSize = lambda number, batch: None, tell: Tell
+) -> np.ndarray:
     """The pictures after each step of a task's loop, uint8 [frames, batch, height, width, channels].
 
     The first frame is the noise that it starts from, the last one what the task gives.
 
     Args:
         predicted: instead, the picture that each step predicts; that of the last step is what the task gives.
+        check_size: called before the first step with the number of frames and the first of them, or one of its size.
         tell: called with the number of steps done, and of all.
 
     Raises:
@@ -138,7 +145,9 @@ def steps_of(model: Model, call: Call, *, predicted: bool = False, tell: Tell) -
         raise UsageError(f"{public_reference(model)} does not have the steps of {call.task} as graphs of their own")
     end = parts[2]
     frames = []
-    for x, x0 in _loop(model, parts, call.inputs, tell):
+    begin = model.run(parts[0], **_only(model, parts[0], call.inputs))
+    check_size(int(begin["plan"].any(axis=-1).sum()) + (not predicted), _picture(model, end, begin["x"]))
+    for x, x0 in _loop(model, parts, call.inputs, tell, begin):
         shown = x0 if predicted else x
         if shown is not None:
             frames.append(_picture(model, end, shown))

@@ -209,7 +209,7 @@ class Table:
                     row = json.loads(line)
                     self._header = self._header or list(row)
                     self.done.add(row[FILE])
-        except (ValueError, KeyError, TypeError, IndexError, csv.Error):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError, csv.Error):
             raise self._other_table() from None
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))

@@ -149,4 +149,5 @@ def shown(path: object) -> str:
 
 def reason(error: BaseException) -> str:
     """The system's words for an error: `Permission denied`."""
-    return getattr(error, "strerror", None) or safe_text(error).splitlines()[0][:200] or type(error).__name__
+    lines = safe_text(getattr(error, "strerror", None) or error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
