@@ -12,8 +12,19 @@ from typing import Any
 import torch
 
 from ..errors import NotFoundError, UsageError
+from ..formats import assets
 from ..formats.reference import Reference
-from ..hookspecs import ConfigRequest, DataFacts, DescribeRequest, Family, Port, Task, TasksRequest
+from ..hookspecs import (
+    AssetsRequest,
+    ConfigRequest,
+    DataFacts,
+    DescribeRequest,
+    Family,
+    Port,
+    Task,
+    Tasks,
+    TasksRequest,
+)
 from ..plugins import Loaded
 from ..ports import label as labels
 from ..ports.image import channels_of, first_image
@@ -136,7 +147,9 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
     else:
         what = f"the preset '{preset}'" if preset else f"this {asked.family}"
         advice = f"--preset {COST}" if COST in card.presets and preset != COST else "other --set values"
-    _refuse_misfit(loaded, asked.family, config, data, what, advice)
+    tasks = loaded.call("list_tasks", TasksRequest(family=asked.family, config=config, classes=data.classes))
+    _refuse_misfit(tasks, asked.family, data, what, advice)
+    data, held_out = data.take(tasks.example), held_out and held_out.take(tasks.example)
     found = {"classes": list(data.classes), "data": f"{data.name} {data.split}", "data_sha256": data.sha256}
     run = replace(run, config=config, settings=settings, **found)
     return Begun(run, data, held_out, preset)
@@ -196,17 +209,37 @@ def _count(number: int, what: str, ending: str = "s") -> str:
     return f"{number:,} {what}{'' if number == 1 else ending}"
 
 
-def _refuse_misfit(
-    loaded: Loaded, family: str, config: Mapping[str, Any], data: Dataset, what: str, advice: str
-) -> None:
+def with_assets(loaded: Loaded, begun: Begun, parent: Parent | None = None) -> Begun:
+    """The training with the assets of its model: those of the parent, and those that the family makes from the data.
+
+    Raises:
+        UsageError: the family made some that a bundle cannot contain.
+        IntegrityError: the parent's were changed.
+    """
+    inherited = assets.read(parent.bundle.folder, parent.manifest) if parent else {}
+    if not loaded.implements("make_assets"):
+        return replace(begun, run=replace(begun.run, assets=inherited))
+    run, data = begun.run, begun.data
+    request = AssetsRequest(
+        family=run.family,
+        config=run.config,
+        images=data.images,
+        labels=data.labels,
+        classes=data.classes,
+        arrays=data.arrays,
+        assets=inherited,
+    )
+    made = {**loaded.call("make_assets", request), **inherited}
+    return replace(begun, run=replace(run, assets=assets.check(made, "make_assets")))
+
+
+def _refuse_misfit(tasks: Tasks, family: str, data: Dataset, what: str, advice: str) -> None:
     """Refuses data of another shape, or with other classes, than the config's tasks have.
 
     Args:
         what: the origin of the config, for the message.
         advice: the option that gives another config.
     """
-    request = TasksRequest(family=family, config=config, classes=data.classes)
-    tasks = loaded.call("list_tasks", request)
     ports = _ports(tasks.tasks)
     channels = channels_of(ports)
     if channels is None:
@@ -320,7 +353,7 @@ def _assigned(
 def refuse_other(begun: Run, run: Run, folder: Path) -> None:
     """Checks that a resumed run is the same run: the request must equal that of the checkpoint's training."""
     # As JSON, in which a checkpoint stores it: a family's config may have tuples.
-    before, now = (_flat(json.loads(json.dumps(asdict(replace(r, command="", note=""))))) for r in (begun, run))
+    before, now = (_flat(json.loads(json.dumps(replace(r, command="", note="").plain()))) for r in (begun, run))
     for key in before.keys() | now.keys():
         if before.get(key) != now.get(key):
             raise UsageError(
