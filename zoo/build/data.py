@@ -348,7 +348,8 @@ def _npz_columns(path: Path, arrays: "np.lib.npyio.NpzFile", prefix: str) -> dic
             continue
         if PORT_NAME.fullmatch(name) and shape[:1] == (number,):
             named = next((k for k in (f"{key}_classes", f"{name}_classes") if k in arrays), None)
-            facts = ArrayFacts(str(dtype), shape[1:], _npz_classes(path, arrays, named) if named else ())
+            classes = _npz_classes(path, arrays, named) if named else ()
+            facts = ArrayFacts(dtype=str(dtype), shape=shape[1:], classes=classes)
             found[name] = Column(facts, partial(_npz_array, path, key), np.arange(number))
     return found
 

@@ -27,10 +27,10 @@ FEWEST_CASES = 2
 """However long they take: together they have two batches and two sizes, neither of them the traced ones."""
 
 CASES_SECONDS = 10.0
-"""A task gets no further case after this time."""
+"""A task gets no further case after this time: processor time, on which other programs have no influence."""
 
 TIES_SECONDS = 30.0
-"""After this time the inputs of a case are no longer redrawn, ties or not."""
+"""After this time the inputs of a case are no longer redrawn, ties or not: processor time, too."""
 
 NOTED_SECONDS = 2.0
 """A case that takes longer is reported."""
@@ -90,9 +90,9 @@ def draw_cases(
         feeders = {port: _feeder(tasks, name, port, cases) for port in tasks.tasks[name].inputs}
         most = min([cost.cases or len(plans), len(plans), *(len(cases[f]) for f in feeders.values() if f)])
         cases[name] = []
-        began = time.monotonic()
+        began = time.thread_time()
         for number, plan in enumerate(plans[:most]):
-            if not cost.cases and number >= FEWEST_CASES and time.monotonic() - began > CASES_SECONDS:
+            if not cost.cases and number >= FEWEST_CASES and time.thread_time() - began > CASES_SECONDS:
                 break
             if cost.size and number:
                 plan = replace(plan, height=cost.size[0], width=cost.size[1])
@@ -181,7 +181,7 @@ def _draw_clear_of_ties(
     task, limit = tasks.tasks[name], 2 * tasks.tolerance.token_margin
     inputs: dict[str, np.ndarray] = {}
     gaps: np.ndarray | None = None
-    deadline = time.monotonic() + TIES_SECONDS
+    deadline = time.thread_time() + TIES_SECONDS
     for divisor in SHRINK:
         smaller = replace(plan, height=plan.height // divisor, width=plan.width // divisor)
         inputs = draw_inputs(task, smaller, rng, fed, values)
@@ -189,7 +189,7 @@ def _draw_clear_of_ties(
         for number in range(MAX_DRAWS):
             if gaps is None or not (unclear := gaps <= limit).any():
                 return inputs, None
-            if time.monotonic() > deadline:
+            if time.thread_time() > deadline:
                 return inputs, gaps
             if number == HOPELESS_DRAWS and unclear.all():
                 break

@@ -76,7 +76,6 @@ def compare_task(
             agree = rows if agree is None else agree & rows
 
     clear = None if margins is None else margins > tolerance.token_margin  # [batch]
-    choices = "draws" if agree is None else "tokens"
 
     result: dict[str, Comparison] = {}
     for name, port in ports.items():
@@ -94,7 +93,7 @@ def compare_task(
         if comparison.verdict == "differs" and clear is not None and len(clear) == len(e):
             where_clear = compare(port, e[rows & clear], a[rows & clear], tolerance)
             if where_clear.verdict != "differs":
-                note = f"; only where {choices} tie ({int(clear.sum())} of {len(clear)} have no tie)"
+                note = f"; only where choices tie ({int(clear.sum())} of {len(clear)} have no tie)"
                 comparison = replace(comparison, verdict="within", text=comparison.text + note)
         result[name] = comparison
     return result
