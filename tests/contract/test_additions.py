@@ -129,7 +129,7 @@ def test_a_checkpoint_keeps_assets_and_the_same_run_goes_on(loaded, tmp_path):
             {"after": None},
             "the model needs 'after' (uint8 [batch, height, width, 1]) of each picture, and pairs",
         ),
-        ({"after": None, "aftr": np.zeros((40, 8, 8), np.uint8)}, "it has aftr, style; did you mean 'aftr'?"),
+        ({"after": None, "aftr": np.zeros((40, 8, 8), np.uint8)}, "it has style, aftr; did you mean 'aftr'?"),
         ({"after": np.zeros((40, 9, 8), np.uint8)}, "pairs: images has height 8; the other inputs have 9"),
         ({"style": np.arange(40)}, "pairs: style is 39; it must be 0 .. 1"),
         ({"style": np.zeros((39,), np.int64)}, "the model needs 'style'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -255,7 +255,7 @@ def _refuse_misfit(tasks: Tasks, family: str, data: Dataset, what: str, advice: 
             f" {_shape(facts.channels, (facts.height, facts.width))}: give {' '.join(options)} to change the pictures,"
             f" or {advice} to keep them as they are"
         )
-    top = labels.highest(ports)
+    top = labels.highest(_ports(tasks.tasks, but=tasks.example))  # a named label has its own range
     if top is not None and top + 1 != len(facts.classes):
         has = f"{_count(len(facts.classes), 'class', 'es')}" if facts.classes else "no labels"
         listed = f" ({safe_text(', '.join(facts.classes[: labels.MOST_LISTED]))})" if facts.classes else ""
@@ -265,8 +265,10 @@ def _refuse_misfit(tasks: Tasks, family: str, data: Dataset, what: str, advice: 
         )
 
 
-def _ports(tasks: Mapping[str, Task]) -> list[Port]:
-    return [port for task in tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
+def _ports(tasks: Mapping[str, Task], but: Collection[str] = ()) -> list[Port]:
+    """All ports except those with certain names."""
+    named = [(n, p) for task in tasks.values() for n, p in (*task.inputs.items(), *task.outputs.items())]
+    return [port for name, port in named if name not in but]
 
 
 def _size(ports: Iterable[Port]) -> tuple[int, int] | None:
