@@ -67,6 +67,12 @@ CHANGES = {
         "Keys.move_tensor(more=…): an embedding with more rows; Keys.finish takes patterns for unused names",
         "the kind of port map: float maps, kept as .npy and shown as pictures",
         "Target.single_files: graphs on their own, with sizes and values that the user fixes",
+        "the hook make_assets, Imported.assets, and assets in BuildRequest, TaskModuleRequest and TrainRequest: files"
+        " of a model besides its weights",
+        "Tasks.example, Batch.arrays and DataFacts.arrays, ArrayFacts: training examples of named arrays",
+        "Tasks.golden, a Golden for each task: what its golden cases cost; by default as many as take a few seconds",
+        "margins of tasks that draw pixels, or anything else by chance",
+        "Trainer.augment and Trainer.examine, both optional: own augmentation; own figures and pictures of a look",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -200,12 +206,31 @@ class Family:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Golden:
+    """What the golden cases of a task cost: at export, in every `zoo verify --replay`, in every exported host.
+
+    What is left open is chosen by the time that a case takes: a task gets up to four cases, fewer if they take more
+    than some seconds, and a loop is compared with torch for up to 50 iterations, fewer if they take as long.
+    """
+
+    cases: int = 0  # 1 .. 4; 0: chosen by time
+    size: tuple[int, int] | None = None  # height and width, pixels, of all cases but the first, if dynamic
+    values: Mapping[str, int | float] = field(default_factory=dict)  # of inputs, e.g. steps=2; else drawn
+    counts: tuple[int, ...] | None = None  # iterations after which a loop is compared with torch; None: chosen by time
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tasks:
     """The tasks of a config."""
 
     tasks: Mapping[str, Task]
     default: str  # what `zoo run MODEL` does
     tolerance: Tolerance = Tolerance()
+    golden: Mapping[str, Golden] = field(default_factory=dict)  # by task, for those whose cases take long
+    example: Mapping[str, Port] = field(default_factory=dict)
+    """What a training example has besides image and label: an array by name, as a port whose first dimension is
+    `batch`. `height` and `width` are those of the image. The data must have all of them; the trainer finds them in
+    `Batch.arrays`. docs/data.md says where they come from."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -252,6 +277,15 @@ class DescribeRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArrayFacts:
+    """What a named array of a training's data is like."""
+
+    dtype: str  # as numpy names it: uint8, int64, float32
+    shape: tuple[int, ...]  # of one example; empty: a number
+    classes: tuple[str, ...] = ()  # names of its values, if they are labels with names
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """What the images of a training are like."""
 
@@ -260,6 +294,7 @@ class DataFacts:
     channels: int  # 1 grey, 3 RGB
     classes: tuple[str, ...] = ()  # names of the labels, from 0; empty: the images have no labels
     number: int = 0  # images
+    arrays: Mapping[str, ArrayFacts] = field(default_factory=dict)  # what the data have besides, one entry per image
 
     def nearest(self, multiple: int, *, square: bool = False) -> str:
         """The size nearest to the data's whose sides are multiples of `multiple`, as `--image-size` takes it: 48x40."""
@@ -297,6 +332,20 @@ class BuildRequest:
     family: str
     config: Mapping[str, Any]
     classes: tuple[str, ...] = ()
+    assets: Mapping[str, bytes] = field(default_factory=dict)  # the model's files besides its weights, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetsRequest:
+    """The data of a training whose assets to make: `make_assets`."""
+
+    family: str
+    config: Mapping[str, Any]
+    images: np.ndarray  # to train on, uint8 [number, height, width, channels]
+    labels: np.ndarray  # int64 [number], -1: no label
+    classes: tuple[str, ...] = ()
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # by name; see `Tasks.example`
+    assets: Mapping[str, bytes] = field(default_factory=dict)  # those of the model of --from, which stay as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +356,7 @@ class TaskModuleRequest:
     config: Mapping[str, Any]
     task: str
     module: torch.nn.Module  # what `build_module` returned, weights loaded, in eval mode
+    assets: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +372,7 @@ class TrainRequest:
     stage: str = ""  # --stage, for families that train in stages
     classes: tuple[str, ...] = ()  # class names of the data
     parent: str = ""  # the model of --from
+    assets: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,6 +439,7 @@ class Imported:
     state_dict: Mapping[str, torch.Tensor]  # of `build_module(config)`
     unused: tuple[str, ...] = ()  # tensors of the file that the model does not use
     notes: tuple[str, ...] = ()  # what the user should know: assumptions, what the model does not have; one line each
+    assets: Mapping[str, bytes] = field(default_factory=dict)  # files for the bundle; see `make_assets`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,15 +448,25 @@ class Batch:
 
     images: torch.Tensor  # uint8 [batch, height, width, channels]
     labels: torch.Tensor  # int64 [batch], -1: no label
+    arrays: Mapping[str, torch.Tensor] = field(default_factory=dict)  # by name, as `Tasks.example` declares them
 
 
 class Trainer(Protocol):
     """One family's training: what happens in a step. zoo provides the loop, data, checkpoints, logs and resuming.
 
-    It may have a `note`, one line for the card: what else went into the training. It may have a method `validate(batch,
-    generator)`: the losses of a held-out batch by name, as `step` returns them, without changing anything. If it has a
-    true `accumulates`, `step` computes the batch in `settings["accumulate"]` parts, one after the other, and updates
-    the weights once.
+    These are optional:
+
+    - `note`: one line for the card, what else went into the training.
+    - `accumulates`: if it is true, `step` computes the batch in `settings["accumulate"]` parts, one after the other,
+      and updates the weights once.
+    - `augment(batch, generator)`: the batch that `step` gets instead of this one, which `--mirror`, `--shift` and
+      `--crop` may have changed. All randomness comes from `generator`, so that a resumed run gives the same result.
+      Held-out data are never augmented.
+    - `validate(batch, generator)`: the losses of a held-out batch by name, as `step` returns them; their mean over the
+      held-out data is logged. Changes nothing.
+    - `examine(batch, generator)`: what else to see of the model after 25, 50, 100, … steps, by name: a number is a
+      figure for the log; images, uint8 [number, height, width, 1 or 3], become the sheet `NAME-000025.png` next to the
+      log. The batch is held-out data, if there are any, of at most 16 images. Changes nothing.
     """
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> Mapping[str, float | torch.Tensor]:
@@ -456,6 +518,19 @@ def list_tasks(request: TasksRequest) -> Tasks:
 
 
 @hookspec(firstresult=True)
+def make_assets(request: AssetsRequest) -> Mapping[str, bytes]:
+    """Files that the model needs besides its weights, such as a vocabulary made from the captions; by name.
+
+    Optional. Called by `zoo train`, in every process under torchrun, before `build_module`: the same data must give the
+    same bytes. The bundle contains them, and its manifest lists them with size and digest; every later hook gets them
+    as `request.assets`, in `zoo build` and `--from` too. Running a model does not read them, so what a graph needs must
+    be in the graph. At most 16 files of at most 16 MiB; names end in .txt, .json, .jsonl, .csv, .tsv, .npy, .vocab or
+    .model, and are not those of other files that people or programs look for (config.json, LICENSE.txt, model.json).
+    """
+    ...
+
+
+@hookspec(firstresult=True)
 def build_module(request: BuildRequest) -> torch.nn.Module:
     """The torch module with fresh weights. Called to train, to export and to import."""
     ...
@@ -466,9 +541,13 @@ def build_task(request: TaskModuleRequest) -> torch.nn.Module:
     """A module whose `forward` *is* the task: takes and returns the ports of `list_tasks` in order, pixels as uint8.
 
     Called once per task at export, and traced with a batch of 2. It must contain the tensors of `request.module`
-    themselves, not copies, so that the graph can point into the model's safetensors. A module with a `tokens` output
-    may define `margins(*inputs)`: float32 in the shape of the tokens, the gap between the best code and the next;
-    golden cases then avoid ties if possible.
+    themselves, not copies, so that the graph can point into the model's safetensors.
+
+    A task that chooses (the nearest code; a pixel drawn from a distribution) turns a rounding error into another choice
+    where two are close. Its module may define `margins(*inputs)`: float32 [batch, ...], how far each choice is from
+    another one: the gap between the best code and the next, or between a random number and the nearest edge of its
+    interval. Golden cases then avoid ties if possible; in elements of the batch where one remains, any output may
+    differ. A margin is a tie up to `Tolerance.token_margin`.
 
     If the class of `request.module` says `trace_once = True`, its `forward` is traced once instead of in every task: it
     takes tensors whose first axis is the batch, or None, and returns one, whose other axes do not depend on sizes.

@@ -3,18 +3,21 @@
 Both the contract and the file formats need them; `zoo list` reads registries without loading the whole contract.
 """
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
 
 MANIFEST = "model.yaml"
 GOLDEN = "golden.safetensors"
+CARD = "README.md"
 EXPORT = "export.json"  # what `zoo export` says about a folder that it wrote
 
 # Patterns end in \Z, since `$` also matches before a final newline.
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
-PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]  # also for tasks and metrics
+PORT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+PortName = Annotated[str, Meta(pattern=rf"^{PORT_NAME.pattern}\Z")]  # also for tasks and metrics
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 # A bundle's files are directly in its folder: no separators, no leading dot, nothing that Windows reads differently.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")]

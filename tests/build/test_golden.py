@@ -1,5 +1,7 @@
 """Golden inputs: drawn in range, fed from other tasks, clear of ties, and the same each time."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,9 @@ from hypothesis import strategies as st
 
 from zoo.build import golden
 from zoo.build.golden import PLANS, TRACE, Plan, draw_cases, draw_inputs
-from zoo.hookspecs import Port, Task, Tasks, Tolerance
+from zoo.errors import UsageError
+from zoo.formats.golden import Case
+from zoo.hookspecs import Golden, Port, Task, Tasks, Tolerance
 from zoo.media.drawings import drawing
 from zoo.ports.kinds import kind_of
 
@@ -190,3 +194,78 @@ def test_the_same_cases_each_time():
     first, second = cases({"encode": ENCODE}), cases({"encode": ENCODE})
     for a, b in zip(first["encode"], second["encode"], strict=True):
         assert np.array_equal(a.inputs["image"], b.inputs["image"])
+
+
+# --- What cases cost --------------------------------------------------------------------------------------------------
+
+STEPS = Port(kind="count", dtype="int64", shape=(), default=10, minimum=1, maximum=50)
+REFINE = task({"image": IMAGE, "steps": STEPS}, {"refined": IMAGE})
+
+
+def same(name, inputs):
+    return {"refined": inputs["image"]}
+
+
+def test_tasks_whose_cases_take_long_have_two_and_those_that_they_feed_too(monkeypatch):
+    monkeypatch.setattr(golden, "CASES_SECONDS", -1.0)
+    drawn = cases({"encode": ENCODE, "decode": DECODE})
+    assert {name: len(some) for name, some in drawn.items()} == {"encode": 2, "decode": 2}
+    batches = {len(case.inputs["image"]) for case in drawn["encode"]}
+    assert len(batches) == 2 and TRACE.batch not in batches
+
+
+def test_a_slow_feeder_limits_the_cases_of_a_fast_task(monkeypatch):
+    costs = {"encode": Golden(cases=1)}
+    tasks = Tasks(tasks={"decode": DECODE, "encode": ENCODE}, default="encode", golden=costs)
+    drawn = draw_cases(tasks, encode_and_decode, no_margins)
+    assert {name: len(some) for name, some in drawn.items()} == {"encode": 1, "decode": 1}
+
+
+def test_a_family_sets_number_size_and_values():
+    cost = Golden(cases=3, size=(12, 16), values={"steps": 7})
+    tasks = Tasks(tasks={"refine": REFINE}, default="refine", golden={"refine": cost})
+    drawn = draw_cases(tasks, same, no_margins)["refine"]
+    assert [case.inputs["image"].shape[1:3] for case in drawn] == [(8, 8), (12, 16), (12, 16)]
+    assert [(int(case.inputs["steps"]), case.inputs["steps"].dtype) for case in drawn] == [(7, np.int64)] * 3
+
+
+@pytest.mark.parametrize(
+    ("cost", "says"),
+    [
+        (Golden(cases=5), "'refine': cases is 5; it must be 1 .. 4, or 0"),
+        (Golden(values={"step": 3}), "there is no input 'step'; there are image, steps; did you mean 'steps'?"),
+        (Golden(values={"steps": 99}), "steps is 99; it must be 1 .. 50"),
+    ],
+)
+def test_a_cost_that_cannot_be_is_refused(cost, says):
+    with pytest.raises(UsageError, match=f"^list_tasks: the golden cases of .*{re.escape(says)}"):
+        golden.check_golden({"refine": cost}, Tasks(tasks={"refine": REFINE}, default="refine"))
+
+
+def test_cases_that_take_long_are_reported(monkeypatch):
+    said = []
+    tasks = Tasks(tasks={"refine": REFINE}, default="refine", golden={"refine": Golden(cases=2)})
+    draw_cases(tasks, same, no_margins, on_progress=said.append)
+    assert said == []
+    monkeypatch.setattr(golden, "NOTED_SECONDS", -1.0)
+    draw_cases(tasks, same, no_margins, on_progress=said.append)
+    assert said == [f"refine: golden case {n} of at most 2 took 0 s in torch" for n in (1, 2)]
+
+
+def test_redrawing_ends_with_the_time(monkeypatch):
+    monkeypatch.setattr(golden, "TIES_SECONDS", -1.0)
+    calls = []
+
+    def margins(name, inputs):
+        calls.append(name)
+        return np.zeros((len(inputs["image"]), 2, 2), np.float32)
+
+    drawn = cases({"encode": ENCODE}, margins=margins)["encode"]
+    assert len(calls) == len(PLANS) and all((case.margins == 0).all() for case in drawn)
+
+
+def test_what_ties_is_told():
+    tied, clear = np.zeros(2, np.float32), np.array([0.5, 0.0], np.float32)
+    assert golden.about_ties([Case(), Case()], Tolerance()) == ""
+    assert "nothing was compared" in golden.about_ties([Case(margins=tied)], Tolerance())
+    assert "1 elements of golden cases tie" in golden.about_ties([Case(margins=clear), Case()], Tolerance())

@@ -133,12 +133,12 @@ def test_outputs_may_differ_where_their_tokens_tie_and_nowhere_else(port):
         return compare_task({"out": port}, expected, actual, USUAL, margins)["out"]
 
     assert compared([1, 2]).verdict == "within" and compared([1, 2]).share_equal == 0.5
-    assert compared([1, 2]).text.endswith("; only where tokens tie (2 of 4 have no tie)")
+    assert compared([1, 2]).text.endswith("; only where choices tie (2 of 4 have no tie)")
     assert compared([1], None).verdict == "differs"
     assert compared([1], margins[:3]).verdict == "differs"  # of another batch
     for row in (0, 3, [0, 1]):
         assert compared(row).verdict == "differs"
-    assert compared([0, 1, 2, 3], margins * 0).text.endswith("; only where tokens tie (0 of 4 have no tie)")
+    assert compared([0, 1, 2, 3], margins * 0).text.endswith("; only where choices tie (0 of 4 have no tie)")
 
 
 def test_pictures_whose_tokens_agree_are_compared_though_others_tie():

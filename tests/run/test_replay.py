@@ -10,7 +10,7 @@ from zoo.formats import manifest as manifests
 from zoo.formats.golden import Case, read_cases, write_cases
 from zoo.media import tensors
 from zoo.names import GOLDEN
-from zoo.run.replay import replay
+from zoo.run.replay import judge, replay
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_what_differs_only_where_tokens_tie_is_within(bundle):
         arrays["double/0/margins"] = np.zeros(len(arrays["double/0/inputs/image"]), np.float32)
 
     double, _ = replay(bundle, change(bundle, edit), "cpu")
-    assert double.verdict == "within" and "; only where tokens tie (0 of " in double.outputs["doubled"].text
+    assert double.verdict == "within" and "; only where choices tie (0 of " in double.outputs["doubled"].text
 
 
 REFUSED = {
@@ -117,3 +117,25 @@ def test_writing_then_reading_gives_the_cases_in_order(tmp_path, bundle):
     assert [int(case.inputs["image"].max()) for case in back["double"]] == list(range(12))
     assert [int(case.outputs["doubled"].max()) for case in back["twice"]] == list(range(0, 24, 2))
     assert [n for n, case in enumerate(back["double"]) if case.margins is not None] == [3]
+
+
+def test_another_stacks_outputs_may_differ_where_choices_tie_and_nowhere_else(bundle):
+    """A task that draws its pixels: the margin of each picture says how close a random number came to its threshold."""
+    path, m = bundle / GOLDEN, manifests.read(bundle)
+    cases = read_cases(path, m)
+    flipped = {name: [{k: a.copy() for k, a in case.outputs.items()} for case in some] for name, some in cases.items()}
+    flipped["double"][0]["doubled"][0] ^= 255  # other draws in the first picture
+    assert judge(bundle, m, flipped, "node")[0].verdict == "differs"
+    for margins, verdict in (([1e-9, 1.0], "within"), ([1.0, 1e-9], "differs")):
+        cases["double"][0].margins = np.array(margins, np.float32)
+        write_cases(path, cases)
+        assert judge(bundle, m, flipped, "node")[0].verdict == verdict
+
+
+def test_cases_that_take_long_are_reported(bundle, monkeypatch):
+    said = []
+    replay(bundle, manifests.read(bundle), "cpu", on_progress=said.append)
+    assert said == []
+    monkeypatch.setattr("zoo.run.replay.NOTED_SECONDS", -1.0)
+    replay(bundle, manifests.read(bundle), "cpu", on_progress=said.append)
+    assert said == [f"{task}: replayed case 1 of 1 in 0 s" for task in ("double", "twice")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,8 +12,19 @@ from typing import Any
 import torch
 
 from ..errors import NotFoundError, PluginError, UsageError
+from ..formats import assets
 from ..formats.reference import Reference
-from ..hookspecs import ConfigRequest, DataFacts, DescribeRequest, Family, Port, Task, TasksRequest
+from ..hookspecs import (
+    AssetsRequest,
+    ConfigRequest,
+    DataFacts,
+    DescribeRequest,
+    Family,
+    Port,
+    Task,
+    Tasks,
+    TasksRequest,
+)
 from ..plugins import Loaded
 from ..ports import label as labels
 from ..ports.image import channels_of, first_image
@@ -146,7 +157,9 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
     else:
         what = f"the preset '{preset}'" if preset else f"this {asked.family}"
         advice = f"--preset {COST}" if COST in card.presets and preset != COST else "other --set values"
-    _refuse_misfit(loaded, asked.family, config, data, what, advice)
+    tasks = loaded.call("list_tasks", TasksRequest(family=asked.family, config=config, classes=data.classes))
+    _refuse_misfit(tasks, asked.family, data, what, advice)
+    data, held_out = data.take(tasks.example), held_out and held_out.take(tasks.example)
     found = {"classes": list(data.classes), "data": f"{data.name} {data.split}", "data_sha256": data.sha256}
     found |= {} if summary else {"summary": _summary(data)}
     run = replace(run, config=config, settings=settings, **found)
@@ -207,17 +220,37 @@ def _count(number: int, what: str, ending: str = "s") -> str:
     return f"{number:,} {what}{'' if number == 1 else ending}"
 
 
-def _refuse_misfit(
-    loaded: Loaded, family: str, config: Mapping[str, Any], data: Dataset, what: str, advice: str
-) -> None:
+def with_assets(loaded: Loaded, begun: Begun, parent: Parent | None = None) -> Begun:
+    """The training with the assets of its model: those of the parent, and those that the family makes from the data.
+
+    Raises:
+        UsageError: the family made some that a bundle cannot contain.
+        IntegrityError: the parent's were changed.
+    """
+    inherited = assets.read(parent.bundle.folder, parent.manifest) if parent else {}
+    if not loaded.implements("make_assets"):
+        return replace(begun, run=replace(begun.run, assets=inherited))
+    run, data = begun.run, begun.data
+    request = AssetsRequest(
+        family=run.family,
+        config=run.config,
+        images=data.images,
+        labels=data.labels,
+        classes=data.classes,
+        arrays=data.arrays,
+        assets=inherited,
+    )
+    made = {**loaded.call("make_assets", request), **inherited}
+    return replace(begun, run=replace(run, assets=assets.check(made, "make_assets")))
+
+
+def _refuse_misfit(tasks: Tasks, family: str, data: Dataset, what: str, advice: str) -> None:
     """Refuses data of another shape, or with other classes, than the config's tasks have.
 
     Args:
         what: the origin of the config, for the message.
         advice: the option that gives another config.
     """
-    request = TasksRequest(family=family, config=config, classes=data.classes)
-    tasks = loaded.call("list_tasks", request)
     ports = _ports(tasks.tasks)
     channels = channels_of(ports)
     if channels is None:
@@ -233,7 +266,7 @@ def _refuse_misfit(
             f" {_shape(facts.channels, (facts.height, facts.width))}: give {' '.join(options)} to change the pictures,"
             f" or {advice} to keep them as they are"
         )
-    top = labels.highest(ports)
+    top = labels.highest(_ports(tasks.tasks, but=tasks.example))  # a named label has its own range
     if top is not None and top + 1 != len(facts.classes):
         has = f"{_count(len(facts.classes), 'class', 'es')}" if facts.classes else "no labels"
         listed = f" ({safe_text(', '.join(facts.classes[: labels.MOST_LISTED]))})" if facts.classes else ""
@@ -243,8 +276,10 @@ def _refuse_misfit(
         )
 
 
-def _ports(tasks: Mapping[str, Task]) -> list[Port]:
-    return [port for task in tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
+def _ports(tasks: Mapping[str, Task], but: Collection[str] = ()) -> list[Port]:
+    """All ports except those with certain names."""
+    named = [(n, p) for task in tasks.values() for n, p in (*task.inputs.items(), *task.outputs.items())]
+    return [port for name, port in named if name not in but]
 
 
 def _size(ports: Iterable[Port]) -> tuple[int, int] | None:
@@ -344,7 +379,7 @@ def _assigned(
 def refuse_other(begun: Run, run: Run, folder: Path) -> None:
     """Checks that a resumed run is the same run: the request must equal that of the checkpoint's training."""
     # As JSON, in which a checkpoint stores it: a family's config may have tuples.
-    before, now = (_flat(json.loads(json.dumps(asdict(replace(r, command="", note=""))))) for r in (begun, run))
+    before, now = (_flat(json.loads(json.dumps(replace(r, command="", note="").plain()))) for r in (begun, run))
     for key in before.keys() | now.keys():
         if before.get(key) != now.get(key):
             raise UsageError(

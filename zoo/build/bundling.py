@@ -45,6 +45,7 @@ def bundle_of(
         license=run.license,
         license_note=run.license_note,
         training=record,
+        assets=run.assets,
         on_progress=on_progress,
         only=tasks,
     )
@@ -63,7 +64,7 @@ def read_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
 
 def rebuild(loaded: Loaded, run: Run, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """The family's module for the run's config, with these weights."""
-    build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
+    build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes), assets=run.assets)
     module = loaded.call("build_module", build)
     load_weights(module, weights)
     return module

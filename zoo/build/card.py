@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 
 from ..formats.manifest import Drift, Manifest, Training
 from ..hookspecs import Metric, Port, Task
+from ..names import CARD as CARD
 from ..ports.count import count_of
 from ..ports.kinds import kind_of
 from ..text import safe_text
-
-CARD = "README.md"
 
 
 def card(manifest: Manifest) -> str:

@@ -7,10 +7,11 @@ tensors of the file, named by their path; the rest of the tree becomes JSON in t
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from ..system.files import sniff_file, sync_folder
 from ..text import safe_text
 
 CHECKPOINT = "checkpoint.safetensors"
+_ASSET = "asset/"  # begins the names of the tensors that are assets; those of the state begin with a slash
 _TENSOR = "\0tensor"  # marks a leaf that is a tensor; no state contains such a key
 
 
@@ -31,6 +33,7 @@ class Checkpoint:
     step: int  # steps done
     seconds: float  # of training so far
     state: dict[str, Any]  # of the trainer
+    assets: dict[str, bytes] = field(default_factory=dict)  # of the model, by name; see formats.assets
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -40,6 +43,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _split(checkpoint.state, "", tensors)
+    for name, data in checkpoint.assets.items():
+        tensors[_ASSET + name] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
     about = {"run": checkpoint.run, "step": checkpoint.step, "seconds": checkpoint.seconds, "state": tree}
     temporary = path.with_name(f".{path.name}.new")
     try:
@@ -59,8 +64,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint from its file, or from its folder."""
-    about, state = _read(path, with_state=True)
-    return Checkpoint(about["run"], about["step"], about["seconds"], state)
+    about, state, assets = _read(path, with_state=True)
+    return Checkpoint(about["run"], about["step"], about["seconds"], state, assets)
 
 
 def command_of(path: Path) -> str:
@@ -68,14 +73,19 @@ def command_of(path: Path) -> str:
     return str(_read(path, with_state=False)[0]["run"].get("command", ""))
 
 
-def _read(path: Path, *, with_state: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path, *, with_state: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+    """What the metadata says, the trainer's state, and the assets."""
     path = path / CHECKPOINT if path.is_dir() else path
     if not path.exists():
         raise NotFoundError(f"no checkpoint at {safe_text(path)}")
     try:
         with safe_open(path, framework="pt") as f:
             about = json.loads((f.metadata() or {})["zoo_checkpoint"])
-            return about, _join(about["state"], f) if with_state else {}
+            if not with_state:
+                return about, {}, {}
+            stored = [name for name in f.keys() if name.startswith(_ASSET)]  # noqa: SIM118  # not a dict
+            assets = {name.removeprefix(_ASSET): f.get_tensor(name).numpy().tobytes() for name in stored}
+            return about, _join(about["state"], f), assets
     except KeyError:
         raise InvalidFileError(f"{safe_text(path)} is not a checkpoint of `zoo train`") from None
     except (SafetensorError, ValueError, TypeError, OSError) as e:

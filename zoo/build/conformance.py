@@ -7,6 +7,7 @@
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module, metadata
 from pathlib import Path
@@ -22,18 +23,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import PluginError, UsageError, ZooError
+from ..formats import assets
 from ..formats import manifest as manifests
 from ..formats import registry as registry_files
-from ..formats.golden import Case
+from ..formats.golden import Case, read_cases
 from ..formats.manifest import Manifest, Training
 from ..graph.check import check as check_graphs
 from ..hookspecs import (
+    AssetsRequest,
     Batch,
     BuildRequest,
     ConfigRequest,
     DataFacts,
     DescribeRequest,
     Family,
+    Golden,
     Imported,
     ImportRequest,
     MeasureRequest,
@@ -46,10 +50,11 @@ from ..hookspecs import (
     Trainer,
     TrainRequest,
 )
-from ..names import MANIFEST, graph_file
+from ..names import GOLDEN, MANIFEST, graph_file
 from ..plugins import Loaded, Plugin, Probe, load_from, places, probe
 from ..plugins.finding import brief, commands_of, for_author, project_of, registries_of
 from ..ports.image import first_image
+from ..ports.kind import BATCH
 from ..ports.kinds import kind_of
 from ..ports.kinds import problem as problem_of
 from ..ports.label import highest
@@ -66,7 +71,7 @@ from .card import CARD
 from .checkpoint import CHECKPOINT, Checkpoint
 from .diagnosis import causes, non_persistent
 from .export import TorchTasks, export_bundle
-from .golden import Plan, draw_cases
+from .golden import Plan, check_golden, draw_cases
 from .losses import named_losses
 from .tracing import IR_VERSION, MAX_OPSET, OPSET
 from .train import load_weights, seeded
@@ -85,6 +90,9 @@ SIZES = (Plan(1, 0, 0), Plan(2, 57, 33))
 
 DATA = DataFacts(height=28, width=28, channels=1, classes=tuple("0123456789"), number=1_000)
 """What the presets are completed for, where they leave it open: small grey pictures of ten classes."""
+
+ASSETS_FROM = 16
+"""Examples in the data from which assets are made."""
 
 MAX_STEPS = 20
 """Training steps, all on one batch with the same random numbers."""
@@ -187,11 +195,13 @@ class Subject:
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
         torch.manual_seed(self.seed)
-        return self.loaded.call("build_module", BuildRequest(family=self.family, config=config)).eval()
+        request = BuildRequest(family=self.family, config=config, assets=self.assets)
+        return self.loaded.call("build_module", request).eval()
 
     def modules_of(self, module: nn.Module, config: Mapping[str, Any], tasks: Tasks) -> dict[str, nn.Module]:
         requests = {
-            name: TaskModuleRequest(family=self.family, config=config, task=name, module=module) for name in tasks.tasks
+            name: TaskModuleRequest(family=self.family, config=config, task=name, module=module, assets=self.assets)
+            for name in tasks.tasks
         }
         return {name: self.loaded.call("build_task", request).eval() for name, request in requests.items()}
 
@@ -208,7 +218,9 @@ class Subject:
         module = self.modules[task]
         return places.of_code(type(module).forward, self.plugin.module)
 
-    def export(self, folder: Path, module: nn.Module, config: Mapping[str, Any]) -> Manifest:
+    def export(
+        self, folder: Path, module: nn.Module, config: Mapping[str, Any], golden: Mapping[str, Golden] | None = None
+    ) -> Manifest:
         return export_bundle(
             out=folder,
             name=self.family,
@@ -220,6 +232,8 @@ class Subject:
             summary=f"{self.family} with random weights",
             license="Apache-2.0",
             training=Training(),
+            assets=self.assets,
+            golden=golden or {},
         )
 
     @cached_property
@@ -243,7 +257,9 @@ class Subject:
 
     def draw(self, plans: Sequence[Plan]) -> dict[str, list[Case]]:
         in_torch = TorchTasks(self.modules, self.tasks)
-        return draw_cases(self.tasks, in_torch.call, in_torch.margins, plans=plans, seed=self.seed)
+        costs = {task: self.tasks.golden.get(task, Golden()) for task in self.tasks.tasks}
+        whole = {task: Golden(cases=len(plans), values=cost.values) for task, cost in costs.items()}
+        return draw_cases(self.tasks, in_torch.call, in_torch.margins, plans=plans, seed=self.seed, golden=whole)
 
     def compare(self, task: str, case: Case, result: Mapping[str, np.ndarray]) -> list[Comparison]:
         """Compares ONNX Runtime's outputs with torch's; fails the check if they differ by more than the tolerance."""
@@ -276,6 +292,7 @@ class Subject:
             module=self.build(self.config).train(),
             device=torch.device("cpu"),
             distribute=lambda module: module,
+            assets=self.assets,
         )
         return self.loaded.call("build_trainer", request)
 
@@ -320,8 +337,27 @@ class Subject:
         """A training batch."""
         return self.draw_batch(int(self.settings["batch_size"]))
 
+    @cached_property
+    def assets(self) -> dict[str, bytes]:
+        """The files that the family makes from a batch drawn by code."""
+        if not self.loaded.implements("make_assets"):
+            return {}
+        batch = self.draw_batch(ASSETS_FROM)
+        request = AssetsRequest(
+            family=self.family,
+            config=self.config,
+            images=batch.images.numpy(),
+            labels=batch.labels.numpy(),
+            classes=DATA.classes,
+            arrays={name: array.numpy() for name, array in batch.arrays.items()},
+        )
+        made, again = (assets.check(self.loaded.call("make_assets", request), "make_assets") for _ in range(2))
+        if made != again:
+            self.fail("two calls with the same data give different files", "make_assets")
+        return made
+
     def draw_batch(self, number: int) -> Batch:
-        """Drawn pictures and labels, as for a training."""
+        """Examples drawn by code, of the sizes that the tasks take."""
         ports = [port for task in self.tasks.tasks.values() for port in (*task.inputs.values(), *task.outputs.values())]
         image = first_image(ports)
         if image is None:
@@ -331,7 +367,16 @@ class Subject:
         pictures = kind_of(image).draw_case(image, [number, *sizes, int(image.shape[3])], rng)
         most = highest(ports) or 1
         labels = torch.from_numpy(rng.integers(0, most, number, endpoint=True))
-        return Batch(images=torch.from_numpy(pictures), labels=labels)
+        return Batch(images=torch.from_numpy(pictures), labels=labels, arrays=self._arrays(number, sizes, rng))
+
+    def _arrays(self, number: int, sizes: Sequence[int], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The arrays of `Tasks.example`."""
+        known = {"batch": number, "height": sizes[0], "width": sizes[1]}
+        arrays = {}
+        for name, port in self.tasks.example.items():
+            shape = [known.setdefault(dim, 3 + len(known)) if isinstance(dim, str) else dim for dim in port.shape]
+            arrays[name] = torch.from_numpy(kind_of(port).draw_case(port, shape, rng))
+        return arrays
 
 
 # --- The checks: each returns what it checked, or raises a Finding ----------------------------------------------------
@@ -399,6 +444,12 @@ def presets(s: Subject) -> str:
 
 
 def _check_tasks(s: Subject, preset: str, tasks: Tasks) -> None:
+    for array, port in tasks.example.items():
+        if wrong := problem_of(port) or ("" if port.shape[:1] == (BATCH,) else f"its first dimension must be {BATCH}"):
+            s.fail(f"preset {preset}: the array '{array}' of an example: {wrong}", "list_tasks")
+    if unknown := tasks.golden.keys() - tasks.tasks.keys():
+        s.fail(f"preset {preset}: golden names '{min(unknown)}', which is not a task", "list_tasks")
+    check_golden(tasks.golden, tasks)
     if tasks.default not in tasks.tasks:
         s.fail(
             f"preset {preset}: the default task '{tasks.default}' is not one of {', '.join(tasks.tasks)}", "list_tasks"
@@ -757,18 +808,30 @@ def _wrong_files(entry: registry_files.Entry) -> str:
 def round_trip(s: Subject) -> str:
     weights = read_weights(s.bundle, s.manifest)
     state = s.module.state_dict()
+    if assets.read(s.bundle, s.manifest) != s.assets:
+        s.fail("the assets read from the bundle differ from those that it made", "make_assets")
     if weights.keys() != state.keys() or not all(torch.equal(weights[name], state[name]) for name in state):
         s.fail("the weights read from the bundle differ from those written to it", "build_module")
     torch.manual_seed(s.seed + 1)
-    again = s.loaded.call("build_module", BuildRequest(family=s.family, config=s.manifest.config)).eval()
+    request = BuildRequest(family=s.family, config=s.manifest.config, assets=s.assets)
+    again = s.loaded.call("build_module", request).eval()
     load_weights(again, weights)
-    s.export(s.folder / "second", again, s.manifest.config)
+    s.export(s.folder / "second", again, s.manifest.config, _as_before(s))
     for path in sorted(s.bundle.iterdir()):
         if (s.folder / "second" / path.name).read_bytes() != path.read_bytes():
             names = ", ".join(non_persistent(s.module))
             why = f"; the weights do not have its non-persistent buffers {names}" if names else ""
             s.fail(f"saving, loading and saving again changes {path.name}{why}", "build_module")
     return f"{_count(len(s.manifest.files) + 1, 'file')} byte for byte the same"
+
+
+def _as_before(s: Subject) -> dict[str, Golden]:
+    """What makes a second export have as many golden cases, and as many counts of a loop, whatever they took."""
+    costs = {}
+    for task, cases in read_cases(s.bundle / GOLDEN, s.manifest).items():
+        counts = tuple(drift.count for drift in s.manifest.export.drift.get(task, ()))
+        costs[task] = replace(s.tasks.golden.get(task, Golden()), cases=len(cases), counts=counts)
+    return costs
 
 
 def card(s: Subject) -> str:

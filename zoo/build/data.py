@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,18 @@ from PIL import Image, ImageOps
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..formats.manifest import Manifest
-from ..hookspecs import DataFacts, Port
+from ..hookspecs import ArrayFacts, DataFacts, Port
 from ..media.files import read_input
 from ..media.pictures import decode_picture, upright_size
 from ..media.tensors import read_npy_header
+from ..names import PORT_NAME
 from ..ports.image import channels_of
+from ..ports.kinds import kind_of
 from ..system.files import sniff_file
 from ..system.leftovers import left_behind
 from ..text import did_you_mean, safe_text, sniff
 from . import folders
+from .arrays import Column, taken
 
 CALIBRATION_PICTURES = 128
 """The number of pictures on which the activations of a model are measured."""
@@ -63,12 +67,17 @@ class Dataset:
     """One line for people: how many pictures and which classes were read, and what was passed over."""
     changes: Mapping[str, int] = field(default_factory=dict)
     """In how many pictures what was changed to read them, e.g. `put on white`."""
+    columns: Mapping[str, Column] = field(default_factory=dict)  # what there is besides, by name
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # those of them that a model needs; see `take`
+    aligned: tuple[str, ...] = ()  # those of them that cover the pictures pixel by pixel
+    original_size: tuple[int, int] | None = None  # height and width of the pictures before they were scaled
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the pictures' bytes, followed by the labels'."""
+        """SHA-256 of the pictures' bytes, followed by the labels' and those of the arrays, by name."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
-        digest.update(np.ascontiguousarray(self.labels).data)
+        for array in (self.labels, *(self.arrays[name] for name in sorted(self.arrays))):
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     @property
@@ -76,11 +85,33 @@ class Dataset:
         """What the pictures are like."""
         number, height, width, channels = self.images.shape
         classes = self.classes if (self.labels >= 0).any() else ()
-        return DataFacts(height=height, width=width, channels=channels, classes=classes, number=number)
+        arrays = {name: column.facts for name, column in self.columns.items()}
+        return DataFacts(height=height, width=width, channels=channels, classes=classes, number=number, arrays=arrays)
 
     def part(self, indices: np.ndarray, split: str) -> "Dataset":
         """Only these pictures."""
-        return replace(self, split=split, images=self.images[indices], labels=self.labels[indices])
+        return replace(
+            self,
+            split=split,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            columns={name: column.part(indices) for name, column in self.columns.items()},
+            arrays={name: array[indices] for name, array in self.arrays.items()},
+        )
+
+    def take(self, example: Mapping[str, Port]) -> "Dataset":
+        """The data with the arrays of an example (`Tasks.example`), which are read and checked now.
+
+        Raises:
+            UsageError: an array is missing, or does not fit its port or the pictures.
+        """
+        size = self.images.shape[1:3]
+
+        def resized(array: np.ndarray) -> np.ndarray:
+            return _to_size(array, size, Counter()) if array.shape[1:3] == self.original_size else array
+
+        aligned = tuple(name for name, port in example.items() if kind_of(port).aligned)
+        return replace(self, arrays=taken(self.columns, example, self.images, resized, self.name), aligned=aligned)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -173,8 +204,12 @@ def read(
     if classes and found.classes:
         labels, names = _renumber(path, labels, found.classes, tuple(classes)), tuple(classes)
     name = name or (path.stem if path.is_file() else path.absolute().name)
+    original = (images.shape[1], images.shape[2])
     images = _to_channels(_to_size(images, image_size, changes), channels, changes)
-    return Dataset(name, split if found.has_parts else "all", images, labels, names, said, changes)
+    columns = {column: values.part(part) for column, values in found.columns.items()}
+    return Dataset(
+        name, split if found.has_parts else "all", images, labels, names, said, changes, columns, original_size=original
+    )
 
 
 @dataclass(frozen=True)
@@ -187,6 +222,7 @@ class _Found:
     classes: tuple[str, ...] = ()
     passed_over: str = ""  # `; passed over: …`
     has_parts: bool = True  # the data set consists of parts, and this is one of them
+    columns: Mapping[str, Column] = field(default_factory=dict)  # what there is besides, by name
 
 
 def _said(found: _Found, number: int, names: tuple[str, ...]) -> str:
@@ -283,10 +319,11 @@ def _read_npz(path: Path, split: str) -> _Found:
             else:
                 _check(path, stated, (stated[0][:1] or (0,), np.dtype(np.int64)))
                 labels = None
-            classes = _npz_classes(path, arrays) if "classes" in arrays else ()
+            classes = _npz_classes(path, arrays, "classes") if "classes" in arrays else ()
             images = arrays[f"{prefix}images"]
             if labels is None:  # only now is it sure that there are so many pictures
                 labels = np.full(len(images), -1)
+            columns = _npz_columns(path, arrays, prefix)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as e:
         raise InvalidFileError(f"{safe_text(path)} is not a readable .npz: {safe_text(e)}") from None
     except MemoryError:
@@ -297,7 +334,35 @@ def _read_npz(path: Path, split: str) -> _Found:
         labels,
         classes,
         has_parts=bool(prefix),
+        columns=columns,
     )
+
+
+def _npz_columns(path: Path, arrays: "np.lib.npyio.NpzFile", prefix: str) -> dict[str, Column]:
+    """Every other array with one entry per picture; `NAME_classes` are the names of its values."""
+    number, found = _npy_header(arrays, f"{prefix}images")[0][0], {}
+    for key in arrays.files:
+        name = key.removeprefix(prefix)
+        if not key.startswith(prefix) or name in ("images", "labels", "classes") or name.endswith("_classes"):
+            continue
+        try:
+            shape, dtype = _npy_header(arrays, key)
+        except (KeyError, ValueError):  # not an array, or of Python's objects: nothing that a model can need
+            continue
+        if PORT_NAME.fullmatch(name) and shape[:1] == (number,):
+            named = next((k for k in (f"{key}_classes", f"{name}_classes") if k in arrays), None)
+            classes = _npz_classes(path, arrays, named) if named else ()
+            facts = ArrayFacts(dtype=str(dtype), shape=shape[1:], classes=classes)
+            found[name] = Column(facts, partial(_npz_array, path, key), np.arange(number))
+    return found
+
+
+def _npz_array(path: Path, key: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[key]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as e:
+        raise InvalidFileError(f"{safe_text(path)}: '{safe_text(key)}' cannot be read: {safe_text(e)}") from None
 
 
 def _npy_header(arrays: "np.lib.npyio.NpzFile", name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -310,14 +375,14 @@ def _npy_header(arrays: "np.lib.npyio.NpzFile", name: str) -> tuple[tuple[int, .
     return shape, dtype
 
 
-def _npz_classes(path: Path, arrays: "np.lib.npyio.NpzFile") -> tuple[str, ...]:
-    shape, dtype = _npy_header(arrays, "classes")
+def _npz_classes(path: Path, arrays: "np.lib.npyio.NpzFile", key: str) -> tuple[str, ...]:
+    shape, dtype = _npy_header(arrays, key)
     if dtype.kind not in "USiu" or len(shape) != 1 or shape[0] > MOST_CLASSES or dtype.itemsize > 4 * LONGEST_CLASS:
         raise InvalidFileError(
-            f"{safe_text(path)}: classes are {dtype} [{', '.join(map(str, shape))}]; they must be at most"
+            f"{safe_text(path)}: {safe_text(key)} are {dtype} [{', '.join(map(str, shape))}]; they must be at most"
             f" {MOST_CLASSES:,} names of at most {LONGEST_CLASS} characters"
         )
-    return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays["classes"])
+    return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays[key])
 
 
 def _read_folder(

@@ -7,6 +7,7 @@ temporary folder, which gets its final name only if every step succeeded.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..formats import manifest as manifests
 from ..formats.golden import read_cases, write_cases
 from ..formats.manifest import Drift, Export, Manifest, Training
 from ..graph.check import check
-from ..hookspecs import DescribeRequest, Metric, Task, TaskModuleRequest, Tasks, TasksRequest
+from ..hookspecs import DescribeRequest, Golden, Metric, Task, TaskModuleRequest, Tasks, TasksRequest
 from ..names import GOLDEN, MANIFEST, graph_file
 from ..plugins import Loaded, places
 from ..ports.count import count_of
@@ -36,7 +37,7 @@ from ..system.files import folder_beside, put_in_place, write_atomically
 from ..text import safe_text
 from .card import CARD, card
 from .diagnosis import NOISE, causes, first_difference
-from .golden import DRIFT, TRACE, draw_cases, draw_inputs
+from .golden import DRIFT, TRACE, about_ties, check_golden, draw_cases, draw_inputs, smallest
 from .shared import SharedNetwork
 from .tracing import IR_VERSION, OPSET, export_task
 from .weights import Weights
@@ -45,6 +46,9 @@ PRECISION = "float32"
 
 DRIFT_COUNTS = (1, 2, 5, 10, 20, 50)
 """Numbers of iterations after which a loop's graph is compared with torch; golden cases only have a few."""
+
+DRIFT_SECONDS = 10.0
+"""A loop is compared after no more iterations once this time is over: processor time, as for golden cases."""
 
 
 def export_bundle(
@@ -62,8 +66,10 @@ def export_bundle(
     license_note: str = "",
     training: Training,
     metrics: Sequence[Metric] = (),
+    assets: Mapping[str, bytes] = {},
     on_progress: Callable[[str], None] = lambda line: None,
     only: Sequence[str] = (),
+    golden: Mapping[str, Golden] = {},
 ) -> Manifest:
     """Writes the bundle of a trained module to `out`, or fails and leaves nothing behind.
 
@@ -72,8 +78,11 @@ def export_bundle(
         loaded: the family's plugin; only its `call(hook, request)` is used.
         config: complete, as `validate_config` returned it.
         module: trained, as `build_module` builds it. It is moved to the CPU and set to evaluation mode.
+        assets: files that the bundle contains besides, by name; checked (`formats.assets`).
         only: the tasks to export, with their parts; empty: all.
-        on_progress: called with a line for each task that was traced or whose golden tokens tie, and before the replay.
+        golden: what the golden cases of a task cost, where it is not what the family says.
+        on_progress: called with a line for each task that was traced or whose golden cases tie, for each golden case
+            that takes long, and before the replay.
 
     Raises:
         ExportError: a task cannot be traced, or its graph does not give torch's numbers; a table says where.
@@ -87,10 +96,12 @@ def export_bundle(
     tasks = _chosen(tasks, only)
     module = module.cpu().eval()
     with folder_beside(out) as folder:
+        for file, data in assets.items():
+            (folder / file).write_bytes(data)
         weights = Weights(module, described.weights, folder)
         modules = {}
         for task in tasks.tasks:
-            request = TaskModuleRequest(family=family, config=config, task=task, module=module)
+            request = TaskModuleRequest(family=family, config=config, task=task, module=module, assets=assets)
             modules[task] = loaded.call("build_task", request).eval()
         shared = SharedNetwork.of(module, modules, lambda task: _traced_inputs(tasks.tasks[task]))
         for task in tasks.tasks:
@@ -98,10 +109,12 @@ def export_bundle(
                 export_task(modules[task], task, tasks.tasks[task], weights, folder / graph_file(task), shared)
             on_progress(f"traced {task}")
         in_torch = TorchTasks(modules, tasks)
-        cases = draw_cases(tasks, in_torch.call, in_torch.margins)
+        cost = check_golden({**tasks.golden, **golden}, tasks)
+        cases = draw_cases(tasks, in_torch.call, in_torch.margins, golden=cost, on_progress=on_progress)
         write_cases(folder / GOLDEN, cases)
-        for task in (task for task, drawn in cases.items() if any(case.margins is not None for case in drawn)):
-            on_progress(f"{task}: codes are so close that tokens tie; tied tokens cannot be compared")
+        for task, drawn in cases.items():
+            if line := about_ties(drawn, tasks.tolerance):
+                on_progress(f"{task}: {line}")
 
         manifest = Manifest(
             format=manifests.FORMAT,
@@ -131,8 +144,8 @@ def export_bundle(
         update_bundle(folder, manifest)
         manifest = manifests.read(folder)  # zoo must be able to read what it writes
         on_progress("comparing with torch")
-        _prove(folder, manifest, modules)
-        if drift := _measure_drift(folder, manifest, in_torch, on_progress):
+        _prove(folder, manifest, modules, on_progress)
+        if drift := _measure_drift(folder, manifest, in_torch, cost, on_progress):
             export = msgspec.structs.replace(manifest.export, drift=drift)
             manifest = update_bundle(folder, msgspec.structs.replace(manifest, export=export))
         put_in_place(folder, out)
@@ -193,7 +206,9 @@ class TorchTasks:
             return margins(*(torch.from_numpy(array) for array in inputs.values())).numpy()
 
 
-def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -> None:
+def _prove(
+    folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module], on_progress: Callable[[str], None]
+) -> None:
     """Checks that the graphs pass the check for strangers' graphs, and give torch's numbers."""
 
     def code(task: str) -> str:
@@ -219,7 +234,7 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
                 yield from (f"{task}: {cause}" for cause in causes(modules[task], case.inputs))
                 return
 
-    replays = replay(folder, manifest, "cpu")
+    replays = replay(folder, manifest, "cpu", on_progress=on_progress)
     off = [
         (task.task, output, comparison.text, code(task.task))
         for task in replays
@@ -233,9 +248,15 @@ def _prove(folder: Path, manifest: Manifest, modules: Mapping[str, nn.Module]) -
 
 
 def _measure_drift(
-    folder: Path, manifest: Manifest, in_torch: TorchTasks, on_progress: Callable[[str], None]
+    folder: Path,
+    manifest: Manifest,
+    in_torch: TorchTasks,
+    golden: Mapping[str, Golden],
+    on_progress: Callable[[str], None],
 ) -> dict[str, tuple[Drift, ...]]:
     """Whether a loop's small differences grow with its iterations, for the default task if it has a `count` port.
+
+    The family may say after how many iterations; else time limits them (`DRIFT_SECONDS`).
 
     Raises:
         ExportError: they grow beyond the tolerance.
@@ -245,14 +266,20 @@ def _measure_drift(
     if port is None:
         return {}
     session = open_session(folder / graph_file(name), "cpu", exact=True)
-    inputs = draw_inputs(task, DRIFT, np.random.default_rng(1))
+    cost = golden.get(name, Golden())
+    inputs = draw_inputs(task, DRIFT, np.random.default_rng(1), values=cost.values)
     low, high = (task.inputs[port].minimum or 1), (task.inputs[port].maximum or DRIFT_COUNTS[-1])
+    counts = DRIFT_COUNTS if cost.counts is None else cost.counts
     curve = []
-    for count in (count for count in DRIFT_COUNTS if low <= count <= high):
+    began = time.thread_time()
+    for count in (count for count in counts if low <= count <= high):
+        if curve and cost.counts is None and time.thread_time() - began > DRIFT_SECONDS:
+            break
         on_progress(f"comparing {name} with torch at {port} {count}")
         inputs |= {port: np.asarray(count)}
         expected, actual = in_torch.call(name, inputs), session.run(inputs)
-        compared = compare_task(task.outputs, expected, actual, manifest.tolerances[f"{PRECISION}/cpu"])
+        tolerance, gaps = manifest.tolerances[f"{PRECISION}/cpu"], smallest(in_torch.margins(name, inputs))
+        compared = compare_task(task.outputs, expected, actual, tolerance, gaps)
         for output, comparison in compared.items():
             if comparison.verdict == "differs":
                 raise ExportError(f"'{output}' of '{name}' drifts from torch: {comparison.text} at {port} {count}")

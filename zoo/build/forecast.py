@@ -16,11 +16,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UsageError
-from ..hookspecs import Batch, Trainer
+from ..hookspecs import Trainer
 from ..plugins import Loaded
 from ..settings import TrainingSettings, read
 from ..system import memory
 from ..text import human_bytes
+from .batching import batch_of
 from .data import Dataset, Sampler
 from .train import Processes, Run, new_trainer
 
@@ -160,9 +161,8 @@ def _tensors(state: Any) -> Iterator[torch.Tensor]:
 
 def _seconds(trainer: Trainer, run: Run, data: Dataset, number: int, device: torch.device) -> float:
     """How long the last step of a training takes, in which every loss has an effect."""
-    images, labels = (torch.from_numpy(array[:number].copy()).to(device) for array in (data.images, data.labels))
+    batch = batch_of(data, slice(number), device)
     began = time.monotonic()
-    batch = Batch(images=images, labels=labels)
     losses = trainer.step(batch, run.settings["steps"] - 1, torch.Generator().manual_seed(0))
     for value in losses.values():
         float(value)  # waits for the device

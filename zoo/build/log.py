@@ -47,6 +47,7 @@ class Log:
 
     def write(self, step: int, losses: Mapping[str, float], look: "Look | None" = None) -> None:
         held_out = {f"held_out_{name}": value for name, value in look.held_out.items()} if look else {}
+        held_out |= {name: value for name, value in look.own.items() if name not in losses} if look else {}
         self.file.write(json.dumps({"step": step, **losses, **held_out}) + "\n")
         self.file.flush()
         if self.events:
@@ -54,6 +55,8 @@ class Log:
                 self.events.add_scalar(name, value, step)
             if look and look.pictures is not None:
                 self.events.add_image("sheet", look.pictures, step, dataformats="HWC")
+            for name, pixels in look.own_pictures.items() if look else ():
+                self.events.add_image(name, pixels, step, dataformats="HWC")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -48,8 +48,11 @@ class WeightAverage:
 
 def parts_of(batch: Batch, number: int) -> Iterator[tuple[Batch, float]]:
     """A batch in `number` parts, each with its share of the whole."""
-    for images, labels in zip(batch.images.chunk(number), batch.labels.chunk(number), strict=True):
-        yield Batch(images=images, labels=labels), len(images) / len(batch.images)
+    arrays = {name: array.chunk(number) for name, array in batch.arrays.items()}
+    parts = zip(batch.images.chunk(number), batch.labels.chunk(number), strict=True)
+    for i, (images, labels) in enumerate(parts):
+        part = {name: chunks[i] for name, chunks in arrays.items()}
+        yield Batch(images=images, labels=labels, arrays=part), len(images) / len(batch.images)
 
 
 class AveragedTrainer:

@@ -9,7 +9,7 @@ import platform
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..system.urls import without_secrets
 from ..text import did_you_mean, safe_text
 from . import checkpoint as checkpoints
 from .augment import Augment
+from .batching import batch_of
 from .checkpoint import CHECKPOINT, Checkpoint
 from .data import Dataset, Sampler
 from .log import Log
@@ -68,6 +69,7 @@ class Run:
     parent: str = ""
     note: Text = ""  # from the trainer, for the card
     augment: dict[str, Any] = field(default_factory=dict)  # see augment.Augment
+    assets: dict[str, bytes] = field(default_factory=dict)  # see formats.assets
 
     @classmethod
     def asked(cls, values: Mapping[str, Any]) -> "Run":
@@ -78,9 +80,13 @@ class Run:
     def of(cls, saved: Checkpoint) -> "Run":
         """The run that a checkpoint belongs to."""
         try:
-            return msgspec.convert(saved.run, cls)
+            return msgspec.convert(saved.run | {"assets": saved.assets}, cls)
         except msgspec.ValidationError as e:
             raise InvalidFileError(f"the checkpoint was written by another version of zoo: {safe_text(e)}") from None
+
+    def plain(self) -> dict[str, Any]:
+        """The run without its assets, as text and numbers."""
+        return asdict(replace(self, assets={}))
 
     def record(self, steps: int, seconds: float) -> Training:
         """The manifest's training record after `steps`."""
@@ -219,7 +225,7 @@ def train(
     with processes.connected():
         trainer = new_trainer(loaded, run, processes.device, weights, processes.distribute)
         watch = Watch(loaded, run, data, held_out, processes.device) if watched and processes.rank == 0 else None
-        augment = Augment(**run.augment)
+        augment, aligned = Augment(**run.augment), data.aligned
         run = replace(run, note=getattr(trainer, "note", ""))
         start, seconds = 0, 0.0
         if resume:
@@ -233,15 +239,16 @@ def train(
             done = start
             for step in range(start, steps):
                 indices = sampler.indices(step)[share]
-                batch = Batch(
-                    images=torch.from_numpy(data.images[indices]).to(processes.device),
-                    labels=torch.from_numpy(data.labels[indices]).to(processes.device),
-                )
-                generator = seeded(seed, step, processes.rank)
-                if augment:
-                    batch = replace(batch, images=augment(batch.images, seeded(seed, step, processes.rank, 1)))
-                torch.manual_seed(_mix(seed, step, processes.rank, 2))  # dropout draws from torch's own generator
-                losses = named_losses(trainer.step(batch, step, generator), "step")
+                batch = batch_of(data, indices, processes.device)
+                place = (seed, step, processes.rank)
+                torch.manual_seed(_mix(*place, 2))  # dropout draws from torch's own generator
+                try:
+                    batch = augmented(batch, augment, aligned, trainer, place)
+                    losses = named_losses(trainer.step(batch, step, seeded(*place)), "step")
+                except ZooError:
+                    raise
+                except Exception as e:
+                    raise loaded.failed(f"its trainer failed at step {step}", e) from e
                 done = step + 1
                 late = max_seconds is not None and time.monotonic() >= deadline
                 stop, late = processes.any(stopped()), processes.any(late)
@@ -258,7 +265,8 @@ def train(
                     on_step(Progress(done, steps, shown, look))
                     if due:
                         now = time.monotonic() - began
-                        checkpoints.save(folder / CHECKPOINT, Checkpoint(asdict(run), done, now, trainer.state_dict()))
+                        saved = Checkpoint(run.plain(), done, now, trainer.state_dict(), run.assets)
+                        checkpoints.save(folder / CHECKPOINT, saved)
                 if stop:
                     raise Interrupted(
                         f"stopped after step {done} of {steps}; continue with the same command and --resume"
@@ -267,6 +275,34 @@ def train(
                     break
         record = run.record(done, time.monotonic() - began)
         return Trained(trainer.trained_module().cpu().eval() if first else None, record)
+
+
+def augmented(
+    batch: Batch, augment: Augment, aligned: Collection[str], trainer: Trainer, place: tuple[int, int, int]
+) -> Batch:
+    """The batch with zoo's changes to its pictures, then with those of the trainer, if it has its own.
+
+    Args:
+        aligned: the arrays that cover the pictures, and change with them.
+        place: seed, step and process, on which alone the changes depend.
+    """
+    if augment:
+        changed = {name: augment(batch.arrays[name], seeded(*place, 1)) for name in aligned}
+        images = augment(batch.images, seeded(*place, 1))
+        batch = replace(batch, images=images, arrays={**batch.arrays, **changed})
+    own = getattr(trainer, "augment", None)
+    if own is None:
+        return batch
+    changed = own(batch, seeded(*place, 3))
+    if (
+        not isinstance(changed, Batch)
+        or changed.images.dtype != torch.uint8
+        or len(changed.images) != len(batch.images)
+    ):
+        raise UsageError(
+            "the trainer's augment must return a Batch with as many images, uint8 [batch, height, width, channels]"
+        )
+    return changed
 
 
 def restore(loaded: Loaded, run: Run, saved: Checkpoint) -> nn.Module:
@@ -285,7 +321,7 @@ def new_trainer(
 ) -> Trainer:
     """The family's trainer at its first step."""
     torch.manual_seed(run.settings["seed"])
-    build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes))
+    build = BuildRequest(family=run.family, config=run.config, classes=tuple(run.classes), assets=run.assets)
     module = loaded.call("build_module", build)
     if weights is not None:
         parts = loaded.call("describe_family", DescribeRequest(family=run.family)).weights
@@ -300,6 +336,7 @@ def new_trainer(
         stage=run.stage,
         classes=tuple(run.classes),
         parent=run.parent,
+        assets=run.assets,
     )
     try:
         trainer = loaded.call("build_trainer", request)

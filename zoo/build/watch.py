@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,15 +11,20 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from ..hookspecs import Batch, Task, TaskModuleRequest, TasksRequest, Trainer
+from ..errors import UsageError
+from ..hookspecs import Task, TaskModuleRequest, TasksRequest, Trainer
 from ..media.pictures import encode_png
 from ..media.sheet import View, interleave
+from ..names import PORT_NAME
 from ..plugins import Loaded
 from ..ports.image import first_image
 from ..ports.inputs import complete
+from ..ports.kind import shape_text
 from ..ports.kinds import drawn
 from ..ports.label import highest
 from ..system.files import write_atomically
+from ..text import safe_text
+from .batching import batch_of
 from .data import Dataset
 from .evaluate import psnr
 from .log import LOG, read_log
@@ -58,6 +63,8 @@ class Look:
     sheet: Path | None
     pictures: np.ndarray | None  # of the sheet, uint8 [height, width, channels]
     seconds: float = 0.0  # that it took
+    own: Mapping[str, float] = field(default_factory=dict)  # the trainer's own figures
+    own_pictures: Mapping[str, np.ndarray] = field(default_factory=dict)  # the trainer's own sheets, as `pictures`
 
 
 class Watch:
@@ -70,7 +77,8 @@ class Watch:
         request = TasksRequest(family=run.family, config=run.config, classes=tuple(run.classes))
         self.task, self.shown = _seen(loaded.call("list_tasks", request).tasks)
         number = max(2, min(SHEET, SHEET_PIXELS // (shown.images.shape[1] * shown.images.shape[2])))
-        self.pictures = shown.images[:number]
+        self.examples = shown.part(np.arange(min(number, len(shown))), shown.split)
+        self.pictures = self.examples.images
 
     def look(self, trainer: Trainer, step: int, folder: Path) -> Look:
         """Figures of held-out pictures, and a sheet in the folder; changes nothing of the trainer."""
@@ -80,15 +88,18 @@ class Watch:
         try:
             with torch.no_grad():
                 figures = self._validate(trainer)
+                own, sheets = self._examine(trainer)
                 sheet, more = self._sheet(module.eval())
         finally:
             for part, mode in modes.items():
                 part.training = mode
-        if sheet is None:
-            return Look(figures, None, None, time.monotonic() - began)
-        path = folder / f"sheet-{step:06}.png"
-        write_atomically(path, encode_png(sheet))
-        return Look(figures | more, path, sheet, time.monotonic() - began)
+        paths = {name: folder / f"{name}-{step:06}.png" for name in ("sheet", *sheets)}
+        for name, pixels in sheets.items():
+            write_atomically(paths[name], encode_png(pixels))
+        if sheet is not None:
+            write_atomically(paths["sheet"], encode_png(sheet))
+        seen = paths["sheet"] if sheet is not None else None
+        return Look(figures | more, seen, sheet, time.monotonic() - began, own, sheets)
 
     def _validate(self, trainer: Trainer) -> dict[str, float]:
         validate = getattr(trainer, "validate", None)
@@ -100,29 +111,57 @@ class Watch:
         starts = range(0, min(len(self.held_out), VALIDATED), size)
         number = 0
         for start in starts:
-            part = slice(start, min(start + size, VALIDATED))
-            images, labels = (torch.from_numpy(a[part].copy()) for a in (self.held_out.images, self.held_out.labels))
-            number += len(images)
-            losses = validate(Batch(images=images.to(self.device), labels=labels.to(self.device)), generator)
+            batch = batch_of(self.held_out, slice(start, min(start + size, VALIDATED)), self.device)
+            number += len(batch.images)
+            losses = validate(batch, generator)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(images)
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch.images)
         return {name: value / number for name, value in sums.items()}
+
+    def _examine(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """The trainer's own figures and sheets."""
+        examine = getattr(trainer, "examine", None)
+        if examine is None:
+            return {}, {}
+        batch = batch_of(self.examples, slice(None), self.device)
+        figures, sheets = {}, {}
+        for name, value in examine(batch, torch.Generator().manual_seed(0)).items():
+            if not PORT_NAME.fullmatch(name) or name in ("sheet", "checkpoint"):
+                raise UsageError(f"the trainer's examine gives '{safe_text(name)}': lower-case letters, digits and _")
+            array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+            if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] in (1, 3):
+                sheets[name] = _joined([array])
+            elif array.ndim == 0 and array.dtype.kind in "iuf":
+                figures[name] = float(array)
+            else:
+                raise UsageError(
+                    f"the trainer's examine gives {name} as {array.dtype} {shape_text(array.shape)}; it must be a"
+                    " number or images, uint8 [number, height, width, 1 or 3]"
+                )
+        return figures, sheets
 
     def _sheet(self, module: nn.Module) -> tuple[np.ndarray | None, dict[str, float]]:
         """The pictures as one, and the figures that they give."""
         if self.task is None:
             return None, {}
-        request = TaskModuleRequest(family=self.run.family, config=self.run.config, task=self.shown, module=module)
+        run = self.run
+        request = TaskModuleRequest(
+            family=run.family, config=run.config, task=self.shown, module=module, assets=run.assets
+        )
         graph = self.loaded.call("build_task", request).to(self.device).eval()
         takes_images = first_image(self.task.inputs.values()) is not None
         number = len(self.pictures)
         ports = self.task.inputs
         values: dict[str, np.ndarray | None] = dict.fromkeys(drawn(ports), np.arange(number))
         for name, port in ports.items():
-            if first_image([port]):
+            if name in self.examples.arrays:
+                values[name] = self.examples.arrays[name]
+            elif first_image([port]):
                 values[name] = self.pictures
             elif (most := highest([port])) is not None:
                 values[name] = np.arange(number) % (most + 1)
+        if any(port.default is None and values.get(name) is None for name, port in ports.items()):
+            return None, {}  # it needs something that the data do not have
         inputs = complete(self.shown, self.task, {name: value for name, value in values.items() if value is not None})
         output = graph(*(torch.from_numpy(array).to(self.device) for array in inputs.values()))
         made = (output[0] if isinstance(output, (tuple, list)) else output).cpu().numpy()

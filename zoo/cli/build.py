@@ -84,6 +84,7 @@ def _from_model(source: str, name: str) -> "tuple[Run, Training, Weigh]":
     from ..build.begin import check_name
     from ..build.bundling import read_weights, rebuild
     from ..build.train import Run
+    from ..formats import assets
     from ..store.locate import locate
 
     bundle = locate(source)
@@ -91,7 +92,7 @@ def _from_model(source: str, name: str) -> "tuple[Run, Training, Weigh]":
     m = bundle.manifest
     run = Run(
         family=m.family, config=dict(m.config), settings={}, name=name, version=1, summary=m.summary, license=m.license,
-        license_note=m.license_note, classes=list(m.classes),
+        license_note=m.license_note, classes=list(m.classes), assets=assets.read(bundle.folder, m),
     )  # fmt: skip
     record = msgspec.structs.replace(m.training, parent=f"{m.name}:{m.version}@sha256:{bundle.digest}")
     return run, record, lambda loaded, chosen: rebuild(loaded, chosen, read_weights(bundle.folder, m))

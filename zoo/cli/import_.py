@@ -51,6 +51,7 @@ def command(
     from ..build import foreign
     from ..build.bundling import bundle_of, rebuild
     from ..build.train import Run
+    from ..formats import assets
     from ..formats.manifest import Training
     from ..hookspecs import ConfigRequest
     from ..plugins import load
@@ -73,7 +74,8 @@ def command(
     imported = _translate(loaded, family, checkpoint, layout)
     config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
     chosen = _choose_tasks(loaded, run, config, tasks)
-    run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}")
+    brought = assets.check(imported.assets, "import_checkpoint")
+    run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}", assets=brought)
     module = rebuild(loaded, run, imported.state_dict)
     record = Training(
         command=without_secrets(shlex.join(["zoo", *sys.argv[1:]]))[:2000],

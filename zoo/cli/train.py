@@ -166,7 +166,7 @@ def _asked(options: dict[str, Any]) -> "Asked":
 
 def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
     from ..build import checkpoint as checkpoints
-    from ..build.begin import Parent, begin, refuse_other
+    from ..build.begin import Parent, begin, refuse_other, with_assets
     from ..build.bundling import bundle_of
     from ..build.forecast import forecast, is_planned, planned
     from ..build.train import Interrupted, Run, train
@@ -189,6 +189,8 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
             begun = replace(begun, run=replace(begun.run, settings=begun.run.settings | kept))
         refuse_other(before, begun.run, folder)
         begun = replace(begun, run=before)
+    else:
+        begun = with_assets(loaded, begun, parent)
     done = saved.step if saved else 0
 
     first = os.environ.get("RANK", "0") == "0"

@@ -41,6 +41,8 @@ class Report:
 
     def summary(self, begun: "Begun", forecast: "Forecast", out: Path, folder: Path, done: int) -> None:
         """What will be trained, on what, and how long it will take."""
+        from ..ports.kind import shape_text
+
         run, data, held_out = begun.run, begun.data, begun.held_out
         facts, s = data.facts, run.settings
         left = s["steps"] - done
@@ -82,6 +84,7 @@ class Report:
             "data": data.said,
             "changed": "; ".join(f"{number:,} {change}" for change, number in changes.items()),
             "pictures": f"{len(data):,} of {facts.width}x{facts.height}, {'grey' if facts.channels == 1 else 'RGB'}",
+            "arrays": ", ".join(f"{name} {shape_text(array.shape[1:])}" for name, array in data.arrays.items()),
             "classes": listed + (", …" if len(classes) > 10 else "") if classes else "none",
             "split": f"{data.split}; {len(held_out):,} held out to measure on" if held_out else f"{data.split}",
             "steps": f"{s['steps']:,} with {s['batch_size']:,} pictures: {epochs:,.3g} times the data"
@@ -140,7 +143,7 @@ class Bar:
     def __init__(self, report: Report, run: "Run", done: int):
         self.report, self.steps, self.batch_size = report, run.settings["steps"], run.settings["batch_size"]
         self.began = self.said = time.monotonic()
-        self.start, self.held_out, self.losses = done, {}, {}
+        self.start, self.held_out, self.losses, self.own = done, {}, {}, {}
         self.looks: list[float] = []  # the seconds that each look took
         self.bar = progress(self.steps, f"training {run.name}", unit="step", silent=report.silent or report.as_events)
         self.bar.update(done)
@@ -159,6 +162,7 @@ class Bar:
         if now.look:
             self.held_out = dict(now.look.held_out) or self.held_out
             self.looks.append(now.look.seconds)
+            self.own = dict(now.look.own) or self.own
         elapsed = time.monotonic() - self.began
         pace = (now.step - self.start) / max(elapsed - sum(self.looks), 1e-9)
         left = self._left(now.step, pace)
@@ -176,7 +180,7 @@ class Bar:
                 memory_bytes=used_memory(),
             )
         if now.look:
-            self.report.event("look", step=now.step, held_out=self.held_out, sheet=now.look.sheet)
+            self.report.event("look", step=now.step, held_out=self.held_out, own=self.own, sheet=now.look.sheet)
         if self.bar.disable and self.losses and self._is_time(now, elapsed):
             self.said = time.monotonic()
             self.report.line(f"step {now.step:,} of {self.steps:,}: {numbers}")
@@ -196,6 +200,7 @@ class Bar:
     def _numbers(self, left: float, pace: float, memory: int | None) -> str:
         shown = [f"{name} {value:.4g}" for name, value in list(self.losses.items())[:3]]
         shown += [f"held out {name} {value:.4g}" for name, value in list(self.held_out.items())[:1]]
+        shown += [f"{name} {value:.4g}" for name, value in list(self.own.items())[:2]]
         if self.bar.disable:  # else the bar has it
             shown += [f"{duration(left)} left"]
         shown += [f"{pace * self.batch_size:,.3g} pictures/s"] + ([human_bytes(memory)] if memory else [])

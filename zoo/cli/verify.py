@@ -1,7 +1,7 @@
 """`zoo verify`: are local models still as published, and do they compute the same?"""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..ship.export import Export
     from ..store.locate import Bundle
     from ..store.store import Installed, Store
+
+Say = Callable[[str], None]
 
 FOLDER = "a folder"  # used as the registry of a bundle that has none; no registry's name contains a space
 
@@ -56,11 +58,15 @@ def command(
     for model in models:
         targets += [(model, None)] if _is_export(model) else _named(store, model)
     with progress(len(targets), "verifying", unit="model") as bar:
+
+        def say(line: str) -> None:
+            bar.set_postfix_str(safe_text(f"{name}, {line}"))
+
         for name, target in targets:
             if target is None:
-                report = _examine_export(name, device, isolated, run_host or trust, trust)
+                report = _examine_export(name, device, isolated, run_host or trust, trust, say)
             else:
-                report = _examine(store, name, target, device if replay_ else None, isolated)
+                report = _examine(store, name, target, device if replay_ else None, isolated, say)
             right = not report["findings"] and all(task.verdict != "differs" for task in _replays(report))
             reports.append(report | {"right": right})
             bar.update(1)
@@ -154,7 +160,7 @@ def _in_package(entry: "Entry") -> "Installed":
 
 
 def _examine(
-    store: "Store", name: str, model: "Installed", device: "Device | None", isolated: bool | None
+    store: "Store", name: str, model: "Installed", device: "Device | None", isolated: bool | None, say: Say
 ) -> dict[str, Any]:
     """What `--json` prints about a model. It is replayed only if its bytes and graphs are right."""
     from ..store.locate import locate, read_folder
@@ -166,11 +172,13 @@ def _examine(
             bundle = read_folder(model.folder, isolated=isolated, checked=False)
         else:
             bundle = locate(f"{model}@sha256:{model.digest}", pull=False, isolated=isolated)
-        _replay(report, bundle, device)
+        _replay(report, bundle, device, say)
     return report
 
 
-def _examine_export(text: str, device: "Device", isolated: bool | None, run_host: bool, trust: bool) -> dict[str, Any]:
+def _examine_export(
+    text: str, device: "Device", isolated: bool | None, run_host: bool, trust: bool, say: Say
+) -> dict[str, Any]:
     """Like `_examine`, for a folder that `zoo export` wrote; a host is run only if everything before was right."""
     from ..formats import manifest as manifests
     from ..ship import export
@@ -186,13 +194,13 @@ def _examine_export(text: str, device: "Device", isolated: bool | None, run_host
         report["findings"] = manifests.check_files(folder / export.MODEL, manifest)
     left_out = _check_host(folder, found) if run_host and not trust and not report["findings"] else []
     if not report["findings"]:
-        _replay(report, read_folder(folder / export.MODEL, isolated=isolated, checked=False), device)
+        _replay(report, read_folder(folder / export.MODEL, isolated=isolated, checked=False), device, say)
     if run_host and not report["findings"]:
         report["host"], report["ran_by"] = _run_host(folder, found, left_out)
     return report
 
 
-def _replay(report: dict[str, Any], bundle: "Bundle", device: "Device") -> None:
+def _replay(report: dict[str, Any], bundle: "Bundle", device: "Device", say: Say) -> None:
     """Adds the findings of a bundle's graph check, and the replay if there are none."""
     from ..run.replay import replay
     from ..store.locate import check_graphs
@@ -200,7 +208,7 @@ def _replay(report: dict[str, Any], bundle: "Bundle", device: "Device") -> None:
     report["findings"] = check_graphs(bundle)
     report["replay"] = []
     if not report["findings"]:
-        report["replay"] = replay(bundle.folder, bundle.manifest, device, bundle.worker)
+        report["replay"] = replay(bundle.folder, bundle.manifest, device, bundle.worker, say)
 
 
 def _replays(report: dict[str, Any]) -> "list[TaskReplay]":

@@ -1,6 +1,7 @@
 """`model.yaml`, a bundle's manifest: reads, validates and writes it.
 
-A bundle is a folder: `model.yaml` (this manifest), the safetensors, `<task>.onnx`, `golden.safetensors`, `README.md`.
+A bundle is a folder: `model.yaml` (this manifest), the safetensors, `<task>.onnx`, `golden.safetensors`, `README.md`,
+and assets, if the model has any.
 The manifest lists path, size and SHA-256 of every other file; the SHA-256 of the manifest's own bytes is the model's
 digest. docs/bundle.md describes the format.
 """
@@ -19,7 +20,7 @@ from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Ver
 from ..ports.kinds import kind_of, problem
 from ..system.paths import read_file
 from ..text import safe_text
-from . import strictyaml
+from . import assets, strictyaml
 from .fields import File, Struct, check_file_names, compare_files
 from .fields import describe_file as describe_file  # part of this module's interface, as `digest` is
 from .fields import digest_of as digest  # noqa: F401
@@ -97,6 +98,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
                 + did_you_mean(name, self.tasks)
             )
         return name, self.tasks[name]
+
+    @property
+    def assets(self) -> list[str]:
+        """The names of its assets; see `formats.assets`."""
+        return assets.asset_names(self.files, self.tasks)
 
     @property
     def size(self) -> int:
@@ -181,6 +187,8 @@ def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
     check_file_names(m.files, source)
     if MANIFEST in m.files:
         refuse(f"files: {MANIFEST} cannot list itself")
+    if why := assets.wrong({name: m.files[name].size for name in m.assets}):
+        refuse(f"files: {why}")
 
 
 def dump(manifest: Manifest) -> bytes:

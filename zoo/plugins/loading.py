@@ -106,6 +106,8 @@ class Loaded:
     @overload
     def call(self, hook: Literal["list_tasks"], request: hookspecs.TasksRequest) -> hookspecs.Tasks: ...
     @overload
+    def call(self, hook: Literal["make_assets"], request: hookspecs.AssetsRequest) -> Mapping[str, bytes]: ...
+    @overload
     def call(self, hook: Literal["build_module"], request: hookspecs.BuildRequest) -> torch.nn.Module: ...
     @overload
     def call(self, hook: Literal["build_task"], request: hookspecs.TaskModuleRequest) -> torch.nn.Module: ...
@@ -136,6 +138,16 @@ class Loaded:
         except Fault as fault:
             name = self.plugin.distribution
             raise PluginError(f"{name} {self.plugin.version}: {fault.line(name)}") from fault.__cause__
+
+    def failed(self, what: str, error: Exception) -> PluginError:
+        """One line for an error in the plugin's code outside of its hooks, with the line of the code.
+
+        Args:
+            what: `its trainer failed at step 3`.
+        """
+        name = self.plugin.distribution
+        fault = Fault(f"{what}{_place(error, self.plugin)}: {brief(error)}", _REPORT)
+        return PluginError(f"{name} {self.plugin.version}: {fault.line(name)}")
 
     def ask(self, hook: str, request: object) -> Any:
         """Like `call`, but raises a Fault if the plugin is at fault."""
@@ -193,6 +205,7 @@ _RESULTS: dict[str, Any] = {
     "describe_family": hookspecs.Family,
     "validate_config": Mapping,
     "list_tasks": hookspecs.Tasks,
+    "make_assets": Mapping,
     "measure": list,
     "import_checkpoint": (hookspecs.Imported, type(None)),
     "describe_target": hookspecs.Target,

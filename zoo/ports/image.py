@@ -89,6 +89,7 @@ class Pixels(Kind):
     ranks = (4,)
     fields = ("minimum_size", "maximum_pixels")
     follows = True
+    aligned = True
     form = PICTURES
     codec = "pixels"
     shown = "pictures"

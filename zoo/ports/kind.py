@@ -201,6 +201,8 @@ class Kind:
         drawn: hosts draw a value if none is given, and count up from it for a batch (`-n`).
         fed: golden cases take its values from another task that gives them, if there is one.
         decides: its values are choices on which other outputs depend (`follows` of another kind).
+        aligned: its arrays are pictures that cover another one pixel by pixel: what crops, scales or moves the one does
+            the same to them.
         number: the type of an option's text, for kinds whose default can be set to another number.
         asks: what a command line must give for it.
         form: how outputs of the kind become files; `form_in` gives the form for a task.
@@ -224,6 +226,7 @@ class Kind:
     fed = True
     decides = False
     follows = False
+    aligned = False
     number: type[int] | type[float] | None = None
     asks = "FILE"
     form: Form = VALUES

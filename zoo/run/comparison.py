@@ -61,10 +61,11 @@ def compare_task(
     """Compares all outputs of a call.
 
     A single different token changes a whole picture and says nothing about the decoder, so pictures are compared only
-    if all their tokens agree; the row of the tokens reports the share that did. If tokens tie, any output may differ.
+    if all their tokens agree; the row of the tokens reports the share that did. If choices tie, any output may differ.
 
     Args:
-        margins: float32 [batch], how close to a tie the tokens of each element of the batch are; None: none is close.
+        margins: float32 [batch], how close to a tie the choices behind each element of the batch are: tokens, or
+            whatever is drawn; None: none is close.
     """
     import numpy as np
 
@@ -89,10 +90,10 @@ def compare_task(
         if not rows.all():
             note = f" (compared {int(rows.sum())} of {len(rows)}, whose tokens agree)"
             comparison = replace(comparison, text=comparison.text + note)
-        if comparison.verdict == "differs" and rows is not None and clear is not None and len(clear) == len(e):
+        if comparison.verdict == "differs" and clear is not None and len(clear) == len(e):
             where_clear = compare(port, e[rows & clear], a[rows & clear], tolerance)
             if where_clear.verdict != "differs":
-                note = f"; only where tokens tie ({int(clear.sum())} of {len(clear)} have no tie)"
+                note = f"; only where choices tie ({int(clear.sum())} of {len(clear)} have no tie)"
                 comparison = replace(comparison, verdict="within", text=comparison.text + note)
         result[name] = comparison
     return result

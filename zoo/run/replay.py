@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,11 +35,22 @@ class TaskReplay:
     outputs: dict[str, Comparison]  # the worst case of each output
 
 
-def replay(folder: Path, manifest: Manifest, device: Device = "auto", worker: Worker | None = None) -> list[TaskReplay]:
+NOTED_SECONDS = 2.0
+"""A case that takes longer is reported."""
+
+
+def replay(
+    folder: Path,
+    manifest: Manifest,
+    device: Device = "auto",
+    worker: Worker | None = None,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> list[TaskReplay]:
     """Runs every golden case of every task. The graphs must have passed `zoo.graph.check`.
 
     Args:
         worker: the process that runs them; None: this one.
+        on_progress: called with a line for each case that takes more than `NOTED_SECONDS`.
 
     Raises:
         InvalidFileError: no golden cases, or cases that do not fit the manifest.
@@ -51,8 +64,11 @@ def replay(folder: Path, manifest: Manifest, device: Device = "auto", worker: Wo
         session = open_session(folder / graph_file(name), device, exact=True)
         tolerance = _tolerance(manifest, session.provider)
         compared = []
-        for case in cases[name]:
+        for number, case in enumerate(cases[name], 1):
+            began = time.monotonic()
             outputs = session.run(case.inputs)
+            if (took := time.monotonic() - began) > NOTED_SECONDS:
+                on_progress(f"{name}: replayed case {number} of {len(cases[name])} in {took:.0f} s")
             check_outputs(name, task, case.inputs, outputs)
             compared.append(compare_task(task.outputs, case.outputs, outputs, tolerance, case.margins))
         outputs = worst_outputs(compared)
@@ -72,7 +88,7 @@ def judge(
     result = []
     for name, task in manifest.tasks.items():
         compared = [
-            compare_task(task.outputs, case.outputs, actual, tolerance)
+            compare_task(task.outputs, case.outputs, actual, tolerance, case.margins)
             for case, actual in zip(cases[name], outputs[name], strict=True)
         ]
         worst = worst_outputs(compared)

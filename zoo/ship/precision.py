@@ -24,7 +24,7 @@ from ..formats import manifest as manifests
 from ..formats.golden import Case, read_cases, write_cases
 from ..hookspecs import Metric, Tolerance
 from ..media import tensors
-from ..names import GOLDEN, MANIFEST, graph_file
+from ..names import CARD, GOLDEN, MANIFEST, graph_file
 from ..ports.inputs import complete
 from ..ports.kind import RealInputs
 from ..ports.kinds import kind_of
@@ -314,7 +314,8 @@ def _write_rest(bundle: Bundle, folder: Path, precision: str) -> Bundle:
     write_cases(
         folder / GOLDEN, {name: [_answer(bundle, folder, name, case) for case in cases[name]] for name in before.tasks}
     )
-    shutil.copyfile(bundle.folder / "README.md", folder / "README.md")
+    for name in (CARD, *before.assets):
+        shutil.copyfile(bundle.folder / name, folder / name)
     tolerance = next(iter(before.tolerances.values())) if precision == "float16" else INT8_TOLERANCE
     manifest = msgspec.structs.replace(
         before,
@@ -337,7 +338,7 @@ def _answer(bundle: Bundle, folder: Path, task: str, case: Case) -> Case:
     for port, array in outputs.items():  # only floats: integers look finite whatever they were cast from
         if np.isfinite(case.outputs[port]).all() and not np.isfinite(array).all():
             raise ExportError(f"the smaller {task} gives a {port} that is not finite")
-    return Case(case.inputs, outputs)
+    return Case(case.inputs, outputs, case.margins)
 
 
 # --- Real inputs ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""Named arrays of a data set: what an example has besides image and label.
+
+A reader of data gives a `Column` for each; only those are read that a model needs (`Tasks.example` in the contract).
+What a column's values become is up to the kind of its port, as with the inputs of a task: numbers, texts, pictures.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..hookspecs import ArrayFacts, Port
+from ..ports.inputs import check
+from ..ports.kinds import kind_of
+from ..text import did_you_mean, safe_text
+
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A named array of a data set, one entry per picture."""
+
+    facts: ArrayFacts
+    read: Callable[[], Any]  # all values, as an array or a list
+    rows: np.ndarray  # int64, the entries that belong to the pictures, in their order
+
+    def part(self, indices: Any) -> "Column":
+        """The entries of some of the pictures."""
+        return replace(self, rows=self.rows[indices])
+
+    def values(self, name: str, port: Port) -> np.ndarray:
+        """The values as the port's kind has them; UsageError if it cannot."""
+        array = np.asarray(self.read())[self.rows]
+        if array.ndim == len(port.shape) - 1 and port.shape[-1] == 1:  # grey pictures and masks without that axis
+            array = array[..., None]
+        return kind_of(port).from_value(name, port, array)
+
+
+def taken(
+    columns: Mapping[str, Column],
+    example: Mapping[str, Port],
+    images: np.ndarray,
+    resized: Callable[[np.ndarray], np.ndarray],
+    source: str,
+) -> dict[str, np.ndarray]:
+    """The arrays that an example has, checked: dtype, shape, range, and sizes that fit the pictures.
+
+    Args:
+        resized: what was done to the size of the pictures.
+        source: the data, for messages.
+    """
+    ports = {IMAGES: Port(kind="image", dtype="uint8", shape=("batch", "height", "width", images.shape[-1]))}
+    found = {IMAGES: images}
+    for name, port in example.items():
+        if name not in columns:
+            there = f"it has {', '.join(columns)}" if columns else "it has no named arrays"
+            raise UsageError(
+                f"the model needs '{name}' ({kind_of(port).describe(port)}) of each picture, and {safe_text(source)}"
+                f" has none: {safe_text(there)}{did_you_mean(name, columns)}; docs/data.md says where it comes from"
+            )
+        array = columns[name].values(name, port)
+        found[name] = resized(array) if kind_of(port).aligned else array
+    try:
+        check(ports | dict(example), found)
+    except UsageError as e:
+        raise UsageError(f"{safe_text(source)}: {e}") from None
+    del found[IMAGES]
+    return found
