@@ -191,13 +191,13 @@ def test_a_graph_with_other_weights_fails_with_a_table(tmp_path, monkeypatch):
     """The guard of all guards: were the comparison left out, this bundle would be written."""
     prove = export._prove
 
-    def perturb_then_prove(folder, manifest, modules):
+    def perturb_then_prove(folder, manifest, modules, on_progress):
         weights = load_file(folder / "model.safetensors")
         weights["conv_out.bias"] += 0.1
         from safetensors.torch import save_file
 
         save_file(weights, folder / "model.safetensors")
-        prove(folder, manifest, modules)
+        prove(folder, manifest, modules, on_progress)
 
     monkeypatch.setattr(export, "_prove", perturb_then_prove)
     message = fails(tmp_path)
