@@ -63,7 +63,8 @@ RUNTIME = $(shell $(BIN)/python -c 'from zoo.system.installation import runtime_
 
 # Only a changed pyproject.toml installs again.
 .venv/.core: pyproject.toml models/ddpm-fashion/pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.$(RUNTIME:%=[%])' ./models/ddpm-fashion
+	$(BIN)/python -m pip install --quiet --editable '.$(RUNTIME:%=[%])'
+	$(BIN)/python -m pip install --quiet ./models/ddpm-fashion
 	@touch $@
 
 .venv/.all: $(PROJECTS) | .venv/bin/python
