@@ -355,7 +355,7 @@ def _of_config(message: str, run: Run) -> str:
     fields = {path.rpartition(".")[2]: path for path in _paths(run.config)}
     if near := re.search(r"'(.+)'", did_you_mean(unknown[1], fields)):
         return f"; did you mean '{fields[near[1]]}' of the config?"
-    return f"; the config has {', '.join(fields.values())}"
+    return "" if "did you mean" in message else f"; the config has {', '.join(fields.values())}"
 
 
 def _paths(config: Mapping[str, Any], start: str = "") -> Iterator[str]:
