@@ -218,7 +218,7 @@ def test_an_onnx_runtime_that_is_broken_is_one_finding(site, module, says):
     [finding] = bad(doctor._session)
     assert finding.severity == "problem"
     assert says in finding.text
-    assert finding.mend == f"pip install --force-reinstall {next(iter(runtimes()))}"
+    assert finding.mend == f"pip install --force-reinstall --no-deps {next(iter(runtimes()))}"
 
 
 def test_a_gpu_that_cannot_be_used_is_a_warning_that_says_why(site, monkeypatch):

@@ -23,7 +23,13 @@ from msgspec import Meta, Struct, structs
 
 from .errors import DeviceError, InvalidFileError, NotFoundError, PluginError, UsageError
 from .system.gpus import nvidia_gpus as nvidia_gpus
-from .system.installation import install_command, runtime_command, runtime_problem, warn_of_mixed_runtimes
+from .system.installation import (
+    fitting_runtime,
+    install_command,
+    runtime_command,
+    runtime_problem,
+    warn_of_mixed_runtimes,
+)
 from .text import one_line, safe_text
 
 if TYPE_CHECKING:
@@ -278,6 +284,8 @@ def cuda_obstacle() -> str:
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
+        if fitting_runtime() != "cuda":
+            return f"{here}there is no onnxruntime-gpu for this system"
         return f"{here}the installed ONNX Runtime has no CUDA: {runtime_command('cuda')}"
     library = Path(onnxruntime.__file__).parent / "capi" / _library("onnxruntime_providers_cuda")
     if problem := _load_problem(library):

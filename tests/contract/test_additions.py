@@ -18,6 +18,7 @@ from zoo.build.begin import Asked, Parent, begin, refuse_other, with_assets
 from zoo.build.bundling import bundle_of
 from zoo.build.conformance import CHECKS, Examination, Subject
 from zoo.build.train import Run, train
+from zoo.build.watch import Watch
 from zoo.errors import IntegrityError, PluginError, UsageError
 from zoo.formats import manifest as manifests
 from zoo.formats.golden import read_cases
@@ -168,6 +169,15 @@ def test_an_error_in_a_trainer_is_one_line_with_its_place(loaded, tmp_path):
         train(loaded, begun.run, data, tmp_path / "t")
     assert str(caught.value).startswith("zoo-tinter 1.0: its trainer failed at step 0 (zoo_tinter/model.py:")
     assert "IndexError" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_error_of_a_look_is_one_line(loaded, tmp_path, monkeypatch):
+    begun = begun_from(loaded, pairs(tmp_path / "pairs.npz"), hold_out=2)
+    monkeypatch.setattr(Watch, "look", lambda *_: {}["figure"])
+    with pytest.raises(PluginError) as caught:
+        train(loaded, begun.run, begun.data, tmp_path / "t", held_out=begun.held_out, watched=True)
+    assert "its trainer failed when it was looked at after step" in str(caught.value)
+    assert "KeyError" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

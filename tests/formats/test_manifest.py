@@ -49,6 +49,8 @@ def any_port(draw):
     whole = st.integers(0, int(min(RANGES[kind.dtype][1], 2**53 - 1)))
     low, middle, high = sorted(draw(st.lists(floats if kind.dtype == "float32" else whole, min_size=3, max_size=3)))
     shape = draw(shapes(kind))
+    if kind.name == "text":  # at most so many bytes; no bounds, and no default but the empty text
+        shape, low, middle, high = ("batch", draw(st.integers(1, 4096))), None, 0, None
     fields = {
         "minimum_size": draw(st.none() | st.integers(1, 4096)),
         "classes": draw(st.lists(texts, max_size=3).map(tuple)),

@@ -106,9 +106,9 @@ KNOWN = [make("default", cat={1: "a", 2: "b", 10: "c"}), make("lab", cat={3: "d"
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("cat", "cat:10"), ("cat:2", "cat:2"), ("lab/cat", "lab/cat:3"), ("dog", "lab/dog:1"), ("cat:3", "lab/cat:3"),
+        ("cat", "cat:10"), ("cat:2", "cat:2"), ("lab/cat", "lab/cat:3"), ("dog", "lab/dog:1"),
         ("cat@sha256:" + "a" * 64, "cat:1"), ("cat:1@sha256:" + "a" * 64, "cat:1"),
-        ("cat@sha256:" + "d" * 64, "lab/cat:3"),
+        ("lab/cat@sha256:" + "d" * 64, "lab/cat:3"),
     ],
 )  # fmt: skip
 def test_highest_version_of_the_first_registry_that_has_it(text, found):
@@ -123,7 +123,9 @@ def test_highest_version_of_the_first_registry_that_has_it(text, found):
         ("cta", "no model 'cta' in registry 'default', registry 'lab'; did you mean 'cat'?"),
         ("zebra", "`zoo list` lists all models"),
         ("lob/cat", "no registry 'lob'; there are default, lab; did you mean 'lab'?"),
-        ("cat:7", "cat has no version 7 in registry 'default', registry 'lab'; versions there: 1, 2, 10, 3"),
+        ("cat:3", "cat has no version 3 in registry 'default'; versions there: 1, 2, 10"),
+        ("lab/cat:7", "cat has no version 7 in registry 'lab'; versions there: 3"),
+        ("cat@sha256:" + "d" * 64, "cat has no digest dddddddddddd… in registry 'default'"),
         ("cat:2@sha256:" + "a" * 64, "cat has no digest aaaaaaaaaaaa…"),
         ("default/dog", "no model 'dog' in registry 'default'"),
     ],

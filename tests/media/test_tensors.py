@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import struct
 from pathlib import Path
@@ -58,6 +59,8 @@ def test_a_scalar_stays_a_scalar_and_strides_do_not_matter(tmp_path):
     tensors.save(tmp_path / "a.safetensors", {"scalar": np.int64(3), "turned": square.T})
     back = tensors.load(tmp_path / "a.safetensors")
     assert back["scalar"].shape == () and (back["turned"] == square.T).all()
+    for array in (np.float32(3), square.T):
+        assert np.load(io.BytesIO(tensors.encode_npy(array))).shape == array.shape
 
 
 REFUSED = {

@@ -68,20 +68,38 @@ def test_a_distribution_brings_its_model_and_it_runs_in_process(lab, brought, tm
     assert not (tmp_path / "home").exists()
 
 
-def test_an_older_version_can_be_installed_instead(lab, brought, tmp_path):
+def test_an_older_version_can_be_installed_instead(lab, brought, tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.system.model_distributions._direct_url", dict)
+    monkeypatch.setattr("zoo.system.model_distributions._tool", lambda: "pip")
     brought.append(distribution(lab, tmp_path, "cat", 1))
     assert locate("cat").reference == "cat:1"
-    with pytest.raises(NotFoundError, match=r"cat has no version 2 in registry 'default'; versions there: 1$"):
+    with pytest.raises(NotFoundError, match=r"^cat is not installed; run: pip install genzoo-cat$"):
         locate("cat:2")
+    with pytest.raises(NotFoundError, match=r"cat has no version 3 in registry 'default'; versions there: 1$"):
+        locate("cat:3")
+
+
+def test_verify_checks_a_model_once_that_is_in_a_checkout_and_installed(lab, brought, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "default_folder", lambda: lab)
+    brought.append(distribution(lab, tmp_path, "cat", 2))
+    done = zoo("verify", "--json")
+    assert done.code == 0, done.err
+    assert sorted(row["model"] for row in json.loads(done.out)) == ["cat:1", "cat:2", "dog.big:1"]
 
 
 def test_a_model_that_is_not_installed_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr("zoo.system.model_distributions._direct_url", dict)
     monkeypatch.setattr("zoo.system.model_distributions._tool", lambda: "pip")
-    for text in ("cat", "cat:1", "default/cat"):
+    for text in ("cat", "cat:2", "default/cat"):
         with pytest.raises(NotFoundError) as caught:
             locate(text)
         assert str(caught.value) == "cat is not installed; run: pip install genzoo-cat"
+    with pytest.raises(NotFoundError, match="^cat:1 is not installed; run: pip install genzoo-cat==1.0$"):
+        locate("cat:1")
+    with monkeypatch.context() as patch:  # a clone has only the newest
+        patch.setattr("zoo.system.model_distributions._source", lambda model: f"/clone/models/{model}")
+        with pytest.raises(NotFoundError, match="^cat of registry 'default' is not installed$"):
+            locate("cat:1")
     with pytest.raises(NotFoundError, match="run: pip install genzoo-dog-big"):
         locate("dog.big")
     for text in ("cow", "lab/cat"):
@@ -114,9 +132,13 @@ def test_another_distribution_cannot_claim_a_model(lab, brought, tmp_path, caplo
     ]
     assert listing.models() == []
     assert [record.getMessage() for record in caplog.records] == [
-        f"skipping the model of {name} {version}, which this zoo does not list: upgrade it and zoo"
-        f" (pip install -U {name} genzoo) or remove it (pip uninstall {name})"
-        for name, version in (("evil", "2.0"), ("genzoo-cow", "1.0"), ("genzoo-cat", "3.0"), ("genzoo-dog-big", "1.0"))
+        *(
+            f"skipping the model of {name} {version}, which this zoo does not list: upgrade it and zoo"
+            f" (pip install -U {name} genzoo) or remove it (pip uninstall {name})"
+            for name, version in (("evil", "2.0"), ("genzoo-cow", "1.0"), ("genzoo-cat", "3.0"))
+        ),
+        "skipping the model of genzoo-dog-big 1.0, whose files are missing: reinstall it"
+        " (pip install --force-reinstall --no-deps genzoo-dog-big)",
     ]
 
 
@@ -135,8 +157,8 @@ def test_other_bytes_under_the_name_of_a_model_do_not_run(lab, brought, tmp_path
 def test_no_other_registry_gets_the_name_of_a_model_that_is_not_installed(lab, tmp_path):
     other = tiny.registry(tmp_path / "other", tiny.bundle(tmp_path / "other-cat", name="cat", version=9, seed=9))
     catalogue.add("evil", str(other))
-    for text in ("cat", "cat:9"):
-        with pytest.raises(NotFoundError, match="^cat is not installed; run: "):
+    for text in ("cat", "cat:9", f"cat@sha256:{'9' * 64}"):
+        with pytest.raises(NotFoundError, match="^cat( of registry 'default')? is not installed"):
             locate(text)
     assert locate("evil/cat").worker
     with pytest.raises(NotFoundError, match="^cat is not installed; run: "):

@@ -205,6 +205,17 @@ def test_a_link_to_anything_else_is_not_followed(store, one, link):
     assert not blob.is_symlink() and describe_file(blob).sha256 == blob.name
 
 
+def test_a_link_through_a_linked_folder_is_not_followed(store, one, tmp_path):
+    store.pull(one)
+    blob, other = blob_of(store, one, "README.md"), tmp_path / "other"
+    other.mkdir()
+    (other / "README.md").write_bytes(b"elsewhere")
+    (store.blobs.folder.parent / "views" / ("a" * 64)).symlink_to(other)
+    blob.unlink()
+    blob.symlink_to(f"../views/{'a' * 64}/README.md")
+    assert store.blobs.find(blob.name) is None
+
+
 @pytest.mark.parametrize("file_system", ["hard links"], indirect=True)
 def test_the_only_copy_never_gets_a_second_name(store, one, tmp_path, monkeypatch):
     """Also if a blob becomes a link just when it is to be hard-linked."""

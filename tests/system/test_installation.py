@@ -234,7 +234,7 @@ def test_two_runtimes_of_which_one_was_uninstalled_are_one_line(tmp_path: Path):
     done = run_zoo("run", "vae-fashion", "--example", "--out", f"{tmp_path}/x.png", site=site, home=tmp_path / "home")
     assert done.returncode == 9 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"Error: {name} {version} cannot be imported (ImportError: ")
-    assert done.stderr.endswith(f": pip install --force-reinstall {name}\n")
+    assert done.stderr.endswith(f": pip install --force-reinstall --no-deps {name}\n")
 
 
 def test_make_installs_the_runtime_that_fits():

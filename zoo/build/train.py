@@ -260,7 +260,7 @@ def train(
                         shown = {name: float(value) for name, value in losses.items()}
                         _refuse_nan(shown, done)
                         if watch is not None and looking:
-                            look = watch.look(trainer, done, folder)
+                            look = _looked(watch, trainer, done, folder, loaded)
                         log.write(done, shown, look)
                     on_step(Progress(done, steps, shown, look))
                     if due:
@@ -345,6 +345,15 @@ def new_trainer(
     if run.settings.get("accumulate", 1) > 1 and not getattr(trainer, "accumulates", False):
         raise UsageError(f"the family {run.family} cannot compute a batch in parts: leave out --accumulate")
     return trainer
+
+
+def _looked(watch: Watch, trainer: Trainer, step: int, folder: Path, loaded: Loaded) -> Look:
+    try:
+        return watch.look(trainer, step, folder)
+    except ZooError:
+        raise
+    except Exception as e:  # of the trainer's `validate` or `examine`
+        raise loaded.failed(f"its trainer failed when it was looked at after step {step}", e) from e
 
 
 def _of_config(message: str, run: Run) -> str:

@@ -82,7 +82,7 @@ def list_(json_: bool) -> None:
             "name": name,
             "models": len({model for part in of for model, listed in part.document.models.items() if listed.versions}),
             "in_process": is_trusted(of[0]),
-            "url": shown(of[0].url),
+            "url": shown(of[-1].url),  # of the default registry: its list
         }
         for name, of in parts.items()
     ]

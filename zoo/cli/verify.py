@@ -85,11 +85,14 @@ def _everything(store: "Store") -> Iterator[tuple[str, "Installed"]]:
     from ..store import default
 
     with contextlib.suppress(NotFoundError):  # a checkout without models
-        for registry in default.parts():
-            for name, model in registry.document.models.items():
-                for version in model.versions:
-                    entry = Entry(registry, name, version)
-                    yield str(entry), _in_package(entry)
+        entries = [
+            Entry(part, name, version)
+            for part in default.parts()
+            for name, model in part.document.models.items()
+            for version in model.versions
+        ]
+        for text, entry in {str(entry): entry for entry in reversed(entries)}.items():  # that of the first part counts
+            yield text, _in_package(entry)
     for installed in store.installed():
         yield str(installed), installed
 

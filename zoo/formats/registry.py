@@ -155,7 +155,7 @@ def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
     """The entry that a reference names: from the first registry that has the model, by default its highest version.
 
     Registries of one name are parts of one: of equal versions, that of the first part counts. A registry that lists no
-    version of a model keeps its name from those that follow.
+    version of a model keeps its name from those that follow, and so does the default one that has another version.
 
     Raises:
         NotFoundError: no such registry, model or version; similar names are suggested.
@@ -173,6 +173,8 @@ def resolve(reference: Reference, registries: Iterable[Registry]) -> Entry:
         known = [name for r in searched for name in r.document.models]
         hint = did_you_mean(reference.name, known) or "; `zoo list` lists all models"
         raise NotFoundError(f"no model '{safe_text(reference.name)}' in {_named(searched)}{hint}")
+    if reference.registry is None and found[0].name == DEFAULT:  # its names are its own, for every version
+        found = [r for r in found if r.name == DEFAULT]
     if not any(r.document.models[reference.name].versions for r in found if r.name == found[0].name):
         raise NotFoundError(f"{reference.name} of {_named(found[:1])} is not installed")
     fitting = [

@@ -213,7 +213,7 @@ def encode_npy(array: np.ndarray, metadata: str = "") -> bytes:
     import numpy as np
 
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.save(buffer, np.asarray(array, order="C"), allow_pickle=False)
     whole = buffer.getvalue()
     start = len(NPY_MAGIC) + 4  # version and length of the header
     end = start + int.from_bytes(whole[start - 2 : start], "little")

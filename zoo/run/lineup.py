@@ -137,7 +137,7 @@ def _check_size(tasks: Sequence[Task], calls: Sequence[Call], columns: int, scal
 
     sizes = []
     for task, call in zip(tasks, calls, strict=True):
-        given = [array.shape[1:3] for array in call.inputs.values() if array.ndim == 4]
+        given = [call.inputs[name].shape[1:3] for name in images_of(task.inputs)]
         stated = next(iter(task.outputs.values())).shape[1:3]
         sizes += given + ([stated] if all(isinstance(length, int) for length in stated) else [])
     if not sizes:

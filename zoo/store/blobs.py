@@ -68,6 +68,8 @@ class Blobs:
                 if not _LINK.fullmatch(link):
                     return None
                 path = self.folder.parent / link.removeprefix("../")
+                if not stat.S_ISDIR(os.lstat(path.parent).st_mode):  # a view is a folder, no link to one
+                    return None
             return path if stat.S_ISREG(os.lstat(path).st_mode) else None
         except OSError:
             return None

@@ -33,7 +33,8 @@ from ..text import warn
 if TYPE_CHECKING:
     from ..plugins import PluginRegistry
 
-_MEND = "upgrade it and zoo (pip install -U %s genzoo) or remove it (pip uninstall %s)"
+_UPGRADE = "upgrade it and zoo (pip install -U {0} genzoo) or remove it (pip uninstall {0})"
+_REINSTALL = "reinstall it (pip install --force-reinstall --no-deps {0})"
 
 
 def parts(found: "Iterable[PluginRegistry] | None" = None) -> list[Registry]:
@@ -61,37 +62,48 @@ def parts(found: "Iterable[PluginRegistry] | None" = None) -> list[Registry]:
             part = RegistryDocument(format=FORMAT, models={model: replace(document.models[model], versions=versions)})
             installed.append(Registry(DEFAULT, (one.folder / REGISTRY).absolute().as_uri(), part))
         else:
-            warn(
-                f"skipping the model of %s %s, which this zoo does not list: {_MEND}",
-                one.distribution,
-                one.version,
-                one.distribution,
-                one.distribution,
-            )
+            known = model and one.version in [f"{number}.0" for number in document.models[model].versions]
+            why = f"whose files are missing: {_REINSTALL}" if known else f"which this zoo does not list: {_UPGRADE}"
+            warn("skipping the model of %s %s, %s", one.distribution, one.version, why.format(one.distribution))
     if not _is_checkout():
         there = {name for part in installed for name in part.document.models}
         absent = {name: replace(model, versions={}) for name, model in document.models.items() if name not in there}
         document = RegistryDocument(format=FORMAT, models=absent)
-    return [*installed, Registry(DEFAULT, (places.default_folder() / REGISTRY).absolute().as_uri(), document)]
+    file = places.default_folder() / (REGISTRY if _is_checkout() else places.LIST)
+    return [*installed, Registry(DEFAULT, file.absolute().as_uri(), document)]
 
 
 def absent(names: Collection[str]) -> list[str]:
     """The models of the list that are not among the names of those that are installed. A checkout has all of them."""
-    return [] if _is_checkout() else [name for name in _read_list().models if name not in names]
+    return [] if _is_checkout() else [name for name in _models() if name not in names]
+
+
+def has_name(reference: Reference) -> bool:
+    """Whether a reference names a model of the list, installed or not."""
+    return reference.registry in (None, DEFAULT) and reference.name in _models()
 
 
 def install_line(reference: Reference) -> str:
-    """How to install the model that a reference names; empty if the list has no such model, or it is installed."""
-    try:
-        if reference.registry not in (None, DEFAULT) or reference.name not in _read_list().models:
-            return ""
-        if any(model.versions for part in parts() if (model := part.document.models.get(reference.name))):
-            return ""
-    except ZooError:  # reported by whoever read the registries before
+    """How to install the model that a reference names; empty if the list has no such version, or it is installed."""
+    listed = _models().get(reference.name)
+    if not has_name(reference) or listed is None or reference.version not in (None, *listed.versions):
+        return ""
+    there = {v for part in parts() if (model := part.document.models.get(reference.name)) for v in model.versions}
+    if there and reference.version in (None, *there):
         return ""
     from ..system.model_distributions import model_command
 
-    return f"{reference.name} is not installed; run: {model_command(reference.name)}"
+    older = reference.version if reference.version != max(listed.versions) else None
+    command = model_command(reference.name, older)
+    return f"{reference.name}{f':{older}' if older else ''} is not installed; run: {command}" if command else ""
+
+
+def _models() -> dict[str, RegistryModel]:
+    """The models of the list; none if it cannot be read, which is reported by whoever reads the registries."""
+    try:
+        return _read_list().models
+    except ZooError:
+        return {}
 
 
 def _versions_in(folder: Path, model: RegistryModel | None) -> dict[int, RegistryVersion]:

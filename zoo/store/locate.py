@@ -75,7 +75,7 @@ def locate(
             entry = resolve(reference, catalogue.registries(registries))
         except NotFoundError:
             # Its registry is gone or unreadable, but the model was pulled.
-            if not default.install_line(reference) and (installed := store.find(reference)):
+            if not default.has_name(reference) and (installed := store.find(reference)):
                 return _installed(installed, how.worker(str(installed), installed.digest))
             raise
     if entry.registry.name == DEFAULT:

@@ -136,9 +136,12 @@ def runtime_command(extra: str = "") -> str:
 
 
 def reinstall_command() -> str:
-    """The command that installs the files of the installed ONNX Runtime again."""
-    again = "uv pip install --reinstall" if _tool() == "uv pip" else "pip install --force-reinstall"
-    return f"{again} {' '.join(runtimes())}"
+    """The command that installs the files of the installed ONNX Runtime again; of several, one stays."""
+    found, tool = runtimes(), _tool()
+    if len(found) != 1 or tool in ("pipx", "uv tool"):
+        return runtime_command()
+    again = "uv pip install --reinstall" if tool == "uv pip" else "pip install --force-reinstall"
+    return f"{again} --no-deps {' '.join(found)}"
 
 
 def runtime_problem(error: Exception | None = None) -> tuple[str, str]:

@@ -13,9 +13,18 @@ from .installation import DISTRIBUTION, _checkout, _tool, fitting_runtime
 from .places import distribution_of
 
 
-def model_command(model: str) -> str:
-    """The command that adds a model to this installation: of pipx, uv or pip, from where zoo itself came."""
-    tool, what = _tool(), shlex.quote(_source(model))
+def model_command(model: str, version: int | None = None) -> str:
+    """The command that adds a model to this installation: of pipx, uv or pip, from where zoo itself came.
+
+    Args:
+        version: an older version of the model, which only an index has: empty if zoo came from elsewhere.
+    """
+    source = _source(model)
+    if version is not None:
+        if source != distribution_of(model):
+            return ""
+        source += f"=={version}.0"
+    tool, what = _tool(), shlex.quote(source)
     if tool == "pipx":
         return f"pipx inject {DISTRIBUTION} {what}"
     if tool == "uv tool":
