@@ -7,6 +7,7 @@ there is one channel left.
 """
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -67,6 +68,18 @@ def known_values(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     return values
+
+
+def with_known_values(
+    graph: onnx.GraphProto, outer: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> Iterator[tuple[onnx.GraphProto, dict[str, np.ndarray]]]:
+    """The graph and all its subgraphs, each with the constants that it may read: its own and those around it."""
+    own = {entry.name for entry in graph.input} | {output for node in graph.node for output in node.output}
+    values = {name: value for name, value in outer.items() if name not in own} | known_values(graph)
+    yield graph, values
+    for node in graph.node:
+        for body in subgraphs(node):
+            yield from with_known_values(body, values)
 
 
 # --- CastLike ---------------------------------------------------------------------------------------------------------

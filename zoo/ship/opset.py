@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx
 from onnx import helper
 
 from ..errors import ExportError
-from ..graph.plain import known_values
-from ..graph.walk import graphs_of
+from ..graph.plain import with_known_values
 from .bodies import copied, remove_unused
 
 REDUCTIONS = (
@@ -37,17 +39,12 @@ def in_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
         return model
     if stated.version != OLDEST + 1 or wanted != OLDEST:
         raise ExportError(f"graphs of opset {stated.version} can be written in opset {OLDEST} at the lowest")
-    for graph in graphs_of(model.graph):
-        values = known_values(graph)
+    for graph, values in with_known_values(model.graph):
         for node in graph.node:
             if not _is_new(node):
                 continue
-            if node.op_type in REDUCTIONS and len(node.input) < 2:
-                continue
-            if node.op_type in REDUCTIONS and node.input[1] in values:
-                axes = values[node.input[1]].tolist()
-                del node.input[1]
-                node.attribute.append(helper.make_attribute("axes", axes))
+            if node.op_type in REDUCTIONS and _axes_known(node, values):
+                _hold_axes(node, values)
             elif node.op_type in NEW_ATTRIBUTES:
                 _drop(node, NEW_ATTRIBUTES[node.op_type])
             elif not (node.op_type == "Pad" and len(node.input) < 4):
@@ -60,6 +57,24 @@ def in_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
 def _is_new(node: onnx.NodeProto) -> bool:
     """Whether opset 18 introduced or changed the operator."""
     return onnx.defs.get_schema(node.op_type, OLDEST + 1, node.domain).since_version == OLDEST + 1
+
+
+def _axes_known(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> bool:
+    return "".join(node.input[1:]) in ("", *values)
+
+
+def _hold_axes(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> None:
+    """Writes a reduction's axes as an attribute. Without axes it reduces all of them, or, if it says so, none."""
+    axes = [axis for name in node.input[1:] if name for axis in values[name].tolist()]
+    del node.input[1:]
+    flags = [attribute for attribute in node.attribute if attribute.name == "noop_with_empty_axes"]
+    unreduced = any(flag.i for flag in flags)
+    for flag in flags:
+        node.attribute.remove(flag)
+    if axes:
+        node.attribute.append(helper.make_attribute("axes", axes))
+    elif unreduced:
+        node.CopyFrom(helper.make_node("Identity", node.input, node.output, node.name))
 
 
 def _drop(node: onnx.NodeProto, droppable: dict) -> None:
