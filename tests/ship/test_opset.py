@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import parser
 
+from zoo.errors import ExportError
 from zoo.formats import manifest as manifests
 from zoo.ship.opset import in_opset
 from zoo.ship.single import write_single_files
@@ -43,6 +44,38 @@ def test_reductions(axes, noop):
         y = ReduceMean<noop_with_empty_axes = {noop}, keepdims = 1>(x{axes})
     }}""")
     np.testing.assert_array_equal(run(lowered(model), x=X), run(model, x=X))
+
+
+def scatter(operator: str, reduction: str) -> onnx.ModelProto:
+    indices = "int64[1, 1] at = {1}" if operator == "ScatterND" else "int64[1, 3] at = {1, 0, 1}"
+    return parsed(f"""(float[2, 3] x) => (float[2, 3] y) <{indices}, float[1, 3] new = {{7, 8, 9}}> {{
+        y = {operator}<reduction = "{reduction}">(x, at, new)
+    }}""")
+
+
+@pytest.mark.parametrize("operator", ["ScatterND", "ScatterElements"])
+@pytest.mark.parametrize("reduction", ["none", "add", "mul"])
+def test_scatters_that_opset_17_has_stay(operator, reduction):
+    model = scatter(operator, reduction)
+    np.testing.assert_array_equal(run(lowered(model), x=X), run(model, x=X))
+
+
+@pytest.mark.parametrize("operator", ["ScatterND", "ScatterElements"])
+def test_scatters_that_are_new_are_refused(operator):
+    with pytest.raises(ExportError, match=operator):
+        in_opset(scatter(operator, "max"), 17)
+
+
+def test_axes_of_a_branch_may_be_constants_around_it():
+    model = parsed("""(float[2, 3] x, bool b) => (float[A, B] y) <int64[1] axes = {1}> {
+        y = If(b) <
+            then_branch = yes () => (float[A, B] one) { one = ReduceMean(x, axes) },
+            else_branch = no () => (float[A, B] two) { two = Neg(x) }
+        >
+    }""")
+    low = lowered(model)
+    for b in (np.array(True), np.array(False)):
+        np.testing.assert_array_equal(run(low, x=X, b=b), run(model, x=X, b=b))
 
 
 def test_the_file_of_a_judge_opens(tmp_path):

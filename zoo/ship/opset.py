@@ -24,6 +24,9 @@ NEW_ATTRIBUTES = {
 }
 """What opset 18 added to operators, with the value that means the same as before; None: any."""
 
+REDUCING_SCATTERS = ("ScatterElements", "ScatterND")
+"""Since opset 18 they also keep the larger or smaller value; what else they do is the same in 17."""
+
 OLDEST = 17
 
 
@@ -47,7 +50,7 @@ def in_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
                 _hold_axes(node, values)
             elif node.op_type in NEW_ATTRIBUTES:
                 _drop(node, NEW_ATTRIBUTES[node.op_type])
-            elif not (node.op_type == "Pad" and len(node.input) < 4):
+            elif not (_scatters_as_before(node) or (node.op_type == "Pad" and len(node.input) < 4)):
                 raise ExportError(f"it uses {node.op_type}, which opset {wanted} does not have")
     remove_unused(model.graph)
     stated.version = wanted
@@ -57,6 +60,10 @@ def in_opset(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
 def _is_new(node: onnx.NodeProto) -> bool:
     """Whether opset 18 introduced or changed the operator."""
     return onnx.defs.get_schema(node.op_type, OLDEST + 1, node.domain).since_version == OLDEST + 1
+
+
+def _scatters_as_before(node: onnx.NodeProto) -> bool:
+    return node.op_type in REDUCING_SCATTERS and not any(a.s in (b"max", b"min") for a in node.attribute)
 
 
 def _axes_known(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> bool:
