@@ -28,6 +28,9 @@ from .opset import in_opset
 if TYPE_CHECKING:
     from ..system.worker import Worker
 
+PART = "_part.onnx"
+"""A graph for a moment; the names of tasks start with a letter."""
+
 MAX_BYTES = 2**31 - 1
 """The largest message that protobuf reads."""
 
@@ -99,7 +102,7 @@ def runner(folder: Path, worker: Worker | None) -> Run:
     """A function that runs graphs whose weights are in `folder`, with those of the given inputs that they take."""
 
     def run(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        path = folder / "part.onnx"  # next to the weights: ONNX Runtime opens no others
+        path = folder / PART  # next to the weights: ONNX Runtime opens no others
         path.write_bytes(model.SerializeToString())
         try:
             session = opener(worker)(path, "cpu")
