@@ -166,7 +166,7 @@ def _examine(
     store: "Store", name: str, model: "Installed", device: "Device | None", isolated: bool | None, say: Say
 ) -> dict[str, Any]:
     """What `--json` prints about a model. It is replayed only if its bytes and graphs are right."""
-    from ..store.locate import locate, read_folder
+    from ..store.locate import check_graphs, locate, read_folder
 
     report: dict[str, Any] = {"model": name, "digest": model.digest, "folder": str(model.folder)}
     report["findings"] = store.verify(model)
@@ -175,17 +175,21 @@ def _examine(
             bundle = read_folder(model.folder, isolated=isolated, checked=False)
         else:
             bundle = locate(f"{model}@sha256:{model.digest}", pull=False, isolated=isolated)
-        _replay(report, bundle, device, say)
+        report["findings"], report["replay"] = check_graphs(bundle), []
+        if not report["findings"]:
+            _replay(report, bundle, device, say)
     return report
 
 
 def _examine_export(
     text: str, device: "Device", isolated: bool | None, run_host: bool, trust: bool, say: Say
 ) -> dict[str, Any]:
-    """Like `_examine`, for a folder that `zoo export` wrote; a host is run only if everything before was right."""
+    """Like `_examine`, for a folder that `zoo export` wrote; a host is run only if everything before was right.
+
+    Graphs are checked first: whether the host is ours is found out with them."""
     from ..formats import manifest as manifests
     from ..ship import export
-    from ..store.locate import read_folder
+    from ..store.locate import check_graphs, read_folder
     from ..system.paths import user_path
 
     folder = user_path(text)
@@ -195,23 +199,24 @@ def _examine_export(
     if not report["findings"]:
         manifest = manifests.read(folder / export.MODEL)
         report["findings"] = manifests.check_files(folder / export.MODEL, manifest)
-    left_out = _check_host(folder, found) if run_host and not trust and not report["findings"] else []
+    left_out: list[str] = []
     if not report["findings"]:
-        _replay(report, read_folder(folder / export.MODEL, isolated=isolated, checked=False), device, say)
+        bundle = read_folder(folder / export.MODEL, isolated=isolated, checked=False)
+        report["findings"], report["replay"] = check_graphs(bundle), []
+        if run_host and not trust and not report["findings"]:
+            left_out = _check_host(folder, found, bundle)
+        if not report["findings"]:
+            _replay(report, bundle, device, say)
     if run_host and not report["findings"]:
         report["host"], report["ran_by"] = _run_host(folder, found, left_out)
     return report
 
 
 def _replay(report: dict[str, Any], bundle: "Bundle", device: "Device", say: Say) -> None:
-    """Adds the findings of a bundle's graph check, and the replay if there are none."""
+    """Adds the replay of a bundle whose graphs were checked."""
     from ..run.replay import replay
-    from ..store.locate import check_graphs
 
-    report["findings"] = check_graphs(bundle)
-    report["replay"] = []
-    if not report["findings"]:
-        report["replay"] = replay(bundle.folder, bundle.manifest, device, bundle.worker, say)
+    report["replay"] = replay(bundle.folder, bundle.manifest, device, bundle.worker, say)
 
 
 def _replays(report: dict[str, Any]) -> "list[TaskReplay]":
@@ -219,13 +224,13 @@ def _replays(report: dict[str, Any]) -> "list[TaskReplay]":
     return [*report.get("replay", []), *report.get("host", [])]
 
 
-def _check_host(folder: Path, found: "Export") -> list[str]:
+def _check_host(folder: Path, found: "Export", bundle: "Bundle") -> list[str]:
     """Refuses a host that is not ours, before anything takes time; returns what its copy must not contain."""
     from ..plugins import load_target
     from ..ship import export
 
     loaded = load_target(found.target)
-    if changed := export.changed_host_files(folder, loaded):
+    if changed := export.changed_host_files(folder, found, loaded, bundle):
         more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
         raise IntegrityError(
             f"{folder}: {safe_text(changed[0])}{more} is not byte for byte what {loaded.plugin.distribution}"

@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from ..errors import ExportError, IntegrityError, InvalidFileError, UsageError
 from ..formats import manifest as manifests
@@ -30,6 +31,7 @@ from ..formats.golden import read_cases, write_cases
 from ..formats.manifest import Manifest
 from ..hookspecs import Target, TargetRequest, Task, WriteTargetRequest
 from ..names import EXPORT, GOLDEN, MANIFEST, graph_file
+from ..ports.kind import MAX_BATCH
 from ..ports.kinds import kind_of
 from ..ports.seed import seeds_of
 from ..run.replay import replay
@@ -59,6 +61,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: str  # name:version
     digest: str  # of the bundle that was exported
     precision: str
+    batch: Annotated[int, Meta(ge=1, le=MAX_BATCH)] | None = None  # of the graphs on their own, if it is fixed
+    opset: Annotated[int, Meta(ge=1, le=1000)] | None = None  # that was chosen for them
     cost: list[dict[str, Any]] = []  # a Cost for each metric, if the precision is not float32
     report: list[dict[str, Any]]  # a TaskReport for each task
     host: list[str]  # the files that the target wrote; the rest is the model's
@@ -143,6 +147,8 @@ def export(
             model=f"{manifest.name}:{manifest.version}",
             digest=bundle.digest,
             precision=manifest.export.precision,
+            batch=choices.batch,
+            opset=choices.opset,
             cost=[msgspec.to_builtins(c) for c in cost],
             report=[msgspec.to_builtins(r) for r in reports],
             host=sorted(set(files) - common),
@@ -372,24 +378,28 @@ def check_export(folder: Path, found: Export) -> list[str]:
     return compare_files(folder, found.files, EXPORT)
 
 
-def changed_host_files(folder: Path, loaded: Loaded) -> list[str]:
+def changed_host_files(folder: Path, found: Export, loaded: Loaded, bundle: Bundle) -> list[str]:
     """The files outside model/ and golden/ that are not byte for byte what the installed exporter writes for the model.
 
     These include files that it does not write, since a host may load files next to it. They do not include pictures and
     arrays, which the host's own commands leave there and which are not code, nor what `run_host` leaves out.
+
+    Args:
+        bundle: of model/; its graphs must have passed `zoo.graph.check`.
     """
-    from .single import choices_in, write_single_files
+    from .single import write_single_files
 
     target = loaded.call("describe_target", TargetRequest(target=loaded.name))
-    manifest = manifests.read(folder / MODEL)
+    manifest = bundle.manifest
     with TemporaryDirectory(prefix="zoo-export-") as name:
         again = Path(name)
         shutil.copytree(folder / MODEL, again / MODEL)
         shutil.copytree(folder / "golden", again / "golden")
         _write_common(again, manifest)
         if target.single_files:
-            batch, opset = choices_in(folder, manifest)
-            write_single_files(again / MODEL, manifest, again, batch=batch, opset=opset)
+            write_single_files(
+                bundle.folder, manifest, again, batch=found.batch, opset=found.opset, worker=bundle.worker
+            )
         _call_writer(loaded, again, manifest)
         ours, theirs = _files(again), _files(folder)
         names = [n for n in ours | theirs if n in ours or not n.endswith((".png", ".npy"))]

@@ -5,7 +5,7 @@ Its graph is that of `model/`, simplified; with a fixed batch and in a lower ops
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from ..graph.walk import graphs_of
 from ..names import GOLDEN, graph_file
 from ..ports.kind import BATCH
 from ..run.isolated import opener
-from ..text import human_bytes
+from ..text import human_bytes, safe_text
 from .fixing import Run, resized, state_shape
 from .folding import fold
 from .opset import in_opset
@@ -72,7 +72,7 @@ def write_single_files(
                 graph = in_opset(graph, opset)
             except ExportError as e:
                 kept[name] = str(e)
-        _put_weights_inside(graph.graph, model)
+        _put_weights_inside(graph.graph, model, manifest.files)
         if (size := graph.ByteSize()) > MAX_BYTES:
             raise ExportError(f"{name} has {human_bytes(size)}; one file can have {human_bytes(MAX_BYTES)} at most")
         (folder / graph_file(name)).write_bytes(graph.SerializeToString(deterministic=True))
@@ -82,20 +82,6 @@ def write_single_files(
 def in_batch(shape: tuple[int | str, ...], batch: int) -> tuple[int | str, ...]:
     """A port's shape with a fixed batch."""
     return tuple(batch if dimension == BATCH else dimension for dimension in shape)
-
-
-def choices_in(folder: Path, manifest: Manifest) -> tuple[int | None, int | None]:
-    """The batch and the opset of the single files in a folder, for `write_single_files`."""
-    batches, opsets = set(), set()
-    for name, task in manifest.tasks.items():
-        graph = onnx.load(folder / graph_file(name), load_external_data=False)
-        opsets.update(opset.version for opset in graph.opset_import)
-        for entry in graph.graph.input:
-            port = task.inputs.get(entry.name)
-            for dimension, stated in zip(port.shape if port else (), entry.type.tensor_type.shape.dim):
-                if dimension == BATCH and stated.HasField("dim_value"):
-                    batches.add(stated.dim_value)
-    return min(batches, default=None), min(opsets, default=None)
 
 
 def runner(folder: Path, worker: Worker | None) -> Run:
@@ -122,13 +108,16 @@ def _fold(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], folder: Path
             state_shape(entry, shapes[entry.name])
 
 
-def _put_weights_inside(graph: onnx.GraphProto, folder: Path) -> None:
+def _put_weights_inside(graph: onnx.GraphProto, folder: Path, files: Collection[str]) -> None:
+    """Reads the weights from the bundle's own files; a graph could name any other."""
     for inner in graphs_of(graph):
         for tensor in inner.initializer:
             if tensor.data_location != TensorProto.EXTERNAL:
                 continue
             stated = {entry.key: entry.value for entry in tensor.external_data}
-            with (folder / stated["location"]).open("rb") as file:
+            if (location := stated["location"]) not in files:
+                raise ExportError(f"its weights are in {safe_text(location)}, which is not a file of the bundle")
+            with (folder / location).open("rb") as file:
                 file.seek(int(stated["offset"]))
                 tensor.raw_data = file.read(int(stated["length"]))
             del tensor.external_data[:]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,8 +15,10 @@ from PIL import Image
 
 from tests.cli.commands import zoo
 from tests.graph.test_plain import unusual
+from tests.plugins.targets.test_export import rehash
 from tests.tiny_tasks import studio
 from zoo import load
+from zoo.formats import manifest as manifests
 from zoo.graph.walk import nodes_of
 
 FIXED = ("--shape", "batch=1,height=8", "--shape", "width=12", "--constant", "steps=20", "--constant", "size=8x12")
@@ -82,6 +85,27 @@ def test_a_changed_graph_is_not_run(bundle, tmp_path):
     (folder / "classify.onnx").write_bytes(model.SerializeToString())
     done = zoo("verify", folder, "--run-host")
     assert done.code != 0 and "classify.onnx" in done.out + done.err
+
+
+def test_graphs_are_checked_before_anything_reads_them(bundle, tmp_path, monkeypatch):
+    """What the exporter would write is made from the graphs, which are a stranger's."""
+    folder = exported(bundle, tmp_path / "out")
+    model = onnx.load(folder / "model/classify.onnx", load_external_data=False)
+    model.graph.node[0].domain = "stranger"
+    (folder / "model/classify.onnx").write_bytes(model.SerializeToString())
+    manifest = manifests.read(folder / "model")
+    files = {name: manifests.describe_file(folder / "model" / name) for name in manifest.files}
+    (folder / "model/model.yaml").write_bytes(manifests.dump(msgspec.structs.replace(manifest, files=files)))
+    rehash(folder)
+    monkeypatch.setattr("zoo.ship.single.write_single_files", lambda *arguments, **more: pytest.fail("they were read"))
+    done = zoo("verify", folder, "--run-host")
+    assert done.code == 5 and "classify.onnx" in done.out and "stranger" in done.out
+
+
+def test_the_choices_are_recorded(bundle, tmp_path):
+    folder = exported(bundle, tmp_path / "out", "--shape", "batch=2", "--opset", "17")
+    recorded = json.loads((folder / "export.json").read_bytes())
+    assert (recorded["batch"], recorded["opset"]) == (2, 17)
 
 
 # --- Choices ----------------------------------------------------------------------------------------------------------
