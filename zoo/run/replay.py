@@ -62,7 +62,7 @@ def replay(
     for name, task in manifest.tasks.items():
         # Exact: on CUDA without TF32, whose 10-bit mantissa gives other results.
         session = open_session(folder / graph_file(name), device, exact=True)
-        tolerance = _tolerance(manifest, session.provider)
+        tolerance = tolerance_of(manifest, session.provider)
         compared = []
         for number, case in enumerate(cases[name], 1):
             began = time.monotonic()
@@ -84,7 +84,7 @@ def judge(
     Args:
         provider: that stack's name, for people; the tolerance of the CPU applies to it.
     """
-    cases, tolerance = read_cases(folder / GOLDEN, manifest), _tolerance(manifest, "cpu")
+    cases, tolerance = read_cases(folder / GOLDEN, manifest), tolerance_of(manifest, "cpu")
     result = []
     for name, task in manifest.tasks.items():
         compared = [
@@ -108,7 +108,8 @@ def worst_outputs(cases: list[dict[str, Comparison]]) -> dict[str, Comparison]:
     return result
 
 
-def _tolerance(manifest: Manifest, provider: str) -> Tolerance:
+def tolerance_of(manifest: Manifest, provider: str) -> Tolerance:
+    """The tolerance that a model states for its precision on a provider."""
     key = f"{manifest.export.precision}/{provider}"
     if key not in manifest.tolerances:
         raise InvalidFileError(f"{safe_text(manifest.name)} states no tolerance for {key}; export it again")

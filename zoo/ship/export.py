@@ -114,7 +114,7 @@ def export(
     """
     from .compatibility import report_on
     from .fixing import Choices
-    from .single import write_single_files
+    from .single import prove_single_files, write_single_files
 
     check_out(out, force)
     loaded, target = find_target(target_name)
@@ -135,6 +135,7 @@ def export(
             high = write_single_files(
                 folder / MODEL, manifest, folder, batch=choices.batch, opset=choices.opset, worker=bundle.worker
             )
+            prove_single_files(folder / MODEL, manifest, folder, batch=choices.batch, worker=bundle.worker)
             reports = [_in_opset(report, choices.opset, high) for report in reports]
         common = set(_files(folder))
         _call_writer(loaded, folder, manifest)

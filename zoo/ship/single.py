@@ -13,13 +13,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..errors import ExportError
-from ..formats.golden import read_cases
+from ..errors import ExportError, ZooError
+from ..formats.golden import Case, read_cases
 from ..formats.manifest import Manifest
 from ..graph.walk import graphs_of
+from ..hookspecs import Task
 from ..names import GOLDEN, graph_file
 from ..ports.kind import BATCH
+from ..ports.outputs import check_outputs
+from ..run.comparison import compare_task, worst_of
 from ..run.isolated import opener
+from ..run.replay import tolerance_of
 from ..text import human_bytes, safe_text
 from .fixing import Run, resized, state_shape
 from .folding import fold
@@ -77,6 +81,39 @@ def write_single_files(
             raise ExportError(f"{name} has {human_bytes(size)}; one file can have {human_bytes(MAX_BYTES)} at most")
         (folder / graph_file(name)).write_bytes(graph.SerializeToString(deterministic=True))
     return kept
+
+
+def prove_single_files(
+    model: Path, manifest: Manifest, folder: Path, *, batch: int | None = None, worker: Worker | None = None
+) -> None:
+    """Opens the files that `write_single_files` wrote, and compares the outputs of the golden cases.
+
+    With a fixed batch, each case has its first `batch` elements, or all of them, repeated.
+
+    Raises:
+        ExportError: ONNX Runtime refuses a file, or its outputs differ.
+    """
+    tolerance, cases = tolerance_of(manifest, "cpu"), read_cases(model / GOLDEN, manifest)
+    for name, task in manifest.tasks.items():
+        try:
+            session = opener(worker)(folder / graph_file(name), "cpu", exact=True)
+            for case in cases[name]:
+                expected = case if batch is None else _first(case, task, batch)
+                outputs = session.run(expected.inputs)
+                check_outputs(name, task, expected.inputs, outputs)
+                compared = compare_task(task.outputs, expected.outputs, outputs, tolerance, expected.margins)
+                if worst_of(compared) == "differs":
+                    raise ExportError("it does not give the golden outputs")
+        except ZooError as e:
+            raise ExportError(f"{graph_file(name)} cannot be exported: {safe_text(e)}") from None
+
+
+def _first(case: Case, task: Task, batch: int) -> Case:
+    inputs, outputs = (
+        {name: resized(arrays[name], in_batch(port.shape, batch)) for name, port in ports.items()}
+        for arrays, ports in ((case.inputs, task.inputs), (case.outputs, task.outputs))
+    )
+    return Case(inputs, outputs, None if case.margins is None else resized(case.margins, (batch,)))
 
 
 def in_batch(shape: tuple[int | str, ...], batch: int) -> tuple[int | str, ...]:

@@ -20,6 +20,7 @@ from tests.tiny_tasks import studio
 from zoo import load
 from zoo.formats import manifest as manifests
 from zoo.graph.walk import nodes_of
+from zoo.ship import single
 
 FIXED = ("--shape", "batch=1,height=8", "--shape", "width=12", "--constant", "steps=20", "--constant", "size=8x12")
 
@@ -106,6 +107,24 @@ def test_the_choices_are_recorded(bundle, tmp_path):
     folder = exported(bundle, tmp_path / "out", "--shape", "batch=2", "--opset", "17")
     recorded = json.loads((folder / "export.json").read_bytes())
     assert (recorded["batch"], recorded["opset"]) == (2, 17)
+
+
+@pytest.mark.parametrize("words", [(), ("--shape", "batch=3")], ids=["as it is", "a fixed batch"])
+@pytest.mark.parametrize(
+    "operator, says", [("Nothing", "ONNX Runtime refuses"), ("ArgMin", "does not give the golden outputs")]
+)
+def test_a_file_that_is_wrong_is_not_exported(bundle, tmp_path, monkeypatch, words, operator, says):
+    put_inside = single._put_weights_inside
+
+    def put_inside_and_spoil(graph, *arguments):
+        put_inside(graph, *arguments)
+        (node,) = [node for node in graph.node if node.op_type == "ArgMax"]
+        node.op_type = operator
+
+    monkeypatch.setattr(single, "_put_weights_inside", put_inside_and_spoil)
+    done = zoo("export", bundle, "--target", "onnx", "-o", tmp_path / "out", "--task", "classify", *words)
+    assert done.code == 10 and done.err.count("\n") == 1 and says in done.err and "classify.onnx" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 # --- Choices ----------------------------------------------------------------------------------------------------------
