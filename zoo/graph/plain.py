@@ -21,13 +21,16 @@ ONE_IS_ENOUGH = ("Max", "Min", "Sum", "Mean")
 Types = Mapping[str, int]
 """ONNX's number of the element type of each value in scope."""
 
+Makers = Mapping[str, onnx.NodeProto]
+"""The node that gives each value in scope."""
+
 
 def make_plain(model: onnx.ModelProto) -> None:
     """Rewrites the model's graph, and the bodies of its loops and branches, in place.
 
     Then `Constant` only has a tensor (`value`), there is no `Max`, `Min`, `Sum` or `Mean` of one value, no `CastLike`,
-    no `DepthToSpace` in CRD mode, no attribute `allowzero` where it is 0 or not needed, and `Identity` only where it
-    gives an output of a graph.
+    no `DepthToSpace` in CRD mode (from opset 15 on), no attribute `allowzero` where it is 0 or not needed, and
+    `Identity` only where it gives an output of a graph.
     """
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
     for graph in graphs_of(model.graph):
@@ -37,9 +40,11 @@ def make_plain(model: onnx.ModelProto) -> None:
             if node.op_type in ONE_IS_ENOUGH and len(node.input) == 1:
                 node.CopyFrom(helper.make_node("Identity", node.input, node.output, node.name))
     _cast_by_type(model.graph, {}, opset)
+    if opset >= _SLICED_SHAPE:
+        for graph in graphs_of(model.graph):
+            _spell_out_depth_to_space(graph)
+    _drop_allowzero(model.graph, {}, {})
     for graph in graphs_of(model.graph):
-        _spell_out_depth_to_space(graph)
-        _drop_allowzero(graph)
         drop_identities(graph)
 
 
@@ -138,6 +143,10 @@ _BY_NAME = {"tensor(bool)": TensorProto.BOOL, "tensor(int64)": TensorProto.INT64
 # --- DepthToSpace -----------------------------------------------------------------------------------------------------
 
 
+_SLICED_SHAPE = 15
+"""The opset since which `Shape` has `start` and `end`."""
+
+
 def _spell_out_depth_to_space(graph: onnx.GraphProto) -> None:
     """Replaces DepthToSpace in CRD mode by its definition: the channels are [C, b, b]; each b joins an axis."""
     for node in [node for node in graph.node if node.op_type == "DepthToSpace"]:
@@ -188,24 +197,33 @@ def _height_and_width(graph: onnx.GraphProto, name: str) -> tuple[int, int] | No
 # --- Reshape ----------------------------------------------------------------------------------------------------------
 
 
-def _drop_allowzero(graph: onnx.GraphProto) -> None:
-    """Removes `allowzero`, except where a constant 0 in the shape means an empty axis.
+def _drop_allowzero(graph: onnx.GraphProto, values: Mapping[str, np.ndarray], makers: Makers) -> None:
+    """Removes `allowzero`, except where a constant 0 in the shape means an empty axis, or the shape may be any.
 
     A shape that is computed from those of other tensors has a 0 only if one of them is empty, and no port is.
-    """
-    values = known_values(graph)
-    makers = {output: node for node in graph.node for output in node.output}
 
-    def has_zero(name: str) -> bool:
+    Args:
+        values, makers: the constants and the nodes of the graphs around this one, by what they give.
+    """
+    given = {entry.name for entry in graph.input}
+    makers = {name: node for name, node in makers.items() if name not in given}
+    makers |= {output: node for node in graph.node for output in node.output}
+    values = {name: value for name, value in values.items() if name not in given} | known_values(graph)
+
+    def may_have_zero(name: str) -> bool:
         if name in values:
             return bool((values[name] == 0).any())
         maker = makers.get(name)
-        return maker is not None and maker.op_type == "Concat" and any(map(has_zero, maker.input))
+        if maker is None:
+            return True
+        return maker.op_type in ("Concat", "Identity") and any(map(may_have_zero, maker.input))
 
     for node in graph.node:
         for attribute in [a for a in node.attribute if a.name == "allowzero" and node.op_type == "Reshape"]:
-            if not attribute.i or not has_zero(node.input[1]):
+            if not attribute.i or not may_have_zero(node.input[1]):
                 node.attribute.remove(attribute)
+        for body in subgraphs(node):
+            _drop_allowzero(body, values, makers)
 
 
 # --- Identity ---------------------------------------------------------------------------------------------------------
