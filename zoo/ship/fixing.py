@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..formats.golden import Case
 from ..hookspecs import Port, Task
 from ..ports.inputs import check
-from ..ports.kind import BATCH
+from ..ports.kind import BATCH, MAX_BATCH, MAX_LENGTH
 from ..ports.kinds import kind_of
 from ..text import did_you_mean, safe_text
 from .bodies import refill
@@ -58,8 +58,9 @@ def choices_from(
     fixable = {name for task in tasks for name, port in task.inputs.items() if BATCH not in port.shape}
     sizes: dict[str, int] = {}
     for name, text in (_assigned("--shape", part, dimensions) for given in shape for part in given.split(",")):
-        if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) < 2**31):
-            raise UsageError(f"--shape {safe_text(name)}={safe_text(text)} must be a number, 1 or more")
+        most = MAX_BATCH if name == BATCH else MAX_LENGTH
+        if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= most):
+            raise UsageError(f"--shape {safe_text(name)}={safe_text(text)[:80]} must be a number, 1 .. {most:,}")
         sizes[name] = int(text)
     values = dict(_assigned("--constant", given, fixable) for given in constants)
     return Choices(batch=sizes.pop(BATCH, None), sizes=sizes, constants=values, opset=opset, loops=loops)

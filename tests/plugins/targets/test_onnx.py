@@ -150,7 +150,10 @@ def test_the_command_line_calls_a_fixed_batch_as_often_as_needed(bundle, tmp_pat
 
 
 REFUSED = {
-    "--shape batch=0": "--shape batch=0 must be a number, 1 or more",
+    "--shape batch=0": "--shape batch=0 must be a number, 1 .. 10,000",
+    "--shape batch=10001": "--shape batch=10001 must be a number, 1 .. 10,000",
+    "--shape height=9999999999": "--shape height=9999999999 must be a number, 1 .. 2,147,483,647",
+    "--shape height=2147483648": "--shape height=2147483648 must be a number, 1 .. 2,147,483,647",
     "--shape depth=3": "--shape 'depth=3' must be NAME=VALUE, with NAME one of batch, columns, height, rows, width",
     "--shape heigth=8": "did you mean 'height'?",
     "--constant label=3": "with NAME one of size, steps",
