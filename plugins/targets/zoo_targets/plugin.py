@@ -40,6 +40,7 @@ TARGETS = {
         runtime="ONNX, opset 18 or 17",
         parts=True,  # for a loop outside, in NumPy or in the stack's own language
         single_files=True,
+        installed=("__pycache__",),  # Python's, after a call of run.py, which has several modules
     ),
     "cpp": Target(
         name="cpp",
