@@ -24,7 +24,7 @@ def parsed(text: str) -> onnx.ModelProto:
 
 def run(model: onnx.ModelProto, **inputs: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[0]
+    return np.asarray(session.run(None, inputs)[0])
 
 
 def lowered(model: onnx.ModelProto) -> onnx.ModelProto:
