@@ -165,6 +165,15 @@ def test_again_makes_the_same_and_opens_no_file(writer: Path, tmp_path: Path):
     assert zoo("again", "two.png", "--model", "./writer").out.startswith("identical")
 
 
+@pytest.mark.parametrize("more", [[], ["--negative", "no"], ["--negative", "no", "--negative", "no"], ["-n", "3"]])
+def test_again_makes_as_many_of_the_same_text(writer: Path, more: list[str]):
+    texts = ["--text", "hi"] if "-n" in more else ["--text", "hi"] * (2 if "--negative" in more else 3)
+    made = zoo("run", "./writer", *texts, *more, "--seed", "3", "--out", "same.png")
+    assert made.code == 0, made.err
+    done = zoo("again", "same.png", "--model", "./writer")
+    assert done.code == 0 and done.out.startswith("identical"), done.err or done.out
+
+
 def test_help_and_info_show_limit_and_example(writer: Path):
     help = zoo("run", "./writer", "play", "--help").out
     assert "--text TEXT" in help and "at most 12 bytes of UTF-8" in help and "--text 'a red apple'" in help

@@ -120,9 +120,9 @@ class Text(Kind):
     def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
         return [safe_text(value) for value in values] if any(values) else []
 
-    def recorded(self, port: Port, array: np.ndarray) -> Any:
+    def recorded(self, port: Port, array: np.ndarray, *, whole: bool = False) -> Any:
         texts = texts_of(array)
-        return texts[0] if len(set(texts)) == 1 else texts
+        return texts[0] if not whole and len(set(texts)) == 1 else texts
 
     # --- Hosts, and making models ---
 
