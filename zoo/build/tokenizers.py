@@ -118,13 +118,13 @@ class ClipTokenizer(torch.nn.Module):
             self.register_buffer(f"{name}_page", pages.clone())  # loading a model writes into them
             self.register_buffer(f"{name}_entry", entries.clone())
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # Another version of Unicode has another number of different pages.
         for key in ("kind_entry", "lower_entry"):
             given, own = state_dict.get(prefix + key), self.get_buffer(key)
             if given is not None and given.ndim == 1 and len(given) % PAGE == 0 and len(given) != len(own):
                 self.register_buffer(key, own.new_zeros(len(given)))
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, text: Tensor) -> Tensor:
         point = _decoded(text)
