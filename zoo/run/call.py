@@ -124,6 +124,7 @@ def gather(
 
     listed = [len(given[port]) for port in drawn(task.inputs) if isinstance(given.get(port), list)]
     unlisted = max([1, *(_length(task.inputs[name], values[name]) for name in from_files | from_example)])
+    several = {name for name, port in task.inputs.items() if _length(port, values.get(name, given.get(name))) > 1}
     batch = _spread(task, values, number if number is not None else next(iter(listed), None))
     seed = _fill_drawn(task, values, given, batch, notes.append)
     inputs = complete(name, task, values)
@@ -142,7 +143,7 @@ def gather(
         options |= {
             port_name: kind_of(port).recorded(port, inputs[port_name], whole=True)
             for port_name, port in recorded.items()
-            if port_name in given and port.shape[:1] == (BATCH,)
+            if port_name in several
         }
     return Call(name, inputs, options, files, example, seed, number, tile, invert, fit)
 
