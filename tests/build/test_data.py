@@ -158,6 +158,20 @@ def test_an_npz_of_other_content_is_refused(tmp_path, arrays, words):
     assert words in refused(write_npz(tmp_path, **arrays))
 
 
+def test_an_encrypted_array_is_one_line(tmp_path):
+    path = write_npz(tmp_path, images=IMAGES, depth=LABELS)
+    content = bytearray(path.read_bytes())
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = -1
+        while (place := content.find(start, place + 1)) >= 0:
+            content[place + flags] |= 1
+    path.write_bytes(content)
+    assert "is not a readable .npz" in refused(path)
+    with pytest.raises(InvalidFileError, match="'depth' cannot be read: .*encrypted") as error:
+        data._npz_array(path, "depth")
+    assert "\n" not in str(error.value)
+
+
 def npz_of_headers(tmp_path, **headers):
     """An .npz whose arrays are announced, but not there."""
     path = tmp_path / "set.npz"

@@ -235,6 +235,11 @@ def test_a_family_sets_number_size_and_values():
         (Golden(cases=5), "'refine': cases is 5; it must be 1 .. 4, or 0"),
         (Golden(values={"step": 3}), "there is no input 'step'; there are image, steps; did you mean 'steps'?"),
         (Golden(values={"steps": 99}), "steps is 99; it must be 1 .. 50"),
+        (Golden(values={"steps": 2.5}), "steps is 2.5; it must be a whole number"),
+        (Golden(values={"steps": float("nan")}), "steps is nan; it must be a whole number"),
+        (Golden(size=(0, 8)), "size is (0, 8); height and width must be at least 1"),
+        (Golden(size=(8, -1)), "size is (8, -1); height and width must be at least 1"),
+        (Golden(counts=(1, -2)), "counts are (1, -2); none may be negative"),
     ],
 )
 def test_a_cost_that_cannot_be_is_refused(cost, says):

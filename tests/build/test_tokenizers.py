@@ -123,6 +123,27 @@ def test_a_long_text_is_cut_and_ends_with_its_end(tmp_path: Path):
     assert graph_of(tokenizer, 16, tmp_path)(["d d d d d d", "red", ""]) == got
 
 
+def test_tables_of_another_unicode_are_loaded_as_they_are():
+    vocabulary, merges = toy()
+    made = ClipTokenizer(vocabulary, merges, length=8)
+    state = dict(made.state_dict())
+    # Another page in which "b" is a digit: so "ab" is two words.
+    kinds = state["kind_entry"]
+    first = int(state["kind_page"][0]) * 256
+    page = kinds[first : first + 256].clone()
+    page[ord("b")] = 2
+    state["kind_entry"], state["kind_page"] = torch.cat([kinds, page]), state["kind_page"].clone()
+    state["kind_page"][0] = len(kinds) // 256
+    fresh = ClipTokenizer(vocabulary, merges, length=8)
+    fresh.load_state_dict(state)
+    start, end = (vocabulary[token] for token in SPECIAL)
+    text = encoded(["ab"], 4)
+    assert fresh(text)[0, :4].tolist() == [start, vocabulary["a</w>"], vocabulary["b</w>"], end]
+    assert not torch.equal(made(text), fresh(text))
+    torch.nn.Sequential(made).load_state_dict({f"0.{key}": value for key, value in state.items()})
+    assert torch.equal(made(text), fresh(text))
+
+
 def test_a_vocabulary_without_a_merge_is_named():
     vocabulary, merges = toy()
     del vocabulary["red</w>"]

@@ -47,6 +47,13 @@ def test_a_grid_of_drawn_pictures_comes_out_identical(bundle: Path):
     assert refused.code == 3 and "name the folder with --model" in refused.err
 
 
+def test_equal_labels_are_as_many_pictures_again(bundle: Path):
+    assert zoo("run", bundle, "generate", "--label", "1,1,1", "--seed", 3, "--out", "g.png").code == 0
+    outcome = zoo("again", "g.png", "--model", bundle, "--out", "h.png")
+    assert outcome.code == 0 and outcome.out.startswith("identical"), outcome.err
+    assert Path("g.png").read_bytes() == Path("h.png").read_bytes()
+
+
 def test_a_model_that_was_published_is_found_by_its_digest(bundle: Path, tmp_path: Path):
     from tests import tiny
 

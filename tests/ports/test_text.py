@@ -75,6 +75,8 @@ def test_python_takes_a_text_for_all_or_one_each(writer: Path):
     assert seen(model.play(text=["a", "猫"], negative="no")["image"]) == [("a", "no"), ("猫", "no")]
     assert seen(model.play(text=np.array(["a", "b"]), seed=1)["image"]) == [("a", ""), ("b", "")]
     assert seen(model.play(text=written("bytes"), seed=1)["image"]) == [("bytes", "")]
+    as_bytes = np.array(["a", "猫"]).astype("U1")
+    assert seen(model.play(text=np.char.encode(as_bytes, "utf-8"), seed=1)["image"]) == [("a", ""), ("猫", "")]
     assert seen(model.play(text="", seed=1)["image"]) == [("", "")]
 
 
@@ -89,6 +91,8 @@ def test_python_takes_a_text_for_all_or_one_each(writer: Path):
         ([], "text is list; it must be a text, or a list of texts"),
         (["a", 3], "text is list; it must be a text, or a list of texts"),
         (np.full((1, 12), 255, np.uint8), "text is not UTF-8"),
+        (np.full((1, 12), 300, np.uint16), "text is an array of uint16; it must be a text, or a list of texts"),
+        (np.array([b"\xff"]), "text is not UTF-8"),
         (np.array([[97, 0, 97] + [0] * 9], np.uint8), "text contains a zero byte"),
         (np.zeros((1, 5), np.uint8), "text has the shape [1, 5]; it must be [batch, 12]"),
         (["a", "b", "c"], "seed has batch 2; the other inputs have 3"),
@@ -131,6 +135,9 @@ def test_run_takes_texts_files_and_signs(writer: Path, tmp_path: Path):
     (tmp_path / "words.txt").write_text("eins\n\nzwei \n")
     assert zoo(*run, "--text", "@words.txt", "--out", "{i}.png").code == 0
     assert [seen(pictures(f"{i}.png")[None, ..., None])[0][0] for i in range(2)] == ["eins", "zwei"]
+    (tmp_path / "windows.txt").write_bytes("\ufeffa\u2028b\r\nzwei\r\n".encode())
+    assert zoo(*run, "--text", "@windows.txt", "--out", "{i}.png").code == 0
+    assert [seen(pictures(f"{i}.png")[None, ..., None])[0][0] for i in range(2)] == ["a\u2028b", "zwei"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +146,7 @@ def test_run_takes_texts_files_and_signs(writer: Path, tmp_path: Path):
         (["--text", "x" * 13], 2, "is 13 bytes of UTF-8; this model takes at most 12"),
         (["--text", b"\xff"], 2, "is not UTF-8"),
         (["--text", "@gone.txt"], 3, "gone.txt"),
+        (["--text", "@"], 2, "text '@' names no file; @@ starts a text that begins with an at sign"),
         (["--text", "@latin.txt"], 2, "latin.txt is not UTF-8"),
         (["--text", "@empty.txt"], 2, "empty.txt contains no text"),
         (["--text", "@huge.txt"], 2, "this model takes at most 12"),
@@ -163,6 +171,15 @@ def test_again_makes_the_same_and_opens_no_file(writer: Path, tmp_path: Path):
     assert seen(pictures("x.png")[None, ..., None]) == [("@secret", "")]
     assert zoo("run", "./writer", "--text", "a", "--text", "b", "--seed", "3", "--out", "two.png").code == 0
     assert zoo("again", "two.png", "--model", "./writer").out.startswith("identical")
+
+
+@pytest.mark.parametrize("more", [[], ["--negative", "no"], ["--negative", "no", "--negative", "no"], ["-n", "3"]])
+def test_again_makes_as_many_of_the_same_text(writer: Path, more: list[str]):
+    texts = ["--text", "hi"] if "-n" in more else ["--text", "hi"] * (2 if "--negative" in more else 3)
+    made = zoo("run", "./writer", *texts, *more, "--seed", "3", "--out", "same.png")
+    assert made.code == 0, made.err
+    done = zoo("again", "same.png", "--model", "./writer")
+    assert done.code == 0 and done.out.startswith("identical"), done.err or done.out
 
 
 def test_help_and_info_show_limit_and_example(writer: Path):

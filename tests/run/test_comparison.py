@@ -162,3 +162,14 @@ def test_comparing_is_symmetric_in_pixels(a, b):
 @given(hnp.arrays(np.float32, (1, 3), elements=st.floats(width=32)))
 def test_everything_is_identical_to_itself(a):
     assert compare(FLOATS, a, a.copy(), USUAL).verdict == "identical"
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_no_tie_excuses_what_is_not_finite(odd):
+    expected, actual = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)
+    actual[1, 0] = odd
+    margins = np.array([1.0, 0.0], np.float32)
+    for other, verdict in ((actual, "differs"), (np.where(actual == 0, actual, 9).astype(np.float32), "within")):
+        assert (
+            compare_task({"out": FLOATS}, {"out": expected}, {"out": other}, USUAL, margins)["out"].verdict == verdict
+        )

@@ -53,6 +53,9 @@ MOST_CLASSES = 10_000
 LONGEST_CLASS = 100
 """Characters of a class's name, as in manifests."""
 
+NPZ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What reading a damaged or encrypted .npz raises."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -324,7 +327,7 @@ def _read_npz(path: Path, split: str) -> _Found:
             if labels is None:  # only now is it sure that there are so many pictures
                 labels = np.full(len(images), -1)
             columns = _npz_columns(path, arrays, prefix)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as e:
+    except NPZ_ERRORS as e:
         raise InvalidFileError(f"{safe_text(path)} is not a readable .npz: {safe_text(e)}") from None
     except MemoryError:
         raise InvalidFileError(f"{safe_text(path)} contains more than fits into the memory") from None
@@ -361,7 +364,7 @@ def _npz_array(path: Path, key: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[key]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as e:
+    except (*NPZ_ERRORS, KeyError, MemoryError) as e:
         raise InvalidFileError(f"{safe_text(path)}: '{safe_text(key)}' cannot be read: {safe_text(e)}") from None
 
 

@@ -122,9 +122,15 @@ def check_golden(golden: Mapping[str, Golden], tasks: Tasks) -> Mapping[str, Gol
         inputs = tasks.tasks[name].inputs
         if not 0 <= cost.cases <= len(PLANS):
             refuse(f"cases is {cost.cases}; it must be 1 .. {len(PLANS)}, or 0")
+        if cost.size is not None and any(side < 1 for side in cost.size):
+            refuse(f"size is {tuple(cost.size)}; height and width must be at least 1")
+        if cost.counts is not None and any(count < 0 for count in cost.counts):
+            refuse(f"counts are {tuple(cost.counts)}; none may be negative")
         for port, value in cost.values.items():
             if port not in inputs:
                 refuse(f"there is no input '{port}'; there are {', '.join(inputs)}{did_you_mean(port, inputs)}")
+            if value != value // 1 and np.issubdtype(inputs[port].dtype, np.integer):
+                refuse(f"{port} is {value}; it must be a whole number")
             low, high = kind_of(inputs[port]).bounds(inputs[port])
             if (low is not None and value < low) or (high is not None and value > high):
                 refuse(f"{port} is {value}; it must be {kind_of(inputs[port]).range_text(inputs[port])}")

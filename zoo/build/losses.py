@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import PluginError
@@ -34,7 +35,7 @@ def named_losses(given: Any, giver: str) -> Mapping[str, float | torch.Tensor]:
                     f"the loss '{name}' of the trainer's {giver} has the shape {list(loss.shape)}; it must be a single"
                     " number: take its mean"
                 )
-        elif not isinstance(loss, int | float):
+        elif not _is_number(loss):
             raise PluginError(f"the loss '{name}' of the trainer's {giver} is {_kind(loss)}; {EXPECTED}")
     return given
 
@@ -52,6 +53,17 @@ def minimised(losses: Mapping[str, float | torch.Tensor], giver: str) -> torch.T
             " the weights, neither detached nor computed under no_grad"
         )
     return loss
+
+
+def _is_number(loss: Any) -> bool:
+    """Whether it is what `float` takes, such as NumPy's numbers, and not a text or a truth value."""
+    if isinstance(loss, (str, bytes, bytearray, bool, np.bool_)):
+        return False
+    try:
+        float(loss)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _kind(value: object) -> str:

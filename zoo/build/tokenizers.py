@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,9 @@ class ClipTokenizer(torch.nn.Module):
     each of these words is merged, the pair of the lowest rank first. The result is that of transformers'
     `CLIPTokenizer`, but for texts that are not in Unicode's normal form C, or contain the capital İ, which has no one
     lower-case letter, or one of the special tokens as text.
+
+    The tables of letters and lower case are buffers, and say what the Python that made the model knew of Unicode. They
+    are loaded as they are, of any length, so a later Python gives the same tokens.
 
     Input and result: uint8 [batch, bytes], int64 [batch, length].
 
@@ -111,8 +115,16 @@ class ClipTokenizer(torch.nn.Module):
         self.register_buffer("merged", merged)
         self.steps = int(counts.max()).bit_length()  # of a binary search among the pairs with one first token
         for name, (pages, entries) in _tables().items():
-            self.register_buffer(f"{name}_page", pages)
-            self.register_buffer(f"{name}_entry", entries)
+            self.register_buffer(f"{name}_page", pages.clone())  # loading a model writes into them
+            self.register_buffer(f"{name}_entry", entries.clone())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # Another version of Unicode has another number of different pages.
+        for key in ("kind_entry", "lower_entry"):
+            given, own = state_dict.get(prefix + key), self.get_buffer(key)
+            if given is not None and given.ndim == 1 and len(given) % PAGE == 0 and len(given) != len(own):
+                self.register_buffer(key, own.new_zeros(len(given)))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, text: Tensor) -> Tensor:
         point = _decoded(text)

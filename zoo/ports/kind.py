@@ -402,10 +402,14 @@ class Kind:
             return []
         return [f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for value in values]
 
-    def recorded(self, port: Port, array: np.ndarray) -> Any:
-        """A value as a recipe's JSON, which `read` takes: a single number if all pictures have the same."""
+    def recorded(self, port: Port, array: np.ndarray, *, whole: bool = False) -> Any:
+        """A value as a recipe's JSON, which `read` takes: a single number if all pictures have the same.
+
+        Args:
+            whole: always one value for each picture, since nothing else in the recipe says how many there are.
+        """
         values = array.tolist()
-        return values[0] if port.shape == (BATCH,) and len(set(values)) == 1 else values
+        return values[0] if not whole and port.shape == (BATCH,) and len(set(values)) == 1 else values
 
     def resized(self, port: Port, height: int, width: int) -> Port:
         """The port with its pictures' size fixed, if it takes pictures."""

@@ -74,14 +74,21 @@ class Text(Kind):
 
         if isinstance(value, int) and value == port.default:
             value = ""
+        if isinstance(value, np.ndarray) and value.dtype.kind == "S":  # UTF-8, as NumPy keeps it
+            try:
+                value = np.char.decode(value, "utf-8")
+            except UnicodeDecodeError:
+                raise UsageError(f"{name} is not UTF-8") from None
         if isinstance(value, np.ndarray) and value.dtype.kind == "U":  # an array of texts
             value = value.tolist()
         if isinstance(value, str):
             return encoded(name, port, value)
         if isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value):
             return np.stack([encoded(name, port, text) for text in value])
-        if getattr(getattr(value, "dtype", None), "kind", "") != "u":
-            raise UsageError(f"{name} is {type(value).__name__}; it must be a text, or a list of texts")
+        dtype = getattr(value, "dtype", None)
+        if str(dtype) != "uint8":
+            given = type(value).__name__ if dtype is None else f"an array of {dtype}"
+            raise UsageError(f"{name} is {given}; it must be a text, or a list of texts")
         return super().from_value(name, port, value)
 
     def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
@@ -120,9 +127,9 @@ class Text(Kind):
     def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
         return [safe_text(value) for value in values] if any(values) else []
 
-    def recorded(self, port: Port, array: np.ndarray) -> Any:
+    def recorded(self, port: Port, array: np.ndarray, *, whole: bool = False) -> Any:
         texts = texts_of(array)
-        return texts[0] if len(set(texts)) == 1 else texts
+        return texts[0] if not whole and len(set(texts)) == 1 else texts
 
     # --- Hosts, and making models ---
 
@@ -176,9 +183,11 @@ def _lines(name: str, text: str) -> list[str]:
         return [text]
     if text.startswith("@@"):
         return [text[1:]]
+    if text == "@":
+        raise UsageError(f"{name} '@' names no file; @@ starts a text that begins with an at sign")
     file = read_input(text[1:])
-    try:
-        lines = [line.strip() for line in file.data.decode().splitlines()]
+    try:  # a byte order mark is no part of the text, and only line feeds end a line
+        lines = [line.strip() for line in file.data.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError:
         raise UsageError(f"{name}: {file.shown} is not UTF-8") from None
     if not any(lines):

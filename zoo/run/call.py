@@ -123,18 +123,28 @@ def gather(
     _require(name, task, values)
 
     listed = [len(given[port]) for port in drawn(task.inputs) if isinstance(given.get(port), list)]
+    unlisted = max([1, *(_length(task.inputs[name], values[name]) for name in from_files | from_example)])
+    several = {name for name, port in task.inputs.items() if _length(port, values.get(name, given.get(name))) > 1}
     batch = _spread(task, values, number if number is not None else next(iter(listed), None))
     seed = _fill_drawn(task, values, given, batch, notes.append)
     inputs = complete(name, task, values)
     for line in notes:
         note(line)
-    options = {
-        port_name: kind_of(port).recorded(port, inputs[port_name])
+    recorded = {
+        port_name: port
         for port_name, port in task.inputs.items()
         if (not kind_of(port).drawn or isinstance(given.get(port_name), list))
         and port_name not in from_files
         and port_name not in from_example
     }
+    options = {port_name: kind_of(port).recorded(port, inputs[port_name]) for port_name, port in recorded.items()}
+    lists = any(isinstance(options[name], list) and port.shape[:1] == (BATCH,) for name, port in recorded.items())
+    if number is None and not lists and unlisted < batch:  # nothing else would say how many there are
+        options |= {
+            port_name: kind_of(port).recorded(port, inputs[port_name], whole=True)
+            for port_name, port in recorded.items()
+            if port_name in several
+        }
     return Call(name, inputs, options, files, example, seed, number, tile, invert, fit)
 
 
@@ -247,6 +257,11 @@ def check_number(number: int | None) -> None:
     """Refuses a number of pictures (`-n`) that one call cannot make."""
     if number is not None and not 1 <= number <= MAX_BATCH:
         raise UsageError(f"-n is {number}; it must be 1 .. {MAX_BATCH}")
+
+
+def _length(port: Port, value: Any) -> int:
+    """For how many pictures a value is; 1 if it is for any number."""
+    return len(value) if port.shape[:1] == (BATCH,) and hasattr(value, "__len__") and getattr(value, "ndim", 1) else 1
 
 
 def _spread(task: Task, values: dict[str, Any], number: int | None) -> int:

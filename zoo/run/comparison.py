@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 from ..hookspecs import Port, Tolerance
@@ -61,7 +62,8 @@ def compare_task(
     """Compares all outputs of a call.
 
     A single different token changes a whole picture and says nothing about the decoder, so pictures are compared only
-    if all their tokens agree; the row of the tokens reports the share that did. If choices tie, any output may differ.
+    if all their tokens agree; the row of the tokens reports the share that did. If choices tie, any output may differ,
+    but not by NaN or infinity where none was expected.
 
     Args:
         margins: float32 [batch], how close to a tie the choices behind each element of the batch are: tokens, or
@@ -90,7 +92,8 @@ def compare_task(
         if not rows.all():
             note = f" (compared {int(rows.sum())} of {len(rows)}, whose tokens agree)"
             comparison = replace(comparison, text=comparison.text + note)
-        if comparison.verdict == "differs" and clear is not None and len(clear) == len(e):
+        excusable = isfinite(comparison.worst)  # no tie explains NaN or infinity where none was expected
+        if comparison.verdict == "differs" and excusable and clear is not None and len(clear) == len(e):
             where_clear = compare(port, e[rows & clear], a[rows & clear], tolerance)
             if where_clear.verdict != "differs":
                 note = f"; only where choices tie ({int(clear.sum())} of {len(clear)} have no tie)"
