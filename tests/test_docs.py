@@ -125,6 +125,7 @@ def test_the_recording_of_own_pictures_is_what_happens(place):
 
 def _without_numbers(line: str) -> str:
     """What does not depend on the preset or on what was measured: a tiny model has fewer tasks."""
+    line = re.sub(r"^(step .*?: loss \S+),.*", r"\1", line)
     line = re.sub(r", generate_begin.*", "", line.replace("preset small", "preset tiny"))
     line = re.sub(r"-?[0-9][0-9,.]*(e[-+]?[0-9]+)?", "N", line)
     return re.sub(r" +", " ", re.sub(r"\bN (GFLOP|MFLOP|KB|MB|GB|B|s|min|%)\b|\bin N s\b", "N", line)).strip()

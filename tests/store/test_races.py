@@ -213,8 +213,10 @@ def holder(what: str, store: Store, one: Entry) -> tuple[Callable[[], object], C
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True], ids=["goes on", "is killed"])
 @pytest.mark.parametrize("what", ["rm", "prune", "pull"])
-def test_pull_beside_what_happens_to_the_only_copy_of_its_weights(store, twins, what, kill):
+def test_pull_beside_what_happens_to_the_only_copy_of_its_weights(store, twins, what, kill, monkeypatch):
     """That is interrupted at each of its steps."""
+    monkeypatch.setattr(blobs, "LOOK_SECONDS", 0.01)  # the other pull holds the lock and does not go on
+    monkeypatch.setattr(blobs, "PATIENCE_SECONDS", 0.02)
     one, two = twins
     before, deed = holder(what, store, one)
 
@@ -231,8 +233,10 @@ def test_pull_beside_what_happens_to_the_only_copy_of_its_weights(store, twins, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["rm", "prune", "pull"])
-def test_what_happens_to_the_only_copy_beside_a_pull_of_the_same_weights(store, twins, what):
+def test_what_happens_to_the_only_copy_beside_a_pull_of_the_same_weights(store, twins, what, monkeypatch):
     """The pull is interrupted at each of its steps, and has then acknowledged what it returns."""
+    monkeypatch.setattr(blobs, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(blobs, "PATIENCE_SECONDS", 0.02)
     one, two = twins
     before, deed = holder(what, store, one)
 

@@ -30,8 +30,6 @@ _CONTRACTIONS = ("s", "t", "re", "ve", "m", "ll", "d")
 class ByteTokenizer(torch.nn.Module):
     """A token is a byte, 1 .. 255; 0 pads. Runs of ASCII spaces become one, and those at both ends go.
 
-    Input and result: uint8 [batch, bytes], int64 [batch, bytes].
-
     Args:
         lower: A to Z become a to z.
     """
@@ -41,6 +39,7 @@ class ByteTokenizer(torch.nn.Module):
         self.lower = lower
 
     def forward(self, text: Tensor) -> Tensor:
+        """uint8 [batch, bytes] -> int64 [batch, bytes]."""
         byte = text.long()
         if self.lower:
             byte = torch.where((byte >= 65) & (byte <= 90), byte + 32, byte)
@@ -63,14 +62,13 @@ class ClipTokenizer(torch.nn.Module):
     The tables of letters and lower case are buffers, and say what the Python that made the model knew of Unicode. They
     are loaded as they are, of any length, so a later Python gives the same tokens.
 
-    Input and result: uint8 [batch, bytes], int64 [batch, length].
-
     Args:
         vocabulary: token -> number, as in `vocab.json`: 256 bytes, 256 bytes at a word's end, one for each merge, then
             the special tokens.
         merges: pairs of tokens by rank, as in `merges.txt`.
         length: of the result. A longer text is cut, and still ends with the end token.
-        start, end: the special tokens.
+        start: the token before every text.
+        end: the token after it.
         padding: the number that fills the rest; None: that of `end`.
 
     Raises:
@@ -127,6 +125,7 @@ class ClipTokenizer(torch.nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, text: Tensor) -> Tensor:
+        """uint8 [batch, bytes] -> int64 [batch, length]."""
         point = _decoded(text)
         point = point + self._looked_up("lower", point)
         byte, word = _encoded(point, _words(point, self._looked_up("kind", point)))
