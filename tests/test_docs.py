@@ -119,7 +119,8 @@ def test_the_recording_of_own_pictures_is_what_happens(place):
         said = {_without_numbers(line) for line in (done.stdout + done.stderr).splitlines()}
         missing = [line for line in shown if line != "…" and _without_numbers(line) not in said]
         assert not missing, f"{command}\n{missing}\n{done.stdout}{done.stderr}"
-    assert Image.open("food.png").size == (98, 82)  # four of 48x40, with a line between them
+    with Image.open("food.png") as food:
+        assert food.size == (98, 82)  # four of 48x40, with a line between them
     assert (place / "drawer.training" / "loss.png").is_file()
 
 
