@@ -1,3 +1,5 @@
+import re
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,10 @@ versions = st.integers(1, 999_999_999)
 lines = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029"), min_size=1, max_size=60
 )
-file_names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}[a-z]x", fullmatch=True)
+reserved = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)  # by Windows
+file_names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}[a-z]x", fullmatch=True).filter(
+    lambda name: not reserved.match(name)
+)
 files = st.builds(RegistryFile, size=st.integers(0, 1 << 50), sha256=digests, url=lines)
 
 
