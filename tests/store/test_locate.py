@@ -134,6 +134,14 @@ def test_changed_weights_of_the_same_size_do_not_run(tmp_path):
             locate(text)
 
 
+def test_the_command_for_a_damaged_folder_takes_the_folder(tmp_path, monkeypatch):
+    """Not the model of the same name."""
+    monkeypatch.chdir(tmp_path)
+    (tiny.bundle(tmp_path / "my model") / "README.md").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=r"^\./my model: README\.md .*; `zoo verify './my model'` lists all"):
+        locate("./my model")
+
+
 def test_graph_of_a_folder_is_checked(tmp_path):
     folder = tiny.bundle(tmp_path / "b" / "one")
     tiny.write_graph(folder / "double.onnx", 0, 4, location="/etc/hostname___")

@@ -160,7 +160,7 @@ def read_folder(
     from .snapshot import Snapshot
 
     manifest = manifests.parse(data, str(folder / MANIFEST))
-    snapshot = Snapshot(folder, data, manifest.files, name)
+    snapshot = Snapshot(folder, data, manifest.files, safe_text(folder_reference(folder)))
     bundle = Bundle(snapshot.folder, manifest, digest, folder_reference(folder), worker, snapshot)
     if checked and (unsafe := check_graphs(bundle)):
         raise InvalidFileError(f"{name} must not be run: {safe_text('; '.join(unsafe))[:2000]}")

@@ -7,6 +7,7 @@ left, which it recognises by the lock on the folder.
 
 import errno
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -32,7 +33,7 @@ class Snapshot:
         source: the bundle's folder.
         data: bytes of its model.yaml.
         files: the other files, by name.
-        name: of the bundle, for messages.
+        name: of the bundle, as `zoo verify` takes it, for messages.
 
     Raises:
         IntegrityError: a file differs from its digest.
@@ -46,7 +47,8 @@ class Snapshot:
             (self.folder / MANIFEST).write_bytes(data)
             for file, expected in files.items():
                 if wrong := _copy(source / file, self.folder / file, expected):
-                    raise IntegrityError(f"{name}: {file} {wrong}; `zoo verify {name}` lists all differences")
+                    hint = f"`zoo verify {shlex.quote(name)}` lists all differences"
+                    raise IntegrityError(f"{name}: {file} {wrong}; {hint}")
         except OSError as e:
             self._finalizer()
             if e.errno in (errno.ENOSPC, errno.EDQUOT):
