@@ -134,12 +134,13 @@ def test_changed_weights_of_the_same_size_do_not_run(tmp_path):
             locate(text)
 
 
-def test_the_command_for_a_damaged_folder_takes_the_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("folder", "command"), [("mine", "./mine"), ("my model", "'my model'")])
+def test_the_command_for_a_damaged_folder_takes_the_folder(tmp_path, monkeypatch, folder, command):
     """Not the model of the same name."""
     monkeypatch.chdir(tmp_path)
-    (tiny.bundle(tmp_path / "my model") / "README.md").write_bytes(b"other")
-    with pytest.raises(IntegrityError, match=r"^\./my model: README\.md .*; `zoo verify './my model'` lists all"):
-        locate("./my model")
+    (tiny.bundle(tmp_path / folder) / "README.md").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=f"{folder}: README.md .*; `zoo verify {command}` lists all"):
+        locate(f"./{folder}")
 
 
 def test_graph_of_a_folder_is_checked(tmp_path):
