@@ -116,6 +116,14 @@ def test_a_gpu_that_can_not_be_used_is_explained_by_the_library_that_is_missing(
         open_session(bundle / "decode.onnx", "cuda")
 
 
+def test_where_there_is_no_build_for_cuda_no_command_is_given(monkeypatch):
+    """`genzoo[cuda]` would bring the build without CUDA again."""
+    monkeypatch.setattr(runtime, "nvidia_gpus", lambda: 2)
+    monkeypatch.setattr(runtime, "CUDA", "none")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert cuda_obstacle() == "there are 2 NVIDIA GPUs, but there is no onnxruntime-gpu for this system"
+
+
 def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(bundle: Path, monkeypatch, capfd):
     """ONNX Runtime makes a CPU session without an error when CUDA's libraries do not load."""
     monkeypatch.setattr(runtime, "cuda_obstacle", lambda: "")

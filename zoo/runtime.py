@@ -24,7 +24,7 @@ from msgspec import Meta, Struct, structs
 from .errors import DeviceError, InvalidFileError, NotFoundError, PluginError, UsageError
 from .system.gpus import nvidia_gpus as nvidia_gpus
 from .system.installation import (
-    fitting_runtime,
+    has_cuda_build,
     install_command,
     runtime_command,
     runtime_problem,
@@ -284,7 +284,7 @@ def cuda_obstacle() -> str:
     import onnxruntime
 
     if CUDA not in onnxruntime.get_available_providers():
-        if fitting_runtime() != "cuda":
+        if not has_cuda_build():
             return f"{here}there is no onnxruntime-gpu for this system"
         return f"{here}the installed ONNX Runtime has no CUDA: {runtime_command('cuda')}"
     library = Path(onnxruntime.__file__).parent / "capi" / _library("onnxruntime_providers_cuda")

@@ -106,10 +106,14 @@ def fitting_runtime() -> str:
 
     `cpu` as well where there is no onnxruntime-gpu for the system.
     """
+    return "cuda" if has_cuda_build() and nvidia_gpus() else "cpu"
+
+
+def has_cuda_build() -> bool:
+    """Whether there is an onnxruntime-gpu for this system."""
     import platform
 
-    there = sys.platform in ("linux", "win32") and platform.machine().lower() in ("x86_64", "amd64")
-    return "cuda" if there and nvidia_gpus() else "cpu"
+    return sys.platform in ("linux", "win32") and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def runtime_to_add() -> str:
