@@ -15,9 +15,12 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Encoder and decoder, shared by VQGAN and KL autoencoder. Each level has half the size of the previous one."""
 
     image_channels: Literal[1, 3] = 3  # grey or RGB
+    patch_size: Annotated[int, Meta(ge=1, le=16)] = 1
+    """Squares of this side, pixels, become channels before the first level and pixels after the last one (Shi et al.
+    2016), so that nothing is computed at full resolution."""
     widths: Annotated[tuple[Width, ...], Meta(min_length=1, max_length=8)] = (128, 128, 256, 256, 512)
-    """Width of each level, starting at the image's own size; there are 2^(levels - 1) pixels per token, in each
-    direction."""
+    """Width of each level, starting at the image's own size; there are patch_size 2^(levels - 1) pixels per token, in
+    each direction."""
     blocks: Annotated[int, Meta(ge=1, le=8)] = 2  # residual blocks per level; the decoder has one more
     attention_levels: tuple[Annotated[int, Meta(ge=0, le=7)], ...] = ()  # from 0; after every block of these levels
     middle_attention: bool = True  # global attention at the lowest level, between its two blocks
@@ -34,17 +37,18 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def downsampling(self) -> int:
         """Pixels per token, in each direction."""
-        return 2 ** (len(self.widths) - 1)
+        return self.patch_size * 2 ** (len(self.widths) - 1)
 
     @property
     def context(self) -> tuple[int, int] | None:
         """An upper bound of the receptive field of encoder and decoder in each direction, pixels; None: unbounded."""
         if self.norm == "group" or self.middle_attention or self.attention_levels:
             return None
-        sides = [2**i for i in range(len(self.widths))]  # pixels per position of each level
+        sides = [self.patch_size * 2**i for i in range(len(self.widths))]  # pixels per position of each level
         lowest = 5 * sides[-1]  # the middle's four convolutions and one to or from it
-        encoder = 1 + sum(2 * self.blocks * side for side in sides) + sum(2 * side for side in sides[:-1]) + lowest
-        decoder = 1 + sum(2 * (self.blocks + 1) * side for side in sides) + sum(2 * side for side in sides) + lowest
+        ends = 2 * self.patch_size - 1  # the first or last convolution, and the rest of a patch
+        encoder = ends + sum(2 * self.blocks * side for side in sides) + sum(2 * side for side in sides[:-1]) + lowest
+        decoder = ends + sum(2 * (self.blocks + 1) * side for side in sides) + sum(2 * side for side in sides) + lowest
         return encoder, decoder
 
 
@@ -87,6 +91,7 @@ class CodecSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_
     warmup_steps: Annotated[int, Meta(ge=0)] = 200  # of the learning rate
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998  # of the weights' moving average, which is published
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # norm
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; weights and sums stay float32
     pixel_loss: Literal["l1", "l2"] = "l1"
     pixel_weight: Annotated[float, Meta(ge=0)] = 1.0
     kl_weight: Annotated[float, Meta(ge=0)] = 1e-6  # only for klvae

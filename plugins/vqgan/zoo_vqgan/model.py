@@ -141,7 +141,8 @@ class Encoder(nn.Module):
         self.f = c.downsampling
         last = len(c.widths) - 1
         widths = (c.widths[0], *c.widths)
-        self.conv_in = nn.Conv2d(c.image_channels, c.widths[0], 3, padding=1)
+        self.patch = c.patch_size
+        self.conv_in = nn.Conv2d(c.image_channels * c.patch_size**2, c.widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             Level(c, a, b, c.blocks, i in c.attention_levels, Downsample(b) if i < last else nn.Identity())
             for i, (a, b) in enumerate(zip(widths, widths[1:]))
@@ -154,7 +155,7 @@ class Encoder(nn.Module):
     def forward(
         self, x: Images, label: Labels | None = None
     ) -> Float[Tensor, "batch code_size height/{self.f} width/{self.f}"]:
-        x = self.conv_in(x)
+        x = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         for level in self.levels:
             x = level(x, label)
         x = self.middle(x, label)
@@ -178,7 +179,8 @@ class Decoder(nn.Module):
             for i, (a, b) in enumerate(zip(widths, widths[1:]))
         )
         self.norm_out = norm(c, c.widths[0])
-        self.conv_out = nn.Conv2d(c.widths[0], c.image_channels, 3, padding=1)
+        self.patch = c.patch_size
+        self.conv_out = nn.Conv2d(c.widths[0], c.image_channels * c.patch_size**2, 3, padding=1)
 
     def forward(
         self, z: Latents, label: Labels | None = None
@@ -186,7 +188,8 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(self.from_code(z)), label)
         for level in self.levels:
             x = level(x, label)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 
 
 class UnitEncoder(Encoder):
@@ -216,7 +219,8 @@ class VQGAN(nn.Module):
     ) -> tuple[Images, Quantized]:
         """The reconstruction, and the quantised latents; height and width are multiples of `downsampling`."""
         z_e = self.encoder(x, label).permute(0, 2, 3, 1)  # [batch, rows, columns, code_size]
-        quantized: Quantized = self.quantizer(z_e, generator)
+        with torch.autocast(x.device.type, enabled=False):  # distances between codes need all digits
+            quantized: Quantized = self.quantizer(z_e.float(), generator)
         return self.decoder(quantized.z_q.permute(0, 3, 1, 2), label), quantized
 
 
@@ -235,7 +239,7 @@ class KLAutoencoder(nn.Module):
 
     def encode(self, x: Images, label: Labels | None = None) -> tuple[Latents, Latents]:
         """Mean and log-variance."""
-        mean, log_variance = self.encoder(x, label).chunk(2, dim=1)
+        mean, log_variance = self.encoder(x, label).float().chunk(2, dim=1)
         return mean, log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
     def forward(

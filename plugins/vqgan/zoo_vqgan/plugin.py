@@ -251,10 +251,10 @@ over 128x128 positions. So at most 50 bytes per pixel and channel, and two float
 
 def _maximum_pixels(codec: NetworkConfig) -> int:
     """The largest picture that stays within `MEMORY_BYTES`."""
-    convolutions = MEMORY_BYTES // (50 * codec.widths[0])
+    convolutions = MEMORY_BYTES * codec.patch_size**2 // (50 * codec.widths[0])
     if not (codec.middle_attention or codec.attention_levels):
         return convolutions
-    shrink = 2 ** min(codec.attention_levels, default=len(codec.widths) - 1)
+    shrink = codec.patch_size * 2 ** min(codec.attention_levels, default=len(codec.widths) - 1)
     return min(convolutions, int((MEMORY_BYTES / 8) ** 0.5) * shrink**2)
 
 

@@ -94,7 +94,9 @@ class CodecTrainer:
         self.backbone.freeze()
 
         label = batch.labels if self.config.condition_classes else None
-        reconstruction, latents = self.codec(x, label, generator)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+            reconstruction, latents = self.codec(x, label, generator)
+        reconstruction = reconstruction.float()
         terms = {"pixel": losses.pixel_loss(reconstruction, x, s.pixel_loss)}
         loss = s.pixel_weight * terms["pixel"]
         if s.perceptual_weight:
