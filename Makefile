@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/targets
+PLUGINS := plugins/vqvae plugins/vqgan plugins/judge plugins/diffusion plugins/targets plugins/latent
 EXAMPLES := docs/examples/zoo-vae docs/examples/zoo-gan
 MODELS := $(dir $(wildcard models/*/pyproject.toml))
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)

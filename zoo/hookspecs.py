@@ -73,6 +73,7 @@ CHANGES = {
         "Tasks.golden, a Golden for each task: what its golden cases cost; by default as many as take a few seconds",
         "margins of tasks that draw pixels, or anything else by chance",
         "Trainer.augment and Trainer.examine, both optional: own augmentation; own figures and pictures of a look",
+        "Family.parents: a training that starts from a part of another family's model",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -203,6 +204,9 @@ class Family:
     weights: tuple[str, ...] = ("model",)
     """One safetensors file per name. With several names, or a name other than `model`, each is a submodule of the built
     module: `codec` contains the tensors `codec.*` of its `state_dict` and becomes `codec.safetensors`."""
+    parents: tuple[str, ...] = ()
+    """Other families whose models a training can start from (--from). What both have of `weights` is taken over: the
+    config's field of that name, and the tensors. A latent diffusion model gets its codec this way."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,7 +163,7 @@ def test_a_bundle_is_never_overwritten(drawn, here):
 def test_from_a_model_of_another_family_is_refused(drawn, here):
     tiny.bundle(here / "other")
     outcome = zoo("train", "vqvae", "--data", drawn, "--from", here / "other", "--out", "m")
-    assert "belongs to the family 'tiny', not 'vqvae'" in line(outcome, 2)
+    assert "belongs to the family 'tiny', not to 'vqvae'" in line(outcome, 2)
 
 
 def test_the_default_name_must_be_one(drawn):

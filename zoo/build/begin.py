@@ -95,9 +95,11 @@ class Parent:
         self.bundle: Bundle = locate(reference)
         self.manifest = self.bundle.manifest
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Its `state_dict`."""
-        return read_weights(self.bundle.folder, self.manifest)
+    def weights(self, parts: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+        """Its `state_dict`, or those tensors of it that belong to some of its parts."""
+        found = read_weights(self.bundle.folder, self.manifest)
+        starts = tuple(f"{part}." for part in parts)
+        return {name: tensor for name, tensor in found.items() if name.startswith(starts)} if parts else found
 
     def __str__(self) -> str:
         return f"{self.manifest.name}:{self.manifest.version}@sha256:{self.bundle.digest}"
@@ -111,6 +113,7 @@ class Begun:
     data: Dataset
     held_out: Dataset | None  # pictures of the same kind that are not trained on
     preset: str  # its name; empty: none
+    taken: tuple[str, ...] = ()  # parts of a parent of another family that it starts from; empty: the whole parent
 
 
 def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
@@ -129,9 +132,10 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
     _assigned(
         loaded, asked.family, config, asked.assignments, {}, asked.stage
     )  # a mistake is found before data is read
-    name = asked.name or (parent.manifest.name if parent else asked.default_name)
+    kin = parent is not None and parent.manifest.family == asked.family
+    name = asked.name or (parent.manifest.name if parent and kin else asked.default_name)
     check_name(name)
-    same = parent is not None and parent.manifest.name == name
+    same = parent is not None and kin and parent.manifest.name == name
     augment = Augment(mirror=asked.mirror, shift=asked.shift, crop=asked.crop)
     values = {
         "family": asked.family,
@@ -163,7 +167,7 @@ def begin(loaded: Loaded, asked: Asked, parent: Parent | None = None) -> Begun:
     found = {"classes": list(data.classes), "data": f"{data.name} {data.split}", "data_sha256": data.sha256}
     found |= {} if summary else {"summary": _summary(data)}
     run = replace(run, config=config, settings=settings, **found)
-    return Begun(run, data, held_out, preset)
+    return Begun(run, data, held_out, preset, () if kin or not parent else shared_parts(card, parent))
 
 
 def _preset(card: Family, asked: Asked, parent: Parent | None) -> str:
@@ -177,7 +181,8 @@ def _preset(card: Family, asked: Asked, parent: Parent | None) -> str:
             )
         return name
     name = _named(card, COST, asked.stage)
-    inherited = parent and (not asked.stage or asked.stage in parent.manifest.config)
+    inherited = parent and parent.manifest.family == asked.family
+    inherited = inherited and (not asked.stage or asked.stage in parent.manifest.config)
     return name if name in card.presets and not inherited else ""
 
 
@@ -227,7 +232,7 @@ def with_assets(loaded: Loaded, begun: Begun, parent: Parent | None = None) -> B
         UsageError: the family made some that a bundle cannot contain.
         IntegrityError: the parent's were changed.
     """
-    inherited = assets.read(parent.bundle.folder, parent.manifest) if parent else {}
+    inherited = assets.read(parent.bundle.folder, parent.manifest) if parent and not begun.taken else {}
     if not loaded.implements("make_assets"):
         return replace(begun, run=replace(begun.run, assets=inherited))
     run, data = begun.run, begun.data
@@ -276,6 +281,11 @@ def _refuse_misfit(tasks: Tasks, family: str, data: Dataset, what: str, advice: 
         )
 
 
+def shared_parts(card: Family, parent: Parent) -> tuple[str, ...]:
+    """The parts that a family and a model of another one both have."""
+    return tuple(part for part in card.weights if part in parent.manifest.config)
+
+
 def _ports(tasks: Mapping[str, Task], but: Collection[str] = ()) -> list[Port]:
     """All ports except those with certain names."""
     named = [(n, p) for task in tasks.values() for n, p in (*task.inputs.items(), *task.outputs.items())]
@@ -314,9 +324,14 @@ def _chosen(
     settings: dict[str, Any] = dict(DEFAULTS)
     summary = asked.summary
     if parent:
-        if parent.manifest.family != asked.family:
-            raise UsageError(f"{parent} belongs to the family '{parent.manifest.family}', not '{asked.family}'")
-        config, summary = dict(parent.manifest.config), summary or parent.manifest.summary
+        family = parent.manifest.family
+        if family == asked.family:
+            config, summary = dict(parent.manifest.config), summary or parent.manifest.summary
+        elif family in card.parents:
+            config = {part: parent.manifest.config[part] for part in shared_parts(card, parent)}
+        else:
+            others = f", nor to {' or '.join(card.parents)}" if card.parents else ""
+            raise UsageError(f"{parent} belongs to the family '{family}', not to '{asked.family}'{others}")
     if preset_name:
         preset = card.presets[preset_name]
         config = _merge(config, preset.config)
@@ -404,7 +419,9 @@ def assign(assignment: str, config: dict[str, Any], settings: dict[str, Any]) ->
     *path, last = key.split(".")
     target = settings if not path and last not in config else config
     for part in path:
-        target = target.setdefault(part, {})
+        if target.get(part) is None:  # an optional part that is not there yet
+            target[part] = {}
+        target = target[part]
         if not isinstance(target, dict):
             raise UsageError(f"--set {key}: '{part}' has no fields of its own")
     target[last] = value

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import io
 import logging
 import re
@@ -90,7 +91,17 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
         {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(port.shape) if isinstance(dim, str)}
         for port in task.inputs.values()
     )
+    dynamic = _nested(dynamic, module)
     return _export(module, arguments, dynamic, name, input_names=list(task.inputs), output_names=list(task.outputs))
+
+
+def _nested(dynamic: tuple, module: nn.Module) -> tuple:
+    """What belongs to each parameter of `forward`: torch wants those of `*rest` as a tuple of their own."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return dynamic
+    before = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*dynamic[:before], dynamic[before:])
 
 
 def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None], name: str) -> ir.Model:

@@ -154,8 +154,9 @@ class Watch:
         ports = self.task.inputs
         values: dict[str, np.ndarray | None] = dict.fromkeys(drawn(ports), np.arange(number))
         for name, port in ports.items():
-            if name in self.examples.arrays:
-                values[name] = self.examples.arrays[name]
+            array = self.examples.arrays.get(name)
+            if array is not None and array.ndim == len(port.shape) and _fits(array.shape[1:], port.shape[1:]):
+                values[name] = array
             elif first_image([port]):
                 values[name] = self.pictures
             elif (most := highest([port])) is not None:
@@ -181,6 +182,11 @@ def _seen(tasks: Mapping[str, Task]) -> tuple[Task | None, str]:
         if alone and _gives_images(task) and name == "reconstruct":
             return task, name
     return None, ""
+
+
+def _fits(shape: Sequence[int], port: Sequence[int | str]) -> bool:
+    """Whether an array has a port's fixed sides; a training's captions, say, may be longer than a task's text."""
+    return all(isinstance(wanted, str) or side == wanted for side, wanted in zip(shape, port, strict=True))
 
 
 def _gives_images(task: Task) -> bool:

@@ -216,7 +216,7 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
                 run,
                 begun.data,
                 folder,
-                weights=parent.weights() if parent and not saved else None,
+                weights=parent.weights(begun.taken) if parent and not saved else None,
                 resume=options["resume"],
                 checkpoint_every=options["checkpoint_every"],
                 max_seconds=max_seconds,

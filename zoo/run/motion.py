@@ -216,7 +216,7 @@ def _loop(
     x, x0 = state["x"], state["previous_x0"]
     yield x, None
     for index, row in enumerate(rows):
-        known = {**inputs, "x": x, "previous_x0": x0, "row": row, "index": np.array(index)}
+        known = {**state, **inputs, "x": x, "previous_x0": x0, "row": row, "index": np.array(index)}
         outputs = model.run(step, **_only(model, step, known))
         x, x0 = outputs["next_x"], outputs["x0"]
         tell(index + 1, len(rows))

@@ -176,7 +176,7 @@ def read_config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfi
     if isinstance(c, DiTConfig):
         _check_transformer(c.network)
     else:
-        _check_unet(c.network)
+        check_unet(c.network)
     if c.diffusion.zero_terminal_snr and c.diffusion.prediction == "epsilon":
         raise UsageError(
             f"{family} config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: "
@@ -196,7 +196,7 @@ def _check_transformer(network: TransformerConfig) -> None:
         _refuse("width", network.width, f"it must be a multiple of 4 and of heads, {network.heads}")
 
 
-def _check_unet(network: UNetConfig) -> None:
+def check_unet(network: UNetConfig) -> None:
     if any(side % network.multiple for side in network.size):
         _refuse(
             "image_size",

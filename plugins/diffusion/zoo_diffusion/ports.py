@@ -1,5 +1,7 @@
 """The tasks of a diffusion model and their ports. Does not import torch."""
 
+import msgspec
+
 from zoo.hookspecs import Port, Task
 
 from .config import DiffusionConfig, Picture
@@ -57,9 +59,9 @@ def tasks_of(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> 
     return tasks
 
 
-def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> dict[str, Port]:
-    """The inputs of every sampler."""
-    ports = {
+def walk_ports(c: DiffusionConfig) -> dict[str, Port]:
+    """The inputs of every sampler, whatever it draws."""
+    return {
         "seed": Port(
             kind="seed", dtype="int64", shape=("batch",), summary="one per picture", minimum=0, maximum=2**53 - 1
         ),
@@ -73,6 +75,11 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
             maximum=c.num_timesteps,
         ),
     }
+
+
+def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) -> dict[str, Port]:
+    """The inputs of every sampler of this network."""
+    ports = walk_ports(c)
     if network.num_classes:
         ports["label"] = Port(
             kind="label",
@@ -111,6 +118,21 @@ def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[
     height, width = network.size
     shape = ("batch", network.image_channels, height, width)
     latents = Port(kind="tensor", dtype="float32", shape=shape)
+    image = Port(kind="image", dtype="uint8", shape=("batch", height, width, network.image_channels))
+    condition = {name: port for name, port in walk.items() if name in ("label", "guidance")}
+    parts = parts_of_walk(c, latents, walk, image if network.pictures else None)
+    step = parts["generate_step"]
+    parts["generate_step"] = msgspec.structs.replace(step, inputs=step.inputs | condition)
+    return parts
+
+
+def parts_of_walk(c: DiffusionConfig, latents: Port, walk: dict[str, Port], image: Port | None) -> dict[str, Task]:
+    """The parts, without what says what to draw.
+
+    Args:
+        latents: what the steps work on.
+        image: the picture at the end; None: `latents` is what the task gives.
+    """
     plan = Port(
         kind="tensor",
         dtype="float32",
@@ -120,7 +142,6 @@ def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[
     row = Port(kind="tensor", dtype="float32", shape=(PLAN_COLUMNS,), summary="this step's row of the plan")
     index = Port(kind="count", dtype="int64", shape=(), summary="this step's number, from 0", minimum=0)
     noisy = {"seed": walk["seed"], "index": index} if adds_noise(c) else {}
-    condition = {name: port for name, port in walk.items() if name in ("label", "guidance")}
     parts = {
         "generate_begin": Task(
             summary="The noise that generate starts from, and the plan of its steps",
@@ -130,13 +151,12 @@ def _parts(network: Picture, c: DiffusionConfig, walk: dict[str, Port]) -> dict[
         ),
         "generate_step": Task(
             summary="One step of generate",
-            inputs={"x": latents, "previous_x0": latents, "row": row, **noisy, **condition},
+            inputs={"x": latents, "previous_x0": latents, "row": row, **noisy},
             outputs={"next_x": latents, "x0": latents},
             part_of="generate",
         ),
     }
-    if network.pictures:
-        image = Port(kind="image", dtype="uint8", shape=("batch", height, width, network.image_channels))
+    if image:
         parts["generate_end"] = Task(
             summary="The picture after generate's last step",
             inputs={"x": latents},

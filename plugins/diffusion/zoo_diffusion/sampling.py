@@ -368,22 +368,26 @@ class Sampler(nn.Module):
     def predict_unclipped(
         self, x: Images, row: Row, label: Labels | None, guidance: Numbers | None
     ) -> tuple[Images, Float32[Tensor, ""] | Images]:
-        t = row.t.expand(x.shape[0])
-        if guidance is None:
-            output = self.network(x, t, label)
-        else:
-            assert label is not None, "guidance needs a label"
-            both = torch.cat((label, torch.full_like(label, -1)))
-            output = self.network(torch.cat((x, x)), torch.cat((t, t)), both)
-            output = output.unflatten(0, (2, x.shape[0]))
-            channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
-            output = guided(output[1], output[0], guidance, channels)
+        output = self.output(x, row.t.expand(x.shape[0]), label, guidance)
         deviation = row.noise
         if self.learned:
             output, v = halves(output)
             if self.c.sampler == "ddpm":
                 deviation = learned_deviation(row.noise, row.noise_large, v)
         return row.from_x * x + row.from_output * output, deviation
+
+    def output(
+        self, x: Images, t: Float32[Tensor, " batch"], label: Labels | None, guidance: Numbers | None
+    ) -> Float32[Tensor, "batch channels_out height width"]:
+        """What the network predicts for x, guided. Models that draw from other things than a label have their own."""
+        if guidance is None:
+            return self.network(x, t, label)
+        assert label is not None, "guidance needs a label"
+        both = torch.cat((label, torch.full_like(label, -1)))
+        output = self.network(torch.cat((x, x)), torch.cat((t, t)), both)
+        output = output.unflatten(0, (2, x.shape[0]))
+        channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
+        return guided(output[1], output[0], guidance, channels)
 
     def advance(self, x: Images, x0: Images, previous_x0: Images, row: Row, unclipped: Images | None = None) -> Images:
         """x_s without the noise that the step adds.

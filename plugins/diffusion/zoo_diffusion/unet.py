@@ -11,6 +11,7 @@ et al. 2016) and back at the output, so that a small model does not compute at f
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -135,17 +136,22 @@ class Level(nn.Module):
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
         self.resample = resample
 
-    def apply_block(self, i: int, x: Tensor, time: Tensor) -> Tensor:
+    def apply_block(self, i: int, x: Tensor, time: Tensor, context: Any) -> Tensor:
         x = self.blocks[i](x, time)
-        return self.attentions[i](x) if self.attentions else x
+        return _attended(self.attentions[i], x, context) if self.attentions else x
+
+
+def _attended(attention: nn.Module, x: Tensor, context: Any) -> Tensor:
+    """`context` is what else an attention looks at, in networks that have it."""
+    return attention(x) if context is None else attention(x, context)
 
 
 class DownLevel(Level):
-    def forward(self, x: Map, time: Float[Tensor, "batch time_width"]) -> list[Tensor]:
+    def forward(self, x: Map, time: Float[Tensor, "batch time_width"], context: Any = None) -> list[Tensor]:
         """The outputs of the blocks and the resampling: all are kept as skips, the last is the next level's input."""
         outputs = []
         for i in range(len(self.blocks)):
-            x = self.apply_block(i, x, time)
+            x = self.apply_block(i, x, time, context)
             outputs.append(x)
         if self.resample is not None:
             outputs.append(self.resample(x, time))
@@ -153,19 +159,21 @@ class DownLevel(Level):
 
 
 class UpLevel(Level):
-    def forward(self, x: Map, skips: list[Tensor], time: Float[Tensor, "batch time_width"]) -> Tensor:
+    def forward(
+        self, x: Map, skips: list[Tensor], time: Float[Tensor, "batch time_width"], context: Any = None
+    ) -> Tensor:
         """Each block takes x and the last of the skips, which it removes from the list."""
         for i in range(len(self.blocks)):
-            x = self.apply_block(i, torch.cat((x, skips.pop()), dim=1), time)
+            x = self.apply_block(i, torch.cat((x, skips.pop()), dim=1), time, context)
         return x if self.resample is None else self.resample(x, time)
 
 
 class Middle(Level):
-    def forward(self, x: Map, time: Float[Tensor, "batch time_width"]) -> Map:
+    def forward(self, x: Map, time: Float[Tensor, "batch time_width"], context: Any = None) -> Map:
         """Block, attention if the network has it, block."""
         x = self.blocks[0](x, time)
         for attention in self.attentions:
-            x = attention(x)
+            x = _attended(attention, x, context)
         return self.blocks[1](x, time)
 
 
@@ -198,13 +206,13 @@ class UNet(nn.Module):
                 blocks.append(block(channels, channels := width))
                 skips.append(width)
                 if level in c.attention_levels:
-                    attentions.append(Attention(c, width))
+                    attentions.append(self.attention(width))
             if level < last:
                 resample = block(width, width, "down") if c.resampling == "residual" else Downsample(c, width)
                 skips.append(width)
             self.down.append(DownLevel(blocks, attentions, resample))
 
-        middle_attention = [Attention(c, channels, norm=c.middle_attention_norm)] if c.middle_attention else []
+        middle_attention = [self.attention(channels, norm=c.middle_attention_norm)] if c.middle_attention else []
         self.middle = Middle([block(channels, channels), block(channels, channels)], middle_attention, None)
 
         self.up = nn.ModuleList()  # from the coarsest to the finest
@@ -213,7 +221,7 @@ class UNet(nn.Module):
             for _ in range(c.blocks + 1):
                 blocks.append(block(channels + skips.pop(), channels := width))
                 if level in c.attention_levels:
-                    attentions.append(Attention(c, width))
+                    attentions.append(self.attention(width))
             if level > 0:
                 resample = block(width, width, "up") if c.resampling == "residual" else Upsample(c, width)
             self.up.append(UpLevel(blocks, attentions, resample))
@@ -222,6 +230,10 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(channels, patch_channels * outputs, 3, padding=1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)  # the first prediction is 0: neither right nor wrong
+
+    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
+        """A level's attention. Another network of this shape can have its own, which may look at a context."""
+        return Attention(self.config, channels, norm=norm)
 
     def embed(
         self, t: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None
@@ -247,14 +259,17 @@ class UNet(nn.Module):
         Returns:
             `outputs` images, one after the other along the channels.
         """
+        return self.denoise(x, self.embed(t, label))
+
+    def denoise(self, x: Map, time: Float[Tensor, "batch time_width"], context: Any = None) -> Map:
+        """The prediction for x; `context` is what its attention looks at besides x."""
         patch = self.config.patch_size
-        time = self.embed(t, label)
         x = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
         skips = [x]
         for level in self.down:
-            skips += level(skips[-1], time)
-        x = self.middle(skips[-1], time)
+            skips += level(skips[-1], time, context)
+        x = self.middle(skips[-1], time, context)
         for level in self.up:
-            x = level(x, skips, time)
+            x = level(x, skips, time, context)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return F.pixel_shuffle(x, patch) if patch > 1 else x

@@ -204,7 +204,7 @@ def describe_family(request: DescribeRequest) -> Family:
 
 def _config(family: str, config: Mapping[str, Any]) -> VQGANConfig | KLVAEConfig:
     c = read(KLVAEConfig if family == "klvae" else VQGANConfig, config, f"{family} config")
-    _check(c.codec, family)
+    check_codec(c.codec, family)
     if isinstance(c, VQGANConfig) and c.prior:
         check_prior(c.prior, family)
         if c.codec.condition_classes:
@@ -212,7 +212,7 @@ def _config(family: str, config: Mapping[str, Any]) -> VQGANConfig | KLVAEConfig
     return c
 
 
-def _check(codec: NetworkConfig, family: str) -> None:
+def check_codec(codec: NetworkConfig, family: str) -> None:
     """Checks that the schema cannot express: the parts are consistent."""
 
     def refuse(field: str, value: object, reason: str) -> None:

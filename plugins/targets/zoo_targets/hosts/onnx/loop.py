@@ -48,7 +48,7 @@ def sample(tasks, call, whole, inputs):
     for index, row in enumerate(plan):
         if not row.any():
             break
-        given = inputs | {"x": x, "previous_x0": previous_x0, "row": row, "index": np.asarray(index)}
+        given = state | inputs | {"x": x, "previous_x0": previous_x0, "row": row, "index": np.asarray(index)}
         results = run(STEP, given)
         x, previous_x0 = results["next_x"], results["x0"]
     return run(END, {"x": x}) if f"{whole}_{END}" in tasks else {"x": x}

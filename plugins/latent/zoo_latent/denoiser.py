@@ -1,0 +1,130 @@
+"""The denoiser of latents: Rombach et al. 2021, "High-Resolution Image Synthesis with Latent Diffusion Models".
+
+https://arxiv.org/abs/2112.10752, section 3.3 and appendix E.2.2. zoo-diffusion's U-Net, with transformer blocks in the
+place of its attention: each position looks at all others, then at the tokens of the text.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from zoo_diffusion.unet import Map, UNet
+
+from .config import DenoiserConfig
+from .text import Condition
+
+Places = Float[Tensor, "batch places channels"]
+
+
+class Attention(nn.Module):
+    """Multi-head attention: queries from x, keys and values from `context`, which is x itself in self-attention."""
+
+    def __init__(self, channels: int, context_width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(channels, channels, bias=False)
+        self.k = nn.Linear(context_width, channels, bias=False)
+        self.v = nn.Linear(context_width, channels, bias=False)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(
+        self,
+        x: Places,
+        context: Float[Tensor, "batch tokens context_width"],
+        there: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> Places:
+        def split(h: Tensor) -> Tensor:
+            return h.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [batch, heads, places, channels per head]
+
+        mask = None if there is None else there[:, None, None, :]
+        q, k, v = split(self.q(x)), split(self.k(context)), split(self.v(context))
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(h.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """GEGLU: Shazeer 2020 (https://arxiv.org/abs/2002.05202), equation 6."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.value = nn.Linear(channels, hidden)
+        self.gate = nn.Linear(channels, hidden)
+        self.proj = nn.Linear(hidden, channels)
+
+    def forward(self, x: Places) -> Places:
+        return self.proj(self.value(x) * F.gelu(self.gate(x)))
+
+
+class Block(nn.Module):
+    """Self-attention, attention to the text, feed-forward: each added to its input, after a norm."""
+
+    def __init__(self, c: DenoiserConfig, channels: int, heads: int):
+        super().__init__()
+        self.norm_self = nn.LayerNorm(channels)
+        self.attend_self = Attention(channels, channels, heads)
+        self.norm_text = nn.LayerNorm(channels) if c.context_width else None
+        self.attend_text = Attention(channels, c.context_width, heads) if c.context_width else None
+        self.norm_feed = nn.LayerNorm(channels)
+        self.feed = FeedForward(channels, round(c.feed_forward * channels))
+
+    def forward(self, x: Places, condition: Condition) -> Places:
+        h = self.norm_self(x)
+        x = x + self.attend_self(h, h)
+        if self.norm_text is not None and self.attend_text is not None:
+            assert condition.context is not None, "this network looks at a text"
+            x = x + self.attend_text(self.norm_text(x), condition.context, condition.there)
+        return x + self.feed(self.norm_feed(x))
+
+
+class Transformer(nn.Module):
+    """x + out(blocks(in(norm(x)))), over all positions."""
+
+    def __init__(self, c: DenoiserConfig, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(c.norm_groups, channels, 1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        heads = channels // c.head_size if c.head_size else c.heads
+        self.blocks = nn.ModuleList(Block(c, channels, heads) for _ in range(c.transformer_depth))
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Map, condition: Condition) -> Map:
+        height, width = x.shape[2:]
+        places = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            places = block(places, condition)
+        return x + self.proj_out(places).transpose(1, 2).unflatten(2, (height, width))
+
+
+class Denoiser(UNet):
+    """Noisy latents, timestep and condition to a prediction of the same shape."""
+
+    trace_once = False
+
+    def __init__(self, c: DenoiserConfig):
+        super().__init__(c)
+        self.pooled = nn.Linear(c.pooled_width, self.time_out.out_features) if c.pooled_width else None
+        self.register_buffer("mean", torch.zeros(c.image_channels))  # of the codec's latents, per channel
+        self.register_buffer("deviation", torch.ones(c.image_channels))
+        self.register_buffer("measured", torch.zeros((), dtype=torch.int64))  # pictures from which both are known
+
+    mean: Tensor
+    deviation: Tensor
+    measured: Tensor
+
+    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
+        return Transformer(self.config, channels)
+
+    def scaled(self, latents: Map) -> Map:
+        """The codec's latents, with mean 0 and variance 1 in each channel."""
+        return (latents - self.mean[:, None, None]) / self.deviation[:, None, None]
+
+    def unscaled(self, x: Map) -> Map:
+        """The inverse of `scaled`."""
+        return x * self.deviation[:, None, None] + self.mean[:, None, None]
+
+    def forward(self, x: Map, t: Float[Tensor, " batch"], condition: Condition) -> Map:
+        time = self.embed(t, condition.label)
+        if self.pooled is not None:
+            assert condition.pooled is not None, "this network looks at a text"
+            time = time + self.pooled(condition.pooled)
+        return self.denoise(x, time, condition)
