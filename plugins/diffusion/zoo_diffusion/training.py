@@ -45,6 +45,15 @@ def denoising_loss(
     return F.mse_loss(predicted, target(c.prediction, x0, eps, place))
 
 
+def drawn(x0: Images, T: int, generator: torch.Generator) -> tuple[Int64[Tensor, " batch"], Images]:
+    """A timestep and noise for each image. One timestep is from each N-th of the range: every batch covers all noise
+    levels, each timestep equally often."""
+    number, device = len(x0), x0.device
+    places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
+    t = (places * T).long().clamp(max=T - 1).to(device)
+    return t, torch.randn(x0.shape, generator=generator).to(device)
+
+
 class DenoiserTrainer(AveragedTrainer):
     """AdamW with a cosine learning rate; the moving average of the weights is published.
 
@@ -80,10 +89,7 @@ class DenoiserTrainer(AveragedTrainer):
             x0 = torch.where(chance(0.5)[:, None, None, None], x0.flip(3), x0)
         if self.image.null_label:
             label = torch.where(chance(s.label_dropout), -1, label)
-        # One timestep from each N-th of the range: every batch covers all noise levels, each timestep equally often.
-        places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
-        t = (places * len(self.alpha_bar)).long().clamp(max=len(self.alpha_bar) - 1).to(device)
-        eps = torch.randn(x0.shape, generator=generator).to(device)
+        t, eps = drawn(x0, len(self.alpha_bar), generator)
         return {"loss": denoising_loss(self.network, self.diffusion, self.alpha_bar, x0, t, eps, label)}
 
     def _check(self, labels: Tensor) -> None:

@@ -92,6 +92,8 @@ def fitted(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
         return dict(config)  # refused by `read_config`
     codec = {"image_channels": data.channels, **codec}
     labels, text, found = config.get("labels"), config.get("text"), {}
+    if "text" not in config and "text" in data.arrays:
+        text = {}
     if labels is None and data.classes:
         labels = {"name": "label"}
     if isinstance(labels, Mapping) and (name := labels.get("name", "label")) != "label" and name in data.arrays:
@@ -158,5 +160,3 @@ def _check(c: LatentConfig, network: DenoiserConfig, channels: int) -> None:
 
 def _refuse(field: str, value: object, reason: str) -> None:
     raise UsageError(f"latent config: {field} is {value}; {reason}")
-
-

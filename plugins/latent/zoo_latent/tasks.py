@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
-from zoo_diffusion import tasks as pixels
 from zoo_diffusion.pixels import to_float, to_uint8
-from zoo_diffusion.ports import adds_noise
 from zoo_diffusion.sampling import Count, Images, Labels, Numbers, Pixels, Point, Row, Sampler, Seeds, diffuse, guided
 from zoo_vqgan.model import KLAutoencoder
 from zoo_vqvae.quantize import nearest_code
@@ -139,9 +137,9 @@ class Variations(Drawing):
 class Inpaint(Drawing):
     """image, mask, seed, steps, … -> inpainted: the latents that the mask leaves are given at every step.
 
-    Lugmayr et al. 2022, "RePaint" (https://arxiv.org/abs/2201.09865), equation 8, without resampling, on latents: Avrahami
-    et al. 2023, "Blended Latent Diffusion" (https://arxiv.org/abs/2206.02779), section 4. A latent is drawn anew if the
-    mask touches one of its pixels; the other pixels are those of the picture given.
+    Lugmayr et al. 2022, "RePaint" (https://arxiv.org/abs/2201.09865), equation 8, without resampling, on latents:
+    Avrahami et al. 2023, "Blended Latent Diffusion" (https://arxiv.org/abs/2206.02779), section 4. A latent is drawn
+    anew if the mask touches one of its pixels; the other pixels are those of the picture given.
     """
 
     def forward(
@@ -212,9 +210,7 @@ class TakeStep(Drawing):
         condition = unconditional = Condition()
         if self.text is not None:
             context, there, pooled = (rest.pop(0) for _ in range(3))
-            condition, unconditional = (
-                Condition(context[:, i], there[:, i] > 0, pooled[:, i]) for i in range(2)
-            )
+            condition, unconditional = (Condition(context[:, i], there[:, i] > 0, pooled[:, i]) for i in range(2))
         label = rest.pop(0) if self.label in self.names else None
         guidance = rest.pop(0) if rest else None
         if label is not None:

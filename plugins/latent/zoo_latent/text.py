@@ -57,6 +57,7 @@ def learnt(texts: Iterable[str], most: int) -> dict[str, bytes]:
     """
     letters = letters_of_bytes()
     counts = Counter(word for text in texts for word in _WORD.findall(text.lower()))
+    counts["the"] += 2  # so that even without texts there is something to merge
     words = {word: [letters[byte] for byte in word.encode()] for word in counts}
     for symbols in words.values():
         symbols[-1] += _END

@@ -4,7 +4,6 @@ Texts and labels are dropped at random, each for itself, for guidance (Ho and Sa
 caption's tokens are computed once.
 """
 
-from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 from zoo_diffusion.pixels import to_float
-from zoo_diffusion.sampling import Images
+from zoo_diffusion.sampling import Images, alphas_bar, betas
+from zoo_diffusion.training import denoising_loss, drawn
 
 from zoo.build.optim import AveragedTrainer
 from zoo.errors import UsageError
@@ -36,26 +36,7 @@ def captions(row: bytes) -> list[str]:
 
 
 EXAMINED_STEPS = 10
-
-
-class Schedule:
-    def __init__(self, c, device):
-        from zoo_diffusion.sampling import alphas_bar, betas
-        self.c = c
-        self.alpha_bar = alphas_bar(betas(c)).float().to(device)
-
-
-def denoising_loss(network, schedule, x0, s, generator):
-    from zoo_diffusion.training import target
-    from zoo_diffusion.sampling import Point, diffuse
-    import torch.nn.functional as F
-    number = len(x0)
-    places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
-    t = (places * len(schedule.alpha_bar)).long().clamp(max=len(schedule.alpha_bar) - 1)
-    eps = torch.randn(x0.shape, generator=generator)
-    place = Point.of(schedule.alpha_bar[t][:, None, None, None])
-    predicted = network(diffuse(x0, eps, place), t * schedule.c.timestep_scale)
-    return F.mse_loss(predicted.float(), target(schedule.c.prediction, x0, eps, place))
+"""Of the pictures that are drawn while it trains."""
 
 
 class Learner(nn.Module):
@@ -88,7 +69,7 @@ class LatentTrainer(AveragedTrainer):
         super().__init__(request, s, part=Learner(parts, c))
         self.c, self.codec = c, parts.codec.eval().requires_grad_(False)
         self.has_codec = bool(request.parent)
-        self.schedule = Schedule(c.diffusion, self.device)
+        self.alpha_bar = alphas_bar(betas(c.diffusion)).float().to(self.device)
         self.latents: dict[bytes, Tensor] = {}
         self.tokens: dict[str, Tensor] = {}
         self.optimizer = torch.optim.AdamW(
@@ -118,11 +99,14 @@ class LatentTrainer(AveragedTrainer):
             tokens = self._tokens(batch.arrays[TEXT], generator, chance(s.label_dropout))
         if label is not None and self.c.network.null_label:
             label = torch.where(chance(s.label_dropout).to(self.device), -1, label)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
-            loss = denoising_loss(
-                lambda x, t: self.network(x, t, tokens, label), self.schedule, denoiser.scaled(raw), s, generator
-            )
-        return {"loss": loss}
+        x0 = denoiser.scaled(raw)
+        t, eps = drawn(x0, len(self.alpha_bar), generator)
+
+        def network(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+                return self.network(x, t, tokens, label).float()
+
+        return {"loss": denoising_loss(network, self.c.diffusion, self.alpha_bar, x0, t, eps, cast(Any, label))}
 
     @torch.no_grad()
     def _raw(self, images: Tensor) -> Images:
@@ -182,7 +166,9 @@ class LatentTrainer(AveragedTrainer):
         if not self.c.text:
             return {}
         learner = cast(Learner, self.average.module)
-        parts = nn.ModuleDict({"codec": self.codec, "denoiser": learner.denoiser, "text": cast(nn.Module, learner.text)})
+        parts = nn.ModuleDict(
+            {"codec": self.codec, "denoiser": learner.denoiser, "text": cast(nn.Module, learner.text)}
+        )
         drawing = Generate(cast(Parts, parts), self.c)
         number = len(batch.images)
         tokens = self._tokens(batch.arrays[TEXT], generator, torch.zeros(number, dtype=torch.bool))
