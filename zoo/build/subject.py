@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import PluginError, ZooError
+from ..errors import PluginError, UsageError, ZooError
 from ..formats import assets
 from ..formats import manifest as manifests
 from ..formats.golden import Case
@@ -48,8 +48,12 @@ from .train import seeded
 PLANS = (Plan(3, 28, 28), Plan(4, 17, 23))
 """Batches and picture sizes of the cases."""
 
-DATA = DataFacts(height=28, width=28, channels=1, classes=tuple("0123456789"), number=1_000)
-"""What the presets are completed for, where they leave it open: small grey pictures of ten classes."""
+DATA = tuple(
+    DataFacts(height=side, width=side, channels=1, classes=tuple("0123456789"), number=1_000)
+    for side in (28, 32, 64, 256)
+)
+"""What the presets are completed for, where they leave it open: grey pictures of ten classes, of the smallest size that
+a preset takes."""
 
 ASSETS_FROM = 16
 """Examples in the data from which assets are made."""
@@ -113,11 +117,15 @@ class Subject:
         return self.chosen or ("tiny" if "tiny" in self.presets() else self.presets()[0])
 
     def validated(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(
-            self.loaded.call(
-                "validate_config", ConfigRequest(family=self.family, config=deepcopy(dict(config)), data=DATA)
-            )
-        )
+        """The config completed for the first of `DATA` that it takes."""
+        for data in DATA:
+            request = ConfigRequest(family=self.family, config=deepcopy(dict(config)), data=data)
+            try:
+                return dict(self.loaded.call("validate_config", request))
+            except UsageError:
+                if data is DATA[-1]:
+                    raise
+        raise AssertionError("there is no data")
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -285,7 +293,7 @@ class Subject:
             config=self.config,
             images=batch.images.numpy(),
             labels=batch.labels.numpy(),
-            classes=DATA.classes,
+            classes=DATA[0].classes,
             arrays={name: array.numpy() for name, array in batch.arrays.items()},
         )
         made, again = (assets.check(self.loaded.call("make_assets", request), "make_assets") for _ in range(2))

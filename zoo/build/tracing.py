@@ -101,7 +101,7 @@ def _nested(dynamic: tuple, module: nn.Module) -> tuple:
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         return dynamic
     before = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-    return (*dynamic[:before], dynamic[before:])
+    return (*dynamic[:before], dynamic[before:]) if dynamic[before:] else dynamic
 
 
 def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None], name: str) -> ir.Model:

@@ -95,10 +95,12 @@ def fitted(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
     if "text" not in config and "text" in data.arrays:
         text = {}
     if labels is None and data.classes:
-        labels = {"name": "label"}
-    if isinstance(labels, Mapping) and (name := labels.get("name", "label")) != "label" and name in data.arrays:
-        labels = {"classes": list(data.arrays[name].classes), **labels}
-    number = len(data.classes if not labels or labels.get("name", "label") == "label" else labels.get("classes", ()))
+        labels = {}
+    name = labels.get("name", "label") if isinstance(labels, Mapping) else ""
+    classes: tuple[str, ...] = data.classes if name == "label" else ()
+    if isinstance(labels, Mapping) and isinstance(name, str) and name in data.arrays:
+        classes = tuple(labels.get("classes") or data.arrays[name].classes)
+        labels = {**labels, "classes": list(classes)}
     if "image_size" not in network:
         known = {key: value for key, value in network.items() if key in ("patch_size", "widths")}
         factor = codec_config(codec).downsampling
@@ -112,7 +114,7 @@ def fitted(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
             "image_size": data.height // factor,
             "image_width": 0 if data.width == data.height else data.width // factor,
         }
-    network = {"num_classes": number, **found, **network}
+    network = {"num_classes": len(classes), **found, **network}
     return {**config, "codec": codec, "labels": labels, "text": text, "network": network}
 
 

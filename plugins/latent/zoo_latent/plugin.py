@@ -59,7 +59,7 @@ _BASE = {"widths": [192, 384, 384], "attention_levels": [1, 2], "head_size": 64,
 PRESETS = {
     "tiny": Preset(
         summary="trains in seconds, to see that everything works",
-        config={"tasks": ["generate"], "network": _TINY, "diffusion": _VELOCITY | {"default_steps": 3}},
+        config={"codec": _TINY_CODEC, "network": _TINY, "diffusion": _VELOCITY | {"default_steps": 3}},
         training={"steps": 20, "batch_size": 8, "learning_rate": 1e-3},
     ),
     "small": Preset(

@@ -159,7 +159,8 @@ class Inpaint(Drawing):
             x = torch.where(touched > 0, x, diffuse(y, eps, Point(row.alpha, row.sigma)))
             return self.step(i, row, x, previous_x0, seed, cast(Any, asked), guidance)
 
-        x = torch.where(touched > 0, self.loop(eps, steps, step), y)
+        start = eps + torch.zeros_like(eps)  # a loop's input may not be what its body looks at
+        x = torch.where(touched > 0, self.loop(start, steps, step), y)
         return torch.where(redrawn.permute(0, 2, 3, 1) > 0, self.picture(x), image)
 
 
