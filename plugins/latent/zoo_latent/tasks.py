@@ -5,7 +5,7 @@ the denoiser looks at (`Condition`), and the codec at both ends: samplers work o
 1, as the denoiser learnt them.
 """
 
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
 from .text import Condition, Words
 
 
+@runtime_checkable
 class Parts(Protocol):
     """What `build_module` returns: an `nn.ModuleDict` of these; `text` only if the model has one."""
 
