@@ -41,7 +41,7 @@ STACKS = {
     "MNN": ["onnx", "MNN"],
     "TVM": ["onnx", "apache-tvm"],
     "IREE": ["onnx", "iree-base-compiler[onnx]", "iree-base-runtime"],
-    "tinygrad": ["onnx", "tinygrad"],
+    "tinygrad": ["onnx", "ziglang", "tinygrad"],
     "onnx2torch": ["onnx", "torch", "onnx2torch"],
 }
 """What pip installs for each; bench/stack_runner.py calls it."""
