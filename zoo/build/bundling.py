@@ -73,15 +73,15 @@ def rebuild(loaded: Loaded, run: Run, weights: Mapping[str, torch.Tensor]) -> nn
 
 
 def carry_metrics(out: Path, manifest: Manifest, source: Path, old: Manifest) -> Manifest:
-    """Copies a model's metrics to the bundle in `out`, rebuilt from its weights, if they hold for the new graphs too.
+    """Copies a model's metrics to the bundle in `out`, rebuilt from its weights with the same config, if they hold.
 
-    They do if the config is the same and the new graphs give the outputs of all golden cases of the old ones, within
-    the model's tolerance. The note of the training record then says where the metrics come from.
+    They do if the new graphs give the outputs of all golden cases of the old ones, within the model's tolerance. The
+    note of the training record then says where the metrics come from.
 
     Args:
         source, old: the folder and the manifest of the model that was rebuilt.
     """
-    if not old.metrics or manifest.config != old.config or not _replays(out, manifest, source, old):
+    if not old.metrics or not _replays(out, manifest, source, old):
         return manifest
     from .export import update_bundle
 

@@ -57,7 +57,7 @@ def command(
     run = replace(run, name=name or run.name, version=version or run.version)
     run = replace(run, config=_chosen(loaded, run, sampler, assignments))
     manifest = bundle_of(loaded, run, weigh(loaded, run), record, out, note)
-    if model:
+    if model and not (sampler or assignments):
         manifest = carry_metrics(out, manifest, model.folder, model.manifest)
         if manifest.metrics:
             note(f"with the figures of {model.reference}: the graphs give the outputs of its golden cases")
