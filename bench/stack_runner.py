@@ -84,10 +84,11 @@ def mnn(path):
     module = MNN.nn.load_module_from_file(str(converted), names, outputs)
 
     def compute(arrays):
-        given = [
-            MNN.expr.const(a, list(a.shape), data_format=MNN.expr.NCHW, dtype=getattr(MNN.expr, MNN_TYPES[str(a.dtype)]))
-            for a in (arrays[n].astype(np.int32) if arrays[n].dtype == np.int64 else arrays[n] for n in names)
-        ]
+        given = []
+        for array in map(arrays.get, names):
+            array = array.astype(np.int32) if array.dtype == np.int64 else array
+            type_ = getattr(MNN.expr, MNN_TYPES[str(array.dtype)])
+            given.append(MNN.expr.const(array, list(array.shape), data_format=MNN.expr.NCHW, dtype=type_))
         found = module.forward(given)
         found = found if isinstance(found, (list, tuple)) else [found]
         return stated(model, [np.array(MNN.expr.convert(one, MNN.expr.NCHW).read()) for one in found])
