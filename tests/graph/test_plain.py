@@ -12,7 +12,6 @@ from zoo.formats import registry as registries
 from zoo.graph.plain import make_plain
 from zoo.graph.walk import graphs_of, nodes_of
 
-
 ROOT = Path(__file__).parents[2]
 
 
