@@ -32,7 +32,7 @@ deploy: .venv/.all .venv/.node ## measures size and speed of the targets, and wr
 	$(STACKS) $(BIN)/python bench/deploy.py --write
 
 quick: .venv/.all .venv/.examples ## runs the tests that take under two seconds each
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: .venv/.all ## checks style, format, types, layers, and the files that hosting platforms read
 	$(BIN)/ruff check .

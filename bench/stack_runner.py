@@ -9,6 +9,7 @@ With inputs, it is one call of the host; without, the task's golden cases.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,17 @@ def graph_of(path):
     model = onnx.load(path)
     shapes = {i.name: [d.dim_value or d.dim_param for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
     return model, list(shapes), shapes
+
+
+def stated(model, arrays):
+    """The outputs in the integer types that the graph states: some stacks only have narrower or signed ones."""
+    import onnx
+
+    types = [onnx.helper.tensor_dtype_to_np_dtype(out.type.tensor_type.elem_type) for out in model.graph.output]
+    return [
+        np.asarray(array).astype(type_) if type_.kind in "iu" and np.asarray(array).dtype.kind in "iu" else array
+        for array, type_ in zip(arrays, types, strict=True)
+    ]
 
 
 def reference(path):
@@ -72,23 +84,20 @@ def mnn(path):
     module = MNN.nn.load_module_from_file(str(converted), names, outputs)
 
     def compute(arrays):
-        given = [
-            MNN.expr.const(a, list(a.shape), data_format=MNN.expr.NCHW, dtype=mnn_type(a))
-            for a in map(arrays.get, names)
-        ]
+        given = []
+        for array in map(arrays.get, names):
+            array = array.astype(np.int32) if array.dtype == np.int64 else array
+            type_ = getattr(MNN.expr, MNN_TYPES[str(array.dtype)])
+            given.append(MNN.expr.const(array, list(array.shape), data_format=MNN.expr.NCHW, dtype=type_))
         found = module.forward(given)
         found = found if isinstance(found, (list, tuple)) else [found]
-        return [np.array(MNN.expr.convert(one, MNN.expr.NCHW).read()) for one in found]
+        return stated(model, [np.array(MNN.expr.convert(one, MNN.expr.NCHW).read()) for one in found])
 
     return compute, shapes
 
 
-def mnn_type(array):
-    import MNN
-
-    if array.dtype == np.int64:
-        return MNN.expr.int64
-    return {"float32": MNN.expr.float, "uint8": MNN.expr.uint8, "int32": MNN.expr.int}[str(array.dtype)]
+MNN_TYPES = {"float32": "float", "uint8": "uint8", "int32": "int"}
+"""MNN's names; it computes 64-bit integers in 32."""
 
 
 def tvm(path):
@@ -113,7 +122,7 @@ def tvm(path):
 def iree(path):
     from iree import runtime
 
-    _, names, shapes = graph_of(path)
+    model, names, shapes = graph_of(path)
     place, tools = Path(tempfile.mkdtemp()), Path(sys.executable).parent
     code, binary = place / "graph.mlir", place / "graph.vmfb"
     compiled = ["--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu"]
@@ -132,12 +141,13 @@ def iree(path):
 
     def compute(arrays):
         found = entry(*(arrays[name] for name in names))
-        return [one.to_host() for one in (found if isinstance(found, (list, tuple)) else [found])]
+        return stated(model, [one.to_host() for one in (found if isinstance(found, (list, tuple)) else [found])])
 
     return compute, shapes
 
 
 def tinygrad(path):
+    os.environ |= {"DEV": "CPU", "CC": clang(), "CACHELEVEL": "0"}
     from tinygrad import Tensor
     from tinygrad.nn.onnx import OnnxRunner
 
@@ -146,6 +156,22 @@ def tinygrad(path):
     return lambda arrays: [
         one.numpy() for one in runner({name: Tensor(array) for name, array in arrays.items()}).values()
     ], shapes
+
+
+def clang():
+    """tinygrad calls clang for every kernel; without one, that of the package ziglang is called in its place."""
+    if shutil.which("clang"):
+        return "clang"
+    script = Path(tempfile.mkdtemp()) / "clang"
+    script.write_text(
+        f"#!{sys.executable}\nimport platform, subprocess, sys\n"
+        "target = f'--target={platform.machine()}-freestanding-none'  # zig's name for it\n"
+        "given = [target if word.startswith('--target=') else word for word in sys.argv[1:]]\n"
+        "zig = [sys.executable, '-m', 'ziglang', 'cc', *given, '-g0', '-fno-sanitize=all', '-fPIC']\n"
+        "sys.exit(subprocess.run(zig).returncode)\n"
+    )
+    script.chmod(0o755)
+    return str(script)
 
 
 def onnx2torch(path):

@@ -5,8 +5,9 @@
 Each stack gets a virtual environment of its own in .stacks/, which pip fills at the first run: gigabytes, so CI does
 not run this. Every task's golden cases, and a picture drawn through the loop in NumPy, are computed by the export's own
 host, `run.py`, with the stack put in place of ONNX Runtime; each task in a process of its own, since some stacks crash.
-Graphs are tried as they are, then with fixed sizes, then in opset 17 as well: a cell says what it took. Prints a
-Markdown table; --write also writes it into docs/targets.md.
+Graphs are tried as they are, then with fixed sizes, then in opset 17 as well: a cell says what it took. Each cell is
+kept in .stacks/results/, by the versions of stack and model, so that a run that was interrupted goes on; remove that
+folder to measure again. Prints a Markdown table; --write also writes it into docs/targets.md.
 """
 
 import argparse
@@ -41,7 +42,7 @@ STACKS = {
     "MNN": ["onnx", "MNN"],
     "TVM": ["onnx", "apache-tvm"],
     "IREE": ["onnx", "iree-base-compiler[onnx]", "iree-base-runtime"],
-    "tinygrad": ["onnx", "tinygrad"],
+    "tinygrad": ["onnx", "ziglang", "tinygrad"],
     "onnx2torch": ["onnx", "torch", "onnx2torch"],
 }
 """What pip installs for each; bench/stack_runner.py calls it."""
@@ -68,15 +69,16 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     stacks = {name: environment(name) for name in given.stack or STACKS}
+    titles = {name: f"{name} {version(name, python)}" for name, python in stacks.items()}
     with tempfile.TemporaryDirectory() as place:
         rows = []
         for model in given.models or MODELS:
             exports = {way: export(model, way, Path(place)) for way in WAYS}
             for task in tasks_of(exports["as it is"]):
-                cells = [cell(python, name, exports, task) for name, python in stacks.items()]
+                cells = [kept(titles[name], python, name, exports, task) for name, python in stacks.items()]
                 rows.append([model, task, *cells])
                 print(*rows[-1], sep=" | ", file=sys.stderr)
-    head = ["model", "task", *(f"{name} {version(name, python)}" for name, python in stacks.items())]
+    head = ["model", "task", *titles.values()]
     lines = [" | ".join(["", *row, ""]).strip() for row in (head, ["---"] * len(head), *rows)]
     table = "\n".join(lines) + "\n"
     print(table)
@@ -123,6 +125,17 @@ def tasks_of(folder: Path) -> list[str]:
     """The tasks of an export, and those that its host draws through the loop."""
     tasks = list(manifests.read(folder / "model").tasks)
     return tasks + [name.removesuffix("_begin") for name in tasks if name.endswith("_begin")]
+
+
+def kept(title: str, python: str, stack: str, exports: dict[str, Path], task: str) -> str:
+    """A cell, from an earlier run if there is one."""
+    manifest = manifests.read(exports["as it is"] / "model")
+    file = ROOT / ".stacks" / "results" / f"{title} {manifest.name}-{manifest.version} {task}.txt"
+    if not file.exists():
+        text = cell(python, stack, exports, task)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    return file.read_text()
 
 
 def cell(python: str, stack: str, exports: dict[str, Path], task: str) -> str:

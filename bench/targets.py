@@ -3,8 +3,9 @@
     python bench/targets.py [--write] [MODEL ...]        make targets
 
 Exports each model (those of the default registry, or the named ones) to each installed target, runs the host program on
-the golden cases in its own stack, and compares. Prints a Markdown table; --write also writes it into docs/targets.md. A
-target whose stack is not installed gets a row that says so.
+the golden cases in its own stack, and compares. Prints a Markdown table; --write also writes it into docs/targets.md,
+where rows of models and targets that were not measured this time stay. A target whose stack is not installed gets a row
+that says so.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import write_between
+from common import END, write_between
 
 from zoo.formats.registry import DEFAULT, read
 from zoo.plugins import installed
@@ -33,23 +34,30 @@ def main() -> None:
     given = parser.parse_args()
     targets = given.target or sorted({name for plugin in installed() for name in plugin.targets})
     models = given.models or list(read(Path(__file__).parents[1], DEFAULT).document.models)
-    rows = [
-        "| model | target | ran on | largest difference | equal pixels | equal tokens | tasks left out |",
-        "|" + "---|" * 7,
-    ]
+    head = "| model | target | ran on | largest difference | equal pixels | equal tokens | tasks left out |\n"
+    head += "|" + "---|" * 7 + "\n"
+    rows = written(PAGE.read_text()) if given.write else {}
     differ = []
     for model in models:
         for target in targets:
             cells = row(model, target)
             differ += [f"{model} on {target}"] if "DIFFERS" in cells else []
-            rows.append("| " + " | ".join([Path(model).name, target, *cells]) + " |")
-            print(rows[-1], file=sys.stderr)
-    table = "\n".join(rows) + "\n"
+            line = "| " + " | ".join([Path(model).name, target, *cells]) + " |\n"
+            rows[Path(model).name, target] = line
+            print(line, end="", file=sys.stderr)
+    table = head + "".join(rows[key] for key in sorted(rows))
     print(table)
     if given.write:
         write_between(PAGE, START, table)
     if differ:
         sys.exit(f"not the same: {', '.join(differ)}")
+
+
+def written(page: str) -> dict[tuple[str, str], str]:
+    """The rows of the table in a page, by model and target."""
+    table = page.partition(START)[2].partition(END)[0]
+    lines = [line for line in table.splitlines(keepends=True) if line.startswith("| ")]
+    return {tuple(word.strip() for word in line.split("|")[1:3]): line for line in lines[1:]}
 
 
 def row(model: str, target: str) -> list[str]:

@@ -134,16 +134,27 @@ class Noise(torch.nn.Module):
         return torch.stack((w0, w1), -1), uniform(seed, (5, 7), stream), normal(seed, (5, 7), stream)
 
 
-@pytest.fixture(scope="module")
-def session(tmp_path_factory):
+@pytest.fixture(scope="module", params=["operation by operation", "one operator"])
+def session(request, tmp_path_factory):
+    """As torch's exporter traces it, and as ours does."""
+    import contextlib
+
     import onnxruntime
+
+    from zoo.build.threefry import as_one_operator
+    from zoo.build.translations import TRANSLATIONS
+
+    ours = request.param == "one operator"
 
     path = tmp_path_factory.mktemp("noise") / "noise.onnx"
     arguments = torch.tensor([1, 2]), torch.tensor(3)
     dynamic = ({0: torch.export.Dim.DYNAMIC}, None)
-    exported = torch.onnx.export(
-        Noise().eval(), arguments, dynamic_shapes=dynamic, opset_version=18, dynamo=True, verbose=False
-    )
+    with as_one_operator() if ours else contextlib.nullcontext():
+        program = torch.export.export(Noise().eval(), arguments, dynamic_shapes=dynamic, strict=False)
+        assert ("zoo.threefry2x32" in str(program.graph)) == ours
+        exported = torch.onnx.export(
+            program, custom_translation_table=TRANSLATIONS, opset_version=18, dynamo=True, verbose=False
+        )
     exported.save(path)
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 

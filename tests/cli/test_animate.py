@@ -125,7 +125,7 @@ def test_the_arc_keeps_the_length_of_noise():
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("gan-fashion", "--walk", 3, 9), "gan-fashion:2 only takes a seed, and nearby seeds draw unrelated pictures;"),
+        (("gan-fashion", "--walk", 3, 9), "gan-fashion:3 only takes a seed, and nearby seeds draw unrelated pictures;"),
         (("vqvae-fashion", "--task", "generate"), "does not have the steps of generate as graphs of their own"),
         (("vqvae-fashion",), "reconstruct has no seed, so it has neither steps nor a walk"),
         (("judge-fashion",), "classify gives values, which cannot be animated"),

@@ -1,10 +1,16 @@
 """`zoo build`: a checkpoint to the bundle that `zoo train` would make."""
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from zoo.build.export import update_bundle
 from zoo.formats import manifest as manifests
+from zoo.formats.golden import read_cases, write_cases
+from zoo.hookspecs import Metric
+from zoo.names import GOLDEN
 
 from .commands import zoo
 
@@ -60,6 +66,29 @@ def test_a_model_is_built_anew(workshop):
     assert anew.files["codec.safetensors"] == first.files["codec.safetensors"]
     assert anew.training.parent.startswith("codec:1@sha256:") and anew.training.steps == first.training.steps
     assert anew.metrics == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_model_built_anew_keeps_the_figures_that_hold(workshop, hold):
+    old = Path("old")
+    shutil.copytree(workshop.codec, old)
+    manifest = manifests.read(old)
+    if not hold:
+        cases = read_cases(old / GOLDEN, manifest)
+        for case in cases["reconstruct"]:
+            case.outputs["reconstruction"] ^= 64
+        write_cases(old / GOLDEN, cases)
+        files = manifest.files | {GOLDEN: manifests.describe_file(old / GOLDEN)}
+        manifest = msgspec.structs.replace(manifest, files=files)
+    measured = (Metric(name="psnr", value=20.0, unit="dB"),)
+    update_bundle(old, msgspec.structs.replace(manifest, metrics=measured))
+    outcome = zoo("build", "./old", "--out", "anew")
+    anew = manifests.read(Path("anew"))
+    assert outcome.code == 0 and manifests.check_files(Path("anew"), anew) == []
+    assert anew.metrics == (measured if hold else ())
+    assert ("whose golden cases these graphs reproduce" in anew.training.note) == hold
+    assert ("with the figures of" in outcome.err) == hold
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def bundle(tmp_path: Path, monkeypatch) -> str:
         (["zoo", "comp"], ["compare", "completion"]),
         (["zoo", "run", "vqvae-f"], ["vqvae-fashion"]),
         (["zoo", "info", "vqvae-f"], ["vqvae-fashion"]),
-        (["zoo", "run", "vqvae-fashion", ":", ""], ["1", "2"]),  # as bash splits a word at its colon
+        (["zoo", "run", "vqvae-fashion", ":", ""], ["1", "2", "3"]),  # as bash splits a word at its colon
         (["zoo", "run", "vqvae-fashion", ":", "2", "ge"], ["generate"]),
         (["zoo", "run", "ddpm-fashion", "generate", "--gui"], ["--guidance"]),
         (["zoo", "run", "ddpm-fashion", "generate", "--label", "Ank"], [r"Ankle\ boot"]),

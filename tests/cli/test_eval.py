@@ -33,7 +33,7 @@ def test_the_figures_beside_the_card(data: Path):
 def test_json_names_the_judge_and_the_command(data: Path):
     outcome = zoo("eval", "vqvae-fashion", "--data", data, "--judge", "judge-fashion", "--json")
     metrics = {m["name"]: m for m in json.loads(outcome.out)}
-    assert metrics["label_kept"]["judge"].startswith("judge-fashion:1@sha256:")
+    assert metrics["label_kept"]["judge"].startswith("judge-fashion:2@sha256:")
     assert "judge" not in metrics["psnr"]
     assert metrics["psnr"]["command"] == f"zoo eval vqvae-fashion --data {data} --judge judge-fashion"
 

@@ -1,13 +1,18 @@
 """The plain form of a graph: only what every stack reads, and the same results."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from zoo.formats import registry as registries
 from zoo.graph.plain import make_plain
 from zoo.graph.walk import graphs_of, nodes_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def unusual(model: onnx.ModelProto) -> set[str]:
@@ -26,6 +31,15 @@ def unusual(model: onnx.ModelProto) -> set[str]:
                 found.add("Identity")
             found |= names & {"allowzero"}
     return found
+
+
+@pytest.mark.parametrize("registry", [ROOT, ROOT / "research"], ids=["default", "research"])
+def test_the_newest_version_of_every_published_model_is_plain(registry):
+    models = registries.read(registry, "any").document.models
+    for name, model in models.items():
+        folder = registry / "models" / name / str(max(model.versions))
+        for graph in folder.glob("*.onnx"):
+            assert unusual(onnx.load(graph, load_external_data=False)) == set(), graph
 
 
 def parsed(text: str, opset: int = 18) -> onnx.ModelProto:

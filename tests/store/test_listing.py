@@ -24,11 +24,11 @@ def registry(tmp_path: Path) -> Path:
 def test_the_default_registry_is_listed_with_what_people_choose_by():
     found = {model.name: model for model in zoo.models() if model.registry == "default"}
     model = found["ddpm-fashion"]
-    assert (model.version, model.family, model.where) == (1, "ddpm", "in package")
+    assert (model.version, model.family, model.where) == (2, "ddpm", "in package")
     assert "generate" in model.tasks and "clothing" in model.summary and model.size > 10**6
     assert zoo.load(model.reference).reference == model.reference
     older = [m.version for m in zoo.models(all_versions=True) if m.name == "gan-fashion"]
-    assert older == [2, 1] and found["gan-fashion"].version == 2
+    assert older == [3, 2, 1] and found["gan-fashion"].version == 3
 
 
 def test_models_are_shown_as_a_table(registry: Path):

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ..formats.golden import read_cases
 from ..formats.manifest import Manifest, Training, digest, dump
 from ..hookspecs import BuildRequest
-from ..names import GOLDEN
+from ..names import GOLDEN, graph_file
 from ..plugins import Loaded
 from ..runtime import require_runtime
 from ..store.trust import remember
@@ -68,3 +70,40 @@ def rebuild(loaded: Loaded, run: Run, weights: Mapping[str, torch.Tensor]) -> nn
     module = loaded.call("build_module", build)
     load_weights(module, weights)
     return module
+
+
+def carry_metrics(out: Path, manifest: Manifest, source: Path, old: Manifest) -> Manifest:
+    """Copies a model's metrics to the bundle in `out`, rebuilt from its weights with the same config, if they hold.
+
+    They do if the new graphs give the outputs of all golden cases of the old ones, within the model's tolerance. The
+    note of the training record then says where the metrics come from.
+
+    Args:
+        source, old: the folder and the manifest of the model that was rebuilt.
+    """
+    if not old.metrics or not _replays(out, manifest, source, old):
+        return manifest
+    from .export import update_bundle
+
+    note = f"Weights and figures are those of {old.name}:{old.version}, whose golden cases these graphs reproduce."
+    training = msgspec.structs.replace(manifest.training, note=f"{manifest.training.note} {note}".strip())
+    saved = update_bundle(out, msgspec.structs.replace(manifest, metrics=old.metrics, training=training))
+    remember(digest(dump(saved)))
+    return saved
+
+
+def _replays(out: Path, manifest: Manifest, source: Path, old: Manifest) -> bool:
+    """Whether the graphs in `out` give the golden outputs of another bundle."""
+    from ..run.replay import judge
+    from ..runtime import open_session
+
+    def inputs(m: Manifest) -> dict[str, list[str]]:
+        return {name: list(m.tasks[name].inputs) for name in old.tasks if name in m.tasks}
+
+    if inputs(manifest) != inputs(old):
+        return False
+    outputs = {}
+    for name, cases in read_cases(source / GOLDEN, old).items():
+        session = open_session(out / graph_file(name), "cpu", exact=True)
+        outputs[name] = [session.run(case.inputs) for case in cases]
+    return all(task.verdict != "differs" for task in judge(source, old, outputs, "cpu"))

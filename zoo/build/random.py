@@ -14,27 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
-PARITY = 0x1BD11BDA  # a Skein constant; without it the key 0 would be weak
-ROUNDS = 20
-MASK = 0xFFFFFFFF
-TWO_PI = 7074237752028440  # times 2^-50: 2 pi in float64
+from .threefry import MASK, Words, generated, shift_right
 
-Words = tuple[Tensor, Tensor]
+TWO_PI = 7074237752028440  # times 2^-50: 2 pi in float64
 
 
 def threefry2x32(key: Words, counter: Words) -> Words:
     """Two 32-bit words for each counter, as int64 0 .. 2^32 - 1; key and counter are also such words, and broadcast."""
-    keys = (*key, key[0] ^ key[1] ^ PARITY)
-    x0, x1 = (counter[0] + keys[0]) & MASK, (counter[1] + keys[1]) & MASK
-    for i in range(ROUNDS):
-        x0 = (x0 + x1) & MASK
-        x1 = _rotate_left(x1, ROTATIONS[i % 8]) ^ x0
-        if i % 4 == 3:  # a key injection after every fourth round
-            n = i // 4 + 1
-            x0 = (x0 + keys[n % 3]) & MASK
-            x1 = (x1 + keys[(n + 1) % 3] + n) & MASK
-    return x0, x1
+    return generated(key, counter)
 
 
 def words(seed: Tensor, pairs: int, stream: int | Tensor = 0) -> Words:
@@ -45,7 +32,7 @@ def words(seed: Tensor, pairs: int, stream: int | Tensor = 0) -> Words:
         stream: 0 .. 2^32 - 1, a number or int64 []: the counter's second word. Streams of a seed are independent.
     """
     seed = seed.unsqueeze(1)
-    key = seed & MASK, _shift_right(seed, 32)
+    key = seed & MASK, shift_right(seed, 32)
     index = torch.arange(pairs, dtype=torch.int64, device=seed.device).unsqueeze(0)
     return threefry2x32(key, (index, torch.zeros_like(index) + stream))
 
@@ -57,7 +44,7 @@ def uniform(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Ten
     """
     count = math.prod(shape)
     w = torch.stack(words(seed, (count + 1) // 2, stream), dim=-1).flatten(1)[:, :count]
-    return ((_shift_right(w, 9) * 2 + 1).to(torch.float32) * 2.0**-24).reshape(-1, *shape)
+    return ((shift_right(w, 9) * 2 + 1).to(torch.float32) * 2.0**-24).reshape(-1, *shape)
 
 
 def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tensor:
@@ -77,16 +64,3 @@ def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tens
     angle = u2 * two_pi
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)  # [batch, pairs, 2]
     return z.flatten(1)[:, :count].to(torch.float32).reshape(-1, *shape)
-
-
-def _rotate_left(x: Tensor, bits: int) -> Tensor:
-    """The product of 32-bit words modulo 2^32; it stays under 2^61."""
-    return ((x * 2**bits) & MASK) | _shift_right(x, 32 - bits)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """x >> bits for 0 <= x < 2^53, through float64, where the product is exact and the cast truncates its fraction.
-
-    torch's own `>>` and `//` are exported as eight nodes each, since they handle negative numbers.
-    """
-    return (x.to(torch.float64) * 2.0**-bits).to(torch.int64)

@@ -34,6 +34,7 @@ from .diagnosis import hint
 from .golden import TRACE, draw_inputs
 from .shared import TRANSLATIONS as shared_translations
 from .shared import SharedNetwork
+from .threefry import as_one_operator
 from .translations import TRANSLATIONS
 from .weights import Weights
 
@@ -112,7 +113,7 @@ def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None],
 
 def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: Any) -> ir.Model:
     try:
-        with torch.no_grad(), _silence(), _translations_read_once():
+        with torch.no_grad(), _silence(), _translations_read_once(), as_one_operator():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
             exported = torch.onnx.export(
                 program,

@@ -9,6 +9,8 @@ import torch
 from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
+from .threefry import MASK, PARITY, ROTATIONS, ROUNDS
+
 op: Any = opset18
 """Not by its own types, which are those of ONNX Script: the operators of a translation take and give `ir.Value`."""
 
@@ -67,6 +69,38 @@ def attention(
     return op.MatMul(weights, value)
 
 
+def threefry2x32(key0: ir.Value, key1: ir.Value, counter0: ir.Value, counter1: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The rounds of `zoo.build.threefry`, with the same results to the bit.
+
+    Args:
+        key0, key1, counter0, counter1: int64, words 0 .. 2^32 - 1, which broadcast.
+    """
+    mask = _int64(MASK)
+
+    def add(a: ir.Value, b: ir.Value) -> ir.Value:
+        return op.BitwiseAnd(op.Add(a, b), mask)
+
+    def rotate_left(x: ir.Value, bits: int) -> ir.Value:
+        factor = _constant(np.asarray(2.0 ** (bits - 32), np.float64))
+        low = op.Cast(op.Mul(op.Cast(x, to=ir.DataType.DOUBLE), factor), to=ir.DataType.INT64)
+        return op.BitwiseOr(op.BitwiseAnd(op.Mul(x, _int64(2**bits)), mask), low)
+
+    keys = (key0, key1, op.BitwiseXor(op.BitwiseXor(key0, key1), _int64(PARITY)))
+    x0, x1 = add(counter0, key0), add(counter1, key1)
+    for i in range(ROUNDS):
+        x0 = add(x0, x1)
+        x1 = op.BitwiseXor(rotate_left(x1, ROTATIONS[i % 8]), x0)
+        if i % 4 == 3:
+            n = i // 4 + 1
+            x0 = add(x0, keys[n % 3])
+            x1 = add(op.Add(x1, keys[(n + 1) % 3]), _int64(n))
+    return x0, x1
+
+
+def _int64(value: int) -> ir.Value:
+    return _constant(np.asarray(value, np.int64))
+
+
 def _like(weight: ir.Value, x: ir.Value) -> ir.Value:
     return weight if weight.dtype == x.dtype else op.Cast(weight, to=x.dtype)
 
@@ -79,4 +113,5 @@ def _constant(value: np.ndarray | Iterable[int | ir.SymbolicDim]) -> ir.Value:
 TRANSLATIONS: dict[Callable, Callable] = {
     torch.ops.aten.group_norm.default: group_norm,
     torch.ops.aten.scaled_dot_product_attention.default: attention,
+    torch.ops.zoo.threefry2x32.default: threefry2x32,
 }

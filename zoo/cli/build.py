@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..build.train import Run
     from ..formats.manifest import Training
     from ..plugins import Loaded
+    from ..store.locate import Bundle
 
     Weigh = Callable[[Loaded, Run], nn.Module]  # a run's module with the weights that its source has
 
@@ -38,19 +39,28 @@ def command(
     Example:
       zoo build my-vqvae.training/ --out my-vqvae/
       zoo build ddpm-fashion --sampler ddim --out ddpm-fashion-ddim/
+
+    A new bundle of MODEL keeps its figures if they hold: with the same config,
+    if the new graphs give the outputs of all its golden cases.
     """
     from ..build.begin import check_name
-    from ..build.bundling import bundle_of
+    from ..build.bundling import bundle_of, carry_metrics
     from ..plugins import load
+    from ..store.locate import locate
 
     refuse_existing(out)
     if name:
         check_name(name)
-    run, record, weigh = _from_checkpoint(source) if _is_checkpoint(source) else _from_model(source, name or out.name)
+    model = None if _is_checkpoint(source) else locate(source)
+    run, record, weigh = _from_model(model, name or out.name) if model else _from_checkpoint(source)
     loaded = load(run.family)
     run = replace(run, name=name or run.name, version=version or run.version)
     run = replace(run, config=_chosen(loaded, run, sampler, assignments))
     manifest = bundle_of(loaded, run, weigh(loaded, run), record, out, note)
+    if model and not (sampler or assignments):
+        manifest = carry_metrics(out, manifest, model.folder, model.manifest)
+        if manifest.metrics:
+            note(f"with the figures of {model.reference}: the graphs give the outputs of its golden cases")
     made = f" after {record.steps:,} steps" if record.steps else ""
     note(f"{manifest.name}:{manifest.version}{made}, {', '.join(manifest.tasks)}")
     path(out)
@@ -77,17 +87,15 @@ def _from_checkpoint(source: str) -> "tuple[Run, Training, Weigh]":
     return run, run.record(saved.step, saved.seconds), lambda loaded, chosen: restore(loaded, chosen, saved)
 
 
-def _from_model(source: str, name: str) -> "tuple[Run, Training, Weigh]":
-    """The same for a model. Its metrics are not copied: they belong to its present graphs."""
+def _from_model(bundle: "Bundle", name: str) -> "tuple[Run, Training, Weigh]":
+    """The same for a model."""
     import msgspec
 
     from ..build.begin import check_name
     from ..build.bundling import read_weights, rebuild
     from ..build.train import Run
     from ..formats import assets
-    from ..store.locate import locate
 
-    bundle = locate(source)
     check_name(name)
     m = bundle.manifest
     run = Run(

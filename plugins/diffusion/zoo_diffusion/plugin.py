@@ -156,12 +156,15 @@ def list_tasks(request: TasksRequest) -> Tasks:
 
 @hookimpl
 def build_module(request: BuildRequest) -> Any:
-    from .dit import DiT
-    from .unet import UNet
-
     c = read_config(request.family, request.config)
     outputs = 2 if c.diffusion.variance == "learned" else 1
-    return DiT(c.network, outputs=outputs) if isinstance(c, DiTConfig) else UNet(c.network, outputs=outputs)
+    if isinstance(c, DiTConfig):
+        from .dit import DiT  # imports timm, which takes seconds
+
+        return DiT(c.network, outputs=outputs)
+    from .unet import UNet
+
+    return UNet(c.network, outputs=outputs)
 
 
 @hookimpl
