@@ -123,6 +123,15 @@ def test_a_long_text_is_cut_and_ends_with_its_end(tmp_path: Path):
     assert graph_of(tokenizer, 16, tmp_path)(["d d d d d d", "red", ""]) == got
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_port_of_few_bytes_has_tokens(length: int, tmp_path: Path):
+    tokenizer = ClipTokenizer(*toy(), length=5)
+    text = "a" * length
+    expected = tokenizer(encoded([text], 16))
+    assert torch.equal(tokenizer(encoded([text], length)), expected)
+    assert graph_of(tokenizer, length, tmp_path)([text]).tolist() == expected.tolist()
+
+
 def test_tables_of_another_unicode_are_loaded_as_they_are():
     vocabulary, merges = toy()
     made = ClipTokenizer(vocabulary, merges, length=8)

@@ -183,9 +183,10 @@ class ClipTokenizer(torch.nn.Module):
 
 def _moved(value: Tensor, places: int) -> Tensor:
     """The values moved to the right (or the left, if negative), with zeros moving in."""
+    width = value.shape[1]
     if places > 0:
-        return torch.nn.functional.pad(value[:, :-places], (places, 0))
-    return torch.nn.functional.pad(value[:, -places:], (0, -places))
+        return torch.nn.functional.pad(value, (places, 0))[:, :width]
+    return torch.nn.functional.pad(value, (0, -places))[:, -places:]
 
 
 def _compacted(value: Tensor, kept: Tensor, width: int | None = None) -> Tensor:

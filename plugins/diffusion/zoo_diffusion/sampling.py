@@ -34,7 +34,7 @@ float64; the loop itself is the network and one sum.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
@@ -282,7 +282,10 @@ class Row(NamedTuple):
 
 
 class Sampler(nn.Module):
-    """A denoiser with its schedule: the plan of the steps, a single step, and the loop over them."""
+    """A denoiser with its schedule: the plan of the steps, a single step, and the loop over them.
+
+    `asked` is what to draw: a label, int64 [batch] or None; other models' `output` may take other things.
+    """
 
     alpha_bar: Tensor
     alpha_bar_rest: Tensor
@@ -356,19 +359,19 @@ class Sampler(nn.Module):
         return torch.stack(columns, dim=1).to(torch.float32)
 
     def predict(
-        self, x: Images, row: Row, label: Labels | None, guidance: Numbers | None
+        self, x: Images, row: Row, asked: Any, guidance: Numbers | None
     ) -> tuple[Images, Float32[Tensor, ""] | Images]:
         """x_0, in -1 .. 1 if the config clips, and the deviation of the noise to add."""
-        x0, deviation = self.predict_unclipped(x, row, label, guidance)
+        x0, deviation = self.predict_unclipped(x, row, asked, guidance)
         return self.clip(x0), deviation
 
     def clip(self, x0: Images) -> Images:
         return x0.clamp(-1, 1) if self.c.clip else x0
 
     def predict_unclipped(
-        self, x: Images, row: Row, label: Labels | None, guidance: Numbers | None
+        self, x: Images, row: Row, asked: Any, guidance: Numbers | None
     ) -> tuple[Images, Float32[Tensor, ""] | Images]:
-        output = self.output(x, row.t.expand(x.shape[0]), label, guidance)
+        output = self.output(x, row.t.expand(x.shape[0]), asked, guidance)
         deviation = row.noise
         if self.learned:
             output, v = halves(output)
@@ -377,13 +380,13 @@ class Sampler(nn.Module):
         return row.from_x * x + row.from_output * output, deviation
 
     def output(
-        self, x: Images, t: Float32[Tensor, " batch"], label: Labels | None, guidance: Numbers | None
+        self, x: Images, t: Float32[Tensor, " batch"], asked: Any, guidance: Numbers | None
     ) -> Float32[Tensor, "batch channels_out height width"]:
         """What the network predicts for x, guided. Models that draw from other things than a label have their own."""
         if guidance is None:
-            return self.network(x, t, label)
-        assert label is not None, "guidance needs a label"
-        both = torch.cat((label, torch.full_like(label, -1)))
+            return self.network(x, t, asked)
+        assert asked is not None, "guidance needs a label"
+        both = torch.cat((asked, torch.full_like(asked, -1)))
         output = self.network(torch.cat((x, x)), torch.cat((t, t)), both)
         output = output.unflatten(0, (2, x.shape[0]))
         channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
@@ -413,11 +416,11 @@ class Sampler(nn.Module):
         x: Images,
         previous_x0: Images,
         seed: Seeds | None,
-        label: Labels | None,
+        asked: Any,
         guidance: Numbers | None,
     ) -> tuple[Images, Images]:
         """x_s and x_0; `seed` may be None if the sampler adds no noise."""
-        unclipped, deviation = self.predict_unclipped(x, row, label, guidance)
+        unclipped, deviation = self.predict_unclipped(x, row, asked, guidance)
         x0 = self.clip(unclipped)
         x = self.advance(x, x0, previous_x0, row, unclipped)
         if self.noisy:

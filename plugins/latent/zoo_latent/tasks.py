@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 from zoo_diffusion.pixels import to_float, to_uint8
-from zoo_diffusion.sampling import Count, Images, Labels, Numbers, Pixels, Point, Row, Sampler, Seeds, diffuse, guided
+from zoo_diffusion.sampling import Count, Labels, Numbers, Pixels, Point, Row, Sampler, Seeds, diffuse, guided
 from zoo_vqgan.model import KLAutoencoder
 from zoo_vqvae.quantize import nearest_code
 from zoo_vqvae.tasks import Codec as VQCodec
@@ -22,14 +22,22 @@ from .denoiser import Denoiser
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
 from .text import Condition, Words
 
+Real = Float32[Tensor, "batch image_channels height width"]  # images, -1 .. 1
+Code = Float32[Tensor, "batch code rows columns"]  # latents
+Inputs = tuple[Tensor, ...]  # of the ports that say what to draw
+
 
 @runtime_checkable
 class Parts(Protocol):
-    """What `build_module` returns: an `nn.ModuleDict` of these; `text` only if the model has one."""
+    """What `build_module` returns: an `nn.ModuleDict` of these, and of `text` if the model draws from words."""
 
     codec: nn.Module
-    text: Words
     denoiser: Denoiser
+
+
+def words_of(parts: Parts) -> Words | None:
+    """The text encoder, if the model has one."""
+    return cast("Words | None", getattr(parts, "text", None))
 
 
 class Asked(NamedTuple):
@@ -46,17 +54,17 @@ class Latents(nn.Module):
         super().__init__()
         self.codec, self.denoiser = codec, denoiser
 
-    def encode(self, x: Images) -> Images:
+    def encode(self, x: Real) -> Code:
         """Images, -1 .. 1, to latents as the denoiser sees them."""
         return self.denoiser.scaled(self.raw(x))
 
-    def raw(self, x: Images) -> Images:
+    def raw(self, x: Real) -> Code:
         """Latents as the codec has them: the mean of a Gaussian one, those before the codebook of a discrete one."""
         if isinstance(self.codec, KLAutoencoder):
             return self.codec.encode(x)[0]
         return cast(VQCodec, self.codec).encoder(x)
 
-    def decode(self, latents: Images) -> Images:
+    def decode(self, latents: Code) -> Real:
         """The inverse of `encode`; a discrete codec takes the nearest codes."""
         z = self.denoiser.unscaled(latents)
         if isinstance(self.codec, KLAutoencoder):
@@ -72,11 +80,11 @@ class Drawing(Sampler):
     def __init__(self, parts: Parts, c: LatentConfig, **changes: Any):
         super().__init__(cast(Any, parts.denoiser), cast(Any, c.diffusion))
         self.latents = Latents(parts.codec, parts.denoiser)
-        self.text = parts.text if c.text else None
+        self.text = words_of(parts)
         self.names = tuple(condition_ports(c, ()))  # of the ports that say what to draw, in their order
         self.label = c.labels.name if c.labels else "label"
 
-    def asked(self, given: tuple[Tensor, ...]) -> tuple[Asked, Numbers | None]:
+    def asked(self, given: Inputs) -> tuple[Asked, Numbers | None]:
         """The values of the condition's ports, read: what to draw, and guidance."""
         values = dict(zip(self.names, given, strict=True))
         label, guidance = values.get(self.label), values.get(GUIDANCE)
@@ -90,15 +98,14 @@ class Drawing(Sampler):
         none = None if label is None else torch.full_like(label, -1)
         return Asked(condition._replace(label=label), unconditional._replace(label=none))
 
-    def output(self, x: Images, t: Float32[Tensor, " batch"], label: Any, guidance: Numbers | None) -> Tensor:
-        asked = cast(Asked, label)
+    def output(self, x: Code, t: Float32[Tensor, " batch"], asked: Asked, guidance: Numbers | None) -> Tensor:
         if guidance is None or asked.unconditional is None:
             return self.network(x, t, cast(Any, asked.condition))
         both = asked.condition.and_then(asked.unconditional)
         output = self.network(torch.cat((x, x)), torch.cat((t, t)), cast(Any, both)).unflatten(0, (2, x.shape[0]))
         return guided(output[1], output[0], guidance, self.c.guided_channels)
 
-    def picture(self, x: Images) -> Pixels:
+    def picture(self, x: Code) -> Pixels:
         return to_uint8(self.latents.decode(x))
 
 
@@ -110,7 +117,7 @@ class Generate(Drawing):
 
     def drawn(self, seed: Seeds, steps: Count, asked: Asked, guidance: Numbers | None) -> Pixels:
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
-            return self.step(i, row, x, previous_x0, seed, cast(Any, asked), guidance)
+            return self.step(i, row, x, previous_x0, seed, asked, guidance)
 
         return self.picture(self.loop(self.noise(seed, 0), steps, step))
 
@@ -128,7 +135,7 @@ class Variations(Drawing):
             fresh = (i <= starts)[:, None, None, None]
             x = torch.where(fresh, diffuse(y, eps, Point(row.alpha, row.sigma)), x)
             x_next, x0 = self.step(
-                i, row, x, torch.where(fresh, torch.zeros_like(x), previous_x0), seed, cast(Any, asked), guidance
+                i, row, x, torch.where(fresh, torch.zeros_like(x), previous_x0), seed, asked, guidance
             )
             return torch.where(started, x_next, y), x0
 
@@ -158,7 +165,7 @@ class Inpaint(Drawing):
 
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
             x = torch.where(touched > 0, x, diffuse(y, eps, Point(row.alpha, row.sigma)))
-            return self.step(i, row, x, previous_x0, seed, cast(Any, asked), guidance)
+            return self.step(i, row, x, previous_x0, seed, asked, guidance)
 
         start = eps + torch.zeros_like(eps)  # a loop's input may not be what its body looks at
         x = torch.where(touched > 0, self.loop(start, steps, step), y)
@@ -168,14 +175,14 @@ class Inpaint(Drawing):
 class Encode(Latents):
     """image -> latents."""
 
-    def forward(self, image: Pixels) -> Images:
+    def forward(self, image: Pixels) -> Code:
         return self.encode(to_float(image))
 
 
 class Decode(Latents):
     """latents -> image; also the last part of `generate`."""
 
-    def forward(self, latents: Images) -> Pixels:
+    def forward(self, latents: Code) -> Pixels:
         return to_uint8(self.decode(latents))
 
 
@@ -204,7 +211,7 @@ class Begin(Drawing):
 class TakeStep(Drawing):
     """x, previous_x0, row[, seed, index][, context, there, pooled][, label][, guidance] -> next_x, x0."""
 
-    def forward(self, x: Images, previous_x0: Images, row: Tensor, *given: Tensor) -> tuple[Images, Images]:
+    def forward(self, x: Code, previous_x0: Code, row: Tensor, *given: Tensor) -> tuple[Code, Code]:
         rest = list(given)
         index, seed = torch.zeros((), dtype=torch.int64), None
         if self.noisy:
@@ -218,7 +225,7 @@ class TakeStep(Drawing):
         if label is not None:
             condition, unconditional = self.both(condition, unconditional, label)
         asked = Asked(condition, None if guidance is None else unconditional)
-        return self.step(index, Row.of(row), x, previous_x0, seed, cast(Any, asked), guidance)
+        return self.step(index, Row.of(row), x, previous_x0, seed, asked, guidance)
 
 
 def build(task: str, parts: Parts, c: LatentConfig) -> nn.Module:

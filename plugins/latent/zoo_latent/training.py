@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 from zoo_diffusion.pixels import to_float
-from zoo_diffusion.sampling import Images, alphas_bar, betas
+from zoo_diffusion.sampling import alphas_bar, betas
 from zoo_diffusion.training import denoising_loss, drawn
 
 from zoo.build.optim import AveragedTrainer
@@ -22,7 +22,7 @@ from zoo.settings import read
 from .config import LatentConfig, LatentSettings
 from .denoiser import Denoiser
 from .ports import TEXT
-from .tasks import Generate, Latents, Parts
+from .tasks import Code, Generate, Latents, Parts, words_of
 from .text import Condition
 
 MOST_REMEMBERED = 1 << 28
@@ -42,14 +42,14 @@ EXAMINED_STEPS = 10
 class Learner(nn.Module):
     """What is trained: the denoiser, and the text encoder if there is one."""
 
-    def __init__(self, parts: Parts, c: LatentConfig):
+    def __init__(self, parts: Parts):
         super().__init__()
-        self.text = parts.text if c.text else None
+        self.text = words_of(parts)
         self.denoiser = parts.denoiser
 
-    def forward(self, x: Images, t: Float32[Tensor, " batch"], tokens: Tensor | None, label: Tensor | None) -> Images:
+    def forward(self, x: Code, t: Float32[Tensor, " batch"], tokens: Tensor | None, label: Tensor | None) -> Code:
         condition = Condition() if self.text is None or tokens is None else self.text.encode(tokens)
-        return self.denoiser(x, t, condition._replace(label=label))
+        return self.denoiser(x, t, condition._replace(label=label)).float()
 
 
 class LatentTrainer(AveragedTrainer):
@@ -66,7 +66,7 @@ class LatentTrainer(AveragedTrainer):
         s = read(LatentSettings, request.settings, "latent training")
         request.module.to(memory_format=torch.channels_last)
         parts = cast(Parts, request.module)
-        super().__init__(request, s, part=Learner(parts, c))
+        super().__init__(request, s, part=Learner(parts))
         self.c, self.codec = c, parts.codec.eval().requires_grad_(False)
         self.has_codec = bool(request.parent)
         self.alpha_bar = alphas_bar(betas(c.diffusion)).float().to(self.device)
@@ -104,12 +104,12 @@ class LatentTrainer(AveragedTrainer):
 
         def network(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
-                return self.network(x, t, tokens, label).float()
+                return self.network(x, t, tokens, label)
 
         return {"loss": denoising_loss(network, self.c.diffusion, self.alpha_bar, x0, t, eps, cast(Any, label))}
 
     @torch.no_grad()
-    def _raw(self, images: Tensor) -> Images:
+    def _raw(self, images: Tensor) -> Code:
         """The codec's latents of some pictures, as far as they are not known yet."""
         keys = [blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.cpu().contiguous()]
         missing = [i for i, key in enumerate(keys) if key not in self.latents]
@@ -122,7 +122,7 @@ class LatentTrainer(AveragedTrainer):
         return torch.stack([self.latents[key] for key in keys]).to(self.device)
 
     @torch.no_grad()
-    def _measure(self, raw: Images) -> None:
+    def _measure(self, raw: Code) -> None:
         """Mean and deviation of the latents, of a training's first batch: Rombach et al. 2021, appendix G."""
         for denoiser in (self.part.denoiser, cast(Learner, self.average.module).denoiser):
             denoiser.mean.copy_(raw.mean((0, 2, 3)))

@@ -35,7 +35,7 @@ def test_a_transformer_computes_what_diffusers_does():
             state[name] = tensor.squeeze(-1).squeeze(-1) if name.startswith("proj_") and tensor.ndim == 4 else tensor
     ours.load_state_dict(state)
     x, context = torch.randn(2, 32, 4, 6), torch.randn(2, 5, 12)
-    expected = theirs(x, encoder_hidden_states=context).sample
+    (expected,) = theirs(x, encoder_hidden_states=context, return_dict=False)
     torch.testing.assert_close(ours(x, Condition(context)), expected, rtol=1e-5, atol=1e-5)
 
 
