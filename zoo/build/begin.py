@@ -181,8 +181,8 @@ def _preset(card: Family, asked: Asked, parent: Parent | None) -> str:
             )
         return name
     name = _named(card, COST, asked.stage)
-    inherited = parent and parent.manifest.family == asked.family
-    inherited = inherited and (not asked.stage or asked.stage in parent.manifest.config)
+    kin = parent is not None and parent.manifest.family == asked.family
+    inherited = parent and kin and (not asked.stage or asked.stage in parent.manifest.config)
     return name if name in card.presets and not inherited else ""
 
 

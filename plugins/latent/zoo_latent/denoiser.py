@@ -33,13 +33,13 @@ class Attention(nn.Module):
         context: Float[Tensor, "batch tokens context_width"],
         there: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Places:
-        def split(h: Tensor) -> Tensor:
-            return h.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [batch, heads, places, channels per head]
-
         mask = None if there is None else there[:, None, None, :]
-        q, k, v = split(self.q(x)), split(self.k(context)), split(self.v(context))
+        q, k, v = self._split(self.q(x)), self._split(self.k(context)), self._split(self.v(context))
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(h.transpose(1, 2).flatten(2))
+
+    def _split(self, h: Float[Tensor, "batch places channels"]) -> Float[Tensor, "batch heads places head_size"]:
+        return h.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -99,6 +99,10 @@ class Denoiser(UNet):
     """Noisy latents, timestep and condition to a prediction of the same shape."""
 
     trace_once = False
+    config: DenoiserConfig
+    mean: Tensor
+    deviation: Tensor
+    measured: Tensor
 
     def __init__(self, c: DenoiserConfig):
         super().__init__(c)
@@ -106,10 +110,6 @@ class Denoiser(UNet):
         self.register_buffer("mean", torch.zeros(c.image_channels))  # of the codec's latents, per channel
         self.register_buffer("deviation", torch.ones(c.image_channels))
         self.register_buffer("measured", torch.zeros((), dtype=torch.int64))  # pictures from which both are known
-
-    mean: Tensor
-    deviation: Tensor
-    measured: Tensor
 
     def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
         return Transformer(self.config, channels)
@@ -122,7 +122,10 @@ class Denoiser(UNet):
         """The inverse of `scaled`."""
         return x * self.deviation[:, None, None] + self.mean[:, None, None]
 
-    def forward(self, x: Map, t: Float[Tensor, " batch"], condition: Condition) -> Map:
+    # A label is one of several things that say what to draw.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Map, t: Float[Tensor, " batch"], condition: Condition
+    ) -> Map:
         time = self.embed(t, condition.label)
         if self.pooled is not None:
             assert condition.pooled is not None, "this network looks at a text"
