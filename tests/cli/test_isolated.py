@@ -95,7 +95,7 @@ def test_eval_uses_a_worker(no_session_here, tmp_path: Path):
 @pytest.mark.parametrize("words", [("run",), ("verify", "--replay", "--device", "cpu")], ids=lambda words: words[0])
 def test_a_graph_that_crashes_is_one_line(monkeypatch, words):
     """The check refuses this one, so it is switched off: there will be others."""
-    monkeypatch.setattr("zoo.store.check_apart.check_in", lambda worker, folder: [])
+    monkeypatch.setattr("zoo.store.check_apart.check_in", lambda worker, folder, manifest: [])
     hostile.bundle(Path("stranger"), "null")
     command, *options = words
     inputs = ("--image", "x.png", "--out", "o.png") if command == "run" else ()

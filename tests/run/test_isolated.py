@@ -18,6 +18,7 @@ from tests import hostile, tiny
 from tests.children import started
 from tests.tiny_tasks import studio
 from zoo.errors import InvalidFileError, UsageError
+from zoo.formats import manifest as manifests
 from zoo.run.isolated import IsolatedSession, read_arrays, write_arrays
 from zoo.runtime import open_session
 from zoo.store.check_apart import check_in
@@ -170,7 +171,7 @@ def test_an_error_of_the_graph_is_the_line_of_a_session_here(tmp_path: Path):
 @pytest.fixture
 def unchecked(monkeypatch):
     """No check of graphs: the worker must also survive what the check does not know."""
-    monkeypatch.setattr("zoo.store.check_apart.check_in", lambda worker, folder: [])
+    monkeypatch.setattr("zoo.store.check_apart.check_in", lambda worker, folder, manifest: [])
 
 
 LINES = {
@@ -208,6 +209,8 @@ def test_a_strangers_graph_ends_in_one_line_and_this_process_lives(tmp_path: Pat
 def test_a_check_that_crashes_or_lies_is_a_finding(tmp_path: Path):
     """The worker checks the graphs that it will run; a graph may have taken it over."""
 
+    manifest = manifests.read(tiny.bundle(tmp_path / "tiny"))
+
     class Replies(Worker):
         reply: object = None
 
@@ -226,13 +229,13 @@ def test_a_check_that_crashes_or_lies_is_a_finding(tmp_path: Path):
     ):
         worker = Replies("tiny")
         worker.reply = reply
-        assert check_in(worker, tmp_path) == found
+        assert check_in(worker, tmp_path, manifest) == found
 
 
 def test_the_check_has_a_limit_of_its_own(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("zoo.store.check_apart.LIMIT_SECONDS", 0.001)
     worker = Worker("tiny")
-    [found] = check_in(worker, tmp_path)
+    [found] = check_in(worker, tmp_path, manifests.read(tiny.bundle(tmp_path / "tiny")))
     assert found == "tiny: reading its graphs takes more than 0.001 s, so its worker process was ended"
     assert worker.processes == ()
 

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import InvalidFileError
-from ..names import Sha256, Size
+from ..errors import InvalidFileError, NotFoundError
+from ..names import MANIFEST, Sha256, Size
 from ..system.files import sniff_file
+from ..system.paths import read_file
 from ..text import safe_text
+
+MAX_BYTES = 1 << 20  # of a YAML file
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
 
@@ -38,6 +41,15 @@ def check_file_names(names: Iterable[str], source: str) -> None:
         if name.lower() in seen:
             raise InvalidFileError(f"{safe_text(source)}: files: '{safe_text(name)}' differs only in case from another")
         seen.add(name.lower())
+
+
+def read_manifest(folder: Path) -> bytes:
+    """The bytes of a bundle's manifest; NotFoundError where the folder is not a bundle."""
+    try:
+        return read_file(folder / MANIFEST, MAX_BYTES)
+    except NotFoundError:
+        inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
+        raise NotFoundError(f"{safe_text(folder)} is not a bundle: it has no {MANIFEST}{inside}") from None
 
 
 def digest_of(data: bytes) -> str:

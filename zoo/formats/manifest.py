@@ -18,12 +18,12 @@ from ..errors import InvalidFileError, NotFoundError
 from ..hookspecs import Metric, Task, Tolerance
 from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Version, graph_file
 from ..ports.kinds import kind_of, problem
-from ..system.paths import read_file
 from ..text import safe_text
 from . import assets, strictyaml
 from .fields import File, Struct, check_file_names, compare_files
 from .fields import describe_file as describe_file  # part of this module's interface, as `digest` is
 from .fields import digest_of as digest  # noqa: F401
+from .fields import read_manifest as read_bytes
 
 FORMAT = 1
 
@@ -146,15 +146,6 @@ def zoo_needed(tasks: Mapping[str, Task]) -> str:
 def read(folder: Path) -> Manifest:
     """The manifest of a bundle's folder. Only the manifest is read; `check_files` compares the rest."""
     return parse(read_bytes(folder), str(folder / MANIFEST))
-
-
-def read_bytes(folder: Path) -> bytes:
-    """The bytes of a bundle's manifest; NotFoundError where the folder is not a bundle."""
-    try:
-        return read_file(folder / MANIFEST, strictyaml.MAX_BYTES)
-    except NotFoundError:
-        inside = f"; {safe_text(folder / 'model')} has one" if (folder / "model" / MANIFEST).is_file() else ""
-        raise NotFoundError(f"{safe_text(folder)} is not a bundle: it has no {MANIFEST}{inside}") from None
 
 
 def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:

@@ -18,10 +18,10 @@ import yaml
 
 from ..errors import InvalidFileError
 from ..text import did_you_mean, safe_text, sniff
+from .fields import MAX_BYTES
 
 T = TypeVar("T")
 
-MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 16
 MAX_SCALAR = 4096

@@ -7,17 +7,19 @@ have read files through `../`, links and hard links, and crashed on odd graphs (
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol
-
-import onnx
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import InvalidFileError
-from ..hookspecs import Port, Task
 from ..media import tensors
 from ..names import graph_file
 from ..text import one_line, safe_text, stand_in
+from .messages import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from .scan import excess
 from .walk import DTYPES, subgraphs
+
+if TYPE_CHECKING:
+    from ..hookspecs import Port, Task
+    from .described import DescribedPort, DescribedTask
 
 MAX_GRAPH_BYTES = 64 << 20  # weights are stored outside, so a graph is small
 MAX_NODES = 100_000
@@ -29,20 +31,28 @@ RANDOM_OPERATORS = {
 }  # fmt: skip
 """Operators whose numbers differ between runtimes and between calls."""
 
-_PORT_TYPES = {"uint8": onnx.TensorProto.UINT8, "int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
+_PORT_TYPES = {"uint8": TensorProto.UINT8, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
+
+_OPTIONAL = {
+    "Clip": {1, 2}, "GRU": {3, 4, 5}, "LSTM": {3, 4, 5, 6, 7}, "Loop": {0, 1}, "Pad": {2, 3}, "Resize": {1, 2, 3},
+    "Slice": {3, 4},
+}  # fmt: skip
+"""Inputs that these operators do not require from opset `_OPTIONAL_SINCE` on: those that exporters leave out, so that
+most graphs need no schemas, whose import takes 0.1 s."""
+_OPTIONAL_SINCE = 13
 
 Places = Mapping[str, set[tuple[int, tuple[int, ...], int, int]]]
 """For each safetensors file, its tensors: ONNX element type, shape, offset and length in bytes."""
 
 
 class Bundled(Protocol):
-    """What a manifest says about a bundle's graphs: a `zoo.formats.manifest.Manifest`."""
+    """What a manifest says about a bundle's graphs: a `zoo.formats.manifest.Manifest`, or `described.Described`."""
 
     @property
     def files(self) -> Collection[str]: ...
 
     @property
-    def tasks(self) -> Mapping[str, Task]: ...
+    def tasks(self) -> "Mapping[str, Task | DescribedTask]": ...
 
 
 def check(folder: Path, manifest: Bundled) -> list[str]:
@@ -77,7 +87,7 @@ def _places(path: Path) -> set[tuple[int, tuple[int, ...], int, int]]:
     return {(DTYPES[t.dtype], t.shape, t.offset, t.length) for t in header.values()}
 
 
-def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
+def _check_graph(path: Path, task: "Task | DescribedTask", places: Places) -> Iterator[str]:
     if path.is_symlink() or not path.is_file():
         yield "is missing, or not a plain file"
         return
@@ -91,7 +101,7 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
     if much := excess(data, nodes=MAX_NODES, depth=MAX_DEPTH):
         yield f"has {much}"
         return
-    model = onnx.load_model_from_string(data)
+    model = ModelProto.FromString(data)
     for opset in model.opset_import:
         if opset.domain not in STANDARD_DOMAINS:
             yield f"uses the foreign operator domain '{safe_text(opset.domain)}'; only ONNX's own is allowed"
@@ -107,7 +117,7 @@ def _check_graph(path: Path, task: Task, places: Places) -> Iterator[str]:
         yield from _check_ports(what, ports, values)
 
 
-def _check_nodes(top: onnx.GraphProto, places: Places, opsets: Sequence[int]) -> Iterator[str]:
+def _check_nodes(top: GraphProto, places: Places, opsets: Sequence[int]) -> Iterator[str]:
     """Walks graph and subgraphs without recursion; each kind of finding is reported once."""
     told: set[str] = set()
     nodes, waiting = 0, [(top, 1)]
@@ -131,7 +141,7 @@ def _check_nodes(top: onnx.GraphProto, places: Places, opsets: Sequence[int]) ->
                 yield finding
 
 
-def _check_node(node: onnx.NodeProto) -> Iterator[str]:
+def _check_node(node: NodeProto) -> Iterator[str]:
     if node.domain not in STANDARD_DOMAINS:
         operator = safe_text(f"{node.domain}::{node.op_type}")
         yield f"uses the operator {operator}; only ONNX's own domain is allowed"
@@ -146,10 +156,12 @@ def _check_node(node: onnx.NodeProto) -> Iterator[str]:
             yield "has sparse tensors; they are not allowed"
 
 
-def _check_inputs(node: onnx.NodeProto, opset: int) -> Iterator[str]:
+def _check_inputs(node: NodeProto, opset: int) -> Iterator[str]:
     """An empty name is a missing input. ONNX Runtime follows a null pointer where the operator requires that input:
     Max, Min, Sum and Mean crash the process."""
     missing = [number for number, name in enumerate(node.input) if not name]
+    if opset >= _OPTIONAL_SINCE and _OPTIONAL.get(node.op_type, set()).issuperset(missing):
+        return
     if missing and (required := _required(node.op_type, opset)):
         for number in missing:
             if required[min(number, len(required) - 1)]:
@@ -162,6 +174,8 @@ def _required(operator: str, opset: int) -> tuple[bool, ...]:
 
     Empty for an operator that this version of onnx does not know.
     """
+    import onnx
+
     try:
         inputs = onnx.defs.get_schema(operator, opset, "").inputs
     except onnx.defs.SchemaError:
@@ -169,11 +183,11 @@ def _required(operator: str, opset: int) -> tuple[bool, ...]:
     return tuple(i.option != onnx.defs.OpSchema.FormalParameterOption.Optional for i in inputs)
 
 
-def _is_external(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location != onnx.TensorProto.DEFAULT or bool(tensor.external_data)
+def _is_external(tensor: TensorProto) -> bool:
+    return tensor.data_location != TensorProto.DEFAULT or bool(tensor.external_data)
 
 
-def _check_initializers(graph: onnx.GraphProto, places: Places) -> Iterator[str]:
+def _check_initializers(graph: GraphProto, places: Places) -> Iterator[str]:
     if graph.sparse_initializer:
         yield "has sparse tensors; they are not allowed"
     inputs = {value.name for value in graph.input}
@@ -184,11 +198,11 @@ def _check_initializers(graph: onnx.GraphProto, places: Places) -> Iterator[str]
             yield from _check_external(tensor, places)
 
 
-def _check_external(tensor: onnx.TensorProto, places: Places) -> Iterator[str]:
+def _check_external(tensor: TensorProto, places: Places) -> Iterator[str]:
     """External data must be a whole tensor of a listed safetensors file, with its element type and shape."""
     name = safe_text(tensor.name)
     fields = {entry.key: entry.value for entry in tensor.external_data}
-    if tensor.data_location != onnx.TensorProto.EXTERNAL or sorted(entry.key for entry in tensor.external_data) != [
+    if tensor.data_location != TensorProto.EXTERNAL or sorted(entry.key for entry in tensor.external_data) != [
         "length",
         "location",
         "offset",
@@ -208,7 +222,9 @@ def _check_external(tensor: onnx.TensorProto, places: Places) -> Iterator[str]:
         yield f"the weight '{name}' also has data inside the graph"
 
 
-def _check_ports(what: str, ports: Mapping[str, Port], values: Sequence[onnx.ValueInfoProto]) -> Iterator[str]:
+def _check_ports(
+    what: str, ports: "Mapping[str, Port | DescribedPort]", values: Sequence[ValueInfoProto]
+) -> Iterator[str]:
     names = [value.name for value in values]
     if names != list(ports):
         yield f"has the {what}s {_names(names)}; the manifest says {_names(ports)}"
@@ -222,7 +238,7 @@ def _check_ports(what: str, ports: Mapping[str, Port], values: Sequence[onnx.Val
             yield f"the {what} '{value.name}' has the shape {_dims(shape)}; the manifest says {_dims(port.shape)}"
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
+def _shape(value: ValueInfoProto) -> tuple[int | str, ...] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None

@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator
 
-import onnx
+from .messages import GraphProto, NodeProto, TensorProto
 
 DTYPES = {
-    "BOOL": onnx.TensorProto.BOOL, "U8": onnx.TensorProto.UINT8, "I8": onnx.TensorProto.INT8,
-    "U16": onnx.TensorProto.UINT16, "I16": onnx.TensorProto.INT16, "F16": onnx.TensorProto.FLOAT16,
-    "BF16": onnx.TensorProto.BFLOAT16, "U32": onnx.TensorProto.UINT32, "I32": onnx.TensorProto.INT32,
-    "F32": onnx.TensorProto.FLOAT, "U64": onnx.TensorProto.UINT64, "I64": onnx.TensorProto.INT64,
-    "F64": onnx.TensorProto.DOUBLE,
+    "BOOL": TensorProto.BOOL, "U8": TensorProto.UINT8, "I8": TensorProto.INT8,
+    "U16": TensorProto.UINT16, "I16": TensorProto.INT16, "F16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16, "U32": TensorProto.UINT32, "I32": TensorProto.INT32,
+    "F32": TensorProto.FLOAT, "U64": TensorProto.UINT64, "I64": TensorProto.INT64,
+    "F64": TensorProto.DOUBLE,
 }  # fmt: skip
 """safetensors' names of element types and ONNX's numbers for them."""
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node runs: the body of a `Loop`, the branches of an `If`."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -22,7 +22,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def names_used(graph: onnx.GraphProto) -> set[str]:
+def names_used(graph: GraphProto) -> set[str]:
     """Every value that the graph and its subgraphs read."""
     used = {output.name for output in graph.output}
     for node in graph.node:
@@ -32,7 +32,7 @@ def names_used(graph: onnx.GraphProto) -> set[str]:
     return used
 
 
-def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
     """All nodes, including those in the bodies of loops and in branches."""
     for node in graph.node:
         yield node
@@ -40,7 +40,7 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
             yield from nodes_of(body)
 
 
-def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
     """The graph and all its subgraphs."""
     yield graph
     for node in graph.node:
@@ -48,7 +48,7 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from graphs_of(body)
 
 
-def weight_files(graph: onnx.GraphProto) -> set[str]:
+def weight_files(graph: GraphProto) -> set[str]:
     """The safetensors files with a graph's weights."""
     return {
         entry.value

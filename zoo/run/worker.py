@@ -1,9 +1,10 @@
 """The process in which a stranger's model runs: opens its graphs and runs them, as `zoo.system.worker` asks.
 
-    python -m zoo.run.worker MEMORY FILE [LIFELINE]
+    python -m zoo.run.worker MEMORY FILE LIFELINE [MODULE…]
 
 MEMORY is its limit in bytes; FILE the descriptor (on Windows: the path) of the file for arrays; LIFELINE the
-descriptor of a pipe that ends when the parent does.
+descriptor of a pipe that ends when the parent does (`-`: there is none); each MODULE is imported before the first
+request, while the parent is busy with other things.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from ..runtime import Session
 
 
-def main(memory: int, file: str, lifeline: int | None) -> None:
+def main(memory: int, file: str, lifeline: int | None, modules: Sequence[str] = ()) -> None:
     """Answers requests until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if lifeline is not None:
@@ -36,7 +38,7 @@ def main(memory: int, file: str, lifeline: int | None) -> None:
         os.dup2(nothing.fileno(), 0)
         os.dup2(nothing.fileno(), 1)
     shared: Any = os.fdopen(os.open(file, os.O_RDWR) if os.name == "nt" else int(file), "r+b", buffering=0)
-    for module in ("onnxruntime", "zoo.run.isolated"):  # before the first request, while the parent reads its files
+    for module in modules:
         with suppress(Exception):  # without ONNX Runtime, opening a session gives the line for it
             import_module(module)
 
@@ -55,17 +57,17 @@ def _answer(request: dict[str, Any], sessions: dict[int, Session], shared: Binar
     for number in request["close"]:
         sessions.pop(number, None)
     if request["do"] == "check":
-        return _check(Path(request["folder"]))
+        return _check(Path(request["folder"]), request["manifest"])
     if request["do"] == "open":
         return _open(request, sessions)
     return _run(request, sessions[request["session"]], shared)
 
 
-def _check(folder: Path) -> dict[str, Any]:
-    from ..formats import manifest
+def _check(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     from ..graph.check import check
+    from ..graph.described import from_json
 
-    return {"findings": check(folder, manifest.read(folder))}
+    return {"findings": check(folder, from_json(manifest))}
 
 
 def _open(request: dict[str, Any], sessions: dict[int, Session]) -> dict[str, Any]:
@@ -109,4 +111,5 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    _, memory, file, lifeline, *modules = sys.argv
+    main(int(memory), file, None if lifeline == "-" else int(lifeline), modules)

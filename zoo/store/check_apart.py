@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidFileError
+from ..graph.described import to_json
 from ..system.processes import describe_end, limit_memory, run_isolated
 
 if TYPE_CHECKING:
+    from ..formats.manifest import Manifest
     from ..system.worker import Worker
 
 LIMIT_SECONDS = 300.0
@@ -31,10 +33,10 @@ def check_apart(folder: Path) -> list[str]:
     return json.loads(done.stdout)
 
 
-def check_in(worker: "Worker", folder: Path) -> list[str]:
+def check_in(worker: "Worker", folder: Path, manifest: "Manifest") -> list[str]:
     """The same in a worker process; what it replies is a stranger's, if a graph has taken it over."""
     try:
-        request = {"do": "check", "folder": str(folder.absolute()), "close": []}
+        request = {"do": "check", "folder": str(folder.absolute()), "manifest": to_json(manifest), "close": []}
         reply = worker.request(request, "reading its graphs", seconds=LIMIT_SECONDS)
     except InvalidFileError as e:
         return [str(e)]

@@ -1,4 +1,8 @@
-"""From a reference or path to a folder that can be run, and to the process that may run it."""
+"""From a reference or path to a folder that can be run, and to the process that may run it.
+
+What reads manifests, registries and the store is imported by the functions that need it: a folder's worker starts
+before.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import IntegrityError, InvalidFileError, NotFoundError
-from ..formats import manifest as manifests
-from ..formats.manifest import Manifest
+from ..formats.fields import digest_of, read_manifest
 from ..formats.reference import Reference
-from ..formats.registry import DEFAULT, Entry, resolve
 from ..names import EXPORT, MANIFEST
 from ..system.paths import is_file, user_path
-from ..system.places import distribution_of
+from ..system.places import DEFAULT, distribution_of
 from ..system.urls import path_of
 from ..text import human_bytes, safe_text, warn
-from . import catalogue, default, trust
-from .store import Installed, Store
+from . import checked as memory
+from . import trust
 
 if TYPE_CHECKING:
+    from ..formats.manifest import Manifest
+    from ..formats.registry import Entry
     from ..system.worker import Worker
     from .snapshot import Snapshot
+    from .store import Installed
 
 Meanwhile = Callable[[], object] | None
 
@@ -69,6 +74,10 @@ def locate(
     """
     if is_path(text):
         return read_folder(user_path(text), isolated=isolated, meanwhile=meanwhile)
+    from ..formats.registry import resolve
+    from . import catalogue, default
+    from .store import Store
+
     store, how = Store(), _How(isolated, meanwhile)
     with reference_of(text) as reference:
         try:
@@ -99,8 +108,8 @@ class _How:
     isolated: bool | None
     meanwhile: Meanwhile
 
-    def worker(self, name: str, digest: str, entry: Entry | None = None) -> Worker | None:
-        """The worker that runs a model; None if it runs in this process."""
+    def worker(self, name: str, digest: str, entry: Entry | None = None, *, checks: bool = False) -> Worker | None:
+        """The worker that runs a model, and if it `checks`, first reads its graphs; None if this process does."""
 
         def trusted() -> bool:
             return bool(entry and trust.is_trusted(entry.registry)) or trust.was_made_here(digest)
@@ -109,7 +118,7 @@ class _How:
             return None
         from ..system.worker import Worker
 
-        worker = Worker(name)
+        worker = Worker(name, checks=checks)
         if self.meanwhile:
             worker.start()
             self.meanwhile()
@@ -129,6 +138,8 @@ def is_path(text: str) -> bool:
 @contextmanager
 def reference_of(text: str) -> Iterator[Reference]:
     """The reference that a text is; if there is a folder of that name as well, one line says which was meant."""
+    from . import default
+
     reference = Reference.parse(text)
     folder = f"./{safe_text(text)}" if _is_model(text) else ""
     try:
@@ -152,18 +163,22 @@ def read_folder(
 
     Args:
         isolated, meanwhile: as for `locate`.
-        checked: refuse graphs that must not be run; else the caller does.
+        checked: refuse graphs that must not be run, if the store does not remember that they may; else the caller does.
     """
-    data = manifests.read_bytes(folder)
-    digest, name = manifests.digest(data), safe_text(folder)
-    worker = _How(isolated, meanwhile).worker(name, digest)
+    data = read_manifest(folder)
+    digest, name = digest_of(data), safe_text(folder)
+    checks = checked and not memory.passed(digest)
+    worker = _How(isolated, meanwhile).worker(name, digest, checks=checks)
+    from ..formats import manifest as manifests
     from .snapshot import Snapshot
 
     manifest = manifests.parse(data, str(folder / MANIFEST))
     snapshot = Snapshot(folder, data, manifest.files, safe_text(folder_reference(folder)))
     bundle = Bundle(snapshot.folder, manifest, digest, folder_reference(folder), worker, snapshot)
-    if checked and (unsafe := check_graphs(bundle)):
-        raise InvalidFileError(f"{name} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
+    if checks:
+        if unsafe := check_graphs(bundle):
+            raise InvalidFileError(f"{name} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
+        memory.remember(digest)
     return bundle
 
 
@@ -173,7 +188,7 @@ def check_graphs(bundle: Bundle) -> list[str]:
     if bundle.worker:
         from .check_apart import check_in
 
-        return check_in(bundle.worker, bundle.folder)
+        return check_in(bundle.worker, bundle.folder, bundle.manifest)
     from ..graph.check import check
 
     return check(bundle.folder, bundle.manifest)
@@ -186,6 +201,8 @@ def folder_reference(folder: Path) -> str:
 
 def read_in_place(entry: Entry, *, isolated: bool | None = None, meanwhile: Meanwhile = None) -> Bundle:
     """A model of the default registry, in the folder where it is installed."""
+    from ..formats import manifest as manifests
+
     folder = folder_of(entry)
     try:
         data = (folder / MANIFEST).read_bytes()
@@ -206,11 +223,15 @@ def folder_of(entry: Entry) -> Path:
 
 
 def _installed(installed: Installed, worker: Worker | None) -> Bundle:
+    from ..formats import manifest as manifests
+
     manifest = manifests.read(installed.folder)
     return Bundle(installed.folder, manifest, installed.digest, str(installed), worker)
 
 
 def _check_files(folder: Path, manifest: Manifest, name: str) -> None:
     """Hashes every file, at 1 ms per MB. Other bytes of the same size would run, and draw something else."""
+    from ..formats import manifest as manifests
+
     if findings := manifests.check_files(folder, manifest):
         raise IntegrityError(f"{safe_text(name)}: {findings[0]}; `zoo verify {safe_text(name)}` lists all differences")

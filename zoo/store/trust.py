@@ -12,11 +12,14 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ..errors import StoreError, UsageError
-from ..formats.registry import DEFAULT, Registry
-from ..system.places import home
+from ..system.places import DEFAULT, home
 from ..text import safe_text, warn
+
+if TYPE_CHECKING:
+    from ..formats.registry import Registry
 
 
 def runs_apart(isolated: bool | None, trusted: Callable[[], bool]) -> bool:
@@ -38,7 +41,7 @@ def runs_apart(isolated: bool | None, trusted: Callable[[], bool]) -> bool:
     return chosen == "1" if chosen else not trusted()
 
 
-def is_trusted(registry: Registry) -> bool:
+def is_trusted(registry: "Registry") -> bool:
     """Whether a registry's models run in this process: it is the default one, or its user marked it."""
     if registry.name == DEFAULT:
         return True

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,9 @@ from .memory import machine_memory
 from .processes import child_environment, describe_end
 
 MODULE = "zoo.run.worker"
+MODULES = ("onnxruntime", "zoo.run.isolated")
+"""What a worker imports while this process does other things."""
+CHECK = "zoo.graph.check"
 CALL_SECONDS = 3600.0
 """The default deadline of a call, and of opening a graph. A diffusion model that draws a large batch on one core takes
 minutes, and so does opening a graph of 100,000 nodes."""
@@ -80,10 +83,12 @@ class Worker:
 
     Args:
         name: of the model, for messages.
+        checks: whether its first request is to check graphs.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, *, checks: bool = False):
         self.name, self.limits = name, Limits.here()
+        self._modules = (*((CHECK,) if checks else ()), *MODULES)
         self.generation = 0
         """How many processes there have been: what an earlier one had opened is gone."""
         self.unneeded: list[int] = []
@@ -96,7 +101,7 @@ class Worker:
         """Starts the process, if it does not run; does not wait until it is ready."""
         with self._lock:
             if self._process is None or not self._process.is_ours():
-                self._process = _Process(self.limits)
+                self._process = _Process(self.limits, self._modules)
                 self.generation += 1
                 self._finalizer = weakref.finalize(self, self._process.end)
 
@@ -178,21 +183,21 @@ if hasattr(os, "register_at_fork"):
 class _Process:
     """The process itself, and what connects it."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits, modules: Sequence[str]):
         self.owner = os.getpid()
         self.shared = _shared_file()
         lifeline = self._lifeline = -1
-        where: list[str] = [self.shared.name if os.name == "nt" else str(self.shared.fileno())]
+        where: list[str] = [self.shared.name if os.name == "nt" else str(self.shared.fileno()), "-"]
         options: dict[str, Any] = {}
         if os.name != "nt":
             # Nothing is ever written into this pipe: the worker sees its end when this process is gone.
             lifeline, self._lifeline = os.pipe()
-            where.append(str(lifeline))
+            where[1] = str(lifeline)
             # A process group of its own: Ctrl-C on a terminal must reach this process only, which then ends the worker.
             options = {"pass_fds": (self.shared.fileno(), lifeline), "process_group": 0}
         try:
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, str(limits.memory), *where],
+                [sys.executable, "-P", "-m", MODULE, str(limits.memory), *where, *modules],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
