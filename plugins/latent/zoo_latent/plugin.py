@@ -24,7 +24,7 @@ from zoo.hookspecs import (
 )
 from zoo.text import did_you_mean
 
-from .config import fitted, read_config
+from .config import ClipConfig, fitted, read_config
 from .ports import TEXT, tasks_of
 
 ZOO_CONTRACT = 3
@@ -120,6 +120,10 @@ def make_assets(request: AssetsRequest) -> Mapping[str, bytes]:
     c, _ = read_config(request.config)
     if c.text is None:
         return {}
+    if isinstance(c.text, ClipConfig):
+        raise UsageError(
+            "latent config: text.kind is clip; such a text encoder is imported, not trained: it must be words"
+        )
     texts = (text for row in request.arrays[TEXT] for text in captions(row.tobytes()))
     return learnt(texts, c.text.vocabulary)
 
@@ -131,6 +135,7 @@ def build_module(request: BuildRequest) -> Any:
     from zoo_vqgan.model import VQGAN, KLAutoencoder
     from zoo_vqvae.model import VQVAE
 
+    from .clip import Clip
     from .denoiser import Denoiser
     from .text import Words, learnt
 
@@ -139,7 +144,9 @@ def build_module(request: BuildRequest) -> Any:
         parts: dict[str, nn.Module] = {"codec": KLAutoencoder(codec)}
     else:
         parts = {"codec": VQGAN(codec) if isinstance(codec, CodecConfig) else VQVAE(codec)}
-    if c.text:
+    if isinstance(c.text, ClipConfig):
+        parts["text"] = Clip(c.text, request.assets)
+    elif c.text:
         parts["text"] = Words(c.text, request.assets or learnt((), c.text.vocabulary))
     parts["denoiser"] = Denoiser(c.network)
     return nn.ModuleDict(parts)

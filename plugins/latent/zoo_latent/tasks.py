@@ -17,6 +17,7 @@ from zoo_vqgan.model import KLAutoencoder
 from zoo_vqvae.quantize import nearest_code
 from zoo_vqvae.tasks import Codec as VQCodec
 
+from .clip import Clip
 from .config import LatentConfig
 from .denoiser import Denoiser
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
@@ -35,9 +36,9 @@ class Parts(Protocol):
     denoiser: Denoiser
 
 
-def words_of(parts: Parts) -> Words | None:
+def words_of(parts: Parts) -> Words | Clip | None:
     """The text encoder, if the model has one."""
-    return cast("Words | None", getattr(parts, "text", None))
+    return cast("Words | Clip | None", getattr(parts, "text", None))
 
 
 class Asked(NamedTuple):
