@@ -64,6 +64,13 @@ class DenoiserConfig(UNetConfig, frozen=True, kw_only=True):
     feed_forward: Annotated[float, Meta(gt=0, le=8)] = 4.0  # width of a block's hidden layer, in widths of the level
 
 
+class ScheduleConfig(DiffusionConfig, frozen=True, kw_only=True):
+    """zoo-diffusion's, with what Stable Diffusion's schedulers have besides."""
+
+    steps_offset: Annotated[int, Meta(ge=0, le=100)] = 0  # added to the timesteps, with `leading` spacing
+    clean_end: bool = True  # the last step ends at the clean latents; otherwise at those of the first timestep
+
+
 class LatentConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `latent`."""
 
@@ -73,7 +80,7 @@ class LatentConfig(Struct, frozen=True, kw_only=True):
     text: WordsConfig | ClipConfig | None = None
     labels: LabelsConfig | None = None
     network: DenoiserConfig = DenoiserConfig()
-    diffusion: DiffusionConfig = DiffusionConfig(clip=False)
+    diffusion: ScheduleConfig = ScheduleConfig(clip=False)
 
 
 class LatentSettings(DiffusionSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,6 +12,8 @@ from zoo.hookspecs import (
     ConfigRequest,
     DescribeRequest,
     Family,
+    Imported,
+    ImportRequest,
     MeasureRequest,
     Metric,
     Port,
@@ -171,3 +173,10 @@ def measure(request: MeasureRequest) -> list[Metric]:
     from zoo.build.evaluate import measure_generator
 
     return measure_generator(request)
+
+
+@hookimpl
+def import_checkpoint(request: ImportRequest) -> Imported | None:
+    from .pipelines import import_checkpoint
+
+    return import_checkpoint(request)
