@@ -143,6 +143,7 @@ def test_same_pixels_as_stable_diffusion_2(tmp_path):
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
+        steps_offset=1,  # without effect
     )
     folder = tmp_path / "second"
     pipeline = _made(folder, scheduler=scheduler, use_linear_projection=True, attention_head_dim=[2, 4])
