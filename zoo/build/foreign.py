@@ -22,7 +22,7 @@ from .wrappers import EMA, choose, complete, without_prefixes
 if TYPE_CHECKING:
     import torch
 
-CONFIGS = ("config.json", "config.yaml")
+CONFIGS = ("config.json", "config.yaml", weightfiles.PIPELINE)
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 32  # of nested modules
 MAX_NODES = 200_000
@@ -53,6 +53,8 @@ def read(path: Path) -> Foreign:
         InvalidFileError: the file is damaged, hostile or in an unsupported format; or a tensor contains NaN or
         infinity.
     """
+    if (parts := weightfiles.parts(path)) and (config := _config(path)):
+        return _read_parts(path, parts, config)
     notes: list[str] = []
     file = path
     try:
@@ -76,6 +78,15 @@ def read(path: Path) -> Foreign:
         raise InvalidFileError(f"{safe_text(file)} is not a readable checkpoint: {reason}") from None
     _check_finite(weights, file)
     return Foreign(weights, _config(file.parent), file, tuple(notes), found.files)
+
+
+def _read_parts(path: Path, parts: Mapping[str, Path], config: dict[str, Any]) -> Foreign:
+    """A pipeline of several networks: the tensors of each under its folder's name, and the pipeline's own config."""
+    found = {name: read(folder) for name, folder in parts.items()}
+    weights = {f"{name}.{key}": tensor for name, part in found.items() for key, tensor in part.tensors.items()}
+    notes = (f"{name}: {line}" for name, part in found.items() for line in part.notes)
+    files = (file for part in found.values() for file in part.files)
+    return Foreign(weights, config, path / weightfiles.PIPELINE, tuple(notes), tuple(files))
 
 
 # --- What is in it ----------------------------------------------------------------------------------------------------

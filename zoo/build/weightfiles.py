@@ -16,6 +16,10 @@ from ..text import safe_text
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".pkl")
 INDEX = ".index.json"
+PIPELINE = "model_index.json"
+"""In a folder of several networks, as diffusers writes it: the class of the whole and of each part."""
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
+"""Parts of pipelines that no family of zoo has; their weights are not read."""
 MAX_INDEX_BYTES = 32 << 20
 MAX_ENTRIES = 2000  # of a folder that is searched
 
@@ -60,12 +64,21 @@ def find(path: Path) -> Weights:
         return find(plain[0])
     if not found:
         inner = sorted(f.name for f in path.iterdir() if not left_behind(f.name) and f.is_dir() and any(_in_folder(f)))
-        if len(inner) == 1 and (path / "model_index.json").is_file():  # a diffusers pipeline with one network
+        if len(inner) == 1 and (path / PIPELINE).is_file():  # a diffusers pipeline with one network
             return find(path / inner[0])
         hint = f"; its folders {', '.join(inner)} contain some: name one" if inner else f" ({', '.join(SUFFIXES)})"
         raise NotFoundError(f"{safe_text(path)} contains no weights{safe_text(hint)}")
     names = ", ".join(file.name for file in found[:8])
     raise UsageError(f"{safe_text(path)} contains several weights files: {safe_text(names)}; name one")
+
+
+def parts(path: Path) -> dict[str, Path]:
+    """The folders with weights of a pipeline of several networks, by name; empty if the path is not one."""
+    if not (path / PIPELINE).is_file() or any(_in_folder(path)):
+        return {}
+    inner = sorted(f for f in path.iterdir() if not left_behind(f.name) and f.name not in LEFT_OUT and f.is_dir())
+    found = {folder.name: folder for folder in inner if any(_in_folder(folder))}
+    return found if len(found) > 1 else {}
 
 
 def _stem(file: Path) -> str:

@@ -108,11 +108,14 @@ def _digest(files: tuple[Path, ...]) -> str:
     """The SHA-256 of a checkpoint's file; of shards, that of the list that `sha256sum *` prints of them."""
     from ..formats.fields import describe_file, digest_of
 
-    digests = {file.name: describe_file(file).sha256 for file in files}
+    several = len({file.parent for file in files}) > 1  # the parts of a pipeline, whose files have the same names
+    names = {file: f"{file.parent.name}/{file.name}" if several else file.name for file in files}
+    digests = {names[file]: describe_file(file).sha256 for file in files}
     if len(digests) == 1:
         return f"file SHA-256 {next(iter(digests.values()))}"
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
-    return f"{len(digests)} shards, SHA-256 of the list of their SHA-256 {digest_of(lines.encode())}"
+    what = "files" if several else "shards"
+    return f"{len(digests)} {what}, SHA-256 of the list of their SHA-256 {digest_of(lines.encode())}"
 
 
 def _translate(loaded: "Loaded", family: str, checkpoint: "Foreign", layout: str) -> "Imported":

@@ -17,7 +17,7 @@ from zoo.settings import read
 Codec = KLConfig | CodecConfig | PlainCodecConfig
 
 
-class WordsConfig(Struct, frozen=True, kw_only=True):
+class WordsConfig(Struct, frozen=True, kw_only=True, tag_field="kind", tag="words"):
     """A small transformer over the words of a text, trained with the denoiser."""
 
     vocabulary: Annotated[int, Meta(ge=514, le=65_536)] = 4_096
@@ -28,6 +28,22 @@ class WordsConfig(Struct, frozen=True, kw_only=True):
     depth: Annotated[int, Meta(ge=0, le=48)] = 2
     heads: Annotated[int, Meta(ge=1, le=64)] = 4
     examples: tuple[Annotated[str, Meta(max_length=300)], ...] = ()  # what people see to try
+
+
+class ClipConfig(Struct, frozen=True, kw_only=True, tag_field="kind", tag="clip"):
+    """CLIP's text encoder (Radford et al. 2021), as imported; the defaults are those of Stable Diffusion 1."""
+
+    vocabulary: Annotated[int, Meta(ge=514, le=1_000_000)] = 49_408
+    length: Annotated[int, Meta(ge=3, le=1024)] = 77
+    bytes: Annotated[int, Meta(ge=8, le=65_536)] = 1024  # of the longest text
+    width: Count = 768
+    hidden: Annotated[int, Meta(ge=1, le=65_536)] = 3072  # of a block's feed-forward
+    depth: Annotated[int, Meta(ge=1, le=64)] = 12  # blocks that are computed: Stable Diffusion 2 leaves out the last
+    heads: Annotated[int, Meta(ge=1, le=64)] = 12
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    norm_epsilon: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    padding: Annotated[str, Meta(max_length=100)] = ""  # the token after a text's end; empty: the end token again
+    examples: tuple[Annotated[str, Meta(max_length=300)], ...] = ()
 
 
 class LabelsConfig(Struct, frozen=True, kw_only=True):
@@ -48,16 +64,23 @@ class DenoiserConfig(UNetConfig, frozen=True, kw_only=True):
     feed_forward: Annotated[float, Meta(gt=0, le=8)] = 4.0  # width of a block's hidden layer, in widths of the level
 
 
+class ScheduleConfig(DiffusionConfig, frozen=True, kw_only=True):
+    """zoo-diffusion's, with what Stable Diffusion's schedulers have besides."""
+
+    steps_offset: Annotated[int, Meta(ge=0, le=100)] = 0  # added to the timesteps, with `leading` spacing
+    clean_end: bool = True  # the last step ends at the clean latents; otherwise at those of the first timestep
+
+
 class LatentConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `latent`."""
 
     tasks: tuple[str, ...] = ()  # the tasks of the bundle; empty: all that fit the model
 
     codec: Mapping[str, Any] = {}  # as in the family of the codec: klvae, vqgan or vqvae
-    text: WordsConfig | None = None
+    text: WordsConfig | ClipConfig | None = None
     labels: LabelsConfig | None = None
     network: DenoiserConfig = DenoiserConfig()
-    diffusion: DiffusionConfig = DiffusionConfig(clip=False)
+    diffusion: ScheduleConfig = ScheduleConfig(clip=False)
 
 
 class LatentSettings(DiffusionSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,6 +147,9 @@ def read_config(config: Mapping[str, Any]) -> tuple[LatentConfig, Codec]:
     Raises:
         UsageError: a field is wrong, or does not fit another one.
     """
+    text = config.get("text")
+    if isinstance(text, Mapping) and "kind" not in text:
+        config = {**config, "text": {"kind": "words", **text}}  # configs of before there were two kinds
     c = read(LatentConfig, config, "latent config")
     codec = codec_config(c.codec)
     if not isinstance(codec, PlainCodecConfig):
@@ -136,7 +162,7 @@ def read_config(config: Mapping[str, Any]) -> tuple[LatentConfig, Codec]:
         network = msgspec.structs.replace(
             network,
             context_width=network.context_width or c.text.width,
-            pooled_width=network.pooled_width or c.text.width,
+            pooled_width=network.pooled_width or (c.text.width if isinstance(c.text, WordsConfig) else 0),
         )
     check_unet(network)
     _check(c, network, channels)

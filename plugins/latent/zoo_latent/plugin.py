@@ -12,6 +12,8 @@ from zoo.hookspecs import (
     ConfigRequest,
     DescribeRequest,
     Family,
+    Imported,
+    ImportRequest,
     MeasureRequest,
     Metric,
     Port,
@@ -24,7 +26,7 @@ from zoo.hookspecs import (
 )
 from zoo.text import did_you_mean
 
-from .config import fitted, read_config
+from .config import ClipConfig, fitted, read_config
 from .ports import TEXT, tasks_of
 
 ZOO_CONTRACT = 3
@@ -120,6 +122,10 @@ def make_assets(request: AssetsRequest) -> Mapping[str, bytes]:
     c, _ = read_config(request.config)
     if c.text is None:
         return {}
+    if isinstance(c.text, ClipConfig):
+        raise UsageError(
+            "latent config: text.kind is clip; such a text encoder is imported, not trained: it must be words"
+        )
     texts = (text for row in request.arrays[TEXT] for text in captions(row.tobytes()))
     return learnt(texts, c.text.vocabulary)
 
@@ -131,6 +137,7 @@ def build_module(request: BuildRequest) -> Any:
     from zoo_vqgan.model import VQGAN, KLAutoencoder
     from zoo_vqvae.model import VQVAE
 
+    from .clip import Clip
     from .denoiser import Denoiser
     from .text import Words, learnt
 
@@ -139,7 +146,9 @@ def build_module(request: BuildRequest) -> Any:
         parts: dict[str, nn.Module] = {"codec": KLAutoencoder(codec)}
     else:
         parts = {"codec": VQGAN(codec) if isinstance(codec, CodecConfig) else VQVAE(codec)}
-    if c.text:
+    if isinstance(c.text, ClipConfig):
+        parts["text"] = Clip(c.text, request.assets)
+    elif c.text:
         parts["text"] = Words(c.text, request.assets or learnt((), c.text.vocabulary))
     parts["denoiser"] = Denoiser(c.network)
     return nn.ModuleDict(parts)
@@ -164,3 +173,10 @@ def measure(request: MeasureRequest) -> list[Metric]:
     from zoo.build.evaluate import measure_generator
 
     return measure_generator(request)
+
+
+@hookimpl
+def import_checkpoint(request: ImportRequest) -> Imported | None:
+    from .pipelines import import_checkpoint
+
+    return import_checkpoint(request)

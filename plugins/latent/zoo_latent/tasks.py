@@ -17,7 +17,8 @@ from zoo_vqgan.model import KLAutoencoder
 from zoo_vqvae.quantize import nearest_code
 from zoo_vqvae.tasks import Codec as VQCodec
 
-from .config import LatentConfig
+from .clip import Clip
+from .config import LatentConfig, ScheduleConfig
 from .denoiser import Denoiser
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
 from .text import Condition, Words
@@ -35,9 +36,9 @@ class Parts(Protocol):
     denoiser: Denoiser
 
 
-def words_of(parts: Parts) -> Words | None:
+def words_of(parts: Parts) -> Words | Clip | None:
     """The text encoder, if the model has one."""
-    return cast("Words | None", getattr(parts, "text", None))
+    return cast("Words | Clip | None", getattr(parts, "text", None))
 
 
 class Asked(NamedTuple):
@@ -83,6 +84,20 @@ class Drawing(Sampler):
         self.text = words_of(parts)
         self.names = tuple(condition_ports(c, ()))  # of the ports that say what to draw, in their order
         self.label = c.labels.name if c.labels else "label"
+
+    def places(self, i: Tensor, steps: Count) -> tuple[Tensor, Point, Point, Point]:
+        """zoo-diffusion's, with an offset and another end if the config says so."""
+        c = cast(ScheduleConfig, self.c)
+        timestep, before, t, s = super().places(i, steps)
+        if not c.steps_offset and c.clean_end:
+            return timestep, before, t, s
+        offset = c.steps_offset if c.spacing == "leading" else 0
+        timestep = (timestep + offset).clamp(max=c.num_timesteps - 1)
+        end = 0 if c.clean_end else 1  # place 0 is the clean image, place 1 the first timestep
+        place = torch.where(i < steps, timestep + 1, end)
+        before = self.point(torch.cat((place[:1], place[:-1])))
+        after = torch.cat((place[1:], torch.full_like(place[:1], end)))
+        return timestep, before, self.point(place.clamp(min=1)), self.point(after)
 
     def asked(self, given: Inputs) -> tuple[Asked, Numbers | None]:
         """The values of the condition's ports, read: what to draw, and guidance."""
