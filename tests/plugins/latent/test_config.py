@@ -21,7 +21,10 @@ def test_a_codec_is_of_the_family_whose_fields_it_has(codec, kind):
 
 
 def test_size_channels_words_and_styles_come_from_the_data():
-    arrays = {"text": ArrayFacts(dtype="uint8", shape=(64,)), "style": ArrayFacts(dtype="int64", shape=(), classes=("a", "b"))}
+    arrays = {
+        "text": ArrayFacts(dtype="uint8", shape=(64,)),
+        "style": ArrayFacts(dtype="int64", shape=(), classes=("a", "b")),
+    }
     data = DataFacts(height=32, width=48, channels=3, number=10, arrays=arrays)
     found = fitted({"codec": CODEC, "labels": {"name": "style"}, "network": {"widths": [16]}}, data)
     assert (found["network"]["image_size"], found["network"]["image_width"]) == (16, 24)  # the codec's factor is 2
