@@ -33,11 +33,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"),
+    "scheduler": ("DDIMScheduler", "PNDMScheduler"),
 }
 """The parts of a pipeline, and the classes that are computed here."""
-
-_SAMPLERS = {"DDPMScheduler": "ddpm", "DPMSolverMultistepScheduler": "dpm++2m"}
 
 
 def import_checkpoint(request: ImportRequest) -> Imported | None:
@@ -127,7 +125,7 @@ def _schedule(folder: Path) -> tuple[ScheduleConfig, tuple[str, ...]]:
         rest = {name: value for name, value in rest.items() if name != "skip_prk_steps"}
         rest |= {"_class_name": "DDIMScheduler", "clip_sample": False}
     diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=False))
-    diffusion |= {"sampler": _SAMPLERS.get(str(kind), "ddim"), "default_steps": 50, "default_guidance": 7.5, **own}
+    diffusion |= {"sampler": "ddim", "default_steps": 50, "default_guidance": 7.5, **own}
     try:
         return msgspec.convert(diffusion, ScheduleConfig), notes
     except msgspec.ValidationError as e:

@@ -217,7 +217,7 @@ def test_diffusers_dit_guides_all_channels(shared_data):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"_class_name": "UNet2DConditionModel"}, "Stable Diffusion's U-Net: it needs a text encoder"),
+        ({"_class_name": "UNet2DConditionModel"}, "Stable Diffusion's U-Net: it needs the other parts of its pipeline"),
         ({"_class_name": "AutoencoderKL"}, "it is of the family klvae: zoo import klvae …"),
         ({"model": "exotic"}, "model is exotic; only UNet2DModel can be imported"),
         ({"in_channels": 6, "out_channels": 3}, "latent diffusion's super-resolution: its network takes the small"),

@@ -5,7 +5,7 @@ import torch
 from zoo_diffusion.sampling import Row
 from zoo_latent.tasks import build
 
-from .models import CODEC, NETWORK, made, plain, text
+from .models import CODEC, DIFFUSION, NETWORK, made, plain, text
 
 
 def given(parts, *texts: str, style: int = 1, guidance: float = 2.0):
@@ -107,3 +107,25 @@ def test_a_discrete_codec_decodes_the_nearest_codes(codec):
     decode = build("decode", parts, c)
     assert torch.equal(decode(latents), decode(codes))
     assert build("generate", parts, c)(torch.tensor([1]), STEPS).shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_timesteps_and_end_of_the_schedule_are_those_of_diffusers(clean, offset):
+    from diffusers import DDIMScheduler
+
+    schedule = {"schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "spacing": "leading"}
+    sampler = {"sampler": "ddim", "prediction": "epsilon", "steps_offset": offset, "clean_end": clean}
+    parts, c = made(plain(diffusion=DIFFUSION | schedule | sampler))
+    rows = [Row.of(row) for row in build("generate", parts, c).plan(torch.tensor(4))[:4]]
+    theirs = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=offset, set_alpha_to_one=clean,
+        clip_sample=False,
+    )  # fmt: skip
+    theirs.set_timesteps(4)
+    assert [int(row.t) for row in rows] == theirs.timesteps.tolist()
+    x, eps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    for row, t in zip(rows, theirs.timesteps, strict=True):
+        expected = theirs.step(eps, t, x).prev_sample
+        x0 = row.from_x * x + row.from_output * eps
+        torch.testing.assert_close(row.x * x + row.x0 * x0, expected, rtol=1e-5, atol=1e-5)
