@@ -39,8 +39,8 @@ NEEDS = {
     "time 1, so it needs a sampler of flows",
     "SuperResModel": "an upsampler of ADM: its network takes the small image besides the noise, so it needs a task "
     "with that image as input",
-    "UNet2DConditionModel": "Stable Diffusion's U-Net: it needs the other parts of its pipeline, so give the folder that"
-    " contains model_index.json to zoo import latent",
+    "UNet2DConditionModel": "Stable Diffusion's U-Net: it needs the other parts of its pipeline, so give the folder"
+    " that contains model_index.json to zoo import latent",
     "UNetModel of consistency_models": "a consistency model: its network takes 250 ln sigma instead of a timestep, so "
     "it needs the sampler of consistency models",
     "UNet3DConditionModel": f"a video model: it needs {TEXT}, and {VIDEO}",
