@@ -36,7 +36,7 @@ class Column:
         array = np.asarray(self.read())[self.rows]
         if array.ndim == len(port.shape) - 1 and port.shape[-1] == 1:  # grey pictures and masks without that axis
             array = array[..., None]
-        return kind_of(port).from_value(name, port, array)
+        return kind_of(port).from_value(name, port, array.tolist() if array.dtype == object else array)
 
 
 def taken(

@@ -398,7 +398,9 @@ def _read_folder(
     images = np.stack([_read_picture(path, channels, image_size, changes) for path in paths])
     labels = np.array([label for _, label in layout.pictures], np.int64)
     where = safe_text(layout.folder)
-    return _Found(where, images, labels, layout.classes, layout.passed_over, has_parts=layout.part)
+    return _Found(
+        where, images, labels, layout.classes, layout.passed_over, has_parts=layout.part, columns=layout.columns
+    )
 
 
 def _check_sizes(folder: Path, paths: Sequence[Path]) -> None:

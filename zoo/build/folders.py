@@ -12,6 +12,8 @@ from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..media.sources import PICTURES
 from ..system.leftovers import left_behind
 from ..text import safe_text
+from .arrays import Column
+from .captions import columns
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "val"
@@ -28,6 +30,7 @@ class Layout:
     pictures: list[tuple[Path, int]]  # with their labels, indices into `classes`; -1: no label
     classes: tuple[str, ...]
     passed_over: str  # `; passed over: 3 left by systems and tools (.DS_Store, …)`, or nothing
+    columns: Mapping[str, Column]  # captions, and other named values of the pictures
 
 
 def layout(folder: Path, split: str) -> Layout:
@@ -54,9 +57,11 @@ def layout(folder: Path, split: str) -> Layout:
         outside += top.pictures
     else:
         pictures = [(path, -1) for path in top.pictures]
+    others = [path for listing in looked_at for path in listing.others]
+    found, used = columns(folder, [path for path, _ in pictures], others)
     reasons = {
         "left by systems and tools": [path for listing in looked_at for path in listing.left],
-        "of other kinds": [path for listing in looked_at for path in listing.others],
+        "of other kinds": [path for path in others if path not in used],
         "next to the folders that were read": outside,
         "without pictures": [path for path in inside if path not in classes],
         "inside class folders": [path for name in classes for path in inside[name].folders],
@@ -64,7 +69,7 @@ def layout(folder: Path, split: str) -> Layout:
     passed_over = _said({why: [str(path.relative_to(given)) for path in paths] for why, paths in reasons.items()})
     if not pictures:
         raise InvalidFileError(f"{safe_text(folder)} has no pictures ({', '.join(sorted(PICTURES))}){passed_over}")
-    return Layout(folder, part is not None, pictures, tuple(path.name for path in classes), passed_over)
+    return Layout(folder, part is not None, pictures, tuple(path.name for path in classes), passed_over, found)
 
 
 def first_of(names: Iterable[str], most: int) -> str:

@@ -1,0 +1,150 @@
+"""Captions and other named values of a folder's pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.build import data as datasets
+from zoo.errors import InvalidFileError, UsageError
+from zoo.hookspecs import Port
+
+TEXT = Port(kind="text", dtype="uint8", shape=("batch", 32), default=0)
+STYLE = Port(kind="label", dtype="int64", shape=("batch",), minimum=0, maximum=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8), name and {"a": "red", "b": "green", "c": "blue"}[name]).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def read(folder: Path) -> datasets.Dataset:
+    return datasets.read(folder, split="train")
+
+
+def texts(folder: Path) -> list[str]:
+    rows = read(folder).take({"text": TEXT}).arrays["text"]
+    return [bytes(row).rstrip(b"\0").decode() for row in rows]
+
+
+def write(folder: Path, **captions: str) -> None:
+    for name, caption in captions.items():
+        (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
+
+
+def table(folder: Path, *rows: dict) -> None:
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_text_file_is_the_caption_of_the_picture_next_to_it(folder):
+    write(folder, a="\ufeffa red square\n", b="green\nthe second", c="blau, é")
+    (folder / "notes.txt").write_text("not a caption")
+    assert texts(folder) == ["a red square", "green\nthe second", "blau, é"]
+    assert "1 of other kinds (notes.txt)" in read(folder).said and "a.txt" not in read(folder).said
+
+
+def test_captions_follow_the_pictures_into_a_part(folder):
+    write(folder, a="one", b="two", c="three")
+    part = read(folder).part(np.array([2, 0]), "train").take({"text": TEXT})
+    assert [bytes(row).rstrip(b"\0") for row in part.arrays["text"]] == [b"three", b"one"]
+
+
+def test_class_folders_have_their_captions(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+        (tmp_path / name / "1.txt").write_text(f"a {name}")
+    assert read(tmp_path).classes == ("cat", "dog") and texts(tmp_path) == ["a cat", "a dog"]
+    for name in ("cat", "dog"):
+        (tmp_path / name / "1.txt").unlink()
+    table(tmp_path, {"file_name": "dog/1.png", "text": "D"}, {"file_name": "cat/1.png", "text": "C"})
+    assert texts(tmp_path) == ["C", "D"]
+
+
+def test_a_table_of_json_lines_has_captions_choices_and_numbers(folder):
+    table(
+        folder,
+        {"file_name": "c.png", "text": "three", "style": "old", "weight": 0.5},
+        {"file_name": "a.png", "text": "one", "style": "new", "weight": 2},
+        {"file_name": "b.png", "text": "two", "style": "old", "weight": 1},
+    )
+    assert texts(folder) == ["one", "two", "three"]
+    found = read(folder)
+    assert found.columns["style"].facts.classes == ("new", "old")
+    assert found.take({"style": STYLE}).arrays["style"].tolist() == [0, 1, 1]
+    assert found.columns["weight"].facts.dtype == "float32" and "passed over" not in found.said
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "captions.csv"])
+def test_a_table_of_comma_separated_values(folder, name):
+    rows = 'file_name,text,style,count\na.png,"one, or 1",new,3\nb.png,two,old,4\nc.png,"thr""ee",new,5\n'
+    (folder / name).write_text(rows)
+    assert texts(folder) == ["one, or 1", "two", 'thr"ee']
+    assert read(folder).columns["count"].facts.dtype == "int64"
+    assert read(folder).take({"style": STYLE}).arrays["style"].tolist() == [0, 1, 0]
+
+
+def test_a_table_about_other_things_is_passed_over(folder):
+    (folder / "metadata.csv").write_text("camera,lens\nx,y\n")
+    assert "1 of other kinds (metadata.csv)" in read(folder).said and not read(folder).columns
+
+
+@pytest.mark.parametrize(
+    "rows, reason",
+    [
+        ('{"file_name": "x.png", "text": "?"}', "line 1: file_name is 'x.png', which is not a picture of this folder"),
+        ('{"file_name": "../a.png", "text": "?"}', "file_name is '../a.png', which is not a picture"),
+        ('{"file_name": "a.png"}\n[1]', "line 2: it is not a JSON object"),
+        ('{"file_name": "a.png"}\n{"file_name"', "line 2: it is not a JSON object"),
+        ('{"file_name": "a.png"}\n\n{"file_name": "a.png"}', "line 3: a.png is there twice"),
+        ('{"file_name": "a.png", "text": 7}', "a text is not a text of at most"),
+        ('{"file_name": "a.png", "style": "' + "x" * 101 + '"}', "captions are the column 'text'"),
+        ('{"file_name": "a.png", "text": "\xff"}', "metadata.jsonl is not UTF-8"),
+    ],
+)
+def test_a_wrong_line_is_named(folder, rows, reason):
+    (folder / "metadata.jsonl").write_bytes(rows.encode("latin-1"))
+    with pytest.raises(InvalidFileError) as refused:
+        read(folder)
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_row_of_another_length_is_named(folder):
+    (folder / "metadata.csv").write_text("file_name,text\na.png,one,two\n")
+    with pytest.raises(InvalidFileError, match="line 2: it has 3 values; the header has 2"):
+        read(folder)
+
+
+def test_pictures_without_a_caption_are_counted_when_a_model_needs_it(folder):
+    write(folder, b="two")
+    assert len(read(folder)) == 3  # a model that needs no text does not mind
+    with pytest.raises(UsageError, match=r"a\.png and 1 others have no text"):
+        texts(folder)
+
+
+@pytest.mark.parametrize("caption, reason", [(b"\xff", "a.txt is not UTF-8"), (b"x" * 70_000, "a caption has at most")])
+def test_a_caption_that_cannot_be_read_is_named(folder, caption, reason):
+    write(folder, a="", b="two", c="three")
+    (folder / "a.txt").write_bytes(caption)
+    with pytest.raises(InvalidFileError, match=reason):
+        texts(folder)
+
+
+def test_a_caption_over_the_ports_length_is_refused(folder):
+    write(folder, a="x" * 33, b="two", c="three")
+    with pytest.raises(UsageError, match="is 33 bytes of UTF-8; this model takes at most 32"):
+        texts(folder)
+
+
+def test_captions_in_two_places_are_refused(folder):
+    write(folder, a="one")
+    table(folder, {"file_name": "a.png", "text": "one"})
+    with pytest.raises(UsageError, match=r"captions in metadata\.jsonl and in files such as a\.txt; keep one"):
+        read(folder)
+    (folder / "metadata.csv").write_text("file_name,text\na.png,one\n")
+    with pytest.raises(UsageError, match=r"has metadata\.csv and metadata\.jsonl; keep one of them"):
+        read(folder)
