@@ -553,8 +553,9 @@ def build_task(request: TaskModuleRequest) -> torch.nn.Module:
     interval. Golden cases then avoid ties if possible; in elements of the batch where one remains, any output may
     differ. A margin is a tie up to `Tolerance.token_margin`.
 
-    If the class of `request.module` says `trace_once = True`, its `forward` is traced once instead of in every task: it
-    takes tensors whose first axis is the batch, or None, and returns one, whose other axes do not depend on sizes.
+    If the class of `request.module`, or of one of its parts, says `trace_once = True`, its `forward` is traced once
+    instead of in every task: it takes tensors whose first axis is the batch, or None, and returns one, whose other axes
+    do not depend on sizes.
     """
     ...
 

@@ -55,24 +55,26 @@ class SharedNetwork:
 
     @classmethod
     def of(
-        cls, network: nn.Module, tasks: Mapping[str, nn.Module], draw: Callable[[str], Sequence[Tensor]]
+        cls, module: nn.Module, tasks: Mapping[str, nn.Module], draw: Callable[[str], Sequence[Tensor]]
     ) -> "SharedNetwork | None":
-        """The network with the arguments that the first task that calls it passes; None if its class does not say
-        `trace_once`, or if a call is not of the form that can be shared.
+        """The network with the arguments that the first task that calls it passes; None if no class says `trace_once`,
+        or if a call is not of the form that can be shared.
 
         Args:
+            module: the model: the network, or one of its parts is.
             tasks: the tasks' modules, which contain the network.
             draw: a task's inputs.
         """
-        if not getattr(network, "trace_once", False):
+        network = next((part for part in module.modules() if getattr(part, "trace_once", False)), None)
+        if network is None:
             return None
         found: list[SharedNetwork] = []
 
-        def record(module: nn.Module, arguments: tuple, output: Any) -> None:
+        def record(network: nn.Module, arguments: tuple, output: Any) -> None:
             given = [a for a in arguments if a is not None]
             tensors = given and all(isinstance(a, Tensor) and a.dim() for a in (*given, output))
             if tensors and {a.shape[0] for a in given} == {output.shape[0]}:
-                found.append(cls(module, arguments, output))
+                found.append(cls(network, arguments, output))
             raise _FirstCall
 
         handle = network.register_forward_hook(record)

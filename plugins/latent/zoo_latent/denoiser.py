@@ -6,7 +6,7 @@ place of its attention: each position looks at all others, then at the tokens of
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from zoo_diffusion.unet import Map, UNet
 
@@ -98,7 +98,6 @@ class Transformer(nn.Module):
 class Denoiser(UNet):
     """Noisy latents, timestep and condition to a prediction of the same shape."""
 
-    trace_once = False
     config: DenoiserConfig
     mean: Tensor
     deviation: Tensor
@@ -122,12 +121,19 @@ class Denoiser(UNet):
         """The inverse of `scaled`."""
         return x * self.deviation[:, None, None] + self.mean[:, None, None]
 
-    # A label is one of several things that say what to draw.
+    # A label is one of several things that say what to draw. They are those of a `Condition`, one by one, since what is
+    # traced once takes tensors.
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Map, t: Float[Tensor, " batch"], condition: Condition
+        self,
+        x: Map,
+        t: Float[Tensor, " batch"],
+        context: Float[Tensor, "batch tokens context_width"] | None = None,
+        there: Bool[Tensor, "batch tokens"] | None = None,
+        pooled: Float[Tensor, "batch pooled_width"] | None = None,
+        label: Int64[Tensor, " batch"] | None = None,
     ) -> Map:
-        time = self.embed(t, condition.label)
+        time = self.embed(t, label)
         if self.pooled is not None:
-            assert condition.pooled is not None, "this network looks at a text"
-            time = time + self.pooled(condition.pooled)
-        return self.denoise(x, time, condition)
+            assert pooled is not None, "this network looks at a text"
+            time = time + self.pooled(pooled)
+        return self.denoise(x, time, Condition(context, there, pooled, label))

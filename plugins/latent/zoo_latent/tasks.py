@@ -114,10 +114,11 @@ class Drawing(Sampler):
         return Asked(condition._replace(label=label), unconditional._replace(label=none))
 
     def output(self, x: Code, t: Float32[Tensor, " batch"], asked: Asked, guidance: Numbers | None) -> Tensor:
+        network = cast(Denoiser, self.network)
         if guidance is None or asked.unconditional is None:
-            return self.network(x, t, cast(Any, asked.condition))
+            return network(x, t, *asked.condition)
         both = asked.condition.and_then(asked.unconditional)
-        output = self.network(torch.cat((x, x)), torch.cat((t, t)), cast(Any, both)).unflatten(0, (2, x.shape[0]))
+        output = network(torch.cat((x, x)), torch.cat((t, t)), *both).unflatten(0, (2, x.shape[0]))
         return guided(output[1], output[0], guidance, self.c.guided_channels)
 
     def picture(self, x: Code) -> Pixels:

@@ -49,7 +49,7 @@ class Learner(nn.Module):
 
     def forward(self, x: Code, t: Float32[Tensor, " batch"], tokens: Tensor | None, label: Tensor | None) -> Code:
         condition = Condition() if self.text is None or tokens is None else self.text.encode(tokens)
-        return self.denoiser(x, t, condition._replace(label=label)).float()
+        return self.denoiser(x, t, *condition._replace(label=label)).float()
 
 
 class LatentTrainer(AveragedTrainer):

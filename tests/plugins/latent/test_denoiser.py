@@ -44,12 +44,12 @@ def test_padding_of_the_text_is_not_looked_at():
     x, t, label = torch.randn(2, 4, 8, 8), torch.tensor([10.0, 500.0]), torch.tensor([0, -1])
     context, there = torch.randn(2, 8, 16), torch.arange(8)[None] < torch.tensor([[3], [8]])
     condition = Condition(context, there, torch.randn(2, 16), label)
-    expected = parts.denoiser(x, t, condition)
+    expected = parts.denoiser(x, t, *condition)
     changed = context.clone()
     changed[0, 3:] += 100
-    torch.testing.assert_close(parts.denoiser(x, t, condition._replace(context=changed)), expected)
+    torch.testing.assert_close(parts.denoiser(x, t, *condition._replace(context=changed)), expected)
     changed[0, 2] += 1
-    assert not torch.allclose(parts.denoiser(x, t, condition._replace(context=changed))[0], expected[0])
+    assert not torch.allclose(parts.denoiser(x, t, *condition._replace(context=changed))[0], expected[0])
 
 
 @pytest.mark.parametrize("field", ["context", "pooled", "label"])
@@ -59,8 +59,8 @@ def test_everything_that_says_what_to_draw_has_an_effect(field):
     values = {"context": torch.randn(1, 8, 16), "pooled": torch.randn(1, 16), "label": torch.tensor([0])}
     others = {"context": torch.randn(1, 8, 16), "pooled": torch.randn(1, 16), "label": torch.tensor([2])}
     there = torch.ones(1, 8, dtype=torch.bool)
-    before = parts.denoiser(x, t, Condition(there=there, **values))
-    after = parts.denoiser(x, t, Condition(there=there, **(values | {field: others[field]})))
+    before = parts.denoiser(x, t, *Condition(there=there, **values))
+    after = parts.denoiser(x, t, *Condition(there=there, **(values | {field: others[field]})))
     assert not torch.allclose(before, after, atol=1e-6)
 
 
