@@ -98,10 +98,9 @@ def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
 
 def _nested(dynamic: tuple, module: nn.Module) -> tuple:
     """What belongs to each parameter of `forward`: torch wants those of `*rest` as a tuple of their own."""
-    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return dynamic
-    before = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    rest = (place for place, p in enumerate(parameters) if str(p).startswith("*") and not str(p).startswith("**"))
+    before = next(rest, len(dynamic))
     return (*dynamic[:before], dynamic[before:]) if dynamic[before:] else dynamic
 
 
