@@ -385,7 +385,7 @@ def test_a_model_that_draws_is_measured_by_what_it_draws(tmp_path, data):
     drawn = next(m for m in metrics if m["name"] == "asked_label")
     assert drawn["samples"] == 20
     assert drawn["command"] == (
-        f"zoo export ddpm-fashion:1 --target python -o FOLDER --precision fp16 --data {data} --judge judge-fashion"
+        f"zoo export ddpm-fashion:2 --target python -o FOLDER --precision fp16 --data {data} --judge judge-fashion"
         " --limit 16 --samples 20 --set steps=1 --accept-loss"
     )
 

@@ -261,7 +261,9 @@ class UNet(nn.Module):
         """
         return self.denoise(x, self.embed(t, label))
 
-    def denoise(self, x: Map, time: Float[Tensor, "batch time_width"], context: Any = None) -> Map:
+    def denoise(
+        self, x: Map, time: Float[Tensor, "batch time_width"], context: Any = None
+    ) -> Float[Tensor, "batch channels_out height width"]:
         """The prediction for x; `context` is what its attention looks at besides x."""
         patch = self.config.patch_size
         x = self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)
