@@ -50,6 +50,7 @@ ODD_PATHS = {
     "a link to nothing": "dangling", "a file as a folder": "text.txt/x", "300 bytes": "a" * 300,
     "300 bytes with a separator": "./" + "a" * 300, "a long path": "./" + "a/" * 3000, "not UTF-8": b"odd\xff.png",
     "not UTF-8, not there": b"none\xff", "an unknown user": "~nobody-here/x", "empty": "", "text": "text.txt",
+    "a URL": "http://user:s3cret@127.0.0.1:9/x?token=s3cret", "another URL": "s3://bucket/x.png",
     "nothing": "nowhere", "memory": "/proc/self/mem", "a newline": "a\nb", "escape": "a\x1b[31m",
 }  # fmt: skip
 
@@ -292,6 +293,21 @@ def test_urls(place):
     calls = [Call(_given(command, name.split(), param, url), f"{param.name} is a URL")
              for name, command, param in parameters("url") for url in URLS]  # fmt: skip
     calls += [Call(["run", "nothing", "--registry", url], "run") for url in URLS]
+    check(place, calls)
+
+
+def test_secrets_in_any_argument(place):
+    """A URL in the place of a name, e.g. in front of the name that it should get."""
+    url = "http://user:s3cret@127.0.0.1:9/x?token=s3cret"
+    calls = [Call(_given(command, name.split(), param, url), f"{param.name} is a URL")
+             for name, command in leaves().items() if name not in ("run", "list")
+             for param in command.params if isinstance(param, click.Argument)]  # fmt: skip
+    calls += [Call(["run", *words], "run") for words in ([url], ["./studio", url], ["./studio", "encode", url])]
+    calls += [Call(_given(command, name.split(), param, url), f"{param.name} is a URL")
+              for name, command in leaves().items() if name != "list" for param in command.params
+              if isinstance(param.type, click.Choice) or param.name in ("task", "target", "label", "name")
+              if not isinstance(param, click.Argument)]  # fmt: skip
+    assert len(calls) > 40
     check(place, calls)
 
 

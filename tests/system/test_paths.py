@@ -28,6 +28,18 @@ def test_a_tilde_is_expanded_and_an_unknown_user_is_one_line(monkeypatch):
         user_path("")
 
 
+@pytest.mark.parametrize("out", [False, True])
+def test_a_url_is_not_a_path_and_its_secrets_are_masked(tmp_path, monkeypatch, out):
+    """As a path it would be the folder `http:` in this one, and a bundle that is published into it is nowhere."""
+    monkeypatch.chdir(tmp_path)
+    for url in ("http://me:s3cret@example.org/x?token=s3cret", "s3://bucket/x.png", "http://" + "a" * 300, "file:///x"):
+        with pytest.raises(UsageError, match="is a URL; give a file or folder on this machine") as refused:
+            user_path(url, out=out)
+        assert "s3cret" not in str(refused.value)
+    assert user_path("./http://x", out=out) == Path("http:/x")
+    assert user_path("c://x", out=out) == Path("c:/x")  # a drive of Windows
+
+
 def test_what_the_system_refuses_is_named(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InvalidFileError, match="Too many levels of symbolic links"):

@@ -165,7 +165,9 @@ def _of_plugins() -> dict[str, Any]:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    click.echo(f"Error: {safe_text(message, keep_newlines=True)}", err=True)
+    from ..system.urls import without_secrets
+
+    click.echo(f"Error: {safe_text(without_secrets(message), keep_newlines=True)}", err=True)
     sys.exit(exit_code)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from ..names import NAME
+from ..system.urls import without_secrets
 from ..text import safe_text
 
 _REFERENCE = re.compile(
@@ -30,9 +31,8 @@ class Reference:
     def parse(cls, text: str) -> "Reference":
         """Parses a reference."""
         if not (match := _REFERENCE.fullmatch(text)):
-            raise UsageError(
-                f"'{safe_text(text)[:200]}' is not a model reference; use name, name:2, name@sha256:… or registry/name"
-            )
+            given = safe_text(without_secrets(text))[:200]
+            raise UsageError(f"'{given}' is not a model reference; use name, name:2, name@sha256:… or registry/name")
         version = match["version"]
         return cls(match["name"], match["registry"], int(version) if version else None, match["digest"])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ PIPE_SECONDS = 5.0
 _CHUNK = 1 << 20
 _MOST_SHOWN = 400  # characters
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")  # of one letter, it is a drive
 
 
 def user_path(text: str | os.PathLike[str], *, out: bool = False) -> Path:
@@ -30,7 +32,7 @@ def user_path(text: str | os.PathLike[str], *, out: bool = False) -> Path:
         out: the path is written, not read.
 
     Raises:
-        UsageError: an empty text, a NUL, or the home folder of an unknown user.
+        UsageError: an empty text, a NUL, the home folder of an unknown user, or a URL.
         InvalidFileError, or StoreError for `out`: the system refuses to look it up: a loop of links, a name that is too
             long, a folder that must not be searched.
     """
@@ -39,6 +41,10 @@ def user_path(text: str | os.PathLike[str], *, out: bool = False) -> Path:
         raise UsageError("a path is empty; '.' is the current folder")
     if "\0" in given:
         raise UsageError(f"'{shown(given)}' is not a path: it contains a NUL")
+    if _URL.match(given):
+        from .urls import shown as shown_url
+
+        raise UsageError(f"{shown_url(given)} is a URL; give a file or folder on this machine")
     try:
         path = Path(given).expanduser()
     except RuntimeError:
