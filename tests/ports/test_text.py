@@ -140,6 +140,21 @@ def test_run_takes_texts_files_and_signs(writer: Path, tmp_path: Path):
     assert [seen(pictures(f"{i}.png")[None, ..., None])[0][0] for i in range(2)] == ["a\u2028b", "zwei"]
 
 
+def test_each_picture_has_its_line_of_a_file_in_every_batch(writer: Path, tmp_path: Path):
+    """The file is read once, so that it may be a pipe, and each batch takes its lines."""
+    (tmp_path / "words.txt").write_text("eins\nzwei\ndrei\n")
+    run = ("run", "./writer", "--text", "@words.txt", "--seed", "5", "--batch-size", "1")
+    assert zoo(*run, "--out", "{seed}.png").code == 0
+    made = [seen(pictures(f"{seed}.png")[None, ..., None])[0][0] for seed in (5, 6, 7)]
+    assert made == ["eins", "zwei", "drei"]
+    (tmp_path / "6.png").unlink()
+    resumed = zoo(*run, "--out", "{seed}.png", "--resume")
+    assert resumed.code == 0 and seen(pictures("6.png")[None, ..., None])[0][0] == "zwei", resumed.err
+    refused = zoo(*run, "-n", "4", "--out", "x-{i}.png")
+    assert refused.err == "Error: 3 values of text for 4 pictures; give one for all, or 4\n" and refused.code == 2
+    assert not list(tmp_path.glob("x-*"))
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -147,8 +162,8 @@ def test_run_takes_texts_files_and_signs(writer: Path, tmp_path: Path):
         (["--text", b"\xff"], 2, "is not UTF-8"),
         (["--text", "@gone.txt"], 3, "gone.txt"),
         (["--text", "@"], 2, "text '@' names no file; @@ starts a text that begins with an at sign"),
-        (["--text", "@latin.txt"], 2, "latin.txt is not UTF-8"),
-        (["--text", "@empty.txt"], 2, "empty.txt contains no text"),
+        (["--text", "@latin.txt"], 4, "latin.txt is not UTF-8"),
+        (["--text", "@empty.txt"], 4, "empty.txt contains no text"),
         (["--text", "@huge.txt"], 2, "this model takes at most 12"),
         ([], 2, "play needs --text TEXT"),
     ],

@@ -388,6 +388,11 @@ class Kind:
         """
         return Read({source.name: given})
 
+    def read_once(self, name: str, port: Port, given: Any) -> Any:
+        """The value of an option, with what is in its files if these have a value for each picture: of such a list,
+        each batch takes its part."""
+        return given
+
     def several(self, name: str, port: Port, given: Any, *, always: bool = False) -> list[Any] | None:
         """The values of an option that was given a list, for a product; None if it was given one value.
 

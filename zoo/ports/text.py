@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port, Task
 from ..media.files import read_input
 from ..text import safe_text
@@ -118,10 +118,13 @@ class Text(Kind):
             encoded(source.name, source.port, text)
         return Read({source.name: texts})
 
+    def read_once(self, name: str, port: Port, given: Any) -> Any:
+        return [line for text in given for line in _lines(name, text)] if isinstance(given, tuple) else given
+
     def several(self, name: str, port: Port, given: Any, *, always: bool = False) -> list[Any] | None:
         if not isinstance(given, tuple):
             return super().several(name, port, given)
-        texts = [line for text in given for line in _lines(name, text)]
+        texts = self.read_once(name, port, given)
         return texts if always and len(texts) > 1 else None
 
     def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
@@ -189,7 +192,7 @@ def _lines(name: str, text: str) -> list[str]:
     try:  # a byte order mark is no part of the text, and only line feeds end a line
         lines = [line.strip() for line in file.data.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError:
-        raise UsageError(f"{name}: {file.shown} is not UTF-8") from None
+        raise InvalidFileError(f"{name}: {file.shown} is not UTF-8") from None
     if not any(lines):
-        raise UsageError(f"{name}: {file.shown} contains no text")
+        raise InvalidFileError(f"{name}: {file.shown} contains no text")
     return [line for line in lines if line]

@@ -362,13 +362,16 @@ def _other_files(task: Task, asked: Asked) -> dict[str, list[Any]]:
 
 
 def _read_once(task: Task, asked: Asked) -> Asked:
-    """With the contents of what cannot be read again for the next batch: stdin, and a file for all pictures, which may
-    be a pipe."""
+    """With the contents of what cannot be read again for the next batch: stdin, a file for all pictures, which may be a
+    pipe, and a file with a value for each picture."""
     others = _other_files(task, asked)
     refuse_stdin_twice(
         [item.path for item in asked.items] + [v for values in others.values() for v in values] + list(asked.lists)
     )
-    given = dict(asked.given)
+    given = {
+        name: kind_of(port).read_once(name, port, value) if (port := task.inputs.get(name)) else value
+        for name, value in asked.given.items()
+    }
     for name, values in others.items():
         read = [read_input(v) if v == STDIN or len(values) == 1 else v for v in values]
         given[name] = read if isinstance(given[name], (list, tuple)) else read[0]
