@@ -1,10 +1,12 @@
 """Statistics over features, against closed forms and against their definitions written out."""
 
+import os
+
 import numpy as np
 import pytest
 
 from zoo.build.statistics import frechet_distance, inception, nearest_distance, precision_recall, spread
-from zoo.errors import InvalidFileError
+from zoo.errors import InvalidFileError, NotFoundError
 
 RNG = np.random.default_rng(0)
 
@@ -53,6 +55,14 @@ def test_each_vector_has_the_distance_of_its_nearest():
 
 def test_weights_that_are_something_else_are_refused(tmp_path):
     file = tmp_path / "weights.pth"
-    file.write_bytes(b"<html>not found</html>")
+    file.write_bytes(b"no weights")
     with pytest.raises(InvalidFileError, match="weights.pth does not contain Inception weights"):
         inception(file)
+    file.write_bytes(b"<html>not found</html>")
+    with pytest.raises(InvalidFileError, match="weights.pth is not the file itself, but an HTML page"):
+        inception(file)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidFileError, match="pipe is not a plain file"):
+        inception(tmp_path / "pipe")
+    with pytest.raises(NotFoundError, match="none.pth does not exist"):
+        inception(tmp_path / "none.pth")

@@ -20,6 +20,7 @@ from zoo.system.installation import install_command
 from .commands import zoo
 from .test_run import error
 
+POINTER = "a git-lfs pointer: the file itself was not uploaded, or needs `git lfs pull`"
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 12), dtype=np.uint8)
 
 
@@ -115,6 +116,12 @@ def test_arrays_in_files_are_pictures_too(bundle: Path):
         ("rgb.npy", "rgb.npy contains [8, 9, 3], which looks like one picture; save it with a first dimension of 1:"
                     " array[None]"),
         ("b.npz:none", "b.npz:none: there is no such array"),
+        ("lfs.npy", f"lfs.npy is not the file itself, but {POINTER}"),
+        ("lfs.npz:images", f"lfs.npz is not the file itself, but {POINTER}"),
+        ("lfs-idx3-ubyte.gz", f"lfs-idx3-ubyte.gz is not the file itself, but {POINTER}"),
+        ("@lfs.npy", f"the list lfs.npy is not the file itself, but {POINTER}"),
+        ("pipe.npy", "pipe.npy is not a plain file"),
+        ("pipe.npz", "pipe.npz is not a plain file"),
         ("x-idx3-ubyte", "x-idx3-ubyte cannot be read: it does not start with the bytes 0, 0, 8, 3"),
         ("cut.npy", "cut.npy cannot be read: it ends in the middle of picture 4; --keep-going passes it over"),
     ],
@@ -126,6 +133,10 @@ def test_what_is_not_pictures_is_one_line(bundle: Path, word: str, said: str):
     np.save("rgb.npy", np.zeros((8, 9, 3), np.uint8))
     np.savez("b.npz", images=PICTURES)
     Path("x-idx3-ubyte").write_bytes(b"PNG!")
+    for name in ("lfs.npy", "lfs.npz", "lfs-idx3-ubyte.gz"):
+        Path(name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    os.mkfifo("pipe.npy")
+    os.mkfifo("pipe.npz")
     np.save("cut.npy", PICTURES)
     Path("cut.npy").write_bytes(Path("cut.npy").read_bytes()[:-1])
     outcome = zoo("run", bundle, "reconstruct", word, "--out", "out/{stem}.png")
@@ -366,6 +377,32 @@ def test_a_table_goes_on_where_it_was_cut_off(bundle: Path, name: str):
     said = error(zoo("run", bundle, "classify", "in", "--out", name, "--resume"), 4)
     assert said == f"{name} is not a table that this command wrote; give another --out"
     assert Path(name).read_text() == "something else\n1,2\n"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_the_first_line_of_another_file_is_not_taken_for_a_table_s(bundle: Path, name: str):
+    """A table that was cut off in its first line is begun again; a note without an end of line stays."""
+    Path(name).write_text("a note")
+    said = error(zoo("run", bundle, "classify", "in", "--out", name, "--resume"), 4)
+    assert said == f"{name} is not a table that this command wrote; give another --out"
+    assert Path(name).read_text() == "a note"
+    zoo("run", bundle, "classify", "in", "--out", "whole" + name)
+    whole = Path("whole" + name).read_bytes()
+    for cut in (0, 3, 9, 20):
+        Path(name).write_bytes(whole[:cut])
+        assert zoo("run", bundle, "classify", "in", "--out", name, "--resume").code == 0, cut
+        assert Path(name).read_bytes() == whole, cut
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+def test_a_table_is_not_written_into_a_pipe(bundle: Path, name: str):
+    if name == "t.parquet":
+        pytest.importorskip("pyarrow.parquet")
+    os.mkfifo(name)
+    for more in ((), ("--resume",)):
+        said = error(zoo("run", bundle, "classify", "in", "--out", name, *more), 7)
+        assert said == f"cannot write {name}: a table must be a plain file"
+    assert Path(name).is_fifo()
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])

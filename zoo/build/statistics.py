@@ -15,7 +15,8 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ..errors import InvalidFileError
-from ..text import one_line, safe_text
+from ..system.paths import read_file
+from ..text import one_line, safe_text, stand_in
 
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, section 5
 CHUNK = 2_000  # rows of a distance matrix at a time
@@ -85,8 +86,10 @@ def inception(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
         weights: the file `pt_inception-2015-12-05-6726825d.pth` from torch-fidelity's releases.
 
     Raises:
-        InvalidFileError: the file does not contain these weights.
+        NotFoundError, InvalidFileError: there is no such file, or it does not contain these weights.
     """
+    if known := stand_in(read_file(weights, 2048)):
+        raise InvalidFileError(f"{safe_text(weights)} is not the file itself, but {known}")
     try:
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)

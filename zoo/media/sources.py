@@ -23,7 +23,7 @@ from weakref import ref
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..system.leftovers import left_behind
 from ..system.paths import cannot_read, read_file, reason, user_path
-from ..text import safe_text
+from ..text import safe_text, stand_in
 from .files import STDIN, InputFile, read_input, refuse_stdin_twice
 from .pictures import MAX_PIXELS
 from .tensors import read_npy_header
@@ -44,6 +44,9 @@ MAX_STACK = 10_000_000
 
 MAX_EXPANSION = 1032
 """How much longer than its file an array may be: a byte of deflate stands for at most so many."""
+
+_STAND_IN_BYTES = 2048
+"""The start of a file that shows whether it is a git-lfs pointer or a web page."""
 
 _STACK = re.compile(r"\.np[yz]$|\.npz:\w+$|idx3-ubyte(\.gz)?$")
 _PATTERN = re.compile(r"[*?[]")
@@ -122,6 +125,8 @@ def _listed(file: str) -> Iterator[Item]:
     name = "stdin" if file == STDIN else safe_text(file)
     if len(data) > MAX_LIST_BYTES:
         raise InvalidFileError(f"the list {name} has more than {MAX_LIST_BYTES >> 20} MiB")
+    if known := stand_in(data):
+        raise InvalidFileError(f"the list {name} is not the file itself, but {known}")
     if b"\0" in data:
         raise InvalidFileError(f"the list {name} is not text: it must have one path a line")
     lines = [os.fsdecode(line.rstrip(b"\r")) for line in data.split(b"\n") if line.strip()]
@@ -134,7 +139,7 @@ def _listed(file: str) -> Iterator[Item]:
 def _found(word: str) -> Iterable[Item]:
     if word == STDIN:
         return [Item(word)]
-    if _PATTERN.search(word) and not os.path.lexists(word):
+    if _PATTERN.search(word) and not os.path.lexists(user_path(word, out=True)):
         paths = sorted(_matching(os.path.expanduser(word)))  # noqa: PTH111 - a pattern is not a path
         if not paths:
             raise NotFoundError(f"no file matches {safe_text(word)}")
@@ -195,6 +200,8 @@ class Stack:
         self._lock = threading.Lock()
         self._open_files = ExitStack()
         with self._readable():
+            if known := stand_in(read_file(user_path(self.file_path), _STAND_IN_BYTES)):
+                raise InvalidFileError(f"{safe_text(self.file_path)} is not the file itself, but {known}")
             self._file: BinaryIO | None
             self._file, self.shape, fortran = self._open()
             if fortran:

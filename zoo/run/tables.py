@@ -40,7 +40,10 @@ def check_table(task_name: str, task: Task, out: str) -> None:
     if pictures := [name for name, port in task.outputs.items() if not kind_of(port).form_in(task.outputs).shared]:
         raise UsageError(f"{task_name} gives {pictures[0]}, which does not fit into a table; --out must end in .png")
     refuse_placeholders(out)
-    folder = user_path(out, out=True).parent
+    path = user_path(out, out=True)
+    if path.exists() and not path.is_file():  # a named pipe would wait for its reader, and could not be resumed
+        raise StoreError(f"cannot write {safe_text(path)}: a table must be a plain file")
+    folder = path.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         wrong = "cannot be written; give another --out" if folder.is_dir() else "does not exist; create it first"
         raise StoreError(f"the folder {safe_text(folder)} {wrong}")
@@ -195,6 +198,9 @@ class Table:
 
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
+        start = f"{FILE}," if self._kind == ".csv" else f'{{"{FILE}": '
+        if not whole and not start.startswith(data[: len(start)].decode("ascii", "replace")):
+            raise self._other_table()
         lines = whole.decode("utf-8", "surrogateescape").split("\n")[:-1]
         try:
             if self._kind == ".csv":
