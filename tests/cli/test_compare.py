@@ -88,6 +88,8 @@ def test_pictures_of_other_sizes_and_colours_are_made_alike():
     ("words", "code", "line"),
     [
         (("--task", "classify", "--image", "x.png"), 2, "gives values; compare is for pictures: choose another --task"),
+        (("--task", "decode", "--image", "x.png"), 2, "takes tokens, not pictures"),
+        (("--task", "generate", "--set", "=5"), 2, "--set =5: there is no name before the equals sign"),
         (("--task", "nothing"), 3, "has no task 'nothing'"),
         (("--seed", "1"), 2, "reconstruct takes no seed: every model gives the same picture every time"),
         (("--label", "shirt"), 2, "none of the models takes a label for reconstruct"),

@@ -11,7 +11,7 @@ import click
 
 from ..errors import InvalidFileError, UsageError
 from ..system.urls import without_secrets
-from .options import OUT, PATH, number, option, refuse_existing
+from .options import OUT, PATH, class_names, number, option, refuse_existing
 from .output import note
 from .output import path as print_path
 
@@ -66,7 +66,7 @@ def command(
         "summary": options["summary"] or "imported",
         "license": options["license_"],
         "license_note": options["license_note"],
-        "classes": [c.strip() for c in classes.split(",") if c.strip()],
+        "classes": class_names(classes),
     }
     run = Run.asked(said)
     loaded = load(family)

@@ -70,8 +70,22 @@ def set_option(metavar: str, help: str) -> Any:
     return option("--set", "assignments", multiple=True, metavar=metavar, callback=_keys_once, help=help)
 
 
+def class_names(text: str) -> list[str]:
+    """The names of `--classes`, separated by commas; none for an option that was not given.
+
+    Raises:
+        UsageError: a name is empty, so that the labels after it would get each other's names.
+    """
+    names = [name.strip() for name in text.split(",")] if text else []
+    if "" in names:
+        raise UsageError(f"--classes {safe_text(text)[:80]}: name {names.index('') + 1} of {len(names)} is empty")
+    return names
+
+
 def _keys_once(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    keys = [value.partition("=")[0].strip() for value in values]
+    keys = [value.partition("=")[0].strip().replace("-", "_") for value in values]
+    if "" in keys:
+        raise UsageError(f"--set {safe_text(values[keys.index('')])[:80]}: there is no name before the equals sign")
     if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
         raise UsageError(f"--set {safe_text(twice)[:80]}=… was given {keys.count(twice)} times; give it once")
     return values

@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..system.paths import cannot_write, user_path
 from ..text import safe_text
-from .options import OUT, PATH, SEED, Fraction, number, option, refuse_existing, set_option
+from .options import OUT, PATH, SEED, Fraction, class_names, number, option, refuse_existing, set_option
 from .training import Bar, Report, seconds_of
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _asked(options: dict[str, Any]) -> "Asked":
         channels=int(options["channels"]) if options["channels"] else None,
         name=options["name"] or "",
         default_name=options["out"].name,
-        classes=tuple(c.strip() for c in options["classes"].split(",") if c.strip()),
+        classes=tuple(class_names(options["classes"])),
         command=shlex.join(["zoo", "train", *click.get_current_context().meta["arguments"]]),
     )
 

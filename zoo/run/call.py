@@ -223,7 +223,8 @@ def _refuse_unfit(name: str, task: Task, given: Mapping[str, Any]) -> None:
             f"{name} takes {task.inputs[unfit].kind} ({unfit}), for which there is no option; use zoo.load"
         )
     known = {option.name for option in options_of(task)} | task.inputs.keys()
-    if unknown := next((key for key in given if key not in known), None):
+    unknown = next((key for key in given if key not in known), None)
+    if unknown is not None:
         raise UsageError(f"{name} has no input '{safe_text(unknown)}'" + did_you_mean(unknown, task.inputs))
     refuse_stdin_twice(
         [v for value in given.values() for v in (value if isinstance(value, (list, tuple)) else [value])]

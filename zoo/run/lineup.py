@@ -202,8 +202,9 @@ def _call(
             say("takes no label")
     if asked.images:
         main = next((option for option in options_of(task) if option.positional), None)
-        if main is None:
-            raise UsageError(f"{name} of {model.reference} takes no picture")
+        if main is None or main.name not in images_of(task.inputs):
+            takes = f"{main.name}, not pictures" if main else "no picture"
+            raise UsageError(f"{name} of {model.reference} takes {takes}")
         if main.name in asked.others:
             raise UsageError(f"--image and --set {main.name}=… name the picture twice; give one of the two")
         given[main.name] = tuple(asked.images)

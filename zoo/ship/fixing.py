@@ -6,7 +6,7 @@ on their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -57,23 +57,34 @@ def choices_from(
     dimensions = {d for task in tasks for port in task.inputs.values() for d in port.shape if isinstance(d, str)}
     fixable = {name for task in tasks for name, port in task.inputs.items() if BATCH not in port.shape}
     sizes: dict[str, int] = {}
-    for name, text in (_assigned("--shape", part, dimensions) for given in shape for part in given.split(",")):
+    parts = [part for given in shape for part in given.split(",")]
+    for name, text in _assigned("--shape", parts, dimensions).items():
         most = MAX_BATCH if name == BATCH else MAX_LENGTH
         if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= most):
             raise UsageError(f"--shape {safe_text(name)}={safe_text(text)[:80]} must be a number, 1 .. {most:,}")
         sizes[name] = int(text)
-    values = dict(_assigned("--constant", given, fixable) for given in constants)
+    values = _assigned("--constant", constants, fixable)
     return Choices(batch=sizes.pop(BATCH, None), sizes=sizes, constants=values, opset=opset, loops=loops)
 
 
-def _assigned(option: str, given: str, known: set[str]) -> tuple[str, str]:
-    name, equals, text = given.strip().partition("=")
-    if not equals or name not in known:
-        listed = ", ".join(sorted(known)) or "none in this model"
-        raise UsageError(
-            f"{option} '{safe_text(given)}' must be NAME=VALUE, with NAME one of {listed}{did_you_mean(name, known)}"
-        )
-    return name, text
+def _assigned(option: str, parts: Sequence[str], known: set[str]) -> dict[str, str]:
+    """The values of `NAME=VALUE`, by name.
+
+    Raises:
+        UsageError: not of this form, another name, or a name twice.
+    """
+    values: dict[str, str] = {}
+    for part in parts:
+        name, equals, text = part.strip().partition("=")
+        if not equals or name not in known:
+            listed = ", ".join(sorted(known)) or "none in this model"
+            raise UsageError(
+                f"{option} '{safe_text(part)}' must be NAME=VALUE, with NAME one of {listed}{did_you_mean(name, known)}"
+            )
+        if name in values:
+            raise UsageError(f"{option} {safe_text(name)}=… was given twice; give it once")
+        values[name] = text
+    return values
 
 
 class Fixing:
