@@ -48,5 +48,10 @@ def test_what_is_not_known_is_not_guessed():
 
 @pytest.mark.parametrize(("name", "family"), FAMILIES.items())
 def test_a_class_of_another_family_names_the_command(name, family):
+    assert (
+        explain({"_class_name": name}, (), "other")
+        == f"its class is {name}: of the family {family}: zoo import {family} …"
+    )
+    assert explain({"_class_name": name}, (), family) == f"its class is {name}"  # the command that was just tried
     with pytest.raises(InvalidFileError, match=f"zoo import {family} …"):
         require_class({"_class_name": name}, ("Other",), "x")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from zoo.build import foreign
 from zoo.formats import manifest as manifests
@@ -90,6 +91,10 @@ def test_an_unknown_layout(tmp_path):
     torch.save({"x.weight": torch.ones(2), "y": torch.ones(2)}, tmp_path / "a.pt")
     error = refused(tmp_path, "vqvae", tmp_path / "a.pt", code=4)
     assert error.endswith("a.pt has a layout that the family 'vqvae' does not support; its tensors are x.weight, y")
+    save_file({}, tmp_path / "none.safetensors")
+    assert refused(tmp_path, "vqvae", tmp_path / "none.safetensors", code=4).endswith(
+        "none.safetensors contains no tensors"
+    )
 
 
 def test_missing_tensors(tmp_path):

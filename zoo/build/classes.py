@@ -115,10 +115,14 @@ def require_class(config: Mapping[str, Any] | None, known: tuple[str, ...], sour
         )
 
 
-def explain(config: Mapping[str, Any] | None, names: Iterable[str]) -> str:
-    """What a checkpoint without an importer is, as far as its config or its tensors' names tell; else empty."""
+def explain(config: Mapping[str, Any] | None, names: Iterable[str], family: str = "") -> str:
+    """What a checkpoint without an importer is, as far as its config or its tensors' names tell; else empty.
+
+    Args:
+        family: the one that cannot import it, which is not advised again.
+    """
     if name := class_of(config)[1]:
-        about = _about(name)
+        about = "" if any(_is_variant(name, one) for one, its in FAMILIES.items() if its == family) else _about(name)
         return f"its class is {safe_text(name[:200])}" + (f": {about}" if about else "")
     names = list(names)
     sign = next((sign for sign in SIGNS if any(name.startswith(sign) for name in names)), None)

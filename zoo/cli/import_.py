@@ -145,7 +145,9 @@ def _translate(loaded: "Loaded", family: str, checkpoint: "Foreign", layout: str
         for line in imported.notes:
             note(f"{imported.layout}: {line}")
         return imported
-    why = explain(checkpoint.config, checkpoint.tensors)
+    if not checkpoint.tensors:
+        raise InvalidFileError(f"{checkpoint.path} contains no tensors")
+    why = explain(checkpoint.config, checkpoint.tensors, family)
     raise InvalidFileError(
         f"{checkpoint.path} has a layout that the family '{family}' does not support;"
         f" {f'{why}; ' if why else ''}its tensors are {some(checkpoint.tensors)}"
