@@ -141,7 +141,7 @@ def test_a_command_looks_nothing_up_and_leaves_the_home_folder_alone(watched, pl
     assert did == []
 
 
-@pytest.mark.parametrize("target", ["python", "node", "cpp", "openvino"])
+@pytest.mark.parametrize("target", ["python", "node", "cpp", "openvino", "onnx"])
 def test_an_exported_host_looks_nothing_up_and_leaves_the_home_folder_alone(watched, places, tmp_path, target):
     host = HOSTS.get(target, HOSTS["python"])
     need(host.missing())

@@ -116,7 +116,7 @@ def test_a_task_has_a_signature_and_a_docstring(model: Model):
     assert signature.return_annotation is zoo.Outputs
     text = pydoc.render_doc(model.generate, renderer=pydoc.plaintext)
     for said in (
-        "generate(*, label: str | int",
+        "label: str | int",
         "int64 [batch], -1 .. 2, default -1; Shirt, Sneaker, Ankle boot",
         "drawn if it is missing",
         "image: uint8 [batch, 8, 8, 1]",
