@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from subprocess import PIPE
@@ -277,6 +278,24 @@ def test_after_a_call_no_thread_goes_on_looking_for_work(loop: Path, monkeypatch
         time.sleep(0.03)
         idle.append(time.process_time() - busy)
     assert min(idle) < 0.01
+
+
+def test_another_thread_s_call_is_interrupted_and_no_other(loop: Path):
+    session, failed = open_session(loop, "cpu"), []
+
+    def call() -> None:
+        with pytest.raises(InvalidFileError, match="^loop.onnx failed on cpu: .*terminate"):
+            session.run({"x": np.zeros((1, 2, 4, 4), np.float32), "n": np.array(10**12)})
+        failed.append(True)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    session.interrupt(threading.get_ident())
+    assert session.run({"x": np.zeros((1, 2, 4, 4), np.float32), "n": np.array(3)})
+    while thread.is_alive():  # the first time, it may not have begun
+        session.interrupt(thread.ident)
+        thread.join(0.05)
+    assert failed == [True] and session._calls == {}
 
 
 @pytest.mark.slow

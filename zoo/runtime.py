@@ -76,6 +76,7 @@ class Session:
         self.provider, self.reason = provider, reason
         self.runtime_version = _runtime_version()
         self.left_on_cpu: dict[str, int] = {}
+        self._calls: dict[int, Any] = {}  # by thread: the options of the call in progress
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name. Check the inputs against the task's ports first (`zoo.ports`).
@@ -97,7 +98,7 @@ class Session:
         """Runs in a thread, so that Ctrl-C stops a long call: Python cannot handle a signal while a kernel runs."""
         import onnxruntime
 
-        options = onnxruntime.RunOptions()
+        options = self._calls[threading.get_ident()] = onnxruntime.RunOptions()
         result: list[Any] = []
         main = threading.current_thread() is threading.main_thread()
         hears = main and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL)
@@ -121,11 +122,19 @@ class Session:
             options.terminate = True  # checked between two nodes
             done.wait(timeout=60)
             raise
+        finally:
+            del self._calls[threading.get_ident()]
         if isinstance(result[0], Exception):
             kind = DeviceError if self.provider == "cuda" else InvalidFileError
             hint = "; --device cpu runs it without CUDA" if self.provider == "cuda" else ""
             raise kind(f"{self._name} failed on {self.provider}: {_line(result[0])}{hint}")
         return result[0]
+
+    def interrupt(self, thread: int) -> None:
+        """Ends the call that the thread of this id has in progress, if it has one; there, it raises
+        InvalidFileError or DeviceError."""
+        if options := self._calls.get(thread):
+            options.terminate = True
 
     @property
     def processes(self) -> tuple[int, ...]:

@@ -153,6 +153,28 @@ def test_the_next_batch_runs_while_the_caller_works():
         assert met and running.wait(5)
 
 
+def test_batches_that_nobody_wants_any_more_are_interrupted():
+    """After Ctrl-C, or when the caller stops early: also what is tried again after the first call has ended."""
+    ended, threads, calls = threading.Event(), set(), []
+
+    def run(batch: int) -> int:
+        for _ in range(2 if batch else 0):
+            assert ended.wait(30), "was not interrupted"
+            ended.clear()
+            calls.append(threading.get_ident())
+        return batch
+
+    def interrupt(thread: int) -> None:
+        threads.add(thread)
+        ended.set()
+
+    numbers = iter([0, 1, None])
+    batches = in_batches(lambda count: next(numbers), run, lambda batch: 1, BatchSize(1), interrupt)
+    assert next(batches) == (0, 0)
+    batches.close()
+    assert len(calls) == 2 and threads == set(calls) != {threading.get_ident()}
+
+
 @pytest.mark.parametrize("stage", ["prepare", "run"])
 def test_what_was_done_before_an_error_is_given(stage: str):
     numbers = iter(range(5))

@@ -344,6 +344,26 @@ def test_ctrl_c_and_death_of_the_parent_end_the_worker(tmp_path: Path, kind: str
     assert min(seconds) < 1, seconds
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("in", "--out", "{stem}.png"), ("in", "--batch-size", "1", "--out", "o.png")])
+def test_ctrl_c_ends_a_batch_of_many_pictures(tmp_path: Path, words: tuple[str, ...]):
+    """Batches run in a thread, which Python would wait for: an hour, until the worker's deadline."""
+    from PIL import Image
+
+    folder = hostile.bundle(tmp_path / "stranger", "endless")
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        Image.new("L", (8, 8), 3).save(tmp_path / "in" / f"{name}.png")
+    command = [sys.executable, "-c", RUN, "run", folder, "double", *words]
+    with started(command, stderr=PIPE, stdout=PIPE, cwd=tmp_path) as parent:
+        worker = _busy_child(parent.pid)
+        os.kill(parent.pid, signal.SIGINT)
+        assert parent.wait(20) == 130
+        assert parent.stderr.read().decode().strip() == "Error: interrupted"
+        wait_until_gone(worker)
+    assert {path.name for path in tmp_path.iterdir()} <= {"in", "stranger", "home"}
+
+
 def _busy_child(pid: int) -> int:
     """The worker of a process, as soon as it has computed for a second more than its start takes."""
     end = time.monotonic() + 120

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DeviceError, InvalidFileError, UsageError, ZooError
@@ -21,6 +22,8 @@ from ..system import memory
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .isolated import AnySession
 
 Arrays = Mapping[str, "np.ndarray"]
 B = TypeVar("B")
@@ -82,7 +85,11 @@ class BatchSize:
 
 
 def in_batches(
-    prepare: Callable[[int], B | None], run: Callable[[B], R], count: Callable[[B], int], size: BatchSize
+    prepare: Callable[[int], B | None],
+    run: Callable[[B], R],
+    count: Callable[[B], int],
+    size: BatchSize,
+    interrupt: Callable[[int], None] = lambda thread: None,
 ) -> Iterator[tuple[B, R]]:
     """Batches with their results, in order.
 
@@ -93,30 +100,40 @@ def in_batches(
         prepare: the next batch of at most so many elements; None at the end. Called in one thread.
         run: computes a batch. Called in another thread.
         count: the number of elements of a batch.
+        interrupt: ends what `run` does in the thread of this id. Called when the batches are no longer wanted, as after
+            Ctrl-C: a batch may take hours, and Python waits for its threads.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor, wait
 
     done: tuple[B, R] | None = None
     failed: ZooError | None = None
     with ThreadPoolExecutor(1, "zoo-read") as reader, ThreadPoolExecutor(1, "zoo-run") as runner:
-        batch = reader.submit(prepare, size.size).result()
-        while batch is not None:
-            running = runner.submit(_timed, run, batch)
-            # While sizes are still being chosen, the next batch waits for the result of this one.
-            ahead = reader.submit(prepare, size.size) if size.settled else None
+        thread = runner.submit(get_ident).result()
+        running: Future[tuple[R, float]] | None = None
+        try:
+            batch = reader.submit(prepare, size.size).result()
+            while batch is not None:
+                running = runner.submit(_timed, run, batch)
+                # While sizes are still being chosen, the next batch waits for the result of this one.
+                ahead = reader.submit(prepare, size.size) if size.settled else None
+                if done:
+                    yield done
+                    done = None
+                result, seconds = running.result()
+                done = batch, result
+                if ahead is None:  # else the size may already be that of larger pictures
+                    size.measured(count(batch), seconds)
+                try:
+                    batch = (ahead or reader.submit(prepare, size.size)).result()
+                except ZooError as e:
+                    batch, failed = None, e
             if done:
                 yield done
-                done = None
-            result, seconds = running.result()
-            done = batch, result
-            if ahead is None:  # else the size may already be that of larger pictures
-                size.measured(count(batch), seconds)
-            try:
-                batch = (ahead or reader.submit(prepare, size.size)).result()
-            except ZooError as e:
-                batch, failed = None, e
-        if done:
-            yield done
+        except BaseException:
+            while running and not running.done():  # again and again: a batch that ends is run in halves
+                interrupt(thread)
+                wait([running], 0.05)
+            raise
     if failed:
         raise failed
 
@@ -147,7 +164,11 @@ def run_within_memory(
 
 
 def run_in_parts(
-    run: Callable[[Any], dict[str, np.ndarray]], task: Task, inputs: Arrays, size: BatchSize
+    run: Callable[[Any], dict[str, np.ndarray]],
+    task: Task,
+    inputs: Arrays,
+    size: BatchSize,
+    interrupt: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """Runs a batch of any length in batches that fit the memory, and joins their outputs."""
     length, start = batch_length(task.inputs, inputs), 0
@@ -163,6 +184,7 @@ def run_in_parts(
         lambda part: run_within_memory(run, task, part, size),
         lambda part: batch_length(task.inputs, part),
         size,
+        interrupt,
     )
     return join(task.outputs, [outputs for _, outputs in ran])
 
@@ -173,13 +195,13 @@ def stream(
     inputs: Iterable[Any],
     ports: Mapping[str, Any],
     batch_size: int | None,
-    processes: Callable[[], Sequence[int]],
+    session: Callable[[], AnySession],
 ) -> Iterator[dict[str, np.ndarray]]:
     """See `Model.stream`.
 
     Args:
         run: runs the task with ports as keywords.
-        processes: the ids of those that the task runs in, once it is opened.
+        session: opens that of the task.
     """
     if batch_size is not None and not 1 <= batch_size <= MAX_BATCH:
         raise UsageError(f"batch_size is {batch_size}; it must be 1 .. {MAX_BATCH}")
@@ -207,10 +229,11 @@ def stream(
         return {name: _batch(column) for name, column in zip(many, zip(*batch))} if batch else None
 
     def results() -> Iterator[dict[str, np.ndarray]]:
-        size = BatchSize(batch_size, processes())
+        opened = session()
+        size = BatchSize(batch_size, opened.processes)
         compute = partial(run_within_memory, lambda batch: run(**batch, **ports), task, size=size)
         for _, outputs in in_batches(
-            partial(prepare, size), compute, lambda batch: len(next(iter(batch.values()))), size
+            partial(prepare, size), compute, lambda batch: len(next(iter(batch.values()))), size, opened.interrupt
         ):
             yield outputs
 

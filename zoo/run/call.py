@@ -190,7 +190,7 @@ def execute(model: Model, call: Call, size: BatchSize | None = None, *, one_batc
     elif one_batch:
         outputs = run_within_memory(run, task, call.inputs, size)
     elif size or batch_length(task.inputs, call.inputs) > MOST_AT_ONCE:
-        outputs = run_in_parts(run, task, call.inputs, size or BatchSize(None, session.processes))
+        outputs = run_in_parts(run, task, call.inputs, size or BatchSize(None, session.processes), session.interrupt)
     else:
         outputs = run(call.inputs)
     seconds = time.perf_counter() - start

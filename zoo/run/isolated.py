@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from .. import errors
@@ -47,6 +48,8 @@ class AnySession(Protocol):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
 
+    def interrupt(self, thread: int) -> None: ...
+
 
 Opener = Callable[..., AnySession]
 """`open_session`, or a function with the same arguments that opens the session elsewhere."""
@@ -73,6 +76,7 @@ class IsolatedSession:
         self._number = next(_NUMBERS)
         self._how = {"device": device, "threads": threads, "exact": exact}
         self.left_on_cpu: dict[str, int] = {}
+        self._caller: int | None = None  # the thread whose turn it is
         with worker.turn():
             self._open()
         warn_of_mixed_runtimes()
@@ -90,7 +94,7 @@ class IsolatedSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs by name."""
-        with self._worker.turn() as shared:
+        with self._worker.turn() as shared, self._called():
             if self._generation != self._worker.generation:
                 self._open()
             arrays = write_arrays(shared, inputs)
@@ -102,6 +106,19 @@ class IsolatedSession:
             if shared.seek(0, 2) > _KEPT_BYTES:
                 shared.truncate(0)
             return outputs
+
+    @contextmanager
+    def _called(self) -> Iterator[None]:
+        self._caller = get_ident()
+        try:
+            yield
+        finally:
+            self._caller = None
+
+    def interrupt(self, thread: int) -> None:
+        """Ends the call that the thread of this id has in progress, if it has one, with the worker's process."""
+        if self._caller == thread:
+            self._worker.kill()
 
     @property
     def processes(self) -> tuple[int, ...]:

@@ -185,6 +185,7 @@ class Many:
             lambda batch: execute(self.model, batch.call, size, one_batch=True),
             lambda batch: len(batch.indices),
             size,
+            session.interrupt,
         )
         if self.table:
             table = self._table or Table(self.asked.out, self.task, resume=self.asked.resume)

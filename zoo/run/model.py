@@ -147,9 +147,7 @@ class Model:
         from .batches import stream
 
         name, declared = self.manifest.task(task)
-        return stream(
-            partial(self.run, name), declared, inputs, ports, batch_size, lambda: self.session(name).processes
-        )
+        return stream(partial(self.run, name), declared, inputs, ports, batch_size, lambda: self.session(name))
 
     def session(self, task: str) -> AnySession:
         """The session of a task's graph, opened by the first call."""

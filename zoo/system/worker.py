@@ -153,6 +153,11 @@ class Worker:
         process = self._process
         return (process.id,) if process else ()
 
+    def kill(self) -> None:
+        """Ends the process at once, from another thread than the one that waits for its reply, where that raises."""
+        if (process := self._process) and process.is_ours():
+            process.kill()
+
     def close(self) -> None:
         """Ends the process. A later request starts another one."""
         with self._lock:
@@ -257,6 +262,9 @@ class _Process:
             return self._popen.stdout.readline(LONGEST_REPLY), late.is_set()
         finally:
             timer.cancel()
+
+    def kill(self) -> None:
+        self._popen.kill()
 
     def end(self, grace: float = 0) -> int:
         """Kills the process if it does not end within that many seconds; returns its exit code or negative signal."""
