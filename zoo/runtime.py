@@ -118,7 +118,7 @@ class Session:
             else:  # no Ctrl-C can come here
                 call()
             done.wait()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # SIGTERM
             options.terminate = True  # checked between two nodes
             done.wait(timeout=60)
             raise

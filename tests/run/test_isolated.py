@@ -344,22 +344,30 @@ def test_ctrl_c_and_death_of_the_parent_end_the_worker(tmp_path: Path, kind: str
     assert min(seconds) < 1, seconds
 
 
+MANY = {
+    "a file each": "run stranger double in --out {stem}.png",
+    "a batch each": "run stranger double in --batch-size 1 --out o.png",
+    "an export": "export stranger --target onnx --out exported",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("in", "--out", "{stem}.png"), ("in", "--batch-size", "1", "--out", "o.png")])
-def test_ctrl_c_ends_a_batch_of_many_pictures(tmp_path: Path, words: tuple[str, ...]):
+@pytest.mark.parametrize("words", MANY.values(), ids=MANY)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_a_batch_of_many_pictures_and_leaves_nothing(tmp_path: Path, words: str, sent: int):
     """Batches run in a thread, which Python would wait for: an hour, until the worker's deadline."""
     from PIL import Image
 
-    folder = hostile.bundle(tmp_path / "stranger", "endless")
+    hostile.bundle(tmp_path / "stranger", "endless")
     (tmp_path / "in").mkdir()
     for name in "ab":
         Image.new("L", (8, 8), 3).save(tmp_path / "in" / f"{name}.png")
-    command = [sys.executable, "-c", RUN, "run", folder, "double", *words]
+    command = [sys.executable, "-c", RUN, *words.replace("stranger", "./stranger").split()]
     with started(command, stderr=PIPE, stdout=PIPE, cwd=tmp_path) as parent:
         worker = _busy_child(parent.pid)
-        os.kill(parent.pid, signal.SIGINT)
-        assert parent.wait(20) == 130
-        assert parent.stderr.read().decode().strip() == "Error: interrupted"
+        os.kill(parent.pid, sent)
+        code, err = parent.wait(20), parent.stderr.read().decode().strip()
+        assert (code, err) == ((130, "Error: interrupted") if sent == signal.SIGINT else (128 + sent, ""))
         wait_until_gone(worker)
     assert {path.name for path in tmp_path.iterdir()} <= {"in", "stranger", "home"}
 

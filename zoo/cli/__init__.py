@@ -14,7 +14,7 @@ import click
 from .. import __version__
 from ..errors import PluginError, StoreError, UsageError, ZooError
 from ..system.paths import cannot_write, reason
-from ..system.processes import hear_interrupts, open_streams
+from ..system.processes import hear_interrupts, open_streams, termination_heard
 from ..text import did_you_mean, safe_text
 
 # name: (module, summary). The summaries are here so that `zoo --help` does not import any command.
@@ -99,7 +99,8 @@ class LazyGroup(click.Group):
         atexit.unregister(gc.freeze)  # registered by an earlier call in the same process
         atexit.register(gc.freeze)
         try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
+            with termination_heard():  # unfinished files go, as after Ctrl-C
+                code = super().main(*args, standalone_mode=False, **kwargs)
             sys.stdout.flush()
             sys.exit(code if isinstance(code, int) else 0)
         except ZooError as e:

@@ -29,10 +29,9 @@ def command(model: str, port: int, no_browser: bool, isolated: bool | None, regi
     from ..errors import StoreError
     from ..ship.export import export
     from ..site import Site
-    from ..system.processes import Terminated, hear_termination
+    from ..system.processes import Terminated
     from .run import locate_with_progress
 
-    hear_termination()  # the folder below is deleted then, too
     bundle = locate_with_progress(model, registries, isolated, prepares=False)
     with TemporaryDirectory(prefix="zoo-play-") as folder:
         site_folder = Path(folder) / "site"

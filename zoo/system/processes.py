@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,10 @@ class Terminated(SystemExit):
     """SIGTERM or SIGHUP: ends the process with 128 + the signal's number, after its clean-up."""
 
 
-def hear_termination() -> None:
-    """Makes SIGTERM, and SIGHUP unless it is ignored (nohup), raise `Terminated`: once, so that clean-up can end.
+@contextmanager
+def termination_heard() -> Iterator[None]:
+    """Makes SIGTERM, and SIGHUP unless it is ignored (nohup), raise `Terminated` meanwhile: once, so that clean-up can
+    end.
 
     Does nothing if this is not the main thread.
     """
@@ -38,11 +41,17 @@ def hear_termination() -> None:
             signal.signal(other, signal.SIG_IGN)
         raise Terminated(128 + number)
 
+    heard: list[int] = []
     if threading.current_thread() is threading.main_thread():
         ends = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # Windows has no SIGHUP
-        heard = [s for s in ends if signal.getsignal(s) is signal.SIG_DFL]
+        heard += [s for s in ends if signal.getsignal(s) is signal.SIG_DFL]
         for number in heard:
             signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def open_streams() -> None:
