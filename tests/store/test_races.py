@@ -69,40 +69,35 @@ def mirror(lab) -> Entry:
 def before_step(number: int, other: Callable[[], object], work: Callable[[], object], *, kill: bool = False) -> bool:
     """Does the work, with the other in front of its N-th call; False if it has fewer calls."""
     real = {name: getattr(os, name) for name in CALLS}
-    count = 0
-
-    def restore() -> None:
-        for name, call in real.items():
-            setattr(os, name, call)
-
-    def intercept() -> None:
-        for name, call in real.items():
-            setattr(os, name, cut(call))
+    count, watched = 0, True  # the functions stay replaced meanwhile: `shutil` keeps some, and compares them later
 
     def cut(call: Callable) -> Callable:
         def counted(*args, **kwargs):
-            nonlocal count
+            nonlocal count, watched
+            if not watched:
+                return call(*args, **kwargs)
             count += 1
             if count > number and kill:
                 raise Killed
             if count == number:
-                restore()
+                watched = False
                 other()
-                if not kill:
-                    return call(*args, **kwargs)
-                intercept()
-                raise Killed
+                if kill:
+                    watched = True
+                    raise Killed
             return call(*args, **kwargs)
 
         return counted
 
-    intercept()
+    for name, call in real.items():
+        setattr(os, name, cut(call))
     try:
         work()
     except Killed:
         pass
     finally:
-        restore()
+        for name, call in real.items():
+            setattr(os, name, call)
     return count >= number
 
 
