@@ -73,6 +73,7 @@ CHANGES = {
         "Tasks.golden, a Golden for each task: what its golden cases cost; by default as many as take a few seconds",
         "margins of tasks that draw pixels, or anything else by chance",
         "Trainer.augment and Trainer.examine, both optional: own augmentation; own figures and pictures of a look",
+        "MeasureRequest.arrays and assets: named arrays of the data to measure on, and the model's files",
         "Family.parents: a training that starts from a part of another family's model",
     ),
 }
@@ -395,6 +396,8 @@ class MeasureRequest:
     samples: int = 0  # number of images to draw; 0: as many as `images`
     options: Mapping[str, Any] = field(default_factory=dict)  # values for ports that have a default, e.g. `steps`
     inception: Path | None = None  # weights of the Inception network for FID, if the user has them
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # those of `Tasks.example` that the data have
+    assets: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
