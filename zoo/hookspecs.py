@@ -554,7 +554,7 @@ def build_task(request: TaskModuleRequest) -> torch.nn.Module:
     where two are close. Its module may define `margins(*inputs)`: float32 [batch, ...], how far each choice is from
     another one: the gap between the best code and the next, or between a random number and the nearest edge of its
     interval. Golden cases then avoid ties if possible; in elements of the batch where one remains, any output may
-    differ. A margin is a tie up to `Tolerance.token_margin`.
+    differ, unless all elements of the case tie: then most must agree. A margin is a tie up to `Tolerance.token_margin`.
 
     If the class of `request.module`, or of one of its parts, says `trace_once = True`, its `forward` is traced once
     instead of in every task: it takes tensors whose first axis is the batch, or None, and returns one, whose other axes
