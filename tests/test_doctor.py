@@ -129,7 +129,7 @@ def test_two_onnx_runtimes_are_a_problem_that_names_both(site, monkeypatch, gpus
     distribution(site, "onnxruntime", "1.30.0")
     distribution(site, "onnxruntime-gpu", "1.31.0")
     monkeypatch.setattr("zoo.system.installation.nvidia_gpus", lambda: gpus)
-    monkeypatch.setattr("zoo.system.installation._checkout", lambda: "")
+    monkeypatch.setattr("zoo.system.installation.direct_url", dict)
     assert bad(doctor._runtime) == [
         Finding(
             check="onnxruntime",
@@ -228,7 +228,7 @@ def test_a_gpu_that_cannot_be_used_is_a_warning_that_says_why(site, monkeypatch)
     distribution(site, "onnxruntime-gpu", "1.31.0", "nvidia-cufoo~=13.0; extra == 'cuda'", "numpy>=1")
     distribution(site, "nvidia-cufoo-cu12", "12.8.90")
     monkeypatch.setattr("zoo.system.installation.runtimes", lambda: {"onnxruntime-gpu": "1.31.0"})
-    monkeypatch.setattr("zoo.system.installation._checkout", lambda: "")
+    monkeypatch.setattr("zoo.system.installation.direct_url", dict)
     cuda, session = doctor.native_findings()
     assert cuda == Finding(
         check="cuda",

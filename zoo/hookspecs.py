@@ -73,6 +73,7 @@ CHANGES = {
         "Tasks.golden, a Golden for each task: what its golden cases cost; by default as many as take a few seconds",
         "margins of tasks that draw pixels, or anything else by chance",
         "Trainer.augment and Trainer.examine, both optional: own augmentation; own figures and pictures of a look",
+        "MeasureRequest.arrays and assets: named arrays of the data to measure on, and the model's files",
         "Family.parents: a training that starts from a part of another family's model",
     ),
 }
@@ -395,6 +396,8 @@ class MeasureRequest:
     samples: int = 0  # number of images to draw; 0: as many as `images`
     options: Mapping[str, Any] = field(default_factory=dict)  # values for ports that have a default, e.g. `steps`
     inception: Path | None = None  # weights of the Inception network for FID, if the user has them
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # those of `Tasks.example` that the data have
+    assets: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -551,7 +554,7 @@ def build_task(request: TaskModuleRequest) -> torch.nn.Module:
     where two are close. Its module may define `margins(*inputs)`: float32 [batch, ...], how far each choice is from
     another one: the gap between the best code and the next, or between a random number and the nearest edge of its
     interval. Golden cases then avoid ties if possible; in elements of the batch where one remains, any output may
-    differ. A margin is a tie up to `Tolerance.token_margin`.
+    differ, unless all elements of the case tie: then most must agree. A margin is a tie up to `Tolerance.token_margin`.
 
     If the class of `request.module`, or of one of its parts, says `trace_once = True`, its `forward` is traced once
     instead of in every task: it takes tensors whose first axis is the batch, or None, and returns one, whose other axes

@@ -148,3 +148,38 @@ def test_captions_in_two_places_are_refused(folder):
     (folder / "metadata.csv").write_text("file_name,text\na.png,one\n")
     with pytest.raises(UsageError, match=r"has metadata\.csv and metadata\.jsonl; keep one of them"):
         read(folder)
+
+
+# --- Classes of a model -----------------------------------------------------------------------------------------------
+
+NAMED = Port(kind="label", dtype="int64", shape=("batch",), minimum=-1, maximum=2, classes=("flat", "drawn", "photo"))
+
+
+def styles(folder: Path, port: Port) -> list[int]:
+    return read(folder).take({"style": port}).arrays["style"].tolist()
+
+
+def test_words_get_the_numbers_that_they_have_in_the_model(folder):
+    """A folder with two of a model's three styles: their own order is another one."""
+    table(folder, *({"file_name": f"{n}.png", "style": s} for n, s in zip("abc", ("photo", "drawn", "photo"))))
+    assert read(folder).facts.arrays["style"].classes == ("drawn", "photo")
+    assert styles(folder, NAMED) == [2, 1, 2]
+    assert styles(folder, STYLE) == [1, 0, 1]  # a port without names: the data's own numbers
+
+
+def test_words_that_the_model_does_not_know_are_refused(folder):
+    table(folder, *({"file_name": f"{n}.png", "style": s} for n, s in zip("abc", ("photo", "flatt", "photo"))))
+    with pytest.raises(UsageError, match="^'style' has the class 'flatt', not one of flat, drawn, photo; did you mean"):
+        styles(folder, NAMED)
+
+
+def test_named_labels_of_an_npz_are_renumbered_too_and_those_without_a_name_are_refused(tmp_path):
+    def found(style: list) -> list[int]:
+        names = np.array(["photo", "flat"])
+        np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), np.uint8), style=style, style_classes=names)
+        return styles(tmp_path / "x.npz", NAMED)
+
+    assert found([0, 1, -1]) == [2, 0, -1]
+    for wrong in ([0, 1, 2], [0, 1, -2], [0.0, 1.0, 1.0]):
+        with pytest.raises(UsageError, match="^'style' must be integers from 0 to 1, as there are 2 class names$"):
+            found(wrong)

@@ -272,5 +272,5 @@ def test_redrawing_ends_with_the_time(monkeypatch):
 def test_what_ties_is_told():
     tied, clear = np.zeros(2, np.float32), np.array([0.5, 0.0], np.float32)
     assert golden.about_ties([Case(), Case()], Tolerance()) == ""
-    assert "nothing was compared" in golden.about_ties([Case(margins=tied)], Tolerance())
+    assert "only checked that most elements agree" in golden.about_ties([Case(margins=tied)], Tolerance())
     assert "1 elements of golden cases tie" in golden.about_ties([Case(margins=clear), Case()], Tolerance())

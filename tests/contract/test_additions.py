@@ -17,6 +17,7 @@ from zoo.build import checkpoint as checkpoints
 from zoo.build.begin import Asked, Parent, begin, refuse_other, with_assets
 from zoo.build.bundling import bundle_of
 from zoo.build.conformance import CHECKS, Examination, Subject
+from zoo.build.measure import measure_held_out
 from zoo.build.train import Run, train
 from zoo.build.watch import Watch
 from zoo.errors import IntegrityError, PluginError, UsageError
@@ -45,6 +46,7 @@ def plugin(tmp_path, monkeypatch):
 def loaded(plugin, monkeypatch):
     loaded = load_from(probe(plugin).plugin, "tinter")
     monkeypatch.setattr("zoo.plugins.load", lambda family: loaded)
+    monkeypatch.setattr("zoo.build.measure.load", lambda family: loaded)
     return loaded
 
 
@@ -97,6 +99,14 @@ def test_from_pairs_to_a_bundle_and_back(loaded, tmp_path):
         done = run_cli("build", source, "--out", out)
         assert done.code == 0, done.err
         assert (out / "levels.csv").read_bytes() == bundled
+    pictures = tmp_path / "pictures.npz"
+    np.savez(pictures, images=np.load(tmp_path / "pairs.npz")["images"])
+    for data, metrics in ((tmp_path / "pairs.npz", ["styles", "mean_error"]), (pictures, ["styles"])):
+        done = run_cli("eval", tmp_path / "mine", "--data", data, "--json")
+        assert done.code == 0, done.err
+        assert [metric["name"] for metric in json.loads(done.out)] == metrics
+    assert [m.name for m in measure_held_out(tmp_path / "mine", begun.held_out)] == ["styles", "mean_error"]
+
     assert run_cli("publish", tmp_path / "mine", "--to", tmp_path / "registry").code == 0
     assert (tmp_path / "registry/models/mine/1/levels.csv").read_bytes() == bundled
     assert run_cli("verify", tmp_path / "mine", "--replay").code == 0

@@ -138,7 +138,20 @@ def test_outputs_may_differ_where_their_tokens_tie_and_nowhere_else(port):
     assert compared([1], margins[:3]).verdict == "differs"  # of another batch
     for row in (0, 3, [0, 1]):
         assert compared(row).verdict == "differs"
-    assert compared([0, 1, 2, 3], margins * 0).text.endswith("; only where choices tie (0 of 4 have no tie)")
+
+
+@pytest.mark.parametrize("port", [TOKENS, IMAGE, FLOATS])
+@pytest.mark.parametrize(
+    ("batch", "flipped", "verdict"),
+    [(1, 1, "differs"), (2, 1, "differs"), (3, 1, "within"), (5, 2, "within"), (5, 3, "differs"), (5, 5, "differs")],
+)
+def test_ties_in_every_element_excuse_only_the_fewer_elements(port, batch, flipped, verdict):
+    expected = {"out": np.zeros([batch, 2, 2, 1][: len(port.shape)], port.dtype)}
+    actual = {"out": expected["out"].copy()}
+    actual["out"][:flipped] = 9
+    result = compare_task({"out": port}, expected, actual, USUAL, np.zeros(batch, np.float32))["out"]
+    assert result.verdict == verdict
+    assert result.text.endswith(f"; choices tie in every element, and {batch - flipped} of {batch} agree")
 
 
 def test_pictures_whose_tokens_agree_are_compared_though_others_tie():

@@ -68,11 +68,23 @@ def test_the_tolerance_of_the_provider_is_needed(bundle):
 
 def test_what_differs_only_where_tokens_tie_is_within(bundle):
     def edit(arrays):
+        arrays["double/0/outputs/doubled"][0] //= 2
+        margins = np.ones(len(arrays["double/0/inputs/image"]), np.float32)
+        margins[0] = 0
+        arrays["double/0/margins"] = margins
+
+    double, _ = replay(bundle, change(bundle, edit), "cpu")
+    assert double.verdict == "within" and "; only where choices tie (1 of 2 " in double.outputs["doubled"].text
+
+
+def test_a_graph_that_computes_something_else_is_not_excused_by_ties_in_every_element(bundle):
+    def edit(arrays):
         arrays["double/0/outputs/doubled"] = arrays["double/0/outputs/doubled"] // 2
         arrays["double/0/margins"] = np.zeros(len(arrays["double/0/inputs/image"]), np.float32)
 
     double, _ = replay(bundle, change(bundle, edit), "cpu")
-    assert double.verdict == "within" and "; only where choices tie (0 of " in double.outputs["doubled"].text
+    assert double.verdict == "differs"
+    assert "; choices tie in every element, and 0 of 2 agree" in double.outputs["doubled"].text
 
 
 REFUSED = {

@@ -69,7 +69,7 @@ def test_a_distribution_brings_its_model_and_it_runs_in_process(lab, brought, tm
 
 
 def test_an_older_version_can_be_installed_instead(lab, brought, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.system.model_distributions._direct_url", dict)
+    monkeypatch.setattr("zoo.system.installation.direct_url", dict)
     monkeypatch.setattr("zoo.system.model_distributions._tool", lambda: "pip")
     brought.append(distribution(lab, tmp_path, "cat", 1))
     assert locate("cat").reference == "cat:1"
@@ -88,7 +88,7 @@ def test_verify_checks_a_model_once_that_is_in_a_checkout_and_installed(lab, bro
 
 
 def test_a_model_that_is_not_installed_is_one_line_with_the_command(monkeypatch):
-    monkeypatch.setattr("zoo.system.model_distributions._direct_url", dict)
+    monkeypatch.setattr("zoo.system.installation.direct_url", dict)
     monkeypatch.setattr("zoo.system.model_distributions._tool", lambda: "pip")
     for text in ("cat", "cat:2", "default/cat"):
         with pytest.raises(NotFoundError) as caught:
@@ -108,7 +108,7 @@ def test_a_model_that_is_not_installed_is_one_line_with_the_command(monkeypatch)
 
 
 def test_a_list_without_models_says_how_to_install_one(lab, brought, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.system.model_distributions._direct_url", dict)
+    monkeypatch.setattr("zoo.system.installation.direct_url", dict)
     monkeypatch.setattr("zoo.system.model_distributions._tool", lambda: "pip")
     done = zoo("list")
     assert (done.code, done.out) == (0, "")

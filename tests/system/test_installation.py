@@ -14,6 +14,10 @@ from tests import tiny
 from tests.fake_plugins import ROOT, hide_runtime, run_python, run_zoo, two_runtimes
 from zoo.system import installation
 from zoo.system.installation import fitting_runtime, install_command, missing_module, runtime_command, runtime_to_add
+from zoo.system.model_distributions import model_command
+
+PIPX = "/home/me/.local/pipx/venvs/genzoo"
+UV_TOOL = "/home/me/.local/share/uv/tools/genzoo"
 
 WITHOUT = """
 import sys
@@ -65,15 +69,73 @@ def test_a_command_without_its_extra_is_one_line(tmp_path: Path, extra: str, wor
     ("prefix", "cfg", "url", "command"),
     [
         ("/usr", "", None, "pip install 'genzoo[build]'"),
-        ("/home/me/.local/pipx/venvs/genzoo", "", None, "pipx install --force 'genzoo[build,cpu]'"),
-        ("/home/me/.local/share/uv/tools/genzoo", "uv = 0.9", None, "uv tool install 'genzoo[build,cpu]'"),
+        (PIPX, "", None, "pipx install --force 'genzoo[build,cpu]'"),
+        (UV_TOOL, "uv = 0.9", None, "uv tool install 'genzoo[build,cpu]'"),
         ("venv", "home = /usr\nuv = 0.9.1\n", None, "uv pip install 'genzoo[build]'"),
-        ("venv", "home = /usr\n", "file:///home/me/my%20place", "pip install -e '/home/me/my place[build]'"),
+        ("venv", "home = /usr\n", "file:///home/me/my%20place", "pip install 'genzoo[build]'"),
     ],
 )
 def test_the_command_fits_the_installation(tmp_path: Path, monkeypatch, prefix: str, cfg: str, url, command: str):
     installed(monkeypatch, tmp_path, prefix, cfg, url)
     assert install_command("build") == command
+
+
+COMMIT = "0123456789abcdef"
+REPOSITORY = {"url": "https://example.org/zoo.git", "vcs_info": {"vcs": "git", "commit_id": COMMIT}}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "about", "what"),
+    [
+        ("/usr", {"dir_info": {}}, "pip install '{0}/a clone[build]'"),
+        ("/usr", {"dir_info": {"editable": True}}, "pip install -e '{0}/a clone[build]'"),
+        (PIPX, {"dir_info": {}}, "pipx install --force '{0}/a clone[build,cpu]'"),
+        (PIPX, {"dir_info": {"editable": True}}, "pipx install --force -e '{0}/a clone[build,cpu]'"),
+        (UV_TOOL, {"dir_info": {}}, "uv tool install '{0}/a clone[build,cpu]'"),
+        (UV_TOOL, {"dir_info": {"editable": True}}, "uv tool install -e '{0}/a clone[build,cpu]'"),
+        (PIPX, {"url": "file:///gone", "dir_info": {}}, "pipx install --force 'genzoo[build,cpu]'"),
+        ("/usr", {"url": "file:///gone.whl", "archive_info": {}}, "pip install 'genzoo[build]'"),
+        ("/usr", {"url": "https://example.org/z.whl", "archive_info": {}},
+         "pip install 'genzoo[build] @ https://example.org/z.whl'"),
+        (PIPX, REPOSITORY, f"pipx install --force 'genzoo[build,cpu] @ git+https://example.org/zoo.git@{COMMIT}'"),
+    ],
+)  # fmt: skip
+def test_the_command_takes_zoo_from_where_it_came(tmp_path: Path, monkeypatch, prefix: str, about: dict, what: str):
+    (tmp_path / "a clone").mkdir()
+    installed(monkeypatch, tmp_path, prefix)
+    monkeypatch.setattr(installation, "direct_url", lambda: {"url": (tmp_path / "a clone").as_uri()} | about)
+    assert install_command("build") == what.format(tmp_path)
+
+
+# As uv 0.13 writes it.
+RECEIPT = """
+[tool]
+requirements = [
+    { name = "genzoo", extras = ["cpu", "tables"], directory = "/home/me/a clone" },
+    { name = "genzoo-ddpm-fashion", directory = "/home/me/a clone/models/ddpm-fashion" },
+    { name = "zoo-mine", editable = "/home/me/mine" },
+    { name = "zoo-other", extras = ["x"], specifier = ">=2" },
+    { name = "zoo-git", git = "https://example.org/g.git?subdirectory=p&rev=v1" },
+    { name = "zoo-url", url = "https://example.org/u.whl" },
+]
+"""
+OTHERS = (
+    "--with '/home/me/a clone/models/ddpm-fashion' --with-editable /home/me/mine --with 'zoo-other[x]>=2'"
+    " --with 'zoo-git @ git+https://example.org/g.git@v1#subdirectory=p' --with 'zoo-url @ https://example.org/u.whl'"
+)
+
+
+def test_uv_tool_keeps_what_was_asked_for_before(tmp_path: Path, monkeypatch):
+    """`uv tool install` removes every package and extra that it is not told: models and plugins, too."""
+    home = tmp_path / "uv" / "tools" / "genzoo"
+    home.mkdir(parents=True)
+    installed(monkeypatch, tmp_path, str(home))
+    (home / "uv-receipt.toml").write_text(RECEIPT)
+    assert install_command("build") == f"uv tool install {OTHERS} 'genzoo[build,cpu,tables]'"
+    assert install_command("cuda") == f"uv tool install {OTHERS} 'genzoo[cuda,tables]'"
+    assert model_command("a") == f"uv tool install --with genzoo-a {OTHERS} 'genzoo[cpu,tables]'"
+    (home / "uv-receipt.toml").write_text("[tool]\nrequirements = 3\n")
+    assert install_command("build") == "uv tool install 'genzoo[build,cpu]'"
 
 
 def installed(monkeypatch, tmp_path: Path, prefix: str, cfg: str = "", url: str | None = None, gpus: int = 0) -> None:
@@ -108,8 +170,6 @@ def test_a_module_that_no_extra_brings_is_a_bug():
 # --- ONNX Runtime -----------------------------------------------------------------------------------------------------
 
 CPU, GPU = "onnxruntime", "onnxruntime-gpu"
-PIPX = "/home/me/.local/pipx/venvs/genzoo"
-UV_TOOL = "/home/me/.local/share/uv/tools/genzoo"
 
 
 @pytest.mark.parametrize(

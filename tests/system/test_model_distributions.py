@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.system import model_distributions
+from zoo.system import installation, model_distributions
 from zoo.system.model_distributions import model_command
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,9 +28,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 )
 def test_the_command_fits_the_installation(monkeypatch, tool: str, about: dict, command: str):
     monkeypatch.setattr(model_distributions, "_tool", lambda: tool)
-    monkeypatch.setattr(model_distributions, "_checkout", lambda: "")
-    monkeypatch.setattr(model_distributions, "_direct_url", lambda: about)
-    monkeypatch.setattr(model_distributions, "fitting_runtime", lambda: "cpu")
+    monkeypatch.setattr(model_distributions, "direct_url", lambda: about)
+    monkeypatch.setattr(installation, "direct_url", lambda: about)
+    monkeypatch.setattr(installation, "fitting_runtime", lambda: "cpu")
     assert model_command("ddpm-fashion") == command
 
 
@@ -39,7 +39,7 @@ def test_a_clone_that_zoo_was_installed_from_has_the_model(monkeypatch, tmp_path
     folder.mkdir(parents=True)
     (folder / "pyproject.toml").write_text("")
     about = {"url": (tmp_path / "my clone").as_uri(), "dir_info": {}}
-    monkeypatch.setattr(model_distributions, "_direct_url", lambda: about)
+    monkeypatch.setattr(installation, "direct_url", lambda: about)
     monkeypatch.setattr(model_distributions, "_tool", lambda: "pip")
     assert model_command("a.b") == f"pip install '{folder}'"
     assert model_command("c") == "pip install genzoo-c"

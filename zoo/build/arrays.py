@@ -32,11 +32,37 @@ class Column:
         return replace(self, rows=self.rows[indices])
 
     def values(self, name: str, port: Port) -> np.ndarray:
-        """The values as the port's kind has them; UsageError if it cannot."""
+        """The values as the port's kind has them; UsageError if it cannot.
+
+        Labels with names are renumbered in the order of the port's names: data of fewer classes count them differently.
+        """
         array = np.asarray(self.read())[self.rows]
+        if self.facts.classes and port.classes:
+            array = renumbered(f"'{safe_text(name)}'", array, self.facts.classes, port.classes)
         if array.ndim == len(port.shape) - 1 and port.shape[-1] == 1:  # grey pictures and masks without that axis
             array = array[..., None]
         return kind_of(port).from_value(name, port, array.tolist() if array.dtype == object else array)
+
+
+def renumbered(source: str, labels: np.ndarray, found: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray:
+    """Labels that are indices into `found`, as indices into `classes`; -1, no label, stays.
+
+    Args:
+        source: where they come from, for messages.
+
+    Raises:
+        UsageError: a class that is not one of `classes`, or a label that has no name.
+    """
+    if labels.dtype.kind not in "iu" or (len(labels) and not -1 <= labels.min() <= labels.max() < len(found)):
+        raise UsageError(f"{source} must be integers from 0 to {len(found) - 1}, as there are {len(found)} class names")
+    for name in found:
+        if name not in classes:
+            raise UsageError(
+                f"{source} has the class '{safe_text(name)}', not one of {safe_text(', '.join(classes))}"
+                + did_you_mean(name, classes)
+            )
+    places = np.array([classes.index(name) for name in found] + [-1], np.int64)
+    return places[labels]  # -1, no label, indexes the last place
 
 
 def taken(

@@ -401,6 +401,8 @@ def measure(s: Subject) -> str:
         judge=None,
         progress=lambda iterator, number: iterator,
         training_images=images[::-1].copy() if "generate" in s.tasks.tasks else None,
+        arrays={name: array.numpy() for name, array in batch.arrays.items()},
+        assets=s.assets,
     )
     metrics = s.loaded.call("measure", request)
     for metric in metrics:

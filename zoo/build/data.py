@@ -29,9 +29,9 @@ from ..ports.image import channels_of
 from ..ports.kinds import kind_of
 from ..system.files import sniff_file
 from ..system.leftovers import left_behind
-from ..text import did_you_mean, safe_text, sniff
+from ..text import safe_text, sniff
 from . import folders
-from .arrays import Column, taken
+from .arrays import Column, renumbered, taken
 
 CALIBRATION_PICTURES = 128
 """The number of pictures on which the activations of a model are measured."""
@@ -205,7 +205,7 @@ def read(
         raise UsageError(f"{safe_text(path)} has labels up to {labels.max()}, but there are {len(names)} class names")
     said = _said(found, len(images), names if labels.max() >= 0 else ())
     if classes and found.classes:
-        labels, names = _renumber(path, labels, found.classes, tuple(classes)), tuple(classes)
+        labels, names = renumbered(safe_text(path), labels, found.classes, tuple(classes)), tuple(classes)
     name = name or (path.stem if path.is_file() else path.absolute().name)
     original = (images.shape[1], images.shape[2])
     images = _to_channels(_to_size(images, image_size, changes), channels, changes)
@@ -235,18 +235,6 @@ def _said(found: _Found, number: int, names: tuple[str, ...]) -> str:
     what = f"{len(names):,} class" + ("" if len(names) == 1 else "es")
     classes = f"in {what} ({folders.first_of(names, 10)})" if names else "without labels"
     return f"{found.source}: {pictures} {classes}{found.passed_over}"
-
-
-def _renumber(path: Path, labels: np.ndarray, found: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray:
-    """Labels that are indices into `found`, as indices into `classes`."""
-    for name in found:
-        if name not in classes:
-            raise UsageError(
-                f"{safe_text(path)} has the class '{safe_text(name)}', not one of {safe_text(', '.join(classes))}"
-                + did_you_mean(name, classes)
-            )
-    places = np.array([classes.index(name) for name in found] + [-1], np.int64)
-    return places[labels]  # -1, no label, indexes the last place
 
 
 def _check(path: Path, images: tuple[tuple[int, ...], np.dtype], labels: tuple[tuple[int, ...], np.dtype]) -> None:

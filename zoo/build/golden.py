@@ -141,7 +141,10 @@ def about_ties(cases: Sequence[Case], tolerance: Tolerance) -> str:
     """What cannot be compared in the cases of a task, for people; empty if all can."""
     tied = [case.margins <= tolerance.token_margin for case in cases if case.margins is not None]
     if len(tied) == len(cases) and all(rows.all() for rows in tied):
-        return "choices tie in every golden case, so nothing was compared; docs/contract.md#build_task explains margins"
+        return (
+            "choices tie in every golden case, so it is only checked that most elements agree;"
+            " docs/contract.md#build_task explains margins"
+        )
     number = sum(int(rows.sum()) for rows in tied)
     return f"choices are so close that {number} elements of golden cases tie, and cannot be compared" if number else ""
 

@@ -12,7 +12,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from ..errors import InvalidFileError, UsageError
-from ..hookspecs import MeasureRequest, Metric, Port
+from ..formats import assets
+from ..hookspecs import MeasureRequest, Metric, Port, TasksRequest
 from ..media.files import Note
 from ..plugins import load
 from ..ports.image import channels_of
@@ -67,7 +68,9 @@ def measure(
 
     Raises:
         InvalidFileError: the model has no pictures, or the data cannot be read.
-        UsageError: options that do not apply to the model, or pictures without labels for a judge.
+        UsageError: options that do not apply to the model, pictures without labels for a judge, or a named array
+            that does not fit its port.
+        IntegrityError: an asset of the model is missing or was changed.
     """
     manifest = model.manifest
     ports = (p for t in manifest.tasks.values() for p in (*t.inputs.values(), *t.outputs.values()))
@@ -93,6 +96,11 @@ def measure(
         raise UsageError(
             f"{how.data} has pictures without a label, so a classifier's labels cannot be compared with anything"
         )
+    loaded = load(manifest.family)
+    asked = TasksRequest(family=manifest.family, config=manifest.config, classes=manifest.classes)
+    example = loaded.call("list_tasks", asked).example
+    # Not all of them: what a metric does not need, such as captions, the data need not have.
+    data = data.take({name: port for name, port in example.items() if name in data.columns})
     request = MeasureRequest(
         family=manifest.family,
         config=manifest.config,
@@ -106,9 +114,11 @@ def measure(
         samples=how.samples or 0,
         options=dict(_assigned(a, manifest.tasks[GENERATE].inputs) for a in how.assignments),
         inception=how.inception,
+        arrays=data.arrays,
+        assets=assets.read(model.folder, manifest),
     )
     note(data.said)
-    metrics = load(manifest.family).call("measure", request)
+    metrics = loaded.call("measure", request)
     return [replace(m, data=f"{data.name} {data.split}", samples=m.samples or len(data)) for m in metrics]
 
 
@@ -126,6 +136,8 @@ def measure_held_out(folder: Path, data: Dataset) -> list[Metric]:
         labels=data.labels,
         judge=None,
         progress=lambda iterator, _: iterator,
+        arrays=data.arrays,
+        assets=assets.read(model.folder, model.manifest),
     )
     return loaded.call("measure", request)
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,22 @@ _SPECIAL, _ESCAPED = re.compile(r"([^\w@%+=:,./-])"), r"\\\\\1"
 """For bash, a class name with a space is one word only with a backslash; the script itself takes one away."""
 
 
+_PATH = "path"
+"""The type of a completed file or folder."""
+
+_NO_SPACE = """    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]]; then
+        compopt -o nospace
+    fi
+
+    return 0
+"""
+"""In bash's script: after a folder, what is in it."""
+
+
 class _Bash(BashComplete):
     """bash takes a colon for the end of a word: `tiny:1` comes as three, of which only what follows it is replaced."""
+
+    source_template = BashComplete.source_template.replace("    return 0\n", _NO_SPACE)
 
     def get_completion_args(self) -> tuple[list[str], str]:
         args, incomplete = super().get_completion_args()
@@ -35,11 +50,24 @@ class _Bash(BashComplete):
         return words[:-1], words[-1]
 
     def format_completion(self, item: CompletionItem) -> str:
-        value = item.value.rpartition(":")[2]
-        return f"{item.type},{_SPECIAL.sub(_ESCAPED, value) if item.type == 'plain' else value}"
+        value, plain = item.value.rpartition(":")[2], item.type in ("plain", _PATH)
+        return f"plain,{_SPECIAL.sub(_ESCAPED, value)}" if plain else f"{item.type},{value}"
 
 
-SHELLS = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
+class _Zsh(ZshComplete):
+    """zsh looks for files itself, of any kind: it would put a space after a folder."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        found = super().get_completions(args, incomplete)
+        return [CompletionItem(incomplete, type="file")] if any(item.type == _PATH for item in found) else found
+
+
+class _Fish(FishComplete):
+    def format_completion(self, item: CompletionItem) -> str:
+        return f"plain,{item.value}" if item.type == _PATH else super().format_completion(item)
+
+
+SHELLS = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
 
 
 @click.command("completion")
@@ -48,7 +76,8 @@ SHELLS = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
 def command(what: str, shell: str | None) -> None:
     """Print the completion script of SHELL (bash, zsh or fish), or install it for your shell, or the one you name.
 
-    Then the Tab key completes commands, models, versions, tasks, the options of a model's task, and class names.
+    Then the Tab key completes commands, models, versions, tasks, the options of a model's task, class names, and files
+    of the kind that the task takes.
 
     \b
     Example:
@@ -99,7 +128,8 @@ def _install(shell: str) -> None:
 
 def register() -> None:
     """Makes click use the classes above; called when a shell asks for completions."""
-    add_completion_class(_Bash, "bash")
+    for name, shell in SHELLS.items():
+        add_completion_class(shell, name)
 
 
 def models(incomplete: str) -> list[CompletionItem]:
@@ -136,6 +166,8 @@ def run_words(
     bundle = _bundle(words[0])
     if bundle is None:
         return []
+    from ..run.call import option_name, options_of
+
     tasks = {name: task for name, task in bundle.manifest.tasks.items() if not task.part_of}
     if len(words) == 1 and not incomplete.startswith("-"):
         return _starting(((name, task.summary) for name, task in tasks.items()), incomplete)
@@ -151,8 +183,25 @@ def run_words(
         return _starting(named, incomplete)
     if last and isinstance(last.type, click.Choice):
         return _starting(((str(choice), "") for choice in last.type.choices), incomplete)
-    takes_file = last is None or isinstance(last.type, click.types.StringParamType)
-    return [CompletionItem(incomplete, type="file")] if takes_file else []
+    if last and not isinstance(last.type, click.types.StringParamType):
+        return []
+    named = (option for option in options_of(bundle.manifest.tasks[name]))
+    takes = next((o for o in named if (option_name(o.name) in last.opts if last else o.positional)), None)
+    return _files(incomplete, takes.endings if takes else ())
+
+
+def _files(incomplete: str, endings: tuple[str, ...]) -> list[CompletionItem]:
+    """Folders, and files with one of the endings; if there are none, or no endings, any file as the shell finds it."""
+    place, _, start = incomplete.rpartition("/")
+    found = []
+    if endings and not incomplete.startswith("~"):  # a shell would quote what stands for a home
+        with suppress(OSError), os.scandir(f"{place}/" if "/" in incomplete else ".") as entries:
+            for entry in entries:
+                folder = entry.is_dir()
+                shown = entry.name.startswith(start) and (start.startswith(".") or not entry.name.startswith("."))
+                if shown and (folder or entry.name.lower().endswith(endings)):
+                    found.append(incomplete[: len(incomplete) - len(start)] + entry.name + "/" * folder)
+    return [CompletionItem(path, type=_PATH) for path in sorted(found)] or [CompletionItem(incomplete, type="file")]
 
 
 def _bundle(text: str) -> "Bundle | None":

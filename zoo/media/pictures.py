@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ..hookspecs import Port
 
 
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+"""The endings of files with one picture."""
+
 MAX_PIXELS = 40_000_000
 """The limit for a picture whose port does not state `maximum_pixels`."""
 MAX_SCANS = 100

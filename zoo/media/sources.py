@@ -25,13 +25,13 @@ from ..system.leftovers import left_behind
 from ..system.paths import cannot_read, read_file, reason, user_path
 from ..text import safe_text, stand_in
 from .files import STDIN, InputFile, read_input, refuse_stdin_twice
-from .pictures import MAX_PIXELS
+from .pictures import MAX_PIXELS, PICTURE_ENDINGS
 from .tensors import read_npy_header
 
 if TYPE_CHECKING:
     import zipfile
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
+PICTURES = set(PICTURE_ENDINGS)
 """The endings of the pictures that are taken from a folder."""
 
 MAX_LIST_BYTES = 256 << 20

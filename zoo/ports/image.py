@@ -12,6 +12,7 @@ from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, read_input
 from ..media.pictures import (
+    PICTURE_ENDINGS,
     Grid,
     TooManyPixels,
     check_picture_size,
@@ -187,7 +188,8 @@ class Image(Pixels):
         if (port.minimum_size or 1) > 1:
             limits = f"at least {port.minimum_size} pixels per side; {limits}"
         help = self.help(name, port, limits)
-        return Option(name, help, metavar="FILE", multiple=True, file=True, positional=True)
+        endings = (*PICTURE_ENDINGS, ".npz", ".npy")  # single ones, and many in an array
+        return Option(name, help, metavar="FILE", multiple=True, file=True, endings=endings, positional=True)
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
         import numpy as np

@@ -55,6 +55,7 @@ class Option:
     metavar: str | None = None
     multiple: bool = False
     file: bool = False  # its values are paths, or `-` for stdin
+    endings: tuple[str, ...] = ()  # of the files that the Tab key offers for it
     positional: bool = False  # takes files given without an option
     shared: bool = False  # fills several ports; ports with their own option may be given by that instead
 

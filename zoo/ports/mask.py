@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidFileError
 from ..hookspecs import Port, Task
 from ..media.files import InputFile, read_input
-from ..media.pictures import read_pictures, upright_size
+from ..media.pictures import PICTURE_ENDINGS, read_pictures, upright_size
 from .image import Image, Pixels
 from .kind import Option, Read, RealInputs, Source
 
@@ -33,7 +33,7 @@ class Mask(Pixels):
         help = self.help(
             name, port, "a picture file; white (128 or more) is redrawn, black and transparent parts are kept"
         )
-        return Option(name, help, metavar="FILE", multiple=True, file=True)
+        return Option(name, help, metavar="FILE", multiple=True, file=True, endings=PICTURE_ENDINGS)
 
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]

@@ -26,7 +26,8 @@ class Tensor(Kind):
 
     def option(self, name: str, port: Port, task: Task) -> Option:
         limits = f"a .npy or .safetensors file, {port.dtype} {shape_text(port.shape)}"
-        return Option(name, self.help(name, port, limits), metavar="FILE", file=True)
+        endings = (".npy", ".safetensors")
+        return Option(name, self.help(name, port, limits), metavar="FILE", file=True, endings=endings)
 
     def read(self, given: Any, source: Source) -> Read:
         file = read_input(given)

@@ -60,7 +60,8 @@ class Tokens(Integers):
 
     def option(self, name: str, port: Port, task: Task) -> Option:
         help = "Tokens file: .safetensors that `encode` wrote, or .npy."
-        return Option(TOKENS, help, metavar="FILE", file=True, positional=True, shared=True)
+        endings = TOKENS_FILE.suffixes
+        return Option(TOKENS, help, metavar="FILE", file=True, endings=endings, positional=True, shared=True)
 
     def read(self, given: Any, source: Source) -> Read:
         file = read_input(given)

@@ -25,11 +25,12 @@ from ..ports.outputs import check_outputs
 from ..text import did_you_mean, safe_text
 from .batches import MOST_AT_ONCE, BatchSize, batch_length, run_in_parts, run_within_memory
 from .likeness import fitted, unlike
-from .model import Model
 from .tiling import check_tile, run_in_tiles
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .model import Model
 
 
 @dataclass(frozen=True)

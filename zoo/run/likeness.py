@@ -21,10 +21,11 @@ from ..ports.image import first_image, images_of
 from ..ports.kind import BATCH
 from ..ports.kinds import drawn, kind_of
 from ..text import safe_text
-from .model import Model
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .model import Model
 
 LEAST = 4
 """Fewer drawn pictures say nothing about others."""

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..hookspecs import Port, Task
@@ -19,7 +19,9 @@ from ..ports.kind import BATCH, MAX_BATCH
 from ..ports.kinds import drawn, kind_of
 from ..text import safe_text
 from .call import Call, check_number, option_name
-from .model import Model
+
+if TYPE_CHECKING:
+    from .model import Model
 
 __all__ = [
     "MAX_SCALE", "Product", "captions", "check_resume", "expand", "refuse_product", "seen_again", "takes_list",

@@ -5,10 +5,12 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ..text import one_line, warn
 from .gpus import nvidia_gpus
@@ -44,17 +46,78 @@ def missing_module(error: ModuleNotFoundError) -> str | None:
 
 
 def install_command(extra: str) -> str:
-    """The command that adds an extra to this installation: of pipx, uv or pip, for a package or for a checkout.
+    """The command that adds an extra to this installation: of pipx, uv or pip, from where zoo itself came.
 
     It adds the extra with ONNX Runtime if there would be none afterwards: pipx and `uv tool` install everything anew.
     """
     tool, extras = _tool(), [extra]
-    if extra not in _RUNTIME_OF and (tool in ("pipx", "uv tool") or not runtimes()):
+    if tool == "uv tool":
+        return uv_tool_command(extra)
+    if extra not in _RUNTIME_OF and (tool == "pipx" or not runtimes()):
         extras.append(fitting_runtime())
-    what = shlex.quote(f"{_checkout() or DISTRIBUTION}[{','.join(extras)}]")
-    if tool == "pipx":
-        return f"pipx install --force {what}"
-    return f"{tool} install {'-e ' if _checkout() and tool != 'uv tool' else ''}{what}"
+    return f"{tool} install {'--force ' if tool == 'pipx' else ''}{shlex.join(_zoo(extras))}"
+
+
+def uv_tool_command(extra: str = "", package: str = "") -> str:
+    """The command that adds an extra of zoo, or another package, to an environment of `uv tool`.
+
+    uv removes what a command does not name, so it names everything that was asked for before: uv-receipt.toml has it.
+    """
+    asked = _uv_receipt()
+    kept = [e for item in asked if item["name"] == DISTRIBUTION for e in item.get("extras", ())]
+    if extra in _RUNTIME_OF:
+        kept = [e for e in kept if e not in _RUNTIME_OF]  # one replaces the other
+    extras = list(dict.fromkeys([extra, *kept] if extra else kept))
+    if not _RUNTIME_OF.keys() & extras:
+        extras.append(fitting_runtime())
+    others = [word for item in asked if item["name"] != DISTRIBUTION for word in _with(item)]
+    words = [*(["--with", package] if package else []), *others, *_zoo(extras)]
+    return f"uv tool install {shlex.join(words)}"
+
+
+def _uv_receipt() -> list[dict[str, Any]]:
+    """The packages that `uv tool` was asked for in this environment, as uv wrote them down."""
+    import tomllib
+
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        asked = tomllib.loads((Path(sys.prefix) / "uv-receipt.toml").read_text("utf-8"))["tool"]["requirements"]
+        return [item for item in asked if isinstance(item, dict) and isinstance(item.get("name"), str)]
+    return []
+
+
+def _with(item: dict[str, Any]) -> list[str]:
+    """The option of `uv tool install` that asks for a package of the receipt again."""
+    extras = f"[{','.join(item['extras'])}]" if item.get("extras") else ""
+    if folder := item.get("editable"):
+        return ["--with-editable", folder + extras]
+    if path := item.get("directory") or item.get("path"):
+        return ["--with", path + extras]
+    if url := item.get("url"):
+        return ["--with", f"{item['name']}{extras} @ {url}"]
+    if git := item.get("git"):
+        from urllib.parse import parse_qsl
+
+        address, _, query = git.partition("#")[0].partition("?")
+        given = dict(parse_qsl(query))
+        at = next((f"@{given[name]}" for name in ("rev", "tag", "branch") if name in given), "")
+        inside = f"#subdirectory={given['subdirectory']}" if "subdirectory" in given else ""
+        return ["--with", f"{item['name']}{extras} @ git+{address}{at}{inside}"]
+    return ["--with", f"{item['name']}{extras}{item.get('specifier', '')}"]
+
+
+def _zoo(extras: Iterable[str]) -> list[str]:
+    """What an installer takes for zoo with extras: the folder, file or repository that it was installed from, else its
+    name, which stands for an index."""
+    from urllib.parse import urlsplit
+
+    about, more = direct_url(), f"[{','.join(extras)}]"
+    if folder := source_folder():
+        return [*(["-e"] if about["dir_info"].get("editable") else []), f"{folder}{more}"]
+    if about.get("vcs_info", {}).get("vcs") == "git":
+        return [f"{DISTRIBUTION}{more} @ git+{about['url']}@{about['vcs_info']['commit_id']}"]
+    if "archive_info" in about and (urlsplit(about["url"]).scheme != "file" or _path(about["url"]).is_file()):
+        return [f"{DISTRIBUTION}{more} @ {about['url']}"]
+    return [DISTRIBUTION + more]
 
 
 def _tool() -> str:
@@ -80,16 +143,27 @@ def _extra_with(package: str) -> str | None:
     return None
 
 
-def _checkout() -> str:
-    """The folder of an editable installation; empty for others."""
+def direct_url() -> dict[str, Any]:
+    """What an installer wrote down about an installation from a folder, file or repository; empty for an index."""
+    with suppress(metadata.PackageNotFoundError, ValueError, OSError):
+        about = json.loads(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
+        if isinstance(about, dict) and isinstance(about.get("url"), str):
+            return about
+    return {}
+
+
+def source_folder() -> Path | None:
+    """The folder that zoo was installed from, such as a clone, editable or not; None if there is none any more."""
+    about = direct_url()
+    folder = _path(about["url"]) if "dir_info" in about else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _path(url: str) -> Path:
     from urllib.parse import urlsplit
     from urllib.request import url2pathname  # with all of HTTP: not for every run
 
-    with suppress(metadata.PackageNotFoundError, ValueError, AttributeError, OSError):
-        about = json.loads(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
-        if about.get("dir_info", {}).get("editable"):
-            return url2pathname(urlsplit(about["url"]).path)
-    return ""
+    return Path(url2pathname(urlsplit(url).path))
 
 
 # --- ONNX Runtime: one of two extras brings it ------------------------------------------------------------------------
@@ -135,7 +209,7 @@ def runtime_command(extra: str = "") -> str:
     if found.keys() <= {_RUNTIME_OF[extra]} or tool == "pipx":
         return install
     if tool == "uv tool":
-        return install.replace("install", "install --reinstall")
+        return install.replace("install", "install --reinstall", 1)
     return f"{tool} uninstall {'-y ' if tool == 'pip' else ''}{' '.join(found)} && {install}"
 
 

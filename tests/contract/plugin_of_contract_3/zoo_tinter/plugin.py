@@ -1,7 +1,7 @@
 """Learns pairs of pictures: how bright each style makes a picture. Uses what contract 3 added for authors."""
 
 from zoo.errors import UsageError
-from zoo.hookspecs import Family, Golden, Port, Preset, Task, Tasks, Tolerance, hookimpl
+from zoo.hookspecs import Family, Golden, Metric, Port, Preset, Task, Tasks, Tolerance, hookimpl
 
 ZOO_CONTRACT = 3
 
@@ -72,3 +72,14 @@ def build_trainer(request):
     from .model import TinterTrainer
 
     return TinterTrainer(request)
+
+
+@hookimpl
+def measure(request):
+    levels = request.assets["levels.csv"].decode().split()
+    metrics = [Metric(name="styles", value=len(levels))]
+    if {"after", "style"} <= request.arrays.keys():
+        tinted = request.model.run("tint", image=request.images, style=request.arrays["style"])["tinted"]
+        error = abs(tinted.astype(float) - request.arrays["after"]).mean()
+        metrics.append(Metric(name="mean_error", value=float(error), unit="levels", better="lower"))
+    return metrics
