@@ -18,6 +18,12 @@ from ..text import did_you_mean, safe_text
 
 IMAGES = "images"
 
+MOST_CLASSES = 10_000
+"""Every class up to the largest label gets a name; a manifest has room for few more, and memory for some millions."""
+
+LONGEST_CLASS = 100
+"""Characters of a class's name, as in manifests."""
+
 
 @dataclass(frozen=True)
 class Column:

@@ -21,14 +21,12 @@ from ..hookspecs import ArrayFacts
 from ..media.files import read_input
 from ..names import PORT_NAME
 from ..text import safe_text
-from .arrays import IMAGES, Column
+from .arrays import IMAGES, LONGEST_CLASS, MOST_CLASSES, Column
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 FILE, TEXT = "file_name", "text"
 MOST_BYTES = 1 << 16
 """The longest caption."""
-MOST_VALUES, LONGEST_VALUE = 10_000, 100
-"""The most names of a choice such as `style`, and the characters of one."""
 
 
 def columns(
@@ -175,9 +173,9 @@ def _column(path: Path, name: str, pictures: Sequence[Path], rows: Mapping[int, 
         dtype = np.int64 if whole else np.float32
         return column(ArrayFacts(dtype=np.dtype(dtype).name, shape=()), lambda: np.array(numbers, dtype))
     words = sorted({str(value) for value in given})
-    if len(words) > MOST_VALUES or any(len(word) > LONGEST_VALUE for word in words):
+    if len(words) > MOST_CLASSES or any(len(word) > LONGEST_CLASS for word in words):
         raise InvalidFileError(
-            f"{safe_text(path)}: {name} must be numbers, or at most {MOST_VALUES:,} names of at most {LONGEST_VALUE}"
+            f"{safe_text(path)}: {name} must be numbers, or at most {MOST_CLASSES:,} names of at most {LONGEST_CLASS}"
             " characters; captions are the column 'text'"
         )
     places = {word: place for place, word in enumerate(words)}

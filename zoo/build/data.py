@@ -31,7 +31,7 @@ from ..system.files import sniff_file
 from ..system.leftovers import left_behind
 from ..text import safe_text, sniff
 from . import folders
-from .arrays import Column, renumbered, taken
+from .arrays import LONGEST_CLASS, MOST_CLASSES, Column, renumbered, taken
 
 CALIBRATION_PICTURES = 128
 """The number of pictures on which the activations of a model are measured."""
@@ -46,12 +46,6 @@ ON_WHITE, FIRST_FRAME, TO_GREY, TO_RGB = (
 
 MAX_HELD_OUT = 1_000  # pictures
 FEWEST_TO_HOLD_OUT_FROM = 20  # pictures; of fewer, all are trained on
-
-MOST_CLASSES = 10_000
-"""Every class up to the largest label gets a name; a manifest has room for few more, and memory for some millions."""
-
-LONGEST_CLASS = 100
-"""Characters of a class's name, as in manifests."""
 
 NPZ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """What reading a damaged or encrypted .npz raises."""
