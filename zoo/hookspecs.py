@@ -206,8 +206,9 @@ class Family:
     """One safetensors file per name. With several names, or a name other than `model`, each is a submodule of the built
     module: `codec` contains the tensors `codec.*` of its `state_dict` and becomes `codec.safetensors`."""
     parents: tuple[str, ...] = ()
-    """Other families whose models a training can start from (--from). What both have of `weights` is taken over: the
-    config's field of that name, and the tensors. A latent diffusion model gets its codec this way."""
+    """Other families. If there are any, a training needs --from: a model of one of them, or of its own family. From
+    another family's model it takes what both have of `weights`: the config's field of that name, and the tensors. A
+    latent diffusion model gets its codec this way."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -323,18 +323,24 @@ def _chosen(
     config: dict[str, Any] = {}
     settings: dict[str, Any] = dict(DEFAULTS)
     summary = asked.summary
+    taken: dict[str, Any] = {}
+    if parent is None and card.parents:
+        raise UsageError(
+            f"{asked.family} trains on a part of a model that was made before: give --from MODEL, of the family"
+            f" {' or '.join(card.parents)}"
+        )
     if parent:
         family = parent.manifest.family
         if family == asked.family:
             config, summary = dict(parent.manifest.config), summary or parent.manifest.summary
         elif family in card.parents:
-            config = {part: parent.manifest.config[part] for part in shared_parts(card, parent)}
+            config = taken = {part: parent.manifest.config[part] for part in shared_parts(card, parent)}
         else:
             others = f", nor to {' or '.join(card.parents)}" if card.parents else ""
             raise UsageError(f"{parent} belongs to the family '{family}', not to '{asked.family}'{others}")
     if preset_name:
         preset = card.presets[preset_name]
-        config = _merge(config, preset.config)
+        config = _merge(config, preset.config) | taken  # a preset's own may be of another shape
         settings |= preset.training
         if preset_name.removesuffix(f"-{asked.stage}") not in COSTS:  # else it says what the training costs
             summary = summary or preset.summary

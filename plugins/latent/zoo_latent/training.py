@@ -68,18 +68,12 @@ class LatentTrainer(AveragedTrainer):
         parts = cast(Parts, request.module)
         super().__init__(request, s, part=Learner(parts))
         self.c, self.codec = c, parts.codec.eval().requires_grad_(False)
-        self.has_codec = bool(request.parent)
         self.alpha_bar = alphas_bar(betas(c.diffusion)).float().to(self.device)
         self.latents: dict[bytes, Tensor] = {}
         self.tokens: dict[str, Tensor] = {}
         self.optimizer = torch.optim.AdamW(
             self.part.parameters(), lr=s.learning_rate, betas=(0.9, 0.99), weight_decay=s.weight_decay
         )
-
-    @property
-    def note(self) -> str:
-        """What codec the latents are of."""
-        return "" if self.has_codec else "the codec was not trained: give one with --from"
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         s, number = self.settings, len(batch.images)
