@@ -99,11 +99,6 @@ def codec_config(codec: Mapping[str, Any]) -> Codec:
     return read(kind, codec, "latent config: codec")
 
 
-def latent_channels(codec: Codec) -> int:
-    """Channels of a codec's latents."""
-    return codec.code_size
-
-
 def fitted(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
     """A config that draws pictures like the data, where it leaves open what they are like.
 
@@ -154,7 +149,7 @@ def read_config(config: Mapping[str, Any]) -> tuple[LatentConfig, Codec]:
     codec = codec_config(c.codec)
     if not isinstance(codec, PlainCodecConfig):
         check_codec(codec, "latent")
-    network, channels = c.network, latent_channels(codec)
+    network, channels = c.network, codec.code_size
     given = config.get("network")
     if not (isinstance(given, Mapping) and "image_channels" in given):
         network = msgspec.structs.replace(network, image_channels=channels)

@@ -116,9 +116,8 @@ def _schedule(folder: Path) -> tuple[ScheduleConfig, tuple[str, ...]]:
         raise InvalidFileError(f"{LAYOUT}: scheduler/scheduler_config.json is missing")
     kind, notes = config.get("_class_name"), ()
     require(config, "scheduler_config.json", _class_name=PARTS["scheduler"])
-    own = {"steps_offset": config.get("steps_offset", 0), "clean_end": True}
-    if kind in ("DDIMScheduler", "PNDMScheduler"):
-        own["clean_end"] = config.get("set_alpha_to_one", kind == "DDIMScheduler")
+    clean_end = config.get("set_alpha_to_one", kind == "DDIMScheduler")  # the default of each class
+    own = {"steps_offset": config.get("steps_offset", 0), "clean_end": clean_end}
     rest = {name: value for name, value in config.items() if name not in ("steps_offset", "set_alpha_to_one")}
     if kind == "PNDMScheduler":
         notes = ("draws with DDIM at the timesteps of PNDMScheduler, whose own steps are not computed here",)

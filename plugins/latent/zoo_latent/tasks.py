@@ -78,7 +78,7 @@ class Latents(nn.Module):
 class Drawing(Sampler):
     """A sampler of latents, and what its tasks share: reading the condition, and the codec."""
 
-    def __init__(self, parts: Parts, c: LatentConfig, **changes: Any):
+    def __init__(self, parts: Parts, c: LatentConfig):
         super().__init__(cast(Any, parts.denoiser), cast(Any, c.diffusion))
         self.latents = Latents(parts.codec, parts.denoiser)
         self.text = words_of(parts)

@@ -114,8 +114,13 @@ def _merge(
     return {other for other in changed if pairs[other] > 0 and other != pair}
 
 
-def tokenizer(assets: Mapping[str, bytes], length: int) -> ClipTokenizer:
-    """The tokenizer of a vocabulary that `learnt` made.
+def tokenizer(assets: Mapping[str, bytes], length: int, tokens: int, padding: str = PAD) -> ClipTokenizer:
+    """The tokenizer of a vocabulary: one that `learnt` made, or CLIP's own files.
+
+    Args:
+        length: of the result.
+        tokens: those that the encoder has.
+        padding: the token after a text's end; empty: the end token again.
 
     Raises:
         InvalidFileError: a file is missing, or is not such a vocabulary.
@@ -126,9 +131,11 @@ def tokenizer(assets: Mapping[str, bytes], length: int) -> ClipTokenizer:
     try:
         numbers = json.loads(assets[VOCABULARY])
         lines = assets[MERGES].decode().splitlines()
-        merges = [(a, b) for a, b in (line.split(" ") for line in lines if line and not line.startswith("#version"))]
-        return ClipTokenizer(numbers, merges, length, START, END, numbers[PAD])
-    except (ValueError, KeyError, AttributeError) as e:
+        merges = [(a, b) for a, b in (line.split() for line in lines if line and not line.startswith("#version"))]
+        if max(numbers.values()) >= tokens:
+            raise ValueError(f"it has the number {max(numbers.values())}, and the encoder {tokens} tokens")
+        return ClipTokenizer(numbers, merges, length, START, END, numbers[padding] if padding else None)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise InvalidFileError(f"{VOCABULARY} and {MERGES} are not a vocabulary with merges: {e}") from None
 
 
@@ -136,25 +143,42 @@ def tokenizer(assets: Mapping[str, bytes], length: int) -> ClipTokenizer:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); every token attends to all that are there."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    def __init__(self, width: int, heads: int):
+    Args:
+        causal: a token looks at itself and those before it, instead of all.
+        quick: OpenAI's approximation of GELU, with which its models were trained.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        causal: bool = False,
+        quick: bool = False,
+        epsilon: float = 1e-5,
+    ):
         super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
+        self.heads, self.causal, self.quick = heads, causal, quick
+        self.norm_attention = nn.LayerNorm(width, epsilon)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, 4 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
+        self.norm_mlp = nn.LayerNorm(width, epsilon)
+        self.mlp_in = nn.Linear(width, hidden)
+        self.mlp_out = nn.Linear(hidden, width)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens width"], there: Bool[Tensor, "batch tokens"]
+        self, x: Float[Tensor, "batch tokens width"], there: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens width"]:
+        """`there`: false for tokens that no other looks at; None: there are none."""
         qkv = self.qkv(self.norm_attention(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=there[:, None, None, :])
+        mask = None if there is None else there[:, None, None, :]
+        h = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=mask, is_causal=self.causal)
         x = x + self.proj(h.transpose(1, 2).flatten(2))
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
+        h = self.mlp_in(self.norm_mlp(x))
+        return x + self.mlp_out(h * torch.sigmoid(1.702 * h) if self.quick else F.gelu(h))
 
 
 class Words(nn.Module):
@@ -162,11 +186,11 @@ class Words(nn.Module):
 
     def __init__(self, c: WordsConfig, assets: Mapping[str, bytes]):
         super().__init__()
-        self.tokenize = tokenizer(assets, c.length)
+        self.tokenize = tokenizer(assets, c.length, c.vocabulary)
         tokens = self.tokenize.padding + 1  # the last number
         self.token = nn.Embedding(tokens, c.width)
         self.place = nn.Embedding(c.length, c.width)
-        self.blocks = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(Block(c.width, c.heads, 4 * c.width) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width)
         for embedding in (self.token, self.place):
             nn.init.normal_(embedding.weight, std=0.02**0.5 if embedding is self.token else 0.02)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from zoo_latent.clip import Clip, tokenizer
+from zoo_latent.clip import Clip
 from zoo_latent.config import ClipConfig, WordsConfig, read_config
 from zoo_latent.layouts import text_weights
+from zoo_latent.text import tokenizer
 
 from zoo.build.keys import Keys
 from zoo.errors import InvalidFileError
@@ -69,14 +70,13 @@ class _Weights(torch.nn.Module):
 
 
 def test_a_vocabulary_without_merges_is_refused_in_one_line():
-    c = ClipConfig(vocabulary=600)
-    with pytest.raises(InvalidFileError, match=r"^the tokenizer has no merges\.txt$"):
-        tokenizer({VOCABULARY: ASSETS[VOCABULARY]}, c)
+    with pytest.raises(InvalidFileError, match=r"^the model's text needs merges\.txt, which is not one of its files$"):
+        tokenizer({VOCABULARY: ASSETS[VOCABULARY]}, 77, 600)
 
 
 def test_a_vocabulary_larger_than_the_encoder_is_refused():
     with pytest.raises(InvalidFileError, match="and the encoder 514 tokens"):
-        tokenizer(ASSETS, ClipConfig(vocabulary=514))
+        tokenizer(ASSETS, 77, 514)
 
 
 def test_a_text_without_a_kind_is_one_of_words():

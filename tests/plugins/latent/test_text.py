@@ -17,7 +17,7 @@ def test_a_vocabulary_does_not_depend_on_the_order_of_the_captions():
 
 def test_frequent_words_become_one_token():
     numbers = json.loads(ASSETS[VOCABULARY])
-    tokens = tokenizer(ASSETS, 8)(text("Red APPLE"))[0].tolist()
+    tokens = tokenizer(ASSETS, 8, 600)(text("Red APPLE"))[0].tolist()
     assert tokens == [
         numbers["<|startoftext|>"], numbers["red</w>"], numbers["apple</w>"], numbers["<|endoftext|>"],
         *[numbers["<|pad|>"]] * 4,
@@ -66,7 +66,7 @@ def test_merges_are_those_of_a_plain_count():
 )
 def test_assets_that_are_not_a_vocabulary_are_named(assets, reason):
     with pytest.raises(InvalidFileError, match=reason):
-        tokenizer(assets, 8)
+        tokenizer(assets, 8, 600)
 
 
 def test_padding_changes_nothing():
