@@ -34,13 +34,14 @@ LONGEST = (
     "test_docs.py",
     "plugins/vqgan/test_layouts_parity.py",
     "cli/test_mistakes.py",
-    "cli/test_train.py",
+    "cli/test_train_processes.py",
     "cli/test_prior.py",
     "plugins/targets/test_web.py",
     "store/test_processes.py",
     "build/test_tokenizers.py",
     "test_scaffold.py",
     "plugins/vqgan/test_model.py",
+    "cli/test_train.py",
 )
 """The files that take over a minute of one core, longest first."""
 
