@@ -27,8 +27,8 @@ IMPORTED = (
 )  # fmt: skip
 
 WITH_TORCH = (
-    "torch", "zoo_judge.training", "zoo_vqvae.training", "zoo.build.begin", "zoo.build.bundling", "zoo.build.evaluate",
-    "zoo.build.foreign", "zoo.build.measure", "zoo.build.conformance",
+    "torch", "torchmetrics.functional.image", "zoo_judge.training", "zoo_vqvae.training", "zoo.build.begin",
+    "zoo.build.bundling", "zoo.build.evaluate", "zoo.build.foreign", "zoo.build.measure", "zoo.build.conformance",
 )  # fmt: skip
 
 

@@ -1,4 +1,8 @@
-"""Measures the metrics of a card in ONNX Runtime, for families of the same kind."""
+"""Measures the metrics of a card in ONNX Runtime, for families of the same kind.
+
+torchmetrics is imported where it measures: it imports torchvision and transformers if they are installed, which takes
+seconds that a command without a codec need not wait for.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,11 +13,6 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from ..hookspecs import MeasureRequest, Metric
 from . import statistics
@@ -42,6 +41,8 @@ def psnr(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
 
     Both uint8 [N, H, W, C]; returns float64 [N].
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     a, b = (torch.tensor(x).double() for x in (pictures, originals))
     values = peak_signal_noise_ratio(a, b, data_range=255.0, reduction="none", dim=(1, 2, 3))
     return values.clamp(max=100).numpy()
@@ -55,6 +56,8 @@ def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
 
     Both uint8 [N, H, W, C], at least `SSIM_WINDOW` pixels in each direction; returns float64 [N].
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     a, b = (torch.tensor(x).permute(0, 3, 1, 2).double() for x in (pictures, originals))
     values = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
     assert isinstance(values, torch.Tensor)  # a pair only if the full similarity map is requested
@@ -77,8 +80,9 @@ def ms_ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
 
     Both uint8 [N, H, W, C], at least `MS_SSIM_SIDE` pixels in each direction; returns float64 [N].
     """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+
     a, b = (torch.tensor(x).permute(0, 3, 1, 2).double() for x in (pictures, originals))
-    measure = multiscale_structural_similarity_index_measure
     return measure(a, b, data_range=255.0, reduction="none", normalize="relu").numpy()
 
 

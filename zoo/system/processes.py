@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import subprocess
+    from types import FrameType
 
 
 def hear_interrupts() -> None:
@@ -31,27 +32,62 @@ class Terminated(SystemExit):
 @contextmanager
 def termination_heard() -> Iterator[None]:
     """Makes SIGTERM, and SIGHUP unless it is ignored (nohup), raise `Terminated` meanwhile: once, so that clean-up can
-    end.
+    end. While an extension module is loaded, these and Ctrl-C wait until it is.
 
     Does nothing if this is not the main thread.
     """
 
-    def end(number: int, _: object) -> None:
-        for other in heard:
+    def end(number: int, frame: FrameType | None) -> None:
+        if _loads_an_extension(frame):
+            _raise_again(number)
+            return
+        for other in ends:
             signal.signal(other, signal.SIG_IGN)
         raise Terminated(128 + number)
 
-    heard: list[int] = []
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if _loads_an_extension(frame):
+            _raise_again(number)
+            return
+        raise KeyboardInterrupt
+
+    ends: list[int] = []
+    before = {}
     if threading.current_thread() is threading.main_thread():
-        ends = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # Windows has no SIGHUP
-        heard += [s for s in ends if signal.getsignal(s) is signal.SIG_DFL]
-        for number in heard:
-            signal.signal(number, end)
+        both = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # Windows has no SIGHUP
+        ends += [s for s in both if signal.getsignal(s) is signal.SIG_DFL]
+        before = {number: signal.signal(number, end) for number in ends}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        for number in heard:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _loads_an_extension(frame: FrameType | None) -> bool:
+    """Whether this happens while an extension module is created or initialised.
+
+    An exception there crashes some: pybind11 aborts if one is raised while onnx's module defines its classes, and a
+    module that was created and never initialised is a segmentation fault when it is freed.
+    """
+    while frame:
+        if frame.f_code.co_name == "_load_unlocked" and frame.f_globals.get("__name__") == "importlib._bootstrap":
+            loader = getattr(frame.f_locals.get("spec"), "loader", None)
+            if type(loader).__name__ == "ExtensionFileLoader":
+                return True
+        frame = frame.f_back
+    return False
+
+
+def _raise_again(number: int) -> None:
+    """Sends this process the signal again, in a moment."""
+    # On Windows, `kill` ends the process without a word. Elsewhere it also wakes the main thread if that waits by then.
+    send = (signal.raise_signal, (number,)) if sys.platform == "win32" else (os.kill, (os.getpid(), number))
+    timer = threading.Timer(0.01, *send)
+    timer.daemon = True
+    timer.start()
 
 
 def open_streams() -> None:
