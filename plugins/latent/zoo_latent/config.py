@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from zoo_diffusion.config import Count, DiffusionConfig, DiffusionSettings, Struct, UNetConfig, check_unet
+from zoo_diffusion.config import Count, DiffusionConfig, DiffusionSettings, Struct, UNetConfig, check_flow, check_unet
 from zoo_vqgan.config import CodecConfig, KLConfig
 from zoo_vqgan.plugin import check_codec
 from zoo_vqvae.config import CodecConfig as PlainCodecConfig
@@ -64,13 +64,6 @@ class DenoiserConfig(UNetConfig, frozen=True, kw_only=True):
     feed_forward: Annotated[float, Meta(gt=0, le=8)] = 4.0  # width of a block's hidden layer, in widths of the level
 
 
-class ScheduleConfig(DiffusionConfig, frozen=True, kw_only=True):
-    """zoo-diffusion's, with what Stable Diffusion's schedulers have besides."""
-
-    steps_offset: Annotated[int, Meta(ge=0, le=100)] = 0  # added to the timesteps, with `leading` spacing
-    clean_end: bool = True  # the last step ends at the clean latents; otherwise at those of the first timestep
-
-
 class LatentConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `latent`."""
 
@@ -80,7 +73,7 @@ class LatentConfig(Struct, frozen=True, kw_only=True):
     text: WordsConfig | ClipConfig | None = None
     labels: LabelsConfig | None = None
     network: DenoiserConfig = DenoiserConfig()
-    diffusion: ScheduleConfig = ScheduleConfig(clip=False)
+    diffusion: DiffusionConfig = DiffusionConfig(clip=False)
 
 
 class LatentSettings(DiffusionSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +170,7 @@ def _check(c: LatentConfig, network: DenoiserConfig, channels: int) -> None:
         _refuse("labels.classes", list(c.labels.classes), f"network.num_classes is {network.num_classes}")
     if c.diffusion.variance == "learned":
         _refuse("diffusion.variance", "learned", "it must be small or large")
+    check_flow("latent", c.diffusion)
     if c.diffusion.clip:
         _refuse("diffusion.clip", True, "latents are not limited to -1 .. 1: it must be false")
 

@@ -95,7 +95,7 @@ class LatentTrainer(AveragedTrainer):
         if label is not None and self.c.network.null_label:
             label = torch.where(chance(s.label_dropout).to(self.device), -1, label)
         x0 = denoiser.scaled(raw)
-        t, eps = drawn(x0, len(self.alpha_bar), generator)
+        t, eps = drawn(x0, self.c.diffusion, s.times, generator)
 
         def network(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):

@@ -239,3 +239,21 @@ def test_tasks_and_ports_follow_the_config():
     latents = tasks({"image_channels": 4})
     assert list(latents) == ["generate", "generate_begin", "generate_step"]
     assert latents["generate"].outputs["latents"].shape == ("batch", 4, 8, 8)
+
+
+SAMPLED = {
+    "euler": {"sampler": "euler", "spacing": "linspace"},
+    "ancestral, Karras": {"sampler": "euler_ancestral", "karras": True, "spacing": "leading", "steps_offset": 1},
+    "SDE, Karras": {"sampler": "dpm++2m_sde", "karras": True},
+    "lcm": {"sampler": "lcm"},
+    "flow": {"sampler": "euler", "prediction": "flow", "shift": 3.0, "spacing": "linspace"},
+    "guidance": {"guidance_rescale": 0.7, "guidance_from": 0.2, "guidance_to": 5.0},
+}
+
+
+@pytest.mark.parametrize("case", SAMPLED)
+def test_every_sampler_is_exported(tmp_path: Path, case: str):
+    made = Made(tmp_path / "random", tasks=("generate",), **SAMPLED[case])
+    assert check(made.model.folder, made.manifest) == []
+    for steps in (1, 7):
+        made.same("generate", **ports(2, steps=steps, guidance=3.0))
