@@ -1,11 +1,20 @@
 """Config and training settings of latent diffusion models. Does not import torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
-from zoo_diffusion.config import Count, DiffusionConfig, DiffusionSettings, Struct, UNetConfig, check_unet
+from zoo_diffusion.config import (
+    Count,
+    DiffusionConfig,
+    DiffusionSettings,
+    Struct,
+    TransformerConfig,
+    UNetConfig,
+    check_transformer,
+    check_unet,
+)
 from zoo_vqgan.config import CodecConfig, KLConfig
 from zoo_vqgan.plugin import check_codec
 from zoo_vqvae.config import CodecConfig as PlainCodecConfig
@@ -53,7 +62,7 @@ class LabelsConfig(Struct, frozen=True, kw_only=True):
     classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()  # names; empty for `label`: those of the data
 
 
-class DenoiserConfig(UNetConfig, frozen=True, kw_only=True):
+class DenoiserConfig(UNetConfig, frozen=True, kw_only=True, tag_field="kind", tag="unet"):
     """The U-Net of Rombach et al. 2021: attention that also looks at the text's tokens. Sizes are those of latents."""
 
     image_channels: Annotated[int, Meta(ge=1, le=64)] = 4
@@ -62,6 +71,18 @@ class DenoiserConfig(UNetConfig, frozen=True, kw_only=True):
     pooled_width: Annotated[int, Meta(ge=0, le=65_536)] = 0  # of the vector for the whole text; 0: as its encoder's
     transformer_depth: Annotated[int, Meta(ge=1, le=32)] = 1  # transformer blocks per attention
     feed_forward: Annotated[float, Meta(gt=0, le=8)] = 4.0  # width of a block's hidden layer, in widths of the level
+
+
+class LabelDenoiserConfig(TransformerConfig, frozen=True, kw_only=True, tag_field="kind", tag="dit"):
+    """DiT (Peebles and Xie 2023) on latents: what to draw is a label, not a text."""
+
+    image_channels: Annotated[int, Meta(ge=1, le=64)] = 4
+    latents: bool = True
+    context_width: ClassVar[int] = 0
+    pooled_width: ClassVar[int] = 0
+
+
+Network = DenoiserConfig | LabelDenoiserConfig
 
 
 class ScheduleConfig(DiffusionConfig, frozen=True, kw_only=True):
@@ -79,7 +100,7 @@ class LatentConfig(Struct, frozen=True, kw_only=True):
     codec: Mapping[str, Any] = {}  # as in the family of the codec: klvae, vqgan or vqvae
     text: WordsConfig | ClipConfig | None = None
     labels: LabelsConfig | None = None
-    network: DenoiserConfig = DenoiserConfig()
+    network: Network = DenoiserConfig()
     diffusion: ScheduleConfig = ScheduleConfig(clip=False)
 
 
@@ -122,7 +143,8 @@ def fitted(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
     if "image_size" not in network:
         known = {key: value for key, value in network.items() if key in ("patch_size", "widths")}
         factor = codec_config(codec).downsampling
-        multiple = factor * read(DenoiserConfig, known, "latent config: network").multiple
+        kind = LabelDenoiserConfig if network.get("kind") == "dit" else DenoiserConfig
+        multiple = factor * read(kind, known, "latent config: network").multiple
         if data.height % multiple or data.width % multiple:
             raise UsageError(
                 f"the pictures are {data.width}x{data.height}; the sides must be multiples of {multiple} for this"
@@ -145,38 +167,43 @@ def read_config(config: Mapping[str, Any]) -> tuple[LatentConfig, Codec]:
     text = config.get("text")
     if isinstance(text, Mapping) and "kind" not in text:
         config = {**config, "text": {"kind": "words", **text}}  # configs of before there were two kinds
+    given = config.get("network", {})
+    if isinstance(given, Mapping) and "kind" not in given:
+        config = {**config, "network": {"kind": "unet", **given}}
     c = read(LatentConfig, config, "latent config")
     codec = codec_config(c.codec)
     if not isinstance(codec, PlainCodecConfig):
         check_codec(codec, "latent")
     network, channels = c.network, codec.code_size
-    given = config.get("network")
     if not (isinstance(given, Mapping) and "image_channels" in given):
         network = msgspec.structs.replace(network, image_channels=channels)
-    if c.text:
+    if c.text and isinstance(network, DenoiserConfig):
         network = msgspec.structs.replace(
             network,
             context_width=network.context_width or c.text.width,
             pooled_width=network.pooled_width or (c.text.width if isinstance(c.text, WordsConfig) else 0),
         )
-    check_unet(network)
+    if isinstance(network, LabelDenoiserConfig):
+        check_transformer(network)
+    else:
+        check_unet(network)
     _check(c, network, channels)
     return msgspec.structs.replace(c, codec=msgspec.to_builtins(codec), network=network), codec
 
 
-def _check(c: LatentConfig, network: DenoiserConfig, channels: int) -> None:
+def _check(c: LatentConfig, network: Network, channels: int) -> None:
     if network.image_channels != channels:
         _refuse("network.image_channels", network.image_channels, f"the codec's latents have {channels}")
     if c.text is None and network.context_width:
         _refuse("network.context_width", network.context_width, "without text it must be 0")
     if c.text and c.text.width % c.text.heads:
         _refuse("text.heads", c.text.heads, f"it must divide the width {c.text.width}")
+    if c.text and isinstance(network, LabelDenoiserConfig):
+        _refuse("network.kind", "dit", "it does not look at a text: text must be null")
     if c.text and network.context_width != c.text.width:
         _refuse("network.context_width", network.context_width, f"the text's tokens have {c.text.width}")
     if c.labels and c.labels.classes and len(c.labels.classes) != network.num_classes:
         _refuse("labels.classes", list(c.labels.classes), f"network.num_classes is {network.num_classes}")
-    if c.diffusion.variance == "learned":
-        _refuse("diffusion.variance", "learned", "it must be small or large")
     if c.diffusion.clip:
         _refuse("diffusion.clip", True, "latents are not limited to -1 .. 1: it must be false")
 

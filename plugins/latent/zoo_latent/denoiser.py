@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from zoo_diffusion.dit import DiT
 from zoo_diffusion.unet import Map, UNet
 
-from .config import DenoiserConfig
+from .config import DenoiserConfig, LabelDenoiserConfig, Network
 from .text import Condition
 
 Places = Float[Tensor, "batch places channels"]
@@ -95,23 +96,19 @@ class Transformer(nn.Module):
         return x + self.proj_out(places).transpose(1, 2).unflatten(2, (height, width))
 
 
-class Denoiser(UNet):
-    """Noisy latents, timestep and condition to a prediction of the same shape."""
+class Scaled(nn.Module):
+    """A network of latents with mean 0 and variance 1 in each channel, and what the codec's own have."""
 
-    config: DenoiserConfig
+    config: Network
     mean: Tensor
     deviation: Tensor
     measured: Tensor
 
-    def __init__(self, c: DenoiserConfig):
-        super().__init__(c)
-        self.pooled = nn.Linear(c.pooled_width, self.time_out.out_features) if c.pooled_width else None
-        self.register_buffer("mean", torch.zeros(c.image_channels))  # of the codec's latents, per channel
-        self.register_buffer("deviation", torch.ones(c.image_channels))
+    def set_scale(self, channels: int) -> None:
+        """The codec's latents as they are, until they are measured."""
+        self.register_buffer("mean", torch.zeros(channels))  # of the codec's latents, per channel
+        self.register_buffer("deviation", torch.ones(channels))
         self.register_buffer("measured", torch.zeros((), dtype=torch.int64))  # pictures from which both are known
-
-    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
-        return Transformer(self.config, channels)
 
     def scaled(self, latents: Map) -> Map:
         """The codec's latents, with mean 0 and variance 1 in each channel."""
@@ -120,6 +117,20 @@ class Denoiser(UNet):
     def unscaled(self, x: Map) -> Map:
         """The inverse of `scaled`."""
         return x * self.deviation[:, None, None] + self.mean[:, None, None]
+
+
+class Denoiser(Scaled, UNet):
+    """Noisy latents, timestep and condition to a prediction of the same shape."""
+
+    config: DenoiserConfig
+
+    def __init__(self, c: DenoiserConfig, *, outputs: int = 1):
+        super().__init__(c, outputs=outputs)
+        self.pooled = nn.Linear(c.pooled_width, self.time_out.out_features) if c.pooled_width else None
+        self.set_scale(c.image_channels)
+
+    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
+        return Transformer(self.config, channels)
 
     # A label is one of several things that say what to draw. They are those of a `Condition`, one by one, since what is
     # traced once takes tensors.
@@ -137,3 +148,30 @@ class Denoiser(UNet):
             assert pooled is not None, "this network looks at a text"
             time = time + self.pooled(pooled)
         return self.denoise(x, time, Condition(context, there, pooled, label))
+
+
+class LabelDenoiser(Scaled, DiT):
+    """Noisy latents, timestep and label to a prediction of the same shape: zoo-diffusion's DiT."""
+
+    config: LabelDenoiserConfig
+
+    def __init__(self, c: LabelDenoiserConfig, *, outputs: int = 1):
+        super().__init__(c, outputs=outputs)
+        self.set_scale(c.image_channels)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Map,
+        t: Float[Tensor, " batch"],
+        context: None = None,
+        there: None = None,
+        pooled: None = None,
+        label: Int64[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channels_out height width"]:
+        return super().forward(x, t, label)
+
+
+def build_denoiser(c: Network, *, outputs: int = 1) -> Scaled:
+    """The network of a config. `outputs`: 2 if the variance is learned too."""
+    kind = LabelDenoiser if isinstance(c, LabelDenoiserConfig) else Denoiser
+    return kind(c, outputs=outputs)  # pyright: ignore[reportArgumentType]

@@ -138,7 +138,7 @@ def build_module(request: BuildRequest) -> Any:
     from zoo_vqvae.model import VQVAE
 
     from .clip import Clip
-    from .denoiser import Denoiser
+    from .denoiser import build_denoiser
     from .text import Words, learnt
 
     c, codec = read_config(request.config)
@@ -150,7 +150,7 @@ def build_module(request: BuildRequest) -> Any:
         parts["text"] = Clip(c.text, request.assets)
     elif c.text:
         parts["text"] = Words(c.text, request.assets or learnt((), c.text.vocabulary))
-    parts["denoiser"] = Denoiser(c.network)
+    parts["denoiser"] = build_denoiser(c.network, outputs=2 if c.diffusion.variance == "learned" else 1)
     return nn.ModuleDict(parts)
 
 

@@ -19,7 +19,7 @@ from zoo_vqvae.tasks import Codec as VQCodec
 
 from .clip import Clip
 from .config import LatentConfig, ScheduleConfig
-from .denoiser import Denoiser
+from .denoiser import Scaled
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
 from .text import Condition, Words
 
@@ -33,7 +33,7 @@ class Parts(Protocol):
     """What `build_module` returns: an `nn.ModuleDict` of these, and of `text` if the model draws from words."""
 
     codec: nn.Module
-    denoiser: Denoiser
+    denoiser: Scaled
 
 
 def words_of(parts: Parts) -> Words | Clip | None:
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
 class Latents(nn.Module):
     """The codec at both ends of a sampler."""
 
-    def __init__(self, codec: nn.Module, denoiser: Denoiser):
+    def __init__(self, codec: nn.Module, denoiser: Scaled):
         super().__init__()
         self.codec, self.denoiser = codec, denoiser
 
@@ -114,12 +114,13 @@ class Drawing(Sampler):
         return Asked(condition._replace(label=label), unconditional._replace(label=none))
 
     def output(self, x: Code, t: Float32[Tensor, " batch"], asked: Asked, guidance: Numbers | None) -> Tensor:
-        network = cast(Denoiser, self.network)
+        network = cast(Scaled, self.network)
         if guidance is None or asked.unconditional is None:
             return network(x, t, *asked.condition)
         both = asked.condition.and_then(asked.unconditional)
         output = network(torch.cat((x, x)), torch.cat((t, t)), *both).unflatten(0, (2, x.shape[0]))
-        return guided(output[1], output[0], guidance, self.c.guided_channels)
+        channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
+        return guided(output[1], output[0], guidance, channels)
 
     def picture(self, x: Code) -> Pixels:
         return to_uint8(self.latents.decode(x))
