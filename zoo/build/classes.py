@@ -30,6 +30,8 @@ NEEDS = {
     "FluxTransformer2DModel": f"FLUX, text to image: it needs {TEXT}, and a sampler of rectified flows",
     "LDMSuperResolutionPipeline": "latent diffusion's super-resolution: its network takes the small image besides the "
     "noise, so it needs a task with that image as input",
+    "LDMTextToImagePipeline": "latent diffusion's text to image of 2022: it needs BERT's WordPiece tokenizer inside "
+    "the graph, and LDMBert's transformer",
     "LatentDiffusion": "a whole latent diffusion model: only its first stage can be imported (zoo import vqgan …, or "
     "klvae …)",
     "PixArtTransformer2DModel": f"PixArt, text to image: it needs {TEXT}, and one modulation for all blocks",

@@ -182,8 +182,12 @@ class UNet(nn.Module):
 
     trace_once = True  # at export: every task calls it
 
-    def __init__(self, c: UNetConfig, *, outputs: int = 1):
-        """`outputs`: number of images that are predicted together; 2 if the variance is learned too."""
+    def __init__(self, c: UNetConfig, *, outputs: int = 1, seen: int = 0):
+        """
+        Args:
+            outputs: number of images that are predicted together; 2 if the variance is learned too.
+            seen: channels of the input besides the noisy image's, after them.
+        """
         super().__init__()
         self.config = c
         time_width = c.time_width or 4 * c.widths[0]
@@ -196,7 +200,7 @@ class UNet(nn.Module):
             return ResidualBlock(c, channels, out_channels, time_width, resample)
 
         patch_channels = c.image_channels * c.patch_size**2
-        self.conv_in = nn.Conv2d(patch_channels, c.widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(patch_channels + seen * c.patch_size**2, c.widths[0], 3, padding=1)
         last = len(c.widths) - 1
         skips = [channels := c.widths[0]]
         self.down = nn.ModuleList()

@@ -69,6 +69,8 @@ class DenoiserConfig(UNetConfig, frozen=True, kw_only=True, tag_field="kind", ta
     latents: bool = True
     context_width: Annotated[int, Meta(ge=0, le=65_536)] = 0  # of the text's tokens; 0: as the text encoder's
     pooled_width: Annotated[int, Meta(ge=0, le=65_536)] = 0  # of the vector for the whole text; 0: as its encoder's
+    attention: Literal["transformer", "plain"] = "transformer"  # plain: zoo-diffusion's, without a text
+    inpaints: bool = False  # it also sees a mask, and the latents of the picture without what the mask redraws
     transformer_depth: Annotated[int, Meta(ge=1, le=32)] = 1  # transformer blocks per attention
     feed_forward: Annotated[float, Meta(gt=0, le=8)] = 4.0  # width of a block's hidden layer, in widths of the level
 
@@ -200,6 +202,8 @@ def _check(c: LatentConfig, network: Network, channels: int) -> None:
         _refuse("text.heads", c.text.heads, f"it must divide the width {c.text.width}")
     if c.text and isinstance(network, LabelDenoiserConfig):
         _refuse("network.kind", "dit", "it does not look at a text: text must be null")
+    if isinstance(network, DenoiserConfig) and network.attention == "plain" and network.context_width:
+        _refuse("network.attention", "plain", "to look at a text it must be transformer")
     if c.text and network.context_width != c.text.width:
         _refuse("network.context_width", network.context_width, f"the text's tokens have {c.text.width}")
     if c.labels and c.labels.classes and len(c.labels.classes) != network.num_classes:

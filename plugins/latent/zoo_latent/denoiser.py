@@ -125,11 +125,13 @@ class Denoiser(Scaled, UNet):
     config: DenoiserConfig
 
     def __init__(self, c: DenoiserConfig, *, outputs: int = 1):
-        super().__init__(c, outputs=outputs)
+        super().__init__(c, outputs=outputs, seen=1 + c.image_channels if c.inpaints else 0)
         self.pooled = nn.Linear(c.pooled_width, self.time_out.out_features) if c.pooled_width else None
         self.set_scale(c.image_channels)
 
     def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
+        if self.config.attention == "plain":
+            return super().attention(channels, norm=norm)
         return Transformer(self.config, channels)
 
     # A label is one of several things that say what to draw. They are those of a `Condition`, one by one, since what is
@@ -142,12 +144,17 @@ class Denoiser(Scaled, UNet):
         there: Bool[Tensor, "batch tokens"] | None = None,
         pooled: Float[Tensor, "batch pooled_width"] | None = None,
         label: Int64[Tensor, " batch"] | None = None,
+        seen: Float[Tensor, "batch seen_channels height width"] | None = None,
     ) -> Map:
         time = self.embed(t, label)
         if self.pooled is not None:
             assert pooled is not None, "this network looks at a text"
             time = time + self.pooled(pooled)
-        return self.denoise(x, time, Condition(context, there, pooled, label))
+        if self.config.inpaints:
+            assert seen is not None, "this network sees a mask and a picture"
+            x = torch.cat((x, seen), dim=1)
+        plain = self.config.attention == "plain"
+        return self.denoise(x, time, None if plain else Condition(context, there, pooled, label))
 
 
 class LabelDenoiser(Scaled, DiT):
@@ -167,6 +174,7 @@ class LabelDenoiser(Scaled, DiT):
         there: None = None,
         pooled: None = None,
         label: Int64[Tensor, " batch"] | None = None,
+        seen: None = None,
     ) -> Float[Tensor, "batch channels_out height width"]:
         return super().forward(x, t, label)
 

@@ -4,6 +4,7 @@ What cannot be computed is refused with field and value.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from zoo_diffusion.layouts import dit_diffusers
 from zoo_diffusion.layouts.common import sides
 from zoo_diffusion.layouts.scheduler import require
+from zoo_diffusion.layouts.unet2d import is_unet2d
+from zoo_diffusion.layouts.unet2d import move as move_unet2d
+from zoo_diffusion.layouts.unet2d import network_of as unet2d_of
 
 from zoo.build.keys import Keys, with_present_names
 from zoo.errors import InvalidFileError
@@ -72,7 +76,7 @@ _FIXED: dict[str, Any] = {
 _MOOT = ("addition_embed_type_num_heads",)
 
 
-def _unet_config(source: Source, part: str) -> DenoiserConfig:
+def _unet_config(source: Source, part: str, *, inpaints: bool = False) -> DenoiserConfig:
     where = f"{part}/config.json"
     config = source.config(part, UNET.classes)
 
@@ -96,9 +100,10 @@ def _unet_config(source: Source, part: str) -> DenoiserConfig:
     for field in ("layers_per_block", "transformer_layers_per_block", "cross_attention_dim"):
         if not isinstance(config.get(field, 1), int):
             refuse(field, "it must be one number for all levels")
-    channels = config.get("in_channels", 4)
-    if config.get("out_channels", 4) != channels:
-        refuse("in_channels", f"it must be out_channels, {config.get('out_channels', 4)}")
+    channels = config.get("out_channels", 4)
+    wanted = 2 * channels + 1 if inpaints else channels
+    if config.get("in_channels", 4) != wanted:
+        refuse("in_channels", f"with {channels} out_channels in a {source.index['_class_name']} it must be {wanted}")
     # `attention_head_dim` is the number of heads, by an old mistake of diffusers that its files have kept.
     field = "num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim"
     heads = config.get(field, 8)
@@ -128,6 +133,7 @@ def _unet_config(source: Source, part: str) -> DenoiserConfig:
             "frequency_shift": float(config.get("freq_shift", 0)),
             "context_width": config.get("cross_attention_dim", 1280),
             "transformer_depth": config.get("transformer_layers_per_block", 1),
+            "inpaints": inpaints,
         },
         DenoiserConfig,
         where,
@@ -140,6 +146,29 @@ def _move_unet(keys: Keys, c: Network) -> None:
 
 
 UNET = Reader("unet", ("UNet2DConditionModel",), _unet_config, _move_unet)
+INPAINTING_UNET = UNET._replace(config=partial(_unet_config, inpaints=True))
+"""Which also sees a mask and the latents of a masked picture."""
+
+
+# --- The U-Net without a text -----------------------------------------------------------------------------------------
+
+
+def _plain_config(source: Source, part: str) -> DenoiserConfig:
+    where, config, tensors = f"{part}/config.json", source.config(part, PLAIN_UNET.classes), source.tensors(part)
+    if not is_unet2d(tensors):
+        raise InvalidFileError(f"{source.layout}: the tensors of {part} are not those of a {PLAIN_UNET.classes[0]}")
+    require(config, where, num_class_embeds=(None,), out_channels=config.get("in_channels", 3))
+    network, _ = unet2d_of(with_present_names(tensors), config)
+    fields = msgspec.to_builtins(network) | {"kind": "unet", "latents": True, "attention": "plain"}
+    return converted(fields, DenoiserConfig, where)
+
+
+def _move_plain(keys: Keys, c: Network) -> None:
+    assert isinstance(c, DenoiserConfig)
+    move_unet2d(keys, c, "denoiser.")
+
+
+PLAIN_UNET = Reader("unet", ("UNet2DModel",), _plain_config, _move_plain)
 
 
 # --- DiT --------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ at. Each part's config is read field by field; what cannot be computed is refuse
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -21,13 +21,21 @@ from zoo.text import one_line, safe_text
 
 from .config import ScheduleConfig, read_config
 from .encoders import CLIP, TOKENIZERS, text_config, text_state, vocabulary
-from .networks import DIT, UNET, Reader
+from .networks import DIT, INPAINTING_UNET, PLAIN_UNET, UNET, Reader
 from .source import INDEX, Source
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler")
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
 SCALE = 0.18215
-"""AutoencoderKL's own, if the config says nothing."""
+"""diffusers' own, for codecs whose config says nothing."""
+
+
+class Codec(NamedTuple):
+    part: str  # its name in the pipeline
+    family: str  # of ours
+
+
+CODECS = {"AutoencoderKL": Codec("vae", "klvae"), "VQModel": Codec("vqvae", "vqgan")}
 
 
 @dataclass(frozen=True)
@@ -36,18 +44,26 @@ class Pipeline:
 
     network: Reader
     text: bool = False  # with a CLIP text encoder
+    codec: str = "AutoencoderKL"
     guidance: float = 1.0  # if nothing else is asked for
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
         """The parts, and the classes that are computed here."""
         texts = {"text_encoder": CLIP, "tokenizer": TOKENIZERS} if self.text else {}
-        return {"vae": ("AutoencoderKL",), self.network.part: self.network.classes, **texts, "scheduler": SCHEDULERS}
+        return {
+            CODECS[self.codec].part: (self.codec,),
+            self.network.part: self.network.classes,
+            **texts,
+            "scheduler": SCHEDULERS,
+        }
 
 
 PIPELINES = {
     "StableDiffusionPipeline": Pipeline(network=UNET, text=True, guidance=7.5),
+    "StableDiffusionInpaintPipeline": Pipeline(network=INPAINTING_UNET, text=True, guidance=7.5),
     "DiTPipeline": Pipeline(network=DIT, guidance=4.0),
+    "LDMPipeline": Pipeline(network=PLAIN_UNET, codec="VQModel"),
 }
 
 
@@ -76,8 +92,8 @@ def _read(source: Source) -> Imported:
         require(index, INDEX, _class_name=tuple(PIPELINES))  # a variant, which that lets through
     pipeline = PIPELINES[name]
     source.check(pipeline.parts)
-    vae = source.config("vae", ("AutoencoderKL",))
-    codec = _codec(source, vae)
+    vae = source.config(CODECS[pipeline.codec].part, (pipeline.codec,))
+    codec = _codec(source, pipeline, vae)
     network = pipeline.network.config(source, pipeline.network.part)
     text = text_config(source) if pipeline.text else None
     if text and network.context_width != text.width:
@@ -108,7 +124,12 @@ def _read(source: Source) -> Imported:
     if left:
         notes += (f"left out: {', '.join(left)}; pictures are not checked",)
     notes += ("the weights have the licence of their source: state it with --license",)
-    unused = tuple(f"vae.{name}" for name in codec.unused)
+    if "scaling_factor" not in vae and pipeline.codec == "VQModel":
+        notes += (
+            f"its codec's config has no scaling_factor: latents are divided by diffusers' default, {SCALE}; if the"
+            " pictures are wrong, write 1.0, latent-diffusion's own, into it",
+        )
+    unused = tuple(f"{CODECS[pipeline.codec].part}.{name}" for name in codec.unused)
     return Imported(
         layout=source.layout,
         config=msgspec.to_builtins(c),
@@ -122,13 +143,13 @@ def _read(source: Source) -> Imported:
 # --- The parts --------------------------------------------------------------------------------------------------------
 
 
-def _codec(source: Source, config: Mapping[str, Any]) -> Imported:
-    request = ImportRequest(
-        family="klvae", path=source.folder / "vae", tensors=source.tensors("vae"), config=dict(config)
+def _codec(source: Source, pipeline: Pipeline, config: Mapping[str, Any]) -> Imported:
+    part, family = CODECS[pipeline.codec]
+    codec = import_codec(
+        ImportRequest(family=family, path=source.folder / part, tensors=source.tensors(part), config=dict(config))
     )
-    codec = import_codec(request)
     if codec is None:
-        raise InvalidFileError(f"{source.layout}: the tensors of vae are not those of an AutoencoderKL")
+        raise InvalidFileError(f"{source.layout}: the tensors of {part} are not those of a {pipeline.codec}")
     return codec
 
 

@@ -18,7 +18,7 @@ from zoo_vqvae.quantize import nearest_code
 from zoo_vqvae.tasks import Codec as VQCodec
 
 from .clip import Clip
-from .config import LatentConfig, ScheduleConfig
+from .config import DenoiserConfig, LatentConfig, ScheduleConfig
 from .denoiser import Scaled
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
 from .text import Condition, Words
@@ -46,6 +46,11 @@ class Asked(NamedTuple):
 
     condition: Condition
     unconditional: Condition | None
+
+    def seeing(self, seen: Float32[Tensor, "batch seen_channels rows columns"]) -> "Asked":
+        """The same, for a network that also sees a mask and a picture."""
+        condition, unconditional = self
+        return Asked(condition._replace(seen=seen), unconditional and unconditional._replace(seen=seen))
 
 
 class Latents(nn.Module):
@@ -189,6 +194,35 @@ class Inpaint(Drawing):
         return torch.where(redrawn.permute(0, 2, 3, 1) > 0, self.picture(x), image)
 
 
+class InpaintSeen(Drawing):
+    """The same, with a network that sees the mask and the rest of the picture: Rombach et al. 2021, section 4.5.
+
+    Its input is noise, mask and latents of the picture, which is grey where it is redrawn. Departs from diffusers,
+    which draws these latents from the codec's Gaussian, and returns the whole decoded picture: here they are its mean,
+    and the pixels that the mask leaves are those of the picture given.
+    """
+
+    def forward(
+        self,
+        image: Pixels,
+        mask: UInt8[Tensor, "batch height width 1"],
+        seed: Seeds,
+        steps: Count,
+        *given: Tensor,
+    ) -> Pixels:
+        redrawn = (mask >= 128).permute(0, 3, 1, 2).to(torch.float32)  # [batch, 1, height, width]
+        latents = self.latents.encode(to_float(image) * (1 - redrawn))
+        factor = image.shape[1] // latents.shape[2]
+        asked, guidance = self.asked(given)
+        asked = asked.seeing(torch.cat((redrawn[:, :, ::factor, ::factor], latents), dim=1))
+
+        def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
+            return self.step(i, row, x, previous_x0, seed, asked, guidance)
+
+        x = self.loop(self.noise(seed, 0), steps, step)
+        return torch.where(mask >= 128, self.picture(x), image)
+
+
 class Encode(Latents):
     """image -> latents."""
 
@@ -249,11 +283,12 @@ def build(task: str, parts: Parts, c: LatentConfig) -> nn.Module:
     """The module of a task of ports.py."""
     if task in ("encode", "decode", "generate_end"):
         return (Encode if task == "encode" else Decode)(parts.codec, parts.denoiser)
+    sees = isinstance(c.network, DenoiserConfig) and c.network.inpaints
     modules = {
         "generate": Generate,
         "generate_begin": Begin,
         "generate_step": TakeStep,
-        "inpaint": Inpaint,
+        "inpaint": InpaintSeen if sees else Inpaint,
         "variations": Variations,
     }
     return modules[task](parts, c)

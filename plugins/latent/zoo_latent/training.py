@@ -66,6 +66,8 @@ class LatentTrainer(AveragedTrainer):
         s = read(LatentSettings, request.settings, "latent training")
         if c.diffusion.variance == "learned":
             raise UsageError("a learned variance can be imported, not trained: give --set diffusion.variance=small")
+        if getattr(c.network, "inpaints", False):
+            raise UsageError("a network that inpaints can be imported, not trained: give --set network.inpaints=false")
         request.module.to(memory_format=torch.channels_last)
         parts = cast(Parts, request.module)
         super().__init__(request, s, part=Learner(parts))
