@@ -189,7 +189,8 @@ def _refuse(field: str, value: object, reason: str) -> NoReturn:
     raise UsageError(f"config: network.{field} is {value}; {reason}")
 
 
-def check_transformer(network: TransformerConfig) -> None:
+def check_transformer(network: Any) -> None:
+    """Refuses a transformer over patches whose fields do not fit each other."""
     if any(side % network.multiple for side in network.size):
         _refuse("image_size", network.image_size, f"it must be a multiple of patch_size, {network.patch_size}")
     if network.width % network.heads or network.width % 4:

@@ -210,13 +210,13 @@ class UNet(nn.Module):
                 blocks.append(block(channels, channels := width))
                 skips.append(width)
                 if level in c.attention_levels:
-                    attentions.append(self.attention(width))
+                    attentions.append(self.attention(width, level))
             if level < last:
                 resample = block(width, width, "down") if c.resampling == "residual" else Downsample(c, width)
                 skips.append(width)
             self.down.append(DownLevel(blocks, attentions, resample))
 
-        middle_attention = [self.attention(channels, norm=c.middle_attention_norm)] if c.middle_attention else []
+        middle_attention = [self.attention(channels, last, norm=c.middle_attention_norm)] if c.middle_attention else []
         self.middle = Middle([block(channels, channels), block(channels, channels)], middle_attention, None)
 
         self.up = nn.ModuleList()  # from the coarsest to the finest
@@ -225,7 +225,7 @@ class UNet(nn.Module):
             for _ in range(c.blocks + 1):
                 blocks.append(block(channels + skips.pop(), channels := width))
                 if level in c.attention_levels:
-                    attentions.append(self.attention(width))
+                    attentions.append(self.attention(width, level))
             if level > 0:
                 resample = block(width, width, "up") if c.resampling == "residual" else Upsample(c, width)
             self.up.append(UpLevel(blocks, attentions, resample))
@@ -235,8 +235,9 @@ class UNet(nn.Module):
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)  # the first prediction is 0: neither right nor wrong
 
-    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
-        """A level's attention. Another network of this shape can have its own, which may look at a context."""
+    def attention(self, channels: int, level: int, *, norm: bool = True) -> nn.Module:
+        """A level's attention; the middle has the last level. Another network of this shape can have its own, which may
+        look at a context."""
         return Attention(self.config, channels, norm=norm)
 
     def embed(

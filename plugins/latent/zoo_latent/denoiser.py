@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from zoo_diffusion.dit import DiT
-from zoo_diffusion.unet import Map, UNet
+from zoo_diffusion.unet import Map, UNet, sinusoids
 
-from .config import DenoiserConfig, LabelDenoiserConfig, Network
+from .config import DenoiserConfig, JointDenoiserConfig, LabelDenoiserConfig, Network
 from .text import Condition
 
 Places = Float[Tensor, "batch places channels"]
@@ -80,12 +80,12 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """x + out(blocks(in(norm(x)))), over all positions."""
 
-    def __init__(self, c: DenoiserConfig, channels: int):
+    def __init__(self, c: DenoiserConfig, channels: int, depth: int):
         super().__init__()
         self.norm = nn.GroupNorm(c.norm_groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels)
         heads = channels // c.head_size if c.head_size else c.heads
-        self.blocks = nn.ModuleList(Block(c, channels, heads) for _ in range(c.transformer_depth))
+        self.blocks = nn.ModuleList(Block(c, channels, heads) for _ in range(depth))
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Map, condition: Condition) -> Map:
@@ -126,13 +126,28 @@ class Denoiser(Scaled, UNet):
 
     def __init__(self, c: DenoiserConfig, *, outputs: int = 1):
         super().__init__(c, outputs=outputs, seen=1 + c.image_channels if c.inpaints else 0)
-        self.pooled = nn.Linear(c.pooled_width, self.time_out.out_features) if c.pooled_width else None
+        width = self.time_out.out_features
+        known = c.pooled_width + len(c.sizes) * c.size_channels
+        self.pooled = nn.Linear(known, width) if known else None
+        self.pooled_out = nn.Linear(width, width) if c.sizes else None
         self.set_scale(c.image_channels)
 
-    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
+    def attention(self, channels: int, level: int, *, norm: bool = True) -> nn.Module:
         if self.config.attention == "plain":
-            return super().attention(channels, norm=norm)
-        return Transformer(self.config, channels)
+            return super().attention(channels, level, norm=norm)
+        return Transformer(self.config, channels, self.config.depth_at(level))
+
+    def known(self, pooled: Float[Tensor, "batch pooled_width"]) -> Float[Tensor, "batch time_width"]:
+        """Embedding of the whole text and, if the config has them, of the picture's sizes (Podell et al. 2023, section
+        2.2)."""
+        assert self.pooled is not None
+        if self.pooled_out is None:
+            return self.pooled(pooled)
+        c = self.config
+        numbers = torch.tensor(c.sizes, dtype=torch.float32, device=pooled.device)
+        waves = sinusoids(numbers, c.size_channels, cosine_first=c.cosine_first, frequency_shift=c.frequency_shift)
+        waves = waves.flatten().expand(pooled.shape[0], -1)
+        return self.pooled_out(F.silu(self.pooled(torch.cat((pooled, waves), dim=1))))
 
     # A label is one of several things that say what to draw. They are those of a `Condition`, one by one, since what is
     # traced once takes tensors.
@@ -149,7 +164,7 @@ class Denoiser(Scaled, UNet):
         time = self.embed(t, label)
         if self.pooled is not None:
             assert pooled is not None, "this network looks at a text"
-            time = time + self.pooled(pooled)
+            time = time + self.known(pooled)
         if self.config.inpaints:
             assert seen is not None, "this network sees a mask and a picture"
             x = torch.cat((x, seen), dim=1)
@@ -181,5 +196,10 @@ class LabelDenoiser(Scaled, DiT):
 
 def build_denoiser(c: Network, *, outputs: int = 1) -> Scaled:
     """The network of a config. `outputs`: 2 if the variance is learned too."""
-    kind = LabelDenoiser if isinstance(c, LabelDenoiserConfig) else Denoiser
-    return kind(c, outputs=outputs)  # pyright: ignore[reportArgumentType]
+    if isinstance(c, JointDenoiserConfig):
+        from .mmdit import JointDenoiser
+
+        return JointDenoiser(c, outputs=outputs)
+    if isinstance(c, LabelDenoiserConfig):
+        return LabelDenoiser(c, outputs=outputs)
+    return Denoiser(c, outputs=outputs)

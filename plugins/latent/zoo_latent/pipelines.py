@@ -19,9 +19,9 @@ from zoo.errors import InvalidFileError, UsageError
 from zoo.hookspecs import Imported, ImportRequest
 from zoo.text import one_line, safe_text
 
-from .config import ScheduleConfig, read_config
-from .encoders import CLIP, TOKENIZERS, text_config, text_state, vocabulary
-from .networks import DIT, INPAINTING_UNET, PLAIN_UNET, UNET, Reader
+from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, ScheduleConfig, read_config
+from .encoders import PLAIN, PROJECTED, TOKENIZERS, numbered, text_config, text_configs, text_state, vocabulary
+from .networks import DIT, INPAINTING_UNET, PLAIN_UNET, SIZED_UNET, UNET, Reader
 from .source import INDEX, Source
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler")
@@ -43,14 +43,16 @@ class Pipeline:
     """What the pipelines of a class consist of."""
 
     network: Reader
-    text: bool = False  # with a CLIP text encoder
+    texts: tuple[str, ...] = ()  # classes of its text encoders
     codec: str = "AutoencoderKL"
     guidance: float = 1.0  # if nothing else is asked for
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
         """The parts, and the classes that are computed here."""
-        texts = {"text_encoder": CLIP, "tokenizer": TOKENIZERS} if self.text else {}
+        texts: dict[str, tuple[str, ...]] = {}
+        for number, encoder in enumerate(self.texts, start=1):
+            texts |= {numbered("text_encoder", number): (encoder,), numbered("tokenizer", number): TOKENIZERS}
         return {
             CODECS[self.codec].part: (self.codec,),
             self.network.part: self.network.classes,
@@ -60,8 +62,9 @@ class Pipeline:
 
 
 PIPELINES = {
-    "StableDiffusionPipeline": Pipeline(network=UNET, text=True, guidance=7.5),
-    "StableDiffusionInpaintPipeline": Pipeline(network=INPAINTING_UNET, text=True, guidance=7.5),
+    "StableDiffusionPipeline": Pipeline(network=UNET, texts=(PLAIN,), guidance=7.5),
+    "StableDiffusionInpaintPipeline": Pipeline(network=INPAINTING_UNET, texts=(PLAIN,), guidance=7.5),
+    "StableDiffusionXLPipeline": Pipeline(network=SIZED_UNET, texts=(PLAIN, PROJECTED), guidance=5.0),
     "DiTPipeline": Pipeline(network=DIT, guidance=4.0),
     "LDMPipeline": Pipeline(network=PLAIN_UNET, codec="VQModel"),
 }
@@ -95,12 +98,12 @@ def _read(source: Source) -> Imported:
     vae = source.config(CODECS[pipeline.codec].part, (pipeline.codec,))
     codec = _codec(source, pipeline, vae)
     network = pipeline.network.config(source, pipeline.network.part)
-    text = text_config(source) if pipeline.text else None
-    if text and network.context_width != text.width:
-        raise InvalidFileError(
-            f"{pipeline.network.part}/config.json: cross_attention_dim is {network.context_width}; the text encoder's"
-            f" hidden_size is {text.width}"
-        )
+    text = _text(source, pipeline)
+    if text:
+        _check_fit(pipeline, network, text)
+    if isinstance(network, DenoiserConfig) and network.sizes:
+        height, width = (side * 2 ** (len(codec.config["codec"]["widths"]) - 1) for side in network.size)
+        network = msgspec.structs.replace(network, sizes=(height, width, 0, 0, height, width))
     diffusion, notes = _schedule(source, pipeline)
     whole = {
         "codec": codec.config["codec"],
@@ -115,11 +118,15 @@ def _read(source: Source) -> Imported:
         raise InvalidFileError(f"{source.layout}, but one that this family does not support: {e}") from None
     outputs = 2 if c.diffusion.variance == "learned" else 1
     state = dict(codec.state_dict)
-    scale = _scale(vae, c.network.image_channels)
+    scale = _scale(vae, c.network.image_channels, measured=len(pipeline.texts) > 1)
     state |= pipeline.network.state(source.tensors(pipeline.network.part), c.network, outputs, scale)
-    assets = vocabulary(source) if text else {}
+    unused = tuple(f"{CODECS[pipeline.codec].part}.{name}" for name in codec.unused)
+    assets: dict[str, bytes] = {}
     if text:
-        state |= text_state(source, text, assets)
+        assets = vocabulary(source)
+        read, left = text_state(source, text, assets)
+        state |= read
+        unused += left
     left = [name for name in LEFT_OUT if index.get(name) and index[name] != [None, None]]
     if left:
         notes += (f"left out: {', '.join(left)}; pictures are not checked",)
@@ -129,7 +136,6 @@ def _read(source: Source) -> Imported:
             f"its codec's config has no scaling_factor: latents are divided by diffusers' default, {SCALE}; if the"
             " pictures are wrong, write 1.0, latent-diffusion's own, into it",
         )
-    unused = tuple(f"{CODECS[pipeline.codec].part}.{name}" for name in codec.unused)
     return Imported(
         layout=source.layout,
         config=msgspec.to_builtins(c),
@@ -153,12 +159,39 @@ def _codec(source: Source, pipeline: Pipeline, config: Mapping[str, Any]) -> Imp
     return codec
 
 
-def _scale(vae: Mapping[str, Any], channels: int) -> dict[str, Tensor]:
-    """The pipeline's latents are z * scale: mean and deviation of the codec's."""
+def _text(source: Source, pipeline: Pipeline) -> ClipConfig | ClipsConfig | None:
+    if len(pipeline.texts) < 2:
+        return text_config(source) if pipeline.texts else None
+    return text_configs(source, zero_negative=bool(source.index.get("force_zeros_for_empty_prompt", True)))
+
+
+def _check_fit(pipeline: Pipeline, network: Network, text: ClipConfig | ClipsConfig) -> None:
+    """Refuses text encoders whose outputs do not have the shape that the network expects."""
+    where = f"{pipeline.network.part}/config.json"
+    if network.context_width != text.width:
+        sizes = [c.width for c in text.encoders] if isinstance(text, ClipsConfig) else text.width
+        raise InvalidFileError(
+            f"{where}: cross_attention_dim is {network.context_width}; the text encoder's hidden_size is {sizes}"
+        )
+    if network.pooled_width not in (0, text.pooled):
+        raise InvalidFileError(
+            f"{where}: the network expects {network.pooled_width} numbers for the whole text; the text encoder's"
+            f" projection_dim is {text.pooled}"
+        )
+
+
+def _scale(vae: Mapping[str, Any], channels: int, *, measured: bool) -> dict[str, Tensor]:
+    """The pipeline's latents are z * scale, or (z - mean) / deviation * scale: mean and deviation of the codec's."""
     scale = vae.get("scaling_factor") or SCALE
+    mean, deviation = torch.zeros(channels), torch.ones(channels)
+    if measured and vae.get("latents_mean") is not None and vae.get("latents_std") is not None:
+        mean, deviation = torch.tensor(vae["latents_mean"]).float(), torch.tensor(vae["latents_std"]).float()
+        for name, numbers in (("latents_mean", mean), ("latents_std", deviation)):
+            if numbers.shape != (channels,):
+                raise InvalidFileError(f"vae/config.json: {name} must have {channels} numbers, one per channel")
     return {
-        "mean": torch.zeros(channels),
-        "deviation": torch.full((channels,), 1 / float(scale)),
+        "mean": mean,
+        "deviation": deviation / float(scale),
         "measured": torch.ones((), dtype=torch.int64),
     }
 

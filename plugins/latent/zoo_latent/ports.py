@@ -129,5 +129,5 @@ def read_ports(c: LatentConfig) -> dict[str, Port]:
     return {
         "context": tensor(c_text.length, c_text.width, summary="the tokens of the text, and of the negative one"),
         "there": tensor(c_text.length, summary="1: a token, 0: padding"),
-        "pooled": tensor(c_text.width, summary="the whole text, and the negative one"),
+        "pooled": tensor(c_text.pooled, summary="the whole text, and the negative one"),
     }

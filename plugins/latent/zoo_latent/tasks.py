@@ -17,11 +17,11 @@ from zoo_vqgan.model import KLAutoencoder
 from zoo_vqvae.quantize import nearest_code
 from zoo_vqvae.tasks import Codec as VQCodec
 
-from .clip import Clip
-from .config import DenoiserConfig, LatentConfig, ScheduleConfig
+from .clip import Clip, Clips
+from .config import ClipsConfig, DenoiserConfig, LatentConfig, ScheduleConfig
 from .denoiser import Scaled
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
-from .text import Condition, Words
+from .text import Bytes, Condition, Words
 
 Real = Float32[Tensor, "batch image_channels height width"]  # images, -1 .. 1
 Code = Float32[Tensor, "batch code rows columns"]  # latents
@@ -36,9 +36,9 @@ class Parts(Protocol):
     denoiser: Scaled
 
 
-def words_of(parts: Parts) -> Words | Clip | None:
+def words_of(parts: Parts) -> Words | Clip | Clips | None:
     """The text encoder, if the model has one."""
-    return cast("Words | Clip | None", getattr(parts, "text", None))
+    return cast("Words | Clip | Clips | None", getattr(parts, "text", None))
 
 
 class Asked(NamedTuple):
@@ -89,6 +89,7 @@ class Drawing(Sampler):
         self.text = words_of(parts)
         self.names = tuple(condition_ports(c, ()))  # of the ports that say what to draw, in their order
         self.label = c.labels.name if c.labels else "label"
+        self.zero_negative = isinstance(c.text, ClipsConfig) and c.text.zero_negative
 
     def places(self, i: Tensor, steps: Count) -> tuple[Tensor, Point, Point, Point]:
         """zoo-diffusion's, with an offset and another end if the config says so."""
@@ -111,7 +112,20 @@ class Drawing(Sampler):
         condition = Condition() if self.text is None else self.text(values[TEXT])
         if guidance is None:
             return Asked(condition._replace(label=label), None), None
-        return self.both(condition, Condition() if self.text is None else self.text(values[NEGATIVE]), label), guidance
+        return self.both(
+            condition, Condition() if self.text is None else self.negative(values[NEGATIVE]), label
+        ), guidance
+
+    def negative(self, text: Bytes) -> Condition:
+        """What guidance leads away from. Networks that were trained so look at zeros if that is nothing."""
+        assert self.text is not None
+        condition = self.text(text)
+        if not self.zero_negative:
+            return condition
+        assert condition.context is not None and condition.pooled is not None
+        given = (text > 0).any(1).to(torch.float32)
+        context, pooled = condition.context * given[:, None, None], condition.pooled * given[:, None]
+        return condition._replace(context=context, pooled=pooled)
 
     def both(self, condition: Condition, unconditional: Condition, label: Labels | None) -> Asked:
         """A condition with its label, and the other one with none."""
@@ -248,7 +262,8 @@ class Begin(Drawing):
         begun = (x, torch.zeros_like(x), self.plan(steps))
         if self.text is None:
             return begun
-        both = [self.text(text) for text in texts]
+        text, negative = texts
+        both = [self.text(text), self.negative(negative)]
         contexts, theres, pooled = ([part[i] for part in both] for i in range(3))
         there = torch.stack([cast(Tensor, part) for part in theres], dim=1).to(torch.float32)
         return (
