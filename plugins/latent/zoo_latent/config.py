@@ -281,9 +281,10 @@ def _check(c: LatentConfig, network: Network, channels: int) -> None:
         _refuse("network.image_channels", network.image_channels, f"the codec's latents have {channels}")
     if c.text is None and network.context_width:
         _refuse("network.context_width", network.context_width, "without text it must be 0")
-    for text in c.text.encoders if isinstance(c.text, ClipsConfig) else (c.text,) * bool(c.text):
-        if text.width % text.heads:
-            _refuse("text.heads", text.heads, f"it must divide the width {text.width}")
+    encoders = c.text.encoders if isinstance(c.text, ClipsConfig) else (c.text,) if c.text else ()
+    for encoder in encoders:
+        if encoder.width % encoder.heads:
+            _refuse("text.heads", encoder.heads, f"it must divide the width {encoder.width}")
     if isinstance(c.text, ClipsConfig):
         _check_clips(c.text)
     if isinstance(network, DenoiserConfig):

@@ -12,6 +12,8 @@ from zoo_diffusion.dit import DiT
 from zoo_diffusion.unet import Map, UNet, sinusoids
 
 from .config import DenoiserConfig, JointDenoiserConfig, LabelDenoiserConfig, Network
+from .mmdit import JointDenoiser
+from .scaled import Scaled
 from .text import Condition
 
 Places = Float[Tensor, "batch places channels"]
@@ -96,29 +98,6 @@ class Transformer(nn.Module):
         return x + self.proj_out(places).transpose(1, 2).unflatten(2, (height, width))
 
 
-class Scaled(nn.Module):
-    """A network of latents with mean 0 and variance 1 in each channel, and what the codec's own have."""
-
-    config: Network
-    mean: Tensor
-    deviation: Tensor
-    measured: Tensor
-
-    def set_scale(self, channels: int) -> None:
-        """The codec's latents as they are, until they are measured."""
-        self.register_buffer("mean", torch.zeros(channels))  # of the codec's latents, per channel
-        self.register_buffer("deviation", torch.ones(channels))
-        self.register_buffer("measured", torch.zeros((), dtype=torch.int64))  # pictures from which both are known
-
-    def scaled(self, latents: Map) -> Map:
-        """The codec's latents, with mean 0 and variance 1 in each channel."""
-        return (latents - self.mean[:, None, None]) / self.deviation[:, None, None]
-
-    def unscaled(self, x: Map) -> Map:
-        """The inverse of `scaled`."""
-        return x * self.deviation[:, None, None] + self.mean[:, None, None]
-
-
 class Denoiser(Scaled, UNet):
     """Noisy latents, timestep and condition to a prediction of the same shape."""
 
@@ -197,8 +176,6 @@ class LabelDenoiser(Scaled, DiT):
 def build_denoiser(c: Network, *, outputs: int = 1) -> Scaled:
     """The network of a config. `outputs`: 2 if the variance is learned too."""
     if isinstance(c, JointDenoiserConfig):
-        from .mmdit import JointDenoiser
-
         return JointDenoiser(c, outputs=outputs)
     if isinstance(c, LabelDenoiserConfig):
         return LabelDenoiser(c, outputs=outputs)

@@ -40,10 +40,10 @@ def text_weights(
 def denoiser_weights(keys: Keys, c: DenoiserConfig) -> None:
     """diffusers' UNet2DConditionModel, from input to output."""
 
-    def attention(source: str, target: str, number: int) -> None:
+    def attention(source: str, target: str, at: int) -> None:
         for name in ("norm", "proj_in", "proj_out"):
             keys.move(f"{source}.{name}", f"{target}.{name}")
-        for i in range(c.depth_at(number)):
+        for i in range(c.depth_at(at)):
             theirs, ours = f"{source}.transformer_blocks.{i}", f"{target}.blocks.{i}"
             for number, what in (("1", "self"), ("2", "text")):
                 keys.move(f"{theirs}.norm{number}", f"{ours}.norm_{what}")

@@ -15,7 +15,7 @@ from zoo_diffusion.dit import NORM_EPSILON, TIME_CHANNELS, grid_positions, modul
 from zoo_diffusion.unet import Map, halves, sinusoids
 
 from .config import JointDenoiserConfig
-from .denoiser import Scaled
+from .scaled import Scaled
 
 Tokens = Float[Tensor, "batch tokens width"]
 Vector = Float[Tensor, "batch width"]

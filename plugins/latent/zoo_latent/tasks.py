@@ -19,8 +19,8 @@ from zoo_vqvae.tasks import Codec as VQCodec
 
 from .clip import Clip, Clips
 from .config import ClipsConfig, DenoiserConfig, LatentConfig, ScheduleConfig
-from .denoiser import Scaled
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
+from .scaled import Scaled
 from .text import Bytes, Condition, Words
 
 Real = Float32[Tensor, "batch image_channels height width"]  # images, -1 .. 1

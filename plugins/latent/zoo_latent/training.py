@@ -20,8 +20,8 @@ from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
 from .config import LatentConfig, LatentSettings
-from .denoiser import Scaled
 from .ports import TEXT
+from .scaled import Scaled
 from .tasks import Code, Generate, Latents, Parts, words_of
 from .text import Condition
 
