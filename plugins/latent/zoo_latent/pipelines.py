@@ -130,7 +130,6 @@ def _read(source: Source) -> Imported:
     left = [name for name in LEFT_OUT if index.get(name) and index[name] != [None, None]]
     if left:
         notes += (f"left out: {', '.join(left)}; pictures are not checked",)
-    notes += ("the weights have the licence of their source: state it with --license",)
     if "scaling_factor" not in vae and pipeline.codec == "VQModel":
         notes += (
             f"its codec's config has no scaling_factor: latents are divided by diffusers' default, {SCALE}; if the"
