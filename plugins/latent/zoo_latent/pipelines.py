@@ -6,7 +6,7 @@ at. Each part's config is read field by field; what cannot be computed is refuse
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import torch
@@ -21,7 +21,7 @@ from zoo.text import one_line, safe_text
 
 from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, ScheduleConfig, read_config
 from .encoders import PLAIN, PROJECTED, TOKENIZERS, numbered, text_config, text_configs, text_state, vocabulary
-from .networks import DIT, INPAINTING_UNET, PLAIN_UNET, SIZED_UNET, UNET, Reader
+from .networks import DIT, INPAINTING_UNET, JOINT, PLAIN_UNET, SIZED_UNET, UNET, Reader
 from .source import INDEX, Source
 
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler")
@@ -46,6 +46,11 @@ class Pipeline:
     texts: tuple[str, ...] = ()  # classes of its text encoders
     codec: str = "AutoencoderKL"
     guidance: float = 1.0  # if nothing else is asked for
+    steps: int = 50
+    zeros: int = 0  # tokens in the place of a third text encoder's, which is absent
+    scale: Literal["plain", "measured", "shifted"] = "plain"
+    """How the codec's latents are scaled: by a factor, which `measured` joins with `latents_mean` and `latents_std`, if
+    the codec's config has them, and `shifted` with its `shift_factor`."""
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -64,7 +69,10 @@ class Pipeline:
 PIPELINES = {
     "StableDiffusionPipeline": Pipeline(network=UNET, texts=(PLAIN,), guidance=7.5),
     "StableDiffusionInpaintPipeline": Pipeline(network=INPAINTING_UNET, texts=(PLAIN,), guidance=7.5),
-    "StableDiffusionXLPipeline": Pipeline(network=SIZED_UNET, texts=(PLAIN, PROJECTED), guidance=5.0),
+    "StableDiffusionXLPipeline": Pipeline(network=SIZED_UNET, texts=(PLAIN, PROJECTED), guidance=5.0, scale="measured"),
+    "StableDiffusion3Pipeline": Pipeline(
+        network=JOINT, texts=(PROJECTED, PROJECTED), guidance=7.0, steps=28, zeros=256, scale="shifted"
+    ),
     "DiTPipeline": Pipeline(network=DIT, guidance=4.0),
     "LDMPipeline": Pipeline(network=PLAIN_UNET, codec="VQModel"),
 }
@@ -98,7 +106,7 @@ def _read(source: Source) -> Imported:
     vae = source.config(CODECS[pipeline.codec].part, (pipeline.codec,))
     codec = _codec(source, pipeline, vae)
     network = pipeline.network.config(source, pipeline.network.part)
-    text = _text(source, pipeline)
+    text = _text(source, pipeline, network)
     if text:
         _check_fit(pipeline, network, text)
     if isinstance(network, DenoiserConfig) and network.sizes:
@@ -118,7 +126,7 @@ def _read(source: Source) -> Imported:
         raise InvalidFileError(f"{source.layout}, but one that this family does not support: {e}") from None
     outputs = 2 if c.diffusion.variance == "learned" else 1
     state = dict(codec.state_dict)
-    scale = _scale(vae, c.network.image_channels, measured=len(pipeline.texts) > 1)
+    scale = _scale(vae, c.network.image_channels, pipeline.scale)
     state |= pipeline.network.state(source.tensors(pipeline.network.part), c.network, outputs, scale)
     unused = tuple(f"{CODECS[pipeline.codec].part}.{name}" for name in codec.unused)
     assets: dict[str, bytes] = {}
@@ -158,10 +166,18 @@ def _codec(source: Source, pipeline: Pipeline, config: Mapping[str, Any]) -> Imp
     return codec
 
 
-def _text(source: Source, pipeline: Pipeline) -> ClipConfig | ClipsConfig | None:
+def _text(source: Source, pipeline: Pipeline, network: Network) -> ClipConfig | ClipsConfig | None:
     if len(pipeline.texts) < 2:
         return text_config(source) if pipeline.texts else None
-    return text_configs(source, zero_negative=bool(source.index.get("force_zeros_for_empty_prompt", True)))
+    if not pipeline.zeros:
+        return text_configs(source, zero_negative=bool(source.index.get("force_zeros_for_empty_prompt", True)))
+    third = source.index.get("text_encoder_3")
+    if third and third != [None, None]:
+        raise InvalidFileError(
+            f"{INDEX}: text_encoder_3 is {safe_text(third[-1])}, which needs a tokenizer that zoo does not have; save"
+            " the pipeline with text_encoder_3=None and tokenizer_3=None"
+        )
+    return text_configs(source, context=network.context_width, zeros=pipeline.zeros)
 
 
 def _check_fit(pipeline: Pipeline, network: Network, text: ClipConfig | ClipsConfig) -> None:
@@ -179,11 +195,13 @@ def _check_fit(pipeline: Pipeline, network: Network, text: ClipConfig | ClipsCon
         )
 
 
-def _scale(vae: Mapping[str, Any], channels: int, *, measured: bool) -> dict[str, Tensor]:
-    """The pipeline's latents are z * scale, or (z - mean) / deviation * scale: mean and deviation of the codec's."""
+def _scale(vae: Mapping[str, Any], channels: int, kind: str) -> dict[str, Tensor]:
+    """The pipeline's latents are (z - mean) / deviation * scale: mean and deviation of the codec's."""
     scale = vae.get("scaling_factor") or SCALE
     mean, deviation = torch.zeros(channels), torch.ones(channels)
-    if measured and vae.get("latents_mean") is not None and vae.get("latents_std") is not None:
+    if kind == "shifted":
+        mean = mean + float(vae.get("shift_factor") or 0)
+    if kind == "measured" and vae.get("latents_mean") is not None and vae.get("latents_std") is not None:
         mean, deviation = torch.tensor(vae["latents_mean"]).float(), torch.tensor(vae["latents_std"]).float()
         for name, numbers in (("latents_mean", mean), ("latents_std", deviation)):
             if numbers.shape != (channels,):
@@ -226,7 +244,7 @@ def _schedule(source: Source, pipeline: Pipeline) -> tuple[ScheduleConfig, tuple
         rest = {name: value for name, value in rest.items() if name != "skip_prk_steps"}
         rest |= {"_class_name": "DDIMScheduler", "clip_sample": False}
     diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=learned))
-    diffusion |= {"sampler": "ddim", "default_steps": 50, "default_guidance": pipeline.guidance, **own}
+    diffusion |= {"sampler": "ddim", "default_steps": pipeline.steps, "default_guidance": pipeline.guidance, **own}
     try:
         return msgspec.convert(diffusion, ScheduleConfig), notes
     except msgspec.ValidationError as e:
