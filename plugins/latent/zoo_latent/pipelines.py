@@ -11,7 +11,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from zoo_diffusion.layouts.common import read_json, sides
-from zoo_diffusion.layouts.scheduler import diffusers_schedule, require
+from zoo_diffusion.layouts.scheduler import require
 from zoo_vqgan.layouts import import_checkpoint as import_codec
 
 from zoo.build.keys import Keys, with_present_names
@@ -20,9 +20,10 @@ from zoo.hookspecs import Imported, ImportRequest
 from zoo.text import safe_text
 
 from .clip import Clip
-from .config import ClipConfig, DenoiserConfig, ScheduleConfig, read_config
+from .config import ClipConfig, DenoiserConfig, read_config
 from .denoiser import Denoiser
 from .layouts import denoiser_weights, text_weights
+from .schedulers import SCHEDULERS, read_schedule
 from .text import MERGES, VOCABULARY
 
 LAYOUT = "diffusers StableDiffusionPipeline"
@@ -33,7 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": ("DDIMScheduler", "PNDMScheduler"),
+    "scheduler": SCHEDULERS,
 }
 """The parts of a pipeline, and the classes that are computed here."""
 
@@ -60,7 +61,7 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
     codec = import_codec(ImportRequest(family="klvae", path=folder / "vae", tensors=tensors["vae"], config=vae))
     if codec is None:
         raise InvalidFileError(f"{LAYOUT}: the tensors of vae are not those of an AutoencoderKL")
-    diffusion, notes = _schedule(folder)
+    diffusion, notes = read_schedule(folder)
     network = _network(_config(folder, "unet"))
     text = _text(folder)
     if network.context_width != text.width:
@@ -108,27 +109,6 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
 
 
 # --- The parts --------------------------------------------------------------------------------------------------------
-
-
-def _schedule(folder: Path) -> tuple[ScheduleConfig, tuple[str, ...]]:
-    config = read_json(folder / "scheduler" / "scheduler_config.json")
-    if config is None:
-        raise InvalidFileError(f"{LAYOUT}: scheduler/scheduler_config.json is missing")
-    kind, notes = config.get("_class_name"), ()
-    require(config, "scheduler_config.json", _class_name=PARTS["scheduler"])
-    clean_end = config.get("set_alpha_to_one", kind == "DDIMScheduler")  # the default of each class
-    own = {"steps_offset": config.get("steps_offset", 0), "clean_end": clean_end}
-    rest = {name: value for name, value in config.items() if name not in ("steps_offset", "set_alpha_to_one")}
-    if kind == "PNDMScheduler":
-        notes = ("draws with DDIM at the timesteps of PNDMScheduler, whose own steps are not computed here",)
-        rest = {name: value for name, value in rest.items() if name != "skip_prk_steps"}
-        rest |= {"_class_name": "DDIMScheduler", "clip_sample": False}
-    diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=False))
-    diffusion |= {"sampler": "ddim", "default_steps": 50, "default_guidance": 7.5, **own}
-    try:
-        return msgspec.convert(diffusion, ScheduleConfig), notes
-    except msgspec.ValidationError as e:
-        raise InvalidFileError(f"scheduler_config.json is one that this family does not support: {e}") from None
 
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
