@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import torch
 from torch import Tensor
-from zoo_diffusion.layouts.scheduler import diffusers_schedule, require
+from zoo_diffusion.layouts.scheduler import require
 from zoo_vqgan.layouts import import_checkpoint as import_codec
 
 from zoo.build.classes import require_class
@@ -22,9 +22,9 @@ from zoo.text import one_line, safe_text
 from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, ScheduleConfig, read_config
 from .encoders import PLAIN, PROJECTED, TOKENIZERS, numbered, text_config, text_configs, text_state, vocabulary
 from .networks import DIT, INPAINTING_UNET, JOINT, PLAIN_UNET, SIZED_UNET, UNET, Reader
+from .schedulers import SCHEDULERS, read_schedule
 from .source import INDEX, Source
 
-SCHEDULERS = ("DDIMScheduler", "PNDMScheduler")
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
 SCALE = 0.18215
 """diffusers' own, for codecs whose config says nothing."""
@@ -232,20 +232,9 @@ def _labels(index: Mapping[str, Any], classes: int) -> dict[str, Any] | None:
 
 
 def _schedule(source: Source, pipeline: Pipeline) -> tuple[ScheduleConfig, tuple[str, ...]]:
-    config = source.config("scheduler", SCHEDULERS, file="scheduler_config.json")
+    """The scheduler, with the pipeline's own defaults."""
     network = source.config(pipeline.network.part)
     learned = network.get("out_channels") == 2 * network.get("in_channels", 4)
-    kind, notes = config.get("_class_name"), ()
-    clean_end = config.get("set_alpha_to_one", kind == "DDIMScheduler")  # the default of each class
-    own = {"steps_offset": config.get("steps_offset", 0), "clean_end": clean_end}
-    rest = {name: value for name, value in config.items() if name not in ("steps_offset", "set_alpha_to_one")}
-    if kind == "PNDMScheduler":
-        notes = ("draws with DDIM at the timesteps of PNDMScheduler, whose own steps are not computed here",)
-        rest = {name: value for name, value in rest.items() if name != "skip_prk_steps"}
-        rest |= {"_class_name": "DDIMScheduler", "clip_sample": False}
-    diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=learned))
-    diffusion |= {"sampler": "ddim", "default_steps": pipeline.steps, "default_guidance": pipeline.guidance, **own}
-    try:
-        return msgspec.convert(diffusion, ScheduleConfig), notes
-    except msgspec.ValidationError as e:
-        raise InvalidFileError(f"scheduler_config.json is one that this family does not support: {e}") from None
+    diffusion, notes = read_schedule(source.folder, learned=learned)
+    own = {"default_steps": pipeline.steps, "default_guidance": pipeline.guidance}
+    return msgspec.structs.replace(diffusion, **own), notes
