@@ -10,7 +10,7 @@ from zoo_diffusion.layouts.scheduler import require
 
 from zoo.build.keys import Keys
 from zoo.errors import InvalidFileError
-from zoo.text import safe_text
+from zoo.text import one_line, safe_text
 
 from .clip import Clip, Clips
 from .config import ClipConfig, ClipsConfig
@@ -20,6 +20,7 @@ from .text import MERGES, VOCABULARY
 
 PLAIN, PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+WHOLE = "tokenizer.json"
 MAX_VOCABULARY_BYTES = 64 << 20
 OLD_END = 2
 """The `eos_token_id` of configs from before transformers 4.31, whatever the vocabulary says."""
@@ -41,12 +42,18 @@ def text_config(source: Source, number: int = 1, *, penultimate: bool = False) -
     padding = said.get("pad_token") or ""
     if isinstance(padding, Mapping):  # a token with its properties
         padding = padding.get("content", "")
+    length, longest = config.get("max_position_embeddings", 77), said.get("model_max_length")
+    if longest not in (None, length):
+        raise InvalidFileError(
+            f"{numbered('tokenizer', number)}/tokenizer_config.json: model_max_length is {safe_text(longest)}; the text"
+            f" encoder's max_position_embeddings is {length}, which it must be too"
+        )
     projects = penultimate and source.index[part][1] == PROJECTED
     return converted(
         {
             "kind": "clip",
             "vocabulary": config.get("vocab_size", 49_408),
-            "length": config.get("max_position_embeddings", 77),
+            "length": length,
             "width": config.get("hidden_size", 512),
             "hidden": config.get("intermediate_size", 2048),
             "depth": config.get("num_hidden_layers", 12),
@@ -84,15 +91,29 @@ def numbered(part: str, number: int) -> str:
 
 
 def vocabulary(source: Source, number: int = 1) -> dict[str, bytes]:
-    """The files of a tokenizer."""
+    """The vocabulary and merges of a tokenizer: its two files, or the one that transformers writes since version 5.
+
+    Raises:
+        InvalidFileError: there are neither, or they are too large.
+    """
     part = numbered("tokenizer", number)
-    files = {name: source.folder / part / name for name in (VOCABULARY, MERGES)}
-    for name, file in files.items():
-        if not file.is_file():
-            raise InvalidFileError(f"{source.layout}: {part}/{name} is missing")
-        if file.stat().st_size > MAX_VOCABULARY_BYTES:
+    found = {name: source.folder / part / name for name in (VOCABULARY, MERGES, WHOLE)}
+    for name, file in found.items():
+        if file.is_file() and file.stat().st_size > MAX_VOCABULARY_BYTES:
             raise InvalidFileError(f"{source.layout}: {part}/{name} has more than {MAX_VOCABULARY_BYTES:,} bytes")
-    return {name: file.read_bytes() for name, file in files.items()}
+    whole = found.pop(WHOLE)
+    missing = [name for name, file in found.items() if not file.is_file()]
+    if not missing:
+        return {name: file.read_bytes() for name, file in found.items()}
+    if not whole.is_file():
+        raise InvalidFileError(f"{source.layout}: {part}/{missing[0]} is missing, and so is {part}/{WHOLE}")
+    try:
+        model = json.loads(whole.read_bytes())["model"]
+        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        numbers = json.dumps(model["vocab"], ensure_ascii=False).encode()
+    except (ValueError, LookupError, TypeError, RecursionError) as e:
+        raise InvalidFileError(f"{source.layout}: {part}/{WHOLE} has no vocab with merges: {one_line(e)}") from None
+    return {VOCABULARY: numbers, MERGES: "".join(f"{pair}\n" for pair in pairs).encode()}
 
 
 def text_state(

@@ -100,6 +100,11 @@ def test_same_pixels_as_stable_diffusion_2(tmp_path):
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type is timestep; that is not supported"),
         ("unet/config.json", {"attention_head_dim": [2, 8]}, r"attention_head_dim is \[2, 8\]; all levels must have"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act is relu; only quick_gelu, gelu"),
+        (
+            "tokenizer/tokenizer_config.json",
+            {"model_max_length": 12},
+            "model_max_length is 12; .*_embeddings is 16, which",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_refused_in_one_line(first, tmp_path, file, changes, message):
@@ -111,7 +116,7 @@ def test_what_cannot_be_computed_is_refused_in_one_line(first, tmp_path, file, c
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("tokenizer/merges.txt", "tokenizer/merges.txt is missing"),
+        ("tokenizer/merges.txt", "tokenizer/merges.txt is missing, and so is tokenizer/tokenizer.json"),
         ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json is missing"),
         ("unet/config.json", "unet/config.json is missing"),
         ("vae/diffusion_pytorch_model.safetensors", "vae is missing: its folder contains no weights"),
@@ -120,6 +125,29 @@ def test_what_cannot_be_computed_is_refused_in_one_line(first, tmp_path, file, c
 def test_a_missing_file_is_named(first, tmp_path, missing, message):
     other = tmp_path / "other"
     shutil.copytree(first[0], other)
+    (other / "tokenizer" / "tokenizer.json").unlink()
     (other / missing).unlink()
     with pytest.raises(InvalidFileError, match=message):
         imported(other)
+
+
+def test_a_tokenizer_in_one_file_is_the_same(first, tmp_path):
+    """As transformers writes it since version 5, without vocab.json and merges.txt."""
+    other = tmp_path / "other"
+    shutil.copytree(first[0], other)
+    for name in ("vocab.json", "merges.txt"):
+        (other / "tokenizer" / name).unlink()
+    expected, found = imported(first[0]).state_dict, imported(other).state_dict
+    tables = [name for name in expected if name.startswith("text.tokenize.")]
+    assert tables and all(torch.equal(expected[name], found[name]) for name in tables)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": {"vocab": {}}}', '{"model": {"vocab": {}, "merges": [3]}}'])
+def test_a_tokenizer_without_merges_is_refused(first, tmp_path, text):
+    other = tmp_path / "other"
+    shutil.copytree(first[0], other)
+    (other / "tokenizer" / "merges.txt").unlink()
+    (other / "tokenizer" / "tokenizer.json").write_text(text)
+    with pytest.raises(InvalidFileError, match=r"tokenizer/tokenizer.json has no vocab with merges: ") as caught:
+        imported(other)
+    assert "\n" not in str(caught.value)
