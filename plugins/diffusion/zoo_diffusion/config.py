@@ -11,9 +11,9 @@ from zoo.hookspecs import DataFacts
 from zoo.settings import AveragedSettings, read
 
 Schedule = Literal["linear", "scaled_linear", "cosine", "sigmoid"]
-Prediction = Literal["epsilon", "x0", "v"]
+Prediction = Literal["epsilon", "x0", "v", "flow"]
 Variance = Literal["small", "large", "learned"]
-Sampler = Literal["dpm++2m", "ddim", "ddpm"]
+Sampler = Literal["dpm++2m", "ddim", "ddpm", "euler", "euler_ancestral", "dpm++2m_sde", "lcm"]
 Spacing = Literal["linspace", "leading", "trailing"]
 
 Count = Annotated[int, Meta(ge=1, le=4096)]
@@ -34,16 +34,23 @@ class DiffusionConfig(Struct, frozen=True, kw_only=True):
     beta_end: Beta = 0.02
     zero_terminal_snr: bool = False  # Lin et al. 2023: the last timestep is pure noise
     timestep_scale: Annotated[float, Meta(gt=0, le=1)] = 1.0  # the network's input is t times this
-    prediction: Prediction = "epsilon"
+    prediction: Prediction = "epsilon"  # flow: another process, x_t = (1 - t) x_0 + t noise, which has no `schedule`
+    shift: Annotated[float, Meta(gt=0, le=100)] = 1.0  # flow: over 1 spends more of the steps where noise is strong
     variance: Variance = "small"  # of the ancestral sampler; `learned`: twice as many outputs
     clip: bool = True  # clip predicted images to -1 .. 1
     clipped_noise: bool = True  # DDIM with clip: the noise that belongs to the clipped image, not the network's own
     sampler: Sampler = "dpm++2m"
     eta: Share = 0.0  # DDIM's noise: 0 none, 1 as much as DDPM
     spacing: Spacing = "trailing"  # how the steps' timesteps are spaced
+    steps_offset: Annotated[int, Meta(ge=0, le=100)] = 0  # added to the timesteps, with `leading` spacing
+    karras: bool = False  # the steps' noise levels are those of Karras et al. 2022, not at evenly spaced timesteps
+    clean_end: bool = True  # the last step ends at the clean image; otherwise at the first timestep
     default_steps: Annotated[int, Meta(ge=1, le=4000)] = 20
     default_guidance: Annotated[float, Meta(ge=0, le=20)] = 1.0
     guided_channels: Annotated[int, Meta(ge=0, le=64)] = 0  # guidance only affects the first N channels; 0: all
+    guidance_rescale: Share = 0.0  # Lin et al. 2023: 1 gives the output the deviation that it has without guidance
+    guidance_from: Annotated[float, Meta(ge=0)] = 0.0  # guidance only where noise / signal is in this interval
+    guidance_to: Annotated[float, Meta(ge=0)] = 0.0  # 0: without an upper end
 
 
 class Picture(Struct, frozen=True, kw_only=True):
@@ -139,6 +146,7 @@ class DiffusionSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unkn
     clip_gradient: Annotated[float, Meta(gt=0)] = 1.0  # to this norm
     label_dropout: Share = 0.1  # share of pictures trained without their label, if the network has "no label"
     mirror: bool = False  # mirrors half of the pictures left to right
+    times: Literal["uniform", "logit_normal"] = "uniform"  # logit_normal: more of the middle (Esser et al. 2024)
 
 
 def fitted(family: str, config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
@@ -182,7 +190,30 @@ def read_config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfi
             f"{family} config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: "
             "for pure noise, the predicted noise contains no information"
         )
+    check_flow(family, c.diffusion)
     return c
+
+
+def check_flow(family: str, c: DiffusionConfig) -> None:
+    """Refuses what needs timesteps of a schedule, for a process that has none.
+
+    Raises:
+        UsageError: a field does not fit prediction `flow`, or `shift` another prediction.
+    """
+    refused = {
+        "sampler": c.sampler == "lcm",
+        "spacing": c.spacing == "leading",
+        "karras": c.karras,
+        "zero_terminal_snr": c.zero_terminal_snr,
+    }
+    if c.prediction != "flow":
+        refused = {"shift": c.shift != 1}
+    for field, wrong in refused.items():
+        if wrong:
+            value = msgspec.to_builtins(c)[field]
+            raise UsageError(
+                f"{family} config: diffusion.{field} is {value}; that is not for prediction {c.prediction}"
+            )
 
 
 def _refuse(field: str, value: object, reason: str) -> NoReturn:

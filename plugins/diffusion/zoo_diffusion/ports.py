@@ -8,7 +8,17 @@ from .config import DiffusionConfig, Picture
 
 PLAN_COLUMNS = 10  # of a sampler's plan, one row per step: the fields of `sampling.Row`, which needs torch
 
-SAMPLERS = {"dpm++2m": "DPM-Solver++(2M)", "ddim": "DDIM", "ddpm": "ancestral sampling (DDPM)"}
+LCM_STEPS = 50  # of the solver that a latent consistency model was distilled from; it draws in some of them
+
+SAMPLERS = {
+    "dpm++2m": "DPM-Solver++(2M)",
+    "ddim": "DDIM",
+    "ddpm": "ancestral sampling (DDPM)",
+    "euler": "Euler's method",
+    "euler_ancestral": "Euler's method with fresh noise",
+    "dpm++2m_sde": "SDE-DPM-Solver++(2M)",
+    "lcm": "latent consistency",
+}
 """Their common names."""
 
 
@@ -72,7 +82,7 @@ def walk_ports(c: DiffusionConfig) -> dict[str, Port]:
             summary=f"of {SAMPLERS[c.sampler]}; more take longer and come closer to the model's own distribution",
             default=c.default_steps,
             minimum=1,
-            maximum=c.num_timesteps,
+            maximum=min(c.num_timesteps, LCM_STEPS) if c.sampler == "lcm" else c.num_timesteps,
         ),
     }
 
@@ -168,4 +178,4 @@ def parts_of_walk(c: DiffusionConfig, latents: Port, walk: dict[str, Port], imag
 
 def adds_noise(c: DiffusionConfig) -> bool:
     """Whether the sampler adds fresh noise in its steps."""
-    return c.sampler == "ddpm" or (c.sampler == "ddim" and c.eta > 0)
+    return c.sampler in ("ddpm", "euler_ancestral", "dpm++2m_sde", "lcm") or (c.sampler == "ddim" and c.eta > 0)

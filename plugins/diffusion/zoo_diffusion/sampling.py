@@ -2,8 +2,10 @@ r"""Sampling, as in the exported graphs: from a seed to an image, top to bottom.
 
     the process    q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I)      `betas`, `alphas_bar`, `diffuse`
     timesteps      those of T at which the steps start             `timesteps`
+                   and, of noise levels between them               `at_levels`, `karras`, `lcm_timesteps`, `flow_times`
     prediction     x_0, from a network that gives eps, x_0 or v    `x0_weights`, `guided`, `learned_deviation`
-    a step         x_s from x_t, x_0 and noise z, s < t            `ddpm`, `ddim`, `dpm_solver_2m`
+    a step         x_s from x_t, x_0 and noise z, s < t            `ddpm`, `ddim`, `dpm_solver_2m`, `sde_dpm_solver_2m`,
+                                                                   `lcm`
     the loop                                                       `Sampler`, `Generate`
 
 Sources, abbreviated below:
@@ -15,13 +17,23 @@ Sources, abbreviated below:
     Salimans    Salimans and Ho 2022, v-prediction                  https://arxiv.org/abs/2202.00512
     Guidance    Ho and Salimans 2022, classifier-free guidance      https://arxiv.org/abs/2207.12598
     Lu          Lu et al. 2022, DPM-Solver++                        https://arxiv.org/abs/2211.01095
+    Karras      Karras et al. 2022, EDM                             https://arxiv.org/abs/2206.00364
     Lin         Lin et al. 2023, zero terminal SNR                  https://arxiv.org/abs/2305.08891
+    Liu         Liu, Gong, Liu 2022, rectified flow                 https://arxiv.org/abs/2209.03003
+    Luo         Luo et al. 2023, latent consistency models          https://arxiv.org/abs/2310.04378
+    Kynkaanniemi   Kynkäänniemi et al. 2024, guidance's interval    https://arxiv.org/abs/2404.07724
+    Esser       Esser et al. 2024, Stable Diffusion 3               https://arxiv.org/abs/2403.03206
 
 Symbols: alpha_bar_t is Ho's, the product of (1 - beta_s) for s <= t. alpha_t = sqrt(alpha_bar_t) and
 sigma_t = sqrt(1 - alpha_bar_t) are Kingma's and Lu's, so x_t = alpha_t x_0 + sigma_t eps; Ho's alpha_t = 1 - beta_t is
 not used. lambda_t = log(alpha_t / sigma_t). A step goes from t to s, which has less noise: Ho's s is t - 1, here it is
 any timestep before t, or the end, the clean image, where alpha = 1 and sigma = 0. Timesteps count from 0: t = 0 is one
 step of noise, t = T - 1 all of them.
+
+A rectified flow (Liu) is another process, x_t = (1 - t) x_0 + t eps with t in 0 .. 1: alpha = 1 - t, sigma = t.
+Samplers only see alpha and sigma, and none but `lcm` needs a schedule's timesteps. Euler's method in k-diffusion's
+coordinates, x / alpha and sigma / alpha, is DDIM without noise between the same places; with ancestral noise it is DDIM
+with eta 1. So only the places are its own. Euler's method on a flow is DDIM without noise too.
 
 Two common misconceptions: A step of the process *scales the image down* as well as adding noise, which keeps the
 variance at 1; if noise were only added, it would grow without bound. And the process ends in *Gaussian* noise,
@@ -45,7 +57,7 @@ from zoo.build.random import normal
 
 from .config import DiffusionConfig, Picture
 from .pixels import to_uint8
-from .ports import adds_noise
+from .ports import LCM_STEPS, adds_noise
 from .unet import halves
 
 # --- The process ------------------------------------------------------------------------------------------------------
@@ -92,6 +104,17 @@ class Point(NamedTuple):
         return cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
 
+def at_level(level: Float64[Tensor, "*places"]) -> Point:
+    """The place where sigma / alpha is this, and alpha^2 + sigma^2 = 1."""
+    alpha = (1 + level**2).rsqrt()
+    return Point(alpha, alpha * level)
+
+
+def flow(t: Float[Tensor, "*places"]) -> Point:
+    """The place of a rectified flow at time t, 0 the image and 1 the noise: Liu, equation 1."""
+    return Point(1 - t, t)
+
+
 def lambda_(t: Point) -> Float64[Tensor, "*places"]:
     """log(alpha_t / sigma_t), half the log signal-to-noise ratio; finite even at both ends of the process."""
     return t.alpha.clamp(min=1e-30).log() - t.sigma.clamp(min=1e-30).log()
@@ -119,6 +142,61 @@ def timesteps(spacing: str, i: Int64[Tensor, " n"], steps: Int64[Tensor, ""], T:
     return (t - 1 if spacing == "trailing" else t).clamp(0, T - 1)
 
 
+def linspace(i: Int64[Tensor, " n"], steps: Int64[Tensor, ""]) -> Float64[Tensor, " n"]:
+    """1 .. 0 over the steps, both included: k-diffusion's spacing; of a single step 0, as NumPy's linspace."""
+    return (steps - 1 - i).clamp(min=0).to(torch.float64) / (steps - 1).clamp(min=1).to(torch.float64)
+
+
+def flow_times(
+    spacing: str, shift: float, i: Int64[Tensor, " n"], steps: Int64[Tensor, ""], T: int
+) -> Float64[Tensor, " n"]:
+    """The time, 0 .. 1, at which step i starts; `shift` moves it towards 1: Esser, equation 23.
+
+    trailing: 1 first, then evenly down. linspace: from 1 to the first timestep of T, which is shifted too, as diffusers
+    has it.
+    """
+    if spacing == "trailing":
+        t = 1 - i.to(torch.float64) / steps.to(torch.float64)
+    else:
+        least = shifted(torch.full((), 1 / T, dtype=torch.float64), shift)
+        share = torch.where(steps > 1, linspace(i, steps), 1.0)
+        t = least + share * (1 - least)
+    return shifted(t.clamp(min=0), shift)
+
+
+def shifted(t: Float64[Tensor, "*times"], shift: float) -> Float64[Tensor, "*times"]:
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def lcm_timesteps(i: Int64[Tensor, " n"], steps: Int64[Tensor, ""], T: int) -> Int64[Tensor, " n"]:
+    """Some of the 50 trailing timesteps, at which the model was distilled: Luo, section 4.3."""
+    most = torch.full_like(steps, LCM_STEPS)
+    return ((LCM_STEPS - (i * most) // steps) * (T // LCM_STEPS) - 1).clamp(0, T - 1)
+
+
+def at_levels(levels: Float64[Tensor, " T"], t: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """The noise level sigma / alpha at timesteps that need not be whole, linearly between those of the schedule."""
+    low = t.floor().clamp(0, len(levels) - 2)
+    share, low = t - low, low.to(torch.int64)
+    return (1 - share) * levels.index_select(0, low) + share * levels.index_select(0, low + 1)
+
+
+def karras(
+    share: Float64[Tensor, " n"], least: Float64[Tensor, ""], most: Float64[Tensor, ""], rho: float = 7.0
+) -> Float64[Tensor, " n"]:
+    """Noise levels from `most`, at share 1, to `least`, at 0: Karras, equation 5."""
+    low, high = least ** (1 / rho), most ** (1 / rho)
+    return (low + share * (high - low)) ** rho
+
+
+def timestep_of(level: Float64[Tensor, " n"], levels: Float64[Tensor, " T"]) -> Float64[Tensor, " n"]:
+    """The inverse of a schedule's levels, linearly in their logarithm between two timesteps."""
+    log, logs = level.log(), levels.log()
+    low = ((log[:, None] >= logs[None]).to(torch.int64).sum(dim=1) - 1).clamp(0, len(levels) - 2)
+    low_log, high_log = logs.index_select(0, low), logs.index_select(0, low + 1)
+    return low + ((log - low_log) / (high_log - low_log)).clamp(0, 1)
+
+
 # --- Prediction -------------------------------------------------------------------------------------------------------
 
 
@@ -144,11 +222,13 @@ def velocity(x0: Float[Tensor, "*image"], eps: Float[Tensor, "*image"], t: Point
 
 
 def x0_weights(prediction: str, t: Point) -> tuple[Float64[Tensor, "*places"], Float64[Tensor, "*places"]]:
-    """(a, b) with x_0 = a x_t + b output, for a network whose output is `epsilon`, `x0` or `v`."""
+    """(a, b) with x_0 = a x_t + b output, for a network whose output is `epsilon`, `x0`, `v` or `flow`."""
     if prediction == "epsilon":  # Ho, equation 15
         return 1 / t.alpha, -t.sigma / t.alpha
     if prediction == "x0":
         return torch.zeros_like(t.alpha), torch.ones_like(t.alpha)
+    if prediction == "flow":  # eps - x_0, at x_t = (1 - t) x_0 + t eps: Liu, equation 1
+        return torch.ones_like(t.alpha), -t.sigma
     return t.alpha, -t.sigma  # Salimans, appendix D
 
 
@@ -157,16 +237,22 @@ def guided(
     conditional: Float[Tensor, "batch channels height width"],
     guidance: Float[Tensor, "#batch"],
     channels: int = 0,
+    rescale: float = 0.0,
 ) -> Float[Tensor, "batch channels height width"]:
     """u + g (c - u): 0 is unconditional, 1 plain, more exaggerates the label (Guidance, equation 6, with w = g - 1).
 
     Args:
         channels: only guide this many channels and leave the others conditional; 0: guide all.
+        rescale: 0 .. 1, how far the result gets the standard deviation of `conditional`: Lin, equations 14 to 16.
     """
     if channels:
-        first = guided(unconditional[:, :channels], conditional[:, :channels], guidance)
+        first = guided(unconditional[:, :channels], conditional[:, :channels], guidance, 0, rescale)
         return torch.cat((first, conditional[:, channels:]), dim=1)
-    return unconditional + guidance[:, None, None, None] * (conditional - unconditional)
+    output = unconditional + guidance[:, None, None, None] * (conditional - unconditional)
+    if not rescale:
+        return output
+    wanted, found = (part.std(dim=(1, 2, 3), keepdim=True) for part in (conditional, output))
+    return rescale * (output * (wanted / found)) + (1 - rescale) * output
 
 
 def learned_deviation(
@@ -196,6 +282,11 @@ class Step(NamedTuple):
     noise_large: Tensor  # upper bound of the noise if the network predicts its amount; `noise` is the lower one
 
 
+def between(s: Point, t: Point) -> Float64[Tensor, "*places"]:
+    """The variance of q(x_t | x_s), 1 - (alpha_t / alpha_s)^2 if alpha^2 + sigma^2 = 1: Kingma, appendix A.1."""
+    return t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2
+
+
 def ddpm(t: Point, s: Point, variance: str = "small") -> Step:
     """A draw from q(x_s | x_t, x_0): Ho, equations 6 and 7.
 
@@ -203,7 +294,7 @@ def ddpm(t: Point, s: Point, variance: str = "small") -> Step:
         variance: `small` is beta_tilde, `large` is beta: the two extremes of section 3.2.
     """
     alpha_ts = t.alpha / s.alpha
-    beta = 1 - alpha_ts**2  # of one step of the process from s to t
+    beta = between(s, t)
     beta_tilde = s.sigma**2 / t.sigma**2 * beta  # (1 - alpha_bar_s) / (1 - alpha_bar_t) beta
     return Step(
         x=alpha_ts * s.sigma**2 / t.sigma**2,  # sqrt(1 - beta) (1 - alpha_bar_s) / (1 - alpha_bar_t)
@@ -220,7 +311,7 @@ def ddim(t: Point, s: Point, eta: float = 0.0) -> Step:
     Args:
         eta: 0 adds no noise, 1 as much as `ddpm` with the small variance (equation 16).
     """
-    sigma = eta * s.sigma / t.sigma * (1 - (t.alpha / s.alpha) ** 2).sqrt()  # equation 16
+    sigma = eta * s.sigma / t.sigma * between(s, t).clamp(min=0).sqrt()  # equation 16
     # eps = (x_t - alpha_t x_0) / sigma_t, put into equation 12.
     eps_over_sigma_t = (s.sigma**2 - sigma**2).sqrt() / t.sigma
     nothing = torch.zeros_like(sigma)
@@ -249,6 +340,35 @@ def dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tensor, 
     nothing = torch.zeros_like(of_D)
     return Step(
         x=s.sigma / t.sigma, x0=of_D * (1 - share), previous_x0=of_D * share, noise=nothing, noise_large=nothing
+    )
+
+
+def sde_dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tensor, "*places"]) -> Step:
+    """SDE-DPM-Solver++(2M): Lu, equation 19 and appendix B.6; arguments as for `dpm_solver_2m`."""
+    h_before, h = lambda_(t) - lambda_(before), lambda_(s) - lambda_(t)
+    share = torch.where(second_order, -h / (2 * h_before), 0.0)  # -1 / (2 r)
+    decay = t.alpha * s.sigma / (s.alpha * t.sigma)  # exp(-h), 0 at the end
+    of_D = s.alpha * (1 - decay**2)
+    return Step(
+        x=s.sigma / t.sigma * decay,
+        x0=of_D * (1 - share),
+        previous_x0=of_D * share,
+        noise=s.sigma * (1 - decay**2).clamp(min=0).sqrt(),
+        noise_large=torch.zeros_like(of_D),
+    )
+
+
+def lcm(timestep: Float64[Tensor, "*places"], s: Point) -> Step:
+    """A draw from q(x_s | x_0) for the consistency function's x_0 = c_skip x_t + c_out (predicted x_0): Luo, algorithm
+    3 and appendix C, with sigma_data 0.5 and times that are scaled by 10."""
+    time, data = 10 * timestep, 0.5
+    nothing = torch.zeros_like(time)
+    return Step(
+        x=s.alpha * data**2 / (time**2 + data**2),
+        x0=s.alpha * time / (time**2 + data**2).sqrt(),
+        previous_x0=nothing,
+        noise=s.sigma,
+        noise_large=nothing,
     )
 
 
@@ -312,14 +432,55 @@ class Sampler(nn.Module):
         rows = self.rows(timestep, before, t, s, first=i == 0, last=i == steps - 1)
         return torch.where((i < steps).unsqueeze(1), rows, 0.0)
 
-    def places(self, i: Int64[Tensor, " T"], steps: Count) -> tuple[Int64[Tensor, " T"], Point, Point, Point]:
+    def places(
+        self, i: Int64[Tensor, " T"], steps: Count
+    ) -> tuple[Int64[Tensor, " T"] | Float64[Tensor, " T"], Point, Point, Point]:
         """For each step i: its timestep, where the previous step started, where it starts (t), where it ends (s)."""
-        timestep = timesteps(self.c.spacing, i, steps, self.c.num_timesteps)
-        place = torch.where(i < steps, timestep + 1, 0)
+        c, T = self.c, self.c.num_timesteps
+        end = 0 if c.clean_end else 1  # place 0 is the clean image, place 1 the first timestep
+        if c.prediction == "flow":
+            time = flow_times(c.spacing, c.shift, i, steps, T)
+            return time * T, *self.path(i, steps, flow(time), flow(torch.zeros_like(time[:1])))
+        if c.sampler in ("euler", "euler_ancestral") or c.karras:
+            timestep, level = self.levels(i, steps)
+            return timestep, *self.path(i, steps, at_level(level), self.point(torch.full_like(i[:1], end)))
+        timestep = lcm_timesteps(i, steps, T) if c.sampler == "lcm" else timesteps(c.spacing, i, steps, T)
+        if c.steps_offset and c.spacing == "leading":
+            timestep = (timestep + c.steps_offset).clamp(max=T - 1)
+        place = torch.where(i < steps, timestep + 1, end)
         before = self.point(torch.cat((place[:1], place[:-1])))
         t = self.point(place.clamp(min=1))
-        s = self.point(torch.cat((place[1:], torch.zeros_like(place[:1]))))
+        s = self.point(torch.cat((place[1:], torch.full_like(place[:1], end))))
         return timestep, before, t, s
+
+    def path(self, i: Int64[Tensor, " T"], steps: Count, starts: Point, end: Point) -> tuple[Point, Point, Point]:
+        """`before`, t and s of `places`, for steps that start there."""
+        before = Point(*(torch.cat((part[:1], part[:-1])) for part in starts))
+        after = (torch.cat((part[1:], part[-1:])) for part in starts)
+        s = Point(*(torch.where(i < steps - 1, part, last) for part, last in zip(after, end, strict=True)))
+        return before, starts, s
+
+    def levels(self, i: Int64[Tensor, " T"], steps: Count) -> tuple[Float64[Tensor, " T"], Float64[Tensor, " T"]]:
+        """Timesteps, which need not be whole, and noise levels sigma / alpha at which the steps start."""
+        c, T = self.c, self.c.num_timesteps
+        every = self.point(torch.arange(1, T + 1, device=steps.device))
+        # k-diffusion's level of pure noise is not infinite: alpha_bar is at least 2^-24.
+        levels = every.sigma / every.alpha.clamp(min=2.0**-12)
+        if c.sampler == "dpm++2m" or c.sampler == "dpm++2m_sde":  # Karras's levels, between all of the schedule's
+            level = karras(linspace(i, steps), levels[0], levels[-1])
+            timestep = timestep_of(level, levels)
+            return timestep if c.schedule == "cosine" else timestep.round(), level
+        if c.spacing == "linspace":
+            timestep = linspace(i, steps) * (T - 1)
+        else:
+            timestep = timesteps(c.spacing, i, steps, T).to(torch.float64)
+            timestep = (timestep + (c.steps_offset if c.spacing == "leading" else 0)).clamp(max=T - 1)
+        level = at_levels(levels, timestep)
+        if c.karras:
+            last = level.index_select(0, (steps - 1).reshape(1)).squeeze(0)
+            level = karras(torch.where(steps > 1, linspace(i, steps), 1.0), last, level[0])
+            timestep = timestep_of(level, levels)
+        return timestep, level
 
     def point(self, place: Int64[Tensor, " n"]) -> Point:
         alpha_bar = self.alpha_bar.index_select(0, place).to(torch.float64)
@@ -328,7 +489,7 @@ class Sampler(nn.Module):
 
     def rows(
         self,
-        timestep: Int64[Tensor, " n"],
+        timestep: Int64[Tensor, " n"] | Float64[Tensor, " n"],
         before: Point,
         t: Point,
         s: Point,
@@ -341,6 +502,14 @@ class Sampler(nn.Module):
             step = ddpm(t, s, self.c.variance)
         elif self.c.sampler == "ddim":
             step = ddim(t, s, self.c.eta)
+        elif self.c.sampler == "euler":
+            step = ddim(t, s, eta=0.0)
+        elif self.c.sampler == "euler_ancestral":
+            step = ddim(t, s, eta=1.0)
+        elif self.c.sampler == "lcm":
+            step = lcm(timestep.to(torch.float64), s)
+        elif self.c.sampler == "dpm++2m_sde":
+            step = sde_dpm_solver_2m(before, t, s, second_order=~(first | last))
         else:
             step = dpm_solver_2m(before, t, s, second_order=~(first | last))
         from_x, from_output = x0_weights(self.c.prediction, t)
@@ -371,13 +540,23 @@ class Sampler(nn.Module):
     def predict_unclipped(
         self, x: Images, row: Row, asked: Any, guidance: Numbers | None
     ) -> tuple[Images, Float32[Tensor, ""] | Images]:
-        output = self.output(x, row.t.expand(x.shape[0]), asked, guidance)
+        output = self.output(x, row.t.expand(x.shape[0]), asked, self.within_interval(guidance, row))
         deviation = row.noise
         if self.learned:
             output, v = halves(output)
             if self.c.sampler == "ddpm":
                 deviation = learned_deviation(row.noise, row.noise_large, v)
         return row.from_x * x + row.from_output * output, deviation
+
+    def within_interval(self, guidance: Numbers | None, row: Row) -> Numbers | None:
+        """Guidance, and 1 where sigma / alpha is outside of the interval: Kynkaanniemi, equation 5."""
+        low, high = self.c.guidance_from, self.c.guidance_to
+        if guidance is None or not (low or high):
+            return guidance
+        inside = row.sigma > low * row.alpha
+        if high:
+            inside = inside & (row.sigma <= high * row.alpha)
+        return torch.where(inside, guidance, 1.0)
 
     def output(
         self, x: Images, t: Float32[Tensor, " batch"], asked: Any, guidance: Numbers | None
@@ -390,7 +569,7 @@ class Sampler(nn.Module):
         output = self.network(torch.cat((x, x)), torch.cat((t, t)), both)
         output = output.unflatten(0, (2, x.shape[0]))
         channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
-        return guided(output[1], output[0], guidance, channels)
+        return guided(output[1], output[0], guidance, channels, self.c.guidance_rescale)
 
     def advance(self, x: Images, x0: Images, previous_x0: Images, row: Row, unclipped: Images | None = None) -> Images:
         """x_s without the noise that the step adds.
@@ -432,6 +611,14 @@ class Sampler(nn.Module):
         """Standard normal noise. Stream 0 of a seed is x_T, stream i + 1 the noise that step i adds."""
         return normal(seed, self.shape, stream)
 
+    def start(self, seed: Seeds, steps: Count) -> Images:
+        """The x at which `steps` steps start. k-diffusion starts at the noise of the first place, sigma eps; the other
+        samplers at eps."""
+        x = self.noise(seed, 0)
+        if self.c.prediction == "flow" or not self.c.sampler.startswith("euler") or self.c.spacing == "leading":
+            return x
+        return x * self.plan(steps)[0, Row._fields.index("sigma")]
+
     def loop(
         self,
         x: Images,
@@ -472,5 +659,5 @@ class Generate(Sampler):
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
             return self.step(i, row, x, previous_x0, seed, label, guidance)
 
-        x = self.loop(self.noise(seed, 0), steps, step)
+        x = self.loop(self.start(seed, steps), steps, step)
         return to_uint8(x) if self.network.config.pictures else x

@@ -38,7 +38,7 @@ class Begin(Sampler):
     """seed, steps -> x, previous_x0, plan."""
 
     def forward(self, seed: Seeds, steps: Count) -> tuple[Images, Images, Float32[Tensor, "T columns"]]:
-        x = self.noise(seed, 0)
+        x = self.start(seed, steps)
         return x, torch.zeros_like(x), self.plan(steps)
 
 

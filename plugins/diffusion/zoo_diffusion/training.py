@@ -1,4 +1,7 @@
-"""Training of a denoiser: Ho et al. 2020, algorithm 1, with labels dropped at random (Ho and Salimans 2022)."""
+"""Training of a denoiser: Ho et al. 2020, algorithm 1, with labels dropped at random (Ho and Salimans 2022).
+
+With prediction `flow` it is a rectified flow: Liu et al. 2022 (https://arxiv.org/abs/2209.03003), equation 1.
+"""
 
 from collections.abc import Callable
 from typing import cast
@@ -15,13 +18,15 @@ from zoo.settings import read
 
 from .config import DiffusionConfig, DiffusionSettings
 from .pixels import to_float
-from .sampling import Denoiser, Images, Point, alphas_bar, betas, diffuse, velocity
+from .sampling import Denoiser, Images, Point, alphas_bar, betas, diffuse, flow, velocity
 
 
 def target(prediction: str, x0: Images, eps: Images, t: Point) -> Images:
     """What the network should predict for x_t: the noise, the image, or the velocity between them."""
     if prediction == "epsilon":
         return eps
+    if prediction == "flow":
+        return eps - x0
     return x0 if prediction == "x0" else velocity(x0, eps, t)
 
 
@@ -30,28 +35,43 @@ def denoising_loss(
     c: DiffusionConfig,
     alpha_bar: Float32[Tensor, " T"],
     x0: Images,
-    t: Int64[Tensor, " batch"],
+    t: Int64[Tensor, " batch"] | Float32[Tensor, " batch"],
     eps: Images,
     label: Int64[Tensor, " batch"],
 ) -> Float32[Tensor, ""]:
     """L_simple: mean squared error of the prediction (Ho et al. 2020, equation 14, for epsilon).
 
     Args:
-        t: 0 .. T-1; the network's input is t times `timestep_scale`.
+        t: 0 .. T-1; the network's input is t times `timestep_scale`. Of a flow: 0 .. 1; the input is T times that.
         label: -1: no label.
     """
-    place = Point.of(alpha_bar[t][:, None, None, None])
+    if c.prediction == "flow":
+        place, t = flow(t[:, None, None, None]), t * c.num_timesteps
+    else:
+        place = Point.of(alpha_bar[t][:, None, None, None])
     predicted = network(diffuse(x0, eps, place), t * c.timestep_scale, label)
     return F.mse_loss(predicted, target(c.prediction, x0, eps, place))
 
 
-def drawn(x0: Images, T: int, generator: torch.Generator) -> tuple[Int64[Tensor, " batch"], Images]:
-    """A timestep and noise for each image. One timestep is from each N-th of the range: every batch covers all noise
-    levels, each timestep equally often."""
+def drawn(
+    x0: Images, c: DiffusionConfig, times: str, generator: torch.Generator
+) -> tuple[Int64[Tensor, " batch"] | Float32[Tensor, " batch"], Images]:
+    """A timestep, of a flow a time, and noise for each image. One is from each N-th of the distribution: every batch
+    covers all noise levels.
+
+    Args:
+        times: `uniform`, or `logit_normal`: Esser et al. 2024 (https://arxiv.org/abs/2403.03206), equation 19, with
+            m = 0 and s = 1.
+    """
     number, device = len(x0), x0.device
     places = (torch.arange(number) + torch.rand(number, generator=generator)) / number
-    t = (places * T).long().clamp(max=T - 1).to(device)
-    return t, torch.randn(x0.shape, generator=generator).to(device)
+    if times == "logit_normal":
+        places = torch.sigmoid(torch.special.ndtri(places))
+    if c.prediction == "flow":
+        t = places.clamp(1 / c.num_timesteps, 1)
+    else:
+        t = (places * c.num_timesteps).long().clamp(max=c.num_timesteps - 1)
+    return t.to(device), torch.randn(x0.shape, generator=generator).to(device)
 
 
 class DenoiserTrainer(AveragedTrainer):
@@ -89,7 +109,7 @@ class DenoiserTrainer(AveragedTrainer):
             x0 = torch.where(chance(0.5)[:, None, None, None], x0.flip(3), x0)
         if self.image.null_label:
             label = torch.where(chance(s.label_dropout), -1, label)
-        t, eps = drawn(x0, len(self.alpha_bar), generator)
+        t, eps = drawn(x0, self.diffusion, s.times, generator)
         return {"loss": denoising_loss(self.network, self.diffusion, self.alpha_bar, x0, t, eps, label)}
 
     def _check(self, labels: Tensor) -> None:

@@ -13,6 +13,7 @@ from zoo_diffusion.config import (
     Struct,
     TransformerConfig,
     UNetConfig,
+    check_flow,
     check_transformer,
     check_unet,
 )
@@ -170,13 +171,6 @@ Network = DenoiserConfig | LabelDenoiserConfig | JointDenoiserConfig
 NETWORKS: dict[str, type[Network]] = {"unet": DenoiserConfig, "dit": LabelDenoiserConfig, "mmdit": JointDenoiserConfig}
 
 
-class ScheduleConfig(DiffusionConfig, frozen=True, kw_only=True):
-    """zoo-diffusion's, with what Stable Diffusion's schedulers have besides."""
-
-    steps_offset: Annotated[int, Meta(ge=0, le=100)] = 0  # added to the timesteps, with `leading` spacing
-    clean_end: bool = True  # the last step ends at the clean latents; otherwise at those of the first timestep
-
-
 class LatentConfig(Struct, frozen=True, kw_only=True):
     """Config of the family `latent`."""
 
@@ -186,7 +180,7 @@ class LatentConfig(Struct, frozen=True, kw_only=True):
     text: TextConfig | None = None
     labels: LabelsConfig | None = None
     network: Network = DenoiserConfig()
-    diffusion: ScheduleConfig = ScheduleConfig(clip=False)
+    diffusion: DiffusionConfig = DiffusionConfig(clip=False)
 
 
 class LatentSettings(DiffusionSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -299,6 +293,7 @@ def _check(c: LatentConfig, network: Network, channels: int) -> None:
         _refuse("network.context_width", network.context_width, f"the text's tokens have {c.text.width}")
     if c.labels and c.labels.classes and len(c.labels.classes) != network.num_classes:
         _refuse("labels.classes", list(c.labels.classes), f"network.num_classes is {network.num_classes}")
+    check_flow("latent", c.diffusion)
     if c.diffusion.clip:
         _refuse("diffusion.clip", True, "latents are not limited to -1 .. 1: it must be false")
 

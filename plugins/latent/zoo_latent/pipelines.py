@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import torch
 from torch import Tensor
+from zoo_diffusion.config import DiffusionConfig
 from zoo_diffusion.layouts.scheduler import require
 from zoo_vqgan.layouts import import_checkpoint as import_codec
 
@@ -19,7 +20,7 @@ from zoo.errors import InvalidFileError, UsageError
 from zoo.hookspecs import Imported, ImportRequest
 from zoo.text import one_line, safe_text
 
-from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, ScheduleConfig, read_config
+from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, read_config
 from .encoders import PLAIN, PROJECTED, TOKENIZERS, numbered, text_config, text_configs, text_state, vocabulary
 from .networks import DIT, INPAINTING_UNET, JOINT, PLAIN_UNET, SIZED_UNET, UNET, Reader
 from .schedulers import SCHEDULERS, read_schedule
@@ -231,7 +232,7 @@ def _labels(index: Mapping[str, Any], classes: int) -> dict[str, Any] | None:
     return {"classes": names}
 
 
-def _schedule(source: Source, pipeline: Pipeline) -> tuple[ScheduleConfig, tuple[str, ...]]:
+def _schedule(source: Source, pipeline: Pipeline) -> tuple[DiffusionConfig, tuple[str, ...]]:
     """The scheduler, with the pipeline's own defaults."""
     network = source.config(pipeline.network.part)
     learned = network.get("out_channels") == 2 * network.get("in_channels", 4)

@@ -3,18 +3,17 @@
 from pathlib import Path
 
 import msgspec
+from zoo_diffusion.config import DiffusionConfig
 from zoo_diffusion.layouts.common import read_json
 from zoo_diffusion.layouts.scheduler import diffusers_schedule, require
 
 from zoo.errors import InvalidFileError
 
-from .config import ScheduleConfig
-
 SCHEDULERS = ("DDIMScheduler", "PNDMScheduler")
 """The classes that are computed here."""
 
 
-def read_schedule(folder: Path, *, learned: bool = False) -> tuple[ScheduleConfig, tuple[str, ...]]:
+def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConfig, tuple[str, ...]]:
     """The schedule of a pipeline's folder, and notes on what differs.
 
     Args:
@@ -38,6 +37,6 @@ def read_schedule(folder: Path, *, learned: bool = False) -> tuple[ScheduleConfi
     diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=learned))
     diffusion |= {"sampler": "ddim", "default_steps": 50, "default_guidance": 7.5, **own}
     try:
-        return msgspec.convert(diffusion, ScheduleConfig), notes
+        return msgspec.convert(diffusion, DiffusionConfig), notes
     except msgspec.ValidationError as e:
         raise InvalidFileError(f"scheduler_config.json is one that this family does not support: {e}") from None

@@ -18,7 +18,7 @@ from zoo_vqvae.quantize import nearest_code
 from zoo_vqvae.tasks import Codec as VQCodec
 
 from .clip import Clip, Clips
-from .config import ClipsConfig, DenoiserConfig, LatentConfig, ScheduleConfig
+from .config import ClipsConfig, DenoiserConfig, LatentConfig
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
 from .scaled import Scaled
 from .text import Bytes, Condition, Words
@@ -91,20 +91,6 @@ class Drawing(Sampler):
         self.label = c.labels.name if c.labels else "label"
         self.zero_negative = isinstance(c.text, ClipsConfig) and c.text.zero_negative
 
-    def places(self, i: Tensor, steps: Count) -> tuple[Tensor, Point, Point, Point]:
-        """zoo-diffusion's, with an offset and another end if the config says so."""
-        c = cast(ScheduleConfig, self.c)
-        timestep, before, t, s = super().places(i, steps)
-        if not c.steps_offset and c.clean_end:
-            return timestep, before, t, s
-        offset = c.steps_offset if c.spacing == "leading" else 0
-        timestep = (timestep + offset).clamp(max=c.num_timesteps - 1)
-        end = 0 if c.clean_end else 1  # place 0 is the clean image, place 1 the first timestep
-        place = torch.where(i < steps, timestep + 1, end)
-        before = self.point(torch.cat((place[:1], place[:-1])))
-        after = torch.cat((place[1:], torch.full_like(place[:1], end)))
-        return timestep, before, self.point(place.clamp(min=1)), self.point(after)
-
     def asked(self, given: Inputs) -> tuple[Asked, Numbers | None]:
         """The values of the condition's ports, read: what to draw, and guidance."""
         values = dict(zip(self.names, given, strict=True))
@@ -139,7 +125,7 @@ class Drawing(Sampler):
         both = asked.condition.and_then(asked.unconditional)
         output = network(torch.cat((x, x)), torch.cat((t, t)), *both).unflatten(0, (2, x.shape[0]))
         channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
-        return guided(output[1], output[0], guidance, channels)
+        return guided(output[1], output[0], guidance, channels, self.c.guidance_rescale)
 
     def picture(self, x: Code) -> Pixels:
         return to_uint8(self.latents.decode(x))
@@ -155,7 +141,7 @@ class Generate(Drawing):
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
             return self.step(i, row, x, previous_x0, seed, asked, guidance)
 
-        return self.picture(self.loop(self.noise(seed, 0), steps, step))
+        return self.picture(self.loop(self.start(seed, steps), steps, step))
 
 
 class Variations(Drawing):
@@ -233,7 +219,7 @@ class InpaintSeen(Drawing):
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
             return self.step(i, row, x, previous_x0, seed, asked, guidance)
 
-        x = self.loop(self.noise(seed, 0), steps, step)
+        x = self.loop(self.start(seed, steps), steps, step)
         return torch.where(mask >= 128, self.picture(x), image)
 
 
@@ -258,7 +244,7 @@ class Begin(Drawing):
     """seed, steps[, text, negative] -> x, previous_x0, plan[, context, there, pooled]."""
 
     def forward(self, seed: Seeds, steps: Count, *texts: Tensor) -> tuple[Tensor, ...]:
-        x = self.noise(seed, 0)
+        x = self.start(seed, steps)
         begun = (x, torch.zeros_like(x), self.plan(steps))
         if self.text is None:
             return begun
