@@ -23,7 +23,7 @@ from zoo.text import one_line, safe_text
 from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, read_config
 from .encoders import PLAIN, PROJECTED, TOKENIZERS, numbered, text_config, text_configs, text_state, vocabulary
 from .networks import DIT, INPAINTING_UNET, JOINT, PLAIN_UNET, SIZED_UNET, UNET, Reader
-from .schedulers import SCHEDULERS, read_schedule
+from .schedulers import FLOW, SCHEDULERS, read_flow, read_schedule
 from .source import INDEX, Source
 
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
@@ -48,6 +48,7 @@ class Pipeline:
     codec: str = "AutoencoderKL"
     guidance: float = 1.0  # if nothing else is asked for
     steps: int = 50
+    flow: bool = False  # the network predicts a rectified flow
     zeros: int = 0  # tokens in the place of a third text encoder's, which is absent
     scale: Literal["plain", "measured", "shifted"] = "plain"
     """How the codec's latents are scaled: by a factor, which `measured` joins with `latents_mean` and `latents_std`, if
@@ -63,7 +64,7 @@ class Pipeline:
             CODECS[self.codec].part: (self.codec,),
             self.network.part: self.network.classes,
             **texts,
-            "scheduler": SCHEDULERS,
+            "scheduler": FLOW if self.flow else SCHEDULERS,
         }
 
 
@@ -72,7 +73,7 @@ PIPELINES = {
     "StableDiffusionInpaintPipeline": Pipeline(network=INPAINTING_UNET, texts=(PLAIN,), guidance=7.5),
     "StableDiffusionXLPipeline": Pipeline(network=SIZED_UNET, texts=(PLAIN, PROJECTED), guidance=5.0, scale="measured"),
     "StableDiffusion3Pipeline": Pipeline(
-        network=JOINT, texts=(PROJECTED, PROJECTED), guidance=7.0, steps=28, zeros=256, scale="shifted"
+        network=JOINT, texts=(PROJECTED, PROJECTED), guidance=7.0, steps=28, flow=True, zeros=256, scale="shifted"
     ),
     "DiTPipeline": Pipeline(network=DIT, guidance=4.0),
     "LDMPipeline": Pipeline(network=PLAIN_UNET, codec="VQModel"),
@@ -236,6 +237,6 @@ def _schedule(source: Source, pipeline: Pipeline) -> tuple[DiffusionConfig, tupl
     """The scheduler, with the pipeline's own defaults."""
     network = source.config(pipeline.network.part)
     learned = network.get("out_channels") == 2 * network.get("in_channels", 4)
-    diffusion, notes = read_schedule(source.folder, learned=learned)
+    diffusion, notes = (read_flow if pipeline.flow else read_schedule)(source.folder, learned=learned)
     own = {"default_steps": pipeline.steps, "default_guidance": pipeline.guidance}
     return msgspec.structs.replace(diffusion, **own), notes

@@ -124,7 +124,11 @@ def test_what_nothing_looks_at_is_left_out(first):
         ("unet/config.json", {"cross_attention_dim": 64}, r"cross_attention_dim is 64; .* hidden_size is \[32, 48\]"),
         ("unet/config.json", {"addition_embed_type": "image"}, "addition_embed_type is image; it must be text_time"),
         ("unet/config.json", {"transformer_layers_per_block": [1]}, "must have one number for each of 2 levels"),
-        ("text_encoder_2/config.json", {"max_position_embeddings": 20}, "model_max_length is 16; .* is 20, which it must be"),
+        (
+            "text_encoder_2/config.json",
+            {"max_position_embeddings": 20},
+            "model_max_length is 16; .* is 20, which it must be",
+        ),
         ("text_encoder_2/config.json", {"eos_token_id": 5}, "eos_token_id is 5; the tokenizer's end token is"),
         ("tokenizer_2/tokenizer_config.json", {"pad_token": "<none>"}, "vocab.json has no token '<none>'"),
         ("vae/config.json", {"latents_mean": [1.0], "latents_std": [1.0]}, "latents_mean must have 4 numbers"),
