@@ -23,7 +23,7 @@ from zoo.text import one_line, safe_text
 from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, read_config
 from .encoders import PLAIN, PROJECTED, TOKENIZERS, numbered, text_config, text_configs, text_state, vocabulary
 from .networks import DIT, INPAINTING_UNET, JOINT, PLAIN_UNET, SIZED_UNET, UNET, Reader
-from .schedulers import FLOW, SCHEDULERS, read_flow, read_schedule
+from .schedulers import FLOW, SCHEDULERS, UNSCALED, read_flow, read_schedule
 from .source import INDEX, Source
 
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
@@ -47,8 +47,7 @@ class Pipeline:
     texts: tuple[str, ...] = ()  # classes of its text encoders
     codec: str = "AutoencoderKL"
     guidance: float = 1.0  # if nothing else is asked for
-    steps: int = 50
-    flow: bool = False  # the network predicts a rectified flow
+    schedulers: tuple[str, ...] = SCHEDULERS
     zeros: int = 0  # tokens in the place of a third text encoder's, which is absent
     scale: Literal["plain", "measured", "shifted"] = "plain"
     """How the codec's latents are scaled: by a factor, which `measured` joins with `latents_mean` and `latents_std`, if
@@ -64,7 +63,7 @@ class Pipeline:
             CODECS[self.codec].part: (self.codec,),
             self.network.part: self.network.classes,
             **texts,
-            "scheduler": FLOW if self.flow else SCHEDULERS,
+            "scheduler": self.schedulers,
         }
 
 
@@ -73,9 +72,9 @@ PIPELINES = {
     "StableDiffusionInpaintPipeline": Pipeline(network=INPAINTING_UNET, texts=(PLAIN,), guidance=7.5),
     "StableDiffusionXLPipeline": Pipeline(network=SIZED_UNET, texts=(PLAIN, PROJECTED), guidance=5.0, scale="measured"),
     "StableDiffusion3Pipeline": Pipeline(
-        network=JOINT, texts=(PROJECTED, PROJECTED), guidance=7.0, steps=28, flow=True, zeros=256, scale="shifted"
+        network=JOINT, texts=(PROJECTED, PROJECTED), guidance=7.0, schedulers=FLOW, zeros=256, scale="shifted"
     ),
-    "DiTPipeline": Pipeline(network=DIT, guidance=4.0),
+    "DiTPipeline": Pipeline(network=DIT, guidance=4.0, schedulers=UNSCALED),
     "LDMPipeline": Pipeline(network=PLAIN_UNET, codec="VQModel"),
 }
 
@@ -235,8 +234,12 @@ def _labels(index: Mapping[str, Any], classes: int) -> dict[str, Any] | None:
 
 def _schedule(source: Source, pipeline: Pipeline) -> tuple[DiffusionConfig, tuple[str, ...]]:
     """The scheduler, with the pipeline's own defaults."""
+    config = source.config("scheduler", pipeline.schedulers, "scheduler_config.json")
+    if pipeline.schedulers == FLOW:
+        return read_flow(config), ()
     network = source.config(pipeline.network.part)
     learned = network.get("out_channels") == 2 * network.get("in_channels", 4)
-    diffusion, notes = (read_flow if pipeline.flow else read_schedule)(source.folder, learned=learned)
-    own = {"default_steps": pipeline.steps, "default_guidance": pipeline.guidance}
-    return msgspec.structs.replace(diffusion, **own), notes
+    diffusion, notes = read_schedule(source.folder, learned=learned)
+    if diffusion.sampler != "lcm":  # which draws without guidance
+        diffusion = msgspec.structs.replace(diffusion, default_guidance=pipeline.guidance)
+    return diffusion, notes

@@ -1,6 +1,11 @@
-"""Reads the scheduler of a diffusers pipeline as our schedule and sampler."""
+"""Reads the scheduler of a diffusers pipeline as our process, sampler and timesteps.
 
+Every field is used, refused in one line, or irrelevant to its class.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 from zoo_diffusion.config import DiffusionConfig
@@ -9,8 +14,58 @@ from zoo_diffusion.layouts.scheduler import diffusers_schedule, require
 
 from zoo.errors import InvalidFileError
 
-SCHEDULERS = ("DDIMScheduler", "PNDMScheduler")
+WHERE = "scheduler_config.json"
+
+
+class Kind(NamedTuple):
+    """A class of diffusers' schedulers."""
+
+    sampler: str
+    spacing: str  # that of a file without one
+    spacings: tuple[str, ...] = ("leading", "trailing", "linspace")
+    required: Mapping[str, Any] = {}
+    """Values that a field must have; the first of a tuple is the class's default."""
+    moot: tuple[str, ...] = ()
+    """Fields without effect here."""
+
+
+KINDS = {
+    "DDIMScheduler": Kind("ddim", "leading", ("leading", "trailing")),
+    "PNDMScheduler": Kind("ddim", "leading", ("leading", "trailing"), moot=("skip_prk_steps",)),
+    "EulerDiscreteScheduler": Kind(
+        "euler", "linspace", required={"interpolation_type": "linear", "timestep_type": "discrete"}
+    ),
+    "EulerAncestralDiscreteScheduler": Kind("euler_ancestral", "linspace"),
+    "DPMSolverMultistepScheduler": Kind(
+        "dpm++2m",
+        "linspace",
+        ("linspace", "trailing"),
+        required={
+            "solver_order": 2,
+            "solver_type": "midpoint",
+            "final_sigmas_type": "zero",
+            "lambda_min_clipped": float("-inf"),
+            "rescale_betas_zero_snr": False,
+            "variance_type": None,
+        },
+        moot=("steps_offset", "lower_order_final", "euler_at_final", "flow_shift", "time_shift_type"),
+    ),
+    "LCMScheduler": Kind(
+        "lcm",
+        "leading",
+        required={"original_inference_steps": 50, "timestep_scaling": 10.0},
+        moot=("steps_offset", "set_alpha_to_one", "timestep_spacing"),
+    ),
+}
+SCHEDULERS = tuple(KINDS)
 """The classes that are computed here."""
+UNSCALED = tuple(name for name in KINDS if not name.startswith("Euler"))
+"""Those that start at noise of variance 1, for pipelines that start there whatever the scheduler says."""
+FLOW = ("FlowMatchEulerDiscreteScheduler",)
+"""The class of rectified flows."""
+
+_OWN = ("steps_offset", "set_alpha_to_one", "use_karras_sigmas", "final_sigmas_type", "algorithm_type")
+_FLOW_MOOT = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
 
 
 def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConfig, tuple[str, ...]]:
@@ -22,21 +77,66 @@ def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConf
     Raises:
         InvalidFileError: the file is missing, or has a class or field that is not supported.
     """
-    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    config = read_json(folder / "scheduler" / WHERE)
     if config is None:
-        raise InvalidFileError("scheduler/scheduler_config.json is missing")
-    kind, notes = config.get("_class_name"), ()
-    require(config, "scheduler_config.json", _class_name=SCHEDULERS)
-    clean_end = config.get("set_alpha_to_one", kind == "DDIMScheduler")  # the default of each class
-    own = {"steps_offset": config.get("steps_offset", 0), "clean_end": clean_end}
-    rest = {name: value for name, value in config.items() if name not in ("steps_offset", "set_alpha_to_one")}
-    if kind == "PNDMScheduler":
+        raise InvalidFileError(f"scheduler/{WHERE} is missing")
+    require(config, WHERE, _class_name=SCHEDULERS)
+    name = config.get("_class_name", SCHEDULERS[0])
+    kind, notes = KINDS[name], ()
+    require(config, WHERE, **kind.required)
+    config = {field: value for field, value in config.items() if field not in kind.moot and field not in kind.required}
+    require(config, WHERE, timestep_spacing=(kind.spacing, *kind.spacings))
+    require(config, WHERE, final_sigmas_type=("zero", "sigma_min"), algorithm_type=("dpmsolver++", "sde-dpmsolver++"))
+    own: dict[str, Any] = {
+        "sampler": kind.sampler,
+        "spacing": config.get("timestep_spacing", kind.spacing),
+        "steps_offset": config.get("steps_offset", 0),
+        "karras": config.get("use_karras_sigmas") or False,
+        "clean_end": config.get("set_alpha_to_one", name != "PNDMScheduler")  # the default of each class
+        and config.get("final_sigmas_type", "zero") == "zero",
+        "default_steps": 50 if kind.sampler == "ddim" else 4 if kind.sampler == "lcm" else 30,
+        "default_guidance": 1.0 if kind.sampler == "lcm" else 7.5,
+    }
+    if config.get("algorithm_type") == "sde-dpmsolver++":
+        own["sampler"] = "dpm++2m_sde"
+    if name == "PNDMScheduler":
         notes = ("draws with DDIM at the timesteps of PNDMScheduler, whose own steps are not computed here",)
-        rest = {name: value for name, value in rest.items() if name != "skip_prk_steps"}
-        rest |= {"_class_name": "DDIMScheduler", "clip_sample": False}
-    diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=learned))
-    diffusion |= {"sampler": "ddim", "default_steps": 50, "default_guidance": 7.5, **own}
+    rest = {field: value for field, value in config.items() if field not in _OWN}
+    rest |= {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}
+    if name in ("DDIMScheduler", "LCMScheduler"):
+        rest.setdefault("clip_sample", name == "DDIMScheduler")  # the default of each class
+    else:
+        rest["clip_sample"] = False
+    diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=learned)) | own
+    return _converted(diffusion), notes
+
+
+def read_flow(config: Mapping[str, Any]) -> DiffusionConfig:
+    """A `FlowMatchEulerDiscreteScheduler` of a pipeline, such as Stable Diffusion 3's.
+
+    Raises:
+        InvalidFileError: a field is not supported.
+    """
+    require(config, WHERE, _class_name=FLOW)
+    known = ("num_train_timesteps", "shift", *_FLOW_MOOT)
+    off = [field for field in config if field not in known and not field.startswith("_")]
+    require(config, WHERE, **dict.fromkeys(off, (False, None)))
+    return _converted(
+        {
+            "prediction": "flow",
+            "num_timesteps": config.get("num_train_timesteps", 1000),
+            "shift": config.get("shift", 1.0),
+            "sampler": "euler",
+            "spacing": "linspace",
+            "clip": False,
+            "default_steps": 28,
+            "default_guidance": 7.0,
+        }
+    )
+
+
+def _converted(diffusion: Mapping[str, Any]) -> DiffusionConfig:
     try:
-        return msgspec.convert(diffusion, DiffusionConfig), notes
+        return msgspec.convert(dict(diffusion), DiffusionConfig)
     except msgspec.ValidationError as e:
-        raise InvalidFileError(f"scheduler_config.json is one that this family does not support: {e}") from None
+        raise InvalidFileError(f"{WHERE} is one that this family does not support: {e}") from None

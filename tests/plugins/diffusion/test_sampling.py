@@ -77,7 +77,8 @@ class Gaussian:
         """What the best network of each kind says."""
         x0 = self.denoised(x, here)
         eps = 1 / here.sigma * (x + -here.alpha * x0)
-        return {"epsilon": eps, "x0": x0, "v": here.alpha * eps + -here.sigma * x0}[prediction]
+        v = here.alpha * eps + -here.sigma * x0
+        return {"epsilon": eps, "x0": x0, "v": v, "flow": eps + -1.0 * x0}[prediction]
 
     def solved(self, here: Place, there: Place, x: float) -> float:
         """The probability flow ODE's exact solution: each x keeps its place in the distribution."""
@@ -109,6 +110,11 @@ SAMPLERS = {
     "ddim eta 0.5": {"sampler": "ddim", "eta": 0.5},
     "ddim eta 1": {"sampler": "ddim", "eta": 1.0},
     "dpm++2m": {"sampler": "dpm++2m"},
+    "dpm++2m karras": {"sampler": "dpm++2m", "karras": True},
+    "dpm++2m_sde": {"sampler": "dpm++2m_sde"},
+    "euler": {"sampler": "euler"},
+    "euler karras": {"sampler": "euler", "karras": True},
+    "euler_ancestral": {"sampler": "euler_ancestral"},
 }
 
 
@@ -119,6 +125,22 @@ SAMPLERS = {
 def test_of_a_single_picture_every_step_has_the_exact_distribution(sampler, prediction, spacing, steps):
     """s = 0: x_0 is known, no variance is left to guess, and any sampler at any step count is exact at every step."""
     c = DiffusionConfig(**SAMPLERS[sampler], spacing=spacing, prediction=prediction, clip=False)
+    data = Gaussian(0.3, 0.0)
+    for there, x in drawn(c, steps, data):
+        mean, variance = data.marginal(there)
+        assert x.shift == pytest.approx(mean, abs=2e-5)
+        assert x.variance == pytest.approx(variance, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    "sampler", ["ddpm", "ddim", "ddim eta 0.5", "dpm++2m", "dpm++2m_sde", "euler", "euler_ancestral"]
+)
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_of_a_single_picture_a_flow_has_the_exact_distribution(sampler, spacing, shift, steps):
+    """No sampler needs alpha^2 + sigma^2 = 1."""
+    c = DiffusionConfig(**SAMPLERS[sampler], spacing=spacing, prediction="flow", shift=shift, clip=False)
     data = Gaussian(0.3, 0.0)
     for there, x in drawn(c, steps, data):
         mean, variance = data.marginal(there)
@@ -186,36 +208,72 @@ def even_in_lambda(steps: int) -> Point:
     return Point.of(torch.sigmoid(2 * lambdas))
 
 
-def solve(name: str, path: Point, data: Gaussian, x: float) -> float:
-    """Where the sampler's own weights lead the number x along the path."""
+def even_in_time(steps: int) -> Point:
+    """Places of a rectified flow, at equal steps of its time."""
+    return sampling.flow(torch.linspace(0.98, 0.02, steps + 1, dtype=torch.float64))
+
+
+WEIGHTS = {
+    "ddim": lambda before, t, s, second: sampling.ddim(t, s),
+    "ancestral": lambda before, t, s, second: sampling.ddim(t, s, eta=1.0),
+    "dpm++2m": sampling.dpm_solver_2m,
+    "dpm++2m_sde": sampling.sde_dpm_solver_2m,
+}
+
+
+def solve(name: str, path: Point, data: Gaussian, start: Line) -> Line:
+    """Where the sampler's own weights lead a Gaussian number along the path; weights[i + 1] is of step i's draw."""
     before = Point(*(torch.cat((part[:1], part[:-2])) for part in path))
     t, s = Point(*(part[:-1] for part in path)), Point(*(part[1:] for part in path))
-    not_first = torch.arange(len(t.alpha)) > 0
-    weights = sampling.ddim(t, s) if name == "ddim" else sampling.dpm_solver_2m(before, t, s, not_first)
-    line, previous_x0 = Line(x), Line(0.0)
-    for step, here in zip(zip(*(w.tolist() for w in weights)), zip(*(part.tolist() for part in t))):
+    weights = WEIGHTS[name](before, t, s, torch.arange(len(t.alpha)) > 0)
+    line, previous_x0, draws = start, Line(0.0), np.eye(len(t.alpha) + 1)
+    for i, (step, here) in enumerate(zip(zip(*(w.tolist() for w in weights)), zip(*(part.tolist() for part in t)))):
         step, x0 = Step(*step), data.denoised(line, Place(*here))
-        line, previous_x0 = step.x * line + step.x0 * x0 + step.previous_x0 * previous_x0, x0
-    return line.shift
+        noise = Line(0.0, step.noise * draws[i + 1])
+        line, previous_x0 = step.x * line + step.x0 * x0 + step.previous_x0 * previous_x0 + noise, x0
+    return line
 
 
+@pytest.mark.parametrize("even", [even_in_lambda, even_in_time])
 @pytest.mark.parametrize("name, order", [("ddim", 1), ("dpm++2m", 2)])
-def test_the_error_against_the_exact_solution_falls_at_the_papers_order(name, order):
+def test_the_error_against_the_exact_solution_falls_at_the_papers_order(name, order, even):
     data, x = Gaussian(0.3, 0.5), 1.2
     errors = {}
     for steps in (40, 80, 160, 320):
-        path = even_in_lambda(steps)
+        path = even(steps)
         first, last = (Place(float(path.alpha[i]), float(path.sigma[i])) for i in (0, -1))
-        errors[steps] = abs(solve(name, path, data, x) - data.solved(first, last, x))
+        errors[steps] = abs(solve(name, path, data, Line(x)).shift - data.solved(first, last, x))
     assert slope(errors) == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm++2m", 2)])
+@pytest.mark.parametrize("even", [even_in_lambda, even_in_time])
+@pytest.mark.parametrize("name, order", [("ancestral", 1), ("dpm++2m_sde", 2)])
+def test_with_noise_the_distribution_converges_at_that_order(name, order, even):
+    """Of the variance: the weak order of a method for stochastic differential equations."""
+    data, errors = Gaussian(0.3, 0.5), {}
+    for steps in (80, 160, 320, 640):
+        path = even(steps)
+        first, last = (Place(float(path.alpha[i]), float(path.sigma[i])) for i in (0, -1))
+        mean, variance = data.marginal(first)
+        start = Line(mean, math.sqrt(variance) * np.eye(steps + 1)[0])
+        errors[steps] = abs(solve(name, path, data, start).variance - data.marginal(last)[1])
+    assert slope(errors) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm++2m", 2), ("euler", 1)])
 def test_the_shipped_plan_converges_at_that_order(sampler, order):
     """With timesteps even in t, down to the end of the way, where lambda is infinite."""
     c, data = DiffusionConfig(sampler=sampler, schedule="cosine", num_timesteps=4000, clip=False), Gaussian(0.3, 0.5)
     errors = {steps: abs(math.sqrt(drawn(c, steps, data)[-1][1].variance) - data.s) for steps in (10, 20, 40, 80)}
     assert slope(errors) > order - 0.25
+
+
+def test_the_shipped_plan_of_a_flow_converges_at_that_order():
+    for shift in (1.0, 3.0):
+        c = DiffusionConfig(sampler="euler", prediction="flow", shift=shift, clip=False)
+        data = Gaussian(0.3, 0.5)
+        errors = {n: abs(math.sqrt(drawn(c, n, data)[-1][1].variance) - data.s) for n in (10, 20, 40, 80)}
+        assert slope(errors) == pytest.approx(1, abs=0.1)
 
 
 def test_lambda_is_half_the_log_signal_to_noise_ratio():
@@ -267,6 +325,30 @@ def test_guidance_0_is_unconditional_1_plain_and_4_exaggerates():
         torch.testing.assert_close(sampling.guided(u, c, torch.tensor([guidance])), expected)
     each = torch.tensor([0.0, 4.0])
     torch.testing.assert_close(sampling.guided(u, c, each), torch.stack((u[0], 4 * c[1] - 3 * u[1])))
+
+
+def test_rescaled_guidance_has_the_deviation_of_the_conditional_output():
+    """Lin et al. 2023, equations 14 to 16."""
+    u, c = torch.randn(2, *SHAPE)
+    guidance = torch.tensor([7.5, 3.0])
+    full = sampling.guided(u, c, guidance)
+    whole = sampling.guided(u, c, guidance, rescale=1.0)
+    torch.testing.assert_close(whole.std(dim=(1, 2, 3)), c.std(dim=(1, 2, 3)))
+    torch.testing.assert_close(sampling.guided(u, c, guidance, rescale=0.7), 0.7 * whole + 0.3 * full)
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 0.0), (0.5, 0.0), (0.0, 4.0), (0.5, 4.0)])
+def test_guidance_is_plain_outside_of_its_interval(low, high):
+    c = DiffusionConfig(prediction="x0", clip=False, guidance_from=low, guidance_to=high)
+    sampler = Sampler(Labelled(), c)
+    inside = []
+    for numbers in planned(sampler, 10):
+        row = Row.of(numbers)
+        x0, _ = sampler.predict(torch.randn(1, 3, 4, 4), row, torch.tensor([2]), torch.tensor([4.0]))
+        level = float(row.sigma / row.alpha)
+        inside.append(low < level and (level <= high or not high))
+        assert float(x0[0, 0, 0, 0]) == pytest.approx(0.7 + 4 * (0.2 - 0.7) if inside[-1] else 0.2, abs=1e-5)
+    assert any(inside) and all(inside) == (low == high == 0.0)
 
 
 def test_guidance_of_some_channels_leaves_the_others_conditional():

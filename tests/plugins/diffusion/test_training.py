@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo_diffusion import plugin, sampling
 from zoo_diffusion.config import DiffusionConfig
 from zoo_diffusion.pixels import to_float
-from zoo_diffusion.training import denoising_loss
+from zoo_diffusion.training import denoising_loss, drawn
 
 from tests.trainers import Loaded, batch_of, drawings, generator
 from zoo.errors import UsageError
@@ -213,3 +213,34 @@ def test_a_learned_variance_is_not_trained():
 def test_a_setting_that_does_not_exist():
     with pytest.raises(UsageError, match="there is no 'label_dropuot'; did you mean 'label_dropout'"):
         trainer(label_dropuot=0.1)
+
+
+def test_a_rectified_flow_learns_the_way_from_image_to_noise():
+    """Liu et al. 2022, equation 1: at x_t = (1 - t) x_0 + t eps the target is eps - x_0; the network sees T t."""
+    x0, eps = torch.randn(2, 2, 3, 4, 4)
+    t, seen = torch.tensor([0.25, 1.0]), []
+
+    def network(x, time, label):
+        seen.append((x, time))
+        return eps - x0 + 2.0
+
+    c = DiffusionConfig(prediction="flow", clip=False)
+    loss = denoising_loss(network, c, torch.empty(0), x0, t, eps, torch.tensor([-1, -1]))
+    assert float(loss) == pytest.approx(4.0, rel=1e-5)
+    torch.testing.assert_close(seen[0][0][0], 0.75 * x0[0] + 0.25 * eps[0])
+    torch.testing.assert_close(seen[0][0][1], eps[1])
+    assert seen[0][1].tolist() == [250.0, 1000.0]
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
+@pytest.mark.parametrize("prediction", ["flow", "v"])
+def test_times_have_their_distribution(times, prediction):
+    """Esser et al. 2024: log(t / (1 - t)) is standard normal; each N-th of the distribution has one."""
+    c = DiffusionConfig(prediction=prediction, clip=False)
+    t, eps = drawn(torch.zeros(1000, 1, 4, 4), c, times, torch.Generator().manual_seed(0))
+    assert eps.shape == (1000, 1, 4, 4)
+    t = t.double() / (1 if prediction == "flow" else 1000)
+    shares = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    expected = torch.sigmoid(torch.special.ndtri(shares)) if times == "logit_normal" else shares
+    torch.testing.assert_close(torch.quantile(t, shares), expected, rtol=0, atol=5e-3)
+    assert float(t.min()) >= 0 and float(t.max()) <= 1

@@ -1,9 +1,13 @@
 """Folders of Stable Diffusion, made by diffusers with random weights: our pixels are theirs."""
 
+import inspect
+import itertools
+import json
 import shutil
 
 import pytest
 import torch
+from zoo_latent.schedulers import read_flow, read_schedule
 
 from zoo.errors import InvalidFileError
 
@@ -50,11 +54,15 @@ def _made(folder, *, scheduler=scheduler, vae=vae, **unet):
     return saved(pipeline, folder)
 
 
-def _same_pixels(folder, pipeline, guidance):
+def _same_pixels(folder, pipeline, guidance, monkeypatch=None):
+    """With `monkeypatch`, for schedulers that add noise: theirs add ours."""
     generate, seeds = built(folder), torch.tensor([1, 2])
     negative = texts("", "")
     with torch.no_grad():
         noise = generate.noise(seeds, 0)
+        if monkeypatch:
+            module, streams = inspect.getmodule(type(pipeline.scheduler)), itertools.count(1)
+            monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: generate.noise(seeds, next(streams)))
         ours = generate(seeds, torch.tensor(STEPS), texts(*PROMPTS), negative, torch.full((2,), guidance))
         theirs = pipeline(
             list(PROMPTS), latents=noise, num_inference_steps=STEPS, guidance_scale=guidance, output_type="np"
@@ -89,13 +97,82 @@ def test_same_pixels_as_stable_diffusion_2(tmp_path):
     _same_pixels(folder, pipeline, 7.5)
 
 
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+OTHERS = {
+    "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 1}),
+    "euler linspace": ("EulerDiscreteScheduler", {}),
+    "euler karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "euler to the first timestep": ("EulerDiscreteScheduler", {"final_sigmas_type": "sigma_min"}),
+    "euler v": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"} | V),
+    "ancestral": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "dpm": ("DPMSolverMultistepScheduler", {}),
+    "dpm karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpm sde karras": (
+        "DPMSolverMultistepScheduler",
+        {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"},
+    ),
+    "lcm": ("LCMScheduler", {}),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_same_pixels_with_each_scheduler(first, tmp_path, case, guidance, monkeypatch):
+    import diffusers
+
+    folder, pipeline = first
+    kind, said = OTHERS[case]
+    scheduler = getattr(diffusers, kind)(**SCHEDULE, **said)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    scheduler.save_config(other / "scheduler")
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", kind]}))
+    monkeypatch.setattr(pipeline, "scheduler", scheduler)
+    noisy = any(word in case for word in ("ancestral", "sde", "lcm"))
+    _same_pixels(other, pipeline, guidance, monkeypatch if noisy else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("EulerDiscreteScheduler", "interpolation_type", "log_linear"),
+        ("EulerDiscreteScheduler", "use_beta_sigmas", True),
+        ("DPMSolverMultistepScheduler", "solver_order", 3),
+        ("DPMSolverMultistepScheduler", "algorithm_type", "dpmsolver"),
+        ("DPMSolverMultistepScheduler", "rescale_betas_zero_snr", True),
+        ("DPMSolverMultistepScheduler", "timestep_spacing", "leading"),
+        ("LCMScheduler", "original_inference_steps", 100),
+        ("DDIMScheduler", "timestep_spacing", "linspace"),
+    ],
+)
+def test_a_scheduler_that_asks_for_what_is_not_computed(tmp_path, kind, field, value):
+    (tmp_path / "scheduler").mkdir()
+    said = {"_class_name": kind, "clip_sample": False, field: value}
+    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(said))
+    with pytest.raises(InvalidFileError, match=f"{field} is {value}"):
+        read_schedule(tmp_path)
+
+
+def test_the_scheduler_of_stable_diffusion_3_is_read():
+    import diffusers
+
+    said = dict(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config)
+    said |= {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    c = read_flow(said)
+    assert (c.prediction, c.sampler, c.spacing, c.shift, c.clip) == ("flow", "euler", "linspace", 3.0, False)
+    with pytest.raises(InvalidFileError, match="use_dynamic_shifting is True; only False"):
+        read_flow(said | {"use_dynamic_shifting": True})
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
         ("model_index.json", {"_class_name": "FluxPipeline"}, "_class_name is FluxPipeline; only StableDiffusionPipe"),
         ("model_index.json", {"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is UNet3DConditionModel; only"),
         ("model_index.json", {"text_encoder": [None, None]}, "text_encoder is missing"),
-        ("scheduler/scheduler_config.json", {"_class_name": "EulerDiscreteScheduler"}, "is EulerDiscreteScheduler; on"),
+        ("scheduler/scheduler_config.json", {"_class_name": "HeunDiscreteScheduler"}, "is HeunDiscreteScheduler; on"),
         ("unet/config.json", {"cross_attention_dim": 48}, "cross_attention_dim is 48; the text encoder's hidden_size"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type is timestep; that is not supported"),
         ("unet/config.json", {"attention_head_dim": [2, 8]}, r"attention_head_dim is \[2, 8\]; all levels must have"),

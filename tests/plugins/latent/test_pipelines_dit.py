@@ -82,6 +82,7 @@ def test_labels_have_the_names_of_the_pipeline(first, tmp_path):
         ("transformer/config.json", {"num_embeds_ada_norm": 2000}, "num_embeds_ada_norm is 2000; the pipeline's null"),
         ("transformer/config.json", {"num_embeds_ada_norm": 900}, r"embedding_table.weight is \[1001, 16\], not \[901"),
         ("transformer/config.json", {"num_attention_heads": 3}, "network.width is 16; it must be a multiple of 4 and"),
+        ("model_index.json", {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}, "is EulerDiscreteScheduler; only"),
         ("scheduler/scheduler_config.json", {"clip_sample": True}, "diffusion.clip is True; latents are not limited"),
     ],
 )

@@ -83,6 +83,14 @@ def test_same_pixels_as_stable_diffusion_3(first, guidance):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shifting is True; only False"),
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas is True; only False"),
+        ("scheduler/scheduler_config.json", {"shift": 0}, "that this family does not support: .*shift"),
+        (
+            "model_index.json",
+            {"scheduler": ["diffusers", "DDIMScheduler"]},
+            "is DDIMScheduler; only FlowMatchEulerDiscr",
+        ),
         (
             "model_index.json",
             {"text_encoder_3": ["transformers", "T5EncoderModel"]},
