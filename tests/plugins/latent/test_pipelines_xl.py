@@ -85,6 +85,20 @@ def test_same_pixels_as_sdxl(first, guidance, negative):
     _same_pixels(*first, guidance, negative)
 
 
+def test_same_pixels_with_euler(first, tmp_path, monkeypatch):
+    """The scheduler of SDXL's base, which starts at noise of another deviation."""
+    from diffusers import EulerDiscreteScheduler
+
+    folder, pipeline = first
+    euler = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="leading", steps_offset=1
+    )
+    other = changed(folder, tmp_path, "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"])
+    euler.save_config(other / "scheduler")
+    monkeypatch.setattr(pipeline, "scheduler", euler)
+    _same_pixels(other, pipeline, 7.5)
+
+
 def test_same_pixels_at_another_size_and_with_measured_latents(tmp_path):
     def measured():
         return vae(latents_mean=[0.1, 0.2, -0.1, 0.0], latents_std=[1.0, 1.2, 0.8, 1.5])
