@@ -30,6 +30,8 @@ NEEDS = {
     "FluxTransformer2DModel": f"FLUX, text to image: it needs {TEXT}, and a sampler of rectified flows",
     "LDMSuperResolutionPipeline": "latent diffusion's super-resolution: its network takes the small image besides the "
     "noise, so it needs a task with that image as input",
+    "LDMTextToImagePipeline": "latent diffusion's text to image of 2022: it needs BERT's WordPiece tokenizer inside "
+    "the graph, and LDMBert's transformer",
     "LatentDiffusion": "a whole latent diffusion model: only its first stage can be imported (zoo import vqgan …, or "
     "klvae …)",
     "PixArtTransformer2DModel": f"PixArt, text to image: it needs {TEXT}, and one modulation for all blocks",
@@ -37,6 +39,8 @@ NEEDS = {
     "SD3Transformer2DModel": f"Stable Diffusion 3, text to image: it needs {TEXT}, and a sampler of rectified flows",
     "SiT": "a DiT trained as a flow: it has DiT's tensors, but predicts a velocity between noise at time 0 and data at "
     "time 1, so it needs a sampler of flows",
+    "StableDiffusionXLImg2ImgPipeline": "SDXL's pipeline of the refiner: it needs a task that goes on from a picture's "
+    "latents; give the base model's folder, a StableDiffusionXLPipeline",
     "SuperResModel": "an upsampler of ADM: its network takes the small image besides the noise, so it needs a task "
     "with that image as input",
     "UNet2DConditionModel": "Stable Diffusion's U-Net: it needs the other parts of its pipeline, so give the folder"

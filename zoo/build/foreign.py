@@ -4,6 +4,7 @@ safetensors files are read directly, PyTorch's files and pickles through `torchf
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 CONFIGS = ("config.json", "config.yaml", weightfiles.PIPELINE)
+README = "README.md"
+_LICENSE = re.compile(r"[A-Za-z0-9.+-]{1,100}")
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 32  # of nested modules
 MAX_NODES = 200_000
@@ -261,7 +264,28 @@ def _check_finite(weights: "Mapping[str, torch.Tensor]", file: Path) -> None:
             raise InvalidFileError(f"{safe_text(file)}: the tensor '{safe_text(name)}' contains NaN or infinity")
 
 
-# --- Its config -------------------------------------------------------------------------------------------------------
+# --- Its licence and config -------------------------------------------------------------------------------------------
+
+
+def stated_license(folder: Path) -> str:
+    """The licence that the README.md of a folder states in its front matter, as on Hugging Face's hub; empty: none.
+
+    `other` and `unknown` state nothing.
+    """
+    try:
+        with (folder / README).open("rb") as f:
+            lines = f.read(MAX_CONFIG_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    if not lines or lines[0].strip() != "---":
+        return ""
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        name, _, value = line.partition(":")
+        if name == "license" and _LICENSE.fullmatch(value.strip()):
+            return "" if value.strip() in ("other", "unknown") else value.strip()
+    return ""
 
 
 def _config(folder: Path) -> dict[str, Any] | None:

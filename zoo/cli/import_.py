@@ -11,6 +11,7 @@ import click
 
 from ..errors import InvalidFileError, UsageError
 from ..system.urls import without_secrets
+from ..text import safe_text
 from .options import OUT, PATH, class_names, number, option, refuse_existing
 from .output import note
 from .output import path as print_path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ..plugins import Loaded
 
 
+NOT_STATED = "NOASSERTION"
+
+
 @click.command("import")
 @click.argument("family")
 @click.argument("path", type=PATH, metavar="FILE_OR_FOLDER")
@@ -29,7 +33,13 @@ if TYPE_CHECKING:
 @option("--name", help="The model's name; default: the folder's.")
 @option("--model-version", "version", type=number(1), default=1, show_default=True)
 @option("--summary", default="", help="One line for lists; default: where the weights come from.")
-@option("--license", "license_", default="NOASSERTION", show_default=True, help="SPDX expression for the weights.")
+@option(
+    "--license",
+    "license_",
+    default=NOT_STATED,
+    show_default=True,
+    help="SPDX expression for the weights; default for pipelines: their README's.",
+)
 @option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
 @option("--layout", default="", help="Which layout it is, if its tensors fit several: dit, sit, …")
 @option("--tasks", default="", metavar="NAME[,NAME…]", help="The tasks to export; default: all that fit.")
@@ -57,6 +67,7 @@ def command(
     from ..plugins import load
 
     refuse_existing(out)
+    options["license_"] = _license(path, options["license_"])
     said = {
         "family": family,
         "config": {},
@@ -85,6 +96,24 @@ def command(
     manifest = bundle_of(loaded, run, module, record, out, note, chosen)
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
     print_path(out)
+
+
+def _license(path: Path, given: str) -> str:
+    """The licence of the weights: the one that was given, or that a pipeline's own folder states.
+
+    Raises:
+        UsageError: a whole pipeline, whose parts can come from several sources, without either.
+    """
+    from ..build import foreign, weightfiles
+
+    if given != NOT_STATED or not path.is_dir() or not weightfiles.parts(path):
+        return given
+    if stated := foreign.stated_license(path):
+        note(f"{path.name}/{foreign.README}: the licence of the weights is {stated}")
+        return stated
+    raise UsageError(
+        f"{safe_text(path)} does not state the licence of its weights: give --license with its SPDX expression"
+    )
 
 
 def _choose_tasks(loaded: "Loaded", run: "Run", config: dict[str, Any], names: str) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ def read_config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfi
     """
     c = read(DiTConfig if family == "dit" else DDPMConfig, config, f"{family} config")
     if isinstance(c, DiTConfig):
-        _check_transformer(c.network)
+        check_transformer(c.network)
     else:
         check_unet(c.network)
     if c.diffusion.zero_terminal_snr and c.diffusion.prediction == "epsilon":
@@ -220,7 +220,8 @@ def _refuse(field: str, value: object, reason: str) -> NoReturn:
     raise UsageError(f"config: network.{field} is {value}; {reason}")
 
 
-def _check_transformer(network: TransformerConfig) -> None:
+def check_transformer(network: Any) -> None:
+    """Refuses a transformer over patches whose fields do not fit each other."""
     if any(side % network.multiple for side in network.size):
         _refuse("image_size", network.image_size, f"it must be a multiple of patch_size, {network.patch_size}")
     if network.width % network.heads or network.width % 4:

@@ -182,8 +182,12 @@ class UNet(nn.Module):
 
     trace_once = True  # at export: every task calls it
 
-    def __init__(self, c: UNetConfig, *, outputs: int = 1):
-        """`outputs`: number of images that are predicted together; 2 if the variance is learned too."""
+    def __init__(self, c: UNetConfig, *, outputs: int = 1, seen: int = 0):
+        """
+        Args:
+            outputs: number of images that are predicted together; 2 if the variance is learned too.
+            seen: channels of the input besides the noisy image's, after them.
+        """
         super().__init__()
         self.config = c
         time_width = c.time_width or 4 * c.widths[0]
@@ -196,7 +200,7 @@ class UNet(nn.Module):
             return ResidualBlock(c, channels, out_channels, time_width, resample)
 
         patch_channels = c.image_channels * c.patch_size**2
-        self.conv_in = nn.Conv2d(patch_channels, c.widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(patch_channels + seen * c.patch_size**2, c.widths[0], 3, padding=1)
         last = len(c.widths) - 1
         skips = [channels := c.widths[0]]
         self.down = nn.ModuleList()
@@ -206,13 +210,13 @@ class UNet(nn.Module):
                 blocks.append(block(channels, channels := width))
                 skips.append(width)
                 if level in c.attention_levels:
-                    attentions.append(self.attention(width))
+                    attentions.append(self.attention(width, level))
             if level < last:
                 resample = block(width, width, "down") if c.resampling == "residual" else Downsample(c, width)
                 skips.append(width)
             self.down.append(DownLevel(blocks, attentions, resample))
 
-        middle_attention = [self.attention(channels, norm=c.middle_attention_norm)] if c.middle_attention else []
+        middle_attention = [self.attention(channels, last, norm=c.middle_attention_norm)] if c.middle_attention else []
         self.middle = Middle([block(channels, channels), block(channels, channels)], middle_attention, None)
 
         self.up = nn.ModuleList()  # from the coarsest to the finest
@@ -221,7 +225,7 @@ class UNet(nn.Module):
             for _ in range(c.blocks + 1):
                 blocks.append(block(channels + skips.pop(), channels := width))
                 if level in c.attention_levels:
-                    attentions.append(self.attention(width))
+                    attentions.append(self.attention(width, level))
             if level > 0:
                 resample = block(width, width, "up") if c.resampling == "residual" else Upsample(c, width)
             self.up.append(UpLevel(blocks, attentions, resample))
@@ -231,8 +235,9 @@ class UNet(nn.Module):
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)  # the first prediction is 0: neither right nor wrong
 
-    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
-        """A level's attention. Another network of this shape can have its own, which may look at a context."""
+    def attention(self, channels: int, level: int, *, norm: bool = True) -> nn.Module:
+        """A level's attention; the middle has the last level. Another network of this shape can have its own, which may
+        look at a context."""
         return Attention(self.config, channels, norm=norm)
 
     def embed(

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from zoo_diffusion.unet import Map, UNet
+from zoo_diffusion.dit import DiT
+from zoo_diffusion.unet import Map, UNet, sinusoids
 
-from .config import DenoiserConfig
+from .config import DenoiserConfig, JointDenoiserConfig, LabelDenoiserConfig, Network
+from .mmdit import JointDenoiser
+from .scaled import Scaled
 from .text import Condition
 
 Places = Float[Tensor, "batch places channels"]
@@ -79,12 +82,12 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """x + out(blocks(in(norm(x)))), over all positions."""
 
-    def __init__(self, c: DenoiserConfig, channels: int):
+    def __init__(self, c: DenoiserConfig, channels: int, depth: int):
         super().__init__()
         self.norm = nn.GroupNorm(c.norm_groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels)
         heads = channels // c.head_size if c.head_size else c.heads
-        self.blocks = nn.ModuleList(Block(c, channels, heads) for _ in range(c.transformer_depth))
+        self.blocks = nn.ModuleList(Block(c, channels, heads) for _ in range(depth))
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Map, condition: Condition) -> Map:
@@ -95,31 +98,35 @@ class Transformer(nn.Module):
         return x + self.proj_out(places).transpose(1, 2).unflatten(2, (height, width))
 
 
-class Denoiser(UNet):
+class Denoiser(Scaled, UNet):
     """Noisy latents, timestep and condition to a prediction of the same shape."""
 
     config: DenoiserConfig
-    mean: Tensor
-    deviation: Tensor
-    measured: Tensor
 
-    def __init__(self, c: DenoiserConfig):
-        super().__init__(c)
-        self.pooled = nn.Linear(c.pooled_width, self.time_out.out_features) if c.pooled_width else None
-        self.register_buffer("mean", torch.zeros(c.image_channels))  # of the codec's latents, per channel
-        self.register_buffer("deviation", torch.ones(c.image_channels))
-        self.register_buffer("measured", torch.zeros((), dtype=torch.int64))  # pictures from which both are known
+    def __init__(self, c: DenoiserConfig, *, outputs: int = 1):
+        super().__init__(c, outputs=outputs, seen=1 + c.image_channels if c.inpaints else 0)
+        width = self.time_out.out_features
+        known = c.pooled_width + len(c.sizes) * c.size_channels
+        self.pooled = nn.Linear(known, width) if known else None
+        self.pooled_out = nn.Linear(width, width) if c.sizes else None
+        self.set_scale(c.image_channels)
 
-    def attention(self, channels: int, *, norm: bool = True) -> nn.Module:
-        return Transformer(self.config, channels)
+    def attention(self, channels: int, level: int, *, norm: bool = True) -> nn.Module:
+        if self.config.attention == "plain":
+            return super().attention(channels, level, norm=norm)
+        return Transformer(self.config, channels, self.config.depth_at(level))
 
-    def scaled(self, latents: Map) -> Map:
-        """The codec's latents, with mean 0 and variance 1 in each channel."""
-        return (latents - self.mean[:, None, None]) / self.deviation[:, None, None]
-
-    def unscaled(self, x: Map) -> Map:
-        """The inverse of `scaled`."""
-        return x * self.deviation[:, None, None] + self.mean[:, None, None]
+    def known(self, pooled: Float[Tensor, "batch pooled_width"]) -> Float[Tensor, "batch time_width"]:
+        """Embedding of the whole text and, if the config has them, of the picture's sizes (Podell et al. 2023, section
+        2.2)."""
+        assert self.pooled is not None
+        if self.pooled_out is None:
+            return self.pooled(pooled)
+        c = self.config
+        numbers = torch.tensor(c.sizes, dtype=torch.float32, device=pooled.device)
+        waves = sinusoids(numbers, c.size_channels, cosine_first=c.cosine_first, frequency_shift=c.frequency_shift)
+        waves = waves.flatten().expand(pooled.shape[0], -1)
+        return self.pooled_out(F.silu(self.pooled(torch.cat((pooled, waves), dim=1))))
 
     # A label is one of several things that say what to draw. They are those of a `Condition`, one by one, since what is
     # traced once takes tensors.
@@ -131,9 +138,45 @@ class Denoiser(UNet):
         there: Bool[Tensor, "batch tokens"] | None = None,
         pooled: Float[Tensor, "batch pooled_width"] | None = None,
         label: Int64[Tensor, " batch"] | None = None,
+        seen: Float[Tensor, "batch seen_channels height width"] | None = None,
     ) -> Map:
         time = self.embed(t, label)
         if self.pooled is not None:
             assert pooled is not None, "this network looks at a text"
-            time = time + self.pooled(pooled)
-        return self.denoise(x, time, Condition(context, there, pooled, label))
+            time = time + self.known(pooled)
+        if self.config.inpaints:
+            assert seen is not None, "this network sees a mask and a picture"
+            x = torch.cat((x, seen), dim=1)
+        plain = self.config.attention == "plain"
+        return self.denoise(x, time, None if plain else Condition(context, there, pooled, label))
+
+
+class LabelDenoiser(Scaled, DiT):
+    """Noisy latents, timestep and label to a prediction of the same shape: zoo-diffusion's DiT."""
+
+    config: LabelDenoiserConfig
+
+    def __init__(self, c: LabelDenoiserConfig, *, outputs: int = 1):
+        super().__init__(c, outputs=outputs)
+        self.set_scale(c.image_channels)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Map,
+        t: Float[Tensor, " batch"],
+        context: None = None,
+        there: None = None,
+        pooled: None = None,
+        label: Int64[Tensor, " batch"] | None = None,
+        seen: None = None,
+    ) -> Float[Tensor, "batch channels_out height width"]:
+        return super().forward(x, t, label)
+
+
+def build_denoiser(c: Network, *, outputs: int = 1) -> Scaled:
+    """The network of a config. `outputs`: 2 if the variance is learned too."""
+    if isinstance(c, JointDenoiserConfig):
+        return JointDenoiser(c, outputs=outputs)
+    if isinstance(c, LabelDenoiserConfig):
+        return LabelDenoiser(c, outputs=outputs)
+    return Denoiser(c, outputs=outputs)

@@ -8,11 +8,19 @@ from zoo.build.keys import Keys
 from .config import DenoiserConfig
 
 
-def text_weights(keys: Keys, depth: int) -> None:
-    """transformers' CLIPTextModel, under `text_encoder.`: the first `depth` blocks and the final norm."""
+def text_weights(
+    keys: Keys,
+    depth: int,
+    part: str = "text_encoder",
+    target: str = "text",
+    *,
+    norm: bool = True,
+    project: bool = False,
+) -> None:
+    """transformers' CLIPTextModel, under `text_encoder.`: the first `depth` blocks, final norm and projection."""
     # Since version 5 of transformers, the model has no `text_model.` around its parts.
-    old = keys.has("text_encoder.text_model.final_layer_norm")
-    source, target = "text_encoder.text_model" if old else "text_encoder", "text"
+    old = keys.has(f"{part}.text_model.final_layer_norm")
+    source = f"{part}.text_model" if old else part
     keys.move_tensor(f"{source}.embeddings.token_embedding.weight", f"{target}.token.weight")
     keys.move_tensor(f"{source}.embeddings.position_embedding.weight", f"{target}.place.weight")
     for i in range(depth):
@@ -23,16 +31,19 @@ def text_weights(keys: Keys, depth: int) -> None:
         keys.move(f"{theirs}.layer_norm2", f"{ours}.norm_mlp")
         keys.move(f"{theirs}.mlp.fc1", f"{ours}.mlp_in")
         keys.move(f"{theirs}.mlp.fc2", f"{ours}.mlp_out")
-    keys.move(f"{source}.final_layer_norm", f"{target}.norm")
+    if norm:
+        keys.move(f"{source}.final_layer_norm", f"{target}.norm")
+    if project:
+        keys.move(f"{part}.text_projection", f"{target}.project", bias=False)
 
 
 def denoiser_weights(keys: Keys, c: DenoiserConfig) -> None:
     """diffusers' UNet2DConditionModel, from input to output."""
 
-    def attention(source: str, target: str) -> None:
+    def attention(source: str, target: str, at: int) -> None:
         for name in ("norm", "proj_in", "proj_out"):
             keys.move(f"{source}.{name}", f"{target}.{name}")
-        for i in range(c.transformer_depth):
+        for i in range(c.depth_at(at)):
             theirs, ours = f"{source}.transformer_blocks.{i}", f"{target}.blocks.{i}"
             for number, what in (("1", "self"), ("2", "text")):
                 keys.move(f"{theirs}.norm{number}", f"{ours}.norm_{what}")
@@ -53,7 +64,7 @@ def denoiser_weights(keys: Keys, c: DenoiserConfig) -> None:
         for j in range(blocks):
             residual(keys, f"{source}.resnets.{j}", f"{target}.blocks.{j}", RESIDUAL)
             if number in c.attention_levels:
-                attention(f"{source}.attentions.{j}", f"{target}.attentions.{j}")
+                attention(f"{source}.attentions.{j}", f"{target}.attentions.{j}", number)
         if resample:
             keys.move(f"{source}.{resample}.0.conv", f"{target}.resample.conv")
 
@@ -67,6 +78,9 @@ def denoiser_weights(keys: Keys, c: DenoiserConfig) -> None:
         level(f"up_blocks.{i}", f"denoiser.up.{i}", last - i, c.blocks + 1, upsample)
     for j in range(2):
         residual(keys, f"mid_block.resnets.{j}", f"denoiser.middle.blocks.{j}", RESIDUAL)
-    attention("mid_block.attentions.0", "denoiser.middle.attentions.0")
+    attention("mid_block.attentions.0", "denoiser.middle.attentions.0", last)
+    if c.sizes:
+        keys.move("add_embedding.linear_1", "denoiser.pooled")
+        keys.move("add_embedding.linear_2", "denoiser.pooled_out")
     keys.move("conv_norm_out", "denoiser.norm_out")
     keys.move("conv_out", "denoiser.conv_out")

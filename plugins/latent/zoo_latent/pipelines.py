@@ -1,42 +1,82 @@
-"""Reads diffusers' folders of Stable Diffusion (1.x and 2.x) into our config, weights and vocabulary.
+"""Reads folders of diffusers' pipelines into our config, weights and vocabulary.
 
-Each part's config is read field by field; what cannot be computed is refused with field and value.
+A class of pipelines is a description: its parts, the denoiser's reader, and the text encoders whose outputs it looks
+at. Each part's config is read field by field; what cannot be computed is refused with field and value.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import torch
-from torch import Tensor, nn
-from zoo_diffusion.layouts.common import read_json, sides
+from torch import Tensor
+from zoo_diffusion.config import DiffusionConfig
 from zoo_diffusion.layouts.scheduler import require
 from zoo_vqgan.layouts import import_checkpoint as import_codec
 
-from zoo.build.keys import Keys, with_present_names
+from zoo.build.classes import require_class
 from zoo.errors import InvalidFileError, UsageError
 from zoo.hookspecs import Imported, ImportRequest
-from zoo.text import safe_text
+from zoo.text import one_line, safe_text
 
-from .clip import Clip
-from .config import ClipConfig, DenoiserConfig, read_config
-from .denoiser import Denoiser
-from .layouts import denoiser_weights, text_weights
-from .schedulers import SCHEDULERS, read_schedule
-from .text import MERGES, VOCABULARY
+from .config import ClipConfig, ClipsConfig, DenoiserConfig, Network, read_config
+from .encoders import PLAIN, PROJECTED, TOKENIZERS, numbered, text_config, text_configs, text_state, vocabulary
+from .networks import DIT, INPAINTING_UNET, JOINT, PLAIN_UNET, SIZED_UNET, UNET, Reader
+from .schedulers import FLOW, SCHEDULERS, UNSCALED, read_flow, read_schedule
+from .source import INDEX, Source
 
-LAYOUT = "diffusers StableDiffusionPipeline"
-MAX_VOCABULARY_BYTES = 64 << 20
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
+SCALE = 0.18215
+"""diffusers' own, for codecs whose config says nothing."""
 
-PARTS: dict[str, tuple[str, ...]] = {
-    "vae": ("AutoencoderKL",),
-    "unet": ("UNet2DConditionModel",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": SCHEDULERS,
+
+class Codec(NamedTuple):
+    part: str  # its name in the pipeline
+    family: str  # of ours
+
+
+CODECS = {"AutoencoderKL": Codec("vae", "klvae"), "VQModel": Codec("vqvae", "vqgan")}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What the pipelines of a class consist of."""
+
+    network: Reader
+    texts: tuple[str, ...] = ()  # classes of its text encoders
+    codec: str = "AutoencoderKL"
+    guidance: float = 1.0  # if nothing else is asked for
+    schedulers: tuple[str, ...] = SCHEDULERS
+    zeros: int = 0  # tokens in the place of a third text encoder's, which is absent
+    scale: Literal["plain", "measured", "shifted"] = "plain"
+    """How the codec's latents are scaled: by a factor, which `measured` joins with `latents_mean` and `latents_std`, if
+    the codec's config has them, and `shifted` with its `shift_factor`."""
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The parts, and the classes that are computed here."""
+        texts: dict[str, tuple[str, ...]] = {}
+        for number, encoder in enumerate(self.texts, start=1):
+            texts |= {numbered("text_encoder", number): (encoder,), numbered("tokenizer", number): TOKENIZERS}
+        return {
+            CODECS[self.codec].part: (self.codec,),
+            self.network.part: self.network.classes,
+            **texts,
+            "scheduler": self.schedulers,
+        }
+
+
+PIPELINES = {
+    "StableDiffusionPipeline": Pipeline(network=UNET, texts=(PLAIN,), guidance=7.5),
+    "StableDiffusionInpaintPipeline": Pipeline(network=INPAINTING_UNET, texts=(PLAIN,), guidance=7.5),
+    "StableDiffusionXLPipeline": Pipeline(network=SIZED_UNET, texts=(PLAIN, PROJECTED), guidance=5.0, scale="measured"),
+    "StableDiffusion3Pipeline": Pipeline(
+        network=JOINT, texts=(PROJECTED, PROJECTED), guidance=7.0, schedulers=FLOW, zeros=256, scale="shifted"
+    ),
+    "DiTPipeline": Pipeline(network=DIT, guidance=4.0, schedulers=UNSCALED),
+    "LDMPipeline": Pipeline(network=PLAIN_UNET, codec="VQModel"),
 }
-"""The parts of a pipeline, and the classes that are computed here."""
 
 
 def import_checkpoint(request: ImportRequest) -> Imported | None:
@@ -46,213 +86,160 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
         InvalidFileError: a part is missing, of another class or shape, or has a field that is not supported.
     """
     index = request.config or {}
-    if "unet" not in index or "_class_name" not in index:
+    if request.path.name != INDEX or not isinstance(index.get("_class_name"), str):
         return None
-    require(index, "model_index.json", _class_name=("StableDiffusionPipeline",))
-    folder = request.path if request.path.is_dir() else request.path.parent
-    for part, classes in PARTS.items():
-        said = index.get(part)
-        kind = said[1] if isinstance(said, list) and len(said) == 2 else None
-        if kind is None or not (folder / part).is_dir():
-            raise InvalidFileError(f"{LAYOUT}: {part} is missing; it must be a folder with a {classes[0]}")
-        require({part: kind}, "model_index.json", **{part: classes})
-    tensors = {part: _part(request.tensors, part) for part in ("vae", "unet", "text_encoder")}
-    vae = _config(folder, "vae")
-    codec = import_codec(ImportRequest(family="klvae", path=folder / "vae", tensors=tensors["vae"], config=vae))
-    if codec is None:
-        raise InvalidFileError(f"{LAYOUT}: the tensors of vae are not those of an AutoencoderKL")
-    diffusion, notes = read_schedule(folder)
-    network = _network(_config(folder, "unet"))
-    text = _text(folder)
-    if network.context_width != text.width:
-        raise InvalidFileError(
-            f"unet/config.json: cross_attention_dim is {network.context_width}; the text encoder's hidden_size is"
-            f" {text.width}"
-        )
+    try:
+        return _read(Source(folder=request.path.parent, index=index, every=request.tensors))
+    except KeyError as e:
+        what = f"a config has no '{safe_text(e.args[0])}'"
+    except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as e:
+        what = f"a config does not belong to its weights ({one_line(e)})"
+    raise InvalidFileError(f"{safe_text(request.path.parent)}: {what}")
+
+
+def _read(source: Source) -> Imported:
+    index, name = source.index, source.index["_class_name"]
+    if name not in PIPELINES:
+        require_class({"_class_name": name}, tuple(PIPELINES), INDEX)
+        require(index, INDEX, _class_name=tuple(PIPELINES))  # a variant, which that lets through
+    pipeline = PIPELINES[name]
+    source.check(pipeline.parts)
+    vae = source.config(CODECS[pipeline.codec].part, (pipeline.codec,))
+    codec = _codec(source, pipeline, vae)
+    network = pipeline.network.config(source, pipeline.network.part)
+    text = _text(source, pipeline, network)
+    if text:
+        _check_fit(pipeline, network, text)
+    if isinstance(network, DenoiserConfig) and network.sizes:
+        height, width = (side * 2 ** (len(codec.config["codec"]["widths"]) - 1) for side in network.size)
+        network = msgspec.structs.replace(network, sizes=(height, width, 0, 0, height, width))
+    diffusion, notes = _schedule(source, pipeline)
     whole = {
         "codec": codec.config["codec"],
-        "text": msgspec.to_builtins(text),
+        "text": text and msgspec.to_builtins(text),
+        "labels": _labels(index, network.num_classes),
         "network": msgspec.to_builtins(network),
         "diffusion": msgspec.to_builtins(diffusion),
     }
     try:
         c, _ = read_config(whole)
     except UsageError as e:
-        raise InvalidFileError(f"{LAYOUT}, but one that this family does not support: {e}") from None
-    assets = _vocabulary(folder)
+        raise InvalidFileError(f"{source.layout}, but one that this family does not support: {e}") from None
+    outputs = 2 if c.diffusion.variance == "learned" else 1
     state = dict(codec.state_dict)
-    state |= _denoiser_state(tensors["unet"], c.network, vae)
-    state |= _text_state(tensors["text_encoder"], text, assets)
-    left = [name for name in ("safety_checker", "feature_extractor", "image_encoder", "watermark") if index.get(name)]
-    left = [name for name in left if not isinstance(index[name], list) or index[name][-1] is not None]
+    scale = _scale(vae, c.network.image_channels, pipeline.scale)
+    state |= pipeline.network.state(source.tensors(pipeline.network.part), c.network, outputs, scale)
+    unused = tuple(f"{CODECS[pipeline.codec].part}.{name}" for name in codec.unused)
+    assets: dict[str, bytes] = {}
+    if text:
+        assets = vocabulary(source)
+        read, left = text_state(source, text, assets)
+        state |= read
+        unused += left
+    left = [name for name in LEFT_OUT if index.get(name) and index[name] != [None, None]]
     if left:
         notes += (f"left out: {', '.join(left)}; pictures are not checked",)
-    notes += ("the weights have the licence of their source: state it with --license",)
-    unused = tuple(f"vae.{name}" for name in codec.unused)
+    if "scaling_factor" not in vae and pipeline.codec == "VQModel":
+        notes += (
+            f"its codec's config has no scaling_factor: latents are divided by diffusers' default, {SCALE}; if the"
+            " pictures are wrong, write 1.0, latent-diffusion's own, into it",
+        )
     return Imported(
-        layout=LAYOUT, config=msgspec.to_builtins(c), state_dict=state, notes=notes, unused=unused, assets=assets
+        layout=source.layout,
+        config=msgspec.to_builtins(c),
+        state_dict=state,
+        notes=notes,
+        unused=unused,
+        assets=assets,
     )
-
-
-def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    found = {n.removeprefix(f"{part}."): tensor for n, tensor in tensors.items() if n.startswith(f"{part}.")}
-    if not found:
-        raise InvalidFileError(f"{LAYOUT}: {part} is missing: its folder contains no weights")
-    return found
-
-
-def _config(folder: Path, part: str) -> dict[str, Any]:
-    config = read_json(folder / part / "config.json")
-    if config is None:
-        raise InvalidFileError(f"{LAYOUT}: {part}/config.json is missing")
-    return config
 
 
 # --- The parts --------------------------------------------------------------------------------------------------------
 
 
-_DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
-_UP = ("CrossAttnUpBlock2D", "UpBlock2D")
-_USED = {"sample_size", "in_channels", "out_channels", "flip_sin_to_cos", "freq_shift", "down_block_types"}
-_USED |= {"up_block_types", "block_out_channels", "layers_per_block", "norm_num_groups", "norm_eps"}
-_USED |= {"cross_attention_dim", "attention_head_dim", "num_attention_heads", "use_linear_projection"}
-_USED |= {"transformer_layers_per_block", "dropout", "upcast_attention"}
-_FIXED: dict[str, Any] = {
-    "act_fn": ("silu", "swish"),
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "mid_block_scale_factor": 1,
-    "downsample_padding": (1, 0),
-    "time_embedding_type": "positional",
-    "resnet_time_scale_shift": ("default", "scale_shift"),
-    "attention_type": "default",
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "resnet_out_scale_factor": 1,
-}
-_MOOT = ("addition_embed_type_num_heads",)
+def _codec(source: Source, pipeline: Pipeline, config: Mapping[str, Any]) -> Imported:
+    part, family = CODECS[pipeline.codec]
+    codec = import_codec(
+        ImportRequest(family=family, path=source.folder / part, tensors=source.tensors(part), config=dict(config))
+    )
+    if codec is None:
+        raise InvalidFileError(f"{source.layout}: the tensors of {part} are not those of a {pipeline.codec}")
+    return codec
 
 
-def _network(config: Mapping[str, Any]) -> DenoiserConfig:
-    where = "unet/config.json"
-
-    def refuse(field: str, reason: str) -> None:
-        raise InvalidFileError(f"{where}: {field} is {safe_text(config.get(field))[:100]}; {reason}")
-
-    require(config, where, _class_name="UNet2DConditionModel", **_FIXED)
-    for field, value in config.items():
-        known = field in _USED or field in _FIXED or field in _MOOT or field.startswith("_")
-        if not known and value not in (None, False):
-            refuse(field, "that is not supported")
-    widths = tuple(config.get("block_out_channels", (320, 640, 1280, 1280)))
-    down = config.get("down_block_types", (_DOWN[0],) * 3 + (_DOWN[1],))
-    up = config.get("up_block_types", (_UP[1],) + (_UP[0],) * 3)
-    for field, kinds, known in (("down_block_types", down, _DOWN), ("up_block_types", up, _UP)):
-        if any(kind not in known for kind in kinds):
-            refuse(field, f"each must be {' or '.join(known)}")
-    levels = tuple(level for level, kind in enumerate(down) if kind == _DOWN[0])
-    if levels != tuple(level for level, kind in enumerate(reversed(up)) if kind == _UP[0]):
-        refuse("up_block_types", "they must have attention on the levels of down_block_types")
-    for field in ("layers_per_block", "transformer_layers_per_block", "cross_attention_dim"):
-        if not isinstance(config.get(field, 1), int):
-            refuse(field, "it must be one number for all levels")
-    channels = config.get("in_channels", 4)
-    if config.get("out_channels", 4) != channels:
-        refuse("in_channels", f"it must be out_channels, {config.get('out_channels', 4)}")
-    # `attention_head_dim` is the number of heads, by an old mistake of diffusers that its files have kept.
-    field = "num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim"
-    heads = config.get(field, 8)
-    heads = [heads] * len(widths) if isinstance(heads, int) else list(heads)
-    used = sorted({(widths[i], heads[i]) for i in (*levels, len(widths) - 1)})
-    sizes = {width // number for width, number in used}
-    if len({number for _, number in used}) > 1 and len(sizes) > 1:
-        refuse(field, "all levels must have the same number of heads, or heads of the same size")
-    same = len({number for _, number in used}) == 1
-    height, width = sides(config.get("sample_size") or 64)
-    try:
-        return msgspec.convert(
-            {
-                "image_size": height,
-                "image_width": 0 if width == height else width,
-                "image_channels": channels,
-                "widths": widths,
-                "blocks": config.get("layers_per_block", 2),
-                "attention_levels": levels,
-                "heads": used[0][1] if same else 1,
-                "head_size": 0 if same else sizes.pop(),
-                "scale_shift": config.get("resnet_time_scale_shift") == "scale_shift",
-                "resampling": "conv_asymmetric" if config.get("downsample_padding", 1) == 0 else "conv",
-                "norm_groups": config.get("norm_num_groups", 32),
-                "norm_epsilon": config.get("norm_eps", 1e-5),
-                "cosine_first": config.get("flip_sin_to_cos", True),
-                "frequency_shift": float(config.get("freq_shift", 0)),
-                "context_width": config.get("cross_attention_dim", 1280),
-                "transformer_depth": config.get("transformer_layers_per_block", 1),
-            },
-            DenoiserConfig,
+def _text(source: Source, pipeline: Pipeline, network: Network) -> ClipConfig | ClipsConfig | None:
+    if len(pipeline.texts) < 2:
+        return text_config(source) if pipeline.texts else None
+    if not pipeline.zeros:
+        return text_configs(source, zero_negative=bool(source.index.get("force_zeros_for_empty_prompt", True)))
+    third = source.index.get("text_encoder_3")
+    if third and third != [None, None]:
+        raise InvalidFileError(
+            f"{INDEX}: text_encoder_3 is {safe_text(third[-1])}, which needs a tokenizer that zoo does not have; save"
+            " the pipeline with text_encoder_3=None and tokenizer_3=None"
         )
-    except msgspec.ValidationError as e:
-        raise InvalidFileError(f"{where} is one that this family does not support: {e}") from None
+    return text_configs(source, context=network.context_width, zeros=pipeline.zeros)
 
 
-def _text(folder: Path) -> ClipConfig:
-    config, where = _config(folder, "text_encoder"), "text_encoder/config.json"
-    require(config, where, hidden_act=("quick_gelu", "gelu"))
-    said = read_json(folder / "tokenizer" / "tokenizer_config.json") or {}
-    padding = said.get("pad_token") or ""
-    if isinstance(padding, Mapping):  # a token with its properties
-        padding = padding.get("content", "")
-    try:
-        return msgspec.convert(
-            {
-                "kind": "clip",
-                "vocabulary": config.get("vocab_size", 49_408),
-                "length": config.get("max_position_embeddings", 77),
-                "width": config.get("hidden_size", 512),
-                "hidden": config.get("intermediate_size", 2048),
-                "depth": config.get("num_hidden_layers", 12),
-                "heads": config.get("num_attention_heads", 8),
-                "activation": config.get("hidden_act", "quick_gelu"),
-                "norm_epsilon": config.get("layer_norm_eps", 1e-5),
-                "padding": padding,
-            },
-            ClipConfig,
+def _check_fit(pipeline: Pipeline, network: Network, text: ClipConfig | ClipsConfig) -> None:
+    """Refuses text encoders whose outputs do not have the shape that the network expects."""
+    where = f"{pipeline.network.part}/config.json"
+    if network.context_width != text.width:
+        sizes = [c.width for c in text.encoders] if isinstance(text, ClipsConfig) else text.width
+        raise InvalidFileError(
+            f"{where}: cross_attention_dim is {network.context_width}; the text encoder's hidden_size is {sizes}"
         )
-    except msgspec.ValidationError as e:
-        raise InvalidFileError(f"{where} is one that this family does not support: {e}") from None
+    if network.pooled_width not in (0, text.pooled):
+        raise InvalidFileError(
+            f"{where}: the network expects {network.pooled_width} numbers for the whole text; the text encoder's"
+            f" projection_dim is {text.pooled}"
+        )
 
 
-def _vocabulary(folder: Path) -> dict[str, bytes]:
-    files = {name: folder / "tokenizer" / name for name in (VOCABULARY, MERGES)}
-    for name, file in files.items():
-        if not file.is_file():
-            raise InvalidFileError(f"{LAYOUT}: tokenizer/{name} is missing")
-        if file.stat().st_size > MAX_VOCABULARY_BYTES:
-            raise InvalidFileError(f"{LAYOUT}: tokenizer/{name} has more than {MAX_VOCABULARY_BYTES:,} bytes")
-    return {name: file.read_bytes() for name, file in files.items()}
+def _scale(vae: Mapping[str, Any], channels: int, kind: str) -> dict[str, Tensor]:
+    """The pipeline's latents are (z - mean) / deviation * scale: mean and deviation of the codec's."""
+    scale = vae.get("scaling_factor") or SCALE
+    mean, deviation = torch.zeros(channels), torch.ones(channels)
+    if kind == "shifted":
+        mean = mean + float(vae.get("shift_factor") or 0)
+    if kind == "measured" and vae.get("latents_mean") is not None and vae.get("latents_std") is not None:
+        mean, deviation = torch.tensor(vae["latents_mean"]).float(), torch.tensor(vae["latents_std"]).float()
+        for name, numbers in (("latents_mean", mean), ("latents_std", deviation)):
+            if numbers.shape != (channels,):
+                raise InvalidFileError(f"vae/config.json: {name} must have {channels} numbers, one per channel")
+    return {
+        "mean": mean,
+        "deviation": deviation / float(scale),
+        "measured": torch.ones((), dtype=torch.int64),
+    }
 
 
-# --- The tensors ------------------------------------------------------------------------------------------------------
+def _labels(index: Mapping[str, Any], classes: int) -> dict[str, Any] | None:
+    """The names of the classes: of a class with several, the first that no other has."""
+    if not classes:
+        return None
+    named = index.get("id2label")
+    if not isinstance(named, Mapping):
+        return {}
+    names: list[str] = []
+    for number in range(classes):
+        text = named.get(str(number))
+        if not isinstance(text, str):
+            raise InvalidFileError(f"{INDEX}: id2label has no name for {number}, one of {classes} classes")
+        synonyms = [name.strip()[:90] for name in text.split(",")]
+        name = next((name for name in synonyms if name and name not in names), f"{synonyms[0]} {number}")
+        names.append(name)
+    return {"classes": names}
 
 
-def _denoiser_state(tensors: Mapping[str, Tensor], c: DenoiserConfig, vae: Mapping[str, Any]) -> dict[str, Tensor]:
-    keys = Keys({name: tensor.float() for name, tensor in with_present_names(tensors).items()})
-    denoiser_weights(keys, c)
-    # The pipeline's latents are (z - shift) * scale: mean and deviation of the codec's.
-    scale, shift = vae.get("scaling_factor") or 0.18215, vae.get("shift_factor") or 0.0
-    keys.put("denoiser.mean", torch.full((c.image_channels,), float(shift)))
-    keys.put("denoiser.deviation", torch.full((c.image_channels,), 1 / float(scale)))
-    keys.put("denoiser.measured", torch.ones((), dtype=torch.int64))
-    with torch.device("meta"):
-        module = nn.ModuleDict({"denoiser": Denoiser(c)})
-    return keys.finish(module)[0]
-
-
-def _text_state(tensors: Mapping[str, Tensor], c: ClipConfig, assets: Mapping[str, bytes]) -> dict[str, Tensor]:
-    keys = Keys({f"text_encoder.{name}": tensor.float() for name, tensor in tensors.items()})
-    module = nn.ModuleDict({"text": Clip(c, assets)})
-    text_weights(keys, c.depth)
-    for name, tensor in module.state_dict().items():
-        if name.startswith("text.tokenize."):
-            keys.put(name, tensor)
-    unused = ("*position_ids", "text_encoder.text_projection.weight")
-    return keys.finish(module, unused=unused)[0]
+def _schedule(source: Source, pipeline: Pipeline) -> tuple[DiffusionConfig, tuple[str, ...]]:
+    """The scheduler, with the pipeline's own defaults."""
+    config = source.config("scheduler", pipeline.schedulers, "scheduler_config.json")
+    if pipeline.schedulers == FLOW:
+        return read_flow(config), ()
+    network = source.config(pipeline.network.part)
+    learned = network.get("out_channels") == 2 * network.get("in_channels", 4)
+    diffusion, notes = read_schedule(source.folder, learned=learned)
+    if diffusion.sampler != "lcm":  # which draws without guidance
+        diffusion = msgspec.structs.replace(diffusion, default_guidance=pipeline.guidance)
+    return diffusion, notes

@@ -26,7 +26,7 @@ from zoo.hookspecs import (
 )
 from zoo.text import did_you_mean
 
-from .config import ClipConfig, fitted, read_config
+from .config import ClipConfig, ClipsConfig, WordsConfig, fitted, read_config
 from .ports import TEXT, tasks_of
 
 ZOO_CONTRACT = 3
@@ -122,9 +122,10 @@ def make_assets(request: AssetsRequest) -> Mapping[str, bytes]:
     c, _ = read_config(request.config)
     if c.text is None:
         return {}
-    if isinstance(c.text, ClipConfig):
+    if not isinstance(c.text, WordsConfig):
+        kind = c.text.__struct_config__.tag
         raise UsageError(
-            "latent config: text.kind is clip; such a text encoder is imported, not trained: it must be words"
+            f"latent config: text.kind is {kind}; such a text encoder is imported, not trained: it must be words"
         )
     texts = (text for row in request.arrays[TEXT] for text in captions(row.tobytes()))
     return learnt(texts, c.text.vocabulary)
@@ -137,8 +138,8 @@ def build_module(request: BuildRequest) -> Any:
     from zoo_vqgan.model import VQGAN, KLAutoencoder
     from zoo_vqvae.model import VQVAE
 
-    from .clip import Clip
-    from .denoiser import Denoiser
+    from .clip import Clip, Clips
+    from .denoiser import build_denoiser
     from .text import Words, learnt
 
     c, codec = read_config(request.config)
@@ -148,9 +149,11 @@ def build_module(request: BuildRequest) -> Any:
         parts = {"codec": VQGAN(codec) if isinstance(codec, CodecConfig) else VQVAE(codec)}
     if isinstance(c.text, ClipConfig):
         parts["text"] = Clip(c.text, request.assets)
+    elif isinstance(c.text, ClipsConfig):
+        parts["text"] = Clips(c.text, request.assets)
     elif c.text:
         parts["text"] = Words(c.text, request.assets or learnt((), c.text.vocabulary))
-    parts["denoiser"] = Denoiser(c.network)
+    parts["denoiser"] = build_denoiser(c.network, outputs=2 if c.diffusion.variance == "learned" else 1)
     return nn.ModuleDict(parts)
 
 

@@ -4,7 +4,7 @@ from zoo_diffusion.ports import parts_of_walk, walk_ports
 
 from zoo.hookspecs import Port, Task
 
-from .config import Codec, LatentConfig
+from .config import Codec, DenoiserConfig, LatentConfig
 
 TEXT, NEGATIVE, GUIDANCE = "text", "negative", "guidance"
 
@@ -48,7 +48,7 @@ def condition_ports(c: LatentConfig, classes: tuple[str, ...]) -> dict[str, Port
 
 
 def tasks_of(c: LatentConfig, codec: Codec, classes: tuple[str, ...]) -> dict[str, Task]:
-    """Every task of a config, `generate` first."""
+    """Every task of a config, `generate` first, if the model can draw without a picture."""
     height, width = (side * codec.downsampling for side in c.network.size)
     channels = codec.image_channels
     condition = condition_ports(c, classes)
@@ -73,6 +73,17 @@ def tasks_of(c: LatentConfig, codec: Codec, classes: tuple[str, ...]) -> dict[st
         summary="latents as the denoiser sees them, about -3 .. 3",
     )
     what = "words" if c.text else "noise"
+    inpaint = Task(
+        summary="Redraw the masked part of a picture",
+        inputs={"image": image, "mask": mask, **walk},
+        outputs={"inpainted": image},
+    )
+    codec_tasks = {
+        "encode": Task(summary="Encode a picture as latents", inputs={"image": image}, outputs={"latents": latents}),
+        "decode": Task(summary="Decode latents to a picture", inputs={"latents": latents}, outputs={"image": image}),
+    }
+    if isinstance(c.network, DenoiserConfig) and c.network.inpaints:
+        return {"inpaint": inpaint, **codec_tasks}
     return {
         "generate": Task(summary=f"Draw a picture from {what}", inputs=walk, outputs={"image": image}),
         **_parts(c, walk, condition, latents, image),
@@ -81,13 +92,8 @@ def tasks_of(c: LatentConfig, codec: Codec, classes: tuple[str, ...]) -> dict[st
             inputs={"image": image, "strength": strength, **walk},
             outputs={"variation": image},
         ),
-        "inpaint": Task(
-            summary="Redraw the masked part of a picture",
-            inputs={"image": image, "mask": mask, **walk},
-            outputs={"inpainted": image},
-        ),
-        "encode": Task(summary="Encode a picture as latents", inputs={"image": image}, outputs={"latents": latents}),
-        "decode": Task(summary="Decode latents to a picture", inputs={"latents": latents}, outputs={"image": image}),
+        "inpaint": inpaint,
+        **codec_tasks,
     }
 
 
@@ -123,5 +129,5 @@ def read_ports(c: LatentConfig) -> dict[str, Port]:
     return {
         "context": tensor(c_text.length, c_text.width, summary="the tokens of the text, and of the negative one"),
         "there": tensor(c_text.length, summary="1: a token, 0: padding"),
-        "pooled": tensor(c_text.width, summary="the whole text, and the negative one"),
+        "pooled": tensor(c_text.pooled, summary="the whole text, and the negative one"),
     }

@@ -59,13 +59,20 @@ KINDS = {
 }
 SCHEDULERS = tuple(KINDS)
 """The classes that are computed here."""
+UNSCALED = tuple(name for name in KINDS if not name.startswith("Euler"))
+"""Those that start at noise of variance 1, for pipelines that start there whatever the scheduler says."""
+FLOW = ("FlowMatchEulerDiscreteScheduler",)
+"""The class of rectified flows."""
 
 _OWN = ("steps_offset", "set_alpha_to_one", "use_karras_sigmas", "final_sigmas_type", "algorithm_type")
 _FLOW_MOOT = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
 
 
-def read_schedule(folder: Path) -> tuple[DiffusionConfig, tuple[str, ...]]:
+def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConfig, tuple[str, ...]]:
     """The schedule of a pipeline's folder, and notes on what differs.
+
+    Args:
+        learned: whether the network also predicts the variance.
 
     Raises:
         InvalidFileError: the file is missing, or has a class or field that is not supported.
@@ -100,7 +107,7 @@ def read_schedule(folder: Path) -> tuple[DiffusionConfig, tuple[str, ...]]:
         rest.setdefault("clip_sample", name == "DDIMScheduler")  # the default of each class
     else:
         rest["clip_sample"] = False
-    diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=False)) | own
+    diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=learned)) | own
     return _converted(diffusion), notes
 
 
@@ -110,7 +117,7 @@ def read_flow(config: Mapping[str, Any]) -> DiffusionConfig:
     Raises:
         InvalidFileError: a field is not supported.
     """
-    require(config, WHERE, _class_name="FlowMatchEulerDiscreteScheduler")
+    require(config, WHERE, _class_name=FLOW)
     known = ("num_train_timesteps", "shift", *_FLOW_MOOT)
     off = [field for field in config if field not in known and not field.startswith("_")]
     require(config, WHERE, **dict.fromkeys(off, (False, None)))

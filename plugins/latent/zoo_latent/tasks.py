@@ -17,11 +17,11 @@ from zoo_vqgan.model import KLAutoencoder
 from zoo_vqvae.quantize import nearest_code
 from zoo_vqvae.tasks import Codec as VQCodec
 
-from .clip import Clip
-from .config import LatentConfig
-from .denoiser import Denoiser
+from .clip import Clip, Clips
+from .config import ClipsConfig, DenoiserConfig, LatentConfig
 from .ports import GUIDANCE, NEGATIVE, TEXT, condition_ports
-from .text import Condition, Words
+from .scaled import Scaled
+from .text import Bytes, Condition, Words
 
 Real = Float32[Tensor, "batch image_channels height width"]  # images, -1 .. 1
 Code = Float32[Tensor, "batch code rows columns"]  # latents
@@ -33,12 +33,12 @@ class Parts(Protocol):
     """What `build_module` returns: an `nn.ModuleDict` of these, and of `text` if the model draws from words."""
 
     codec: nn.Module
-    denoiser: Denoiser
+    denoiser: Scaled
 
 
-def words_of(parts: Parts) -> Words | Clip | None:
+def words_of(parts: Parts) -> Words | Clip | Clips | None:
     """The text encoder, if the model has one."""
-    return cast("Words | Clip | None", getattr(parts, "text", None))
+    return cast("Words | Clip | Clips | None", getattr(parts, "text", None))
 
 
 class Asked(NamedTuple):
@@ -47,11 +47,16 @@ class Asked(NamedTuple):
     condition: Condition
     unconditional: Condition | None
 
+    def seeing(self, seen: Float32[Tensor, "batch seen_channels rows columns"]) -> "Asked":
+        """The same, for a network that also sees a mask and a picture."""
+        condition, unconditional = self
+        return Asked(condition._replace(seen=seen), unconditional and unconditional._replace(seen=seen))
+
 
 class Latents(nn.Module):
     """The codec at both ends of a sampler."""
 
-    def __init__(self, codec: nn.Module, denoiser: Denoiser):
+    def __init__(self, codec: nn.Module, denoiser: Scaled):
         super().__init__()
         self.codec, self.denoiser = codec, denoiser
 
@@ -84,6 +89,7 @@ class Drawing(Sampler):
         self.text = words_of(parts)
         self.names = tuple(condition_ports(c, ()))  # of the ports that say what to draw, in their order
         self.label = c.labels.name if c.labels else "label"
+        self.zero_negative = isinstance(c.text, ClipsConfig) and c.text.zero_negative
 
     def asked(self, given: Inputs) -> tuple[Asked, Numbers | None]:
         """The values of the condition's ports, read: what to draw, and guidance."""
@@ -92,7 +98,20 @@ class Drawing(Sampler):
         condition = Condition() if self.text is None else self.text(values[TEXT])
         if guidance is None:
             return Asked(condition._replace(label=label), None), None
-        return self.both(condition, Condition() if self.text is None else self.text(values[NEGATIVE]), label), guidance
+        return self.both(
+            condition, Condition() if self.text is None else self.negative(values[NEGATIVE]), label
+        ), guidance
+
+    def negative(self, text: Bytes) -> Condition:
+        """What guidance leads away from. Networks that were trained so look at zeros if that is nothing."""
+        assert self.text is not None
+        condition = self.text(text)
+        if not self.zero_negative:
+            return condition
+        assert condition.context is not None and condition.pooled is not None
+        given = (text > 0).any(1).to(torch.float32)
+        context, pooled = condition.context * given[:, None, None], condition.pooled * given[:, None]
+        return condition._replace(context=context, pooled=pooled)
 
     def both(self, condition: Condition, unconditional: Condition, label: Labels | None) -> Asked:
         """A condition with its label, and the other one with none."""
@@ -100,12 +119,13 @@ class Drawing(Sampler):
         return Asked(condition._replace(label=label), unconditional._replace(label=none))
 
     def output(self, x: Code, t: Float32[Tensor, " batch"], asked: Asked, guidance: Numbers | None) -> Tensor:
-        network = cast(Denoiser, self.network)
+        network = cast(Scaled, self.network)
         if guidance is None or asked.unconditional is None:
             return network(x, t, *asked.condition)
         both = asked.condition.and_then(asked.unconditional)
         output = network(torch.cat((x, x)), torch.cat((t, t)), *both).unflatten(0, (2, x.shape[0]))
-        return guided(output[1], output[0], guidance, self.c.guided_channels, self.c.guidance_rescale)
+        channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
+        return guided(output[1], output[0], guidance, channels, self.c.guidance_rescale)
 
     def picture(self, x: Code) -> Pixels:
         return to_uint8(self.latents.decode(x))
@@ -174,6 +194,35 @@ class Inpaint(Drawing):
         return torch.where(redrawn.permute(0, 2, 3, 1) > 0, self.picture(x), image)
 
 
+class InpaintSeen(Drawing):
+    """The same, with a network that sees the mask and the rest of the picture: Rombach et al. 2021, section 4.5.
+
+    Its input is noise, mask and latents of the picture, which is grey where it is redrawn. Departs from diffusers,
+    which draws these latents from the codec's Gaussian, and returns the whole decoded picture: here they are its mean,
+    and the pixels that the mask leaves are those of the picture given.
+    """
+
+    def forward(
+        self,
+        image: Pixels,
+        mask: UInt8[Tensor, "batch height width 1"],
+        seed: Seeds,
+        steps: Count,
+        *given: Tensor,
+    ) -> Pixels:
+        redrawn = (mask >= 128).permute(0, 3, 1, 2).to(torch.float32)  # [batch, 1, height, width]
+        latents = self.latents.encode(to_float(image) * (1 - redrawn))
+        factor = image.shape[1] // latents.shape[2]
+        asked, guidance = self.asked(given)
+        asked = asked.seeing(torch.cat((redrawn[:, :, ::factor, ::factor], latents), dim=1))
+
+        def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:
+            return self.step(i, row, x, previous_x0, seed, asked, guidance)
+
+        x = self.loop(self.start(seed, steps), steps, step)
+        return torch.where(mask >= 128, self.picture(x), image)
+
+
 class Encode(Latents):
     """image -> latents."""
 
@@ -199,7 +248,8 @@ class Begin(Drawing):
         begun = (x, torch.zeros_like(x), self.plan(steps))
         if self.text is None:
             return begun
-        both = [self.text(text) for text in texts]
+        text, negative = texts
+        both = [self.text(text), self.negative(negative)]
         contexts, theres, pooled = ([part[i] for part in both] for i in range(3))
         there = torch.stack([cast(Tensor, part) for part in theres], dim=1).to(torch.float32)
         return (
@@ -234,11 +284,12 @@ def build(task: str, parts: Parts, c: LatentConfig) -> nn.Module:
     """The module of a task of ports.py."""
     if task in ("encode", "decode", "generate_end"):
         return (Encode if task == "encode" else Decode)(parts.codec, parts.denoiser)
+    sees = isinstance(c.network, DenoiserConfig) and c.network.inpaints
     modules = {
         "generate": Generate,
         "generate_begin": Begin,
         "generate_step": TakeStep,
-        "inpaint": Inpaint,
+        "inpaint": InpaintSeen if sees else Inpaint,
         "variations": Variations,
     }
     return modules[task](parts, c)

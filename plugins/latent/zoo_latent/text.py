@@ -39,6 +39,7 @@ class Condition(NamedTuple):
     there: Bool[Tensor, "batch tokens"] | None = None  # False: padding
     pooled: Float[Tensor, "batch width"] | None = None  # for the whole text
     label: Int64[Tensor, " batch"] | None = None  # -1: none
+    seen: Float[Tensor, "batch seen_channels height width"] | None = None  # a mask, and the latents of what it leaves
 
     def and_then(self, other: "Condition") -> "Condition":
         """Both, one after the other along the batch."""

@@ -21,8 +21,8 @@ from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
 from .config import LatentConfig, LatentSettings
-from .denoiser import Denoiser
 from .ports import TEXT
+from .scaled import Scaled
 from .tasks import Code, Generate, Latents, Parts, words_of
 from .text import Condition
 
@@ -65,6 +65,10 @@ class LatentTrainer(AveragedTrainer):
 
     def __init__(self, request: TrainRequest, c: LatentConfig):
         s = read(LatentSettings, request.settings, "latent training")
+        if c.diffusion.variance == "learned":
+            raise UsageError("a learned variance can be imported, not trained: give --set diffusion.variance=small")
+        if getattr(c.network, "inpaints", False):
+            raise UsageError("a network that inpaints can be imported, not trained: give --set network.inpaints=false")
         request.module.to(memory_format=torch.channels_last)
         parts = cast(Parts, request.module)
         super().__init__(request, s, part=Learner(parts))
@@ -85,7 +89,7 @@ class LatentTrainer(AveragedTrainer):
         images = batch.images
         if s.mirror:
             images = torch.where(chance(0.5).to(self.device)[:, None, None, None], images.flip(2), images)
-        denoiser = cast(Denoiser, cast(Learner, getattr(self.network, "module", self.network)).denoiser)
+        denoiser = cast(Scaled, cast(Learner, getattr(self.network, "module", self.network)).denoiser)
         raw = self._raw(images)
         if not denoiser.measured:
             self._measure(raw)

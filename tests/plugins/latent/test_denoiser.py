@@ -18,7 +18,7 @@ def test_a_transformer_computes_what_diffusers_does():
         num_layers=2,
     ).eval()  # fmt: skip
     config = DenoiserConfig(widths=(32,), norm_groups=8, heads=4, context_width=12, transformer_depth=2)
-    ours = Transformer(config, 32).eval()
+    ours = Transformer(config, 32, 2).eval()
     names = {
         "norm1": "norm_self", "norm2": "norm_text", "norm3": "norm_feed",
         "attn1": "attend_self", "attn2": "attend_text", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj",

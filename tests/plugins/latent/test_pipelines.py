@@ -5,52 +5,33 @@ import itertools
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from zoo_latent.pipelines import import_checkpoint
-from zoo_latent.plugin import build_module
 from zoo_latent.schedulers import read_flow, read_schedule
-from zoo_latent.tasks import Generate
 
-from zoo.build import foreign
 from zoo.errors import InvalidFileError
-from zoo.hookspecs import BuildRequest, ImportRequest
 
-from .clip_files import ASSETS, VOCABULARY
+from .pipelines import (
+    PROMPTS,
+    STEPS,
+    assert_same_pixels,
+    built,
+    changed,
+    imported,
+    saved,
+    scheduler,
+    text_encoder,
+    texts,
+    tokenizer,
+    vae,
+)
 
-PROMPTS = ("a red cat in the rain", "the blue dog")
-STEPS = 5
 
-
-def _made(folder, *, scheduler=None, **unet):
+def _made(folder, *, scheduler=scheduler, vae=vae, **unet):
     """A small pipeline, saved; returns it."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
     torch.manual_seed(0)
-    folder.mkdir()
-    files = folder / "files"
-    files.mkdir()
-    for name, data in ASSETS.items():
-        (files / name).write_bytes(data)
-    numbers = json.loads(ASSETS[VOCABULARY])
-    tokenizer = CLIPTokenizer.from_pretrained(files, model_max_length=16, pad_token="<|endoftext|>")
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(numbers),
-            max_position_embeddings=16,
-            hidden_size=32,
-            intermediate_size=37,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            bos_token_id=numbers["<|startoftext|>"],
-            eos_token_id=numbers["<|endoftext|>"],
-            pad_token_id=numbers["<|endoftext|>"],
-        )
-    )
-    for parameter in text.parameters():  # so that the words matter
-        torch.nn.init.normal_(parameter, std=0.3)
     sizes = {
         "sample_size": 8,
         "block_out_channels": (32, 64),
@@ -60,71 +41,33 @@ def _made(folder, *, scheduler=None, **unet):
         "cross_attention_dim": 32,
         "attention_head_dim": 4,
     }
-    vae = AutoencoderKL(
-        block_out_channels=(32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        sample_size=16,
-        scaling_factor=0.5,
-    )
-    scheduler = scheduler or DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
     pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text.eval(),
-        tokenizer=tokenizer,
+        text_encoder=text_encoder(),
+        vae=vae(),
+        tokenizer=tokenizer(folder / "tokenizer"),
         unet=UNet2DConditionModel(**(sizes | unet)),
-        scheduler=scheduler,
+        scheduler=scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder)
-    for name, data in ASSETS.items():
-        (folder / "tokenizer" / name).write_bytes(data)
-    shutil.rmtree(files)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def _imported(folder):
-    found = foreign.read(folder)
-    return import_checkpoint(
-        ImportRequest(family="latent", path=found.path, tensors=found.tensors, config=found.config)
-    )
+    return saved(pipeline, folder)
 
 
 def _same_pixels(folder, pipeline, guidance, monkeypatch=None):
     """With `monkeypatch`, for schedulers that add noise: theirs add ours."""
-    imported = _imported(folder)
-    module = build_module(BuildRequest(family="latent", config=imported.config, assets=imported.assets))
-    module.load_state_dict(imported.state_dict)
-    from zoo_latent.config import read_config
-
-    generate = Generate(module.eval(), read_config(imported.config)[0])
-    seeds = torch.tensor([1, 2])
-    rows = [list(text.encode()) for text in PROMPTS]
-    texts = torch.tensor([row + [0] * (32 - len(row)) for row in rows], dtype=torch.uint8)
+    generate, seeds = built(folder), torch.tensor([1, 2])
+    negative = texts("", "")
     with torch.no_grad():
         noise = generate.noise(seeds, 0)
         if monkeypatch:
             module, streams = inspect.getmodule(type(pipeline.scheduler)), itertools.count(1)
             monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: generate.noise(seeds, next(streams)))
-        ours = generate(seeds, torch.tensor(STEPS), texts, torch.zeros_like(texts), torch.full((2,), guidance)).numpy()
+        ours = generate(seeds, torch.tensor(STEPS), texts(*PROMPTS), negative, torch.full((2,), guidance))
         theirs = pipeline(
             list(PROMPTS), latents=noise, num_inference_steps=STEPS, guidance_scale=guidance, output_type="np"
         ).images
-    theirs = np.round(theirs * 255).astype(int)
-    assert theirs.std() > 5, "a picture of one colour would hide differences"
-    assert np.abs(theirs[0] - theirs[1]).max() > 5
-    assert (np.abs(ours.astype(int) - theirs) <= 1).mean() >= 0.999
+    assert_same_pixels(ours, theirs)
 
 
 @pytest.fixture(scope="module")
@@ -140,20 +83,17 @@ def test_same_pixels_as_stable_diffusion_1(first, guidance):
 
 def test_same_pixels_as_stable_diffusion_2(tmp_path):
     """Linear projections, a number of heads per level, v, a trailing schedule that ends in pure noise."""
-    from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        steps_offset=1,  # without effect
-    )
+    def trailing():
+        return scheduler(
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            set_alpha_to_one=True,
+        )
+
     folder = tmp_path / "second"
-    pipeline = _made(folder, scheduler=scheduler, use_linear_projection=True, attention_head_dim=[2, 4])
+    pipeline = _made(folder, scheduler=trailing, use_linear_projection=True, attention_head_dim=[2, 4])
     _same_pixels(folder, pipeline, 7.5)
 
 
@@ -226,14 +166,6 @@ def test_the_scheduler_of_stable_diffusion_3_is_read():
         read_flow(said | {"use_dynamic_shifting": True})
 
 
-def _changed(folder, tmp_path, file, **changes):
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    config = json.loads((other / file).read_text())
-    (other / file).write_text(json.dumps(config | changes))
-    return other
-
-
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
@@ -245,18 +177,23 @@ def _changed(folder, tmp_path, file, **changes):
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type is timestep; that is not supported"),
         ("unet/config.json", {"attention_head_dim": [2, 8]}, r"attention_head_dim is \[2, 8\]; all levels must have"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act is relu; only quick_gelu, gelu"),
+        (
+            "tokenizer/tokenizer_config.json",
+            {"model_max_length": 12},
+            "model_max_length is 12; .*_embeddings is 16, which",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_refused_in_one_line(first, tmp_path, file, changes, message):
     with pytest.raises(InvalidFileError, match=message) as caught:
-        _imported(_changed(first[0], tmp_path, file, **changes))
+        imported(changed(first[0], tmp_path, file, **changes))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("tokenizer/merges.txt", "tokenizer/merges.txt is missing"),
+        ("tokenizer/merges.txt", "tokenizer/merges.txt is missing, and so is tokenizer/tokenizer.json"),
         ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json is missing"),
         ("unet/config.json", "unet/config.json is missing"),
         ("vae/diffusion_pytorch_model.safetensors", "vae is missing: its folder contains no weights"),
@@ -265,6 +202,29 @@ def test_what_cannot_be_computed_is_refused_in_one_line(first, tmp_path, file, c
 def test_a_missing_file_is_named(first, tmp_path, missing, message):
     other = tmp_path / "other"
     shutil.copytree(first[0], other)
+    (other / "tokenizer" / "tokenizer.json").unlink()
     (other / missing).unlink()
     with pytest.raises(InvalidFileError, match=message):
-        _imported(other)
+        imported(other)
+
+
+def test_a_tokenizer_in_one_file_is_the_same(first, tmp_path):
+    """As transformers writes it since version 5, without vocab.json and merges.txt."""
+    other = tmp_path / "other"
+    shutil.copytree(first[0], other)
+    for name in ("vocab.json", "merges.txt"):
+        (other / "tokenizer" / name).unlink()
+    expected, found = imported(first[0]).state_dict, imported(other).state_dict
+    tables = [name for name in expected if name.startswith("text.tokenize.")]
+    assert tables and all(torch.equal(expected[name], found[name]) for name in tables)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": {"vocab": {}}}', '{"model": {"vocab": {}, "merges": [3]}}'])
+def test_a_tokenizer_without_merges_is_refused(first, tmp_path, text):
+    other = tmp_path / "other"
+    shutil.copytree(first[0], other)
+    (other / "tokenizer" / "merges.txt").unlink()
+    (other / "tokenizer" / "tokenizer.json").write_text(text)
+    with pytest.raises(InvalidFileError, match=r"tokenizer/tokenizer.json has no vocab with merges: ") as caught:
+        imported(other)
+    assert "\n" not in str(caught.value)

@@ -47,10 +47,10 @@ def diffusers_dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
         raise InvalidFileError(f"{LAYOUT}: there is no config.json with the number of heads next to the weights")
     require_class(config, ("DiTTransformer2DModel", "Transformer2DModel"), LAYOUT)
     scheduler = read_scheduler(path)
-    network = _network(tensors, config)
+    network = network_of(tensors, config)
     network = replace(network, latents=is_latent(path, network.image_channels))
     keys = Keys(tensors)
-    _move(keys, network)
+    move(keys, network)
     outputs = tensors["proj_out_2.weight"].shape[0] // (network.patch_size**2 * network.image_channels)
     diffusion = diffusers_schedule(scheduler, learned=outputs == 2)
     # Its pipeline guides all channels of a latent, where Meta's code guides three.
@@ -58,7 +58,8 @@ def diffusers_dit(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
     return imported(LAYOUT, DiTConfig(network=network, diffusion=diffusion), keys, notes=about_scheduler(scheduler))
 
 
-def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> TransformerConfig:
+def network_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> TransformerConfig:
+    """The network that the tensors and their config.json describe; InvalidFileError if it is not ours."""
     require(
         config,
         LAYOUT,
@@ -98,26 +99,27 @@ def _are_copies(tensors: Mapping[str, Tensor], blocks: int) -> bool:
     )
 
 
-def _move(keys: Keys, network: TransformerConfig) -> None:
-    keys.move("pos_embed.proj", "patches.proj")
+def move(keys: Keys, network: TransformerConfig, ours: str = "") -> None:
+    """Their layers, from input to output; `ours` is what our names start with."""
+    keys.move("pos_embed.proj", f"{ours}patches.proj")
     if "pos_embed.pos_embed" in keys.left:
-        keys.move_tensor("pos_embed.pos_embed", "positions")
+        keys.move_tensor("pos_embed.pos_embed", f"{ours}positions")
     else:
-        keys.put("positions", DiT.positions_of(network))
+        keys.put(f"{ours}positions", DiT.positions_of(network))
     for i in range(network.depth):
-        source, target = f"transformer_blocks.{i}", f"blocks.{i}"
-        for theirs, ours in EMBEDDING.items():
-            parts = ("weight",) if ours == "label" else ("weight", "bias")
+        source, target = f"transformer_blocks.{i}", f"{ours}blocks.{i}"
+        for theirs, layer in EMBEDDING.items():
+            parts = ("weight",) if layer == "label" else ("weight", "bias")
             for part in parts:
                 name = f"{source}.norm1.emb.{theirs}.{part}"
                 if network.condition_per_block or i == 0:
-                    keys.move_tensor(name, f"conditions.{i}.{ours}.{part}")
+                    keys.move_tensor(name, f"{ours}conditions.{i}.{layer}.{part}")
                 else:  # a copy
-                    keys.take(name, f"conditions.0.{ours}.{part}")
+                    keys.take(name, f"{ours}conditions.0.{layer}.{part}")
         keys.move(f"{source}.norm1.linear", f"{target}.modulation")
         keys.join([f"{source}.attn1.to_{name}" for name in "qkv"], f"{target}.attn.qkv")
         keys.move(f"{source}.attn1.to_out.0", f"{target}.attn.proj")
         keys.move(f"{source}.ff.net.0.proj", f"{target}.mlp.fc1")
         keys.move(f"{source}.ff.net.2", f"{target}.mlp.fc2")
-    keys.move("proj_out_1", "modulation_out")
-    keys.move("proj_out_2", "linear_out")
+    keys.move("proj_out_1", f"{ours}modulation_out")
+    keys.move("proj_out_2", f"{ours}linear_out")

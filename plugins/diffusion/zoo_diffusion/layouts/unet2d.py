@@ -52,7 +52,7 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, path
         raise InvalidFileError(f"{LAYOUT}: there is no config.json with sizes and heads next to the weights")
     require_class(config, ("UNet2DModel",), LAYOUT)
     scheduler = read_scheduler(path)
-    network, notes = _network(tensors, config)
+    network, notes = network_of(tensors, config)
     channels, outputs = network.image_channels, config.get("out_channels", 3)
     if outputs not in (channels, 2 * channels):
         raise InvalidFileError(
@@ -62,13 +62,13 @@ def unet2d(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, path
     network = replace(network, latents=is_latent(path, channels))
     learned = outputs == 2 * channels
     keys = Keys(with_present_names(tensors))
-    _move(keys, network)
+    move(keys, network)
     diffusion = replace(diffusers_schedule(scheduler, learned=learned), clipped_noise=clips_noise(scheduler))
     c = DDPMConfig(network=network, diffusion=diffusion)
     return imported(LAYOUT, c, keys, notes=about_scheduler(scheduler) + notes)
 
 
-def _network(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[UNetConfig, tuple[str, ...]]:
+def network_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[UNetConfig, tuple[str, ...]]:
     """The network, and what the user should know about it."""
     require(
         config,
@@ -128,8 +128,8 @@ def _attention_levels(down: Sequence[str], up: Sequence[str]) -> tuple[int, ...]
     return tuple(levels)
 
 
-def _move(keys: Keys, network: UNetConfig) -> None:
-    """Their layers, from input to output."""
+def move(keys: Keys, network: UNetConfig, ours: str = "") -> None:
+    """Their layers, from input to output; `ours` is what our names start with."""
 
     def attention(source: str, target: str, *, norm: bool = True) -> None:
         if norm:
@@ -147,19 +147,19 @@ def _move(keys: Keys, network: UNetConfig) -> None:
         elif resample:
             keys.move(f"{source}.{resample}.0.conv", f"{target}.resample.conv")
 
-    keys.move("time_embedding.linear_1", "time_in")
-    keys.move("time_embedding.linear_2", "time_out")
+    keys.move("time_embedding.linear_1", f"{ours}time_in")
+    keys.move("time_embedding.linear_2", f"{ours}time_out")
     if network.num_classes:
-        keys.move("class_embedding", "label", bias=False)
-    keys.move("conv_in", "conv_in")
+        keys.move("class_embedding", f"{ours}label", bias=False)
+    keys.move("conv_in", f"{ours}conv_in")
     last = len(network.widths) - 1
     for i in range(last + 1):
-        level(f"down_blocks.{i}", f"down.{i}", i, network.blocks, "downsamplers" if i < last else "")
+        level(f"down_blocks.{i}", f"{ours}down.{i}", i, network.blocks, "downsamplers" if i < last else "")
     for j in range(2):
-        residual(keys, f"mid_block.resnets.{j}", f"middle.blocks.{j}", RESIDUAL)
+        residual(keys, f"mid_block.resnets.{j}", f"{ours}middle.blocks.{j}", RESIDUAL)
     if network.middle_attention:
-        attention("mid_block.attentions.0", "middle.attentions.0", norm=network.middle_attention_norm)
+        attention("mid_block.attentions.0", f"{ours}middle.attentions.0", norm=network.middle_attention_norm)
     for i in range(last + 1):
-        level(f"up_blocks.{i}", f"up.{i}", last - i, network.blocks + 1, "upsamplers" if i < last else "")
-    keys.move("conv_norm_out", "norm_out")
-    keys.move("conv_out", "conv_out")
+        level(f"up_blocks.{i}", f"{ours}up.{i}", last - i, network.blocks + 1, "upsamplers" if i < last else "")
+    keys.move("conv_norm_out", f"{ours}norm_out")
+    keys.move("conv_out", f"{ours}conv_out")
