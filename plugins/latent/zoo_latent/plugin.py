@@ -87,6 +87,7 @@ def describe_family(request: DescribeRequest) -> Family:
         sampler="diffusion.sampler",
         weights=("codec", "text", "denoiser"),
         parents=("klvae", "vqgan", "vqvae"),
+        import_options=("lora", "vae", "tokenizer", "prediction"),
     )
 
 
@@ -178,5 +179,7 @@ def measure(request: MeasureRequest) -> list[Metric]:
 @hookimpl
 def import_checkpoint(request: ImportRequest) -> Imported | None:
     from .pipelines import import_checkpoint
+    from .sources import completed
 
-    return import_checkpoint(request)
+    with completed(request) as whole:
+        return import_checkpoint(whole)

@@ -1,0 +1,82 @@
+"""What options of `zoo import latent` add to a pipeline: LoRAs, and a codec of one's own."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from zoo_diffusion.layouts.common import read_json
+
+from zoo.errors import InvalidFileError, UsageError
+from zoo.hookspecs import Extra, ImportRequest
+from zoo.text import safe_text
+
+from .lora import merged
+
+INDEX = "model_index.json"
+
+
+@contextmanager
+def completed(request: ImportRequest) -> Iterator[ImportRequest]:
+    """The request for the whole pipeline: with what the options add, in diffusers' names.
+
+    Raises:
+        InvalidFileError, UsageError: an option does not fit the checkpoint.
+    """
+    if not request.extras and not request.options:
+        yield request
+        return
+    if request.path.name != INDEX:
+        raise UsageError(f"{_named(request)} needs a pipeline's folder, with {INDEX}")
+    for option in request.options:
+        raise UsageError(f"--{option}: the folder of a pipeline says that itself")
+    with tempfile.TemporaryDirectory(prefix="zoo-import-") as scratch:
+        for vae in request.extras.get("vae", ()):
+            request = _with_vae(request, vae, Path(scratch))
+        tensors = request.tensors
+        for lora in request.extras.get("lora", ()):
+            tensors = merged(tensors, lora)
+        yield replace(request, tensors=tensors)
+
+
+def _named(request: ImportRequest) -> str:
+    return ", ".join(f"--{option}" for option in (*request.extras, *request.options))
+
+
+# --- A codec of one's own ---------------------------------------------------------------------------------------------
+
+
+def _with_vae(request: ImportRequest, vae: Extra, scratch: Path) -> ImportRequest:
+    """The pipeline with another codec, and with the configs in `scratch`."""
+    own = "vae"
+    folder = _configs(request.path.parent, scratch / "pipeline")
+    config = dict(vae.config or {})
+    if not config:  # a file in the original layout, whose sizes are those of its tensors
+        said = read_json(folder / own / "config.json") or {}
+        config = {name: said[name] for name in ("scaling_factor", "shift_factor") if name in said}
+    channels = [list(t.shape)[1] for n, t in vae.tensors.items() if n.endswith("decoder.conv_in.weight") and t.ndim > 1]
+    before = [list(t.shape)[1] for n, t in request.tensors.items() if n == f"{own}.decoder.conv_in.weight"]
+    if not channels:
+        raise InvalidFileError(f"--vae {safe_text(vae.path)}: it is not an AutoencoderKL")
+    if before and channels != before:
+        raise InvalidFileError(
+            f"--vae {safe_text(vae.path)}: its latents have {channels[0]} channels; the pipeline's have {before[0]}"
+        )
+    (folder / own).mkdir(exist_ok=True)
+    (folder / own / "config.json").write_text(json.dumps(config))
+    tensors = {name: t for name, t in request.tensors.items() if not name.startswith(f"{own}.")}
+    tensors |= {f"{own}.{name}": t for name, t in vae.tensors.items()}
+    return replace(request, path=folder / INDEX, tensors=tensors)
+
+
+def _configs(folder: Path, to: Path) -> Path:
+    """A copy of a pipeline's small files, without its weights."""
+    for file in [folder / INDEX, *folder.glob("*/*.json"), *folder.glob("*/merges.txt")]:
+        if file.is_file() and not file.name.endswith(".index.json"):
+            target = to / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    return to
