@@ -1,4 +1,4 @@
-"""What options of `zoo import latent` add to a pipeline: LoRAs, and a codec of one's own."""
+"""Pipelines that are not a folder of diffusers as it is: one file, LoRAs, a codec of one's own."""
 
 import json
 import shutil
@@ -15,25 +15,32 @@ from zoo.hookspecs import Extra, ImportRequest
 from zoo.text import safe_text
 
 from .lora import merged
+from .single_file import as_pipeline, is_single_file
 
 INDEX = "model_index.json"
 
 
 @contextmanager
 def completed(request: ImportRequest) -> Iterator[ImportRequest]:
-    """The request for the whole pipeline: with what the options add, in diffusers' names.
+    """The request for the whole pipeline: as a folder of diffusers, with what the options add.
 
     Raises:
         InvalidFileError, UsageError: an option does not fit the checkpoint.
     """
-    if not request.extras and not request.options:
+    single = is_single_file(request.tensors)
+    if not request.extras and not request.options and not single:
         yield request
         return
-    if request.path.name != INDEX:
-        raise UsageError(f"{_named(request)} needs a pipeline's folder, with {INDEX}")
-    for option in request.options:
+    if request.path.name != INDEX and not single:
+        raise UsageError(f"{_named(request)} needs a pipeline: a folder with {INDEX}, or one file with all its parts")
+    for option in () if single else request.options:
         raise UsageError(f"--{option}: the folder of a pipeline says that itself")
     with tempfile.TemporaryDirectory(prefix="zoo-import-") as scratch:
+        if single:
+            folder = Path(scratch) / "single"
+            index, tensors = as_pipeline(request, folder)
+            (folder / INDEX).write_text(json.dumps(index))
+            request = replace(request, path=folder / INDEX, config=index, tensors=tensors)
         for vae in request.extras.get("vae", ()):
             request = _with_vae(request, vae, Path(scratch))
         tensors = request.tensors
