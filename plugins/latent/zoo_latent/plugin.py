@@ -178,8 +178,6 @@ def measure(request: MeasureRequest) -> list[Metric]:
 
 @hookimpl
 def import_checkpoint(request: ImportRequest) -> Imported | None:
-    from .pipelines import import_checkpoint
-    from .sources import completed
+    from .sources import import_checkpoint
 
-    with completed(request) as whole:
-        return import_checkpoint(whole)
+    return import_checkpoint(request)

@@ -108,6 +108,17 @@ def as_pipeline(request: ImportRequest, folder: Path) -> tuple[dict[str, Any], d
     return index, {f"{part}.{name}": tensor for part, found in whole.items() for name, tensor in found.items()}
 
 
+def assumed(request: ImportRequest, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the file does not say, as notes."""
+    notes = ()
+    if "tokenizer" not in request.options:
+        notes += ("took CLIP's vocabulary from open_clip_torch",)
+    notes += (f"predicts {config['diffusion']['prediction']}; --prediction changes that",)
+    if any(name.startswith("model_ema.") for name in request.tensors):
+        notes += ("used model.diffusion_model.*, left the averages model_ema.*",)
+    return notes
+
+
 def _inside(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 

@@ -3,50 +3,56 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from zoo_diffusion.layouts.common import read_json
 
 from zoo.errors import InvalidFileError, UsageError
-from zoo.hookspecs import Extra, ImportRequest
+from zoo.hookspecs import Extra, Imported, ImportRequest
 from zoo.text import safe_text
 
+from . import pipelines
 from .lora import merged
-from .single_file import as_pipeline, is_single_file
+from .single_file import CODEC, LAYOUT, TEXT, UNET, as_pipeline, assumed, is_single_file
 
 INDEX = "model_index.json"
 
 
-@contextmanager
-def completed(request: ImportRequest) -> Iterator[ImportRequest]:
-    """The request for the whole pipeline: as a folder of diffusers, with what the options add.
+def import_checkpoint(request: ImportRequest) -> Imported | None:
+    """The hook of the contract: a folder of diffusers, one file, and what the options add.
 
     Raises:
-        InvalidFileError, UsageError: an option does not fit the checkpoint.
+        InvalidFileError, UsageError: an option does not fit the checkpoint, or the checkpoint is not supported.
     """
     single = is_single_file(request.tensors)
     if not request.extras and not request.options and not single:
-        yield request
-        return
+        return pipelines.import_checkpoint(request)
     if request.path.name != INDEX and not single:
         raise UsageError(f"{_named(request)} needs a pipeline: a folder with {INDEX}, or one file with all its parts")
     for option in () if single else request.options:
         raise UsageError(f"--{option}: the folder of a pipeline says that itself")
+    whole = request
     with tempfile.TemporaryDirectory(prefix="zoo-import-") as scratch:
         if single:
             folder = Path(scratch) / "single"
             index, tensors = as_pipeline(request, folder)
             (folder / INDEX).write_text(json.dumps(index))
-            request = replace(request, path=folder / INDEX, config=index, tensors=tensors)
+            whole = replace(request, path=folder / INDEX, config=index, tensors=tensors)
         for vae in request.extras.get("vae", ()):
-            request = _with_vae(request, vae, Path(scratch))
-        tensors = request.tensors
+            whole = _with_vae(whole, vae, Path(scratch))
         for lora in request.extras.get("lora", ()):
-            tensors = merged(tensors, lora)
-        yield replace(request, tensors=tensors)
+            whole = replace(whole, tensors=merged(whole.tensors, lora))
+        imported = pipelines.import_checkpoint(whole)
+    if imported is None:
+        return None
+    notes = tuple(f"merged {lora.path.name} of weight {lora.weight:g}" for lora in request.extras.get("lora", ()))
+    notes += tuple(f"took the codec from {vae.path.name}" for vae in request.extras.get("vae", ()))
+    if single:
+        left = tuple(name for name in request.tensors if not name.startswith((UNET, CODEC, TEXT)))
+        imported = replace(imported, layout=LAYOUT, unused=(*left, *imported.unused))
+        notes += assumed(request, imported.config)
+    return replace(imported, notes=(*imported.notes, *notes))
 
 
 def _named(request: ImportRequest) -> str:
