@@ -115,9 +115,11 @@ def command(
     brought = assets.check(imported.assets, "import_checkpoint")
     run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}", assets=brought)
     module = rebuild(loaded, run, imported.state_dict)
+    parent = f"imported from {imported.layout}, {_digest(checkpoint.files)}{_merged(extras)}"
+    del checkpoint, imported, extras  # the module has copies; a large model would stay in memory twice
     record = Training(
         command=without_secrets(shlex.join(["zoo", *sys.argv[1:]]))[:2000],
-        parent=f"imported from {imported.layout}, {_digest(checkpoint.files)}" + _merged(extras),
+        parent=parent,
         environment=f"Python {platform.python_version()}, {platform.machine()}",
     )
     manifest = bundle_of(loaded, run, module, record, out, note, chosen)
