@@ -75,6 +75,8 @@ CHANGES = {
         "Trainer.augment and Trainer.examine, both optional: own augmentation; own figures and pictures of a look",
         "MeasureRequest.arrays and assets: named arrays of the data to measure on, and the model's files",
         "Family.parents: a training that starts from a part of another family's model",
+        "Family.import_options, ImportRequest.extras and ImportRequest.options: options of `zoo import` that only some"
+        " families take",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -209,6 +211,8 @@ class Family:
     """Other families. If there are any, a training needs --from: a model of one of them, or of its own family. From
     another family's model it takes what both have of `weights`: the config's field of that name, and the tensors. A
     latent diffusion model gets its codec this way."""
+    import_options: tuple[Literal["lora", "vae", "tokenizer", "prediction"], ...] = ()
+    """The options of `zoo import` that its importer takes besides those of every family; others are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +406,16 @@ class MeasureRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extra:
+    """Weights that an option of `zoo import` names besides the checkpoint: --lora, --vae."""
+
+    path: Path  # the file, or the one in the folder
+    tensors: Mapping[str, torch.Tensor]  # flat
+    config: Mapping[str, Any] | None  # its config.json or config.yaml, if there is one
+    weight: float = 1.0  # of `--lora FILE:WEIGHT`
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportRequest:
     """A foreign checkpoint: `import_checkpoint`."""
 
@@ -410,6 +424,8 @@ class ImportRequest:
     tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
     config: Mapping[str, Any] | None  # its config.json or config.yaml, if there is one
     layout: str = ""  # --layout, if the user gave it
+    extras: Mapping[str, tuple[Extra, ...]] = field(default_factory=dict)  # by option: lora, vae; only those given
+    options: Mapping[str, str] = field(default_factory=dict)  # tokenizer (a folder), prediction; only those given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Writes a module's tensors to safetensors files, and points initializers to them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -33,8 +33,7 @@ class Weights:
             if not mine:
                 continue  # a part that this config does not have, e.g. a prior
             path = folder / f"{file}.safetensors"
-            # Clones, since tied weights share memory, which the format does not support.
-            save_file({name: tensor.contiguous().clone() for name, tensor in mine.items()}, path)
+            save_file(_untied(mine), path)
             self.places |= {name: (path.name, place) for name, place in tensors.read_header(path).items()}
         self.names = {_identity(tensor): name for name, tensor in reversed(state.items())}
 
@@ -66,6 +65,19 @@ class Weights:
                 for attribute in node.attributes.values():
                     if attribute.type == ir.AttributeType.TENSOR:
                         _refuse_large(attribute.value, task)
+
+
+def _untied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, copied where they share memory, which the format does not support, or are not contiguous.
+
+    Others are not copied: those of a large model would not fit into memory twice.
+    """
+    result, seen = {}, set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone(memory_format=torch.contiguous_format) if storage in seen else tensor.contiguous()
+        seen.add(storage)
+    return result
 
 
 def _belongs(name: str, file: str, files: Sequence[str]) -> bool:

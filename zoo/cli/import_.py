@@ -19,8 +19,11 @@ from .output import path as print_path
 if TYPE_CHECKING:
     from ..build.foreign import Foreign
     from ..build.train import Run
-    from ..hookspecs import Imported
+    from ..hookspecs import Extra, Imported
     from ..plugins import Loaded
+
+MAX_LORA = 10
+"""The largest weight of a LoRA, with either sign."""
 
 
 NOT_STATED = "NOASSERTION"
@@ -44,8 +47,37 @@ NOT_STATED = "NOASSERTION"
 @option("--layout", default="", help="Which layout it is, if its tensors fit several: dit, sit, …")
 @option("--tasks", default="", metavar="NAME[,NAME…]", help="The tasks to export; default: all that fit.")
 @option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
+@option(
+    "--lora",
+    multiple=True,
+    metavar="FILE[:WEIGHT]",
+    help="A LoRA to merge into the weights, of weight 1 if none is given; repeatable. Family latent.",
+)
+@option("--vae", type=PATH, metavar="FILE_OR_FOLDER", help="A codec in place of the pipeline's own. Family latent.")
+@option(
+    "--tokenizer",
+    type=PATH,
+    metavar="FOLDER",
+    help="Where vocab.json and merges.txt are, for a file without a vocabulary. Family latent.",
+)
+@option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v"]),
+    help="What the denoiser predicts, for a file that does not say. Family latent.",
+)
 def command(
-    family: str, path: Path, out: Path, name: str | None, classes: str, layout: str, tasks: str, **options: Any
+    family: str,
+    path: Path,
+    out: Path,
+    name: str | None,
+    classes: str,
+    layout: str,
+    tasks: str,
+    lora: tuple[str, ...],
+    vae: Path | None,
+    tokenizer: Path | None,
+    prediction: str | None,
+    **options: Any,
 ) -> None:
     """Make a bundle of FAMILY from a checkpoint that another project wrote.
 
@@ -57,6 +89,7 @@ def command(
     Example:
       zoo import vqvae checkpoint.pt --out my-vqvae/ --license MIT
       zoo import ddpm ddpm-cifar10-32/ --out cifar/ --tasks generate,inpaint
+      zoo import latent stable-diffusion-v1-5/ --out sd/ --lora style.safetensors:0.8 --license CreativeML-OpenRAIL-M
     """
     from ..build import foreign
     from ..build.bundling import bundle_of, rebuild
@@ -81,16 +114,22 @@ def command(
     }
     run = Run.asked(said)
     loaded = load(family)
+    own = {"lora": lora, "vae": vae, "tokenizer": tokenizer, "prediction": prediction}
+    _refuse_options(loaded, family, [option for option, value in own.items() if value])
     checkpoint = foreign.read(path)
-    imported = _translate(loaded, family, checkpoint, layout)
+    extras = _extras(lora, vae)
+    said_more = {option: str(own[option]) for option in ("tokenizer", "prediction") if own[option]}
+    imported = _translate(loaded, family, checkpoint, layout, extras, said_more)
     config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
     chosen = _choose_tasks(loaded, run, config, tasks)
     brought = assets.check(imported.assets, "import_checkpoint")
     run = replace(run, config=config, summary=options["summary"] or f"Imported from {imported.layout}", assets=brought)
     module = rebuild(loaded, run, imported.state_dict)
+    parent = f"imported from {imported.layout}, {_digest(checkpoint.files)}{_merged(extras)}"
+    del checkpoint, imported, extras  # the module has copies; a large model would stay in memory twice
     record = Training(
         command=without_secrets(shlex.join(["zoo", *sys.argv[1:]]))[:2000],
-        parent=f"imported from {imported.layout}, {_digest(checkpoint.files)}",
+        parent=parent,
         environment=f"Python {platform.python_version()}, {platform.machine()}",
     )
     manifest = bundle_of(loaded, run, module, record, out, note, chosen)
@@ -116,6 +155,42 @@ def _license(path: Path, given: str) -> str:
     )
 
 
+def _refuse_options(loaded: "Loaded", family: str, given: list[str]) -> None:
+    from ..hookspecs import DescribeRequest
+
+    taken = loaded.call("describe_family", DescribeRequest(family=family)).import_options
+    for name in given:
+        if name not in taken:
+            raise UsageError(f"--{name}: an import of the family '{family}' does not take it")
+
+
+def _extras(loras: tuple[str, ...], vae: Path | None) -> dict[str, tuple["Extra", ...]]:
+    """The weights that --lora and --vae name."""
+    from ..build import foreign
+    from ..hookspecs import Extra
+
+    def read(path: Path, weight: float = 1.0) -> Extra:
+        found = foreign.read(path)
+        return Extra(path=found.path, tensors=found.tensors, config=found.config, weight=weight)
+
+    extras = {"lora": tuple(read(*_with_weight(text)) for text in loras), "vae": (read(vae),) if vae else ()}
+    return {option: found for option, found in extras.items() if found}
+
+
+def _with_weight(text: str) -> tuple[Path, float]:
+    """`FILE:0.8` as file and weight; without a number after a colon, the weight is 1."""
+    file, colon, number = text.rpartition(":")
+    try:
+        weight = float(number) if colon and file else None
+    except ValueError:
+        weight = None
+    if weight is None:
+        return Path(text), 1.0
+    if not -MAX_LORA <= weight <= MAX_LORA:
+        raise UsageError(f"--lora {safe_text(text)[:200]}: the weight must be from -{MAX_LORA} to {MAX_LORA}")
+    return Path(file), weight
+
+
 def _choose_tasks(loaded: "Loaded", run: "Run", config: dict[str, Any], names: str) -> tuple[str, ...]:
     """The tasks to export, also put into a config that has the field; empty: all. UsageError for an unknown name."""
     from ..hookspecs import TasksRequest
@@ -133,6 +208,18 @@ def _choose_tasks(loaded: "Loaded", run: "Run", config: dict[str, Any], names: s
     return chosen
 
 
+def _merged(extras: dict[str, tuple["Extra", ...]]) -> str:
+    """The files that options add, for the training record."""
+    listed = [
+        f"; --{option} of weight {extra.weight:g}, {_digest((extra.path,))}"
+        if option == "lora"
+        else f"; --{option}, {_digest((extra.path,))}"
+        for option, found in extras.items()
+        for extra in found
+    ]
+    return "".join(listed)
+
+
 def _digest(files: tuple[Path, ...]) -> str:
     """The SHA-256 of a checkpoint's file; of shards, that of the list that `sha256sum *` prints of them."""
     from ..formats.fields import describe_file, digest_of
@@ -147,7 +234,14 @@ def _digest(files: tuple[Path, ...]) -> str:
     return f"{len(digests)} {what}, SHA-256 of the list of their SHA-256 {digest_of(lines.encode())}"
 
 
-def _translate(loaded: "Loaded", family: str, checkpoint: "Foreign", layout: str) -> "Imported":
+def _translate(
+    loaded: "Loaded",
+    family: str,
+    checkpoint: "Foreign",
+    layout: str,
+    extras: dict[str, tuple["Extra", ...]],
+    options: dict[str, str],
+) -> "Imported":
     """The checkpoint in the family's own names, after saying what was taken and what was assumed."""
     from ..build.classes import explain
     from ..build.foreign import some
@@ -159,7 +253,13 @@ def _translate(loaded: "Loaded", family: str, checkpoint: "Foreign", layout: str
     # The whole first; then the parts of it that may be the model, for example next to a Lightning module's losses.
     for lines, tensors in [((), checkpoint.tensors), *parts(checkpoint.tensors)]:
         request = ImportRequest(
-            family=family, path=checkpoint.path, tensors=tensors, config=checkpoint.config, layout=layout
+            family=family,
+            path=checkpoint.path,
+            tensors=tensors,
+            config=checkpoint.config,
+            layout=layout,
+            extras=extras,
+            options=options,
         )
         imported = loaded.call("import_checkpoint", request)
         if imported is None:

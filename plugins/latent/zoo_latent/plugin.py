@@ -87,6 +87,7 @@ def describe_family(request: DescribeRequest) -> Family:
         sampler="diffusion.sampler",
         weights=("codec", "text", "denoiser"),
         parents=("klvae", "vqgan", "vqvae"),
+        import_options=("lora", "vae", "tokenizer", "prediction"),
     )
 
 
@@ -180,6 +181,6 @@ def measure(request: MeasureRequest) -> list[Metric]:
 
 @hookimpl
 def import_checkpoint(request: ImportRequest) -> Imported | None:
-    from .pipelines import import_checkpoint
+    from .sources import import_checkpoint
 
     return import_checkpoint(request)
