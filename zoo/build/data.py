@@ -27,6 +27,7 @@ from ..media.tensors import read_npy_header
 from ..names import PORT_NAME
 from ..ports.image import channels_of
 from ..ports.kinds import kind_of
+from ..ports.label import repeated
 from ..system.files import sniff_file
 from ..system.leftovers import left_behind
 from ..text import safe_text, sniff
@@ -188,6 +189,8 @@ def read(
     else:
         found = _read_folder(path, split, channels, image_size, changes)
     images, labels = found.images, found.labels
+    if twice := repeated(classes):
+        raise UsageError(twice)
     if len(images) <= skip:
         raise InvalidFileError(f"{safe_text(path)} has no pictures" + (f" after the first {skip:,}" if skip else ""))
     part = slice(skip, None if limit is None else skip + limit)
@@ -367,7 +370,10 @@ def _npz_classes(path: Path, arrays: "np.lib.npyio.NpzFile", key: str) -> tuple[
             f"{safe_text(path)}: {safe_text(key)} are {dtype} [{', '.join(map(str, shape))}]; they must be at most"
             f" {MOST_CLASSES:,} names of at most {LONGEST_CLASS} characters"
         )
-    return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays[key])
+    names = tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays[key])
+    if twice := repeated(names):
+        raise InvalidFileError(f"{safe_text(path)}: {safe_text(key)}: {twice}")
+    return names
 
 
 def _read_folder(

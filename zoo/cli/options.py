@@ -74,11 +74,15 @@ def class_names(text: str) -> list[str]:
     """The names of `--classes`, separated by commas; none for an option that was not given.
 
     Raises:
-        UsageError: a name is empty, so that the labels after it would get each other's names.
+        UsageError: a name is empty, so that the labels after it would get each other's names, or is there twice.
     """
+    from ..ports.label import repeated
+
     names = [name.strip() for name in text.split(",")] if text else []
     if "" in names:
         raise UsageError(f"--classes {safe_text(text)[:80]}: name {names.index('') + 1} of {len(names)} is empty")
+    if twice := repeated(names):
+        raise UsageError(f"--classes: {twice}")
     return names
 
 
