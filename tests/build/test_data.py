@@ -570,6 +570,12 @@ def test_an_image_size_that_is_none_is_refused(text):
         data.size_of(text)
 
 
+@pytest.mark.parametrize("text", ["99999", "1000x99999"])
+def test_an_image_size_over_the_limit_is_refused(text):
+    with pytest.raises(UsageError, match=r"the image size .* has [0-9,]+ pixels; it may have at most 40,000,000"):
+        data.size_of(text)
+
+
 def test_a_tenth_is_held_out_and_a_seed_decides_which():
     images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
     whole = Dataset("d", "all", images, np.arange(50), ())

@@ -22,7 +22,7 @@ from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..formats.manifest import Manifest
 from ..hookspecs import ArrayFacts, DataFacts, Port
 from ..media.files import read_input
-from ..media.pictures import decode_picture, upright_size
+from ..media.pictures import MAX_PIXELS, decode_picture, upright_size
 from ..media.tensors import read_npy_header
 from ..names import PORT_NAME
 from ..ports.image import channels_of
@@ -122,6 +122,8 @@ def size_of(text: str) -> tuple[int, int]:
         raise UsageError(
             f"the image size '{safe_text(text)}' must look like 48x40 (width x height), or 32 for a square"
         )
+    if (pixels := sides[0] * sides[1]) > MAX_PIXELS:
+        raise UsageError(f"the image size {safe_text(text)} has {pixels:,} pixels; it may have at most {MAX_PIXELS:,}")
     return sides
 
 
