@@ -11,7 +11,7 @@ import click
 
 from ..errors import InvalidFileError, UsageError
 from ..system.urls import without_secrets
-from .options import OUT, PATH, class_names, number, option, refuse_existing
+from .options import OUT, PATH, class_names, number, option, refuse_existing, spdx
 from .output import note
 from .output import path as print_path
 
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 @option("--name", help="The model's name; default: the folder's.")
 @option("--model-version", "version", type=number(1), default=1, show_default=True)
 @option("--summary", default="", help="One line for lists; default: where the weights come from.")
-@option("--license", "license_", default="NOASSERTION", show_default=True, help="SPDX expression for the weights.")
+@option(
+    "--license",
+    "license_",
+    default="NOASSERTION",
+    show_default=True,
+    callback=spdx,
+    help="SPDX expression for the weights.",
+)
 @option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
 @option("--layout", default="", help="Which layout it is, if its tensors fit several: dit, sit, …")
 @option("--tasks", default="", metavar="NAME[,NAME…]", help="The tasks to export; default: all that fit.")
