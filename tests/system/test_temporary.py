@@ -9,8 +9,9 @@ import pytest
 
 from zoo.store.prune import prune
 from zoo.store.store import Store
+from zoo.system import temporary
 from zoo.system.files import folder_beside, put_in_place
-from zoo.system.temporary import UNFINISHED
+from zoo.system.temporary import UNFINISHED, LockedFolder
 
 KILLED = """
 import os, sys
@@ -77,3 +78,24 @@ def test_a_home_that_cannot_be_written_stops_nothing(tmp_path: Path, home: Path)
     with folder_beside(tmp_path / "e") as folder:
         put_in_place(folder, tmp_path / "e")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "home"]
+
+
+PROFILED = """
+import os
+from zoo.system.temporary import LockedFolder
+folder = LockedFolder("zoo-profile-")
+(folder.path / "call.json").touch()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_folder_of_a_killed_worker_is_removed_by_the_next(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(temporary.tempfile, "tempdir", str(tmp_path))
+    subprocess.run([sys.executable, "-c", PROFILED])
+    [left] = tmp_path.glob("zoo-profile-*")
+    running = LockedFolder("zoo-profile-")
+    with LockedFolder("zoo-profile-") as folder:
+        assert set(tmp_path.glob("zoo-profile-*")) == {running.path, folder} and left not in {running.path, folder}
+    running.cleanup()
+    assert list(tmp_path.glob("zoo-profile-*")) == []

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,27 @@ def _taken(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+class LockedFolder:
+    """A `locked_folder` among the temporary files, removed at the end of a `with` block, by `cleanup`, with this object
+    or, if this process is killed, by the next one that makes a folder of the same prefix."""
+
+    def __init__(self, prefix: str):
+        self.path, lock = locked_folder(Path(tempfile.gettempdir()), prefix)
+        self.cleanup = weakref.finalize(self, _remove, self.path, lock, os.getpid())
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *error: object) -> None:
+        self.cleanup()
+
+
+def _remove(folder: Path, lock: int, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child must not remove its parent's
+        shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
 
 @contextlib.contextmanager
