@@ -6,6 +6,7 @@ import msgspec
 
 from tests import tiny
 from zoo.formats import manifest as manifests
+from zoo.graph import check
 from zoo.names import MANIFEST
 
 PORT = "uint8[batch,height,width,1]"
@@ -29,6 +30,12 @@ GRAPHS = {
     "flat": """<int64[1] all = {-1}> { doubled = Reshape(image, all) }""",
     "empty": """<int64[1] zero = {0}, int64[1] axis = {0}> { doubled = Slice(image, zero, zero, axis) }""",
 }  # fmt: skip
+
+
+# As many nodes as the check allows: it takes ONNX Runtime minutes to open the graph.
+_CHAIN = check.MAX_NODES - 2
+_nodes = " ".join(f"a{n + 1} = Add(a{n}, a{n})" for n in range(_CHAIN))
+GRAPHS["many nodes"] = f"{{ a0 = Cast<to = 1>(image) {_nodes} doubled = Cast<to = 2>(a{_CHAIN}) }}"
 
 
 def bundle(folder: Path, kind: str) -> Path:

@@ -26,6 +26,7 @@ from zoo.runtime import (
     require_cuda,
 )
 from zoo.system.installation import runtime_command, runtimes
+from zoo.system.temporary import LockedFolder
 
 LOOP = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[batch,2,4,4] x, int64 n) => (float[batch,2,4,4] y)
@@ -212,14 +213,12 @@ def test_the_cuda_options_are_ones_that_the_provider_knows():
 
 def test_the_profile_of_a_call_decides_whether_it_ran_on_cuda(loop: Path):
     """A session that says `cuda` and runs on the CPU is found out by its first call."""
-    from tempfile import TemporaryDirectory
-
-    folder = TemporaryDirectory()
+    folder = LockedFolder("zoo-profile-")
     inner = runtime._create(loop, [CPU], 1, folder)
     session = runtime.Session(inner, "cuda", "", "loop.onnx", folder)
     with pytest.raises(DeviceError, match=r"^CUDA was requested, but loop.onnx partly ran on the CPU: 1 FusedConv$"):
         session.run({"x": np.zeros((1, 2, 4, 4), np.float32), "n": np.array(2)})
-    assert not Path(folder.name).exists()
+    assert not folder.path.exists()
 
 
 def test_placement_counts_nodes_once_however_often_a_loop_runs_them():

@@ -16,7 +16,6 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, Struct, structs
@@ -30,6 +29,7 @@ from .system.installation import (
     runtime_problem,
     warn_of_mixed_runtimes,
 )
+from .system.temporary import LockedFolder
 from .text import one_line, safe_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Session:
             that was opened with `device="cuda"`.
     """
 
-    def __init__(self, session: Any, provider: str, reason: str, name: str, profile: TemporaryDirectory | None = None):
+    def __init__(self, session: Any, provider: str, reason: str, name: str, profile: LockedFolder | None = None):
         self._session, self._name = session, name
         self._profile, self._lock = profile, threading.Lock()
         self.inputs = tuple(i.name for i in session.get_inputs())
@@ -173,7 +173,7 @@ def open_session(graph: Path, device: Device = "auto", *, threads: int | None = 
     options, obstacle = ({}, "") if device == "cpu" else (cuda_options(exact), cuda_obstacle())
     warn_of_mixed_runtimes()
     if device != "cpu" and not obstacle:
-        profile = TemporaryDirectory(prefix="zoo-profile-") if device == "cuda" else None
+        profile = LockedFolder("zoo-profile-") if device == "cuda" else None
         try:
             session = _create(graph, [(CUDA, options), CPU], threads, profile)
         except InvalidFileError as e:
@@ -233,7 +233,7 @@ def cuda_options(exact: bool = False) -> dict[str, str]:
     return structs.asdict(options) | ({"use_tf32": "0"} if exact else {})
 
 
-def _create(graph: Path, providers: list, threads: int | None, profile: TemporaryDirectory | None) -> Any:
+def _create(graph: Path, providers: list, threads: int | None, profile: LockedFolder | None) -> Any:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)  # its warnings are not for users; reasons come from `cuda_obstacle`
@@ -249,7 +249,7 @@ def _create(graph: Path, providers: list, threads: int | None, profile: Temporar
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile:
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(profile.name) / "call")
+        options.profile_file_prefix = str(profile.path / "call")
     try:
         # Without its own fallback, which prints to stdout and continues on the CPU.
         return onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)

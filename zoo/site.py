@@ -37,7 +37,7 @@ class Site(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 1024  # a full queue makes a browser wait for a second or more
 
     def __init__(self, folder: Path, port: int = 0, on_post: Callable[[str, bytes], None] | None = None):
         self.folder, self.on_post = folder, on_post

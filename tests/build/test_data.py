@@ -453,6 +453,29 @@ def test_class_names_can_be_given_but_not_too_few(tmp_path):
     assert "has labels up to 2, but there are 2 class names" in refused(tmp_path, UsageError, classes=("a", "b"))
 
 
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    """`--label cat` could mean either."""
+    for name in ("idx", "folders", "table"):
+        (tmp_path / name).mkdir()
+    twice = "the classes 0 and 2 are both called 'cat'"
+    assert twice in refused(write_idx(tmp_path / "idx"), UsageError, classes=("cat", "dog", "cat"))
+    arrays = {"images": IMAGES, "labels": LABELS}
+    assert twice in refused(write_npz(tmp_path, **arrays, classes=np.array(["cat", "dog", "cat"])))
+    named = np.array(["dim", "bright", "dim"])
+    assert "style_classes: the classes 0 and 2 are both called 'dim'" in refused(
+        write_npz(tmp_path, **arrays, style=LABELS, style_classes=named)
+    )
+    for name in ("Cat", "cat", "dog"):
+        picture(tmp_path / "folders" / name / "1.png")
+    assert "the classes 0 and 1 are called 'Cat' and 'cat', which zoo does not tell apart; rename one" in refused(
+        tmp_path / "folders", UsageError
+    )
+    for name in ("1", "2"):
+        picture(tmp_path / "table" / f"{name}.png")
+    (tmp_path / "table" / "metadata.csv").write_text("file_name,style\n1.png,Dim\n2.png,dim\n")
+    assert "metadata.csv: style: the classes 0 and 1 are called 'Dim' and 'dim'" in refused(tmp_path / "table")
+
+
 def test_data_with_class_names_is_renumbered_after_those_given(tmp_path):
     picture(tmp_path / "cat/1.png")
     picture(tmp_path / "dog/1.png")
@@ -544,6 +567,12 @@ def test_an_image_size_is_width_by_height(text, size):
 @pytest.mark.parametrize("text", ["", "0", "x", "48x", "48x40x3", "-3", "4.5"])
 def test_an_image_size_that_is_none_is_refused(text):
     with pytest.raises(UsageError, match="must look like 48x40"):
+        data.size_of(text)
+
+
+@pytest.mark.parametrize("text", ["99999", "1000x99999"])
+def test_an_image_size_over_the_limit_is_refused(text):
+    with pytest.raises(UsageError, match=r"the image size .* has [0-9,]+ pixels; it may have at most 40,000,000"):
         data.size_of(text)
 
 

@@ -232,7 +232,7 @@ DIGITS = "0" * 64
         ({"files": {"image": [{"name": "a" * 300, "sha256": DIGITS}]}}, 3, "which was not found"),
         ({"files": {"image": [{"name": "a" * 3000, "sha256": DIGITS}]}}, 4, "its metadata is not what zoo writes"),
         ({"digest": "x" * 300}, 4, "its metadata is not what zoo writes"),
-        ({"provider": "x" * MAX_METADATA}, 4, "its metadata is not what zoo writes"),
+        ({"provider": "x" * MAX_METADATA}, 4, "its metadata is not what zoo writes: 1,048,577 characters"),
         ({"grid": {"count": 16, "columns": 4, "height": 2, "width": 2, "gap": 0}}, 4, r"uint8 \[16, 2, 2, 1\]"),
         ({"grid": {"count": 10**300}}, 4, "damaged|metadata|grid|Object|Integer"),
         ({"number": -1}, 4, "the recipe asks for -1 outputs"),

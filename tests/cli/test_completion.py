@@ -125,6 +125,31 @@ def test_zsh_and_fish_get_the_same_words(shell: str, current: str):
     assert "generate" in words and "reconstruct" not in words and done.stderr == ""
 
 
+def test_the_start_file_is_replaced_whole_and_a_link_stays_one(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    kept = tmp_path / "dotfiles" / "bashrc"
+    kept.parent.mkdir()
+    kept.write_bytes(b"export A=\xff\n")
+    kept.chmod(0o640)
+    (tmp_path / ".bashrc").symlink_to(kept)
+    before, synced = kept.read_bytes(), os.fsync
+
+    def full(fd: int) -> None:
+        if kept.parent.name in str(Path(f"/proc/self/fd/{fd}").readlink()):
+            raise OSError(28, "No space left on device")
+        synced(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        outcome = zoo("completion", "install", "bash")
+        assert outcome.code != 0 and "No space left on device" in outcome.err and kept.read_bytes() == before
+        assert list(kept.parent.iterdir()) == [kept]
+    assert zoo("completion", "install", "bash").code == 0
+    assert (tmp_path / ".bashrc").is_symlink() and kept.stat().st_mode & 0o777 == 0o640
+    assert kept.read_bytes().startswith(b"export A=\xff\n\nsource '")
+
+
 def test_it_is_installed_once(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for name in ("XDG_CONFIG_HOME", "ZDOTDIR"):

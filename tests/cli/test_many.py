@@ -180,6 +180,11 @@ def test_one_label_per_picture_and_a_folder_per_class(bundle: Path):
         (("generate", "--out", "{stem}.png"),
          "--out contains {stem}; here it may contain {index}, {i}, {label}, {seed}"),
         (("decode", "t.npy", "--out", "{index}.png"), "--out contains {index}; here it may contain {i}"),
+        (("in", "--out", "out/{stem.png"), "--out out/{stem.png has a brace without its pair; placeholders are {stem},"
+                                           " {index}, {i}, {label}, {seed}"),
+        (("generate", "--out", "seed}.png"), "--out seed}.png has a brace without its pair; placeholders are {stem},"
+                                             " {index}, {i}, {label}, {seed}"),
+        (("classify", "in", "--out", "{index}{.csv"), "--out {index}{.csv has a brace without its pair; placeholders"),
         (("in", "in", "--out", "out/{stem}.png"),
          "--out gives in/p0.png and in/p0.png the same name, out/p0.png; add {index}"),
         (("generate", "-n", "2", "--out", "out/{label}.png", "--label", "shirt"),

@@ -128,6 +128,7 @@ def test_training_goes_on_from_a_bundle(workshop):
         (["--batch-size", "61"], 2, "batch size 61; it must be between 1 and the number of pictures, 60"),
         (["--classes", "square"], 2, "has the class 'disc', not one of square"),
         (["--classes", "square,,disc"], 2, "--classes square,,disc: name 2 of 3 is empty"),
+        (["--classes", "a,b,B"], 2, "--classes: the classes 1 and 2 are called 'b' and 'B', which zoo does not tell"),
         (["--classes", ","], 2, "--classes ,: name 1 of 2 is empty"),
         (["--data", "s3://bucket/x"], 2, "s3://bucket/x is a URL; give a file or folder on this machine"),
         (["--out", "https://example.org/m"], 2, "https://example.org/m is a URL; give a file or folder"),

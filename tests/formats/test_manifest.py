@@ -53,7 +53,7 @@ def any_port(draw):
         shape, low, middle, high = ("batch", draw(st.integers(1, 4096))), None, 0, None
     fields = {
         "minimum_size": draw(st.none() | st.integers(1, 4096)),
-        "classes": draw(st.lists(texts, max_size=3).map(tuple)),
+        "classes": draw(st.lists(texts, max_size=3, unique_by=lambda name: name.strip().casefold()).map(tuple)),
     }
     made = Port(
         kind=kind.name,
@@ -95,7 +95,7 @@ def manifests(draw):
         license=draw(st.sampled_from(["MIT", "Apache-2.0", "CC-BY-4.0 OR MIT"])),
         license_note=draw(texts),
         config=draw(configs),
-        classes=draw(st.lists(texts, max_size=3).map(tuple)),
+        classes=draw(st.lists(texts, max_size=3, unique_by=lambda name: name.strip().casefold()).map(tuple)),
         default_task=draw(st.sampled_from(sorted(listed))),
         tasks=listed,
         tolerances={"float32/cpu": draw(st.builds(Tolerance, absolute=floats, pixel_levels=st.integers(0, 255)))},
@@ -133,7 +133,7 @@ wild = st.none() | st.sampled_from(
         maximum=wild,
         minimum_size=st.none() | st.just(8),
         maximum_pixels=st.none() | st.just(64),
-        classes=st.sampled_from([(), ("a", "b")]),
+        classes=st.sampled_from([(), ("a", "b"), ("a", "a")]),
         noise=st.sampled_from(["", "normal"]),
     )
 )
@@ -170,6 +170,8 @@ def test_a_port_that_lies_is_refused_and_any_other_can_be_used(lying):
         ({"kind": "count", "dtype": "int64", "shape": [], "maximum": 1e300}, "maximum is 1e+300; int64 is -922"),
         ({"kind": "count", "dtype": "int64", "shape": [], "default": 9, "maximum": 8}, "default is 9; it must be at"),
         ({"kind": "seed", "dtype": "int64", "shape": ["batch"], "maximum": 2**54}, "a seed is 0 .. 9007199254740991"),
+        ({"kind": "label", "dtype": "int64", "shape": ["batch"], "classes": ["a", "b", " A"]},
+         "the classes 0 and 2 are called 'a' and ' A', which zoo does not tell apart"),
         ({"kind": "size", "dtype": "int64", "shape": [3]}, "the last dimension of the kind size is 2, not 3"),
     ],
 )  # fmt: skip
@@ -227,6 +229,7 @@ def test_folder_without_a_manifest(tmp_path):
     [
         (lambda d: d.update(format=2), "format 2; this version of zoo reads format 1"),
         (lambda d: d.update(tasks={}), "a model must have at least one task"),
+        (lambda d: d.update(classes=["cat", "dog", "cat"]), "classes: the classes 0 and 2 are both called 'cat'"),
         (lambda d: d.update(default_task="other"), "default_task: 'other' is not one of the tasks double"),
         (lambda d: d["files"].pop("double.onnx"), "double.onnx, the graph of the task 'double', is not listed"),
         (lambda d: d["files"].update({"model.yaml": {"size": 1, "sha256": "a" * 64}}), "model.yaml cannot list itself"),

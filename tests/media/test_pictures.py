@@ -1,6 +1,7 @@
 import io
 import struct
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -456,8 +457,29 @@ def test_decoding_has_a_time_limit(monkeypatch, kind: str):
 
 
 def test_other_formats_are_refused_by_their_first_bytes():
-    for data in (encoded(RGB, "TIFF").data, encoded(RGB, "PPM").data, b"%!PS-Adobe", b"hello", b"RIFF....WAVE"):
+    for data in (encoded(RGB, "PPM").data, b"%!PS-Adobe", b"hello", b"RIFF....WAVE", b"\0\0\0\x18ftypmp42"):
         assert refused(data) == "x is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP"
+
+
+OTHERS = [
+    ("TIFF", encoded(RGB, "TIFF").data), ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), ("PDF", b"%PDF-1.7\n"),
+    ("HEIC", b"\0\0\0\x24ftypmif1\0\0\0\0"), ("AVIF", b"\0\0\0\x20ftypavif\0\0\0\0"), ("PSD", b"8BPS\0\x01"),
+    ("SVG", b'<svg xmlns="http://www.w3.org/2000/svg"/>'), ("JPEG XL", b"\xff\x0a\xfa"),
+    ("SVG", b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- Inkscape -->\n<svg width="1"/>'),
+    ("JPEG 2000", b"\0\0\0\x0cjP  \r\n\x87\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data"), OTHERS)
+def test_a_picture_of_another_format_is_named(name, data):
+    assert refused(data).endswith(f"WebP, GIF or BMP; it is {name}: convert it to PNG, e.g. with `magick FILE x.png`"
+                                  " (ImageMagick)")  # fmt: skip
+
+
+def test_what_looks_like_svg_is_read_in_linear_time():
+    start = time.process_time()
+    assert "it is" not in refused(b" " * 5000) and "it is" not in refused(b"<!--" * 1000 + b"<?xml" * 1000)
+    assert time.process_time() - start < 1
 
 
 def test_files_that_are_not_there_or_empty(tmp_path: Path, monkeypatch):

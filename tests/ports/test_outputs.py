@@ -44,3 +44,11 @@ def test_wrong_outputs_are_one_line(outputs, reason):
 def test_an_output_that_is_missing():
     with pytest.raises(InvalidFileError, match="^classify does not give its output label$"):
         check_outputs("classify", TASK, INPUTS, {"picture": RIGHT["picture"]})
+
+
+def test_a_number_below_the_minimum_of_its_port():
+    port = Port(kind="label", dtype="int64", shape=("batch",), minimum=-1, maximum=1)
+    task = Task(summary="x", inputs={}, outputs={"label": port})
+    check_outputs("classify", task, {}, {"label": np.array([-1, 1])})
+    with pytest.raises(InvalidFileError, match=r"label has values from -2 to 1; they must be -1 \.\. 1$"):
+        check_outputs("classify", task, {}, {"label": np.array([-2, 1])})

@@ -247,3 +247,27 @@ def test_a_host_gives_the_same(writer: Path, tmp_path: Path, name: str):
         assert seen(pictures("h.png")[None, ..., None]) == [("äpfel 猫", "")]
     done = call(host, tmp_path / "out", "play", "--text", "x" * 13, "--seed", "1", "--out", tmp_path / "long.png")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and not (tmp_path / "long.png").exists()
+
+
+# --- Commands for any model -------------------------------------------------------------------------------------------
+
+
+def test_compare_and_animate_take_words_and_say_which_option_is_missing(writer: Path):
+    from tests.cli.commands import zoo
+
+    for words in (
+        ("compare", "./writer", "./writer"),
+        ("animate", "./writer"),
+        ("animate", "./writer", "--walk", 1, 2),
+    ):
+        outcome = zoo(*words)
+        assert outcome.code == 2 and outcome.err.endswith("draws what a text says: give one with --text TEXT\n")
+    Path("lines").write_text("one\ntwo\n")
+    for texts, number in ((["a"], 8), (["a", "b", "c"], 3), (["@lines"], 2)):
+        options = [word for text in texts for word in ("--text", text)]
+        outcome = zoo("compare", "./writer", "./writer", *options, "--seed", 1, "--out", "c.png", "--json")
+        assert outcome.code == 0 and json.loads(outcome.out)["pictures"] == number, outcome.err
+    outcome = zoo("compare", "./writer", "./writer", "--text", "a", "--text", "b", "-n", 3, "--seed", 1)
+    assert outcome.code == 2 and "2 values of text for 3 pictures" in outcome.err
+    outcome = zoo("animate", "./writer", "--text", "a")  # the text is taken; this model's task is a single graph
+    assert outcome.err.endswith("writer:1 does not have the steps of play as graphs of their own\n")

@@ -137,6 +137,8 @@ def test_wrong_values_are_said_before_anything_runs(model: Model, photo: str):
     assert refused(model, "decode", {"tokens": photo, "size": "8"}) == (
         "size is '8'; it must look like HEIGHTxWIDTH, 28x28"
     )
+    for size in ("2000000000x2000000000", "1x" + "9" * 4000):
+        assert "pixels; it may be at most 40,000,000" in refused(model, "decode", {"tokens": photo, "size": size})
     assert "stdin" in refused(model, None, {"image": ["-", "-"]})
     assert "did you mean 'encode'" in refused(model, "encod", {}, NotFoundError)
     assert refused(model, "decode", {"tokens": photo}, InvalidFileError).startswith(

@@ -192,6 +192,16 @@ LINES = {
 
 
 @pytest.mark.slow
+def test_opening_a_strangers_graph_has_a_deadline(tmp_path: Path, monkeypatch, unchecked):
+    monkeypatch.setenv("ZOO_WORKER_SECONDS", "3")
+    model = zoo.load(str(hostile.bundle(tmp_path / "stranger", "many nodes")), "cpu")
+    start = time.monotonic()
+    with pytest.raises(InvalidFileError, match=r"opening double\.onnx takes more than 3 s, so its worker process was"):
+        model.double(image=PICTURE)
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LINES)
 def test_a_strangers_graph_ends_in_one_line_and_this_process_lives(tmp_path: Path, monkeypatch, unchecked, kind):
     line, environment = LINES[kind]
@@ -321,10 +331,10 @@ RUN = "import sys; from zoo.cli import main; main(sys.argv[1:], prog_name='zoo')
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["endless", "one kernel"])
+@pytest.mark.parametrize("kind", ["endless", "one kernel", "many nodes"])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_ctrl_c_and_death_of_the_parent_end_the_worker(tmp_path: Path, kind: str, sent: int):
-    """Whatever kernel is at work: one product of two matrices takes a minute."""
+    """Whatever kernel is at work, and while a graph is opened: one product of two matrices takes a minute."""
     from PIL import Image
 
     folder, picture = hostile.bundle(tmp_path / "stranger", kind), tmp_path / "x.png"

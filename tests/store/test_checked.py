@@ -1,10 +1,14 @@
 """The check of a folder's graphs is remembered, and only that of the same bytes by the same code."""
 
+import shutil
+
 import pytest
 
 from tests import tiny
 from zoo.errors import IntegrityError, InvalidFileError
 from zoo.store import checked, locate
+from zoo.store import prune as pruning
+from zoo.store.store import Store
 
 SAME = "double.onnx: leaves out input 1 of Clip, which is not optional"
 
@@ -91,3 +95,25 @@ def test_a_store_that_cannot_be_written_remembers_nothing(folder, checks, home):
     for _ in range(2):
         locate.read_folder(folder, isolated=False)
     assert len(done) == 2
+
+
+def test_prune_forgets_models_that_are_gone_and_other_checks(folder, checks, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(pruning, "YOUNG_SECONDS", 0)
+    other = tiny.bundle(tmp_path / "other", name="other")
+    for path in (folder, other):
+        locate.read_folder(path, isolated=False)
+    [kept, gone] = sorted((home / "checked" / checked._code()).iterdir(), key=lambda e: b"other" in e.read_bytes())
+    older = home / "checked" / "0123456789abcdef"
+    older.mkdir()
+    shutil.rmtree(other)
+    removed = pruning.prune(Store(), dry_run=False).paths
+    assert set(removed) == {str(path.relative_to(home)) for path in (gone, older)}
+    assert kept.is_file() and not gone.exists() and not older.exists()
+    locate.read_folder(folder, isolated=False)
+    assert len(checks[1]) == 2  # it is still remembered
+
+
+def test_prune_keeps_what_was_just_remembered(folder, checks, home):
+    locate.read_folder(folder, isolated=False)
+    shutil.rmtree(folder)
+    assert pruning.prune(Store(), dry_run=False).paths == ()

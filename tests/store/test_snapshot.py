@@ -12,6 +12,7 @@ import zoo
 from tests import tiny
 from zoo.errors import IntegrityError, StoreError
 from zoo.formats import fields
+from zoo.formats import manifest as manifests
 from zoo.store import snapshot
 from zoo.store.locate import locate
 
@@ -87,6 +88,13 @@ def test_the_copy_is_private_and_read_only(folder):
     bundle = locate(str(folder))
     assert bundle.folder.stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o222 == 0 for path in bundle.folder.iterdir() if path.name != "model.yaml")
+
+
+def test_the_manifest_that_was_hashed_is_the_one_that_is_copied(folder):
+    data = (folder / "model.yaml").read_bytes()
+    files = manifests.parse(data, "").files
+    (folder / "model.yaml").write_bytes(data + b"# another\n")
+    assert (snapshot.Snapshot(folder, data, files, "tiny").folder / "model.yaml").read_bytes() == data
 
 
 @pytest.mark.parametrize("kind", ["missing", "a link", "a link to the same", "a folder", "a pipe", "shorter", "longer"])

@@ -20,6 +20,7 @@ from ..errors import InvalidFileError, UsageError
 from ..hookspecs import ArrayFacts
 from ..media.files import read_input
 from ..names import PORT_NAME
+from ..ports.label import repeated
 from ..text import safe_text
 from .arrays import IMAGES, LONGEST_CLASS, MOST_CLASSES, Column
 
@@ -178,6 +179,8 @@ def _column(path: Path, name: str, pictures: Sequence[Path], rows: Mapping[int, 
             f"{safe_text(path)}: {name} must be numbers, or at most {MOST_CLASSES:,} names of at most {LONGEST_CLASS}"
             " characters; captions are the column 'text'"
         )
+    if twice := repeated(words):
+        raise InvalidFileError(f"{safe_text(path)}: {name}: {twice}")
     places = {word: place for place, word in enumerate(words)}
     facts = ArrayFacts(dtype="int64", shape=(), classes=tuple(words))
     return column(facts, lambda: np.array([places[str(value)] for value in given], np.int64))

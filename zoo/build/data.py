@@ -22,11 +22,12 @@ from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..formats.manifest import Manifest
 from ..hookspecs import ArrayFacts, DataFacts, Port
 from ..media.files import read_input
-from ..media.pictures import decode_picture, upright_size
+from ..media.pictures import MAX_PIXELS, decode_picture, upright_size
 from ..media.tensors import read_npy_header
 from ..names import PORT_NAME
 from ..ports.image import channels_of
 from ..ports.kinds import kind_of
+from ..ports.label import repeated
 from ..system.files import sniff_file
 from ..system.leftovers import left_behind
 from ..text import safe_text, sniff
@@ -121,6 +122,8 @@ def size_of(text: str) -> tuple[int, int]:
         raise UsageError(
             f"the image size '{safe_text(text)}' must look like 48x40 (width x height), or 32 for a square"
         )
+    if (pixels := sides[0] * sides[1]) > MAX_PIXELS:
+        raise UsageError(f"the image size {safe_text(text)} has {pixels:,} pixels; it may have at most {MAX_PIXELS:,}")
     return sides
 
 
@@ -188,6 +191,8 @@ def read(
     else:
         found = _read_folder(path, split, channels, image_size, changes)
     images, labels = found.images, found.labels
+    if twice := repeated(classes):
+        raise UsageError(twice)
     if len(images) <= skip:
         raise InvalidFileError(f"{safe_text(path)} has no pictures" + (f" after the first {skip:,}" if skip else ""))
     part = slice(skip, None if limit is None else skip + limit)
@@ -367,7 +372,10 @@ def _npz_classes(path: Path, arrays: "np.lib.npyio.NpzFile", key: str) -> tuple[
             f"{safe_text(path)}: {safe_text(key)} are {dtype} [{', '.join(map(str, shape))}]; they must be at most"
             f" {MOST_CLASSES:,} names of at most {LONGEST_CLASS} characters"
         )
-    return tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays[key])
+    names = tuple(c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in arrays[key])
+    if twice := repeated(names):
+        raise InvalidFileError(f"{safe_text(path)}: {safe_text(key)}: {twice}")
+    return names
 
 
 def _read_folder(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..media.sources import PICTURES
+from ..ports.label import repeated
 from ..system.leftovers import left_behind
 from ..text import safe_text
 from .arrays import Column
@@ -37,7 +38,7 @@ def layout(folder: Path, split: str) -> Layout:
     """Lists the pictures of a folder, or of its part `split`: `train` or `test`.
 
     Raises:
-        UsageError: a subfolder can be a class or a part.
+        UsageError: a subfolder can be a class or a part, or the names of two classes are the same but for their case.
         NotFoundError: there are parts, but not the requested one.
         InvalidFileError: there are no pictures.
     """
@@ -51,6 +52,8 @@ def layout(folder: Path, split: str) -> Layout:
         inside = {path: _Listing.of(path) for path in top.folders}
         looked_at.append(top)
     classes = [path for path, listing in inside.items() if listing.pictures]
+    if twice := repeated([path.name for path in classes]):
+        raise UsageError(f"{safe_text(folder)}: {twice}; rename one of the folders, or put their pictures together")
     looked_at += [inside[path] for path in classes]
     pictures = [(path, label) for label, name in enumerate(classes) for path in inside[name].pictures]
     if classes:

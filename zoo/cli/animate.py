@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @option("--frames", type=number(2, 1000), metavar="N", help="Of a walk.  [default: 24]")
 @option("--predicted", is_flag=True, help="Of each step, show the picture that it predicts.")
 @option("--label", metavar="NAME|NUMBER", help="The class to draw.")
+@option("--text", "texts", multiple=True, metavar="TEXT", help="What to draw; several: one for each picture.")
 @option("--seed", type=SEED, metavar="N", help="Of the first picture.  [default: random, and printed]")
 @option("-n", "count", type=number(1, 100), metavar="N", help="How many pictures next to each other.  [default: 1]")
 @set_option("OPTION=NUMBER", "Another option, e.g. steps=40.")
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 @how_to_run
 def command(
     model: str, task: str | None, walk: tuple[int, int] | None, frames: int | None, predicted: bool, label: str | None,
-    seed: int | None, count: int | None, assignments: tuple[str, ...], fps: float, scale: int | None, out: str | None,
-    shown: bool, device: "Device", isolated: bool | None, registries: tuple[str, ...], as_data: bool,
+    texts: tuple[str, ...], seed: int | None, count: int | None, assignments: tuple[str, ...], fps: float,
+    scale: int | None, out: str | None, shown: bool, device: "Device", isolated: bool | None,
+    registries: tuple[str, ...], as_data: bool,
 ) -> None:  # fmt: skip
     """Show the steps in which MODEL draws a picture, or a walk between two seeds, as GIF, APNG or WebP.
 
@@ -73,7 +75,7 @@ def command(
         bars[0].update(done - bars[0].n)
 
     try:
-        asked = Asked(task, given, walk, frames or Asked.frames, seed, count, predicted, scale)
+        asked = Asked(task, given, texts, walk, frames or Asked.frames, seed, count, predicted, scale)
         made = animate(found, asked, note, tell)
     finally:
         for bar in bars:

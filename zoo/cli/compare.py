@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @option("--task", metavar="TASK", help="What they do.  [default: the first model's default task]")
 @option("--image", "images", multiple=True, metavar="FILE", help="A picture that all are given; may be repeated.")
 @option("--label", "labels", multiple=True, metavar="NAME|LIST", help="A class that all draw; a list; all.")
+@option("--text", "texts", multiple=True, metavar="TEXT", help="What all draw; several: one for each picture.")
 @option(
     "--seed", type=Several(int), metavar="N|LIST", help="The first seed, or a list.  [default: random, and printed]"
 )
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
 @option("--out", metavar="FILE", help="The sheet, a PNG.  [default: compare.png]")
 @how_to_run
 def command(
-    models: tuple[str, ...], task: str | None, images: tuple[str, ...], labels: tuple[str, ...], seed: Any,
-    count: int | None, assignments: tuple[str, ...], scale: int | None, out: str | None, shown: bool, device: "Device",
-    isolated: bool | None, registries: tuple[str, ...], as_data: bool,
+    models: tuple[str, ...], task: str | None, images: tuple[str, ...], labels: tuple[str, ...], texts: tuple[str, ...],
+    seed: Any, count: int | None, assignments: tuple[str, ...], scale: int | None, out: str | None, shown: bool,
+    device: "Device", isolated: bool | None, registries: tuple[str, ...], as_data: bool,
 ) -> None:  # fmt: skip
     """Draw the pictures of several MODELS side by side, from the same seeds, labels or pictures.
 
     The sheet has a row for each model, with captions. The time for one picture is printed for each model, without
-    opening it. Labels are matched by class name; a model that does not take a label or a seed draws without.
+    opening it. Labels are matched by class name; a model that does not take a label, text or
+    seed draws without.
 
     \b
     Example:
@@ -56,7 +58,7 @@ def command(
     if len(models) < 2:
         raise UsageError("name at least two models: zoo compare A B …")
     found = [Model(locate_with_progress(model, registries, isolated), device) for model in models]
-    asked = Asked(task, images, labels, seed, count, dict(map(assigned, assignments)), scale)
+    asked = Asked(task, images, labels, texts, seed, count, dict(map(assigned, assignments)), scale)
     lineup = line_up(found, asked, note)
     paths = write_file(out or str(free_path("compare", ".png")), lineup.sheet())
     if as_data:

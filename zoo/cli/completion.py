@@ -116,9 +116,10 @@ def _install(shell: str) -> None:
         script.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(script, _script(shell).encode())
         line = f"source '{script}'"
-        if start and (not start.exists() or line not in start.read_text(errors="replace")):
-            with start.open("a") as file:
-                file.write(f"\n{line}\n")
+        before = start.read_bytes() if start and start.exists() else b""
+        if start and os.fsencode(line) not in before:
+            # A link, as tools that keep such files elsewhere make, stays one.
+            write_atomically(start.resolve(), before + os.fsencode(f"\n{line}\n"))
             note(f"added to {start}: {line}")
     except (OSError, RuntimeError) as e:
         raise StoreError(f"the completion cannot be installed: {e}") from None

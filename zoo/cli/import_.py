@@ -12,7 +12,7 @@ import click
 from ..errors import InvalidFileError, UsageError
 from ..system.urls import without_secrets
 from ..text import safe_text
-from .options import OUT, PATH, class_names, number, option, refuse_existing
+from .options import OUT, PATH, class_names, number, option, refuse_existing, spdx
 from .output import note
 from .output import path as print_path
 
@@ -41,6 +41,7 @@ NOT_STATED = "NOASSERTION"
     "license_",
     default=NOT_STATED,
     show_default=True,
+    callback=spdx,
     help="SPDX expression for the weights; default for pipelines: their README's.",
 )
 @option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")

@@ -8,7 +8,8 @@ import click
 
 from ..errors import UsageError
 from ..system.paths import user_path
-from ..text import safe_text
+from ..text import did_you_mean, safe_text
+from .output import note
 
 MOST = 10**9
 """The largest number that an option takes if it states no other: 10^300 would only fail later."""
@@ -74,12 +75,39 @@ def class_names(text: str) -> list[str]:
     """The names of `--classes`, separated by commas; none for an option that was not given.
 
     Raises:
-        UsageError: a name is empty, so that the labels after it would get each other's names.
+        UsageError: a name is empty, so that the labels after it would get each other's names, or is there twice.
     """
+    from ..ports.label import repeated
+
     names = [name.strip() for name in text.split(",")] if text else []
     if "" in names:
         raise UsageError(f"--classes {safe_text(text)[:80]}: name {names.index('') + 1} of {len(names)} is empty")
+    if twice := repeated(names):
+        raise UsageError(f"--classes: {twice}")
     return names
+
+
+def spdx(_: click.Context, __: click.Parameter, value: str) -> str:
+    """The callback of `--license`: warns of text that is not an SPDX expression, corrects the case of one that is."""
+    if value in ("NOASSERTION", "NONE"):  # SPDX's words for "nobody says" and "none"
+        return value
+    import re
+
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        return str(canonicalize_license_expression(value))
+    except InvalidLicenseExpression:
+        from packaging.licenses._spdx import LICENSES
+
+        near = did_you_mean(value.lower().replace(" ", "-"), LICENSES)
+        near = re.sub("'(.*)'", lambda found: f"'{LICENSES[found[1]]['id']}'", near)
+        if re.fullmatch("[A-Za-z0-9.+() -]+", value):  # other text is refused where it would be written
+            note(
+                f"--license '{value}' is not an SPDX expression{near or ';'} see https://spdx.org/licenses, and write"
+                " LicenseRef-NAME for a licence that is not there"
+            )
+        return value
 
 
 def _keys_once(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

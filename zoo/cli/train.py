@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..system.paths import cannot_write, user_path
 from ..text import safe_text
-from .options import OUT, PATH, SEED, Fraction, class_names, number, option, refuse_existing, set_option
+from .options import OUT, PATH, SEED, Fraction, class_names, number, option, refuse_existing, set_option, spdx
 from .training import Bar, Report, seconds_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,14 @@ def _folder(out: Path) -> Path:
 @option("--name", help="The model's name; default: that of --from, or the folder's.")
 @option("--model-version", "version", type=number(1), help="Default: 1, or that of --from plus one.")
 @option("--summary", default="", help="One line for lists; default: what the pictures are.")
-@option("--license", "license", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
+@option(
+    "--license",
+    "license",
+    default="Apache-2.0",
+    show_default=True,
+    callback=spdx,
+    help="SPDX expression for the weights.",
+)
 @option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
 @option("--data-name", default="", help="Name of the data set, for the card; default: the folder's.")
 @option("--data-license", default="", help="Licence of the data, for the card.")

@@ -18,6 +18,7 @@ from ..errors import InvalidFileError, NotFoundError
 from ..hookspecs import Metric, Task, Tolerance
 from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Version, graph_file
 from ..ports.kinds import kind_of, problem
+from ..ports.label import repeated
 from ..text import safe_text
 from . import assets, strictyaml
 from .fields import File, Struct, check_file_names, compare_files
@@ -175,6 +176,8 @@ def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
                     raise InvalidFileError(f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}: {safe_text(wrong)}")
         if task.part_of and (task.part_of == name or task.part_of not in m.tasks):
             refuse(f"tasks: '{name}' is part of '{task.part_of}', which is not another task of the model")
+    if twice := repeated(m.classes):
+        refuse(f"classes: {twice}")
     check_file_names(m.files, source)
     if MANIFEST in m.files:
         refuse(f"files: {MANIFEST} cannot list itself")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import io
 import math
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,16 @@ _DECODERS = (  # format, first bytes, module, class; TIFF, EPS, PSD and the rest
     ("BMP", b"BM", "BmpImagePlugin", "BmpImageFile"),
     ("WebP", b"RIFF", "WebPImagePlugin", "WebPImageFile"),
 )
+_OTHERS = {  # pictures that zoo does not read: their first bytes
+    "HEIC": rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+    "AVIF": rb"....ftypavi[fs]",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "PSD": rb"8BPS",
+    "PDF": rb"%PDF-",
+    "SVG": rb"\s*(<\?xml[^>]*>|<!--.{,2000}?-->|<!DOCTYPE svg[^>]*>|\s)*<svg\b",
+}
 
 
 # --- Pictures in ------------------------------------------------------------------------------------------------------
@@ -181,7 +192,18 @@ def _open(file: InputFile) -> tuple[Any, Bare]:
             except Exception as e:
                 reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
                 raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {reason[:200]}") from None
-    raise InvalidFileError(f"{file.shown} is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP")
+    raise InvalidFileError(
+        f"{file.shown} is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP{_other(file.data)}"
+    )
+
+
+def _other(data: bytes) -> str:
+    """`; it is HEIC: …`, the end of a message about a file that zoo does not read; empty if it is none it knows."""
+    first = data[:4096].removeprefix(b"\xef\xbb\xbf")
+    for name, pattern in _OTHERS.items():
+        if re.match(pattern, first, re.DOTALL):
+            return f"; it is {name}: convert it to PNG, e.g. with `magick FILE x.png` (ImageMagick)"
+    return ""
 
 
 class _Timed(io.BytesIO):

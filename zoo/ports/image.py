@@ -132,6 +132,9 @@ class Pixels(Kind):
         check_picture_size(name, port, height, width)
         super().check_array(name, port, array)
 
+    def check_lengths(self, name: str, port: Port, lengths: Sequence[int]) -> None:
+        check_picture_size(name, port, *lengths[-3:-1])
+
     def resized(self, port: Port, height: int, width: int) -> Port:
         return msgspec.structs.replace(port, shape=(port.shape[0], height, width, port.shape[3]))
 

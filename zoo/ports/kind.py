@@ -9,6 +9,7 @@ numpy is imported inside the methods: `zoo list` reads kinds' names without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +36,7 @@ MAX_BATCH = 10_000
 Number = int | float
 
 MAX_LENGTH = 2**31 - 1
+MAX_VALUES = 40_000_000  # of one of a batch, if a length is chosen by hand; as many as a picture has pixels
 """The largest fixed dimension of a port."""
 
 RANGES: dict[str, tuple[Number, Number]] = {
@@ -362,6 +364,13 @@ class Kind:
             value = (array.min() if below else array.max()).item()
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
             raise UsageError(f"{name} is {shown}; it must be {self.range_text(port)}")
+
+    def check_lengths(self, name: str, port: Port, lengths: Sequence[int]) -> None:
+        """Raises UsageError for a shape, without the batch, that is too large or too small, before there is an array
+        of it."""
+        if math.prod(lengths) > MAX_VALUES:
+            shown = " x ".join(f"{length:,}" for length in lengths)
+            raise UsageError(f"{name} has {shown} values; it may have at most {MAX_VALUES:,}")
 
     def to_json(self, port: Port, array: np.ndarray) -> Any:
         """An output as JSON, for people."""

@@ -31,6 +31,9 @@ class Label(Integers):
     field = "choice"
     shown = "names"
 
+    def problem(self, port: Port) -> str:
+        return super().problem(port) or repeated(port.classes)
+
     def bounds(self, port: Port) -> tuple[Number | None, Number | None]:
         low, high = port.minimum, port.maximum
         if port.classes:
@@ -87,16 +90,37 @@ class Label(Integers):
 
 def number(name: str, port: Port, text: str) -> int:
     """A label from its class name (in any case) or its number; a class named `7` wins over the number 7."""
-    wanted = text.strip().casefold()
+    wanted = _folded(text)
     for value, known in enumerate(port.classes):
-        if known.casefold() == wanted:
+        if _folded(known) == wanted:
             return value
     if wanted.removeprefix("-").isascii() and wanted.removeprefix("-").isdigit():
         return int(wanted)
     if not port.classes:
         raise UsageError(f"{name} '{safe_text(text)}' is not a number; this model's classes have no names")
-    hint = did_you_mean(wanted, [c.casefold() for c in port.classes])
+    hint = did_you_mean(wanted, map(_folded, port.classes))
     raise UsageError(f"{name} '{safe_text(text)}' is not a class of this model{hint or '; ' + _listed(port)}")
+
+
+def _folded(name: str) -> str:
+    """What two names of one class have in common."""
+    return name.strip().casefold()
+
+
+def repeated(classes: Sequence[str]) -> str:
+    """`the classes 3 and 7 are both called 'sneaker'`; empty if a name, in any case, says which class is meant."""
+    first: dict[str, int] = {}
+    for value, name in enumerate(classes):
+        before = first.setdefault(_folded(name), value)
+        if before != value:
+            other = classes[before]
+            called = (
+                f"both called '{safe_text(name)}'"
+                if other == name
+                else (f"called '{safe_text(other)}' and '{safe_text(name)}', which zoo does not tell apart")
+            )
+            return f"the classes {before} and {value} are {called}"
+    return ""
 
 
 def class_name(name: str, port: Port, value: int) -> str:
@@ -111,9 +135,9 @@ def listed(name: str, port: Port, text: str) -> list[int] | None:
 
     The text is a single class if a class has this name, commas included.
     """
-    if text.strip().casefold() in {known.casefold() for known in port.classes}:
+    if _folded(text) in set(map(_folded, port.classes)):
         return None
-    if text.strip().casefold() == ALL:
+    if _folded(text) == ALL:
         most = Label().bounds(port)[1]
         if most is None:
             raise UsageError(f"{name} {ALL}: this model does not state how many classes it has")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..hookspecs import Port, Task
+from ..media.pictures import MAX_PIXELS
 from ..text import safe_text
 from .integers import Integers
 from .kind import Form, Option, Read, RealInputs, Source
@@ -59,4 +60,7 @@ def _parse(name: str, text: str) -> list[int]:
     height, cross, width = text.lower().partition("x")
     if not (cross and height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
         raise UsageError(f"{name} is '{safe_text(text)}'; it must look like HEIGHTxWIDTH, 28x28")
-    return [int(height), int(width)]
+    size = [int(height[:20]), int(width[:20])]  # as text, Python refuses thousands of digits
+    if (pixels := size[0] * size[1]) > MAX_PIXELS:
+        raise UsageError(f"{name} is {size[0]}x{size[1]}, {pixels:,} pixels; it may be at most {MAX_PIXELS:,}")
+    return size

@@ -6,7 +6,7 @@ port whose default is 0 may be left out: its text is then empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError, UsageError
@@ -173,6 +173,20 @@ def encoded(name: str, port: Port, text: str) -> np.ndarray:
         shown = f"'{safe_text(text[:40])}…'"
         raise UsageError(f"{name} {shown} is {len(data):,} bytes of UTF-8; this model takes at most {longest:,}")
     return np.frombuffer(data.ljust(longest, b"\0"), np.uint8)
+
+
+def main_text(ports: Mapping[str, Port]) -> str | None:
+    """The port that `--text` of a command for any model means: the first text, of those without a default if there are
+    any."""
+    names = [name for name, port in ports.items() if port.kind == Text.name]
+    return next((name for name in names if ports[name].default is None), names[0] if names else None)
+
+
+def refuse_no_text(task_name: str, ports: Mapping[str, Port], given: Collection[str]) -> None:
+    """Refuses a call without the text that a task needs, in the words of the commands that have `--text`."""
+    name = main_text(ports)
+    if name and ports[name].default is None and name not in given:
+        raise UsageError(f"{task_name} draws what a text says: give one with --text TEXT")
 
 
 def texts_of(array: np.ndarray) -> list[str]:

@@ -16,6 +16,7 @@ from ..ports import label
 from ..ports.image import images_of
 from ..ports.kinds import drawn, kind_of
 from ..ports.label import labels_of
+from ..ports.text import main_text, refuse_no_text
 from .again import public_reference
 from .batches import batch_length
 from .call import Call, Result, check_number, execute, gather, options_of
@@ -37,6 +38,7 @@ class Asked:
     task: str | None = None  # None: the first model's default task
     images: Sequence[str | InputFile] = ()
     labels: Sequence[str] = ()  # class names, numbers, lists
+    texts: Sequence[str] = ()  # one for all pictures, or one for each; `@FILE`: its lines
     seed: int | Sequence[int] | None = None
     number: int | None = None
     others: Mapping[str, Any] = field(default_factory=dict)  # by port
@@ -118,6 +120,12 @@ def line_up(models: Sequence[Model], asked: Asked, note: Note) -> Lineup:
         raise UsageError(f"none of the models takes a label for {name}")
     if (asked.seed is not None or asked.number is not None) and not seeded:
         raise UsageError(f"{name} takes no seed: every model gives the same picture every time")
+    if asked.texts:
+        if not (written := next((task for task in tasks if main_text(task.inputs)), None)):
+            raise UsageError(f"none of the models takes a text for {name}")
+        port_name = main_text(written.inputs) or ""
+        port = written.inputs[port_name]
+        asked = replace(asked, texts=kind_of(port).read_once(port_name, port, tuple(asked.texts)))
     lists, columns = _lists(seeded, labelled, asked, note)
     refuse_stdin_twice(asked.images)
     asked = replace(asked, images=[read_input(image) for image in asked.images])  # once: one may be stdin
@@ -160,7 +168,8 @@ def _lists(
         inputs["seed"] = seeded.inputs[drawn(seeded.inputs)[0]]
         given["seed"] = asked.seed
         if asked.seed is None or isinstance(asked.seed, int):
-            default = len(asked.images) or (1 if asked.labels else SEEDS)
+            each = len(asked.images) or (len(asked.texts) if len(asked.texts) > 1 else 0)
+            default = each or (1 if asked.labels else SEEDS)
             seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
             if asked.seed is None:
                 note(f"seed {seed}")
@@ -200,6 +209,14 @@ def _call(
             given[own[0]] = named if same else numbers
         else:
             say("takes no label")
+    own_text = main_text(task.inputs)
+    if asked.texts and own_text:
+        if own_text in asked.others:
+            raise UsageError(f"--text and --set {own_text}=… name the text twice; give one of the two")
+        given[own_text] = list(asked.texts)
+    elif asked.texts:
+        say("takes no text")
+    refuse_no_text(f"{name} of {model.reference}", task.inputs, given)
     if asked.images:
         main = next((option for option in options_of(task) if option.positional), None)
         if main is None or main.name not in images_of(task.inputs):

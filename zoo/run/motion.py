@@ -20,6 +20,7 @@ from ..media.files import Note
 from ..media.sheet import ROOM, readable_scale
 from ..ports.kind import BATCH, Form
 from ..ports.kinds import drawn, kind_of
+from ..ports.text import main_text, refuse_no_text
 from .again import public_reference
 from .batches import MOST_AT_ONCE
 from .call import Call, gather
@@ -55,6 +56,7 @@ class Asked:
 
     task: str | None = None  # None: the model's default task
     given: Mapping[str, Any] = field(default_factory=dict)  # options of the task, without seeds
+    texts: tuple[str, ...] = ()
     walk: tuple[int, int] | None = None
     frames: int = 24  # of a walk
     seed: int | None = None
@@ -98,8 +100,15 @@ def animate(model: Model, asked: Asked, note: Note, tell: Tell) -> Animation:
         raise UsageError(f"{name} has no seed, so it has neither steps nor a walk")
     if own := next((name for name in seeds if name in asked.given), None):
         raise UsageError(f"--set {own}=…: the seed has an option of its own, --seed")
+    given = dict(asked.given)
+    if asked.texts:
+        text = main_text(task.inputs)
+        if text is None or text in given:
+            raise UsageError(f"--text and --set {text}=… name the text twice" if text else f"{name} takes no text")
+        given[text] = tuple(asked.texts)
+    refuse_no_text(name, task.inputs, given)
     seed = list(asked.walk) if asked.walk else asked.seed
-    call = gather(model, name, {**dict.fromkeys(seeds, seed), **asked.given}, number=asked.number, note=note)
+    call = gather(model, name, {**dict.fromkeys(seeds, seed), **given}, number=asked.number, note=note)
     width = port.shape[2]
     shown = with_view(
         model, call, asked.scale or readable_scale(width if isinstance(width, int) else ROOM), None, False

@@ -36,6 +36,7 @@ def check_placeholders(out: str | None, task: Task, *, files: bool) -> None:
     Args:
         files: the task's pictures come from files.
     """
+    check_braces(out)
     for name in placeholders(out):
         known = [n for n in PLACEHOLDERS if n not in _unfit(task, files)]
         if name not in known:
@@ -51,8 +52,16 @@ def check_only_numbered(out: str | None) -> None:
 
 def refuse_placeholders(out: str) -> None:
     """Refuses a name with a placeholder for what is a single file."""
+    check_braces(out)
     if found := next((name for name in placeholders(out) if name in PLACEHOLDERS), None):
         raise UsageError(f"--out is one file here; leave out {{{found}}}")
+
+
+def check_braces(out: str | None) -> None:
+    """Refuses a brace that is not part of a placeholder: `{stem.png`."""
+    if re.search("[{}]", _PLACEHOLDER.sub("", out or "")):
+        listed = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise UsageError(f"--out {safe_text(out)[:300]} has a brace without its pair; placeholders are {listed}")
 
 
 def _unfit(task: Task, files: bool) -> set[str]:

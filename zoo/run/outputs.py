@@ -25,7 +25,7 @@ from ..text import safe_text
 from .again import public_reference, write_recipe
 from .call import Call, Result
 from .model import Model
-from .naming import refuse_placeholders
+from .naming import check_braces, refuse_placeholders
 
 STDOUT = "-"
 NUMBERED = "{i}"
@@ -97,6 +97,7 @@ def _check_name(out: str, task_name: str, artifact: Artifact) -> None:
         if not artifact.form.printed and sys.stdout.isatty():
             raise UsageError("--out - writes bytes, but stdout is a terminal: redirect it to a file or a pipe")
         return
+    check_braces(out)
     path, shown = user_path(out.replace(NUMBERED, "0"), out=True), safe_text(out)
     if path.is_dir() or not path.name:
         raise UsageError(f"--out {shown} is a folder; give a file name in it")

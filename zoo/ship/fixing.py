@@ -6,6 +6,7 @@ on their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -19,13 +20,15 @@ from ..errors import UsageError
 from ..formats.golden import Case
 from ..hookspecs import Port, Task
 from ..ports.inputs import check
-from ..ports.kind import BATCH, MAX_BATCH, MAX_LENGTH
+from ..ports.kind import BATCH, MAX_BATCH, MAX_LENGTH, MAX_VALUES
 from ..ports.kinds import kind_of
 from ..text import did_you_mean, safe_text
 from .bodies import refill
 
 if TYPE_CHECKING:
     from ..formats.manifest import Manifest
+
+MAX_BATCH_VALUES = 1 << 30
 
 Run = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Runs a graph."""
@@ -63,8 +66,33 @@ def choices_from(
         if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= most):
             raise UsageError(f"--shape {safe_text(name)}={safe_text(text)[:80]} must be a number, 1 .. {most:,}")
         sizes[name] = int(text)
+    for task in tasks:
+        for name, port in task.inputs.items():
+            if sizes.keys() & {*port.shape}:
+                known = {BATCH: 1} | sizes
+                smallest = port.minimum_size or 1
+                _check_lengths(name, task, [known.get(d, smallest) if isinstance(d, str) else d for d in port.shape])
     values = _assigned("--constant", constants, fixable)
     return Choices(batch=sizes.pop(BATCH, None), sizes=sizes, constants=values, opset=opset, loops=loops)
+
+
+def _check_lengths(name: str, task: Task, shape: Sequence[int]) -> None:
+    """Refuses an input's shape before arrays of it are made and a graph runs on them.
+
+    Raises:
+        UsageError: one of the batch, or the batch, is too large, or too small.
+    """
+    port = task.inputs[name]
+    kind = kind_of(port)
+    batch, lengths = (shape[0], shape[1:]) if BATCH in port.shape else (1, shape)
+    kind.check_lengths(name, port, lengths)
+    step = kind.pixels_a_step(task.tile) if task.tile else None
+    if step and (pixels := math.prod(lengths[:2]) * step**2) > MAX_VALUES:
+        raise UsageError(f"{name} is of a picture of {pixels:,} pixels; it may have at most {MAX_VALUES:,}")
+    if (values := batch * math.prod(lengths)) > MAX_BATCH_VALUES:
+        raise UsageError(
+            f"{name} of a batch of {batch:,} has {values:,} values; it may have at most {MAX_BATCH_VALUES:,}"
+        )
 
 
 def _assigned(option: str, parts: Sequence[str], known: set[str]) -> dict[str, str]:
@@ -106,6 +134,10 @@ class Fixing:
             return model, task, cases
         before = onnx.ModelProto()
         before.CopyFrom(model)
+        for name, port in inputs.items():
+            for case in cases[:1]:
+                lengths = [d if isinstance(d, int) else n for d, n in zip(port.shape, case.inputs[name].shape)]
+                _check_lengths(name, task, lengths)
         cases = [self._case(before, inputs, values, case) for case in cases]
         self._learn(inputs, outputs, cases)
         free = {name: port for name, port in inputs.items() if name not in values}

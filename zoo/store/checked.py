@@ -4,11 +4,13 @@ A model's digest covers the digests of its graphs and weights, and a folder's fi
 before they run (`snapshot.py`); so the same digest means the same bytes, and the check of the same bytes by the same
 code has the same result. The folder itself has no say in this: the memory is in the user's store.
 
-checked/<digest of the check's code>/<digest of model.yaml>     a model without findings; empty
+checked/<digest of the check's code>/<digest of model.yaml>     a model without findings; the path of its folder
 """
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -16,6 +18,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import StoreError
+from ..formats.fields import digest_of
+from ..names import MANIFEST
 from ..system.places import home
 
 
@@ -26,12 +30,35 @@ def passed(digest: str) -> bool:
     return False
 
 
-def remember(digest: str) -> None:
+def remember(digest: str, model: Path) -> None:
     """Records a model whose graphs have no findings; where the store cannot be written, they are checked each time."""
     with suppress(OSError, StoreError):
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / digest).touch()
+        (folder / digest).write_bytes(os.fsencode(model.absolute()))
+
+
+def unneeded(store: Path) -> Iterator[Path]:
+    """What is remembered by another check than this one, or of a folder that no longer has that model.
+
+    Args:
+        store: the folder of the store.
+    """
+    with suppress(OSError):
+        for folder in sorted((store / "checked").iterdir()):
+            if folder.name != _code():
+                yield folder
+                continue
+            for entry in sorted(folder.iterdir()):
+                if not _is_there(entry):
+                    yield entry
+
+
+def _is_there(entry: Path) -> bool:
+    try:
+        return digest_of((Path(os.fsdecode(entry.read_bytes())) / MANIFEST).read_bytes()) == entry.name
+    except (OSError, ValueError):  # ValueError: a path that cannot be one
+        return False
 
 
 def _folder() -> Path:

@@ -178,7 +178,7 @@ def read_folder(
     if checks:
         if unsafe := check_graphs(bundle):
             raise InvalidFileError(f"{name} must not be run: {safe_text('; '.join(unsafe))[:2000]}")
-        memory.remember(digest)
+        memory.remember(digest, folder)
     return bundle
 
 

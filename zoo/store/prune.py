@@ -19,6 +19,9 @@ from ..formats import manifest as manifests
 from ..formats.fields import digest_of
 from ..names import MANIFEST, NAME
 from ..system.files import sync_folder
+from ..system.temporary import UNFINISHED, abandoned, is_abandoned, remove_abandoned
+from . import checked
+from .snapshot import PREFIX, RUNNING
 from .store import Installed, Store, asides, origin, read_digest, remove_path, storage
 
 YOUNG_SECONDS = 3600
@@ -29,7 +32,7 @@ YOUNG_SECONDS = 3600
 class Pruned:
     """What `prune` removed, or would remove."""
 
-    paths: tuple[str, ...]  # relative to the store
+    paths: tuple[str, ...]  # relative to the store, if they are in it
     bytes: int
 
 
@@ -62,10 +65,11 @@ def forget(store: Store, registry: str) -> None:
 
 
 def prune(store: Store, *, dry_run: bool) -> Pruned:
-    """Removes blobs that no model needs, or that a view has a copy of, views without references and vice versa, and
-    interrupted downloads.
+    """Removes blobs that no model needs, or that a view has a copy of, views without references and vice versa,
+    interrupted downloads, folders that killed commands left, and remembered checks of models that are gone.
 
-    Anything newer than an hour is kept, as it may belong to a running pull, but for blobs of which there is a copy.
+    Anything newer than an hour is kept, as it may belong to a running pull, but for blobs of which there is a copy, and
+    for folders that are locked while they are used.
     """
     with storage(store.root):
         if not dry_run:
@@ -95,6 +99,8 @@ def _remove_all(store: Store, paths: list[Path]) -> Pruned:
             store.remove_stale_ref(path)
         elif path.parent == store.views and re.fullmatch("[0-9a-f]{64}", origin(path).name):
             store.remove_view(path)
+        elif path.name.startswith((UNFINISHED, PREFIX)):
+            remove_abandoned(path)
         else:
             remove_path(path)
         if not path.exists():
@@ -104,7 +110,9 @@ def _remove_all(store: Store, paths: list[Path]) -> Pruned:
 
 
 def _pruned(store: Store, paths: list[Path], freed: int) -> Pruned:
-    return Pruned(tuple(sorted(str(path.relative_to(store.root)) for path in paths)), freed)
+    return Pruned(
+        tuple(sorted(str(p.relative_to(store.root) if p.is_relative_to(store.root) else p) for p in paths)), freed
+    )
 
 
 def _unneeded(store: Store) -> Iterator[Path]:
@@ -121,6 +129,9 @@ def _unneeded(store: Store) -> Iterator[Path]:
         digest = read_digest(path)
         if _is_old(path) and not (digest and store.shown(digest)):
             yield path
+    yield from filter(_is_old, checked.unneeded(store.root))
+    yield from filter(is_abandoned, sorted((store.root / RUNNING).glob(f"{PREFIX}*")))
+    yield from abandoned(store.root)
 
 
 def _view_folders(store: Store) -> list[Path]:
@@ -163,7 +174,7 @@ def _freed(paths: list[Path]) -> int:
     names: dict[tuple[int, int], int] = {}
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for path in paths:
-        for file in (path, *_children(path)) if path.is_dir() else (path,):
+        for file in (path, *path.rglob("*")):
             with suppress(OSError):
                 status = file.lstat()
                 inode = status.st_dev, status.st_ino

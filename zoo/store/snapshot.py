@@ -12,18 +12,20 @@ import shutil
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import IntegrityError, StoreError
 from ..formats.fields import File
 from ..names import MANIFEST
 from ..system.places import home
+from ..system.temporary import locked_folder
 from ..text import safe_text
 from .blobs import BLOCK, CANNOT_LINK
 
-_PREFIX = "zoo-running-"
+RUNNING, PREFIX = "running", "zoo-running-"
+"""Where in the store the copies are, and how their names begin."""
 
 
 class Snapshot:
@@ -116,54 +118,17 @@ def _reflink(source: int, target: int) -> bool:
 
 
 def _make_folder() -> tuple[Path, int]:
-    """A new private folder, locked as long as the returned descriptor is open."""
-    import fcntl
-
-    folder = _new_folder()
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # another process took it for a killed one's, before it was locked
-        return _make_folder()
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    if not folder.exists():
-        os.close(lock)
-        return _make_folder()
-    _sweep(folder.parent, folder)
-    return folder, lock
-
-
-def _new_folder() -> Path:
-    """In the store, or in the folder for temporary files if there is no store that can be written."""
+    """A new private folder, locked as long as the returned descriptor is open: in the store, or in the folder for
+    temporary files if there is no store that can be written."""
     with suppress(OSError, StoreError):
-        parent = home() / "running"
+        parent = home() / RUNNING
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
+        return locked_folder(parent, PREFIX)
+    parent = Path(tempfile.gettempdir())
     try:
-        return Path(tempfile.mkdtemp(prefix=_PREFIX))
+        return locked_folder(parent, PREFIX)
     except OSError as e:
-        raise StoreError(f"cannot write {safe_text(tempfile.gettempdir())}: {e.strerror}") from None
-
-
-def _sweep(parent: Path, mine: Path) -> None:
-    """Removes what killed processes left: folders of this user whose lock nobody holds."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            if folder != mine and folder.lstat().st_uid == os.getuid():
-                with _locked(folder):
-                    shutil.rmtree(folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    import fcntl
-
-    fd = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(fd)
+        raise StoreError(f"cannot write {safe_text(parent)}: {e.strerror}") from None
 
 
 def _remove(folder: Path, lock: int, owner: int) -> None:

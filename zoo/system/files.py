@@ -16,16 +16,12 @@ from ..text import safe_text, sniff
 @contextlib.contextmanager
 def folder_beside(out: Path) -> Iterator[Path]:
     """A temporary folder on the same disk as `out`; deleted at the end, unless `put_in_place` renamed it."""
-    import shutil  # these two are slow to import, and `zoo list` does not write
-    import tempfile
+    from .temporary import unfinished_folder  # what it needs is slow to import, and `zoo list` does not write
 
     try:
         make_folder(out.parent)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
+        with unfinished_folder(out.parent) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     except OSError as e:
         raise StoreError(f"cannot write {safe_text(out)}: {e.strerror or safe_text(e)}") from e
 

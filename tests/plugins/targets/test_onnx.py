@@ -164,6 +164,9 @@ REFUSED = {
     "--constant steps=3 --constant steps=4": "--constant steps=… was given twice; give it once",
     "--constant size=8": "--constant size=8 must be",
     "--shape height=4": "at least 8",
+    "--shape height=2000000000": "image is 8x2000000000, 16,000,000,000 pixels; it may have at most 10,000",
+    "--shape batch=10000,height=96,width=96 --shape rows=2000000000": "tokens has 2,000,000,000 x 1 values; it may",
+    "--shape batch=10000,rows=600,columns=600": "tokens of a batch of 10,000 has 3,600,000,000 values; it may have at",
     "--opset 16": "16 is not in the range 17<=x<=18",
 }
 
