@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zoo.build import checkpoint as checkpoints
 from zoo.build.begin import Asked, Parent, begin, refuse_other, with_assets
@@ -58,6 +59,18 @@ def pairs(path: Path, **changes) -> Path:
     arrays = {"images": images, "after": after, "style": style, "style_classes": np.array(["dim", "same"])} | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
+
+
+def folder_of(pairs: Path, folder: Path) -> Path:
+    """The same as a folder: pictures, and a table that names what they should become."""
+    (folder / "after").mkdir(parents=True)
+    with np.load(pairs) as arrays, (folder / "metadata.csv").open("w") as rows:
+        print("file_name,after_file_name,style", file=rows)
+        for i, (image, after, style) in enumerate(zip(arrays["images"], arrays["after"], arrays["style"], strict=True)):
+            Image.fromarray(image).save(folder / f"{i:02}.png")
+            Image.fromarray(after).save(folder / "after" / f"{i:02}.png")
+            print(f"{i:02}.png,after/{i:02}.png,{arrays['style_classes'][style]}", file=rows)
+    return folder
 
 
 def asked(data: Path, **more) -> Asked:
@@ -119,6 +132,14 @@ def test_from_pairs_to_a_bundle_and_back(loaded, tmp_path):
     assert run_cli("verify", tmp_path / "mine").code != 0
     with pytest.raises(IntegrityError, match=r"levels\.csv"):
         begun_from(loaded, other, Parent(str(tmp_path / "mine")))
+
+
+def test_a_folder_of_pairs_trains_as_an_npz_of_them(loaded, tmp_path):
+    npz = pairs(tmp_path / "pairs.npz")
+    first, second = (begun_from(loaded, data) for data in (npz, folder_of(npz, tmp_path / "pairs")))
+    assert first.data.sha256 == second.data.sha256 and first.run.config == second.run.config
+    gains = [train(loaded, b.run, b.data, tmp_path / name).module.gain for b, name in ((first, "a"), (second, "b"))]
+    assert torch.equal(*gains)
 
 
 def test_a_checkpoint_keeps_assets_and_the_same_run_goes_on(loaded, tmp_path):
