@@ -18,8 +18,9 @@ from zoo.build import checkpoint as checkpoints
 from zoo.build.begin import Asked, Parent, begin, refuse_other, with_assets
 from zoo.build.bundling import bundle_of
 from zoo.build.conformance import CHECKS, Examination, Subject
+from zoo.build.forecast import forecast
 from zoo.build.measure import measure_held_out
-from zoo.build.train import Run, train
+from zoo.build.train import Run, new_trainer, train
 from zoo.build.watch import Watch
 from zoo.errors import IntegrityError, PluginError, UsageError
 from zoo.formats import manifest as manifests
@@ -200,6 +201,24 @@ def test_an_error_in_a_trainer_is_one_line_with_its_place(loaded, tmp_path):
         train(loaded, begun.run, data, tmp_path / "t")
     assert str(caught.value).startswith("zoo-tinter 1.0: its trainer failed at step 0 (zoo_tinter/model.py:")
     assert "IndexError" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(PluginError) as caught:  # what `zoo train` does first
+        forecast(loaded, begun.run, data)
+    assert str(caught.value).startswith("zoo-tinter 1.0: its trainer failed at a first step on this data (zoo_tinter/")
+    assert "IndexError" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_forecast_sees_the_trainers_own_augmentation(loaded, tmp_path, monkeypatch):
+    begun = begun_from(loaded, pairs(tmp_path / "pairs.npz"), hold_out=0)
+    trainer = type(new_trainer(loaded, begun.run, torch.device("cpu")))
+    sizes = []
+    monkeypatch.setattr(trainer, "augment", lambda self, batch, generator: replace(batch, images=batch.images[:, :4]))
+    monkeypatch.setattr(
+        trainer,
+        "step",
+        lambda self, batch, *_: sizes.append(batch.images.shape[1]) or {"loss": self.module.gain.sum().detach()},
+    )
+    forecast(loaded, begun.run, begun.data)
+    assert sizes and set(sizes) == {4}
 
 
 def test_an_error_of_a_look_is_one_line(loaded, tmp_path, monkeypatch):
