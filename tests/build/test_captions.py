@@ -183,3 +183,97 @@ def test_named_labels_of_an_npz_are_renumbered_too_and_those_without_a_name_are_
     for wrong in ([0, 1, 2], [0, 1, -2], [0.0, 1.0, 1.0]):
         with pytest.raises(UsageError, match="^'style' must be integers from 0 to 1, as there are 2 class names$"):
             found(wrong)
+
+
+# --- Pictures and masks of pictures -----------------------------------------------------------------------------------
+
+MASK = Port(kind="mask", dtype="uint8", shape=("batch", "height", "width", 1))
+AFTER = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 3))
+
+
+def masks(folder: Path, size: tuple[int, int] = (8, 8)) -> list[str]:
+    """A mask of each picture, whose left columns are white: one for a, two for b, three for c; their names."""
+    (folder / "masks").mkdir()
+    for wide, name in enumerate("abc", 1):
+        mask = Image.new("L", size)
+        mask.paste(255, (0, 0, wide, size[1]))
+        mask.save(folder / "masks" / f"{name}.png")
+    return [f"masks/{name}.png" for name in "abc"]
+
+
+def white_columns(data: datasets.Dataset) -> list[int]:
+    found = data.take({"mask": MASK}).arrays["mask"]
+    assert found.shape == (*data.images.shape[:3], 1)
+    return [int((mask[0, :, 0] >= 128).sum()) for mask in found]
+
+
+def test_a_column_of_files_is_the_mask_or_the_pair_of_each_picture(folder):
+    rows = [
+        {"file_name": f"{name}.png", "mask_file_name": mask, "after_file_name": f"b{name}.png"}
+        for name, mask in zip("abc", masks(folder))
+    ]
+    for name, level in zip("abc", (10, 20, 30)):
+        Image.new("L", (8, 8), level).save(folder / f"b{name}.png")
+    table(folder, *rows[::-1])
+    found = read(folder)
+    assert len(found) == 3 and found.classes == () and "passed over" not in found.said  # these are not its pictures
+    assert found.facts.arrays["mask"].shape == (8, 8)
+    assert white_columns(found) == [1, 2, 3]
+    assert white_columns(found.part(np.array([2, 0]), "train")) == [3, 1]
+    after = found.take({"after": AFTER}).arrays["after"]
+    assert after.shape == (3, 8, 8, 3) and after[:, 0, 0].tolist() == [[10] * 3, [20] * 3, [30] * 3]
+
+
+def test_masks_of_pictures_in_classes_and_parts(tmp_path):
+    part = tmp_path / "train"
+    for name in ("cat", "dog"):
+        (part / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(part / name / "1.png")
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "test" / "cat" / "1.png")
+    a, b, _ = masks(part)
+    table(part, {"file_name": "cat/1.png", "mask_file_name": b}, {"file_name": "dog/1.png", "mask_file_name": a})
+    found = read(tmp_path)
+    assert found.classes == ("cat", "dog") and white_columns(found) == [2, 1]
+    assert found.said.endswith("; passed over: 1 next to files of the table (train/masks/c.png)")
+
+
+def test_masks_are_cropped_and_scaled_as_their_pictures_are(folder):
+    for name in "abc":
+        Image.new("RGB", (16, 8)).save(folder / f"{name}.png")
+    table(folder, *({"file_name": f"{n}.png", "mask_file_name": m} for n, m in zip("abc", masks(folder, (16, 8)))))
+    assert white_columns(read(folder)) == [1, 2, 3]
+    assert white_columns(datasets.read(folder, split="train", image_size=(8, 8))) == [0, 0, 0]  # cropped away
+    assert white_columns(datasets.read(folder, split="train", image_size=(16, 32))) == [2, 4, 6]
+
+
+def test_a_mask_of_another_size_is_named(folder):
+    table(folder, *({"file_name": f"{n}.png", "mask_file_name": m} for n, m in zip("abc", masks(folder, (8, 9)))))
+    assert len(read(folder)) == 3
+    with pytest.raises(InvalidFileError, match=r"masks/a.png is 8x9 pixels and .*a.png is 8x8; they must"):
+        white_columns(read(folder))
+
+
+def test_every_picture_needs_its_mask(folder):
+    table(folder, {"file_name": "b.png", "mask_file_name": masks(folder)[1]}, {"file_name": "c.png"})
+    with pytest.raises(UsageError, match=r"a\.png and 1 others have no mask; every picture needs it"):
+        white_columns(read(folder))
+
+
+@pytest.mark.parametrize("value", ["../a.png", "/etc/a.png", "none.png", "metadata.jsonl", ".", 7])
+def test_a_file_that_is_not_in_the_folder_is_refused(folder, value):
+    table(folder, {"file_name": "a.png", "mask_file_name": value})
+    with pytest.raises(InvalidFileError, match=r"metadata\.jsonl, line 1: mask_file_name is .*not a picture file"):
+        read(folder)
+
+
+def test_two_columns_of_one_name_are_refused(folder):
+    table(folder, {"file_name": "a.png", "mask": 1, "mask_file_name": masks(folder)[0]})
+    with pytest.raises(InvalidFileError, match="has the columns mask and mask_file_name; keep one of them"):
+        read(folder)
+
+
+def test_files_are_not_numbers(folder):
+    table(folder, *({"file_name": f"{n}.png", "style_file_name": m} for n, m in zip("abc", masks(folder))))
+    with pytest.raises(UsageError, match=r"^'style' has picture files; the model takes int64 \[batch\], 0 .. 1$"):
+        read(folder).take({"style": STYLE})

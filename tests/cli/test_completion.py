@@ -78,9 +78,9 @@ def test_files_are_completed_by_kind(tmp_path: Path, monkeypatch, words: list[st
     assert in_bash("zoo", "run", *words) == completed
 
 
-@pytest.mark.parametrize(("shell", "said"), [("bash", "plain,in/"), ("fish", "plain,in/"), ("zsh", "file")])
+@pytest.mark.parametrize(("shell", "said"), [("bash", "plain,in/"), ("fish", "plain,in/"), ("zsh", "folder")])
 def test_what_a_shell_is_told_about_files(tmp_path: Path, shell: str, said: str):
-    """Where nothing fits, and in zsh, the shell looks for files itself."""
+    """Where nothing fits, the shell looks for files itself."""
     (tmp_path / "in").mkdir()
     current = {"bash": "4", "zsh": "4", "fish": ""}[shell]
     for folder, answer in ((tmp_path, said), (tmp_path / "in", "file")):
@@ -148,6 +148,18 @@ def test_the_start_file_is_replaced_whole_and_a_link_stays_one(monkeypatch, tmp_
     assert zoo("completion", "install", "bash").code == 0
     assert (tmp_path / ".bashrc").is_symlink() and kept.stat().st_mode & 0o777 == 0o640
     assert kept.read_bytes().startswith(b"export A=\xff\n\nsource '")
+
+
+def test_zsh_is_told_of_files_and_folders_apart_and_its_script_knows_both(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a picture.png").touch()
+    (tmp_path / "notes.txt").touch()
+    asked = {"COMP_WORDS": "zoo run vqvae-fashion reconstruct", "COMP_CWORD": "4", "_ZOO_COMPLETE": "zsh_complete"}
+    done = subprocess.run([ZOO], capture_output=True, text=True, env=os.environ | asked, cwd=tmp_path)
+    assert done.stdout.split("\n") == ["path", "a picture.png", "_", "folder", "in", "_", ""]
+    script = zoo("completion", "zsh").out
+    for kind, call in (("path", 'compadd -U -f -- "$key"'), ("folder", 'compadd -U -f -q -S / -- "$key"')):
+        assert f'"$type" == "{kind}" ]]; then\n            {call}\n' in script
 
 
 def test_it_is_installed_once(monkeypatch, tmp_path: Path):

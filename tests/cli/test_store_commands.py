@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +82,8 @@ def test_list_filters(lab):
 
 def test_list_as_a_table(lab):
     lines = zoo("list").out.splitlines()
-    assert lines[0].split() == ["model", "what", "tasks", "quality", "size", "where"]
-    assert lines[1].split() == ["inside:1", "Doubles", "every", "pixel", "double", "-", "2.0", "kB", "in", "package"]
+    assert lines[0].split() == ["model", "what", "tasks", "quality", "time", "size", "where"]
+    assert lines[1].split() == ["inside:1", "Doubles", "every", "pixel", "double", "-", "-", "2.0", "kB", "package"]
     assert lines[2].startswith("lab/tiny:2 ") and lines[2].endswith("folder")
 
 
@@ -102,6 +103,31 @@ def test_list_fits_100_columns_and_shows_the_main_metric(tmp_path):
     for words in (["LETTERS", "test"], ["alphabets", "double"], ["pen long"]):  # data set, summary, task, name
         assert len(zoo("list", "--registry", registry, *words).out.splitlines()) == 2, words
     assert zoo("list", "--registry", registry, "letters", "inside").out == ""
+
+
+def test_publish_measures_what_a_picture_takes_and_list_shows_it(tmp_path):
+    bundle, folder = tiny.bundle(tmp_path / "b" / "timed", "timed"), tmp_path / "timed"
+    assert zoo("publish", bundle, "--to", folder).code == 0
+    (row,) = (row for row in rows("--registry", folder).values() if row["name"] == "timed")
+    assert 0 < row["seconds"] < 1
+    written = (folder / "registry.yaml").read_text()
+    (folder / "registry.yaml").write_text(written.replace(f"seconds: {row['seconds']}", "seconds: 71.5"))
+    assert " 72 s " in zoo("list", "timed", "--registry", folder).out
+    assert zoo("publish", bundle, "--to", folder).code == 0
+    assert "seconds: 71.5" in (folder / "registry.yaml").read_text()  # a figure that is there stays
+    zoo("registry", "add", "timed", folder)
+    zoo("pull", "timed")
+    assert rows("--local")["timed/timed:1"]["seconds"] == 71.5
+
+
+def test_a_strangers_bundle_is_published_without_running_it_here(tmp_path, monkeypatch):
+    bundle, folder = tiny.bundle(tmp_path / "b" / "timed", "timed"), tmp_path / "timed"
+    monkeypatch.setenv("ZOO_ISOLATE", "")
+    outcome = zoo("publish", bundle, "--to", folder)
+    assert "not measured, as the bundle was not made here; ZOO_ISOLATE=0 measures" in outcome.err
+    (row,) = (row for row in rows("--registry", folder).values() if row["name"] == "timed")
+    assert row["seconds"] is None
+    assert re.search(r" -  +\d[\d.]* kB  folder$", zoo("list", "timed", "--registry", folder).out.rstrip())
 
 
 def test_foreign_text_is_cleaned(lab):

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zoo.build import checkpoint as checkpoints
 from zoo.build.begin import Asked, Parent, begin, refuse_other, with_assets
 from zoo.build.bundling import bundle_of
 from zoo.build.conformance import CHECKS, Examination, Subject
+from zoo.build.forecast import forecast
 from zoo.build.measure import measure_held_out
-from zoo.build.train import Run, train
+from zoo.build.train import Run, new_trainer, train
 from zoo.build.watch import Watch
 from zoo.errors import IntegrityError, PluginError, UsageError
 from zoo.formats import manifest as manifests
@@ -58,6 +60,18 @@ def pairs(path: Path, **changes) -> Path:
     arrays = {"images": images, "after": after, "style": style, "style_classes": np.array(["dim", "same"])} | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
+
+
+def folder_of(pairs: Path, folder: Path) -> Path:
+    """The same as a folder: pictures, and a table that names what they should become."""
+    (folder / "after").mkdir(parents=True)
+    with np.load(pairs) as arrays, (folder / "metadata.csv").open("w") as rows:
+        print("file_name,after_file_name,style", file=rows)
+        for i, (image, after, style) in enumerate(zip(arrays["images"], arrays["after"], arrays["style"], strict=True)):
+            Image.fromarray(image).save(folder / f"{i:02}.png")
+            Image.fromarray(after).save(folder / "after" / f"{i:02}.png")
+            print(f"{i:02}.png,after/{i:02}.png,{arrays['style_classes'][style]}", file=rows)
+    return folder
 
 
 def asked(data: Path, **more) -> Asked:
@@ -121,6 +135,14 @@ def test_from_pairs_to_a_bundle_and_back(loaded, tmp_path):
         begun_from(loaded, other, Parent(str(tmp_path / "mine")))
 
 
+def test_a_folder_of_pairs_trains_as_an_npz_of_them(loaded, tmp_path):
+    npz = pairs(tmp_path / "pairs.npz")
+    first, second = (begun_from(loaded, data) for data in (npz, folder_of(npz, tmp_path / "pairs")))
+    assert first.data.sha256 == second.data.sha256 and first.run.config == second.run.config
+    gains = [train(loaded, b.run, b.data, tmp_path / name).module.gain for b, name in ((first, "a"), (second, "b"))]
+    assert torch.equal(*gains)
+
+
 def test_a_checkpoint_keeps_assets_and_the_same_run_goes_on(loaded, tmp_path):
     begun = begun_from(loaded, pairs(tmp_path / "pairs.npz"))
     run = replace(begun.run, assets=begun.run.assets | {"empty.txt": b"", "bytes.npy": bytes(range(256))})
@@ -179,6 +201,24 @@ def test_an_error_in_a_trainer_is_one_line_with_its_place(loaded, tmp_path):
         train(loaded, begun.run, data, tmp_path / "t")
     assert str(caught.value).startswith("zoo-tinter 1.0: its trainer failed at step 0 (zoo_tinter/model.py:")
     assert "IndexError" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(PluginError) as caught:  # what `zoo train` does first
+        forecast(loaded, begun.run, data)
+    assert str(caught.value).startswith("zoo-tinter 1.0: its trainer failed at a first step on this data (zoo_tinter/")
+    assert "IndexError" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_forecast_sees_the_trainers_own_augmentation(loaded, tmp_path, monkeypatch):
+    begun = begun_from(loaded, pairs(tmp_path / "pairs.npz"), hold_out=0)
+    trainer = type(new_trainer(loaded, begun.run, torch.device("cpu")))
+    sizes = []
+    monkeypatch.setattr(trainer, "augment", lambda self, batch, generator: replace(batch, images=batch.images[:, :4]))
+    monkeypatch.setattr(
+        trainer,
+        "step",
+        lambda self, batch, *_: sizes.append(batch.images.shape[1]) or {"loss": self.module.gain.sum().detach()},
+    )
+    forecast(loaded, begun.run, begun.data)
+    assert sizes and set(sizes) == {4}
 
 
 def test_an_error_of_a_look_is_one_line(loaded, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ def test_the_default_registry_is_listed_with_what_people_choose_by():
     model = found["ddpm-fashion"]
     assert (model.version, model.family, model.where) == (2, "ddpm", "in package")
     assert "generate" in model.tasks and "clothing" in model.summary and model.size > 10**6
+    assert model.seconds and 0.01 < model.seconds < 10
     assert zoo.load(model.reference).reference == model.reference
     older = [m.version for m in zoo.models(all_versions=True) if m.name == "gan-fashion"]
     assert older == [3, 2, 1] and found["gan-fashion"].version == 3

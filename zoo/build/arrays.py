@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..hookspecs import ArrayFacts, Port
+from ..hookspecs import ArrayFacts, Port, Task
 from ..ports.inputs import check
+from ..ports.kind import Source
 from ..ports.kinds import kind_of
 from ..text import did_you_mean, safe_text
 
@@ -32,22 +33,39 @@ class Column:
     facts: ArrayFacts
     read: Callable[[], Any]  # all values, as an array or a list
     rows: np.ndarray  # int64, the entries that belong to the pictures, in their order
+    files: bool = False  # the values are paths of files
 
     def part(self, indices: Any) -> "Column":
         """The entries of some of the pictures."""
         return replace(self, rows=self.rows[indices])
 
-    def values(self, name: str, port: Port) -> np.ndarray:
+    def values(self, name: str, port: Port, size: tuple[int, int]) -> np.ndarray:
         """The values as the port's kind has them; UsageError if it cannot.
 
         Labels with names are renumbered in the order of the port's names: data of fewer classes count them differently.
+
+        Args:
+            size: height and width of the pictures, to which files are cropped and scaled.
         """
         array = np.asarray(self.read())[self.rows]
+        if self.files:
+            return _from_files(name, port, array.tolist(), size)
         if self.facts.classes and port.classes:
             array = renumbered(f"'{safe_text(name)}'", array, self.facts.classes, port.classes)
         if array.ndim == len(port.shape) - 1 and port.shape[-1] == 1:  # grey pictures and masks without that axis
             array = array[..., None]
         return kind_of(port).from_value(name, port, array.tolist() if array.dtype == object else array)
+
+
+def _from_files(name: str, port: Port, files: list[str], size: tuple[int, int]) -> np.ndarray:
+    """Pictures or masks, as `zoo run` reads them."""
+    kind = kind_of(port)
+    if not kind.aligned:
+        raise UsageError(f"'{safe_text(name)}' has picture files; the model takes {kind.describe(port)}")
+    port = kind.resized(port, *size)
+    task = Task(summary="training", inputs={name: port}, outputs={})
+    source = Source(name, port, task, model="", digest="", given=(name,), note=lambda line: None)
+    return kind.read(files, source).values[name]
 
 
 def renumbered(source: str, labels: np.ndarray, found: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray:
@@ -93,7 +111,7 @@ def taken(
                 f"the model needs '{name}' ({kind_of(port).describe(port)}) of each picture, and {safe_text(source)}"
                 f" has none: {safe_text(there)}{did_you_mean(name, columns)}; docs/data.md says where it comes from"
             )
-        array = columns[name].values(name, port)
+        array = columns[name].values(name, port, (images.shape[1], images.shape[2]))
         found[name] = resized(array) if kind_of(port).aligned else array
     try:
         check(ports | dict(example), found)

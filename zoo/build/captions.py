@@ -1,7 +1,8 @@
 """What a folder says about its pictures besides their pixels: captions, and named values in a table.
 
 `NAME.txt` next to `NAME.png` is its caption, with one line for each if there are several. A table is `metadata.jsonl`,
-`metadata.csv` or `captions.csv`, as Hugging Face's image folders have it. docs/data.md describes both.
+`metadata.csv` or `captions.csv`, as Hugging Face's image folders have it; its column `NAME_file_name` has files, such
+as masks, which are not pictures of the data set themselves. docs/data.md describes both.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +21,7 @@ import numpy as np
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import ArrayFacts
 from ..media.files import read_input
+from ..media.pictures import PICTURE_ENDINGS, upright_size
 from ..names import PORT_NAME
 from ..ports.label import repeated
 from ..text import safe_text
@@ -26,31 +29,70 @@ from .arrays import IMAGES, LONGEST_CLASS, MOST_CLASSES, Column
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 FILE, TEXT = "file_name", "text"
+FILES = f"_{FILE}"
+"""How the name of a column of files ends."""
 MOST_BYTES = 1 << 16
 """The longest caption."""
 
 
-def columns(
-    folder: Path, pictures: Sequence[Path], others: Sequence[Path]
-) -> tuple[dict[str, Column], frozenset[Path]]:
-    """The named values of the pictures, and the files that they are in.
+@dataclass(frozen=True)
+class Table:
+    """What a folder's table says, by line."""
+
+    path: Path
+    rows: list[tuple[int, dict[str, Any]]]
+    pictures: frozenset[Path]  # that the rows are about
+    files: frozenset[Path]  # named next to a picture, such as its mask
+
+
+def table(folder: Path, others: Sequence[Path]) -> Table | None:
+    """The table of a folder, if it has one.
 
     Args:
         folder: to whose table names of files belong.
-        pictures: in the order of the values.
         others: files that are not pictures.
 
     Raises:
-        UsageError: there are several tables, or captions in a table and in files.
+        UsageError: there are several tables.
         InvalidFileError: a table has a wrong line.
     """
     tables = [path for path in others if path.parent == folder and path.name in TABLES]
     tables = [path for path in tables if _is_table(path)]
     if len(tables) > 1:
         raise UsageError(f"{safe_text(folder)} has {' and '.join(path.name for path in tables)}; keep one of them")
+    if not tables:
+        return None
+    path = tables[0]
+    text = _decoded(path, read_input(str(path)).data)
+    rows = (_json_rows if path.suffix == ".jsonl" else _csv_rows)(path, text)
+    files = set()
+    for line, row in rows:
+        for name in [name for name, value in row.items() if _names_files(name) and value is not None]:
+            row[name] = _file(path, line, name, row[name])
+            files.add(row[name])
+    pictures = frozenset(folder / row[FILE] for _, row in rows if isinstance(row.get(FILE), str))
+    return Table(path, rows, pictures, frozenset(files))
+
+
+def columns(
+    folder: Path, known: Table | None, pictures: Sequence[Path], others: Sequence[Path]
+) -> tuple[dict[str, Column], frozenset[Path]]:
+    """The named values of the pictures, and the files that they are in.
+
+    Args:
+        folder: to whose table names of files belong.
+        known: its table.
+        pictures: in the order of the values.
+        others: files that are not pictures.
+
+    Raises:
+        UsageError: there are captions in a table and in files.
+        InvalidFileError: the table has a wrong line.
+    """
+    tables = [known.path] if known else []
     stems = {picture.with_suffix("") for picture in pictures}
     texts = {path.with_suffix(""): path for path in others if path.suffix == ".txt" and path.with_suffix("") in stems}
-    found = _of_table(folder, tables[0], pictures) if tables else {}
+    found = _of_table(folder, known, pictures) if known else {}
     if not texts:
         return found, frozenset(tables)
     if TEXT in found:
@@ -99,24 +141,63 @@ def _is_table(path: Path) -> bool:
         return False
 
 
-def _of_table(folder: Path, path: Path, pictures: Sequence[Path]) -> dict[str, Column]:
-    text = _decoded(path, read_input(str(path)).data)
-    rows = (_json_rows if path.suffix == ".jsonl" else _csv_rows)(path, text)
+def _of_table(folder: Path, known: Table, pictures: Sequence[Path]) -> dict[str, Column]:
+    path = known.path
     places = {picture.relative_to(folder).as_posix(): place for place, picture in enumerate(pictures)}
     by_place: dict[int, dict[str, Any]] = {}
-    for line, row in rows:
-        name = row.pop(FILE, None)
+    for line, row in known.rows:
+        name = row.get(FILE)
         if not isinstance(name, str) or name not in places:
             _refuse(path, line, f"{FILE} is {safe_text(repr(name))[:100]}, which is not a picture of this folder")
         if places[name] in by_place:
             _refuse(path, line, f"{safe_text(name)} is there twice")
         by_place[places[name]] = row
-    names = {name for row in by_place.values() for name in row}
-    return {name: _column(path, name, pictures, by_place) for name in sorted(names) if _is_name(name)}
+    names = sorted({name for row in by_place.values() for name in row})
+    found = {name: _column(path, name, pictures, by_place) for name in names if _is_name(name)}
+    for name in filter(_names_files, names):
+        array = name.removesuffix(FILES)
+        if array in found:
+            raise InvalidFileError(f"{safe_text(path)} has the columns {array} and {name}; keep one of them")
+        found[array] = _column_of_files(array, pictures, [by_place.get(i, {}).get(name) for i in range(len(pictures))])
+    return found
 
 
 def _is_name(name: str) -> bool:
-    return bool(PORT_NAME.fullmatch(name)) and name not in (IMAGES, "labels", "classes")
+    reserved = (IMAGES, "labels", "classes", FILE)
+    return bool(PORT_NAME.fullmatch(name)) and name not in reserved and not _names_files(name)
+
+
+def _names_files(name: str) -> bool:
+    return name.endswith(FILES) and _is_name(name.removesuffix(FILES))
+
+
+def _file(path: Path, line: int, name: str, value: Any) -> Path:
+    """The picture that a table names, which must be in its folder."""
+    parts = value.split("/") if isinstance(value, str) else []
+    file = path.parent.joinpath(*parts)
+    inside = parts and ".." not in parts and file.is_relative_to(path.parent)
+    if not inside or file.suffix.lower() not in PICTURE_ENDINGS or not file.is_file():
+        _refuse(path, line, f"{name} is {safe_text(repr(value))[:100]}, which is not a picture file in this folder")
+    return file
+
+
+def _column_of_files(name: str, pictures: Sequence[Path], files: Sequence[Path | None]) -> Column:
+    """A column of pictures or masks. Each has the size of its picture, since both are cropped and scaled alike."""
+
+    def read() -> np.ndarray:
+        _refuse_missing(name, [picture for picture, file in zip(pictures, files, strict=True) if file is None])
+        for picture, file in zip(pictures, files, strict=True):
+            size, expected = (upright_size(read_input(str(path))) for path in (file, picture))
+            if size != expected:
+                raise InvalidFileError(
+                    f"{safe_text(file)} is {size[0]}x{size[1]} pixels and {safe_text(picture)} is"
+                    f" {expected[0]}x{expected[1]}; they must have the same size"
+                )
+        return _objects([str(file) for file in files])
+
+    first = next(file for file in files if file is not None)
+    width, height = upright_size(read_input(str(first)))
+    return Column(ArrayFacts(dtype="uint8", shape=(height, width)), read, np.arange(len(pictures)), files=True)
 
 
 def _json_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:

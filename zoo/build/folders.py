@@ -5,7 +5,7 @@ docs/data.md describes the rules.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InvalidFileError, NotFoundError, UsageError
@@ -14,7 +14,7 @@ from ..ports.label import repeated
 from ..system.leftovers import left_behind
 from ..text import safe_text
 from .arrays import Column
-from .captions import columns
+from .captions import Table, columns, table
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "val"
@@ -51,6 +51,11 @@ def layout(folder: Path, split: str) -> Layout:
         folder, top = part, inside[part]
         inside = {path: _Listing.of(path) for path in top.folders}
         looked_at.append(top)
+    known = table(folder, top.others)
+    if known:
+        top, inside = top.without(known), {path: listing.without(known) for path, listing in inside.items()}
+    with_files = {parent for path in known.files for parent in path.parents} if known else set()
+    of_files = [path for listing in (top, *inside.values()) for path in listing.unnamed]
     classes = [path for path, listing in inside.items() if listing.pictures]
     if twice := repeated([path.name for path in classes]):
         raise UsageError(f"{safe_text(folder)}: {twice}; rename one of the folders, or put their pictures together")
@@ -61,13 +66,14 @@ def layout(folder: Path, split: str) -> Layout:
     else:
         pictures = [(path, -1) for path in top.pictures]
     others = [path for listing in looked_at for path in listing.others]
-    found, used = columns(folder, [path for path, _ in pictures], others)
+    found, used = columns(folder, known, [path for path, _ in pictures], others)
     reasons = {
         "left by systems and tools": [path for listing in looked_at for path in listing.left],
         "of other kinds": [path for path in others if path not in used],
         "next to the folders that were read": outside,
-        "without pictures": [path for path in inside if path not in classes],
-        "inside class folders": [path for name in classes for path in inside[name].folders],
+        "without pictures": [path for path in inside if path not in classes and path not in with_files],
+        "next to files of the table": of_files,
+        "inside class folders": [path for name in classes for path in inside[name].folders if path not in with_files],
     }
     passed_over = _said({why: [str(path.relative_to(given)) for path in paths] for why, paths in reasons.items()})
     if not pictures:
@@ -94,6 +100,15 @@ class _Listing:
     folders: list[Path] = field(default_factory=list)
     left: list[Path] = field(default_factory=list)  # by systems and tools
     others: list[Path] = field(default_factory=list)
+    unnamed: list[Path] = field(default_factory=list)  # pictures in a folder of masks that no row has
+
+    def without(self, known: Table) -> "_Listing":
+        """Without the files that a table names next to pictures, such as masks. A folder of such files has no pictures,
+        unless the table is about some of them."""
+        rest = [path for path in self.pictures if path not in known.files]
+        if len(rest) < len(self.pictures) and not known.pictures.intersection(rest):
+            return replace(self, pictures=[], unnamed=rest)
+        return replace(self, pictures=rest)
 
     @classmethod
     def of(cls, folder: Path) -> "_Listing":

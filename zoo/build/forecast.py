@@ -15,15 +15,17 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import UsageError
+from ..errors import UsageError, ZooError
 from ..hookspecs import Trainer
 from ..plugins import Loaded
 from ..settings import TrainingSettings, read
 from ..system import memory
 from ..text import human_bytes
+from .augment import Augment
 from .batching import batch_of
 from .data import Dataset, Sampler
-from .train import Processes, Run, new_trainer
+from .losses import named_losses
+from .train import Processes, Run, augmented, new_trainer
 
 FEW = 4  # pictures of the counted step
 LONG = 20.0  # seconds; a step that would take longer is not timed
@@ -77,7 +79,7 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
 
     counter = FlopCounterMode(display=False)
     with counter, saved_tensors_hooks(keep, lambda tensor: tensor):
-        seconds = _seconds(trainer, run, data, few, processes.device)
+        seconds = _seconds(loaded, trainer, run, data, few, processes.device)
     weights = sum(p.numel() * p.element_size() for p in trainer.trained_module().parameters())
     needed = COPIES * weights + sum(kept.values()) * at_once // few
     free = free_memory(processes.device)
@@ -88,9 +90,9 @@ def forecast(loaded: Loaded, run: Run, data: Dataset) -> Forecast:
             f" smaller --batch-size than {settings.batch_size:,}"
         )
     if seconds * at_once / few < LONG:
-        took = _seconds(trainer, run, data, at_once, processes.device)
+        took = _seconds(loaded, trainer, run, data, at_once, processes.device)
         if took < SHORT:
-            took = min(took, _seconds(trainer, run, data, at_once, processes.device))
+            took = min(took, _seconds(loaded, trainer, run, data, at_once, processes.device))
         seconds = took * number / at_once
     else:
         seconds *= number / few
@@ -159,11 +161,18 @@ def _tensors(state: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _seconds(trainer: Trainer, run: Run, data: Dataset, number: int, device: torch.device) -> float:
+def _seconds(loaded: Loaded, trainer: Trainer, run: Run, data: Dataset, number: int, device: torch.device) -> float:
     """How long the last step of a training takes, in which every loss has an effect."""
     batch = batch_of(data, slice(number), device)
     began = time.monotonic()
-    losses = trainer.step(batch, run.settings["steps"] - 1, torch.Generator().manual_seed(0))
+    step = run.settings["steps"] - 1
+    try:
+        batch = augmented(batch, Augment(**run.augment), data.aligned, trainer, (0, step, 0))
+        losses = named_losses(trainer.step(batch, step, torch.Generator().manual_seed(0)), "step")
+    except ZooError:
+        raise
+    except Exception as e:
+        raise loaded.failed("its trainer failed at a first step on this data", e) from e
     for value in losses.values():
         float(value)  # waits for the device
     return time.monotonic() - began

@@ -55,11 +55,23 @@ class _Bash(BashComplete):
 
 
 class _Zsh(ZshComplete):
-    """zsh looks for files itself, of any kind: it would put a space after a folder."""
+    """zsh needs folders apart from files: after one comes a slash that goes away if a space follows."""
 
-    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
-        found = super().get_completions(args, incomplete)
-        return [CompletionItem(incomplete, type="file")] if any(item.type == _PATH for item in found) else found
+    source_template = ZshComplete.source_template.replace(
+        '        elif [[ "$type" == "dir" ]]; then\n',
+        """        elif [[ "$type" == "folder" ]]; then
+            compadd -U -f -q -S / -- "$key"
+        elif [[ "$type" == "path" ]]; then
+            compadd -U -f -- "$key"
+        elif [[ "$type" == "dir" ]]; then
+""",
+    )
+
+    def format_completion(self, item: CompletionItem) -> str:
+        if item.type != _PATH:
+            return super().format_completion(item)
+        folder = item.value.endswith("/")
+        return f"{'folder' if folder else _PATH}\n{item.value.removesuffix('/')}\n_"
 
 
 class _Fish(FishComplete):

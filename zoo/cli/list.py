@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..store.listing import Listed
 
 GAP, LEAST_COLUMNS, MOST_COLUMNS = 2, 12, 100
-HEADERS = ("model", "what", "tasks", "quality", "size", "where")
+HEADERS = ("model", "what", "tasks", "quality", "time", "size", "where")
 SHORTENED = HEADERS.index("what")
 """The column that is cut to fit the width; a model's name is needed whole, to type it."""
 FIGURES = {"frechet_distance": "FD", "accuracy": "accuracy", "psnr": "PSNR"}
@@ -36,8 +36,9 @@ def command(
 
     WORDS filter by registry, name, summary, task, family and data set: every word must occur in one of them. Added
     registries are reread; without a network, the last copy is used. Quality is the model's main measured metric: FD is
-    the Fréchet distance of its pictures from real ones (lower is better); `zoo info` shows all metrics. --json gives
-    everything, such as all tasks, the licence and what is still to fetch.
+    the Fréchet distance of its pictures from real ones (lower is better); `zoo info` shows all metrics. Time is
+    what a picture takes on one processor core with the task's defaults, as measured when the model was published.
+    --json gives everything, such as all tasks, the licence and what is still to fetch.
 
     \b
     Example:
@@ -98,7 +99,20 @@ def _shortened(text: str, width: int) -> str:
 
 def _cells(row: "Listed") -> tuple[object, ...]:
     tasks = row.tasks[0] + (f" +{len(row.tasks) - 1}" if len(row.tasks) > 1 else "") if row.tasks else "-"
-    return row.reference, row.summary, tasks, _quality(row), human_bytes(row.size), row.where
+    return row.reference, row.summary, tasks, _quality(row), _time(row.seconds), human_bytes(row.size), _where(row)
+
+
+def _time(seconds: float | None) -> str:
+    """`140 s`, `0.14 s` or `0.47 ms`."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.01:
+        return f"{seconds * 1000:.2g} ms"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _where(row: "Listed") -> str:
+    return row.where.removeprefix("in ")  # a package
 
 
 def _quality(row: "Listed") -> str:

@@ -43,6 +43,7 @@ class RegistryVersion(Struct, frozen=True, kw_only=True):
     """A published version. It never changes."""
 
     digest: Sha256  # of its model.yaml
+    seconds: Annotated[float, Meta(gt=0)] | None = None  # for a picture: processor time, one core, the default task
     files: dict[FileName, RegistryFile]  # all files, including model.yaml
 
     @property
@@ -136,6 +137,10 @@ class Entry:
     @property
     def digest(self) -> str:
         return self.model.versions[self.version].digest
+
+    @property
+    def seconds(self) -> float | None:
+        return self.model.versions[self.version].seconds
 
     @property
     def size(self) -> int:
@@ -245,8 +250,13 @@ def read_bytes(path: Path) -> bytes:
 # --- Publishing -------------------------------------------------------------------------------------------------------
 
 
-def add_version(document: RegistryDocument, manifest: "Manifest", digest: str, manifest_size: int) -> RegistryDocument:
+def add_version(
+    document: RegistryDocument, manifest: "Manifest", digest: str, manifest_size: int, seconds: float | None = None
+) -> RegistryDocument:
     """The document with a version added.
+
+    Args:
+        seconds: for a picture, if they were measured; a figure that is there stays.
 
     Raises:
         IntegrityError: the version exists with another digest; a published version never changes.
@@ -255,14 +265,14 @@ def add_version(document: RegistryDocument, manifest: "Manifest", digest: str, m
     files = {MANIFEST: RegistryFile(size=manifest_size, sha256=digest, url=str(base / MANIFEST))}
     for name, file in manifest.files.items():
         files[name] = RegistryFile(size=file.size, sha256=file.sha256, url=str(base / name))
-    version = RegistryVersion(digest=digest, files=files)
     versions = dict(document.models[manifest.name].versions) if manifest.name in document.models else {}
     if (there := versions.get(manifest.version)) and there.digest != digest:
         raise IntegrityError(
             f"{manifest.name}:{manifest.version} is already published with digest {there.digest[:12]}…, this bundle has"
             f" {digest[:12]}…; a published version never changes: give the bundle a higher version"
         )
-    versions[manifest.version] = version
+    seconds = there.seconds if there and there.seconds else seconds
+    versions[manifest.version] = RegistryVersion(digest=digest, seconds=seconds, files=files)
     newest = manifest.version == max(versions)
     model = document.models.get(manifest.name)
     if newest or model is None:

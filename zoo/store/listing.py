@@ -38,6 +38,7 @@ class Listed:
         missing: bytes that are still to be fetched.
         where: in package, pulled, damaged, folder or remote.
         metrics: of its manifest, if that is on this machine.
+        seconds: that a picture takes, as its registry says: processor time of one core for the default task.
     """
 
     reference: str
@@ -53,6 +54,7 @@ class Listed:
     missing: int
     where: str
     metrics: tuple[Figure, ...] = field(default=(), repr=False)
+    seconds: float | None = None
 
 
 class Models(list[Listed]):
@@ -103,7 +105,7 @@ def listed(
                 seen.add((registry.name, name, version))
                 installed = pulled.pop((registry.name, name, version, entry.digest), None)
                 if installed:  # what its registry says about it now may be something else
-                    yield _pulled(store, installed, str(entry))
+                    yield _pulled(store, installed, str(entry), entry.seconds)
                     continue
                 if registry.name == DEFAULT:
                     where, missing = "in package", 0
@@ -111,13 +113,13 @@ def listed(
                     where, missing = "folder" if registry.folder else "remote", store.missing(entry)
                 yield Listed(
                     str(entry), registry.name, name, version, entry.digest, model.family, model.summary, model.tasks,
-                    model.license, entry.size, missing, where, _metrics(entry),
+                    model.license, entry.size, missing, where, _metrics(entry), entry.seconds,
                 )  # fmt: skip
     for installed in pulled.values():
         yield _pulled(store, installed, str(installed))
 
 
-def _pulled(store: Store, i: Installed, reference: str) -> Listed:
+def _pulled(store: Store, i: Installed, reference: str, seconds: float | None = None) -> Listed:
     """A pulled model as its own manifest describes it."""
     from ..formats.manifest import MANIFEST
 
@@ -129,7 +131,7 @@ def _pulled(store: Store, i: Installed, reference: str) -> Listed:
     size = manifest.size + (i.folder / MANIFEST).stat().st_size
     where = "damaged" if store.damage(i) else "pulled"
     metrics = tuple(Figure(metric.name, metric.value, metric.unit, metric.data) for metric in manifest.metrics)
-    return Listed(*known, manifest.family, manifest.summary, tasks, manifest.license, size, 0, where, metrics)
+    return Listed(*known, manifest.family, manifest.summary, tasks, manifest.license, size, 0, where, metrics, seconds)
 
 
 def newest_and_pulled(rows: Iterable[Listed]) -> list[Listed]:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import IntegrityError, InvalidFileError, StoreError
@@ -16,11 +17,14 @@ from ..text import safe_text
 _TEMPORARY = ".publish-"
 
 
-def publish(bundle: Path, folder: Path) -> Manifest:
+def publish(bundle: Path, folder: Path, seconds: Callable[[], float | None] = lambda: None) -> Manifest:
     """Copies a bundle to `folder/models/<name>/<version>/` and adds it to `folder/registry.yaml`.
 
     Publishing the same bundle again changes nothing. A reader of the registry sees the version only when all of its
     files are there.
+
+    Args:
+        seconds: measures what a picture takes, once the bundle is known to be safe; None: unknown.
 
     Raises:
         IntegrityError: a file does not match the manifest, or the version is published with another digest.
@@ -37,13 +41,14 @@ def publish(bundle: Path, folder: Path) -> Manifest:
         raise IntegrityError(f"{safe_text(bundle)}: {safe_text('; '.join(wrong))}")
     if unsafe := check(bundle, manifest):
         raise InvalidFileError(f"{safe_text(bundle)}: {safe_text('; '.join(unsafe))}")
+    took = seconds()
     try:
         make_folder(folder)
         with FileLock(folder / ".registry.lock"):  # two publishers must not overwrite each other's line
             before = RegistryDocument(format=registries.FORMAT)
             if (folder / REGISTRY).exists() or (folder / REGISTRY).is_symlink():
                 before = registries.read(folder, "target").document
-            document = registries.add_version(before, manifest, digest, len(data))
+            document = registries.add_version(before, manifest, digest, len(data), took)
             _copy(bundle, folder, manifest, data)
             if document != before:
                 registries.write(document, folder)

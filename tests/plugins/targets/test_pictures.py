@@ -209,6 +209,7 @@ def test_help_lists_the_inputs_of_every_task_and_its_examples_work(host, grey, t
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line for line in HELP if line not in lines] == []
+    assert "at least 1 pixels" not in done.stdout and "any .. any" not in done.stdout  # only limits that there are
     examples = [shlex.split(line.partition("example: ")[2]) for line in lines if "example: " in line]
     found = [next(i for i, word in enumerate(words) if word in TASKS) for words in examples]  # after the command
     assert [words[i] for words, i in zip(examples, found, strict=True)] == TASKS

@@ -754,9 +754,14 @@ std::string takes(const Json& port) {
   std::string array;
   for (auto& dim : dims) array += (array.empty() ? "" : ", ") + dim.string;
   array = port.at("dtype").string + " [" + array + "]";
-  if (codec == "pixels")
-    return "FILE (PNG, PGM, PPM or .npy): " + array + "; at least " + word("minimum_size", "1") + " pixels per side, at most " + word("maximum_pixels", "40000000") + " in all";
-  std::string text = (dims.size() < 2 ? "VALUE: " : "FILE.npy: ") + array + ", " + word("minimum", "any") + " .. " + word("maximum", "any");
+  if (codec == "pixels") {
+    std::string limits;
+    if (port.find("minimum_size")) limits += "; at least " + word("minimum_size", "") + " pixels per side";
+    if (port.find("maximum_pixels")) limits += (limits.empty() ? "; at most " : ", at most ") + word("maximum_pixels", "") + " in all";
+    return "FILE (PNG, PGM, PPM or .npy): " + array + limits;
+  }
+  std::string text = (dims.size() < 2 ? "VALUE: " : "FILE.npy: ") + array;
+  if (port.find("minimum") || port.find("maximum")) text += ", " + word("minimum", "any") + " .. " + word("maximum", "any");
   if (auto classes = port.find("classes"); classes && !classes->items.empty()) {
     size_t count = classes->items.size();
     for (size_t i = 0; i < std::min<size_t>(20, count); i++) text += (i ? ", " : ", or a class: ") + classes->items[i].string;

@@ -89,12 +89,17 @@ async function usage(tasks) {
 function takes({ codec, dtype, shape, classes = [], ...port }) {
   const array = `${dtype} [${shape.join(", ")}]`;
   if (codec === "bytes") return "TEXT or @FILE";
-  if (codec === "pixels")
-    return `FILE (PNG, PGM, PPM or .npy): ${array}; at least ${port.minimum_size ?? 1} pixels per side, at most ${port.maximum_pixels ?? 4e7} in all`;
+  if (codec === "pixels") {
+    const limits = port.minimum_size === undefined ? [] : [`at least ${port.minimum_size} pixels per side`];
+    if (port.maximum_pixels !== undefined) limits.push(`at most ${port.maximum_pixels} in all`);
+    return `FILE (PNG, PGM, PPM or .npy): ${array}${limits.length ? `; ${limits.join(", ")}` : ""}`;
+  }
   const more = classes.length > 20 ? `, ... (${classes.length} classes)` : "";
   const known = classes.length ? `, or a class: ${classes.slice(0, 20).join(", ")}${more}` : "";
   const preset = port.default === undefined ? "" : `; default ${port.default}`;
-  return `${shape.length < 2 ? "VALUE" : "FILE.npy"}: ${array}, ${port.minimum ?? "any"} .. ${port.maximum ?? "any"}${known}${preset}`;
+  const bounded = port.minimum !== undefined || port.maximum !== undefined;
+  const bounds = bounded ? `, ${port.minimum ?? "any"} .. ${port.maximum ?? "any"}` : "";
+  return `${shape.length < 2 ? "VALUE" : "FILE.npy"}: ${array}${bounds}${known}${preset}`;
 }
 
 function example(name, { inputs, outputs }, golden) {

@@ -240,15 +240,16 @@ def takes(port):
     if port["codec"] == "bytes":
         return "TEXT or @FILE"
     if port["codec"] == "pixels":
-        most = port.get("maximum_pixels", 4 * 10**7)
-        limits = f"at least {port.get('minimum_size', 1)} pixels per side, at most {most} in all"
-        return f"FILE (PNG, PGM, PPM or .npy): {shape}; {limits}"
-    bounds = f"{port.get('minimum', 'any')} .. {port.get('maximum', 'any')}"
+        limits = [f"at least {port['minimum_size']} pixels per side"] if "minimum_size" in port else []
+        limits += [f"at most {port['maximum_pixels']} in all"] if "maximum_pixels" in port else []
+        return f"FILE (PNG, PGM, PPM or .npy): {shape}" + (f"; {', '.join(limits)}" if limits else "")
+    bounded = "minimum" in port or "maximum" in port
+    bounds = f", {port.get('minimum', 'any')} .. {port.get('maximum', 'any')}" if bounded else ""
     names = port.get("classes", [])
     more = f", ... ({len(names)} classes)" if len(names) > 20 else ""
     known = f", or a class: {', '.join(names[:20])}{more}" if names else ""
     default = f"; default {port['default']}" if "default" in port else ""
-    return f"{'VALUE' if len(port['shape']) < 2 else 'FILE.npy'}: {shape}, {bounds}{known}{default}"
+    return f"{'VALUE' if len(port['shape']) < 2 else 'FILE.npy'}: {shape}{bounds}{known}{default}"
 
 
 def example(name, task):

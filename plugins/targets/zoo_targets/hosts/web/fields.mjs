@@ -176,7 +176,7 @@ function dropField(port, declared, page, { accept, read, preview, help }) {
 function pictureField(port, declared, page) {
   const preview = make("canvas", { data: { role: "img", "aria-label": `The chosen ${words(port)}` } });
   const [, height, width, channels] = declared.shape, grey = channels === 1 ? ", in grey" : "";
-  const fixed = `Cut and scaled to ${width}x${height} pixels${grey}`, free = `At least ${declared.minimum_size ?? 1} pixels per side${grey}`;
+  const fixed = `Cut and scaled to ${width}x${height} pixels${grey}`, free = (declared.minimum_size ?? 1) > 1 ? `At least ${declared.minimum_size} pixels per side${grey}` : `Any size${grey}`;
   const made = dropField(port, declared, page, {
     accept: "image/*", preview, help: sentences(typeof height === "number" ? fixed : free),
     read: (file, tell) => readPicture(file, declared, tell),
