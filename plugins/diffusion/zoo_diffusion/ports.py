@@ -8,7 +8,12 @@ from .config import DiffusionConfig, Picture
 
 PLAN_COLUMNS = 10  # of a sampler's plan, one row per step: the fields of `sampling.Row`, which needs torch
 
-SAMPLERS = {"dpm++2m": "DPM-Solver++(2M)", "ddim": "DDIM", "ddpm": "ancestral sampling (DDPM)"}
+SAMPLERS = {
+    "dpm++2m": "DPM-Solver++(2M)",
+    "ddim": "DDIM",
+    "ddpm": "ancestral sampling (DDPM)",
+    "consistency": "a consistency function",
+}
 """Their common names."""
 
 
@@ -72,7 +77,7 @@ def walk_ports(c: DiffusionConfig) -> dict[str, Port]:
             summary=f"of {SAMPLERS[c.sampler]}; more take longer and come closer to the model's own distribution",
             default=c.default_steps,
             minimum=1,
-            maximum=c.num_timesteps,
+            maximum=c.most_steps,
         ),
     }
 
@@ -91,7 +96,7 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
             maximum=network.num_classes - 1,
             classes=classes if len(classes) == network.num_classes else (),
         )
-        if network.null_label:
+        if network.null_label and c.sampler != "consistency":  # whose guidance is that of its teacher
             ports["guidance"] = _number(
                 "0 ignores the label, 1 is plain, more exaggerates it",
                 default=c.default_guidance,
@@ -136,7 +141,7 @@ def parts_of_walk(c: DiffusionConfig, latents: Port, walk: dict[str, Port], imag
     plan = Port(
         kind="tensor",
         dtype="float32",
-        shape=(c.num_timesteps, PLAN_COLUMNS),
+        shape=(c.most_steps, PLAN_COLUMNS),
         summary="one row per step, zeros after the last",
     )
     row = Port(kind="tensor", dtype="float32", shape=(PLAN_COLUMNS,), summary="this step's row of the plan")
@@ -168,4 +173,4 @@ def parts_of_walk(c: DiffusionConfig, latents: Port, walk: dict[str, Port], imag
 
 def adds_noise(c: DiffusionConfig) -> bool:
     """Whether the sampler adds fresh noise in its steps."""
-    return c.sampler == "ddpm" or (c.sampler == "ddim" and c.eta > 0)
+    return c.sampler in ("ddpm", "consistency") or (c.sampler == "ddim" and c.eta > 0)

@@ -15,6 +15,7 @@ Sources, abbreviated below:
     Salimans    Salimans and Ho 2022, v-prediction                  https://arxiv.org/abs/2202.00512
     Guidance    Ho and Salimans 2022, classifier-free guidance      https://arxiv.org/abs/2207.12598
     Lu          Lu et al. 2022, DPM-Solver++                        https://arxiv.org/abs/2211.01095
+    Consistency Song, Dhariwal, Chen, Sutskever 2023                https://arxiv.org/abs/2303.01469
     Lin         Lin et al. 2023, zero terminal SNR                  https://arxiv.org/abs/2305.08891
 
 Symbols: alpha_bar_t is Ho's, the product of (1 - beta_s) for s <= t. alpha_t = sqrt(alpha_bar_t) and
@@ -252,6 +253,15 @@ def dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tensor, 
     )
 
 
+def consistency(s: Point) -> Step:
+    """x_s = alpha_s x_0 + sigma_s z, noise anew on what the network takes for the end: Consistency, algorithm 1.
+
+    Right for a network that was distilled (distil.py), whose x_0 from any point is the end of its path.
+    """
+    nothing = torch.zeros_like(s.alpha)
+    return Step(x=nothing, x0=s.alpha, previous_x0=nothing, noise=s.sigma, noise_large=nothing)
+
+
 # --- The loop ---------------------------------------------------------------------------------------------------------
 
 Images = Float32[Tensor, "batch channels height width"]
@@ -289,6 +299,7 @@ class Sampler(nn.Module):
 
     alpha_bar: Tensor
     alpha_bar_rest: Tensor
+    fixed: Tensor
 
     def __init__(self, network: Denoiser, c: DiffusionConfig):
         super().__init__()
@@ -304,17 +315,24 @@ class Sampler(nn.Module):
         alpha_bar = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar))
         self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
         self.register_buffer("alpha_bar_rest", (alpha_bar - alpha_bar.float()).float(), persistent=False)
+        if c.sampler == "consistency":  # the timesteps of one step, two steps, …
+            fixed = [[max(0, round(share * c.num_timesteps) - 1) for share in places] for places in c.places]
+            fixed = [row + [0] * (c.most_steps - len(row)) for row in fixed]
+            self.register_buffer("fixed", torch.tensor(fixed), persistent=False)
 
     def plan(self, steps: Count) -> Float32[Tensor, "T columns"]:
-        """A `Row` for each of `steps` (1 .. T) steps, followed by zeros."""
-        i = torch.arange(self.c.num_timesteps, device=steps.device)
+        """A `Row` for each of `steps` steps, 1 to the most that the sampler can take, followed by zeros."""
+        i = torch.arange(self.c.most_steps, device=steps.device)
         timestep, before, t, s = self.places(i, steps)
         rows = self.rows(timestep, before, t, s, first=i == 0, last=i == steps - 1)
         return torch.where((i < steps).unsqueeze(1), rows, 0.0)
 
     def places(self, i: Int64[Tensor, " T"], steps: Count) -> tuple[Int64[Tensor, " T"], Point, Point, Point]:
         """For each step i: its timestep, where the previous step started, where it starts (t), where it ends (s)."""
-        timestep = timesteps(self.c.spacing, i, steps, self.c.num_timesteps)
+        if self.c.sampler == "consistency":
+            timestep = self.fixed.index_select(0, (steps - 1).reshape(1)).squeeze(0)
+        else:
+            timestep = timesteps(self.c.spacing, i, steps, self.c.num_timesteps)
         place = torch.where(i < steps, timestep + 1, 0)
         before = self.point(torch.cat((place[:1], place[:-1])))
         t = self.point(place.clamp(min=1))
@@ -337,7 +355,9 @@ class Sampler(nn.Module):
         last: Bool[Tensor, " n"],
     ) -> Float32[Tensor, "n columns"]:
         """A `Row` for each step from t to s, where the previous step started at `before`."""
-        if self.c.sampler == "ddpm":
+        if self.c.sampler == "consistency":
+            step = consistency(s)
+        elif self.c.sampler == "ddpm":
             step = ddpm(t, s, self.c.variance)
         elif self.c.sampler == "ddim":
             step = ddim(t, s, self.c.eta)
