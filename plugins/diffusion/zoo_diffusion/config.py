@@ -158,8 +158,8 @@ class DiffusionSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unkn
 class DistilSettings(DiffusionSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the stage `distil`."""
 
-    paths: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000  # that the teacher draws
-    path_steps: Annotated[int, Meta(ge=1, le=1000)] = 20  # of each
+    paths: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000  # that the teacher draws
+    path_steps: Annotated[int, Meta(ge=1, le=1000)] = 10  # of each
     guidance: Annotated[float, Meta(ge=0, le=20)] | None = None  # of the teacher; None: its own default
     noise_share: Share = 0.4  # of the batch that starts at a path's noise; the rest at any of its other points
 

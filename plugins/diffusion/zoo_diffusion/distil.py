@@ -148,6 +148,8 @@ class DistilTrainer(DenoiserTrainer):
             raise UsageError(
                 f"config: diffusion.sampler is {c.diffusion.sampler}; a student draws with consistency: leave it out"
             )
+        if not request.parent:
+            raise UsageError("a student needs a teacher: give --from MODEL")
         self.open_teacher, self.parent = request.open_parent, request.parent
         self.paths: Paths | None = None
 
@@ -160,8 +162,7 @@ class DistilTrainer(DenoiserTrainer):
     def prepare(self, folder: Path, progress: Callable[[Iterator, int], Iterator]) -> None:
         """Draws the teacher's paths, or finds those of an earlier run."""
         s = self.settings
-        if self.open_teacher is None:
-            raise UsageError("a student needs a teacher: give --from MODEL")
+        assert self.open_teacher is not None, "zoo can open the model of --from"
         teacher = self.open_teacher()
         tasks = teacher.manifest.tasks
         step = tasks.get("generate_step")

@@ -31,9 +31,9 @@ def target(prediction: str, x0: Images, eps: Images, t: Point) -> Images:
 def computing(device: torch.device, precision: str) -> Iterator[None]:
     """How a network computes while it trains. On a CPU, attention is plain products: over few places, torch's flash
     attention is slow backwards (1.1 to 1.2 times the time of a whole step)."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
-            yield
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"), attention:
+        yield
 
 
 def denoising_loss(
