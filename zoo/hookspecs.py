@@ -383,6 +383,7 @@ class TrainRequest:
     classes: tuple[str, ...] = ()  # class names of the data
     parent: str = ""  # the model of --from
     assets: Mapping[str, bytes] = field(default_factory=dict)
+    open_parent: Callable[[], Any] | None = None  # opens that model in ONNX Runtime, a zoo.Model; None: there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,6 +484,10 @@ class Trainer(Protocol):
     - `note`: one line for the card, what else went into the training.
     - `accumulates`: if it is true, `step` computes the batch in `settings["accumulate"]` parts, one after the other,
       and updates the weights once.
+    - `prepare(folder, progress)`: what the steps need and what takes long to make, such as what a teacher draws. Called
+      before the first step, of a resumed run too, by one process after the other under torchrun. `folder` is that of
+      the checkpoint: what is kept there is found again. `progress(iterator, length)` gives the iterator's items and
+      shows how far it is. Some steps are taken without it, on a few pictures, to find out what a step costs.
     - `augment(batch, generator)`: the batch that `step` gets instead of this one, which `--mirror`, `--shift` and
       `--crop` may have changed. All randomness comes from `generator`, so that a resumed run gives the same result.
       Held-out data are never augmented.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,6 +37,9 @@ from .bundling import read_weights
 from .data import Dataset, size_of
 from .train import Run
 from .written import lost_in_writing
+
+if TYPE_CHECKING:
+    from ..run.model import Model
 
 DEFAULTS = {"steps": 10_000, "batch_size": 64, "learning_rate": 1e-3}
 """Settings of a training that neither the preset nor the user chose."""
@@ -94,6 +97,12 @@ class Parent:
     def __init__(self, reference: str):
         self.bundle: Bundle = locate(reference)
         self.manifest = self.bundle.manifest
+
+    def open(self) -> Model:
+        """The model in ONNX Runtime."""
+        from ..run.model import Model
+
+        return Model(self.bundle)
 
     def weights(self, parts: Sequence[str] = ()) -> dict[str, torch.Tensor]:
         """Its `state_dict`, or those tensors of it that belong to some of its parts."""

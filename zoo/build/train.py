@@ -197,6 +197,8 @@ def train(
     watched: bool = False,
     tensorboard: Path | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    open_parent: Callable[[], Any] | None = None,
+    preparing: Callable[[Iterator, int], Iterator] = lambda iterator, length: iterator,
 ) -> Trained:
     """Trains to `run.settings['steps']` and returns the module to publish.
 
@@ -211,6 +213,8 @@ def train(
         watched: look at the model at growing intervals (watch.py).
         tensorboard: a folder for event files, or None.
         on_step: called after each step.
+        open_parent: opens the model of `--from` in ONNX Runtime.
+        preparing: shows how far a trainer is with what it makes before the first step.
 
     Raises:
         Interrupted: after Ctrl-C; the checkpoint is written.
@@ -223,7 +227,7 @@ def train(
     sampler = Sampler(len(data), common.batch_size, seed)
 
     with processes.connected():
-        trainer = new_trainer(loaded, run, processes.device, weights, processes.distribute)
+        trainer = new_trainer(loaded, run, processes.device, weights, processes.distribute, open_parent)
         watch = Watch(loaded, run, data, held_out, processes.device) if watched and processes.rank == 0 else None
         augment, aligned = Augment(**run.augment), data.aligned
         run = replace(run, note=getattr(trainer, "note", ""))
@@ -235,6 +239,7 @@ def train(
         first = processes.rank == 0
         now = time.monotonic()
         began, deadline = now - seconds, now + (max_seconds or 0.0)
+        _prepare(trainer, loaded, processes, folder, preparing)
         with _signals() as stopped, Log(folder, tensorboard, start) if first else nullcontext() as log:
             done = start
             for step in range(start, steps):
@@ -275,6 +280,29 @@ def train(
                     break
         record = run.record(done, time.monotonic() - began)
         return Trained(trainer.trained_module().cpu().eval() if first else None, record)
+
+
+def _prepare(
+    trainer: Trainer,
+    loaded: Loaded,
+    processes: Processes,
+    folder: Path,
+    progress: Callable[[Iterator, int], Iterator],
+) -> None:
+    """Lets a trainer make what its steps need; the first process does, the others find it made."""
+    prepare = getattr(trainer, "prepare", None)
+    if prepare is None:
+        return
+    for rank in range(processes.number):
+        if rank == processes.rank:
+            try:
+                prepare(folder, progress)
+            except ZooError:
+                raise
+            except Exception as e:
+                raise loaded.failed("its trainer failed while it prepared its first step", e) from e
+        if processes.number > 1:
+            dist.barrier()
 
 
 def augmented(
@@ -318,6 +346,7 @@ def new_trainer(
     device: torch.device,
     weights: Mapping[str, torch.Tensor] | None = None,
     distribute: Callable[[nn.Module], nn.Module] = lambda module: module,
+    open_parent: Callable[[], Any] | None = None,
 ) -> Trainer:
     """The family's trainer at its first step."""
     torch.manual_seed(run.settings["seed"])
@@ -337,6 +366,7 @@ def new_trainer(
         classes=tuple(run.classes),
         parent=run.parent,
         assets=run.assets,
+        open_parent=open_parent,
     )
     try:
         trainer = loaded.call("build_trainer", request)

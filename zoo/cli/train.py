@@ -231,6 +231,8 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
                 watched=True,
                 tensorboard=options["tensorboard"],
                 on_step=bar,
+                open_parent=parent.open if parent else None,
+                preparing=bar.preparing,
             )
         except Interrupted as e:
             raise Interrupted(f"{e}, or: {_go_on(options)}") from None

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +185,22 @@ class Bar:
         if self.bar.disable and self.losses and self._is_time(now, elapsed):
             self.said = time.monotonic()
             self.report.line(f"step {now.step:,} of {self.steps:,}: {numbers}")
+
+    def preparing(self, iterator: Iterator[Any], length: int) -> Iterator[Any]:
+        """Gives the items, and shows how far a trainer is with what it makes before the first step."""
+        began = said = time.monotonic()
+        silent = self.report.silent or self.report.as_events
+        with progress(length, "preparing", unit="part", silent=silent) as bar:
+            for number, item in enumerate(iterator):
+                yield item
+                bar.update(1)
+                done, now = number + 1, time.monotonic()
+                self.report.event("preparing", done=done, of=length)
+                if bar.disable and (done == length or now - said >= BETWEEN_LINES):
+                    said = now
+                    left = duration((now - began) / done * (length - done))
+                    self.report.line(f"prepared {done:,} of {length:,}, {left} left")
+        self.began = self.said = time.monotonic()
 
     def _is_time(self, now: "Progress", elapsed: float) -> bool:
         first = self.said == self.began

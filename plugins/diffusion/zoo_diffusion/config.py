@@ -13,12 +13,14 @@ from zoo.settings import AveragedSettings, read
 Schedule = Literal["linear", "scaled_linear", "cosine", "sigmoid"]
 Prediction = Literal["epsilon", "x0", "v", "flow"]
 Variance = Literal["small", "large", "learned"]
-Sampler = Literal["dpm++2m", "ddim", "ddpm", "euler", "euler_ancestral", "dpm++2m_sde", "lcm"]
+Sampler = Literal["dpm++2m", "ddim", "ddpm", "euler", "euler_ancestral", "dpm++2m_sde", "lcm", "consistency"]
 Spacing = Literal["linspace", "leading", "trailing"]
 
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(gt=0, lt=1)]
+LCM_STEPS = 50  # of the solver that a latent consistency model was distilled from; it draws in some of them
+Places = Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1, max_length=8)]
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,10 +49,24 @@ class DiffusionConfig(Struct, frozen=True, kw_only=True):
     clean_end: bool = True  # the last step ends at the clean image; otherwise at the first timestep
     default_steps: Annotated[int, Meta(ge=1, le=4000)] = 20
     default_guidance: Annotated[float, Meta(ge=0, le=20)] = 1.0
+    places: Annotated[tuple[Places, ...], Meta(min_length=1, max_length=8)] = (
+        (1.0,),
+        (1.0, 0.6),
+        (1.0, 0.7, 0.4),
+        (1.0, 0.8, 0.55, 0.3),
+    )
+    """Of `consistency`, for one step, two steps and so on: where each starts, as a share of T."""
     guided_channels: Annotated[int, Meta(ge=0, le=64)] = 0  # guidance only affects the first N channels; 0: all
     guidance_rescale: Share = 0.0  # Lin et al. 2023: 1 gives the output the deviation that it has without guidance
     guidance_from: Annotated[float, Meta(ge=0)] = 0.0  # guidance only where noise / signal is in this interval
     guidance_to: Annotated[float, Meta(ge=0)] = 0.0  # 0: without an upper end
+
+    @property
+    def most_steps(self) -> int:
+        """The most steps that the sampler can take."""
+        if self.sampler == "consistency":
+            return len(self.places)
+        return min(self.num_timesteps, LCM_STEPS) if self.sampler == "lcm" else self.num_timesteps
 
 
 class Picture(Struct, frozen=True, kw_only=True):
@@ -147,6 +163,16 @@ class DiffusionSettings(AveragedSettings, frozen=True, kw_only=True, forbid_unkn
     label_dropout: Share = 0.1  # share of pictures trained without their label, if the network has "no label"
     mirror: bool = False  # mirrors half of the pictures left to right
     times: Literal["uniform", "logit_normal"] = "uniform"  # logit_normal: more of the middle (Esser et al. 2024)
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the products; weights and sums stay float32
+
+
+class DistilSettings(DiffusionSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the stage `distil`."""
+
+    paths: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000  # that the teacher draws
+    path_steps: Annotated[int, Meta(ge=1, le=1000)] = 10  # of each
+    guidance: Annotated[float, Meta(ge=0, le=20)] | None = None  # of the teacher; None: its own default
+    noise_share: Share = 0.4  # of the batch that starts at a path's noise; the rest at any of its other points
 
 
 def fitted(family: str, config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
@@ -185,6 +211,16 @@ def read_config(family: str, config: Mapping[str, Any]) -> DDPMConfig | DiTConfi
         check_transformer(c.network)
     else:
         check_unet(c.network)
+    for number, places in enumerate(c.diffusion.places, 1):
+        if len(places) != number or sorted(places, reverse=True) != list(places):
+            raise UsageError(
+                f"{family} config: diffusion.places[{number - 1}] is {list(places)}; it must have {number} numbers that"
+                " fall"
+            )
+    if c.diffusion.sampler == "consistency" and c.diffusion.variance == "learned":
+        raise UsageError(
+            f"{family} config: diffusion.variance is learned; with the sampler consistency it must be small"
+        )
     if c.diffusion.zero_terminal_snr and c.diffusion.prediction == "epsilon":
         raise UsageError(
             f"{family} config: diffusion.prediction is epsilon; with zero_terminal_snr it must be v or x0: "

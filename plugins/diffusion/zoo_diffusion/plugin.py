@@ -52,6 +52,26 @@ _TINY = _SMALL | {"widths": [16, 16], "attention_levels": [], "head_size": 0, "n
 
 _BASE = {"widths": [128, 256, 256], "attention_levels": [2], "head_size": 64, "scale_shift": True}
 
+_FEW_STEPS = {"diffusion": {"sampler": "consistency", "default_steps": 2}}
+_DISTILLING = {"steps": 8_000, "batch_size": 48, "learning_rate": 2e-4, "warmup_steps": 100}
+STAGES = {
+    "tiny-distil": Preset(
+        summary="with --stage distil: trains in seconds, to see that it works",
+        config=_FEW_STEPS,
+        training=_DISTILLING | {"steps": 20, "batch_size": 8, "paths": 16, "path_steps": 3},
+    ),
+    "small-distil": Preset(
+        summary="with --stage distil: one to four passes in place of the teacher's many",
+        config=_FEW_STEPS,
+        training=_DISTILLING,
+    ),
+    "base-distil": Preset(
+        summary="with --stage distil: for a GPU",
+        config=_FEW_STEPS,
+        training=_DISTILLING | {"steps": 50_000, "batch_size": 256, "paths": 100_000},
+    ),
+}
+
 DDPM_PRESETS = {
     "tiny": Preset(
         summary="trains in seconds, to see that everything works",
@@ -78,6 +98,7 @@ DDPM_PRESETS = {
         config={"network": _SMALL_GREY, "diffusion": _VELOCITY | {"default_guidance": 1.5}},
         training={"steps": 6_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
+    **STAGES,
 }
 
 _SMALL_TRANSFORMER = {"patch_size": 4, "width": 192, "depth": 6, "heads": 6}
@@ -110,6 +131,7 @@ DIT_PRESETS = {
         },
         training={"steps": 8_000, "batch_size": 64, "learning_rate": 1e-3},
     ),
+    **STAGES,
 }
 
 
@@ -134,6 +156,8 @@ def describe_family(request: DescribeRequest) -> Family:
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
+    if request.stage not in ("", "distil"):
+        raise UsageError(f"there is no stage '{request.stage}'; {request.family} has distil")
     config = fitted(request.family, request.config, request.data) if request.data else request.config
     return msgspec.to_builtins(read_config(request.family, config))
 
@@ -177,9 +201,16 @@ def build_task(request: TaskModuleRequest) -> Any:
 
 @hookimpl
 def build_trainer(request: TrainRequest) -> Any:
+    c = read_config(request.family, request.config)
+    if request.stage == "distil":
+        from .distil import DistilTrainer
+
+        return DistilTrainer(request, c)
     from .training import DenoiserTrainer
 
-    return DenoiserTrainer(request, read_config(request.family, request.config).diffusion)
+    if c.diffusion.sampler == "consistency":
+        raise UsageError("config: diffusion.sampler is consistency, of a model that is trained with --stage distil")
+    return DenoiserTrainer(request, c.diffusion)
 
 
 @hookimpl

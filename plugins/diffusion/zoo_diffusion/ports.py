@@ -8,8 +8,6 @@ from .config import DiffusionConfig, Picture
 
 PLAN_COLUMNS = 10  # of a sampler's plan, one row per step: the fields of `sampling.Row`, which needs torch
 
-LCM_STEPS = 50  # of the solver that a latent consistency model was distilled from; it draws in some of them
-
 SAMPLERS = {
     "dpm++2m": "DPM-Solver++(2M)",
     "ddim": "DDIM",
@@ -18,6 +16,7 @@ SAMPLERS = {
     "euler_ancestral": "Euler's method with fresh noise",
     "dpm++2m_sde": "SDE-DPM-Solver++(2M)",
     "lcm": "latent consistency",
+    "consistency": "a consistency function",
 }
 """Their common names."""
 
@@ -82,7 +81,7 @@ def walk_ports(c: DiffusionConfig) -> dict[str, Port]:
             summary=f"of {SAMPLERS[c.sampler]}; more take longer and come closer to the model's own distribution",
             default=c.default_steps,
             minimum=1,
-            maximum=min(c.num_timesteps, LCM_STEPS) if c.sampler == "lcm" else c.num_timesteps,
+            maximum=c.most_steps,
         ),
     }
 
@@ -101,7 +100,7 @@ def _walk_ports(network: Picture, c: DiffusionConfig, classes: tuple[str, ...]) 
             maximum=network.num_classes - 1,
             classes=classes if len(classes) == network.num_classes else (),
         )
-        if network.null_label:
+        if network.null_label and c.sampler != "consistency":  # whose guidance is that of its teacher
             ports["guidance"] = _number(
                 "0 ignores the label, 1 is plain, more exaggerates it",
                 default=c.default_guidance,
@@ -146,7 +145,7 @@ def parts_of_walk(c: DiffusionConfig, latents: Port, walk: dict[str, Port], imag
     plan = Port(
         kind="tensor",
         dtype="float32",
-        shape=(c.num_timesteps, PLAN_COLUMNS),
+        shape=(c.most_steps, PLAN_COLUMNS),
         summary="one row per step, zeros after the last",
     )
     row = Port(kind="tensor", dtype="float32", shape=(PLAN_COLUMNS,), summary="this step's row of the plan")
@@ -178,4 +177,6 @@ def parts_of_walk(c: DiffusionConfig, latents: Port, walk: dict[str, Port], imag
 
 def adds_noise(c: DiffusionConfig) -> bool:
     """Whether the sampler adds fresh noise in its steps."""
-    return c.sampler in ("ddpm", "euler_ancestral", "dpm++2m_sde", "lcm") or (c.sampler == "ddim" and c.eta > 0)
+    if c.sampler == "ddim":
+        return c.eta > 0
+    return c.sampler in ("ddpm", "euler_ancestral", "dpm++2m_sde", "lcm", "consistency")

@@ -18,6 +18,7 @@ Sources, abbreviated below:
     Guidance    Ho and Salimans 2022, classifier-free guidance      https://arxiv.org/abs/2207.12598
     Lu          Lu et al. 2022, DPM-Solver++                        https://arxiv.org/abs/2211.01095
     Karras      Karras et al. 2022, EDM                             https://arxiv.org/abs/2206.00364
+    Consistency Song, Dhariwal, Chen, Sutskever 2023                https://arxiv.org/abs/2303.01469
     Lin         Lin et al. 2023, zero terminal SNR                  https://arxiv.org/abs/2305.08891
     Liu         Liu, Gong, Liu 2022, rectified flow                 https://arxiv.org/abs/2209.03003
     Luo         Luo et al. 2023, latent consistency models          https://arxiv.org/abs/2310.04378
@@ -55,9 +56,9 @@ from torch import Tensor, nn
 from zoo.build.loop import while_loop
 from zoo.build.random import normal
 
-from .config import DiffusionConfig, Picture
+from .config import LCM_STEPS, DiffusionConfig, Picture
 from .pixels import to_uint8
-from .ports import LCM_STEPS, adds_noise
+from .ports import adds_noise
 from .unet import halves
 
 # --- The process ------------------------------------------------------------------------------------------------------
@@ -372,6 +373,15 @@ def lcm(timestep: Float64[Tensor, "*places"], s: Point) -> Step:
     )
 
 
+def consistency(s: Point) -> Step:
+    """x_s = alpha_s x_0 + sigma_s z, noise anew on what the network takes for the end: Consistency, algorithm 1.
+
+    Right for a network that was distilled (distil.py), whose x_0 from any point is the end of its path.
+    """
+    nothing = torch.zeros_like(s.alpha)
+    return Step(x=nothing, x0=s.alpha, previous_x0=nothing, noise=s.sigma, noise_large=nothing)
+
+
 # --- The loop ---------------------------------------------------------------------------------------------------------
 
 Images = Float32[Tensor, "batch channels height width"]
@@ -409,6 +419,7 @@ class Sampler(nn.Module):
 
     alpha_bar: Tensor
     alpha_bar_rest: Tensor
+    fixed: Tensor
 
     def __init__(self, network: Denoiser, c: DiffusionConfig):
         super().__init__()
@@ -424,10 +435,14 @@ class Sampler(nn.Module):
         alpha_bar = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar))
         self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
         self.register_buffer("alpha_bar_rest", (alpha_bar - alpha_bar.float()).float(), persistent=False)
+        if c.sampler == "consistency":  # the timesteps of one step, two steps, …
+            fixed = [[max(0, round(share * c.num_timesteps) - 1) for share in places] for places in c.places]
+            fixed = [row + [0] * (c.most_steps - len(row)) for row in fixed]
+            self.register_buffer("fixed", torch.tensor(fixed), persistent=False)
 
     def plan(self, steps: Count) -> Float32[Tensor, "T columns"]:
-        """A `Row` for each of `steps` (1 .. T) steps, followed by zeros."""
-        i = torch.arange(self.c.num_timesteps, device=steps.device)
+        """A `Row` for each of `steps` steps, 1 to the most that the sampler can take, followed by zeros."""
+        i = torch.arange(self.c.most_steps, device=steps.device)
         timestep, before, t, s = self.places(i, steps)
         rows = self.rows(timestep, before, t, s, first=i == 0, last=i == steps - 1)
         return torch.where((i < steps).unsqueeze(1), rows, 0.0)
@@ -438,14 +453,22 @@ class Sampler(nn.Module):
         """For each step i: its timestep, where the previous step started, where it starts (t), where it ends (s)."""
         c, T = self.c, self.c.num_timesteps
         end = 0 if c.clean_end else 1  # place 0 is the clean image, place 1 the first timestep
-        if c.prediction == "flow":
+        if c.sampler == "consistency":
+            timestep = self.fixed.index_select(0, (steps - 1).reshape(1)).squeeze(0)
+            if c.prediction == "flow":
+                time = (timestep + 1).to(torch.float64) / T
+                return time * T, *self.path(i, steps, flow(time), flow(torch.zeros_like(time[:1])))
+        elif c.prediction == "flow":
             time = flow_times(c.spacing, c.shift, i, steps, T)
             return time * T, *self.path(i, steps, flow(time), flow(torch.zeros_like(time[:1])))
-        if c.sampler in ("euler", "euler_ancestral") or c.karras:
+        elif c.sampler in ("euler", "euler_ancestral") or c.karras:
             timestep, level = self.levels(i, steps)
             return timestep, *self.path(i, steps, at_level(level), self.point(torch.full_like(i[:1], end)))
-        timestep = lcm_timesteps(i, steps, T) if c.sampler == "lcm" else timesteps(c.spacing, i, steps, T)
-        if c.steps_offset and c.spacing == "leading":
+        elif c.sampler == "lcm":
+            timestep = lcm_timesteps(i, steps, T)
+        else:
+            timestep = timesteps(c.spacing, i, steps, T)
+        if c.steps_offset and c.spacing == "leading" and c.sampler != "consistency":
             timestep = (timestep + c.steps_offset).clamp(max=T - 1)
         place = torch.where(i < steps, timestep + 1, end)
         before = self.point(torch.cat((place[:1], place[:-1])))
@@ -498,7 +521,9 @@ class Sampler(nn.Module):
         last: Bool[Tensor, " n"],
     ) -> Float32[Tensor, "n columns"]:
         """A `Row` for each step from t to s, where the previous step started at `before`."""
-        if self.c.sampler == "ddpm":
+        if self.c.sampler == "consistency":
+            step = consistency(s)
+        elif self.c.sampler == "ddpm":
             step = ddpm(t, s, self.c.variance)
         elif self.c.sampler == "ddim":
             step = ddim(t, s, self.c.eta)

@@ -94,7 +94,8 @@ class Restore(Sampler):
     """
 
     def __init__(self, network: Denoiser, c: DiffusionConfig):
-        super().__init__(network, replace(c, sampler="ddim", eta=DDNM_ETA))
+        # A consistency function adds fresh noise to its x_0 anyway: Song et al. 2023, algorithm 4.
+        super().__init__(network, c if c.sampler == "consistency" else replace(c, sampler="ddim", eta=DDNM_ETA))
 
     def restore(
         self,
@@ -188,7 +189,7 @@ class Denoise(Restore):
     ) -> Pixels:
         y = to_float(image)
         sigma_y = (sigma / 127.5)[:, None, None, None]  # in the unit of y
-        _, _, _, s = self.places(torch.arange(self.c.num_timesteps, device=steps.device), steps)
+        _, _, _, s = self.places(torch.arange(self.c.most_steps, device=steps.device), steps)
         ends = torch.stack(s, dim=1).to(torch.float32)  # row i: alpha_s and sigma_s of step i
 
         def step(i: Tensor, row: Row, x: Tensor, previous_x0: Tensor) -> tuple[Tensor, Tensor]:

@@ -186,8 +186,6 @@ class LatentConfig(Struct, frozen=True, kw_only=True):
 class LatentSettings(DiffusionSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings for the training of a denoiser of latents. `label_dropout` is that of texts, and of labels."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the products; weights and sums stay float32
-
 
 def codec_config(codec: Mapping[str, Any]) -> Codec:
     """The config of a codec, of the family whose fields it has."""

@@ -10,10 +10,9 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from zoo_diffusion.pixels import to_float
 from zoo_diffusion.sampling import alphas_bar, betas
-from zoo_diffusion.training import denoising_loss, drawn
+from zoo_diffusion.training import computing, denoising_loss, drawn
 
 from zoo.build.optim import AveragedTrainer
 from zoo.errors import UsageError
@@ -102,11 +101,8 @@ class LatentTrainer(AveragedTrainer):
         t, eps = drawn(x0, self.c.diffusion, s.times, generator)
 
         def network(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
-                if self.device.type != "cpu":
-                    return self.network(x, t, tokens, label)
-                with sdpa_kernel(SDPBackend.MATH):  # over few tokens, the CPU's flash attention is slow backwards
-                    return self.network(x, t, tokens, label)
+            with computing(self.device, s.precision):
+                return self.network(x, t, tokens, label)
 
         return {"loss": denoising_loss(network, self.c.diffusion, self.alpha_bar, x0, t, eps, cast(Any, label))}
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from zoo_diffusion import plugin
-from zoo_diffusion.config import DiffusionSettings
+from zoo_diffusion.config import DiffusionSettings, DistilSettings
 
 from zoo.errors import UsageError
 from zoo.hookspecs import BuildRequest, ConfigRequest, DescribeRequest, TaskModuleRequest, TasksRequest, Tolerance
@@ -27,7 +27,7 @@ def test_every_preset_is_a_valid_config_with_valid_settings(family, name):
     preset = PRESETS[family][name]
     config = validate(family, **preset.config)
     assert validate(family, **config) == config
-    read(DiffusionSettings, preset.training, name)
+    read(DistilSettings if name.endswith("-distil") else DiffusionSettings, preset.training, name)
 
 
 @pytest.mark.parametrize("family, paper", [("ddpm", "2006.11239"), ("dit", "2212.09748")])
@@ -42,7 +42,7 @@ def test_the_description(family, paper):
         ("ddpm", {"diffusion": {"schedule": "linar"}},
          "ddpm config: diffusion.schedule is 'linar'; it must be cosine or linear or scaled_linear or sigmoid"),
         ("ddpm", {"diffusion": {"sampler": "euler"}},
-         "ddpm config: diffusion.sampler is 'euler'; it must be ddim or ddpm or dpm++2m"),
+         "ddpm config: diffusion.sampler is 'euler'; it must be consistency or ddim or ddpm or dpm++2m"),
         ("ddpm", {"diffusion": {"num_timesteps": 1}},
          "ddpm config: diffusion.num_timesteps is 1; it must be a whole number from 2 to 4000"),
         ("ddpm", {"diffusion": {"beta_start": 0}},
