@@ -220,7 +220,8 @@ def fitted(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
     if "image_size" not in network:
         known = {key: value for key, value in network.items() if key in ("patch_size", "widths")}
         factor = codec_config(codec).downsampling
-        kind = NETWORKS.get(str(network.get("kind")), DenoiserConfig)
+        tag = str(network.get("kind"))
+        kind = NETWORKS.get(tag, DenoiserConfig)
         multiple = factor * read(kind, known, "latent config: network").multiple
         if data.height % multiple or data.width % multiple:
             raise UsageError(

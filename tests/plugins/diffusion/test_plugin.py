@@ -41,8 +41,9 @@ def test_the_description(family, paper):
     [
         ("ddpm", {"diffusion": {"schedule": "linar"}},
          "ddpm config: diffusion.schedule is 'linar'; it must be cosine or linear or scaled_linear or sigmoid"),
-        ("ddpm", {"diffusion": {"sampler": "euler"}},
-         "ddpm config: diffusion.sampler is 'euler'; it must be consistency or ddim or ddpm or dpm++2m"),
+        ("ddpm", {"diffusion": {"sampler": "eular"}},
+         "ddpm config: diffusion.sampler is 'eular'; it must be consistency or ddim or ddpm or dpm++2m or dpm++2m_sde "
+         "or euler or euler_ancestral or lcm"),
         ("ddpm", {"diffusion": {"num_timesteps": 1}},
          "ddpm config: diffusion.num_timesteps is 1; it must be a whole number from 2 to 4000"),
         ("ddpm", {"diffusion": {"beta_start": 0}},
