@@ -28,8 +28,8 @@ from .training import DenoiserTrainer
 BLOCK = 256  # paths of a file
 AT_ONCE = 64  # paths that are drawn together
 HELD_OUT = 256  # paths that are not trained on
-ASKED = "seed", "label", "guidance"
-KNOWN = {"x", "previous_x0", "row", "index", *ASKED}  # what a teacher's steps may ask for
+OF_A_STEP = {"x", "previous_x0", "row", "index", "seed"}
+WHAT_TO_DRAW = {"label", "guidance"}
 HUBER = 0.00054  # c of the loss, for a picture of one number: Song and Dhariwal 2023, section 3.3
 
 
@@ -110,8 +110,9 @@ def _walk(
 ) -> Float[np.ndarray, "batch points channels height width"]:
     """Where the steps start and, last, where they end: float16."""
     own = teacher.manifest.tasks["generate_step"].inputs
-    values = seed, label, np.full(len(seed), guidance or 0.0, np.float32)
-    asked = {name: value for name, value in zip(ASKED, values, strict=True) if name in own}
+    asked = {"seed": seed} if "seed" in own else {}
+    asked |= {"label": label} if "label" in own else {}
+    asked |= {"guidance": np.full(len(seed), guidance, np.float32)} if guidance is not None else {}
     begun = teacher.run("generate_begin", seed=seed, steps=np.int64(steps))
     x, previous_x0, points = begun["x"], begun["previous_x0"], []
     for i in range(steps):
@@ -171,7 +172,7 @@ class DistilTrainer(DenoiserTrainer):
         own = set(step.inputs) if step else set()
         if not {"x", "previous_x0", "row"} <= own or "generate_begin" not in tasks:
             raise UsageError(f"{teacher.reference} cannot teach: it has no tasks generate_begin and generate_step")
-        if unknown := own - KNOWN:
+        if unknown := own - OF_A_STEP - WHAT_TO_DRAW:
             raise UsageError(f"{teacher.reference} cannot teach: its steps need {', '.join(sorted(unknown))}")
         guidance = None
         if step and "guidance" in own:

@@ -131,10 +131,10 @@ def test_a_drawing_that_was_ended_goes_on(tmp_path):
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        draw(Teacher(), tmp_path, 2 * BLOCK, 3, None, 0, 2, ends)
+        draw(Teacher(), tmp_path, 2 * BLOCK, 3, 1.0, 0, 2, ends)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.npy"], "whole files only"
     missing = []
-    draw(Teacher(), tmp_path, 2 * BLOCK, 3, None, 0, 2, lambda it, length: missing.append(length) or it)
+    draw(Teacher(), tmp_path, 2 * BLOCK, 3, 1.0, 0, 2, lambda it, length: missing.append(length) or it)
     assert missing == [4]
 
 
