@@ -101,7 +101,6 @@ def command(
     from ..plugins import load
 
     refuse_existing(out)
-    options["license_"] = _license(path, options["license_"])
     said = {
         "family": family,
         "config": {},
@@ -121,6 +120,7 @@ def command(
     extras = _extras(lora, vae)
     said_more = {option: str(own[option]) for option in ("tokenizer", "prediction") if own[option]}
     imported = _translate(loaded, family, checkpoint, layout, extras, said_more)
+    run = replace(run, license=_license(path, run.license))
     config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
     chosen = _choose_tasks(loaded, run, config, tasks)
     brought = assets.check(imported.assets, "import_checkpoint")

@@ -357,7 +357,7 @@ def test_a_folder_that_is_not_what_it_says(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--sampler", "euler"], "diffusion.sampler is 'euler'; it must be ddim or ddpm or dpm++2m"),
+        (["--sampler", "eular"], "diffusion.sampler is 'eular'; it must be consistency or ddim or ddpm or dpm++2m or"),
         (["--sampler", "ddim", "--set", "diffusion.eta=2"], "diffusion.eta is 2; it must be a number from 0 to 1"),
         (["--set", 'tasks=["generat"]'], "'generat' is not one of "),
     ],
