@@ -14,7 +14,7 @@ MODEL, PLUGIN, PROJECT = "{package}/model.py", "{package}/plugin.py", "pyproject
 FORWARD = "        return to_uint8(self.network(to_float(image)))\n"
 LOSS = '        return {"loss": F.mse_loss(self.network(x + DEVIATION * noise), x)}\n'
 NOISE = "noise = torch.randn(x.shape, generator=generator).to(x.device)"
-CONFIG = "    return msgspec.to_builtins(_config(request.config))\n"
+CONFIG = "    return msgspec.to_builtins(_config({**found, **request.config}))\n"
 OUTPUTS = 'outputs={"denoised": image}'
 
 
@@ -140,7 +140,7 @@ WAYS = {
         ("its config cannot be written to a manifest: sizes is a set; a config has only dicts",),
     ),
     "a config that changes again": Way(
-        "presets", ((PLUGIN, CONFIG, "    config = msgspec.to_builtins(_config(request.config))\n"
+        "presets", ((PLUGIN, CONFIG, "    config = msgspec.to_builtins(_config({**found, **request.config}))\n"
                      '    return config | {"hidden_channels": config["hidden_channels"] * 2}\n'),),
         ("validating a complete config again must change nothing: hidden_channels was 64 and is 128",),
     ),

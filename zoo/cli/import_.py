@@ -117,10 +117,10 @@ def command(
     own = {"lora": lora, "vae": vae, "tokenizer": tokenizer, "prediction": prediction}
     _refuse_options(loaded, family, [option for option, value in own.items() if value])
     checkpoint = foreign.read(path)
+    run = replace(run, license=_license(path, run.license))
     extras = _extras(lora, vae)
     said_more = {option: str(own[option]) for option in ("tokenizer", "prediction") if own[option]}
     imported = _translate(loaded, family, checkpoint, layout, extras, said_more)
-    run = replace(run, license=_license(path, run.license))
     config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
     chosen = _choose_tasks(loaded, run, config, tasks)
     brought = assets.check(imported.assets, "import_checkpoint")

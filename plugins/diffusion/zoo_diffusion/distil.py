@@ -6,7 +6,6 @@ becomes a consistency function (Song et al. 2023, https://arxiv.org/abs/2303.014
 the ends. `sampling.consistency` draws with it.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ from torch import Tensor
 from zoo.errors import UsageError
 from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
-from zoo.system.files import write_atomically
 
 from .config import DDPMConfig, DistilSettings, DiTConfig
 from .sampling import Images, Row
@@ -98,9 +96,9 @@ def draw(
         path = i * BLOCK + first + np.arange(AT_ONCE, dtype=np.int64)
         drawn.append(_walk(teacher, path + seed, labels_of(path, classes), steps, guidance))
         if first + AT_ONCE == BLOCK:
-            file = io.BytesIO()
-            np.save(file, np.concatenate(drawn))
-            write_atomically(_block(folder, i), file.getvalue())
+            unfinished = folder / "unfinished.npy"  # a file with a number is whole
+            np.save(unfinished, np.concatenate(drawn))
+            unfinished.replace(_block(folder, i))
             drawn = []
     return Paths(folder, number, plan, classes)
 

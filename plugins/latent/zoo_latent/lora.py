@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zoo.build.weightfiles import is_safetensors
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Extra
 from zoo.text import safe_text
@@ -149,10 +148,11 @@ class _Alphas:
 
     def __init__(self, lora: Extra, where: str):
         self.parts: dict[str, Mapping[str, Any]] = {}
-        if not is_safetensors(lora.path):
+        try:
+            with safe_open(lora.path, "pt") as f:
+                said = (f.metadata() or {}).get(_METADATA)
+        except SafetensorError:  # torch's own format, which has none
             return
-        with safe_open(lora.path, "pt") as f:
-            said = (f.metadata() or {}).get(_METADATA)
         if said is None:
             return
         try:

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 def test_one_line_and_nothing_left(folder, tmp_path, options, message):
     save_file({"unet.nowhere.lora_A.weight": torch.ones(2, 2)}, tmp_path / "lora.safetensors")
     options = [option.format(tmp=tmp_path) for option in options]
-    outcome = zoo("import", "latent", folder, "--out", tmp_path / "out", *options)
+    outcome = zoo("import", "latent", folder, "--license", "MIT", "--out", tmp_path / "out", *options)
     assert outcome.code != 0
     assert outcome.err.splitlines()[-1].startswith(f"Error: {message.format(tmp=tmp_path)}"), outcome.err
     assert outcome.out == ""
