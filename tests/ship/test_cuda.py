@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from zoo.formats import manifest as manifests
 from zoo.formats import registry
 
 from . import cuda
@@ -19,7 +20,7 @@ GRAPHS = [
 ]
 ADDS_NOISE = {"inpaint", "upscale2", "upscale4", "denoise", "colorize"}
 """Tasks whose sampler draws fresh noise at every step: docs/decisions/0006-host-loop.md says why inside the loop.
-So does `generate` where it draws tokens."""
+So does `generate` where it draws tokens, and every task with the sampler `consistency`."""
 
 
 def test_there_are_graphs():
@@ -34,7 +35,8 @@ def test_every_operator_has_a_kernel_or_is_meant_for_the_host(path):
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda p: f"{p.parent.parent.name}/{p.stem}")
 def test_no_loop_copies_to_the_host(path):
     draws_tokens = path.stem == "generate" and (path.parent / "prior.safetensors").exists()
-    if path.stem in ADDS_NOISE or draws_tokens:
+    few_steps = manifests.read(path.parent).config.get("diffusion", {}).get("sampler") == "consistency"
+    if path.stem in ADDS_NOISE or draws_tokens or few_steps:
         assert cuda.host_side_in_loops(onnx.load(path, load_external_data=False).graph) <= cuda.HOST_SIDE
         return
     assert cuda.host_side_in_loops(onnx.load(path, load_external_data=False).graph) == set()
