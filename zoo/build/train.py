@@ -299,6 +299,8 @@ def _prepare(
                 prepare(folder, progress)
             except ZooError:
                 raise
+            except KeyboardInterrupt:
+                raise Interrupted("stopped before the first step; the same command goes on where it was") from None
             except Exception as e:
                 raise loaded.failed("its trainer failed while it prepared its first step", e) from e
         if processes.number > 1:

@@ -35,8 +35,7 @@ def command(
     """Draw the pictures of several MODELS side by side, from the same seeds, labels or pictures.
 
     The sheet has a row for each model, with captions. The time for one picture is printed for each model, without
-    opening it. Labels are matched by class name; a model that does not take a label, text or
-    seed draws without.
+    opening it. Labels are matched by class name; a model that does not take a label, text or seed draws without.
 
     \b
     Example:

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 MAX_LORA = 10
 """The largest weight of a LoRA, with either sign."""
 
-
-NOT_STATED = "NOASSERTION"
+NOT_STATED = "NOASSERTION"  # SPDX's word for a licence that nobody stated
 
 
 @click.command("import")

@@ -235,6 +235,8 @@ def _train(loaded: Any, folder: Path, options: dict[str, Any]) -> None:
                 preparing=bar.preparing,
             )
         except Interrupted as e:
+            if not (folder / checkpoints.CHECKPOINT).exists():
+                raise
             raise Interrupted(f"{e}, or: {_go_on(options)}") from None
     if trained.module is None:  # not the first process
         return

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from zoo.errors import UsageError
+from zoo.errors import InvalidFileError, UsageError
 from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
@@ -47,7 +47,7 @@ class Paths:
     """
 
     def __init__(self, folder: Path, number: int, plan: Float32[Tensor, "steps columns"], classes: int):
-        self.blocks = [np.load(_block(folder, i), mmap_mode="r") for i in range(-(-number // BLOCK))]
+        self.blocks = [_opened(_block(folder, i)) for i in range(-(-number // BLOCK))]
         self.number, self.plan, self.classes = number, plan, classes
 
     def take(self, path: Int64[Tensor, " batch"], step: Int64[Tensor, " batch"]) -> Points:
@@ -68,6 +68,13 @@ def labels_of(path: np.ndarray, classes: int) -> np.ndarray:
 
 def _block(folder: Path, number: int) -> Path:
     return folder / f"{number:06}.npy"
+
+
+def _opened(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as e:
+        raise InvalidFileError(f"{file} is damaged; delete it, and its paths are drawn again ({e})") from None
 
 
 def draw(

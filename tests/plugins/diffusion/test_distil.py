@@ -12,7 +12,7 @@ from zoo_diffusion.distil import BLOCK, HUBER, DistilTrainer, draw, labels_of, p
 from zoo_diffusion.sampling import Generate, Sampler
 
 from tests.trainers import batch_of, drawings, generator
-from zoo.errors import UsageError
+from zoo.errors import InvalidFileError, UsageError
 from zoo.hookspecs import BuildRequest, ConfigRequest, TasksRequest, TrainRequest
 
 NETWORK = {"image_size": 16, "image_channels": 1, "num_classes": 2}
@@ -136,6 +136,15 @@ def test_a_drawing_that_was_ended_goes_on(tmp_path):
     missing = []
     draw(Teacher(), tmp_path, 2 * BLOCK, 3, 1.0, 0, 2, lambda it, length: missing.append(length) or it)
     assert missing == [4]
+
+
+@pytest.mark.parametrize("left", [0, 50, 1000])
+def test_a_damaged_file_of_paths_is_named(tmp_path, left):
+    draw(Teacher(), tmp_path, 1, 3, 1.0, 0, 2, all_of)
+    file = tmp_path / "000000.npy"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(InvalidFileError, match=r"000000\.npy is damaged; delete it, and its paths are drawn again"):
+        draw(Teacher(), tmp_path, 1, 3, 1.0, 0, 2, all_of)
 
 
 def test_without_classes_nothing_is_asked_for():
