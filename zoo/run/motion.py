@@ -229,7 +229,7 @@ def _loop(
         outputs = model.run(step, **_only(model, step, known))
         x, x0 = outputs["next_x"], outputs["x0"]
         tell(index + 1, len(rows))
-        yield x, x0
+        yield x, x0[:, : x.shape[1]]  # some samplers remember more, in further channels
 
 
 def _only(model: Model, task: str, known: Mapping[str, Any]) -> Arrays:

@@ -13,12 +13,25 @@ from zoo.settings import AveragedSettings, read
 Schedule = Literal["linear", "scaled_linear", "cosine", "sigmoid"]
 Prediction = Literal["epsilon", "x0", "v", "flow"]
 Variance = Literal["small", "large", "learned"]
-Sampler = Literal["dpm++2m", "ddim", "ddpm", "euler", "euler_ancestral", "dpm++2m_sde", "lcm", "consistency"]
+Sampler = Literal[
+    "dpm++2m",
+    "ddim",
+    "ddpm",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm++2m_sde",
+    "plms",
+    "unipc",
+    "lcm",
+    "consistency",
+]
 Spacing = Literal["linspace", "leading", "trailing"]
 
 Count = Annotated[int, Meta(ge=1, le=4096)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Beta = Annotated[float, Meta(gt=0, lt=1)]
+K_DIFFUSION = ("euler", "euler_ancestral", "heun")  # their places are noise levels, also between whole timesteps
 LCM_STEPS = 50  # of the solver that a latent consistency model was distilled from; it draws in some of them
 Places = Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(min_length=1, max_length=8)]
 
@@ -63,7 +76,7 @@ class DiffusionConfig(Struct, frozen=True, kw_only=True):
 
     @property
     def most_steps(self) -> int:
-        """The most steps that the sampler can take."""
+        """The most steps that the sampler can take; a step is one pass of the network."""
         if self.sampler == "consistency":
             return len(self.places)
         return min(self.num_timesteps, LCM_STEPS) if self.sampler == "lcm" else self.num_timesteps

@@ -6,7 +6,10 @@ from zoo.hookspecs import Port, Task
 
 from .config import DiffusionConfig, Picture
 
-PLAN_COLUMNS = 10  # of a sampler's plan, one row per step: the fields of `sampling.Row`, which needs torch
+PLAN_COLUMNS = 10
+"""Of a sampler's plan, one row per step: the fields of `sampling.Row` (which needs torch), without `earlier`."""
+MEMORY = {"unipc": 2, "plms": 5}
+"""Images that a step hands to the next one, of samplers that need more than the predicted one, which is the first."""
 
 SAMPLERS = {
     "dpm++2m": "DPM-Solver++(2M)",
@@ -14,7 +17,10 @@ SAMPLERS = {
     "ddpm": "ancestral sampling (DDPM)",
     "euler": "Euler's method",
     "euler_ancestral": "Euler's method with fresh noise",
+    "heun": "Heun's method",
     "dpm++2m_sde": "SDE-DPM-Solver++(2M)",
+    "plms": "pseudo linear multistep (PNDM)",
+    "unipc": "UniPC",
     "lcm": "latent consistency",
     "consistency": "a consistency function",
 }
@@ -142,26 +148,33 @@ def parts_of_walk(c: DiffusionConfig, latents: Port, walk: dict[str, Port], imag
         latents: what the steps work on.
         image: the picture at the end; None: `latents` is what the task gives.
     """
+    images = MEMORY.get(c.sampler, 1)
+    columns = PLAN_COLUMNS + images - 1
+    _, channels, *sides = latents.shape
+    memory = latents
+    if images > 1 and isinstance(channels, int):
+        summary = "the image that the step before predicted, then what the sampler remembers"
+        memory = msgspec.structs.replace(latents, shape=("batch", images * channels, *sides), summary=summary)
     plan = Port(
         kind="tensor",
         dtype="float32",
-        shape=(c.most_steps, PLAN_COLUMNS),
+        shape=(c.most_steps, columns),
         summary="one row per step, zeros after the last",
     )
-    row = Port(kind="tensor", dtype="float32", shape=(PLAN_COLUMNS,), summary="this step's row of the plan")
+    row = Port(kind="tensor", dtype="float32", shape=(columns,), summary="this step's row of the plan")
     index = Port(kind="count", dtype="int64", shape=(), summary="this step's number, from 0", minimum=0)
     noisy = {"seed": walk["seed"], "index": index} if adds_noise(c) else {}
     parts = {
         "generate_begin": Task(
             summary="The noise that generate starts from, and the plan of its steps",
             inputs={"seed": walk["seed"], "steps": walk["steps"]},
-            outputs={"x": latents, "previous_x0": latents, "plan": plan},
+            outputs={"x": latents, "previous_x0": memory, "plan": plan},
             part_of="generate",
         ),
         "generate_step": Task(
             summary="One step of generate",
-            inputs={"x": latents, "previous_x0": latents, "row": row, **noisy},
-            outputs={"next_x": latents, "x0": latents},
+            inputs={"x": latents, "previous_x0": memory, "row": row, **noisy},
+            outputs={"next_x": latents, "x0": memory},
             part_of="generate",
         ),
     }

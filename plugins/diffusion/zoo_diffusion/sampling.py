@@ -4,8 +4,9 @@ r"""Sampling, as in the exported graphs: from a seed to an image, top to bottom.
     timesteps      those of T at which the steps start             `timesteps`
                    and, of noise levels between them               `at_levels`, `karras`, `lcm_timesteps`, `flow_times`
     prediction     x_0, from a network that gives eps, x_0 or v    `x0_weights`, `guided`, `learned_deviation`
-    a step         x_s from x_t, x_0 and noise z, s < t            `ddpm`, `ddim`, `dpm_solver_2m`, `sde_dpm_solver_2m`,
-                                                                   `lcm`
+    a step         x_s from x_t, x_0 and noise z, s < t            `ddpm`, `ddim`, `heun`, `dpm_solver_2m`,
+                                                                   `sde_dpm_solver_2m`, `plms`, `unipc`, `lcm`,
+                                                                   `consistency`
     the loop                                                       `Sampler`, `Generate`
 
 Sources, abbreviated below:
@@ -18,6 +19,8 @@ Sources, abbreviated below:
     Guidance    Ho and Salimans 2022, classifier-free guidance      https://arxiv.org/abs/2207.12598
     Lu          Lu et al. 2022, DPM-Solver++                        https://arxiv.org/abs/2211.01095
     Karras      Karras et al. 2022, EDM                             https://arxiv.org/abs/2206.00364
+    PNDM        Liu, Ren, Lin, Zhao 2022, pseudo numerical methods  https://arxiv.org/abs/2202.09778
+    Zhao        Zhao et al. 2023, UniPC                             https://arxiv.org/abs/2302.04867
     Consistency Song, Dhariwal, Chen, Sutskever 2023                https://arxiv.org/abs/2303.01469
     Lin         Lin et al. 2023, zero terminal SNR                  https://arxiv.org/abs/2305.08891
     Liu         Liu, Gong, Liu 2022, rectified flow                 https://arxiv.org/abs/2209.03003
@@ -40,9 +43,12 @@ Two common misconceptions: A step of the process *scales the image down* as well
 variance at 1; if noise were only added, it would grow without bound. And the process ends in *Gaussian* noise,
 independent for each pixel, not in uniform noise: sums of many small Gaussians are Gaussian.
 
-Every sampler here is linear in x_t, x_0, the x_0 of the previous step, and z. So a sampler is a function from points of
-the process to four weights. They only depend on the schedule, and are computed for all steps before the loop, in
-float64; the loop itself is the network and one sum.
+Every sampler here is linear in x_t, x_0, the x_0 of the previous step, and z; two of them in what earlier steps gave
+too. So a sampler is a function from points of the process to a few weights. They only depend on the schedule, and are
+computed for all steps before the loop, in float64; the loop itself is the network and one sum.
+
+A step is one pass of the network, whatever the sampler, so that samplers are compared at equal cost. Two of them pass
+twice between two places: once to go there, once more to correct x where it arrived.
 """
 
 import math
@@ -56,9 +62,9 @@ from torch import Tensor, nn
 from zoo.build.loop import while_loop
 from zoo.build.random import normal
 
-from .config import LCM_STEPS, DiffusionConfig, Picture
+from .config import K_DIFFUSION, LCM_STEPS, DiffusionConfig, Picture
 from .pixels import to_uint8
-from .ports import adds_noise
+from .ports import MEMORY, adds_noise
 from .unet import halves
 
 # --- The process ------------------------------------------------------------------------------------------------------
@@ -281,6 +287,14 @@ class Step(NamedTuple):
     previous_x0: Tensor
     noise: Tensor
     noise_large: Tensor  # upper bound of the noise if the network predicts its amount; `noise` is the lower one
+    earlier: tuple[Tensor, ...] = ()  # the weights of what the sampler remembers besides, newest first
+
+
+def either(condition: Bool[Tensor, " n"], yes: Step, no: Step) -> Step:
+    """For each place, one of two steps of a sampler."""
+    parts = (torch.where(condition, a, b) for a, b in zip(yes[:-1], no[:-1], strict=True))
+    earlier = (torch.where(condition, a, b) for a, b in zip(yes.earlier, no.earlier, strict=True))
+    return Step(*parts, tuple(earlier))
 
 
 def between(s: Point, t: Point) -> Float64[Tensor, "*places"]:
@@ -325,6 +339,81 @@ def ddim(t: Point, s: Point, eta: float = 0.0) -> Step:
     )
 
 
+def heun(t: Point, s: Point, *, straight: bool) -> Step:
+    """The second half of Heun's method, at s: Karras, algorithm 1, line 8. The first half is `ddim` from t to s.
+
+    That ended at x' = x_t + (tau_s - tau_t) d_t, and x_s = x' + (tau_s - tau_t) (d_s - d_t) / 2 with the slope d = (x -
+    x_0) / tau. Since x' lies on the line from x_t to its x_0, d_t is also (x' - x_0) / tau_s with the x_0 of t.
+
+    Args:
+        straight: tau is sigma, as a flow has it; otherwise sigma / alpha, for x / alpha: Karras, table 1, last column.
+    """
+    ratio = t.sigma / s.sigma if straight else t.sigma / s.sigma * s.alpha / t.alpha.clamp(min=1e-30)
+    half = (1 - ratio) / 2 * (1 if straight else s.alpha)
+    nothing = torch.zeros_like(half)
+    return Step(x=nothing + 1, x0=-half, previous_x0=half, noise=nothing, noise_large=nothing)
+
+
+PLMS_WEIGHTS = (
+    (1.0, 0.0, 0.0, 0.0, 0.0),
+    (1.0, 0.0, 0.0, 0.0, 0.0),  # step 1 is `plms_correction`, whose output no later step uses
+    (3 / 2, 0.0, -1 / 2, 0.0, 0.0),
+    (23 / 12, -16 / 12, 0.0, 5 / 12, 0.0),
+    (55 / 24, -59 / 24, 37 / 24, 0.0, -9 / 24),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24, 0.0),
+)
+"""Of the outputs of a step and of the four before it, newest first: those of Adams and Bashforth, of rising order."""
+
+
+def plms(
+    t: Point,
+    s: Point,
+    from_x: Float64[Tensor, "*places"],
+    from_output: Float64[Tensor, "*places"],
+    i: Int64[Tensor, "*places"],
+) -> Step:
+    """The pseudo linear multistep method: `ddim` from t to s with a mean of the network's last outputs in place of the
+    last one; PNDM, equations 12 and 13, which diffusers begins with fewer outputs instead of Runge-Kutta's method.
+
+    Args:
+        from_x, from_output: x_0 = from_x x + from_output output, at t.
+        i: the step's number.
+    """
+    step = ddim(t, s)
+    weights = torch.tensor(PLMS_WEIGHTS, dtype=torch.float64, device=i.device)
+    now, *earlier = weights.index_select(0, i.clamp(max=len(PLMS_WEIGHTS) - 1)).unbind(1)
+    # The mean's x_0 is from_x x + from_output mean, and the last output (x_0 - from_x x) / from_output.
+    return step._replace(
+        x=step.x + step.x0 * from_x * (1 - now),
+        x0=step.x0 * now,
+        earlier=tuple(step.x0 * from_output * weight for weight in earlier),
+    )
+
+
+def plms_correction(
+    t: Point,
+    s: Point,
+    of_t: Float64[Tensor, "*places"],
+    from_x: Float64[Tensor, "*places"],
+    from_output: Float64[Tensor, "*places"],
+) -> Step:
+    """The first step from t to s once more, with the mean of the outputs at both of its ends.
+
+    Args:
+        of_t: from_output at t; the others are those at s.
+    """
+    half = ddim(t, s).x0 * of_t / 2
+    nothing = torch.zeros_like(half)
+    return Step(
+        x=1 - half * from_x / from_output,
+        x0=half / from_output,
+        previous_x0=nothing,
+        noise=nothing,
+        noise_large=nothing,
+        earlier=(-half, nothing, nothing, nothing),
+    )
+
+
 def dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tensor, "*places"]) -> Step:
     """DPM-Solver++(2M): Lu, algorithm 2.
 
@@ -359,6 +448,51 @@ def sde_dpm_solver_2m(before: Point, t: Point, s: Point, second_order: Bool[Tens
     )
 
 
+def unipc(before: Point, t: Point, s: Point, *, first: Bool[Tensor, " n"], last: Bool[Tensor, " n"]) -> Step:
+    """UniPC of order 2 with B(h) = e^h - 1, for x_0: Zhao, algorithms 5 and 6.
+
+    x_t is first corrected by its x_0 (UniC), then the step goes on from there (UniP). The step to t, from `before`, was
+    a sum of what is known here, so the corrector is too.
+    """
+    second = torch.cat((first[:1] & False, first[:-1]))
+    earlier = Point(*(torch.cat((part[:1], part[:-1])) for part in before))
+    h_earlier, h_before = lambda_(before) - lambda_(earlier), lambda_(t) - lambda_(before)
+    h = lambda_(s) - lambda_(t)
+    # Whether this step and the one before have order 2: the first and the last have 1, which the corrector follows.
+    of_order_2, before_of_order_2 = ~(first | last), ~(first | second)
+
+    def solved(h: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """The corrector's two weights, with `ratio` = r_1 of equation 8, below 0."""
+        B = torch.expm1(-h)
+        phi_1 = B / -h - 1
+        b_1, b_2 = phi_1 / B, 2 * (phi_1 / -h - 1 / 2) / B
+        first = (b_1 - b_2) / (1 - ratio)
+        return first, b_1 - first
+
+    # UniC, to t: x += alpha_t (1 - e^-h) [...]
+    ratio = torch.where(before_of_order_2, -h_earlier / h_before, -1.0)
+    of_difference, of_last = solved(h_before, ratio)
+    of_difference = torch.where(before_of_order_2, (of_difference - 1 / 2) / ratio, 0.0)
+    of_last = torch.where(before_of_order_2, of_last, 1 / 2)
+    scale = torch.where(first, 0.0, t.alpha * -torch.expm1(-h_before))
+    corrected_x0 = scale * of_last
+    corrected_previous = -scale * (of_last + of_difference)
+    corrected_earlier = scale * of_difference
+    # UniP, to s.
+    decay = s.sigma / t.sigma
+    of_D = s.alpha - t.alpha * decay
+    share = torch.where(of_order_2, -h / (2 * h_before), 0.0)
+    nothing = torch.zeros_like(of_D)
+    return Step(
+        x=decay,
+        x0=decay * corrected_x0 + of_D * (1 - share),
+        previous_x0=decay * corrected_previous + of_D * share,
+        noise=nothing,
+        noise_large=nothing,
+        earlier=(decay * corrected_earlier,),
+    )
+
+
 def lcm(timestep: Float64[Tensor, "*places"], s: Point) -> Step:
     """A draw from q(x_s | x_0) for the consistency function's x_0 = c_skip x_t + c_out (predicted x_0): Luo, algorithm
     3 and appendix C, with sigma_data 0.5 and times that are scaled by 10."""
@@ -385,6 +519,7 @@ def consistency(s: Point) -> Step:
 # --- The loop ---------------------------------------------------------------------------------------------------------
 
 Images = Float32[Tensor, "batch channels height width"]
+Memory = Float32[Tensor, "batch remembered height width"]  # x_0, then what a sampler of MEMORY needs besides
 Pixels = UInt8[Tensor, "batch height width channels"]
 Labels = Int64[Tensor, " batch"]  # -1: no label
 Numbers = Float32[Tensor, " batch"]  # one per image
@@ -405,10 +540,13 @@ class Row(NamedTuple):
     previous_x0: Tensor
     noise: Tensor
     noise_large: Tensor
+    earlier: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, numbers: Float32[Tensor, " columns"]) -> "Row":
-        return cls(*(numbers[column] for column in range(len(cls._fields))))
+        single = len(cls._fields) - 1
+        every = [numbers[column] for column in range(numbers.shape[0])]
+        return cls(*every[:single], tuple(every[single:]))
 
 
 class Sampler(nn.Module):
@@ -443,8 +581,11 @@ class Sampler(nn.Module):
     def plan(self, steps: Count) -> Float32[Tensor, "T columns"]:
         """A `Row` for each of `steps` steps, 1 to the most that the sampler can take, followed by zeros."""
         i = torch.arange(self.c.most_steps, device=steps.device)
-        timestep, before, t, s = self.places(i, steps)
-        rows = self.rows(timestep, before, t, s, first=i == 0, last=i == steps - 1)
+        if self.c.sampler in ("heun", "plms"):
+            rows = self.rows_with_corrections(i, steps)
+        else:
+            timestep, before, t, s = self.places(i, steps)
+            rows = self.rows(timestep, before, t, s, first=i == 0, last=i == steps - 1)
         return torch.where((i < steps).unsqueeze(1), rows, 0.0)
 
     def places(
@@ -461,7 +602,7 @@ class Sampler(nn.Module):
         elif c.prediction == "flow":
             time = flow_times(c.spacing, c.shift, i, steps, T)
             return time * T, *self.path(i, steps, flow(time), flow(torch.zeros_like(time[:1])))
-        elif c.sampler in ("euler", "euler_ancestral") or c.karras:
+        elif c.sampler in K_DIFFUSION or c.karras:
             timestep, level = self.levels(i, steps)
             return timestep, *self.path(i, steps, at_level(level), self.point(torch.full_like(i[:1], end)))
         elif c.sampler == "lcm":
@@ -489,7 +630,7 @@ class Sampler(nn.Module):
         every = self.point(torch.arange(1, T + 1, device=steps.device))
         # k-diffusion's level of pure noise is not infinite: alpha_bar is at least 2^-24.
         levels = every.sigma / every.alpha.clamp(min=2.0**-12)
-        if c.sampler == "dpm++2m" or c.sampler == "dpm++2m_sde":  # Karras's levels, between all of the schedule's
+        if c.sampler in ("dpm++2m", "dpm++2m_sde", "unipc"):  # Karras's levels, between all of the schedule's
             level = karras(linspace(i, steps), levels[0], levels[-1])
             timestep = timestep_of(level, levels)
             return timestep if c.schedule == "cosine" else timestep.round(), level
@@ -523,6 +664,8 @@ class Sampler(nn.Module):
         """A `Row` for each step from t to s, where the previous step started at `before`."""
         if self.c.sampler == "consistency":
             step = consistency(s)
+        elif self.c.sampler == "unipc":
+            step = unipc(before, t, s, first=first, last=last)
         elif self.c.sampler == "ddpm":
             step = ddpm(t, s, self.c.variance)
         elif self.c.sampler == "ddim":
@@ -537,8 +680,18 @@ class Sampler(nn.Module):
             step = sde_dpm_solver_2m(before, t, s, second_order=~(first | last))
         else:
             step = dpm_solver_2m(before, t, s, second_order=~(first | last))
+        return self.written(timestep, t, step, last)
+
+    def written(
+        self,
+        timestep: Int64[Tensor, " n"] | Float64[Tensor, " n"],
+        t: Point,
+        step: Step,
+        last: Bool[Tensor, " n"],
+    ) -> Float32[Tensor, "n columns"]:
+        """A `Row` for each step, which looks at the image at t."""
         from_x, from_output = x0_weights(self.c.prediction, t)
-        columns = Row(
+        *columns, earlier = Row(
             t=timestep.to(torch.float64) * self.c.timestep_scale,
             alpha=t.alpha,
             sigma=t.sigma,
@@ -549,8 +702,39 @@ class Sampler(nn.Module):
             previous_x0=step.previous_x0,
             noise=torch.where(last, 0.0, step.noise),  # noise added in the last step would stay in the image
             noise_large=torch.where(last, 0.0, step.noise_large),
+            earlier=step.earlier,
         )
-        return torch.stack(columns, dim=1).to(torch.float32)
+        return torch.stack([*columns, *earlier], dim=1).to(torch.float32)
+
+    def rows_with_corrections(self, i: Int64[Tensor, " T"], steps: Count) -> Float32[Tensor, "T columns"]:
+        """A `Row` for each step of samplers that pass the network twice between two places, where steps suffice.
+
+        `heun` corrects each step but the last, which ends where there is no slope; of an even number of passes, the
+        last two. `plms` corrects the first, of three passes or more.
+        """
+        if self.c.sampler == "heun":
+            number = steps // 2 + 1  # of places
+            paired = 2 * (steps - number)  # passes that go to a place, and that correct the one before
+            at = torch.where(i < paired, (i + 1) // 2, i - (steps - number))
+            correcting = (i < paired) & (i % 2 == 1)
+        else:
+            twice = steps > 2
+            number = torch.where(twice, steps - 1, steps)
+            at = torch.where(twice & (i > 1), i - 1, i)
+            correcting = twice & (i == 1)
+        timestep, *points = self.places(i, number)
+        at = at.clamp(0, self.c.most_steps - 1)
+        timestep = timestep.index_select(0, at)
+        before, t, s = (Point(*(part.index_select(0, at) for part in point)) for point in points)
+        if self.c.sampler == "heun":
+            step = ddim(t, s)
+            correction = heun(before, t, straight=self.c.prediction == "flow")
+        else:
+            from_x, from_output = x0_weights(self.c.prediction, t)
+            of_before = x0_weights(self.c.prediction, before)[1]
+            step = plms(t, s, from_x, from_output, torch.where(twice, i, 0))
+            correction = plms_correction(before, t, of_before, from_x, from_output)
+        return self.written(timestep, t, either(correcting, correction, step), last=i == steps - 1)
 
     def predict(
         self, x: Images, row: Row, asked: Any, guidance: Numbers | None
@@ -596,7 +780,7 @@ class Sampler(nn.Module):
         channels = self.c.guided_channels or (self.shape[0] if self.learned else 0)
         return guided(output[1], output[0], guidance, channels, self.c.guidance_rescale)
 
-    def advance(self, x: Images, x0: Images, previous_x0: Images, row: Row, unclipped: Images | None = None) -> Images:
+    def advance(self, x: Images, x0: Images, previous_x0: Memory, row: Row, unclipped: Images | None = None) -> Images:
         """x_s without the noise that the step adds.
 
         If x_0 was clipped, the eps of a step is the one that belongs to the clipped image, so that alpha x_0 + sigma
@@ -606,31 +790,69 @@ class Sampler(nn.Module):
         Args:
             unclipped: x_0 before it was clipped, of which that eps is a part.
         """
-        x_s = row.x * x + row.x0 * x0 + row.previous_x0 * previous_x0
+        before, *earlier = self.remembered(previous_x0)
+        x_s = row.x * x + row.x0 * x0 + row.previous_x0 * before
+        for weight, image in zip(row.earlier, earlier, strict=True):
+            x_s = x_s + weight * image
         if unclipped is not None and self.keeps_noise:
             # With `row.x` = sigma_s' / sigma_t, the step's eps is (x - alpha x_0) / sigma_t: of the unclipped x_0, it
             # is larger by alpha (clipped - unclipped) / sigma_t.
             x_s = x_s + row.x * row.alpha * (x0 - unclipped)
         return x_s
 
+    def remembered(self, previous_x0: Memory) -> list[Images]:
+        """The image that the previous step predicted, and what else the sampler remembers of earlier steps."""
+        number = MEMORY.get(self.c.sampler, 1)
+        return [previous_x0] if number == 1 else list(previous_x0.chunk(number, dim=1))
+
+    def remember(self, x: Images, x0: Images, row: Row, previous_x0: Memory | None) -> Memory:
+        """What a step hands to the next one: x_0 and, newest first, what `Row.earlier` weighs.
+
+        Args:
+            previous_x0: what the step got; None: it is the first, whose own x_0 stands for that of steps before it.
+        """
+        number = MEMORY.get(self.c.sampler, 1)
+        if number == 1:
+            return x0
+        kept = x0
+        if self.c.sampler == "plms":  # it remembers outputs
+            kept = (x0 - row.from_x * x) / row.from_output
+        if previous_x0 is None:
+            return torch.cat((x0, *[kept] * (number - 1)), dim=1)
+        earlier = self.remembered(previous_x0)[1 if self.c.sampler == "plms" else 0 : -1]
+        return torch.cat((x0, *((kept,) if self.c.sampler == "plms" else ()), *earlier), dim=1)
+
     def step(
         self,
         i: Count,
         row: Row,
         x: Images,
-        previous_x0: Images,
+        previous_x0: Memory,
         seed: Seeds | None,
         asked: Any,
         guidance: Numbers | None,
-    ) -> tuple[Images, Images]:
-        """x_s and x_0; `seed` may be None if the sampler adds no noise."""
+        fresh: Bool[Tensor, "batch 1 1 1"] | None = None,
+    ) -> tuple[Images, Memory]:
+        """x_s, and x_0 with what the sampler remembers besides.
+
+        Args:
+            seed: None if the sampler adds no noise.
+            fresh: images whose walk begins in this step, whatever `previous_x0` is; None: no such image.
+        """
         unclipped, deviation = self.predict_unclipped(x, row, asked, guidance)
         x0 = self.clip(unclipped)
-        x = self.advance(x, x0, previous_x0, row, unclipped)
+        if fresh is not None:
+            previous_x0 = torch.where(fresh, self.remember(x, x0, row, None), previous_x0)
+        x_s = self.advance(x, x0, previous_x0, row, unclipped)
         if self.noisy:
             assert seed is not None, "this sampler adds noise"
-            x = x + deviation * self.noise(seed, i + 1)
-        return x, x0
+            x_s = x_s + deviation * self.noise(seed, i + 1)
+        return x_s, self.remember(x, x0, row, previous_x0)
+
+    def nothing_remembered(self, x: Images) -> Memory:
+        """What the first step gets, whose row weighs none of it."""
+        number = MEMORY.get(self.c.sampler, 1)
+        return torch.zeros_like(x) if number == 1 else torch.zeros_like(torch.cat([x] * number, dim=1))
 
     def noise(self, seed: Seeds, stream: int | Count) -> Images:
         """Standard normal noise. Stream 0 of a seed is x_T, stream i + 1 the noise that step i adds."""
@@ -640,7 +862,7 @@ class Sampler(nn.Module):
         """The x at which `steps` steps start. k-diffusion starts at the noise of the first place, sigma eps; the other
         samplers at eps."""
         x = self.noise(seed, 0)
-        if self.c.prediction == "flow" or not self.c.sampler.startswith("euler") or self.c.spacing == "leading":
+        if self.c.prediction == "flow" or self.c.sampler not in K_DIFFUSION or self.c.spacing == "leading":
             return x
         return x * self.plan(steps)[0, Row._fields.index("sigma")]
 
@@ -667,7 +889,7 @@ class Sampler(nn.Module):
             return i + 1, x, x0
 
         i = torch.zeros_like(steps) if first is None else first
-        _, x, _ = while_loop(more, body, (i, x, torch.zeros_like(x)))
+        _, x, _ = while_loop(more, body, (i, x, self.nothing_remembered(x)))
         return x
 
 

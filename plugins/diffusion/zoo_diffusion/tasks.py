@@ -22,6 +22,7 @@ from .sampling import (
     Generate,
     Images,
     Labels,
+    Memory,
     Numbers,
     Pixels,
     Point,
@@ -37,9 +38,9 @@ from .sampling import (
 class Begin(Sampler):
     """seed, steps -> x, previous_x0, plan."""
 
-    def forward(self, seed: Seeds, steps: Count) -> tuple[Images, Images, Float32[Tensor, "T columns"]]:
+    def forward(self, seed: Seeds, steps: Count) -> tuple[Images, Memory, Float32[Tensor, "T columns"]]:
         x = self.start(seed, steps)
-        return x, torch.zeros_like(x), self.plan(steps)
+        return x, self.nothing_remembered(x), self.plan(steps)
 
 
 class TakeStep(Sampler):
@@ -48,11 +49,11 @@ class TakeStep(Sampler):
     def forward(
         self,
         x: Images,
-        previous_x0: Images,
+        previous_x0: Memory,
         row: Float32[Tensor, " columns"],
         label: Labels | None = None,
         guidance: Numbers | None = None,
-    ) -> tuple[Images, Images]:
+    ) -> tuple[Images, Memory]:
         unused = torch.zeros((), dtype=torch.int64)
         return self.step(unused, Row.of(row), x, previous_x0, None, label, guidance)
 
@@ -63,13 +64,13 @@ class TakeNoisyStep(Sampler):
     def forward(
         self,
         x: Images,
-        previous_x0: Images,
+        previous_x0: Memory,
         row: Float32[Tensor, " columns"],
         seed: Seeds,
         index: Count,
         label: Labels | None = None,
         guidance: Numbers | None = None,
-    ) -> tuple[Images, Images]:
+    ) -> tuple[Images, Memory]:
         return self.step(index, Row.of(row), x, previous_x0, seed, label, guidance)
 
 
@@ -228,11 +229,7 @@ class Variations(Sampler):
             started = (i >= starts)[:, None, None, None]
             fresh = (i <= starts)[:, None, None, None]
             x = torch.where(fresh, diffuse(y, eps, Point(row.alpha, row.sigma)), x)
-            unclipped, deviation = self.predict_unclipped(x, row, label, guidance)
-            x0 = self.clip(unclipped)
-            x_next = self.advance(x, x0, torch.where(fresh, x0, previous_x0), row, unclipped)
-            if self.noisy:
-                x_next = x_next + deviation * self.noise(seed, i + 1)
+            x_next, x0 = self.step(i, row, x, previous_x0, seed, label, guidance, fresh)
             return torch.where(started, x_next, y), x0
 
         return to_uint8(self.loop(y + torch.zeros_like(eps), steps, step, first=starts.min()))

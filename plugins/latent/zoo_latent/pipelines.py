@@ -113,7 +113,7 @@ def _read(source: Source) -> Imported:
     if isinstance(network, DenoiserConfig) and network.sizes:
         height, width = (side * 2 ** (len(codec.config["codec"]["widths"]) - 1) for side in network.size)
         network = msgspec.structs.replace(network, sizes=(height, width, 0, 0, height, width))
-    diffusion, notes = _schedule(source, pipeline)
+    diffusion = _schedule(source, pipeline)
     whole = {
         "codec": codec.config["codec"],
         "text": text and msgspec.to_builtins(text),
@@ -136,19 +136,20 @@ def _read(source: Source) -> Imported:
         read, left = text_state(source, text, assets)
         state |= read
         unused += left
+    notes: list[str] = []
     left = [name for name in LEFT_OUT if index.get(name) and index[name] != [None, None]]
     if left:
-        notes += (f"left out: {', '.join(left)}; pictures are not checked",)
+        notes.append(f"left out: {', '.join(left)}; pictures are not checked")
     if "scaling_factor" not in vae and pipeline.codec == "VQModel":
-        notes += (
+        notes.append(
             f"its codec's config has no scaling_factor: latents are divided by diffusers' default, {SCALE}; if the"
-            " pictures are wrong, write 1.0, latent-diffusion's own, into it",
+            " pictures are wrong, write 1.0, latent-diffusion's own, into it"
         )
     return Imported(
         layout=source.layout,
         config=msgspec.to_builtins(c),
         state_dict=state,
-        notes=notes,
+        notes=tuple(notes),
         unused=unused,
         assets=assets,
     )
@@ -232,14 +233,14 @@ def _labels(index: Mapping[str, Any], classes: int) -> dict[str, Any] | None:
     return {"classes": names}
 
 
-def _schedule(source: Source, pipeline: Pipeline) -> tuple[DiffusionConfig, tuple[str, ...]]:
+def _schedule(source: Source, pipeline: Pipeline) -> DiffusionConfig:
     """The scheduler, with the pipeline's own defaults."""
     config = source.config("scheduler", pipeline.schedulers, "scheduler_config.json")
     if pipeline.schedulers == FLOW:
-        return read_flow(config), ()
+        return read_flow(config)
     network = source.config(pipeline.network.part)
     learned = network.get("out_channels") == 2 * network.get("in_channels", 4)
-    diffusion, notes = read_schedule(source.folder, learned=learned)
+    diffusion = read_schedule(source.folder, learned=learned)
     if diffusion.sampler != "lcm":  # which draws without guidance
         diffusion = msgspec.structs.replace(diffusion, default_guidance=pipeline.guidance)
-    return diffusion, notes
+    return diffusion

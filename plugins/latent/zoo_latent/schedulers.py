@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from zoo_diffusion.config import DiffusionConfig
+from zoo_diffusion.config import K_DIFFUSION, DiffusionConfig
 from zoo_diffusion.layouts.common import read_json
 from zoo_diffusion.layouts.scheduler import diffusers_schedule, require
 
@@ -25,17 +25,24 @@ class Kind(NamedTuple):
     spacings: tuple[str, ...] = ("leading", "trailing", "linspace")
     required: Mapping[str, Any] = {}
     """Values that a field must have; the first of a tuple is the class's default."""
+    defaults: Mapping[str, Any] = {}
+    """Of the class, where they are not those of the other classes."""
     moot: tuple[str, ...] = ()
     """Fields without effect here."""
 
 
 KINDS = {
     "DDIMScheduler": Kind("ddim", "leading", ("leading", "trailing")),
-    "PNDMScheduler": Kind("ddim", "leading", ("leading", "trailing"), moot=("skip_prk_steps",)),
+    "PNDMScheduler": Kind(
+        "plms", "leading", ("leading",), required={"skip_prk_steps": True}, defaults={"skip_prk_steps": False}
+    ),
     "EulerDiscreteScheduler": Kind(
         "euler", "linspace", required={"interpolation_type": "linear", "timestep_type": "discrete"}
     ),
     "EulerAncestralDiscreteScheduler": Kind("euler_ancestral", "linspace"),
+    "HeunDiscreteScheduler": Kind(
+        "heun", "linspace", required={"clip_sample": False}, defaults={"beta_start": 0.00085, "beta_end": 0.012}
+    ),
     "DPMSolverMultistepScheduler": Kind(
         "dpm++2m",
         "linspace",
@@ -50,6 +57,22 @@ KINDS = {
         },
         moot=("steps_offset", "lower_order_final", "euler_at_final", "flow_shift", "time_shift_type"),
     ),
+    "UniPCMultistepScheduler": Kind(
+        "unipc",
+        "linspace",
+        ("linspace", "trailing"),
+        required={
+            "solver_order": 2,
+            "solver_type": "bh2",
+            "predict_x0": True,
+            "lower_order_final": True,
+            "disable_corrector": ([],),
+            "solver_p": None,
+            "final_sigmas_type": "zero",
+            "rescale_betas_zero_snr": False,
+        },
+        moot=("steps_offset", "flow_shift", "time_shift_type", "sigma_min", "sigma_max"),
+    ),
     "LCMScheduler": Kind(
         "lcm",
         "leading",
@@ -57,9 +80,11 @@ KINDS = {
         moot=("steps_offset", "set_alpha_to_one", "timestep_spacing"),
     ),
 }
+STEPS = {"ddim": 50, "plms": 51, "heun": 59, "lcm": 4}
+"""Passes of the network for diffusers' usual 50 or 30 steps; of others 30."""
 SCHEDULERS = tuple(KINDS)
 """The classes that are computed here."""
-UNSCALED = tuple(name for name in KINDS if not name.startswith("Euler"))
+UNSCALED = tuple(name for name, kind in KINDS.items() if kind.sampler not in K_DIFFUSION)
 """Those that start at noise of variance 1, for pipelines that start there whatever the scheduler says."""
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
 """The class of rectified flows."""
@@ -68,8 +93,8 @@ _OWN = ("steps_offset", "set_alpha_to_one", "use_karras_sigmas", "final_sigmas_t
 _FLOW_MOOT = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
 
 
-def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConfig, tuple[str, ...]]:
-    """The schedule of a pipeline's folder, and notes on what differs.
+def read_schedule(folder: Path, *, learned: bool = False) -> DiffusionConfig:
+    """The schedule of a pipeline's folder.
 
     Args:
         learned: whether the network also predicts the variance.
@@ -82,7 +107,8 @@ def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConf
         raise InvalidFileError(f"scheduler/{WHERE} is missing")
     require(config, WHERE, _class_name=SCHEDULERS)
     name = config.get("_class_name", SCHEDULERS[0])
-    kind, notes = KINDS[name], ()
+    kind = KINDS[name]
+    config = kind.defaults | config
     require(config, WHERE, **kind.required)
     config = {field: value for field, value in config.items() if field not in kind.moot and field not in kind.required}
     require(config, WHERE, timestep_spacing=(kind.spacing, *kind.spacings))
@@ -94,13 +120,11 @@ def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConf
         "karras": config.get("use_karras_sigmas") or False,
         "clean_end": config.get("set_alpha_to_one", name != "PNDMScheduler")  # the default of each class
         and config.get("final_sigmas_type", "zero") == "zero",
-        "default_steps": 50 if kind.sampler == "ddim" else 4 if kind.sampler == "lcm" else 30,
+        "default_steps": STEPS.get(kind.sampler, 30),
         "default_guidance": 1.0 if kind.sampler == "lcm" else 7.5,
     }
     if config.get("algorithm_type") == "sde-dpmsolver++":
         own["sampler"] = "dpm++2m_sde"
-    if name == "PNDMScheduler":
-        notes = ("draws with DDIM at the timesteps of PNDMScheduler, whose own steps are not computed here",)
     rest = {field: value for field, value in config.items() if field not in _OWN}
     rest |= {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}
     if name in ("DDIMScheduler", "LCMScheduler"):
@@ -108,7 +132,7 @@ def read_schedule(folder: Path, *, learned: bool = False) -> tuple[DiffusionConf
     else:
         rest["clip_sample"] = False
     diffusion = msgspec.to_builtins(diffusers_schedule(rest, learned=learned)) | own
-    return _converted(diffusion), notes
+    return _converted(diffusion)
 
 
 def read_flow(config: Mapping[str, Any]) -> DiffusionConfig:

@@ -156,9 +156,7 @@ class Variations(Drawing):
             started = (i >= starts)[:, None, None, None]
             fresh = (i <= starts)[:, None, None, None]
             x = torch.where(fresh, diffuse(y, eps, Point(row.alpha, row.sigma)), x)
-            x_next, x0 = self.step(
-                i, row, x, torch.where(fresh, torch.zeros_like(x), previous_x0), seed, asked, guidance
-            )
+            x_next, x0 = self.step(i, row, x, previous_x0, seed, asked, guidance, fresh)
             return torch.where(started, x_next, y), x0
 
         return self.picture(self.loop(y + torch.zeros_like(eps), steps, step, first=starts.min()))
@@ -245,7 +243,7 @@ class Begin(Drawing):
 
     def forward(self, seed: Seeds, steps: Count, *texts: Tensor) -> tuple[Tensor, ...]:
         x = self.start(seed, steps)
-        begun = (x, torch.zeros_like(x), self.plan(steps))
+        begun = (x, self.nothing_remembered(x), self.plan(steps))
         if self.text is None:
             return begun
         text, negative = texts

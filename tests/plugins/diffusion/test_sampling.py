@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from zoo_diffusion import sampling
 from zoo_diffusion.config import DiffusionConfig, UNetConfig
-from zoo_diffusion.ports import PLAN_COLUMNS
+from zoo_diffusion.ports import MEMORY, PLAN_COLUMNS
 from zoo_diffusion.sampling import Point, Row, Sampler, Step
 
 from .walks import SHAPE, Network, place, planned, rows_along, spaced, walk
@@ -34,7 +34,8 @@ END = Place(1.0, 0.0)
 
 def plan_of(c: DiffusionConfig, steps: int) -> list[Row]:
     """The shipped plan, its numbers as floats."""
-    return [Row(*numbers) for numbers in planned(Sampler(Network(lambda x, t: x), c), steps).tolist()]
+    rows = planned(Sampler(Network(lambda x, t: x), c), steps).tolist()
+    return [Row(*numbers[:PLAN_COLUMNS], tuple(numbers[PLAN_COLUMNS:])) for numbers in rows]
 
 
 # --- Gaussian data ----------------------------------------------------------------------------------------------------
@@ -95,11 +96,14 @@ def drawn(c: DiffusionConfig, steps: int, data: Gaussian) -> list[tuple[Place, L
     points = [Place(row.alpha, row.sigma) for row in rows] + [END]
     mean, variance = data.marginal(points[0])
     draws = np.eye(steps + 1)  # of the start, and of each step
-    x, previous_x0, places = Line(mean, variance**0.5 * draws[0]), Line(0.0), []
+    x, memory, places = Line(mean, variance**0.5 * draws[0]), [Line(0.0)] * MEMORY.get(c.sampler, 1), []
     for i, row in enumerate(rows):
-        x0 = row.from_x * x + row.from_output * data.output(c.prediction, x, points[i])
-        x = row.x * x + row.x0 * x0 + row.previous_x0 * previous_x0 + Line(0.0, row.noise * draws[i + 1])
-        previous_x0 = x0
+        output = data.output(c.prediction, x, points[i])
+        x0 = row.from_x * x + row.from_output * output
+        x = row.x * x + row.x0 * x0 + row.previous_x0 * memory[0] + Line(0.0, row.noise * draws[i + 1])
+        for weight, line in zip(row.earlier, memory[1:], strict=True):
+            x = x + weight * line
+        memory = [x0, output, *memory[1:-1]] if c.sampler == "plms" else [x0, *memory[:-1]]
         places.append((points[i + 1], x))
     return places
 
@@ -112,6 +116,9 @@ SAMPLERS = {
     "dpm++2m": {"sampler": "dpm++2m"},
     "dpm++2m karras": {"sampler": "dpm++2m", "karras": True},
     "dpm++2m_sde": {"sampler": "dpm++2m_sde"},
+    "heun": {"sampler": "heun"},
+    "plms": {"sampler": "plms"},
+    "unipc": {"sampler": "unipc"},
     "euler": {"sampler": "euler"},
     "euler karras": {"sampler": "euler", "karras": True},
     "euler_ancestral": {"sampler": "euler_ancestral"},
@@ -227,7 +234,7 @@ def solve(name: str, path: Point, data: Gaussian, start: Line) -> Line:
     t, s = Point(*(part[:-1] for part in path)), Point(*(part[1:] for part in path))
     weights = WEIGHTS[name](before, t, s, torch.arange(len(t.alpha)) > 0)
     line, previous_x0, draws = start, Line(0.0), np.eye(len(t.alpha) + 1)
-    for i, (step, here) in enumerate(zip(zip(*(w.tolist() for w in weights)), zip(*(part.tolist() for part in t)))):
+    for i, (step, here) in enumerate(zip(zip(*(w.tolist() for w in weights[:-1])), zip(*(part.tolist() for part in t)))):
         step, x0 = Step(*step), data.denoised(line, Place(*here))
         noise = Line(0.0, step.noise * draws[i + 1])
         line, previous_x0 = step.x * line + step.x0 * x0 + step.previous_x0 * previous_x0 + noise, x0
@@ -260,7 +267,7 @@ def test_with_noise_the_distribution_converges_at_that_order(name, order, even):
     assert slope(errors) == pytest.approx(order, abs=0.15)
 
 
-@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm++2m", 2), ("euler", 1)])
+@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm++2m", 2), ("euler", 1), ("heun", 2), ("plms", 2), ("unipc", 2)])
 def test_the_shipped_plan_converges_at_that_order(sampler, order):
     """With timesteps even in t, down to the end of the way, where lambda is infinite."""
     c, data = DiffusionConfig(sampler=sampler, schedule="cosine", num_timesteps=4000, clip=False), Gaussian(0.3, 0.5)
@@ -419,4 +426,7 @@ def test_any_number_of_steps_gives_falling_timesteps_of_the_process(spacing, T):
 
 
 def test_a_row_is_as_wide_as_the_ports_say():
-    assert len(Row._fields) == PLAN_COLUMNS
+    assert len(Row._fields) == PLAN_COLUMNS + 1  # `earlier`, a column each
+    for sampler in ("dpm++2m", *MEMORY):
+        plan = Sampler(Network(lambda x, t: x), DiffusionConfig(sampler=sampler)).plan(torch.tensor(7))
+        assert plan.shape[1] == PLAN_COLUMNS + MEMORY.get(sampler, 1) - 1

@@ -63,7 +63,7 @@ def check(kind: str, said: dict, c: DiffusionConfig, steps: int, monkeypatch) ->
     exact, timesteps = theirs(kind, said, steps, monkeypatch, torch.float64)
     single, _ = theirs(kind, said, steps, monkeypatch, torch.float32)
     sampler = Given(Network(recorded.toy), c, noises(steps))
-    plan = planned(sampler, steps)
+    plan = planned(sampler, len(timesteps))  # a pass of the network each
     np.testing.assert_allclose(plan[:, 0], timesteps, rtol=1e-5, atol=1e-3)
     ours, largest = walk(sampler, plan, exact[0].float()), 0.0
     for mine, one, two in zip(ours, single[1:], exact[1:], strict=True):
@@ -96,6 +96,37 @@ def test_euler_with_karras_levels_is_diffusers(steps, spacing, monkeypatch):
     said = LATENT | {"timestep_spacing": spacing, "use_karras_sigmas": True}
     c = DiffusionConfig(**OURS, sampler="euler", spacing=spacing, karras=True)
     check("EulerDiscreteScheduler", said, c, steps, monkeypatch)
+
+
+@STEPS
+@SPACINGS
+@PREDICTIONS
+@pytest.mark.parametrize("karras", [False, True])
+def test_heun_is_diffusers(steps, spacing, prediction, karras, monkeypatch):
+    said = LATENT | {"timestep_spacing": spacing, "prediction_type": THEIRS[prediction], "use_karras_sigmas": karras}
+    c = DiffusionConfig(**OURS, sampler="heun", spacing=spacing, prediction=prediction, karras=karras)
+    check("HeunDiscreteScheduler", said, c, steps, monkeypatch)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7, 20, 50])
+@pytest.mark.parametrize("offset", [0, 1])
+@PREDICTIONS
+def test_plms_is_diffusers(steps, offset, prediction, monkeypatch):
+    said = LATENT | {"skip_prk_steps": True, "steps_offset": offset, "prediction_type": THEIRS[prediction]}
+    c = DiffusionConfig(
+        **OURS, sampler="plms", spacing="leading", prediction=prediction, steps_offset=offset, clean_end=False
+    )
+    check("PNDMScheduler", said, c, steps, monkeypatch)
+
+
+@STEPS
+@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
+@pytest.mark.parametrize("karras", [False, True])
+@PREDICTIONS
+def test_unipc_is_diffusers(steps, spacing, karras, prediction, monkeypatch):
+    said = LATENT | {"timestep_spacing": spacing, "prediction_type": THEIRS[prediction], "use_karras_sigmas": karras}
+    c = DiffusionConfig(**OURS, sampler="unipc", spacing=spacing, prediction=prediction, karras=karras)
+    check("UniPCMultistepScheduler", said, c, steps, monkeypatch)
 
 
 @STEPS

@@ -246,6 +246,9 @@ SAMPLED = {
     "ancestral, Karras": {"sampler": "euler_ancestral", "karras": True, "spacing": "leading", "steps_offset": 1},
     "SDE, Karras": {"sampler": "dpm++2m_sde", "karras": True},
     "lcm": {"sampler": "lcm"},
+    "heun": {"sampler": "heun"},
+    "plms": {"sampler": "plms", "spacing": "leading"},
+    "unipc": {"sampler": "unipc"},
     "flow": {"sampler": "euler", "prediction": "flow", "shift": 3.0, "spacing": "linspace"},
     "guidance": {"guidance_rescale": 0.7, "guidance_from": 0.2, "guidance_to": 5.0},
 }

@@ -39,7 +39,7 @@ def walk(sampler: Sampler, rows: Iterable[Tensor], x: Tensor, starts: Iterable[T
 
     Each starts where the one before ended or, while there are any, from the next of `starts`.
     """
-    previous_x0, seed, trajectory = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.int64), []
+    previous_x0, seed, trajectory = sampler.nothing_remembered(x), torch.zeros(len(x), dtype=torch.int64), []
     starts = iter(starts)
     for i, row in enumerate(rows):
         x = next(starts, x)

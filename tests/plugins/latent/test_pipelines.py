@@ -58,12 +58,14 @@ def _same_pixels(folder, pipeline, guidance, monkeypatch=None):
     """With `monkeypatch`, for schedulers that add noise: theirs add ours."""
     generate, seeds = built(folder), torch.tensor([1, 2])
     negative = texts("", "")
+    pipeline.scheduler.set_timesteps(STEPS)
+    passes = torch.tensor(len(pipeline.scheduler.timesteps))
     with torch.no_grad():
         noise = generate.noise(seeds, 0)
         if monkeypatch:
             module, streams = inspect.getmodule(type(pipeline.scheduler)), itertools.count(1)
             monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: generate.noise(seeds, next(streams)))
-        ours = generate(seeds, torch.tensor(STEPS), texts(*PROMPTS), negative, torch.full((2,), guidance))
+        ours = generate(seeds, passes, texts(*PROMPTS), negative, torch.full((2,), guidance))
         theirs = pipeline(
             list(PROMPTS), latents=noise, num_inference_steps=STEPS, guidance_scale=guidance, output_type="np"
         ).images
@@ -113,6 +115,11 @@ OTHERS = {
         {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"},
     ),
     "lcm": ("LCMScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "heun karras": ("HeunDiscreteScheduler", {"use_karras_sigmas": True}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "unipc karras": ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
 }
 
 
@@ -144,6 +151,10 @@ def test_same_pixels_with_each_scheduler(first, tmp_path, case, guidance, monkey
         ("DPMSolverMultistepScheduler", "rescale_betas_zero_snr", True),
         ("DPMSolverMultistepScheduler", "timestep_spacing", "leading"),
         ("LCMScheduler", "original_inference_steps", 100),
+        ("PNDMScheduler", "skip_prk_steps", False),
+        ("PNDMScheduler", "timestep_spacing", "trailing"),
+        ("UniPCMultistepScheduler", "solver_order", 3),
+        ("UniPCMultistepScheduler", "solver_type", "bh1"),
         ("DDIMScheduler", "timestep_spacing", "linspace"),
     ],
 )
@@ -172,7 +183,7 @@ def test_the_scheduler_of_stable_diffusion_3_is_read():
         ("model_index.json", {"_class_name": "FluxPipeline"}, "_class_name is FluxPipeline; only StableDiffusionPipe"),
         ("model_index.json", {"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is UNet3DConditionModel; only"),
         ("model_index.json", {"text_encoder": [None, None]}, "text_encoder is missing"),
-        ("scheduler/scheduler_config.json", {"_class_name": "HeunDiscreteScheduler"}, "is HeunDiscreteScheduler; on"),
+        ("scheduler/scheduler_config.json", {"_class_name": "KDPM2DiscreteScheduler"}, "is KDPM2DiscreteScheduler; o"),
         ("unet/config.json", {"cross_attention_dim": 48}, "cross_attention_dim is 48; the text encoder's hidden_size"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type is timestep; that is not supported"),
         ("unet/config.json", {"attention_head_dim": [2, 8]}, r"attention_head_dim is \[2, 8\]; all levels must have"),

@@ -96,7 +96,8 @@ function partsOf(task) {
 
 /** A sampler's loop, one step after the other; the picture that each step predicts is told now and then. */
 async function steps([begin, step, end], inputs, tell) {
-  let { x, previous_x0, plan } = await call(begin, inputs);
+  const begun = await call(begin, inputs);
+  let { x, previous_x0, plan } = begun;
   const width = plan.shape[1], rows = [];
   for (let at = 0; at < plan.data.length && plan.data.subarray(at, at + width).some(Boolean); at += width)
     rows.push(array("float32", [width], plan.data.slice(at, at + width)));
@@ -104,15 +105,23 @@ async function steps([begin, step, end], inputs, tell) {
   let shown = 0; // the share of time for pictures in between stays below a tenth
   for (const [i, row] of rows.entries()) {
     const index = array("int64", [], BigInt64Array.of(BigInt(i)));
-    ({ next_x: x, x0: previous_x0 } = await call(step, { ...inputs, x, previous_x0, row, index }));
+    ({ next_x: x, x0: previous_x0 } = await call(step, { ...begun, ...inputs, x, previous_x0, row, index }));
     const now = performance.now(), news = { step: i + 1, steps: rows.length };
     if (10 * shown < now - start) {
-      Object.assign(news, { inputs, outputs: await call(end, { x: previous_x0 }) });
+      Object.assign(news, { inputs, outputs: await call(end, { x: predicted(previous_x0, x) }) });
       shown += performance.now() - now;
     }
     tell(news);
   }
   return call(end, { x });
+}
+
+/** The image that a step predicts: the first channels of what it hands on, where some samplers remember more. */
+function predicted(memory, x) {
+  const size = count(x.shape.slice(1)), all = count(memory.shape.slice(1));
+  const data = new Float32Array(count(x.shape));
+  for (let i = 0; i < x.shape[0]; i++) data.set(memory.data.subarray(i * all, i * all + size), i * size);
+  return array("float32", x.shape, data);
 }
 
 /** How much a call computes, relative to other calls of its task: its largest input, as often as whole numbers say. */
