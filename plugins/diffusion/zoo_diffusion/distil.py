@@ -20,6 +20,7 @@ from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
 from .config import DDPMConfig, DistilSettings, DiTConfig
+from .ports import PLAN_COLUMNS
 from .sampling import Images, Row
 from .training import DenoiserTrainer
 
@@ -56,7 +57,7 @@ class Paths:
         x = np.stack([self.blocks[k // BLOCK][k % BLOCK, i] for k, i in places])
         end = np.stack([self.blocks[k // BLOCK][k % BLOCK, -1] for k, _ in places])
         rows = self.plan[step]
-        wide = Row(*(rows[:, column, None, None, None] for column in range(rows.shape[1])))
+        wide = Row.of(rows.T[:, :, None, None, None])
         label = torch.from_numpy(labels_of(path.numpy(), self.classes))
         return Points(torch.from_numpy(x).float(), wide._replace(t=rows[:, 0]), label, torch.from_numpy(end).float())
 
@@ -199,14 +200,14 @@ class DistilTrainer(DenoiserTrainer):
     ) -> dict[str, Tensor]:
         at = self._noise(path, generator) if self.paths is None else self.paths.take(path, step)
         x, end, label = at.x.to(self.device), at.end.to(self.device), at.label.to(self.device)
-        row = Row(*(numbers.to(self.device) for numbers in at.row))
+        row = at.row.map(lambda numbers: numbers.to(self.device))
         x0 = row.from_x * x + row.from_output * self.predict(x, row.t, label)
         return {"loss": pseudo_huber(x0, end)}
 
     def _noise(self, path: Int64[Tensor, " batch"], generator: torch.Generator) -> Points:
         x = torch.randn(len(path), self.image.image_channels, *self.image.size, generator=generator)
-        row = Row.of(torch.ones(len(Row._fields)))
-        wide = Row(*(number.expand(len(path), 1, 1, 1) for number in row))._replace(t=torch.zeros(len(path)))
+        row = Row.of(torch.ones(PLAN_COLUMNS))
+        wide = row.map(lambda number: number.expand(len(path), 1, 1, 1))._replace(t=torch.zeros(len(path)))
         return Points(x, wide, torch.from_numpy(labels_of(path.numpy(), self.image.num_classes)), x)
 
     @torch.no_grad()

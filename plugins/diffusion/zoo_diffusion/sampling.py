@@ -52,7 +52,7 @@ twice between two places: once to go there, once more to correct x where it arri
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -64,7 +64,7 @@ from zoo.build.random import normal
 
 from .config import K_DIFFUSION, LCM_STEPS, DiffusionConfig, Picture
 from .pixels import to_uint8
-from .ports import MEMORY, adds_noise
+from .ports import MEMORY, PLAN_COLUMNS, adds_noise
 from .unet import halves
 
 # --- The process ------------------------------------------------------------------------------------------------------
@@ -292,9 +292,11 @@ class Step(NamedTuple):
 
 def either(condition: Bool[Tensor, " n"], yes: Step, no: Step) -> Step:
     """For each place, one of two steps of a sampler."""
-    parts = (torch.where(condition, a, b) for a, b in zip(yes[:-1], no[:-1], strict=True))
-    earlier = (torch.where(condition, a, b) for a, b in zip(yes.earlier, no.earlier, strict=True))
-    return Step(*parts, tuple(earlier))
+
+    def chosen(yes: Sequence[Tensor], no: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.where(condition, a, b) for a, b in zip(yes, no, strict=True)]
+
+    return Step(*chosen(yes[:-1], no[:-1]), earlier=tuple(chosen(yes.earlier, no.earlier)))
 
 
 def between(s: Point, t: Point) -> Float64[Tensor, "*places"]:
@@ -543,10 +545,13 @@ class Row(NamedTuple):
     earlier: tuple[Tensor, ...] = ()
 
     @classmethod
-    def of(cls, numbers: Float32[Tensor, " columns"]) -> "Row":
-        single = len(cls._fields) - 1
-        every = [numbers[column] for column in range(numbers.shape[0])]
-        return cls(*every[:single], tuple(every[single:]))
+    def of(cls, numbers: Float32[Tensor, "columns ..."]) -> "Row":
+        columns = [numbers[column] for column in range(numbers.shape[0])]
+        return cls(*columns[:PLAN_COLUMNS], earlier=tuple(columns[PLAN_COLUMNS:]))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Row":
+        *single, earlier = self
+        return Row(*map(change, single), earlier=tuple(map(change, earlier)))
 
 
 class Sampler(nn.Module):
@@ -712,13 +717,13 @@ class Sampler(nn.Module):
         `heun` corrects each step but the last, which ends where there is no slope; of an even number of passes, the
         last two. `plms` corrects the first, of three passes or more.
         """
+        twice = steps > 2
         if self.c.sampler == "heun":
             number = steps // 2 + 1  # of places
             paired = 2 * (steps - number)  # passes that go to a place, and that correct the one before
             at = torch.where(i < paired, (i + 1) // 2, i - (steps - number))
             correcting = (i < paired) & (i % 2 == 1)
         else:
-            twice = steps > 2
             number = torch.where(twice, steps - 1, steps)
             at = torch.where(twice & (i > 1), i - 1, i)
             correcting = twice & (i == 1)

@@ -108,7 +108,7 @@ def read_schedule(folder: Path, *, learned: bool = False) -> DiffusionConfig:
     require(config, WHERE, _class_name=SCHEDULERS)
     name = config.get("_class_name", SCHEDULERS[0])
     kind = KINDS[name]
-    config = kind.defaults | config
+    config = {**kind.defaults, **config}
     require(config, WHERE, **kind.required)
     config = {field: value for field, value in config.items() if field not in kind.moot and field not in kind.required}
     require(config, WHERE, timestep_spacing=(kind.spacing, *kind.spacings))

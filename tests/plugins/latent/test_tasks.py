@@ -94,6 +94,21 @@ def test_variations_of_no_strength_are_the_picture_as_the_codec_gives_it(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("sampler", ["dpm++2m", "heun", "plms", "unipc"])
+def test_variations_start_anew_where_they_start(model, sampler, monkeypatch):
+    """With a denoiser that always finds the picture, it comes back whatever the strength: what a sampler remembers of
+    the steps before must not count."""
+    diffusion = DIFFUSION | {"sampler": sampler, "prediction": "epsilon", "spacing": "leading"}
+    parts, c = made(plain(diffusion=diffusion))
+    image = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    latents = build("encode", parts, c)(image)
+    task = build("variations", parts, c)
+    monkeypatch.setattr(task, "predict_unclipped", lambda x, row, asked, guidance: (latents, row.noise))
+    same = task(image, torch.tensor([0.35, 0.7]), torch.tensor([1, 2]), torch.tensor(9), *given(parts, "sun", "moon"))
+    assert (same.int() - build("decode", parts, c)(latents).int()).abs().max() <= 1
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     "codec", [CODEC | {"num_codes": 16}, {"hidden_channels": 8, "downsampling": 2, "code_size": 4, "num_codes": 16}]
 )
