@@ -73,7 +73,7 @@ def test_an_autoregressive_prior_from_its_training_to_a_pulled_model(workshop, h
 
     tasks = manifests.read(second).tasks
     assert [*tasks] == ["reconstruct", "encode", "decode", "generate"]
-    assert [*tasks["generate"].inputs] == ["seed", "temperature", "label", "guidance"]
+    assert [*tasks["generate"].inputs] == ["seed", "temperature", "top_k", "top_p", "label", "guidance"]
     draw = ["run", "codec", "generate", "--label", "disc", "--device", "cpu"]
     assert zoo(*draw, "-n", 4, "--seed", 3, "--out", "four-{i}.png").code == 0
     for i in range(4):

@@ -285,7 +285,11 @@ def list_tasks(request: TasksRequest) -> Tasks:
     )
     if c.prior:
         tasks |= prior_tasks(
-            c.prior, channels=codec.image_channels, downsampling=codec.downsampling, classes=request.classes
+            c.prior,
+            channels=codec.image_channels,
+            downsampling=codec.downsampling,
+            num_codes=codec.num_codes,
+            classes=request.classes,
         )
     return Tasks(tasks=tasks, default="reconstruct")
 

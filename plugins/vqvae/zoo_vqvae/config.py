@@ -39,18 +39,32 @@ class PriorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A transformer that draws a picture's tokens; see prior.py."""
 
     kind: Literal["masked", "autoregressive"] = "masked"
+    block: Literal["gpt", "llama"] = "gpt"  # of the transformer: GPT-2's with learned positions, or LLaMA's with rotary
     rows: Annotated[int, Meta(ge=1, le=128)] = 7  # size of the token grid of the pictures that it draws
     columns: Annotated[int, Meta(ge=1, le=128)] = 7
     num_classes: Annotated[int, Meta(ge=0, le=100_000)] = 0  # 0: pictures have no labels
+    null_label: bool = True  # whether it also learns pictures without their label; without, there is no guidance
     width: Annotated[int, Meta(ge=8, le=8192)] = 128
     depth: Annotated[int, Meta(ge=1, le=128)] = 4
     heads: Annotated[int, Meta(ge=1, le=128)] = 4
+    mlp_width: Annotated[int, Meta(ge=0, le=65536)] = 0
+    """Width inside a block's MLP. 0: 4 times the width; in `llama`, whose MLP has three matrices instead of two, 8/3
+    of it, rounded up to a multiple of 256."""
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     choice_temperature: Annotated[float, Meta(ge=0, le=100)] = 4.5
     """`masked`: the initial amount of noise in the choice of which drawn tokens are kept; MaskGIT uses 4.5."""
     default_steps: Annotated[int, Meta(ge=1)] = 8  # `masked`
     default_temperature: Annotated[float, Meta(ge=0.1, le=10)] = 1.0
     default_guidance: Annotated[float, Meta(ge=0, le=10)] = 1.5
+    default_top_k: Annotated[int, Meta(ge=0)] = 0  # `autoregressive`: draw one of so many likeliest codes; 0: of all
+    default_top_p: Annotated[float, Meta(ge=0, le=1)] = 1.0  # `autoregressive`: of the likeliest with this probability
+
+    @property
+    def hidden_width(self) -> int:
+        """Width inside a block's MLP."""
+        if self.mlp_width:
+            return self.mlp_width
+        return 4 * self.width if self.block == "gpt" else -(-(8 * self.width // 3) // 256) * 256
 
 
 class VQVAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,8 +76,15 @@ class VQVAEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def check_prior(prior: PriorConfig | None, family: str) -> None:
     """Checks of a prior's config that the schema cannot express; UsageError."""
-    if prior and prior.width % prior.heads:
+    if not prior:
+        return
+    if prior.width % prior.heads:
         raise UsageError(f"{family} config: prior.heads is {prior.heads}; it must divide the width {prior.width}")
+    if prior.block == "llama" and prior.width // prior.heads % 4:
+        raise UsageError(
+            f"{family} config: prior.heads is {prior.heads}; with prior.block llama, width / heads must be a multiple "
+            f"of 4, and the width is {prior.width}"
+        )
 
 
 def fitted_codec(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:

@@ -155,7 +155,11 @@ def list_tasks(request: TasksRequest) -> Tasks:
     prior = _config(request.config).prior
     if prior:
         tasks |= prior_tasks(
-            prior, channels=codec.image_channels, downsampling=codec.downsampling, classes=request.classes
+            prior,
+            channels=codec.image_channels,
+            downsampling=codec.downsampling,
+            num_codes=codec.num_codes,
+            classes=request.classes,
         )
     return Tasks(tasks=tasks, default="reconstruct")
 

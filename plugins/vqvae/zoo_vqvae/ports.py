@@ -70,7 +70,7 @@ def codec_tasks(
 
 
 def prior_tasks(
-    prior: PriorConfig, *, channels: int, downsampling: int, classes: tuple[str, ...] = ()
+    prior: PriorConfig, *, channels: int, downsampling: int, num_codes: int, classes: tuple[str, ...] = ()
 ) -> dict[str, Task]:
     """`generate`, and with a masked prior `inpaint`, for images of the prior's own size."""
     height, width = prior.rows * downsampling, prior.columns * downsampling
@@ -79,7 +79,7 @@ def prior_tasks(
         return Port(kind=kind, dtype="uint8", shape=("batch", height, width, channels), summary=summary)
 
     masked = prior.kind == "masked"
-    walk = _walk_ports(prior, classes)
+    walk = _walk_ports(prior, num_codes, classes)
     tasks = {"generate": Task(summary="Draw a picture from noise", inputs=walk, outputs={"image": picture(channels)})}
     if masked:
         mask = picture(1, "mask", "pixels of 128 or more: their tokens are redrawn")
@@ -91,7 +91,7 @@ def prior_tasks(
     return tasks
 
 
-def _walk_ports(prior: PriorConfig, classes: tuple[str, ...]) -> dict[str, Port]:
+def _walk_ports(prior: PriorConfig, num_codes: int, classes: tuple[str, ...]) -> dict[str, Port]:
     """The inputs of every drawing task."""
     ports = {
         "seed": Port(
@@ -111,17 +111,28 @@ def _walk_ports(prior: PriorConfig, classes: tuple[str, ...]) -> dict[str, Port]
     ports["temperature"] = _number(
         "lower: likelier tokens, higher: more varied ones", prior.default_temperature, 0.1, 10.0
     )
+    if prior.kind == "autoregressive":
+        ports["top_k"] = _number(
+            "draw each token from this many of the likeliest codes, 0: from all",
+            min(prior.default_top_k, num_codes),
+            0.0,
+            num_codes,
+        )
+        ports["top_p"] = _number(
+            "draw each token from the likeliest codes with this probability, 1: from all", prior.default_top_p, 0.0, 1.0
+        )
     if prior.num_classes:
         ports["label"] = Port(
             kind="label",
             dtype="int64",
             shape=("batch",),
-            summary="what to draw; -1: anything",
-            default=-1,
-            minimum=-1,
+            summary="what to draw; -1: anything" if prior.null_label else "what to draw",
+            default=-1 if prior.null_label else None,
+            minimum=-1 if prior.null_label else 0,
             maximum=prior.num_classes - 1,
             classes=classes if len(classes) == prior.num_classes else (),
         )
+    if prior.num_classes and prior.null_label:
         ports["guidance"] = _number(
             "0 ignores the label, 1 is plain, more exaggerates it", prior.default_guidance, 0.0, 10.0
         )

@@ -5,6 +5,9 @@
 - `autoregressive`: one token after the other, with a cache of keys and values, as in section 3.2 of Esser, Rombach,
   Ommer 2021 (https://arxiv.org/abs/2012.09841).
 
+The transformer's blocks are GPT-2's or LLaMA's. With the first it is the network of taming-transformers' Net2Net, with
+the second that of LlamaGen (Sun et al. 2024, https://arxiv.org/abs/2406.06525).
+
 Labels are guided as by Ho and Salimans 2022 (https://arxiv.org/abs/2207.12598), but on logits: u + g (c - u).
 
 Departs from MaskGIT: no label smoothing; learned positions; the label has its own position before the tokens.
@@ -31,26 +34,45 @@ Numbers = Float32[Tensor, " batch"]
 Seeds = Int64[Tensor, " batch"]
 Tokens = Int64[Tensor, "batch L"]
 Heads = Float[Tensor, "batch heads places head_size"]
+Rotation = tuple[Float[Tensor, "places pairs"], Float[Tensor, "places pairs"]]  # cosine and sine
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + 1e-5), times a learned scale: Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "*places width"]) -> Float[Tensor, "*places width"]:
+        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-5) * self.weight
+
+
+def rotate(x: Heads, rotation: Rotation) -> Heads:
+    """Each pair of numbers (2j, 2j + 1) of a head, turned by its angle: Su et al. 2021, https://arxiv.org/abs/2104.09864."""
+    cos, sin = rotation
+    pairs = x.unflatten(3, (-1, 2))
+    a, b = pairs[..., 0], pairs[..., 1]
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=4).flatten(3)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): what both kinds of block share."""
 
-    def __init__(self, c: PriorConfig):
-        super().__init__()
-        self.heads = c.heads
-        self.norm_1 = nn.LayerNorm(c.width)
-        self.qkv = nn.Linear(c.width, 3 * c.width)
-        self.proj = nn.Linear(c.width, c.width)
-        self.norm_2 = nn.LayerNorm(c.width)
-        self.mlp_in = nn.Linear(c.width, 4 * c.width)
-        self.mlp_out = nn.Linear(4 * c.width, c.width)
-        self.dropout = nn.Dropout(c.dropout)
+    heads: int
+    norm_1: nn.Module
+    qkv: nn.Module
+    proj: nn.Module
+    norm_2: nn.Module
+    dropout: nn.Module
 
-    def split(self, x: Float[Tensor, "batch places width"]) -> tuple[Heads, Heads, Heads]:
-        """Queries, keys, values."""
+    def mlp(self, x: Float[Tensor, "batch places width"]) -> Float[Tensor, "batch places width"]:
+        raise NotImplementedError
+
+    def split(self, x: Float[Tensor, "batch places width"], rotation: Rotation | None) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys, values; queries and keys rotated if there is a rotation."""
         q, k, v = self.qkv(self.norm_1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
+        return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
     def finish(
         self,
@@ -65,12 +87,53 @@ class Block(nn.Module):
         if hidden is not None:
             scores = scores.masked_fill(hidden, -1e9)
         x = x + self.dropout(self.proj((scores.softmax(dim=3) @ v).transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))))
+        return x + self.dropout(self.mlp(self.norm_2(x)))
 
     def forward(
-        self, x: Float[Tensor, "batch places width"], hidden: Bool[Tensor, "places places"] | None = None
+        self,
+        x: Float[Tensor, "batch places width"],
+        rotation: Rotation | None,
+        hidden: Bool[Tensor, "places places"] | None = None,
     ) -> Float[Tensor, "batch places width"]:
-        return self.finish(x, *self.split(x), hidden)
+        return self.finish(x, *self.split(x, rotation), hidden)
+
+
+class GPTBlock(Block):
+    """GPT-2's: layer norms, biases, mlp(x) = W gelu(V x) (Radford et al. 2019)."""
+
+    def __init__(self, c: PriorConfig):
+        super().__init__()
+        self.heads = c.heads
+        self.norm_1 = nn.LayerNorm(c.width)
+        self.qkv = nn.Linear(c.width, 3 * c.width)
+        self.proj = nn.Linear(c.width, c.width)
+        self.norm_2 = nn.LayerNorm(c.width)
+        self.mlp_in = nn.Linear(c.width, c.hidden_width)
+        self.mlp_out = nn.Linear(c.hidden_width, c.width)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def mlp(self, x: Float[Tensor, "batch places width"]) -> Float[Tensor, "batch places width"]:
+        return self.mlp_out(F.gelu(self.mlp_in(x)))
+
+
+class LlamaBlock(Block):
+    """LLaMA's: RMS norms, no biases, mlp(x) = W (silu(U x) * V x) (Touvron et al. 2023,
+    https://arxiv.org/abs/2302.13971)."""
+
+    def __init__(self, c: PriorConfig):
+        super().__init__()
+        self.heads = c.heads
+        self.norm_1 = RMSNorm(c.width)
+        self.qkv = nn.Linear(c.width, 3 * c.width, bias=False)
+        self.proj = nn.Linear(c.width, c.width, bias=False)
+        self.norm_2 = RMSNorm(c.width)
+        self.mlp_in = nn.Linear(c.width, 2 * c.hidden_width, bias=False)  # U, then V
+        self.mlp_out = nn.Linear(c.hidden_width, c.width, bias=False)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def mlp(self, x: Float[Tensor, "batch places width"]) -> Float[Tensor, "batch places width"]:
+        both = self.mlp_in(x).unflatten(2, (2, -1))
+        return self.mlp_out(F.silu(both[:, :, 0]) * both[:, :, 1])
 
 
 class Prior(nn.Module):
@@ -81,9 +144,10 @@ class Prior(nn.Module):
         self.config, self.num_codes, self.places = c, num_codes, c.rows * c.columns
         self.tokens = nn.Embedding(num_codes + 1, c.width)  # the last is "masked"
         self.labels = nn.Embedding(c.num_classes + 1, c.width)  # row 0 is "no label"
-        self.positions = nn.Parameter(torch.zeros(self.places + 1, c.width))
-        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
-        self.norm = nn.LayerNorm(c.width)
+        gpt = c.block == "gpt"
+        self.positions = nn.Parameter(torch.zeros(self.places + 1, c.width)) if gpt else None
+        self.blocks = nn.ModuleList((GPTBlock if gpt else LlamaBlock)(c) for _ in range(c.depth))
+        self.norm = nn.LayerNorm(c.width) if gpt else RMSNorm(c.width)
         self.head = nn.Linear(c.width, num_codes, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
@@ -97,16 +161,37 @@ class Prior(nn.Module):
         Masked: tokens 0 .. K, K where masked; each position sees all others. Autoregressive: a position's logits depend
         on the label and the tokens before it.
         """
-        x = torch.cat((self.labels(label + 1).unsqueeze(1), self.tokens(tokens)), dim=1) + self.positions
+        x = torch.cat((self.labels(label + 1).unsqueeze(1), self.tokens(tokens)), dim=1)
+        place = torch.arange(self.places + 1, device=x.device)
         if self.config.kind == "masked":
+            x, rotation = self.place(x, place)
             for block in self.blocks:
-                x = block(x)
+                x = block(x, rotation)
             return self.logits(x[:, 1:])
-        x = x[:, :-1]
-        place = torch.arange(self.places, device=x.device)
+        place = place[:-1]
+        x, rotation = self.place(x[:, :-1], place)
         for block in self.blocks:
-            x = block(x, place > place.unsqueeze(1))
+            x = block(x, rotation, place > place.unsqueeze(1))
         return self.logits(x)
+
+    def place(
+        self, x: Float[Tensor, "batch places width"], place: Int64[Tensor, " places"]
+    ) -> tuple[Float[Tensor, "batch places width"], Rotation | None]:
+        """What tells the blocks where an input is, at places 0 (the label) .. L: learned positions that are added here,
+        or a rotation of queries and keys.
+
+        In two dimensions, as in LlamaGen: the first half of a head's pairs turn with the token's row, the others with
+        its column, each by 10000^(-2j / pairs). The label's queries and keys become zero.
+        """
+        if self.positions is not None:
+            return x + self.positions.index_select(0, place), None
+        pairs = self.config.width // self.config.heads // 2
+        rate = 1.0 / 10000 ** (torch.arange(0, pairs, 2, dtype=torch.float32, device=x.device) / pairs)
+        cell = (place - 1).clamp(min=0)
+        row, column = cell // self.config.columns, cell % self.config.columns
+        angle = torch.cat((row.unsqueeze(1) * rate, column.unsqueeze(1) * rate), dim=1)
+        token = (place > 0).unsqueeze(1)
+        return x, (torch.where(token, angle.cos(), 0.0), torch.where(token, angle.sin(), 0.0))
 
     def logits(self, x: Float[Tensor, "*places width"]) -> Float[Tensor, "*places K"]:
         return self.head(self.norm(x))
@@ -114,7 +199,7 @@ class Prior(nn.Module):
     def empty_cache(self, number: int) -> Float[Tensor, "depth 2 batch heads L head_size"]:
         """A cache without keys and values, for this number of images."""
         c = self.config
-        return self.positions.new_zeros(c.depth, 2, number, c.heads, self.places, c.width // c.heads)
+        return self.head.weight.new_zeros(c.depth, 2, number, c.heads, self.places, c.width // c.heads)
 
     def next_logits(
         self,
@@ -130,12 +215,12 @@ class Prior(nn.Module):
             before: the token at position i - 1; any value if i is 0.
         """
         entered = torch.where(i == 0, self.labels(label + 1), self.tokens(before))
-        x = (entered + self.positions.index_select(0, i.reshape(1))).unsqueeze(1)  # [batch, 1, width]
+        x, rotation = self.place(entered.unsqueeze(1), i.reshape(1))  # [batch, 1, width]
         place = torch.arange(self.places, device=x.device)
         here = (place == i)[:, None]  # [L, 1]
         layers = []
         for i_block, block in enumerate(cast(Iterable[Block], self.blocks)):
-            q, k, v = block.split(x)
+            q, k, v = block.split(x, rotation)
             keys, values = torch.where(here, k, cache[i_block, 0]), torch.where(here, v, cache[i_block, 1])
             x = block.finish(x, q, keys, values, place > i)
             layers.append(torch.stack((keys, values)))
@@ -193,10 +278,7 @@ def guided(logits: Float[Tensor, "twice_batch *places K"], guidance: Numbers) ->
 
 
 class Drawing(nn.Module):
-    """What both kinds of drawing share: guided logits, and drawing a token.
-
-    Step i uses stream i of the seed.
-    """
+    """What both kinds of drawing share. Step i uses stream i of the seed."""
 
     def __init__(self, prior: Prior):
         super().__init__()
@@ -206,20 +288,20 @@ class Drawing(nn.Module):
         """The labels of a forward pass; with guidance, each image appears a second time without its label."""
         return label if guidance is None else torch.cat((label, torch.full_like(label, -1)))
 
-    def draw(
-        self,
-        logits: Float[Tensor, "batch *places K"],
-        temperature: Numbers,
-        noise: Float[Tensor, "batch *places K"],
-    ) -> tuple[Int64[Tensor, " batch *places"], Float[Tensor, " batch *places"]]:
-        """Tokens drawn from logits by the Gumbel trick, and the margin by which each won."""
-        t = temperature.reshape(-1, *[1] * (logits.ndim - 1))
-        best = (logits / t + noise).topk(2, dim=-1)
-        return best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
-
 
 class MaskedDrawing(Drawing):
     """MaskGIT's decoding (section 3.3 and figure 3)."""
+
+    def draw(
+        self,
+        logits: Float[Tensor, "batch L K"],
+        temperature: Numbers,
+        noise: Float[Tensor, "batch L K"],
+    ) -> tuple[Int64[Tensor, " batch L"], Float[Tensor, " batch L"]]:
+        """Tokens drawn from logits by the Gumbel trick, and the margin by which each won."""
+        t = temperature.reshape(-1, 1, 1)
+        best = (logits / t + noise).topk(2, dim=-1)
+        return best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
 
     def step(
         self,
@@ -303,6 +385,31 @@ class MaskedDrawing(Drawing):
         return torch.stack(margins).amin(dim=0)
 
 
+def may_be_drawn(
+    logits: Float[Tensor, "batch K"], top_k: Numbers, top_p: Numbers
+) -> tuple[Bool[Tensor, "batch K"], Float[Tensor, "batch K"]]:
+    """Which of the codes may be drawn, and how far each is from the edge, in logits or in probability.
+
+    The `top_k` likeliest, 0 for all; and of these the fewest whose probability is more than `top_p`, 1 for all
+    (nucleus sampling, Holtzman et al. 2019, https://arxiv.org/abs/1904.09751); at least one.
+
+    Args:
+        logits: in descending order.
+    """
+    top_k, top_p, number = top_k.ceil().unsqueeze(1), top_p.unsqueeze(1), logits.shape[1]
+    rank = torch.arange(number, device=logits.device)
+    ranked = (rank < top_k) | (top_k == 0)
+    sums = logits.masked_fill(~ranked, -math.inf).softmax(dim=1).cumsum(dim=1)
+    before = F.pad(sums[:, :-1], (1, 0))  # the probability of all that are likelier
+    kept = ranked & ((before <= top_p) | (top_p >= 1))
+
+    first_out = kept.sum(dim=1, keepdim=True).clamp(max=number - 1)
+    by_logit = torch.where(kept, logits - logits.gather(1, first_out), logits.gather(1, first_out - 1) - logits)
+    by_logit = by_logit.masked_fill(kept[:, -1:], math.inf)
+    by_share = (before - top_p).abs().masked_fill((top_p >= 1) | (rank == 0), math.inf)
+    return kept, torch.minimum(by_logit, by_share)
+
+
 class SequentialDrawing(Drawing):
     """One token after the other."""
 
@@ -313,6 +420,8 @@ class SequentialDrawing(Drawing):
         cache: Tensor,
         seed: Seeds,
         temperature: Numbers,
+        top_k: Numbers,
+        top_p: Numbers,
         label: Labels,
         guidance: Numbers | None,
     ) -> tuple[Int64[Tensor, " batch"], Tensor, Numbers]:
@@ -322,15 +431,32 @@ class SequentialDrawing(Drawing):
         logits, cache = self.prior.next_logits(i, entered, labels, cache)
         if guidance is not None:
             logits = guided(logits, guidance)
-        drawn, won = self.draw(logits, temperature, gumbel(seed, (self.prior.num_codes,), i))
-        return drawn, cache, won
+        # In descending order, so that exactly top_k codes stay even where logits are equal.
+        ordered, codes = (logits / temperature.unsqueeze(1)).sort(dim=1, descending=True)
+        kept, from_edge = may_be_drawn(ordered, top_k, top_p)
+        score = ordered + gumbel(seed, (self.prior.num_codes,), i).gather(1, codes)
+        best = score.masked_fill(~kept, -math.inf).topk(2, dim=1)
+        winner = best.indices[:, :1]
+        # Another code would be drawn if the second won, if the winner could not be drawn, or if a better one could.
+        better = ~kept & (score > best.values[:, :1])
+        margin = torch.minimum(best.values[:, 0] - best.values[:, 1], from_edge.gather(1, winner).squeeze(1))
+        margin = torch.minimum(margin, from_edge.masked_fill(~better, math.inf).amin(dim=1))
+        return codes.gather(1, winner).squeeze(1), cache, margin
 
     def start(self, label: Labels, guidance: Numbers | None) -> tuple[Count, Tokens, Tensor]:
         """Position 0, no tokens, an empty cache."""
         tokens = label.new_zeros(label.shape[0], self.prior.places)
         return label.new_zeros(()), tokens, self.prior.empty_cache(self.both(label, guidance).shape[0])
 
-    def forward(self, seed: Seeds, temperature: Numbers, label: Labels, guidance: Numbers | None = None) -> Tokens:
+    def forward(
+        self,
+        seed: Seeds,
+        temperature: Numbers,
+        top_k: Numbers,
+        top_p: Numbers,
+        label: Labels,
+        guidance: Numbers | None = None,
+    ) -> Tokens:
         """All tokens, from the first position to the last."""
         places = torch.arange(self.prior.places, device=label.device)
 
@@ -339,16 +465,26 @@ class SequentialDrawing(Drawing):
 
         def body(i: Tensor, tokens: Tensor, cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             before = tokens.index_select(1, (i - 1).clamp(min=0).reshape(1)).squeeze(1)
-            drawn, cache, _ = self.step(i, before, cache, seed, temperature, label, guidance)
+            drawn, cache, _ = self.step(i, before, cache, seed, temperature, top_k, top_p, label, guidance)
             return i + 1, torch.where(places == i, drawn.unsqueeze(1), tokens), cache
 
         return while_loop(more, body, self.start(label, guidance))[1]
 
-    def margins(self, seed: Seeds, temperature: Numbers, label: Labels, guidance: Numbers | None = None) -> Numbers:
+    def margins(
+        self,
+        seed: Seeds,
+        temperature: Numbers,
+        top_k: Numbers,
+        top_p: Numbers,
+        label: Labels,
+        guidance: Numbers | None = None,
+    ) -> Numbers:
         """The smallest margin of all draws."""
         i, tokens, cache = self.start(label, guidance)
         before, margins = tokens[:, 0], []
         for place in range(self.prior.places):
-            before, cache, won = self.step(i + place, before, cache, seed, temperature, label, guidance)
-            margins.append(won)
+            before, cache, margin = self.step(
+                i + place, before, cache, seed, temperature, top_k, top_p, label, guidance
+            )
+            margins.append(margin)
         return torch.stack(margins).amin(dim=0)

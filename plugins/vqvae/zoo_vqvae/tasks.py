@@ -191,21 +191,33 @@ class GenerateMasked(Generate):
 
 
 class GenerateSequential(Generate):
-    """seed, temperature[, label, guidance] -> image."""
+    """seed, temperature, top_k, top_p[, label[, guidance]] -> image."""
 
     def __init__(self, codec: Codec, prior: Prior):
         super().__init__(codec, prior)
         self.drawing = SequentialDrawing(prior)
 
     def forward(
-        self, seed: Seeds, temperature: Numbers, label: Labels | None = None, guidance: Numbers | None = None
+        self,
+        seed: Seeds,
+        temperature: Numbers,
+        top_k: Numbers,
+        top_p: Numbers,
+        label: Labels | None = None,
+        guidance: Numbers | None = None,
     ) -> Pixels:
-        return self.to_image(self.drawing(seed, temperature, self.label(label, seed), guidance))
+        return self.to_image(self.drawing(seed, temperature, top_k, top_p, self.label(label, seed), guidance))
 
     def margins(
-        self, seed: Seeds, temperature: Numbers, label: Labels | None = None, guidance: Numbers | None = None
+        self,
+        seed: Seeds,
+        temperature: Numbers,
+        top_k: Numbers,
+        top_p: Numbers,
+        label: Labels | None = None,
+        guidance: Numbers | None = None,
     ) -> Numbers:
-        return self.drawing.margins(seed, temperature, self.label(label, seed), guidance)
+        return self.drawing.margins(seed, temperature, top_k, top_p, self.label(label, seed), guidance)
 
 
 class Inpaint(Generate):

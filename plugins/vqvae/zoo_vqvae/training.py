@@ -84,7 +84,9 @@ class PriorTrainer(AveragedTrainer):
         if s.mirror:
             images = torch.where(chance(0.5)[:, None, None, None], images.flip(2), images)
         tokens = self.tokens(images)
-        label = torch.where(chance(s.label_dropout), -1, self.labels(batch.labels))
+        label = torch.where(
+            chance(s.label_dropout if self.prior.config.null_label else 0.0), -1, self.labels(batch.labels)
+        )
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
             loss = prior_loss(self.network, self.prior.config.kind, self.prior.num_codes, tokens, label, generator)
         return {"nats_per_token": loss}

@@ -29,6 +29,7 @@ def numbers(value: float, n: int = 4) -> torch.Tensor:
     return torch.full((n,), value)
 
 
+ALL = (numbers(0.0), numbers(1.0))  # top_k, top_p: draws from all codes
 SEED = torch.arange(4)
 LABEL = torch.tensor([-1, 0, 1, 2])
 
@@ -172,12 +173,14 @@ def test_a_seed_gives_its_picture_in_any_batch():
     masked, sequential = MaskedDrawing(prior_of()), SequentialDrawing(prior_of("autoregressive"))
     tokens = torch.full((4, L), K)
     together = masked(tokens, SEED, torch.tensor(3), numbers(1.0), LABEL, numbers(1.5))
-    in_turn = sequential(SEED, numbers(1.0), LABEL, numbers(1.5))
+    in_turn = sequential(SEED, numbers(1.0), *ALL, LABEL, numbers(1.5))
     for i in range(4):
         one = slice(i, i + 1)
         alone = masked(tokens[one], SEED[one], torch.tensor(3), numbers(1.0, 1), LABEL[one], numbers(1.5, 1))
         assert torch.equal(alone, together[one])
-        alone = sequential(SEED[one], numbers(1.0, 1), LABEL[one], numbers(1.5, 1))
+        alone = sequential(
+            SEED[one], numbers(1.0, 1), numbers(0.0, 1), numbers(1.0, 1), LABEL[one], numbers(1.5, 1)
+        )
         assert torch.equal(alone, in_turn[one])
     assert len(together.unique(dim=0)) > 1
 
@@ -190,7 +193,8 @@ def test_draws_follow_the_priors_probabilities():
     logits, _ = prior.next_logits(torch.tensor(0), label * 0, label, prior.empty_cache(n))
     drawing = SequentialDrawing(prior)
     seed = torch.arange(n)
-    drawn, _, _ = drawing.step(torch.tensor(0), label * 0, prior.empty_cache(n), seed, numbers(1.0, n), label, None)
+    everything = (numbers(1.0, n), numbers(0.0, n), numbers(1.0, n))
+    drawn, _, _ = drawing.step(torch.tensor(0), label * 0, prior.empty_cache(n), seed, *everything, label, None)
     share = torch.bincount(drawn, minlength=K) / n
     assert (share - logits[0].softmax(dim=0)).abs().max() < 4 * 0.5 / n**0.5
 
@@ -198,7 +202,7 @@ def test_draws_follow_the_priors_probabilities():
 @torch.no_grad()
 def test_a_low_temperature_takes_the_likeliest():
     prior = prior_of("autoregressive")
-    drawn = SequentialDrawing(prior)(SEED, numbers(1e-4), LABEL, numbers(1.0))
+    drawn = SequentialDrawing(prior)(SEED, numbers(1e-4), *ALL, LABEL, numbers(1.0))
     first, _ = prior.next_logits(torch.tensor(0), SEED, LABEL, prior.empty_cache(4))
     assert torch.equal(drawn[:, 0], first.argmax(dim=1))
 
@@ -207,12 +211,12 @@ def test_a_low_temperature_takes_the_likeliest():
 def test_margins_say_how_near_another_picture_was():
     """Half of the margin, moved between the best code and the next, may flip a token; a tenth of it may not."""
     drawing = SequentialDrawing(prior_of("autoregressive"))
-    margins = drawing.margins(SEED, numbers(1.0), LABEL, numbers(1.5))
-    drawn = drawing(SEED, numbers(1.0), LABEL, numbers(1.5))
+    margins = drawing.margins(SEED, numbers(1.0), *ALL, LABEL, numbers(1.5))
+    drawn = drawing(SEED, numbers(1.0), *ALL, LABEL, numbers(1.5))
     assert (margins > 0).all()
     head = drawing.prior.head.weight
     before = head.clone()
     head.add_(torch.randn(head.shape, generator=torch.Generator().manual_seed(0)) * 1e-6)
-    assert margins.min() > 1e-4 and torch.equal(drawing(SEED, numbers(1.0), LABEL, numbers(1.5)), drawn)
+    assert margins.min() > 1e-4 and torch.equal(drawing(SEED, numbers(1.0), *ALL, LABEL, numbers(1.5)), drawn)
     head.copy_(before + torch.randn(head.shape, generator=torch.Generator().manual_seed(0)))
-    assert not torch.equal(drawing(SEED, numbers(1.0), LABEL, numbers(1.5)), drawn)
+    assert not torch.equal(drawing(SEED, numbers(1.0), *ALL, LABEL, numbers(1.5)), drawn)
