@@ -211,7 +211,7 @@ class Family:
     """Other families. If there are any, a training needs --from: a model of one of them, or of its own family. From
     another family's model it takes what both have of `weights`: the config's field of that name, and the tensors. A
     latent diffusion model gets its codec this way."""
-    import_options: tuple[Literal["lora", "vae", "tokenizer", "prediction"], ...] = ()
+    import_options: tuple[Literal["lora", "vae", "tokenizer", "prediction", "prior"], ...] = ()
     """The options of `zoo import` that its importer takes besides those of every family; others are refused."""
 
 
@@ -408,7 +408,7 @@ class MeasureRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:
-    """Weights that an option of `zoo import` names besides the checkpoint: --lora, --vae."""
+    """Weights that an option of `zoo import` names besides the checkpoint: --lora, --vae, --prior."""
 
     path: Path  # the file, or the one in the folder
     tensors: Mapping[str, torch.Tensor]  # flat
@@ -425,7 +425,9 @@ class ImportRequest:
     tensors: Mapping[str, torch.Tensor]  # the checkpoint, flat
     config: Mapping[str, Any] | None  # its config.json or config.yaml, if there is one
     layout: str = ""  # --layout, if the user gave it
-    extras: Mapping[str, tuple[Extra, ...]] = field(default_factory=dict)  # by option: lora, vae; only those given
+    extras: Mapping[str, tuple[Extra, ...]] = field(
+        default_factory=dict
+    )  # by option: lora, vae, prior; only those given
     options: Mapping[str, str] = field(default_factory=dict)  # tokenizer (a folder), prediction; only those given
 
 

@@ -55,6 +55,12 @@ NOT_STATED = "NOASSERTION"  # SPDX's word for a licence that nobody stated
 )
 @option("--vae", type=PATH, metavar="FILE_OR_FOLDER", help="A codec in place of the pipeline's own. Family latent.")
 @option(
+    "--prior",
+    type=PATH,
+    metavar="FILE_OR_FOLDER",
+    help="The transformer that draws the codec's tokens, if it has a file of its own. Family vqgan.",
+)
+@option(
     "--tokenizer",
     type=PATH,
     metavar="FOLDER",
@@ -75,6 +81,7 @@ def command(
     tasks: str,
     lora: tuple[str, ...],
     vae: Path | None,
+    prior: Path | None,
     tokenizer: Path | None,
     prediction: str | None,
     **options: Any,
@@ -89,6 +96,7 @@ def command(
     Example:
       zoo import vqvae checkpoint.pt --out my-vqvae/ --license MIT
       zoo import ddpm ddpm-cifar10-32/ --out cifar/ --tasks generate,inpaint
+      zoo import vqgan vq_ds16_c2i.pt --prior c2i_B_256.pt --out llamagen/ --license MIT
       zoo import latent stable-diffusion-v1-5/ --out sd/ --lora style.safetensors:0.8 --license CreativeML-OpenRAIL-M
     """
     from ..build import foreign
@@ -113,11 +121,11 @@ def command(
     }
     run = Run.asked(said)
     loaded = load(family)
-    own = {"lora": lora, "vae": vae, "tokenizer": tokenizer, "prediction": prediction}
+    own = {"lora": lora, "vae": vae, "prior": prior, "tokenizer": tokenizer, "prediction": prediction}
     _refuse_options(loaded, family, [option for option, value in own.items() if value])
     checkpoint = foreign.read(path)
     run = replace(run, license=_license(path, run.license))
-    extras = _extras(lora, vae)
+    extras = _extras(lora, {"vae": vae, "prior": prior})
     said_more = {option: str(own[option]) for option in ("tokenizer", "prediction") if own[option]}
     imported = _translate(loaded, family, checkpoint, layout, extras, said_more)
     config = dict(loaded.call("validate_config", ConfigRequest(family=run.family, config=imported.config)))
@@ -164,8 +172,8 @@ def _refuse_options(loaded: "Loaded", family: str, given: list[str]) -> None:
             raise UsageError(f"--{name}: an import of the family '{family}' does not take it")
 
 
-def _extras(loras: tuple[str, ...], vae: Path | None) -> dict[str, tuple["Extra", ...]]:
-    """The weights that --lora and --vae name."""
+def _extras(loras: tuple[str, ...], paths: dict[str, Path | None]) -> dict[str, tuple["Extra", ...]]:
+    """The weights that --lora, --vae and --prior name."""
     from ..build import foreign
     from ..hookspecs import Extra
 
@@ -173,7 +181,8 @@ def _extras(loras: tuple[str, ...], vae: Path | None) -> dict[str, tuple["Extra"
         found = foreign.read(path)
         return Extra(path=found.path, tensors=found.tensors, config=found.config, weight=weight)
 
-    extras = {"lora": tuple(read(*_with_weight(text)) for text in loras), "vae": (read(vae),) if vae else ()}
+    extras = {"lora": tuple(read(*_with_weight(text)) for text in loras)}
+    extras |= {option: (read(path),) for option, path in paths.items() if path}
     return {option: found for option, found in extras.items() if found}
 
 

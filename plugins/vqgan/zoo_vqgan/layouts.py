@@ -10,11 +10,13 @@ the groups of diffusers' norms. Pitfalls that this file handles:
 - LlamaGen normalises latents and codes to length 1 unless its config turns that off; here the codes are stored that
 way;
 - latent-diffusion quantises the input of its decoder again, which tokens do not need.
+
+priors.py reads the transformers that draw a codec's tokens.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -30,6 +32,7 @@ from zoo.text import safe_text
 
 from .config import CodecConfig, KLConfig, KLVAEConfig, VQGANConfig
 from .model import VQGAN, KLAutoencoder
+from .priors import NET2NET, read_llamagen, read_net2net
 
 FIRST_STAGE = "first_stage_model."  # in whole models of latent-diffusion and taming-transformers
 UNUSED = ("loss.", "model_ema.", "quantize.codebook_used", "logvar")
@@ -112,6 +115,7 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
             disagrees with it, or something in it that these families do not support.
     """
     tensors, config = dict(request.tensors), dict(request.config or {})
+    whole = _whole(config)
     config, outside = _first_stage(tensors, config)
     layout = next((known for known in LAYOUTS if _is(known, tensors)), None)
     if layout is None:
@@ -134,7 +138,34 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
         other = "vqgan" if quantized else "klvae"
         raise InvalidFileError(f"{source} is a codec of the family '{other}': use zoo import {other} …")
     c = (_quantized if quantized else _gaussian)(layout, tensors, config, source)
-    return _take(layout, tensors, c, outside)
+    codec = _take(layout, tensors, c, outside)
+    return _with_prior(codec, c.codec, request, whole) if isinstance(c, VQGANConfig) else codec
+
+
+def _with_prior(codec: Imported, c: CodecConfig, request: ImportRequest, whole: Mapping[str, Any]) -> Imported:
+    """The codec with the transformer of its own file, or with that of --prior, if there is one."""
+    source = request.path.name
+    prior = read_net2net(request.tensors, whole, c, source)
+    notes = prior.notes
+    if extras := request.extras.get("prior"):
+        if prior.config:
+            raise InvalidFileError(f"--prior: {source} has a transformer of its own")
+        prior = read_llamagen(extras[0], c)
+        left = f"; not used: {', '.join(prior.unused[:6])}" if prior.unused else ""
+        notes += (
+            f"--prior: used {len(extras[0].tensors) - len(prior.unused)} of {len(extras[0].tensors)} tensors{left}",
+        )
+        notes += prior.notes
+    if prior.config is None:
+        return replace(codec, notes=codec.notes + notes)
+    return replace(
+        codec,
+        layout=f"{codec.layout}, {prior.layout}",
+        config={**codec.config, "prior": msgspec.to_builtins(prior.config)},
+        state_dict={**codec.state_dict, **prior.state},
+        unused=tuple(name for name in codec.unused if not name.startswith(NET2NET) or name in prior.unused),
+        notes=codec.notes + notes,
+    )
 
 
 def _is(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
@@ -142,10 +173,16 @@ def _is(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
     return all(f"{end}.{layout.block.format(j=0)}.{layout.block_parts[1]}.weight" in tensors for end in ends)
 
 
+def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments of a whole model."""
+    model = config["model"] if isinstance(config.get("model"), dict) else {}  # a string in others, such as VQ-16
+    return (model or config).get("params", model or config)
+
+
 def _first_stage(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Extracts the codec from a whole model's tensors, in place; returns its config, and the names of the rest."""
-    model = config["model"] if isinstance(config.get("model"), dict) else {}  # a string in others, such as VQ-16
-    params = (model or config).get("params", model or config)
+    model = config["model"] if isinstance(config.get("model"), dict) else {}
+    params = _whole(config)
     outside: tuple[str, ...] = ()
     if any(name.startswith(FIRST_STAGE) for name in tensors):
         outside = tuple(name for name in tensors if not name.startswith(FIRST_STAGE))

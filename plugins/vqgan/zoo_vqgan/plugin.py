@@ -199,6 +199,7 @@ def describe_family(request: DescribeRequest) -> Family:
         paper="https://arxiv.org/abs/2012.09841",
         presets=VQGAN_PRESETS,
         weights=("codec", "prior"),
+        import_options=("prior",),
     )
 
 

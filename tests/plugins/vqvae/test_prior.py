@@ -178,9 +178,7 @@ def test_a_seed_gives_its_picture_in_any_batch():
         one = slice(i, i + 1)
         alone = masked(tokens[one], SEED[one], torch.tensor(3), numbers(1.0, 1), LABEL[one], numbers(1.5, 1))
         assert torch.equal(alone, together[one])
-        alone = sequential(
-            SEED[one], numbers(1.0, 1), numbers(0.0, 1), numbers(1.0, 1), LABEL[one], numbers(1.5, 1)
-        )
+        alone = sequential(SEED[one], numbers(1.0, 1), numbers(0.0, 1), numbers(1.0, 1), LABEL[one], numbers(1.5, 1))
         assert torch.equal(alone, in_turn[one])
     assert len(together.unique(dim=0)) > 1
 
