@@ -59,6 +59,10 @@ def test_a_wrong_config_is_one_line_that_names_field_value_and_what_is_allowed(c
     "prior, line",
     [
         ({"heads": 3}, "prior.heads is 3; it must divide the width 128"),
+        (
+            {"heads": 64, "block": "llama"},
+            "prior.heads is 64; with prior.block llama, width / heads must be a multiple of 4, and the width is 128",
+        ),
         ({"kind": "pixelcnn"}, "prior.kind is 'pixelcnn'; it must be autoregressive or masked"),
         ({"default_temperature": 0}, "prior.default_temperature is 0; it must be a number from 0.1 to 10"),
     ],
@@ -76,6 +80,15 @@ def test_the_stage_prior_completes_a_codecs_config_with_a_prior():
     assert "prior" not in validate()
     with pytest.raises(UsageError, match="--stage is 'second'; it must be prior, or left out for the codec"):
         plugin.validate_config(ConfigRequest(family="vqvae", config={}, stage="second"))
+
+
+def test_a_prior_without_pictures_of_no_label_needs_one():
+    prior = {"kind": "autoregressive", "num_classes": 3, "null_label": False, "default_top_k": 5000}
+    config = plugin.validate_config(ConfigRequest(family="vqvae", config={"prior": prior}))
+    inputs = plugin.list_tasks(TasksRequest(family="vqvae", config=config)).tasks["generate"].inputs
+    assert [*inputs] == ["seed", "temperature", "top_k", "top_p", "label"]
+    assert (inputs["label"].default, inputs["label"].minimum) == (None, 0)
+    assert (inputs["top_k"].default, inputs["top_k"].maximum) == (512, 512), "the codec has 512 codes"
 
 
 @pytest.mark.parametrize("kind, tasks", [("masked", ["generate", "inpaint"]), ("autoregressive", ["generate"])])

@@ -10,6 +10,7 @@ from zoo_vqvae.prior import (
     guided,
     mask_at_random,
     masked_share,
+    may_be_drawn,
     prior_loss,
 )
 
@@ -64,6 +65,18 @@ def test_a_masked_place_sees_every_other_and_the_label():
     changed[0, 5] = 2
     assert (prior(tokens, LABEL[:1]) - prior(changed, LABEL[:1])).abs().amin(dim=(0, 2)).min() > 0
     assert not torch.allclose(prior(tokens, LABEL[:1]), prior(tokens, LABEL[1:2]))
+
+
+@pytest.mark.parametrize("kind", ["masked", "autoregressive"])
+def test_llamas_blocks_know_rows_from_columns(kind):
+    """Two tokens exchanged: without positions, no place after them could tell."""
+    prior = prior_of(kind, block="llama")
+    tokens = torch.tensor([[1, 2, 3, 4, 5, 6]])
+    for i, j in ((0, 1), (0, 3), (1, 3)):
+        changed = tokens.clone()
+        changed[0, [i, j]] = tokens[0, [j, i]]
+        assert (prior(tokens, LABEL[1:2]) - prior(changed, LABEL[1:2]))[0, 4:].abs().max() > 1e-3
+    assert not hasattr(prior.positions, "shape") and prior.blocks[0].mlp_out.in_features == 256
 
 
 # --- Learning ---------------------------------------------------------------------------------------------------------
@@ -195,6 +208,48 @@ def test_draws_follow_the_priors_probabilities():
     drawn, _, _ = drawing.step(torch.tensor(0), label * 0, prior.empty_cache(n), seed, *everything, label, None)
     share = torch.bincount(drawn, minlength=K) / n
     assert (share - logits[0].softmax(dim=0)).abs().max() < 4 * 0.5 / n**0.5
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1), (3, 1), (0, 0.6), (5, 0.6), (1, 1), (0, 0), (99, 0.999)])
+def test_only_likely_codes_are_drawn(top_k, top_p):
+    """Against the two rules, one after the other, code by code."""
+    logits = (torch.randn(4, K, generator=torch.Generator().manual_seed(2)) * 2).sort(dim=1, descending=True).values
+    kept, _ = may_be_drawn(logits, numbers(float(top_k)), numbers(float(top_p)))
+    for row, found in zip(logits.double().tolist(), kept.tolist()):
+        likely = row[: top_k or K]
+        shares = [math.exp(x) / sum(map(math.exp, likely)) for x in likely]
+        expected = [sum(shares[:i]) <= top_p for i in range(len(likely))]
+        assert found == expected + [False] * (K - len(likely))
+        assert found[0]
+
+
+@torch.no_grad()
+def test_drawing_stays_within_the_likeliest_codes():
+    """Of a first token, drawn 2,000 times: exactly the three likeliest codes occur, in proportion."""
+    prior, n = prior_of("autoregressive"), 2000
+    label = torch.full((n,), 1)
+    logits, _ = prior.next_logits(torch.tensor(0), label, label, prior.empty_cache(n))
+    some = (numbers(1.0, n), numbers(3.0, n), numbers(1.0, n))
+    drawing = SequentialDrawing(prior)
+    drawn, _, _ = drawing.step(torch.tensor(0), label, prior.empty_cache(n), torch.arange(n), *some, label, None)
+    best = logits[0].topk(3)
+    assert set(drawn.tolist()) == set(best.indices.tolist())
+    share = torch.stack([(drawn == code).float().mean() for code in best.indices])
+    assert (share - best.values.softmax(dim=0)).abs().max() < 4 * 0.5 / n**0.5
+
+
+@torch.no_grad()
+def test_margins_see_the_edge_of_the_likeliest():
+    """A code just outside, with more noise than the winner, or a winner just inside."""
+    logits = torch.tensor([[3.0, 2.0, 1.99, 0.0]])
+    kept, edge = may_be_drawn(logits, torch.tensor([2.0]), torch.tensor([1.0]))
+    assert kept.tolist() == [[True, True, False, False]]
+    torch.testing.assert_close(edge, torch.tensor([[1.01, 0.01, 0.01, 2.0]]))
+    share = logits.softmax(dim=1)[0]
+    kept, edge = may_be_drawn(logits, torch.tensor([0.0]), share[:1] + 1e-3)
+    assert kept.tolist() == [[True, True, False, False]]
+    torch.testing.assert_close(edge[0, 1], torch.tensor(1e-3), rtol=1e-3, atol=1e-6)
+    assert may_be_drawn(logits, torch.tensor([0.0]), torch.tensor([1.0]))[1].isinf().all()
 
 
 @torch.no_grad()
