@@ -287,6 +287,20 @@ def test_a_yaml_config_beside_a_file(tmp_path):
     assert foreign.read(tmp_path / "model.ckpt").config == {"model": {"embed_dim": 4}}
 
 
+def test_the_config_of_the_run_that_a_checkpoint_is_from(tmp_path):
+    """The folders of taming-transformers and latent-diffusion; two configs do not say which one it is."""
+    file, configs = tmp_path / "checkpoints" / "last.safetensors", tmp_path / "configs"
+    file.parent.mkdir()
+    configs.mkdir()
+    save_file({"a": torch.ones(1)}, file)
+    assert foreign.read(file).config is None
+    (configs / "2021-lightning.yaml").write_text("trainer: 1\n")
+    (configs / "2021-project.yaml").write_text("model:\n  target: a.B\n")
+    assert foreign.read(file).config == {"model": {"target": "a.B"}}
+    (configs / "2022-project.yaml").write_text("model:\n  target: a.C\n")
+    assert foreign.read(file).config is None
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

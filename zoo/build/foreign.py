@@ -288,8 +288,14 @@ def stated_license(folder: Path) -> str:
     return ""
 
 
+def _project(folder: Path) -> Path | None:
+    """The config in the folder of a run of taming-transformers or latent-diffusion, for its `checkpoints/last.ckpt`."""
+    found = list((folder.parent / "configs").glob("*-project.yaml")) if folder.name == "checkpoints" else []
+    return found[0] if len(found) == 1 else None
+
+
 def _config(folder: Path) -> dict[str, Any] | None:
-    file = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+    file = next((folder / name for name in CONFIGS if (folder / name).is_file()), None) or _project(folder)
     if file is None:
         return None
     try:

@@ -28,7 +28,7 @@ from zoo.build.classes import NEEDS, require_class
 from zoo.build.keys import Keys, with_present_names
 from zoo.errors import InvalidFileError
 from zoo.hookspecs import Imported, ImportRequest
-from zoo.text import safe_text
+from zoo.text import one_line, safe_text
 
 from .config import CodecConfig, KLConfig, KLVAEConfig, VQGANConfig
 from .model import VQGAN, KLAutoencoder
@@ -139,7 +139,12 @@ def import_checkpoint(request: ImportRequest) -> Imported | None:
         raise InvalidFileError(f"{source} is a codec of the family '{other}': use zoo import {other} …")
     c = (_quantized if quantized else _gaussian)(layout, tensors, config, source)
     codec = _take(layout, tensors, c, outside)
-    return _with_prior(codec, c.codec, request, whole) if isinstance(c, VQGANConfig) else codec
+    if not isinstance(c, VQGANConfig):
+        return codec
+    try:
+        return _with_prior(codec, c.codec, request, whole)
+    except (TypeError, ValueError, AttributeError, LookupError) as e:
+        raise InvalidFileError(f"{source}: a config does not belong to its transformer ({one_line(e)})") from None
 
 
 def _with_prior(codec: Imported, c: CodecConfig, request: ImportRequest, whole: Mapping[str, Any]) -> Imported:

@@ -17,7 +17,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from zoo_vqvae.config import PriorConfig, check_prior
-from zoo_vqvae.prior import Prior
+from zoo_vqvae.prior import Prior, rotation_2d
 
 from zoo.build.keys import Keys
 from zoo.errors import InvalidFileError, UsageError
@@ -71,10 +71,11 @@ def read_net2net(tensors: Mapping[str, Tensor], params: Mapping[str, Any], codec
         return Part(unused=tuple(own), notes=(f"its transformer is left out: {reason}",))
     gpt = _params(params.get("transformer_config"))
     vocabulary, width = _matrix(own, f"{NET2NET}tok_emb.weight", source)
-    positions = own.get(f"{NET2NET}pos_emb", torch.zeros(1, 0, width))
-    if positions.ndim != 3:
-        raise InvalidFileError(f"{source}: {NET2NET}pos_emb is {list(positions.shape)}, not [1, positions, {width}]")
-    length = positions.shape[1]
+    positions = own.get(f"{NET2NET}pos_emb")
+    shape = [] if positions is None else list(positions.shape)
+    if positions is None or len(shape) != 3 or shape[0] != 1:
+        raise InvalidFileError(f"{source}: {NET2NET}pos_emb is {shape or 'missing'}, not [1, positions, {width}]")
+    length = shape[1]
     resolution = _params(params.get("first_stage_config")).get("ddconfig", {}).get("resolution")
     side = resolution // codec.downsampling if resolution else math.isqrt(length)
     depth = 1 + max((int(m[1]) for n in own if (m := re.match(r"transformer\.blocks\.(\d{1,3})\.", n))), default=-1)
@@ -111,10 +112,8 @@ def read_net2net(tensors: Mapping[str, Tensor], params: Mapping[str, Any], codec
     )
 
     own[f"{NET2NET}pos_emb"] = positions[0, : side * side]
-    if f"{NET2NET}pos_emb" not in tensors:
-        del own[f"{NET2NET}pos_emb"]
     for name, mask in own.items():
-        if name.endswith(".attn.mask") and not torch.equal(mask.squeeze().bool(), _causal(mask)):
+        if name.endswith(".attn.mask") and not torch.equal(mask.bool(), torch.ones_like(mask).tril().bool()):
             raise InvalidFileError(f"{source}: {name} is not a causal mask (n_unmasked), which is not supported")
     keys, codes, none = Keys(_floats(own)), own[f"{NET2NET}tok_emb.weight"].float(), torch.zeros(1, width)
     start = codes[first : first + 1] if unconditional else none
@@ -156,10 +155,6 @@ def _why_not(params: Mapping[str, Any]) -> str:
 
 def _unconditional(params: Mapping[str, Any]) -> bool:
     return bool(params.get("unconditional")) or params.get("cond_stage_config") == "__is_unconditional__"
-
-
-def _causal(mask: Tensor) -> Tensor:
-    return torch.ones(mask.shape[-2:], dtype=torch.bool).tril()
 
 
 # --- LlamaGen ---------------------------------------------------------------------------------------------------------
@@ -210,6 +205,10 @@ def read_llamagen(extra: Extra, codec: CodecConfig) -> Part:
         },
         source,
     )
+    if table is not None:
+        ours = torch.stack(rotation_2d(config, torch.arange(places + 1)), dim=2)
+        if table.shape != ours.shape or not torch.allclose(table.float(), ours, atol=1e-2):  # it may be in bfloat16
+            raise InvalidFileError(f"{source}: its freqs_cis are not those of {side}x{side} tokens and base 10000")
 
     keys, none = Keys(_floats(tensors)), torch.zeros(1, width)
     keys.move_tensor("cls_embedding.embedding_table.weight", "prior.labels.weight", more=None if null_label else none)
@@ -220,9 +219,9 @@ def read_llamagen(extra: Extra, codec: CodecConfig) -> Part:
         keys.move(f"{theirs}.attention.wqkv", f"{ours}.qkv", bias=False)
         keys.move(f"{theirs}.attention.wo", f"{ours}.proj", bias=False)
         keys.move(f"{theirs}.ffn_norm", f"{ours}.norm_2", bias=False)
-        gated = [keys.take(f"{theirs}.feed_forward.{name}.weight", f"{ours}.mlp_in.weight", 2) for name in ("w1", "w3")]
-        if all(part is not None and part.shape == gated[0].shape for part in gated):
-            keys.put(f"{ours}.mlp_in.weight", torch.cat(gated))
+        u, v = (keys.take(f"{theirs}.feed_forward.{name}.weight", f"{ours}.mlp_in.weight", 2) for name in ("w1", "w3"))
+        if u is not None and v is not None and u.shape == v.shape:
+            keys.put(f"{ours}.mlp_in.weight", torch.cat([u, v]))
         keys.move(f"{theirs}.feed_forward.w2", f"{ours}.mlp_out", bias=False)
     keys.move("norm", "prior.norm", bias=False)
     keys.move("output", "prior.head", bias=False)

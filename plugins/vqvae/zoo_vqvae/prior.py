@@ -56,6 +56,21 @@ def rotate(x: Heads, rotation: Rotation) -> Heads:
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=4).flatten(3)
 
 
+def rotation_2d(c: PriorConfig, place: Int64[Tensor, " places"]) -> Rotation:
+    """The rotation at places 0 (the label) .. L, as in LlamaGen.
+
+    The first half of a head's pairs turn with the token's row, the others with its column, by 10000^(-2j / pairs) a
+    step. The label's queries and keys become zero.
+    """
+    pairs = c.width // c.heads // 2
+    rate = 1.0 / 10000 ** (torch.arange(0, pairs, 2, dtype=torch.float32, device=place.device) / pairs)
+    cell = (place - 1).clamp(min=0)
+    row, column = cell // c.columns, cell % c.columns
+    angle = torch.cat((row.unsqueeze(1) * rate, column.unsqueeze(1) * rate), dim=1)
+    token = (place > 0).unsqueeze(1)
+    return torch.where(token, angle.cos(), 0.0), torch.where(token, angle.sin(), 0.0)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): what both kinds of block share."""
 
@@ -178,20 +193,10 @@ class Prior(nn.Module):
         self, x: Float[Tensor, "batch places width"], place: Int64[Tensor, " places"]
     ) -> tuple[Float[Tensor, "batch places width"], Rotation | None]:
         """What tells the blocks where an input is, at places 0 (the label) .. L: learned positions that are added here,
-        or a rotation of queries and keys.
-
-        In two dimensions, as in LlamaGen: the first half of a head's pairs turn with the token's row, the others with
-        its column, each by 10000^(-2j / pairs). The label's queries and keys become zero.
-        """
-        if self.positions is not None:
-            return x + self.positions.index_select(0, place), None
-        pairs = self.config.width // self.config.heads // 2
-        rate = 1.0 / 10000 ** (torch.arange(0, pairs, 2, dtype=torch.float32, device=x.device) / pairs)
-        cell = (place - 1).clamp(min=0)
-        row, column = cell // self.config.columns, cell % self.config.columns
-        angle = torch.cat((row.unsqueeze(1) * rate, column.unsqueeze(1) * rate), dim=1)
-        token = (place > 0).unsqueeze(1)
-        return x, (torch.where(token, angle.cos(), 0.0), torch.where(token, angle.sin(), 0.0))
+        or the rotation of queries and keys."""
+        if self.positions is None:
+            return x, rotation_2d(self.config, place)
+        return x + self.positions.index_select(0, place), None
 
     def logits(self, x: Float[Tensor, "*places width"]) -> Float[Tensor, "*places K"]:
         return self.head(self.norm(x))

@@ -331,8 +331,11 @@ def test_a_net2net_that_does_not_fit_is_refused_by_name():
     tensors["transformer.blocks.0.attn.mask"][..., :3, :3] = 1
     assert "transformer.blocks.0.attn.mask is not a causal mask (n_unmasked)" in refused(tensors, config)
     tensors, config = net2net()
-    tensors["transformer.pos_emb"] = torch.ones(1, 0, WIDTH)
-    assert "its config says block_size 16, its tensors 0" in refused(tensors, config)
+    tensors["transformer.pos_emb"] = torch.ones(1, 9, WIDTH)
+    assert "its config says block_size 16, its tensors 9" in refused(tensors, config)
+    del tensors["transformer.pos_emb"]
+    assert f"transformer.pos_emb is missing, not [1, positions, {WIDTH}]" in refused(tensors, config)
+    assert "a config does not belong to its transformer" in refused(*net2net(pkeep="all"))
     tensors, config = net2net()
     tensors["transformer.tok_emb.weight"] = torch.ones(K + 1, WIDTH)
     assert f"says vocab_size {K}, its tensors {K + 1}" in refused(tensors, config)
@@ -358,6 +361,9 @@ def test_a_llamagen_that_does_not_fit_is_refused_by_name():
     assert "its config says n_layer 2, its tensors 3" in refused(codec(), None, llamagen(), CONFIG | {"n_layer": 2})
     assert "15 tokens are not the square" in refused(codec(), None, llamagen(), CONFIG | {"block_size": 15})
     assert "put a config.json with n_head" in refused(codec(), None, llamagen(), {"block_size": L})
+    other = llamagen() | {"freqs_cis": turns().flip(0)}
+    assert "its freqs_cis are not those of 4x4 tokens and base 10000" in refused(codec(), None, other)
+    assert "a config does not belong" in refused(codec(), None, llamagen(), CONFIG | {"block_size": "many"})
     assert "nothing says how large its pictures are" in refused(codec(), None, llamagen(), {"n_head": HEADS})
 
 
