@@ -114,9 +114,9 @@ def _walk_ports(prior: PriorConfig, num_codes: int, classes: tuple[str, ...]) ->
     if prior.kind == "autoregressive":
         ports["top_k"] = _number(
             "draw each token from this many of the likeliest codes, 0: from all",
-            min(prior.default_top_k, num_codes),
+            float(min(prior.default_top_k, num_codes)),
             0.0,
-            num_codes,
+            float(num_codes),
         )
         ports["top_p"] = _number(
             "draw each token from the likeliest codes with this probability, 1: from all", prior.default_top_p, 0.0, 1.0

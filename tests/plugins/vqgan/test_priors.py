@@ -16,6 +16,7 @@ from zoo_vqgan import plugin
 from zoo_vqgan.config import CodecConfig
 from zoo_vqgan.model import VQGAN
 from zoo_vqvae.prior import SequentialDrawing
+from zoo_vqvae.tasks import to_uint8
 
 from zoo.build import foreign
 from zoo.errors import InvalidFileError
@@ -224,6 +225,18 @@ def from_llamagen() -> tuple[Imported, Mapping[str, Tensor], Callable[[Mapping[s
 BOTH = pytest.mark.parametrize("source", [from_net2net, from_llamagen])
 
 
+def likeliest(logits: Logits, label: Tensor, guidance: float | None) -> Tensor:
+    """All codes, each the likeliest after those before it, [batch, L]."""
+    codes = torch.zeros(len(label), 0, dtype=torch.int64)
+    for _ in range(L):
+        one = logits(codes, label)
+        if guidance:
+            without = logits(codes, torch.full_like(label, -1))
+            one = without + guidance * (one - without)
+        codes = torch.cat([codes, one.argmax(dim=1, keepdim=True)], dim=1)
+    return codes
+
+
 @BOTH
 @torch.no_grad()
 def test_the_logits_are_those_of_the_original(source):
@@ -256,14 +269,8 @@ def test_the_likeliest_tokens_are_those_of_the_original(source, guidance):
     if guidance and not prior.config.null_label:
         assert imported.config["prior"]["num_classes"] == CLASSES, "without a picture of no class nothing is guided"
         return
-    label, codes = torch.arange(CLASSES), torch.zeros(CLASSES, 0, dtype=torch.int64)
-    for _ in range(L):
-        one = logits(codes, label)
-        if guidance:
-            without = logits(codes, torch.full_like(label, -1))
-            one = without + guidance * (one - without)
-        codes = torch.cat([codes, one.argmax(dim=1, keepdim=True)], dim=1)
-    ones = torch.ones(CLASSES)
+    label, ones = torch.arange(CLASSES), torch.ones(CLASSES)
+    codes = likeliest(logits, label, guidance)
     drawn = SequentialDrawing(prior)(label, ones, ones, ones, label, None if guidance is None else guidance * ones)
     assert torch.equal(drawn, codes) and len(codes.unique(dim=0)) == CLASSES
 
@@ -379,6 +386,7 @@ def test_the_number_of_tokens_comes_from_the_table_or_the_name():
 
 
 @pytest.mark.slow
+@torch.no_grad()
 def test_zoo_import_makes_bundles_that_draw(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -388,18 +396,22 @@ def test_zoo_import_makes_bundles_that_draw(tmp_path, monkeypatch):
         save_file({name: tensor.contiguous() for name, tensor in parts.items()}, f"{folder}/model.safetensors")
         if said:
             (tmp_path / folder / "config.json").write_text(json.dumps(said))
-    done = zoo("import", "vqgan", "one", "--license", "MIT", "--out", "a")
+    done = zoo("import", "vqgan", "one", "--tasks", "generate", "--license", "MIT", "--out", "a")
     assert done.code == 0, done.err
-    assert "vqgan" not in done.err.splitlines()[0] and "generate" in done.err
-    done = zoo("import", "vqgan", "codec", "--prior", "gpt", "--license", "MIT", "--out", "b")
+    done = zoo("import", "vqgan", "codec", "--prior", "gpt", "--tasks", "generate", "--license", "MIT", "--out", "b")
     assert done.code == 0, done.err
     assert "--prior: used 25 of 25 tensors" in done.err
-    for bundle, options in (("a", []), ("b", ["--guidance", 2])):
-        assert zoo("verify", f"./{bundle}", "--replay", "--device", "cpu").code == 0
-        draw = ["run", f"./{bundle}", "generate", "--label", 3, "--top-k", 8, "--top-p", 0.9, *options, "--seed", 1]
-        assert zoo(*draw, "--out", f"{bundle}.png").code == 0
-        assert np.asarray(Image.open(f"{bundle}.png")).shape == (8, 8, 3)
-    assert "label" in zoo("run", "./a", "generate", "--out", "x.png").err
+    parts = built(importing(codec(), None))["codec"]
+    for bundle, logits, guidance in (("a", net2net_logits(tensors), None), ("b", llamagen_logits(llamagen()), 2)):
+        draw = ["run", f"./{bundle}", "generate", "--label", 3, "--seed", 1, "--out", f"{bundle}.png"]
+        draw += ["--guidance", guidance] if guidance else []
+        assert zoo(*draw, "--top-k", 8, "--top-p", 0.9).code == 0
+        assert zoo(*draw, "--top-k", 1).code == 0
+        codes = likeliest(logits, torch.tensor([3]), guidance).unflatten(1, (SIDE, SIDE))
+        expected = to_uint8(parts.decoder(parts.quantizer.decode(codes).permute(0, 3, 1, 2)))[0]
+        difference = np.asarray(Image.open(f"{bundle}.png")).astype(int) - expected.numpy()
+        assert expected.shape == (8, 8, 3) and np.abs(difference).max() <= 1
+    assert zoo("run", "./a", "generate", "--out", "x.png").err.startswith("Error: generate needs --label")
 
 
 # --- Recorded cases ---------------------------------------------------------------------------------------------------
