@@ -294,6 +294,23 @@ def test_a_net2net_without_classes_starts_with_its_first_code():
     assert torch.equal(imported.state_dict["prior.labels.weight"], tensors["transformer.tok_emb.weight"][7:8])
 
 
+@torch.no_grad()
+def test_a_net2net_with_more_positions_than_its_pictures_have():
+    """As in taming's configs/custom_transformer.yaml: 512 positions, 256 tokens at the codec's resolution."""
+    stage = {"target": "taming.models.vqgan.VQModel", "params": {"ddconfig": {"resolution": 2 * SIDE}}}
+    tensors, config = net2net(unconditional=True, cond_stage_config={"target": "a.Dummy"}, first_stage_config=stage)
+    tensors["transformer.pos_emb"] = torch.cat([tensors["transformer.pos_emb"], torch.ones(1, 9, WIDTH)], dim=1)
+    config["model"]["params"]["transformer_config"]["params"]["block_size"] = L + 9
+    for i in range(DEPTH):
+        tensors[f"transformer.blocks.{i}.attn.mask"] = torch.ones(1, 1, L + 9, L + 9).tril()
+    prior = built(importing(tensors, config))["prior"]
+    codes = torch.arange(L).unsqueeze(0)
+    first = net2net_logits(tensors)(codes[:, :5], torch.tensor([0]))
+    torch.testing.assert_close(prior(codes, torch.tensor([-1]))[:, 5], first, rtol=1e-5, atol=1e-5)
+    stage["params"]["ddconfig"]["resolution"] = 64
+    assert "its transformer has 25 positions, but 32x32 tokens are a picture" in refused(tensors, config)
+
+
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
