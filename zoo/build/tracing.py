@@ -1,7 +1,8 @@
-"""Turns a task's torch module into its ONNX graph, with `torch.onnx.export(dynamo=True)`."""
+"""Turns a task's torch module into its ONNX graph, with torch's exporter (`torch.onnx.export(dynamo=True)`)."""
 
 import contextlib
 import functools
+import gc
 import inspect
 import io
 import logging
@@ -11,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import nn
-from torch.onnx._internal.exporter import _registration
+from torch.onnx._internal.exporter import _core, _registration
 from torch.onnx.errors import OnnxExporterError
 
 from ..errors import ExportError, ZooError
@@ -112,22 +112,16 @@ def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None],
 
 def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: Any) -> ir.Model:
     try:
-        with torch.no_grad(), _silence(), _translations_read_once(), as_one_operator():
+        with torch.no_grad(), _silence(), _uncollected(), as_one_operator():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
-            exported = torch.onnx.export(
-                program,
-                opset_version=OPSET,
-                custom_translation_table=TRANSLATIONS | shared_translations,
-                **names,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
+            # What `torch.onnx.export` calls after it has made a registry, for each graph, in a third of a second.
+            exported = _core.export(
+                program, registry=_registry(), opset_version=OPSET, **names, optimize=False, verbose=False
             )
     except ZooError:
         raise
     except Exception as e:
         raise ExportError(f"torch cannot trace the task '{name}': {_reason(e)}") from e
-    assert exported is not None  # with `dynamo`, always a program
     _refuse_newer(exported.model, name)
     return exported.model
 
@@ -144,21 +138,26 @@ def _refuse_newer(model: ir.Model, name: str) -> None:
             ) from cause
 
 
+@functools.cache
+def _registry() -> _registration.ONNXRegistry:
+    """The translations of torch's operators. Made once: there are 500, whose source is parsed and analysed."""
+    registry = _registration.ONNXRegistry.from_torchlib(OPSET)
+    for operator, translation in (TRANSLATIONS | shared_translations).items():
+        registry.register_op(operator, translation)
+    return registry
+
+
 @contextlib.contextmanager
-def _translations_read_once() -> Iterator[None]:
-    """Keeps torch's 500 translations, whose source its exporter parses again for each graph: a second each time."""
-    exporter: Any = _registration
-    apis = exporter.onnxscript_apis
-    exporter.onnxscript_apis = SimpleNamespace(get_torchlib_ops=lambda: _translations_of(apis))
+def _uncollected() -> Iterator[None]:
+    """Pauses Python's garbage collector, which in a trace walks torch's many small objects over and over."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
     try:
         yield
     finally:
-        exporter.onnxscript_apis = apis
-
-
-@functools.cache
-def _translations_of(apis: Any) -> list[Any]:
-    return apis.get_torchlib_ops()
+        gc.enable()
 
 
 def _reason(error: Exception) -> str:
