@@ -98,7 +98,7 @@ def test_pictures_of_other_sizes_and_colours_are_made_alike():
         (
             ("--task", "generate", "--lable", "1"),
             2,
-            "No such option '--lable'. (Did you mean one of: '--isolate', '--label'",
+            "No such option '--lable'. (Did you mean one of: ",
         ),
         (("--task", "generate", "--set", "steps"), 2, "--set steps: 'steps' has no value; e.g. --set steps=10"),
         (("--task", "generate", "--set", "seed=5"), 2, "--set seed=…: the seed has an option of its own, --seed"),
