@@ -106,14 +106,9 @@ def hint(message: str) -> str:
             "; in a loop's body, sizes of new tensors, as in normal(seed, x.shape[1:]), must be fixed numbers: fix"
             " them in the ports, or draw before the loop"
         )
-    if "Could not guard" in message:
-        return (
-            "; neither an `if` nor the size of a tensor can depend on the values of a tensor: use torch.where, or the"
-            " shape of an input"
-        )
     if not any(word in message for word in _VALUE_DEPENDENT):
         return ""
     return (
         "; an `if`, `while`, `range` or slice cannot depend on the values of a tensor: use torch.where, or"
-        " zoo.build.loop.while_loop"
+        " zoo.build.loop.while_loop; neither can the size of a tensor, only on the shape of an input"
     )
