@@ -114,13 +114,16 @@ def _module_row(module: str) -> str:
     names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     imported = [alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     names += [alias.name for alias in imported if alias.asname == alias.name]  # `x as x`: public here too
+    names = names or list(getattr(importlib.import_module(module), "__all__", ()))
     public = [f"`{name}`" for name in names if not name.startswith(("_", "pytest_"))]
     listed = {"zoo": ["`load`, `Model`, `ZooError`"], "zoo.hookspecs": []}.get(module, public)
     said = ast.get_docstring(tree).splitlines()[0].rstrip(".")
     return f"| `{module}` | {said}{': ' if listed else ''}{', '.join(listed)} |"
 
 
-OUTLINED = ("zoo.build.loop", "zoo.build.random", "zoo.build.optim", "zoo.build.keys", "zoo.settings")
+OUTLINED = (
+    "zoo.build.loop", "zoo.build.random", "zoo.build.optim", "zoo.build.evaluate", "zoo.build.keys", "zoo.settings"
+)  # fmt: skip
 """The modules that a model's own code calls: their signatures are in the contract's page."""
 
 

@@ -14,6 +14,9 @@ def safe_text(text: object, *, keep_newlines: bool = False) -> str:
     Control, format and bidirectional characters, line separators, surrogates and unassigned characters become escapes
     such as `\x1b` or `\u202e`; a tab becomes a space. Newlines stay only if the caller prints a block (a card).
     """
+    text = str(text)
+    if text.isprintable():  # nearly always, and many thousand names are shown
+        return text
 
     def shown(char: str) -> str:
         if char.isprintable() or category(char) == "Zs" or (char == "\n" and keep_newlines):
@@ -23,7 +26,7 @@ def safe_text(text: object, *, keep_newlines: bool = False) -> str:
         code = ord(char)
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
-    return "".join(map(shown, str(text)))
+    return "".join(map(shown, text))
 
 
 def utf8(name: str) -> str:

@@ -11,6 +11,7 @@ from zoo.build import loop
 from zoo.build.loop import while_loop
 from zoo.build.random import normal, uniform
 from zoo.build.tracing import _export
+from zoo.errors import ExportError
 
 
 class Double(nn.Module):
@@ -31,6 +32,29 @@ def test_an_export_keeps_the_loop():
     exported = torch.export.export(Double(), (torch.ones(1), torch.tensor(3)))
     assert "while_loop" in exported.graph_module.code
     assert exported.module()(torch.ones(1), torch.tensor(5)).item() == 32
+
+
+class Kept(nn.Module):
+    """Noise of the image's own size in each pass, where the mask is set: inpainting of images of any size."""
+
+    def forward(self, image: Tensor, mask: Tensor, seed: Tensor, times: Tensor) -> Tensor:
+        x, redrawn = image.permute(0, 3, 1, 2).float(), (mask >= 128).permute(0, 3, 1, 2)
+
+        def step(i: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+            return i + 1, torch.where(redrawn, 0.5 * now + normal(seed, now.shape[1:], stream=i), x)
+
+        start = torch.where(redrawn, normal(seed, x.shape[1:]), x)
+        return while_loop(lambda i, _: i < times, step, (torch.zeros_like(times), start))[1]
+
+
+@pytest.mark.slow
+def test_noise_of_a_varying_size_in_a_loop_is_refused_with_the_way_out():
+    size = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
+    image = torch.zeros(2, 8, 12, 3, dtype=torch.uint8)
+    given = image, image[..., :1], torch.tensor([1, 2]), torch.tensor(3)
+    with pytest.raises(ExportError) as e:
+        _export(Kept(), given, (size, size, {0: torch.export.Dim.DYNAMIC}, {}), "kept")
+    assert "a size that varies in the body of a loop; in a loop's body, sizes of new tensors" in str(e.value)
 
 
 # --- The examples in the docstring, which docs/contract.md shows ------------------------------------------------------

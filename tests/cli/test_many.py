@@ -266,6 +266,8 @@ def test_seeds_follow_the_number_of_the_picture_even_if_some_are_there(bundle: P
     assert Path("out/0.png").stat().st_mtime_ns == there
     outcome = zoo(*common, "--resume")
     assert (outcome.code, outcome.out) == (0, "") and "0 are missing" in outcome.err
+    Path("out/2.png").unlink()
+    assert "5 of 6 are there; 1 is missing" in zoo(*common, "--resume").err
 
 
 def test_a_product_becomes_files_with_its_values_in_their_names(bundle: Path):

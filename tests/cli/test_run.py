@@ -64,6 +64,17 @@ def test_a_name_that_was_not_given_never_overwrites_and_one_that_was_does(bundle
     assert (pixels("studio-reconstruct.png") == PIXELS).all()
 
 
+@pytest.mark.parametrize("out", ["x.png", "./link.png", "x{i}.png"])
+def test_a_file_that_is_read_is_never_overwritten(bundle: Path, out: str):
+    Path("link.png").symlink_to("x.png")
+    Path("x0.png").hardlink_to("x.png")
+    before = Path("x.png").read_bytes()
+    said = error(zoo("run", bundle, "--image", "x.png", "--out", out), 2)
+    name = out.replace("{i}", "0")
+    assert said == f"--out would overwrite {name}, which is read; give another name"
+    assert Path("x.png").read_bytes() == before
+
+
 def test_many_pictures_are_a_grid_or_a_file_each(bundle: Path):
     common = ("run", bundle, "generate", "-n", 3, "--seed", 4, "--guidance", 0, "--label", "sneaker")
     assert zoo(*common).out == "studio-generate-4.png\n"

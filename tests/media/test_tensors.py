@@ -136,3 +136,18 @@ def test_what_cannot_be_written_is_the_systems_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file or directory") as raised:
         tensors.save(tmp_path / "nowhere" / "x.safetensors", {"x": np.zeros(1, np.float32)})
     assert raised.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+        (b"\x93NUMPY\x01\0v\0", "a .npy array"),
+        (b"PK\x03\x04", "a ZIP archive"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, start, kind):
+    path = tmp_path / "z.safetensors"
+    path.write_bytes(start + bytes(100))
+    with pytest.raises(InvalidFileError, match=f"z.safetensors is not a safetensors file, but {kind}"):
+        tensors.read_header(path)

@@ -101,9 +101,14 @@ _VALUE_DEPENDENT = ("data-dependent", "local_scalar_dense")
 
 def hint(message: str) -> str:
     """`; …`, what to do about an error while a task is traced; empty if nothing is known."""
+    if "sym_stride" in message:
+        return (
+            "; in a loop's body, sizes of new tensors, as in normal(seed, x.shape[1:]), must be fixed numbers: fix"
+            " them in the ports, or draw before the loop"
+        )
     if not any(word in message for word in _VALUE_DEPENDENT):
         return ""
     return (
         "; an `if`, `while`, `range` or slice cannot depend on the values of a tensor: use torch.where, or"
-        " zoo.build.loop.while_loop"
+        " zoo.build.loop.while_loop; neither can the size of a tensor, only on the shape of an input"
     )

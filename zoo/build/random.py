@@ -41,6 +41,12 @@ def uniform(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Ten
     """Uniform values, float32 [batch, *shape], in (0, 1): odd multiples of 2^-24, so never 0, never 1, and exact.
 
     Value i of a flattened picture comes from word i % 2 of pair i // 2.
+
+    Args:
+        seed: int64 [batch], 0 .. 2^53 - 1.
+        shape: of one picture. A size may be that of an input (`image.shape[1]`) except in the body of a loop, where all
+            must be numbers.
+        stream: as for `words`.
     """
     count = math.prod(shape)
     w = torch.stack(words(seed, (count + 1) // 2, stream), dim=-1).flatten(1)[:, :count]
@@ -52,7 +58,7 @@ def normal(seed: Tensor, shape: Sequence[int], stream: int | Tensor = 0) -> Tens
 
     Values 2i and 2i + 1 of a flattened picture come from pair i. Everything is computed in float64 and rounded once at
     the end, so libraries whose logarithm and sine differ in the last bit still give the same float32, except for one in
-    millions.
+    millions. The arguments are those of `uniform`.
     """
     count = math.prod(shape)
     w0, w1 = words(seed, (count + 1) // 2, stream)

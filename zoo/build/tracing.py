@@ -170,7 +170,9 @@ def _reason(error: Exception) -> str:
     reason = next((line for line in reason.splitlines() if line.strip()), type(cause).__name__)
     if isinstance(error, OnnxExporterError) and (node := _node(cause)):
         error.add_note(node.stack_trace or "")
-        if "No ONNX function found" in reason:
+        if "sym_stride" in reason:
+            reason = "a size that varies in the body of a loop"
+        elif "No ONNX function found" in reason:
             operator = str(node.target).removesuffix(".default")
             reason = f"the operator {operator} has no ONNX form up to opset {OPSET}: use others"
     return one_line(reason) + hint(str(cause))

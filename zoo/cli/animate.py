@@ -7,7 +7,7 @@ import click
 
 from ..errors import UsageError
 from .compare import assigned
-from .options import MODEL, SEED, Fraction, number, option, set_option
+from .options import MODEL, SEED, Fraction, TaskCommand, number, option, set_option
 from .output import as_json, note, path, progress
 from .run import how_to_run, locate_with_progress
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..runtime import Device
 
 
-@click.command("animate")
+@click.command("animate", cls=TaskCommand)
 @click.argument("model", type=MODEL)
 @option("--task", metavar="TASK", help="What it does.  [default: the model's default task]")
 @option("--walk", type=SEED, nargs=2, metavar="A B", help="A walk from seed A to seed B, instead of the steps.")

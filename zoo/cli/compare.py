@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import MODEL, Several, number, option, set_option
+from .options import MODEL, Several, TaskCommand, number, option, set_option
 from .output import as_json, note, path
 from .run import how_to_run, locate_with_progress
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..runtime import Device
 
 
-@click.command("compare")
+@click.command("compare", cls=TaskCommand)
 @click.argument("models", type=MODEL, nargs=-1, required=True)
 @option("--task", metavar="TASK", help="What they do.  [default: the first model's default task]")
 @option("--image", "images", multiple=True, metavar="FILE", help="A picture that all are given; may be repeated.")

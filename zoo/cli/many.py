@@ -146,7 +146,7 @@ def _run_many(
     many = Many(model, task_name, asked, count)
     todo = len(many.todo)
     if asked.resume:
-        say(f"{many.number - todo:,} of {many.number:,} are there; {todo:,} are missing")
+        say(f"{many.number - todo:,} of {many.number:,} are there; {todo:,} {'is' if todo == 1 else 'are'} missing")
     with progress(todo, "looking at files", unit="") as bar:
         many.check_files(bar.update)
     result, paths, start = None, [], time.perf_counter()
@@ -183,6 +183,6 @@ def _run_many(
             note(f"on {device}, {rate}{colon}{why_not_cuda}")
     if failures:
         raise InvalidFileError(
-            f"{len(failures):,} of {todo:,} pictures could not be read: {safe_text(failures[0])}"
-            + (", …" if len(failures) > 1 else "")
+            f"{len(failures):,} of {todo:,} picture{'s' if todo > 1 else ''} could not be read:"
+            f" {safe_text(failures[0])}" + (", …" if len(failures) > 1 else "")
         )

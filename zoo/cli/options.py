@@ -71,6 +71,19 @@ def set_option(metavar: str, help: str) -> Any:
     return option("--set", "assignments", multiple=True, metavar=metavar, callback=_keys_once, help=help)
 
 
+class TaskCommand(click.Command):
+    """A command that takes the options of a task with `--set`, since it has several models, or other options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            name = e.option_name.lstrip("-").replace("-", "_")
+            if not name.isidentifier():
+                raise
+            raise UsageError(f"{e.format_message()} An option of the task is given as --set {name}=…") from None
+
+
 def class_names(text: str) -> list[str]:
     """The names of `--classes`, separated by commas; none for an option that was not given.
 

@@ -263,9 +263,10 @@ def _main_input(task: "Task") -> "Option | None":
 
 
 def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
+    from ..run.batches import batch_length
     from ..run.call import execute, gather
     from ..run.model import Model
-    from ..run.outputs import check_out, write_outputs
+    from ..run.outputs import check_out, refuse_to_overwrite, write_outputs
     from ..run.products import check_resume, expand, with_view
     from ..run.show import check_show, show
 
@@ -309,6 +310,7 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
         invert=bool(options.get("invert")), fit=bool(options.get("fit")), note=say,
     )  # fmt: skip
     call = with_view(model, call, options.get("scale"), product.columns, sheet)
+    refuse_to_overwrite(out, call, batch_length(task.inputs, call.inputs))
     result = execute(model, call, size or None)
     if result.left_on_cpu:
         say("left on the CPU: " + ", ".join(f"{count} {op}" for op, count in result.left_on_cpu.items()))

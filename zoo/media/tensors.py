@@ -121,6 +121,17 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, st
         raise
 
 
+_OTHERS = {
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "a WebP picture, or sound",
+    b"\x93NUMPY": "a .npy array",
+    b"PK\x03\x04": "a ZIP archive, such as .npz and torch's checkpoints",
+}
+"""Files that people give in place of safetensors, by their first bytes; as the length of a header, all are too long."""
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with path.open("rb") as f:
@@ -133,6 +144,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f.seek(len(start))
             header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, size - 8):
+                if other := next((kind for magic, kind in _OTHERS.items() if start.startswith(magic)), None):
+                    raise InvalidFileError(f"{safe_text(path)} is not a safetensors file, but {other}")
                 raise ValueError(f"a header of {header_bytes:,} bytes in a file of {size:,}")
             header = f.read(header_bytes)
         return _parse(header, size)

@@ -221,7 +221,9 @@ def _call(
         main = next((option for option in options_of(task) if option.positional), None)
         if main is None or main.name not in images_of(task.inputs):
             takes = f"{main.name}, not pictures" if main else "no picture"
-            raise UsageError(f"{name} of {model.reference} takes {takes}")
+            others = [other for other, it in model.manifest.tasks.items() if images_of(it.inputs) and not it.part_of]
+            choose = f"; --task chooses another: {', '.join(others)}" if others else ""
+            raise UsageError(f"{name} of {model.reference} takes {takes}{choose}")
         if main.name in asked.others:
             raise UsageError(f"--image and --set {main.name}=… name the picture twice; give one of the two")
         given[main.name] = tuple(asked.images)

@@ -122,6 +122,7 @@ class Many:
         if not self.table:
             self._refuse_to_overwrite()
         self._size_matters = False
+        self._sizes: dict[int, tuple[int, int]] = {}  # of the pictures whose headers were looked at
         if asked.main:
             port = self.read_for.inputs[asked.main]
             self._size_matters = not all(isinstance(d, int) for d in port.shape[1:3])
@@ -155,7 +156,7 @@ class Many:
                     seen.add(stack)
                     stack.check_length()
                 file = asked.items[index].read()
-                check_header(file, port)
+                self._sizes[index] = check_header(file, port)
             except (NotFoundError, InvalidFileError) as e:
                 troubles.append(e)
             looked_at()
@@ -165,10 +166,13 @@ class Many:
                 more, them = f"; there are problems with {len(troubles) - 1:,} more", "them"
             raise type(troubles[0])(f"{troubles[0]}{more}; --keep-going passes {them} over")
 
-    def size_of(self, item: Item, file: InputFile) -> tuple[int, int]:
+    def size_of(self, index: int, file: InputFile) -> tuple[int, int]:
         """Width and height of a picture, for those of one batch; the same for all if they are scaled anyway."""
         if not self._size_matters:
             return 0, 0
+        if index in self._sizes:
+            return self._sizes[index]
+        item = self.asked.items[index]
         return (item.stack.shape[2], item.stack.shape[1]) if item.stack else upright_size(file)
 
     def run(self, failed: Failed) -> Iterator[Made]:
@@ -307,11 +311,14 @@ class Many:
         where = label_of(self.task)
         by_output = where[1] if where and where[0] and "label" in placeholders(self.asked.out) else None
         paths: list[str] = []
+        folders: set[Path] = set()
 
         def write(target: str, data: bytes) -> list[str]:
             path = user_path(target, out=True)
-            if not path.parent.is_dir():
-                make_folder(path.parent)
+            if (folder := path.parent) not in folders:
+                if not folder.is_dir():
+                    make_folder(folder)
+                folders.add(folder)
             files.write(path, data)
             return [str(path)]
 
@@ -438,7 +445,7 @@ class _Reader:
                     break
                 try:
                     file = self._asked.items[index].read()
-                    self._next = index, file, many.size_of(self._asked.items[index], file)
+                    self._next = index, file, many.size_of(index, file)
                 except (NotFoundError, InvalidFileError) as e:
                     if not self._asked.keep_going:
                         raise

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import StoreError, UsageError
 from ..hookspecs import Task
+from ..media.files import STDIN
 from ..ports.kind import Form
 from ..ports.kinds import kind_of
 from ..system.files import write_atomically
@@ -82,6 +83,22 @@ def check_out(task_name: str, task: Task, out: str | None) -> None:
     if out == STDOUT and len(artifacts) > 1:
         raise UsageError(f"{task_name} gives more than one file; --out - needs a task that gives only one")
     _check_name(out, task_name, first)
+
+
+def refuse_to_overwrite(out: str | None, call: Call, count: int) -> None:
+    """Refuses an --out that is a file which the call has read, whatever links lead to it.
+
+    Args:
+        count: of the outputs; `{i}` counts them.
+    """
+    given = [file.path for files in call.files.values() for file in files if file.path not in ("", STDIN)]
+    read = [path for path in map(user_path, given) if path.is_file()]
+    if out is None or out == STDOUT or not read:
+        return
+    for name in [out.replace(NUMBERED, str(i)) for i in range(count if NUMBERED in out else 1)]:
+        path = user_path(name, out=True)
+        if path.is_file() and any(map(path.samefile, read)):
+            raise UsageError(f"--out would overwrite {safe_text(name)}, which is read; give another name")
 
 
 def check_again_out(out: str, form: Form) -> None:

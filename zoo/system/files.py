@@ -138,10 +138,13 @@ class FilesTogether:
     def write(self, path: Path, data: bytes) -> None:
         """Writes a file that replaces one of the same name; its folder must exist."""
         temporary = path.with_name(f".{os.getpid()}-{next(self._numbers)}~")  # short, whatever the name's length
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
-            with contextlib.suppress(FileNotFoundError):
+            try:
+                file = os.open(temporary, flags, 0o666)
+            except FileExistsError:  # a killed process of this number left it
                 temporary.unlink()
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+                file = os.open(temporary, flags, 0o666)
             with os.fdopen(file, "wb") as f:
                 f.write(data)
                 if not hasattr(os, "sync"):  # Windows
