@@ -226,7 +226,8 @@ class Golden:
     cases: int = 0  # 1 .. 4; 0: chosen by time
     size: tuple[int, int] | None = None  # height and width, pixels, of all cases but the first, if dynamic
     values: Mapping[str, int | float] = field(default_factory=dict)  # of inputs, e.g. steps=2; else drawn
-    counts: tuple[int, ...] | None = None  # iterations after which a loop is compared with torch; None: chosen by time
+    counts: tuple[int, ...] | None = None
+    """Iterations after which a loop is compared with torch; empty: only its golden cases are. None: chosen by time."""
 
 
 @dataclass(frozen=True, kw_only=True)

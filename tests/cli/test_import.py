@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from zoo.build import foreign
 from zoo.formats import manifest as manifests
@@ -44,6 +44,21 @@ def test_a_complete_bundle(tmp_path, checkpoint):
     sha256 = manifests.describe_file(checkpoint).sha256
     assert manifest.training.parent == f"imported from zalandoresearch/pytorch-vq-vae, file SHA-256 {sha256}"
     assert manifests.check_files(out, manifest) == []
+
+
+@pytest.mark.slow
+def test_half_precision_is_stored_and_kept_when_the_model_is_built_again(tmp_path, checkpoint):
+    half, again = tmp_path / "half", tmp_path / "again"
+    outcome = zoo("import", "vqvae", checkpoint, "--out", half, "--license", "MIT", "--precision", "fp16")
+    assert outcome.code == 0, outcome.err
+    stored = load_file(half / "codec.safetensors")
+    narrow = [name for name, tensor in stored.items() if tensor.dtype == torch.float16]
+    assert narrow and all(stored[name].numel() >= 256 for name in narrow)
+    outcome = zoo("build", half, "--out", again)
+    assert outcome.code == 0, outcome.err
+    first, second = manifests.read(half), manifests.read(again)
+    assert first.export.precision == second.export.precision == "float16"
+    assert first.files["codec.safetensors"] == second.files["codec.safetensors"]
 
 
 @pytest.mark.slow

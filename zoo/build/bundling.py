@@ -26,10 +26,11 @@ def bundle_of(
     out: Path,
     on_progress: Callable[[str], None],
     tasks: Sequence[str] = (),
+    precision: str = "float32",
 ) -> Manifest:
     """Exports a trained module as a bundle to `out`, and remembers that it was made here: it needs no worker process.
 
-    See `export.export_bundle` for `tasks`, progress and errors.
+    See `export.export_bundle` for `tasks`, `precision`, progress and errors.
     """
     require_runtime()
     from .export import export_bundle
@@ -50,6 +51,7 @@ def bundle_of(
         assets=run.assets,
         on_progress=on_progress,
         only=tasks,
+        precision=precision,
     )
     remember(digest(dump(manifest)))
     return manifest

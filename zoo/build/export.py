@@ -31,7 +31,7 @@ from ..names import GOLDEN, MANIFEST, graph_file
 from ..plugins import Loaded, places
 from ..ports.count import count_of
 from ..run.comparison import compare_task
-from ..run.replay import replay
+from ..run.replay import replay, tolerance_of
 from ..runtime import open_session
 from ..system.files import folder_beside, put_in_place, write_atomically
 from ..text import safe_text
@@ -40,9 +40,7 @@ from .diagnosis import NOISE, causes, first_difference
 from .golden import DRIFT, TRACE, about_ties, check_golden, draw_cases, draw_inputs, smallest
 from .shared import SharedNetwork
 from .tracing import IR_VERSION, OPSET, export_task
-from .weights import Weights
-
-PRECISION = "float32"
+from .weights import MAX_FILE_BYTES, Weights, round_to_half
 
 DRIFT_COUNTS = (1, 2, 5, 10, 20, 50)
 """Numbers of iterations after which a loop's graph is compared with torch; golden cases only have a few."""
@@ -70,6 +68,8 @@ def export_bundle(
     on_progress: Callable[[str], None] = lambda line: None,
     only: Sequence[str] = (),
     golden: Mapping[str, Golden] = {},
+    precision: str = "float32",
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> Manifest:
     """Writes the bundle of a trained module to `out`, or fails and leaves nothing behind.
 
@@ -81,6 +81,9 @@ def export_bundle(
         assets: files that the bundle contains besides, by name; checked (`formats.assets`).
         only: the tasks to export, with their parts; empty: all.
         golden: what the golden cases of a task cost, where it is not what the family says.
+        precision: of the weights in the files: `float32`, or `float16`, which rounds those of the module too. Graphs
+            compute in float32.
+        max_file_bytes: larger weights become several files, `denoiser-00001-of-00002.safetensors` and so on.
         on_progress: called with a line for each task that was traced or whose golden cases tie, for each golden case
             that takes long, and before the replay.
 
@@ -98,7 +101,8 @@ def export_bundle(
     with folder_beside(out) as folder:
         for file, data in assets.items():
             (folder / file).write_bytes(data)
-        weights = Weights(module, described.weights, folder)
+        halved = round_to_half(module) if precision == "float16" else ()
+        weights = Weights(module, described.weights, folder, max_bytes=max_file_bytes, halved=halved)
         modules = {}
         for task in tasks.tasks:
             request = TaskModuleRequest(family=family, config=config, task=task, module=module, assets=assets)
@@ -130,13 +134,13 @@ def export_bundle(
             classes=tuple(classes),
             default_task=tasks.default,
             tasks=dict(tasks.tasks),
-            tolerances={f"{PRECISION}/{provider}": tasks.tolerance for provider in ("cpu", "cuda")},
+            tolerances={f"{precision}/{provider}": tasks.tolerance for provider in ("cpu", "cuda")},
             training=training,
             metrics=tuple(metrics),
             export=Export(
                 opset=OPSET,
                 ir_version=IR_VERSION,
-                precision=PRECISION,
+                precision=precision,
                 checked_with=", ".join(f"{m.__name__} {m.__version__}" for m in (torch, onnx, onnxruntime)),
             ),
             files={path.name: manifests.describe_file(path) for path in folder.iterdir()},
@@ -228,7 +232,7 @@ def _prove(
         session = open_session(folder / graph_file(task), "cpu", exact=True)
         for case in read_cases(folder / GOLDEN, manifest)[task]:
             given = session.run(case.inputs)
-            compared = compare_task(outputs, case.outputs, given, manifest.tolerances[f"{PRECISION}/cpu"], case.margins)
+            compared = compare_task(outputs, case.outputs, given, tolerance_of(manifest, "cpu"), case.margins)
             if off := next((output for output, c in compared.items() if c.verdict == "differs"), None):
                 yield f"{task}: the first value that differs: {off} {first_difference(case.outputs[off], given[off])}"
                 yield from (f"{task}: {cause}" for cause in causes(modules[task], case.inputs))
@@ -265,8 +269,10 @@ def _measure_drift(
     port = count_of(task.inputs)
     if port is None:
         return {}
-    session = open_session(folder / graph_file(name), "cpu", exact=True)
     cost = golden.get(name, Golden())
+    if cost.counts == ():
+        return {}
+    session = open_session(folder / graph_file(name), "cpu", exact=True)
     inputs = draw_inputs(task, DRIFT, np.random.default_rng(1), values=cost.values)
     low, high = (task.inputs[port].minimum or 1), (task.inputs[port].maximum or DRIFT_COUNTS[-1])
     counts = DRIFT_COUNTS if cost.counts is None else cost.counts
@@ -278,7 +284,10 @@ def _measure_drift(
         on_progress(f"comparing {name} with torch at {port} {count}")
         inputs |= {port: np.asarray(count)}
         expected, actual = in_torch.call(name, inputs), session.run(inputs)
-        tolerance, gaps = manifest.tolerances[f"{PRECISION}/cpu"], smallest(in_torch.margins(name, inputs))
+        tolerance, gaps = (
+            manifest.tolerances[f"{manifest.export.precision}/cpu"],
+            smallest(in_torch.margins(name, inputs)),
+        )
         compared = compare_task(task.outputs, expected, actual, tolerance, gaps)
         for output, comparison in compared.items():
             if comparison.verdict == "differs":

@@ -25,6 +25,7 @@ from torch.onnx._internal.exporter import _core, _registration
 from torch.onnx.errors import OnnxExporterError
 
 from ..errors import ExportError, ZooError
+from ..graph.half import widen_all
 from ..graph.plain import make_plain
 from ..graph.walk import graphs_of
 from ..hookspecs import Port, Task
@@ -81,6 +82,7 @@ def export_task(
         # memory.
         del graph.value_info[:]
     move_into_bodies(proto.graph)
+    widen_all(proto.graph, weights.halved)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 

@@ -56,7 +56,8 @@ def command(
     loaded = load(run.family)
     run = replace(run, name=name or run.name, version=version or run.version)
     run = replace(run, config=_chosen(loaded, run, sampler, assignments))
-    manifest = bundle_of(loaded, run, weigh(loaded, run), record, out, note)
+    precision = model.manifest.export.precision if model else "float32"
+    manifest = bundle_of(loaded, run, weigh(loaded, run), record, out, note, precision=precision)
     if model and not (sampler or assignments):
         manifest = carry_metrics(out, manifest, model.folder, model.manifest)
         if manifest.metrics:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_LORA = 10
 """The largest weight of a LoRA, with either sign."""
 
+PRECISIONS = {"fp32": "float32", "fp16": "float16"}
+"""The name on the command line, and the name in the manifest."""
+
 NOT_STATED = "NOASSERTION"  # SPDX's word for a licence that nobody stated
 
 
@@ -46,6 +49,13 @@ NOT_STATED = "NOASSERTION"  # SPDX's word for a licence that nobody stated
 @option("--license-note", default="", help="What else users must know, e.g. about the data's licence.")
 @option("--layout", default="", help="Which layout it is, if its tensors fit several: dit, sit, …")
 @option("--tasks", default="", metavar="NAME[,NAME…]", help="The tasks to export; default: all that fit.")
+@option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="fp32",
+    show_default=True,
+    help="Of the stored weights; fp16 halves the files. Graphs compute in float32.",
+)
 @option("--classes", default="", help="Names of the labels, starting with label 0, separated by commas.")
 @option(
     "--lora",
@@ -79,6 +89,7 @@ def command(
     classes: str,
     layout: str,
     tasks: str,
+    precision: str,
     lora: tuple[str, ...],
     vae: Path | None,
     prior: Path | None,
@@ -140,7 +151,7 @@ def command(
         parent=parent,
         environment=f"Python {platform.python_version()}, {platform.machine()}",
     )
-    manifest = bundle_of(loaded, run, module, record, out, note, chosen)
+    manifest = bundle_of(loaded, run, module, record, out, note, chosen, PRECISIONS[precision])
     note(f"{manifest.name}:{manifest.version}, {', '.join(manifest.tasks)}")
     print_path(out)
 

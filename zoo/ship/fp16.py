@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ..graph.half import MIN_ELEMENTS, widen
 from ..graph.walk import graphs_of, names_used
-from .products import MIN_ELEMENTS, Arrays, Product, Seen, products_of, reached, rename, weights_of
+from .products import Arrays, Product, Seen, products_of, reached, weights_of
 
 HALF_LIMIT = 65504 / 16
 """Products with larger activations than this keep float32.
@@ -46,9 +47,7 @@ def halve(graph: onnx.GraphProto, arrays: Arrays, ranges: Mapping[str, Seen] | N
         if half is None:
             continue
         arrays[name] = half
-        tensor.data_type = TensorProto.FLOAT16
-        rename(inner, name, f"{name}.wide")
-        inner.node.insert(0, helper.make_node("Cast", [name], [f"{name}.wide"], to=TensorProto.FLOAT))
+        widen(inner, tensor)
     kept = []
     narrow: dict[tuple[str, str], str] = {}  # (graph, value in it): the same value in half precision
     for product, weight in zip(products, weights, strict=True):

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ..graph.half import MIN_ELEMENTS
 from ..graph.walk import subgraphs
-from .products import MIN_ELEMENTS, Arrays, Seen, is_product, products_of, weights_of
+from .products import Arrays, Seen, is_product, products_of, weights_of
 
 
 def quantizable(graphs: Iterable[onnx.GraphProto], arrays: Arrays) -> set[str]:

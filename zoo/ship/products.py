@@ -13,10 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ..graph.half import rename
 from ..graph.walk import graphs_of, names_used, subgraphs
-
-MIN_ELEMENTS = 256
-"""Smaller weights (biases, scales) stay unchanged: they take no space and matter most."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -172,15 +170,6 @@ def together(seen: Iterable[Seen]) -> Seen:
 
 def makes(graph: onnx.GraphProto, name: str) -> bool:
     return any(name in node.output for node in graph.node) or any(name == value.name for value in graph.input)
-
-
-def rename(graph: onnx.GraphProto, before: str, after: str) -> None:
-    """Renames a value wherever the graph and its subgraphs read it."""
-    for inner in graphs_of(graph):
-        for node in inner.node:
-            node.input[:] = [after if name == before else name for name in node.input]
-        for output in inner.output:
-            output.name = after if output.name == before else output.name
 
 
 def point_at(graph: onnx.GraphProto, places: Mapping[str, tuple[str, Any]]) -> None:

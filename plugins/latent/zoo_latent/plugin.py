@@ -27,7 +27,7 @@ from zoo.hookspecs import (
 from zoo.text import did_you_mean
 
 from .config import ClipConfig, ClipsConfig, WordsConfig, fitted, read_config
-from .ports import TEXT, tasks_of
+from .ports import TEXT, golden_of, tasks_of
 
 ZOO_CONTRACT = 3
 
@@ -112,7 +112,7 @@ def list_tasks(request: TasksRequest) -> Tasks:
         example[TEXT] = Port(kind="text", dtype="uint8", shape=shape, summary="captions, a line each", default=0)
     if c.labels and c.labels.name != "label":
         example[c.labels.name] = fit["generate"].inputs[c.labels.name]
-    return Tasks(tasks=chosen, default=next(iter(chosen)), example=example)
+    return Tasks(tasks=chosen, default=next(iter(chosen)), golden=golden_of(c, codec, chosen), example=example)
 
 
 @hookimpl

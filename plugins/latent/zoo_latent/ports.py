@@ -2,11 +2,14 @@
 
 from zoo_diffusion.ports import parts_of_walk, walk_ports
 
-from zoo.hookspecs import Port, Task
+from zoo.hookspecs import Golden, Port, Task
 
 from .config import Codec, DenoiserConfig, LatentConfig
 
 TEXT, NEGATIVE, GUIDANCE = "text", "negative", "guidance"
+
+LARGE_PIXELS = 256 * 256
+"""Pictures of this size and larger have fewer golden cases: a step takes a processor several seconds."""
 
 
 def condition_ports(c: LatentConfig, classes: tuple[str, ...]) -> dict[str, Port]:
@@ -94,6 +97,20 @@ def tasks_of(c: LatentConfig, codec: Codec, classes: tuple[str, ...]) -> dict[st
         ),
         "inpaint": inpaint,
         **codec_tasks,
+    }
+
+
+def golden_of(c: LatentConfig, codec: Codec, tasks: dict[str, Task]) -> dict[str, Golden]:
+    """What the golden cases of large pictures cost: one case of one picture at two steps, which also is the loop that
+    is compared with torch. Four cases would take an hour on a processor, and more memory than the weights."""
+    height, width = (side * codec.downsampling for side in c.network.size)
+    if height * width < LARGE_PIXELS:
+        return {}
+    return {
+        name: Golden(cases=1, values={"steps": min(2, c.diffusion.most_steps)}, counts=())
+        if "steps" in task.inputs
+        else Golden(cases=1)
+        for name, task in tasks.items()
     }
 
 
