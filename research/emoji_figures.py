@@ -118,7 +118,10 @@ class Figures:
         self.choices, other = candidates(split, rng), in_another_style(split, rng)
         self.training = split.images[len(split.rows) :]
         self.real_images = split.images[split.rows]
-        self.features = judged(judge, "features", "features", split.images)
+        seen = np.unique(np.concatenate((self.choices.ravel(), other.clip(0))))
+        found = judged(judge, "features", "features", split.images[seen])
+        self.features = np.zeros((len(split.images), found.shape[1]), np.float32)
+        self.features[seen] = found
         self.real = self.features[split.rows]
         self.apart = nearest_training(self.real_images, self.training)
         styles = judged(judge, "classify", "style", self.real_images)

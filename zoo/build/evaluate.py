@@ -5,7 +5,7 @@ seconds that a command without a codec need not wait for.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -113,8 +113,9 @@ def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Met
         judged = partial(Metric, judge=request.judged_by)
         metrics += [
             judged(name=name, value=round(100 * means[name], 2), unit="%", better="higher")
-            for name in means
-            if name.endswith(("_kept", "_of_originals"))
+            for label in means
+            if label.endswith("_kept")
+            for name in (label, f"{label.removesuffix('_kept')}_of_originals")
         ]
         ours, real = values["features"], values["features_of_originals"]
         apart = statistics.spread(real, np.zeros(len(real), np.int64))
@@ -143,7 +144,7 @@ def _reconstruct(request: MeasureRequest, num_codes: int) -> tuple[dict[str, np.
             found["ms_ssim"].append(ms_ssim(decoded, images))
         if request.judge is not None:
             given, given_of_originals = (request.judge.run("classify", image=x) for x in (decoded, images))
-            for name, label in _labels(request, request.judge).items():
+            for name, label in _known(request, given).items():
                 found[f"{name}_kept"].append(given[name] == label[part])
                 found[f"{name}_of_originals"].append(given_of_originals[name] == label[part])
             found["features"].append(request.judge.run("features", image=decoded)["features"])
@@ -157,21 +158,19 @@ def _four_digits(value: float) -> float:
 
 def measure_classifier(request: MeasureRequest) -> list[Metric]:
     """Share of pictures for which `classify` gives the label; `accuracy`, or `style_accuracy` of one with that name."""
-    labels = _labels(request, request.model)
     right: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     for part in batches(request):
         given = request.model.run("classify", image=request.images[part])
-        for name, label in labels.items():
+        for name, label in _known(request, given).items():
             right["accuracy" if name == LABEL else f"{name}_accuracy"].append(given[name] == label[part])
     shares = {name: 100 * float(np.concatenate(parts).mean()) for name, parts in right.items()}
     return [Metric(name=name, value=round(share, 2), unit="%", better="higher") for name, share in shares.items()]
 
 
-def _labels(request: MeasureRequest, judge: "Model") -> dict[str, np.ndarray]:
-    """The right labels of `request.images`, by name, as far as a judge gives them and the data have them."""
+def _known(request: MeasureRequest, given: Iterable[str]) -> dict[str, np.ndarray]:
+    """The right labels of `request.images`, by name, of some names, as far as the data have them."""
     known = {LABEL: request.labels, **request.arrays}
-    outputs = judge.manifest.tasks["classify"].outputs
-    return {name: known[name] for name, port in outputs.items() if port.kind == "label" and name in known}
+    return {name: known[name] for name in given if name in known}
 
 
 # --- Families that draw -----------------------------------------------------------------------------------------------
@@ -247,24 +246,34 @@ def _measure_by_judge(
     precision, recall = statistics.precision_recall(ours, real)
     yield metric(name="precision", value=100 * precision, better="higher", unit="%")
     yield metric(name="recall", value=100 * recall, better="higher", unit="%")
-    wanted = _labels(request, judge)
-    inputs, outputs = request.model.manifest.tasks[TASK].inputs, judge.manifest.tasks["classify"].outputs
-    for name in wanted:
-        if name == LABEL or name not in inputs or inputs[name].classes != outputs[name].classes:
+    asked = _known(request, request.model.manifest.tasks[TASK].inputs)
+    if not asked:
+        return
+    given, given_real = (_classified(judge, pictures) for pictures in (drawn, request.images))
+    for name, label in asked.items():
+        if name == LABEL or name not in given:
             continue
-        for what, pictures in (("asked", drawn), ("real", request.images)):
-            right = judged(pictures, "classify", name) == np.resize(wanted[name], len(pictures))
-            better = "higher" if what == "asked" else ""
-            yield metric(name=f"{what}_{name}", value=100 * float(right.mean()), better=better, unit="%")
-    if LABEL not in wanted or LABEL not in inputs:
+        yield metric(
+            name=f"asked_{name}",
+            value=100 * float((given[name] == np.resize(label, len(drawn))).mean()),
+            better="higher",
+            unit="%",
+        )
+        yield metric(name=f"real_{name}", value=100 * float((given_real[name] == label).mean()), unit="%")
+    if LABEL not in asked or LABEL not in given:
         return
     diversity = statistics.ratio(statistics.spread(ours, labels), statistics.spread(real, request.labels))
     yield metric(name="diversity", value=diversity, better="higher")
-    given, given_real = (judged(pictures, "classify", "label") for pictures in (drawn, request.images))
-    right, right_real = given == labels, given_real == request.labels
+    right, right_real = given[LABEL] == labels, given_real[LABEL] == request.labels
     yield metric(name="asked_label", value=100 * float(right.mean()), better="higher", unit="%")
     gaps = [right_real[request.labels == n].mean() - right[labels == n].mean() for n in np.unique(labels)]
     yield metric(name="worst_class_gap", value=100 * float(max(gaps)), better="lower", unit="points")
+
+
+def _classified(judge: "Model", pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """What a judge says about pictures, by output."""
+    parts = [judge.run("classify", image=part) for part in _parts(pictures)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _parts(pictures: np.ndarray) -> Iterator[np.ndarray]:

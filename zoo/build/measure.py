@@ -105,7 +105,10 @@ def measure(
         )
     loaded = load(manifest.family)
     asked = TasksRequest(family=manifest.family, config=manifest.config, classes=manifest.classes)
-    example = named | loaded.call("list_tasks", asked).example
+    example = dict(loaded.call("list_tasks", asked).example)
+    for name, port in named.items():
+        if example.setdefault(name, port).classes != port.classes:
+            raise UsageError(f"the judge's classes of '{name}' are not those of {manifest.name}")
     # Not all of them: what a metric does not need, such as captions, the data need not have.
     data = data.take({name: port for name, port in example.items() if name in data.columns})
     request = MeasureRequest(
