@@ -194,7 +194,7 @@ def measure_generator(request: MeasureRequest) -> list[Metric]:
     """
     number = request.samples or len(request.images)
     labels = np.resize(request.labels, number)
-    drawn = draw(request, np.resize(np.arange(len(request.images)), number))
+    drawn = _draw(request, np.resize(np.arange(len(request.images)), number))
     metrics: list[Metric] = []
     if request.judge is not None:
         metrics += _measure_by_judge(request, request.judge, drawn, labels)
@@ -209,7 +209,7 @@ def measure_generator(request: MeasureRequest) -> list[Metric]:
     return [msgspec.structs.replace(m, value=_four_digits(m.value), samples=number) for m in metrics]
 
 
-def draw(request: MeasureRequest, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _draw(request: MeasureRequest, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The pictures of seeds 0, 1, …, uint8 [number, height, width, channels], drawn by labels, texts, … of the data.
 
     Args:
