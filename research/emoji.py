@@ -16,6 +16,7 @@ training pictures for comparison.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,9 +66,9 @@ def main() -> None:
     def save(name: str, test: str, **arrays: np.ndarray) -> None:
         """The pictures of the training part and of a test part, and for each of them what `arrays` have."""
         found = {"images": images} | arrays
-        values = {f"{part}_{key}": array[split == of] for part, of in (("train", "train"), ("test", test))
+        values: dict[str, Any] = {f"{part}_{key}": array[split == of] for part, of in (("train", "train"), ("test", test))
                   for key, array in found.items()}  # fmt: skip
-        named = {f"{key}_classes": np.array(classes[key]) for key in arrays if key in classes}
+        named: dict[str, Any] = {f"{key}_classes": np.array(classes[key]) for key in arrays if key in classes}
         np.savez_compressed(given.out / f"{name}.npz", **values, **named)
 
     given.out.mkdir(parents=True, exist_ok=True)

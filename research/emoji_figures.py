@@ -181,7 +181,8 @@ def main() -> None:
     split = Split(given.data / f"emoji-{given.split}.npz", given.limit)
     figures = Figures(split, judge)
     inputs = model.manifest.tasks["generate"].inputs
-    asked = {name: getattr(given, name) or [inputs[name].default] for name in ("guidance", "steps")}
+    asked = {name: getattr(given, name) or [inputs[name].default or 0] for name in ("guidance", "steps")}
+    pictures = figures.real_images
     rows: list[dict[str, float]] = []
     if not given.json:
         print(given.split, *(f"{name} {value}" for name, value in figures.yardsticks.items()), sep=", ")
