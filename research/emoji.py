@@ -66,8 +66,10 @@ def main() -> None:
     def save(name: str, test: str, **arrays: np.ndarray) -> None:
         """The pictures of the training part and of a test part, and for each of them what `arrays` have."""
         found = {"images": images} | arrays
-        values: dict[str, Any] = {f"{part}_{key}": array[split == of] for part, of in (("train", "train"), ("test", test))
-                  for key, array in found.items()}  # fmt: skip
+        of = {"train": split == "train", "test": split == test}
+        values: dict[str, Any] = {
+            f"{part}_{key}": array[rows] for part, rows in of.items() for key, array in found.items()
+        }
         named: dict[str, Any] = {f"{key}_classes": np.array(classes[key]) for key in arrays if key in classes}
         np.savez_compressed(given.out / f"{name}.npz", **values, **named)
 
