@@ -1,4 +1,4 @@
-"""Training data of `emoji-codec` and `emoji`: pictures, their words and their drawing styles.
+"""Training data of `emoji-codec`, `emoji` and `judge-emoji`: pictures, their words and their drawing styles.
 
     python research/emoji.py emoji.npz emoji.json --out data/
 
@@ -6,14 +6,17 @@
 They are rendered from npm's @iconify-json/{noto,noto-v1,twemoji,fluent-emoji,fluent-emoji-flat,emojione,fxemoji} with
 the names and keywords of emojibase-data; skin tones, flags and letters are left out.
 
-Writes `emoji-codec.npz` (pictures alone) and `emoji.npz` (with `text` and `style`), whose test part is the validation
-split: what is chosen is chosen on it. `emoji-test.npz` has the pairs of emoji and style that are held out, and
-`emoji-unseen.npz` the emoji that no training picture shows: they are for reports.
+Writes `emoji-codec.npz` (pictures alone), `emoji.npz` (with `text` and `style`) and `judge-emoji.npz` (with `emoji`,
+the name, and `style`), whose test part is the validation split: what is chosen is chosen on it. `emoji-test.npz` has
+the pairs of emoji and style that are held out, and `emoji-unseen.npz` the emoji that no training picture shows: they
+are for reports. These two, and `emoji-validation.npz`, have the name as the text, `style`, `emoji` and `group`, and the
+training pictures for comparison.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,18 +58,27 @@ def main() -> None:
     style = np.array([styles.index(row["style"]) for row in rows])
     text = np.array([captions(row).encode() for row in rows])
     names = np.array([row["name"].encode() for row in rows])
+    known = sorted({row["name"] for row in rows})
+    emoji = np.array([known.index(row["name"]) for row in rows])
+    group = np.array([list(GROUPS).index(row["group"]) for row in rows])
+    classes = {"style": styles, "emoji": known, "group": list(GROUPS.values())}
+
+    def save(name: str, test: str, **arrays: np.ndarray) -> None:
+        """The pictures of the training part and of a test part, and for each of them what `arrays` have."""
+        found = {"images": images} | arrays
+        of = {"train": split == "train", "test": split == test}
+        values: dict[str, Any] = {
+            f"{part}_{key}": array[rows] for part, rows in of.items() for key, array in found.items()
+        }
+        named: dict[str, Any] = {f"{key}_classes": np.array(classes[key]) for key in arrays if key in classes}
+        np.savez_compressed(given.out / f"{name}.npz", **values, **named)
+
     given.out.mkdir(parents=True, exist_ok=True)
-    train, validation = split == "train", split == "validation"
-    parts = {"train": train, "test": validation}
-    pictures = {f"{part}_images": images[chosen] for part, chosen in parts.items()}
-    words = {f"{part}_text": text[chosen] for part, chosen in parts.items()}
-    words |= {f"{part}_style": style[chosen] for part, chosen in parts.items()}
-    np.savez(given.out / "emoji-codec.npz", **pictures)
-    np.savez(given.out / "emoji.npz", **pictures, **words, style_classes=np.array(styles))
-    for part in ("test", "unseen"):
-        chosen = split == part
-        values = {"test_images": images[chosen], "test_text": names[chosen], "test_style": style[chosen]}
-        np.savez(given.out / f"emoji-{part}.npz", **values, style_classes=np.array(styles))
+    save("emoji-codec", "validation")
+    save("emoji", "validation", text=text, style=style)
+    save("judge-emoji", "validation", emoji=emoji, style=style)
+    for part in ("validation", "test", "unseen"):
+        save(f"emoji-{part}", part, text=names, style=style, emoji=emoji, group=group)
     print(", ".join(f"{name} {int((split == name).sum()):,}" for name in ("train", "validation", "test", "unseen")))
 
 

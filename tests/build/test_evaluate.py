@@ -222,6 +222,33 @@ def test_a_classifier_is_measured():
     assert (accuracy.name, accuracy.value, accuracy.unit, accuracy.better) == ("accuracy", 83.33, "%", "higher")
 
 
+class Colours:
+    """A judge of two labels with names: whether a picture is bright, and whether it is not black."""
+
+    def run(self, task, image):
+        given = Features().run(task, image)
+        if task == "features":
+            return given
+        return {"bright": given["label"], "lit": (image.max(axis=(1, 2, 3)) > 0).astype(np.int64)}
+
+
+def test_a_classifier_of_named_labels_is_measured_by_those_that_the_data_have():
+    images, none = flat(150, 150, 20, 20, 0, 0), np.full(6, -1)
+    bright, lit = np.array([1, 1, 1, 0, 0, 0]), np.array([1, 1, 1, 1, 1, 0])
+    metrics = measure_classifier(request(images, none, model=Colours(), arrays={"bright": bright}))
+    assert [(m.name, m.value) for m in metrics] == [("bright_accuracy", 83.33)]
+    metrics = measure_classifier(request(images, none, model=Colours(), arrays={"bright": bright, "lit": lit}))
+    assert [(m.name, m.value) for m in metrics] == [("bright_accuracy", 83.33), ("lit_accuracy", 83.33)]
+
+
+def test_named_labels_survive_a_codec():
+    images, bright = flat(102, 110, 50, 50), np.array([1, 1, 0, 1])
+    asked = request(images, np.full(4, -1), model=Darkener(), judge=Colours(), arrays={"bright": bright})
+    values = {m.name: m.value for m in measure_codec(asked, num_codes=256)}
+    assert values["bright_kept"] == 50 and values["bright_of_originals"] == 75
+    assert "label_kept" not in values and "lit_kept" not in values
+
+
 # --- Drawing ----------------------------------------------------------------------------------------------------------
 
 
@@ -299,3 +326,25 @@ def test_seeds_labels_and_options_are_those_that_were_asked_for():
     labels = [label for _, part, _ in lamp.seen for label in part]
     assert seeds == list(range(301)) and labels == [i % 2 for i in range(300)] + [0]
     assert all(options == {"steps": 7} for _, _, options in lamp.seen)
+
+
+class Painter:
+    """Draws a text's first letter: `b` bright, anything else dark; with `bright` as a label that it does not obey."""
+
+    manifest = SimpleNamespace(
+        tasks={"generate": SimpleNamespace(inputs=dict.fromkeys(("seed", "text", "bright")), outputs={"image": None})}
+    )
+
+    def run(self, task, seed, text, bright):
+        assert len(seed) == len(text) == len(bright)
+        return {"image": np.stack([picture(150 if t[0] == "b" else 50, s) for t, s in zip(text, seed, strict=True)])}
+
+
+def test_texts_and_named_labels_of_the_data_are_drawn_and_judged():
+    texts, bright = np.array(["bright", "dark", "black"]), np.array([1, 0, 0])
+    real = np.stack([picture(level, 10_000 + i) for i, level in enumerate((150, 50, 50))])
+    asked = request(real, np.full(3, -1), model=Painter(), judge=Colours(), samples=5,
+                    arrays={"text": texts, "bright": bright})  # fmt: skip
+    metrics = {m.name: m for m in measure_generator(asked)}
+    assert metrics["asked_bright"].value == 80 and metrics["real_bright"].value == 100  # "black" is drawn bright
+    assert metrics["asked_bright"].judge == "bright:1" and "asked_label" not in metrics

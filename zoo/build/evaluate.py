@@ -5,7 +5,7 @@ seconds that a command without a codec need not wait for.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BATCH = 250  # pictures
 BATCH_PIXELS = BATCH * 32 * 32  # limit for a batch of large pictures: a codec needs kilobytes per pixel
 TASK = "generate"
+LABEL = "label"  # of a judge with a single label
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
 MS_SSIM_SIDE = 176  # pixels: 16 times the window; smaller pictures have no MS-SSIM
 
@@ -91,7 +92,8 @@ def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Met
 
     - `psnr`, `ssim` and, for large pictures, `ms_ssim`: the mean over pictures.
     - `codebook_use` and `perplexity` of the tokens, if there are `num_codes`.
-    - With a judge: `label_kept`, the share that it still classifies correctly, and `label_of_originals`;
+    - With a judge: `label_kept`, the share that it still classifies correctly, and `label_of_originals`; for a judge of
+      labels with other names, `style_kept` and `style_of_originals`, if the data have them;
       `perceptual_distance`, the mean distance between its features of a picture and of the reconstruction, divided by
       that of two pictures; `reconstruction_frechet_distance` between its features of all pictures and all
       reconstructions.
@@ -111,7 +113,9 @@ def measure_codec(request: MeasureRequest, *, num_codes: int | None) -> list[Met
         judged = partial(Metric, judge=request.judged_by)
         metrics += [
             judged(name=name, value=round(100 * means[name], 2), unit="%", better="higher")
-            for name in ("label_kept", "label_of_originals")
+            for label in means
+            if label.endswith("_kept")
+            for name in (label, f"{label.removesuffix('_kept')}_of_originals")
         ]
         ours, real = values["features"], values["features_of_originals"]
         apart = statistics.spread(real, np.zeros(len(real), np.int64))
@@ -128,7 +132,7 @@ def _reconstruct(request: MeasureRequest, num_codes: int) -> tuple[dict[str, np.
     counts = np.zeros(num_codes, np.int64)
     found: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     for part in batches(request):
-        images, labels = request.images[part], request.labels[part]
+        images = request.images[part]
         encoded = request.model.run("encode", image=images)
         if num_codes:
             counts += np.bincount(encoded["tokens"].ravel(), minlength=num_codes)
@@ -139,8 +143,10 @@ def _reconstruct(request: MeasureRequest, num_codes: int) -> tuple[dict[str, np.
         if min(images.shape[1:3]) >= MS_SSIM_SIDE:
             found["ms_ssim"].append(ms_ssim(decoded, images))
         if request.judge is not None:
-            found["label_kept"].append(_labels(request.judge, decoded) == labels)
-            found["label_of_originals"].append(_labels(request.judge, images) == labels)
+            given, given_of_originals = (request.judge.run("classify", image=x) for x in (decoded, images))
+            for name, label in _known(request, given).items():
+                found[f"{name}_kept"].append(given[name] == label[part])
+                found[f"{name}_of_originals"].append(given_of_originals[name] == label[part])
             found["features"].append(request.judge.run("features", image=decoded)["features"])
             found["features_of_originals"].append(request.judge.run("features", image=images)["features"])
     return {name: np.concatenate(parts) for name, parts in found.items()}, counts
@@ -151,14 +157,20 @@ def _four_digits(value: float) -> float:
 
 
 def measure_classifier(request: MeasureRequest) -> list[Metric]:
-    """Share of pictures for which `classify` gives the label."""
-    right = [_labels(request.model, request.images[part]) == request.labels[part] for part in batches(request)]
-    accuracy = 100 * float(np.concatenate(right).mean())
-    return [Metric(name="accuracy", value=round(accuracy, 2), unit="%", better="higher")]
+    """Share of pictures for which `classify` gives the label; `accuracy`, or `style_accuracy` of one with that name."""
+    right: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    for part in batches(request):
+        given = request.model.run("classify", image=request.images[part])
+        for name, label in _known(request, given).items():
+            right["accuracy" if name == LABEL else f"{name}_accuracy"].append(given[name] == label[part])
+    shares = {name: 100 * float(np.concatenate(parts).mean()) for name, parts in right.items()}
+    return [Metric(name=name, value=round(share, 2), unit="%", better="higher") for name, share in shares.items()]
 
 
-def _labels(judge: "Model", images: np.ndarray) -> np.ndarray:
-    return judge.run("classify", image=images)["label"]
+def _known(request: MeasureRequest, given: Iterable[str]) -> dict[str, np.ndarray]:
+    """The right labels of `request.images`, by name, of some names, as far as the data have them."""
+    known = {LABEL: request.labels, **request.arrays}
+    return {name: known[name] for name in given if name in known}
 
 
 # --- Families that draw -----------------------------------------------------------------------------------------------
@@ -167,13 +179,14 @@ def _labels(judge: "Model", images: np.ndarray) -> np.ndarray:
 def measure_generator(request: MeasureRequest) -> list[Metric]:
     """How good and how varied the pictures of `generate` are, and whether they are copies.
 
-    Draws `request.samples` pictures with seeds 0, 1, … and the labels of `request.images` in order, and compares them
-    with `request.images`.
+    Draws `request.samples` pictures with seeds 0, 1, … and, in order, the labels of `request.images` and what else of
+    them it draws by (`request.arrays`), such as texts, and compares them with `request.images`.
 
     - In the judge's features: `frechet_distance`, `precision`, `recall`, and `diversity`, the mean distance within a
       class divided by that of real pictures.
     - By the judge's labels: `asked_label`, the share of pictures with the requested label, and `worst_class_gap`, by
-      how many points that share is below the judge's accuracy on real pictures, in the worst class.
+      how many points that share is below the judge's accuracy on real pictures, in the worst class. Of labels with
+      other names, `asked_style` and `real_style`, the judge's accuracy on real pictures.
     - With training pictures: `frechet_floor`, the distance of as many real ones to `request.images`, and
       `nearest_training`, the median distance in pixels from a drawn picture to its nearest training picture, divided by
       that of a real one. Well under 1 would mean copying.
@@ -181,7 +194,7 @@ def measure_generator(request: MeasureRequest) -> list[Metric]:
     """
     number = request.samples or len(request.images)
     labels = np.resize(request.labels, number)
-    drawn = _draw(request, labels)
+    drawn = _draw(request, np.resize(np.arange(len(request.images)), number))
     metrics: list[Metric] = []
     if request.judge is not None:
         metrics += _measure_by_judge(request, request.judge, drawn, labels)
@@ -196,15 +209,20 @@ def measure_generator(request: MeasureRequest) -> list[Metric]:
     return [msgspec.structs.replace(m, value=_four_digits(m.value), samples=number) for m in metrics]
 
 
-def _draw(request: MeasureRequest, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The pictures of seeds 0, 1, …, one per label, uint8 [number, height, width, channels]."""
+def _draw(request: MeasureRequest, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The pictures of seeds 0, 1, …, uint8 [number, height, width, channels], drawn by labels, texts, … of the data.
+
+    Args:
+        rows: int64 [number], whose: indices into `request.images`.
+    """
     inputs = request.model.manifest.tasks[TASK].inputs
     output = next(iter(request.model.manifest.tasks[TASK].outputs))
-    starts = range(0, len(labels), BATCH)
+    given = {name: array for name, array in {LABEL: request.labels, **request.arrays}.items() if name in inputs}
+    starts = range(0, len(rows), BATCH)
     pictures = []
     for start in request.progress(iter(starts), len(starts)):
-        part = labels[start : start + BATCH]
-        ports = {"seed": np.arange(start, start + len(part))} | ({"label": part} if "label" in inputs else {})
+        part = rows[start : start + BATCH]
+        ports = {"seed": np.arange(start, start + len(part))} | {name: array[part] for name, array in given.items()}
         pictures.append(request.model.run(TASK, **ports, **request.options)[output])
     return np.concatenate(pictures)
 
@@ -228,15 +246,34 @@ def _measure_by_judge(
     precision, recall = statistics.precision_recall(ours, real)
     yield metric(name="precision", value=100 * precision, better="higher", unit="%")
     yield metric(name="recall", value=100 * recall, better="higher", unit="%")
-    if "label" not in request.model.manifest.tasks[TASK].inputs:
+    asked = _known(request, request.model.manifest.tasks[TASK].inputs)
+    if not asked:
+        return
+    given, given_real = (_classified(judge, pictures) for pictures in (drawn, request.images))
+    for name, label in asked.items():
+        if name == LABEL or name not in given:
+            continue
+        yield metric(
+            name=f"asked_{name}",
+            value=100 * float((given[name] == np.resize(label, len(drawn))).mean()),
+            better="higher",
+            unit="%",
+        )
+        yield metric(name=f"real_{name}", value=100 * float((given_real[name] == label).mean()), unit="%")
+    if LABEL not in asked or LABEL not in given:
         return
     diversity = statistics.ratio(statistics.spread(ours, labels), statistics.spread(real, request.labels))
     yield metric(name="diversity", value=diversity, better="higher")
-    given, given_real = (judged(pictures, "classify", "label") for pictures in (drawn, request.images))
-    right, right_real = given == labels, given_real == request.labels
+    right, right_real = given[LABEL] == labels, given_real[LABEL] == request.labels
     yield metric(name="asked_label", value=100 * float(right.mean()), better="higher", unit="%")
     gaps = [right_real[request.labels == n].mean() - right[labels == n].mean() for n in np.unique(labels)]
     yield metric(name="worst_class_gap", value=100 * float(max(gaps)), better="lower", unit="points")
+
+
+def _classified(judge: "Model", pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """What a judge says about pictures, by output."""
+    parts = [judge.run("classify", image=part) for part in _parts(pictures)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _parts(pictures: np.ndarray) -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from ..errors import InvalidFileError, UsageError
 from ..formats import assets
+from ..formats.manifest import Manifest
 from ..hookspecs import MeasureRequest, Metric, Port, TasksRequest
 from ..media.files import Note
 from ..plugins import load
@@ -23,6 +24,9 @@ from ..store.locate import read_folder
 from ..text import did_you_mean
 from . import data as datasets
 from .data import Dataset
+
+LABEL = "label"
+"""The output of a classifier with a single label."""
 
 GENERATE = "generate"
 """The task of models that draw."""
@@ -83,6 +87,9 @@ def measure(
             raise UsageError(f"{manifest.name} does not draw pictures: --{option} does not apply to it")
     # The classifier defines what the labels mean; without one, the labels do not matter.
     judging = judge.manifest if judge else manifest if "classify" in manifest.tasks else None
+    named = _labels(judging) if judging else {}
+    if named.pop(LABEL, None) is None:  # every label is a named array of the data
+        judging = None
     read = partial(
         datasets.read,
         how.data,
@@ -98,7 +105,10 @@ def measure(
         )
     loaded = load(manifest.family)
     asked = TasksRequest(family=manifest.family, config=manifest.config, classes=manifest.classes)
-    example = loaded.call("list_tasks", asked).example
+    example = dict(loaded.call("list_tasks", asked).example)
+    for name, port in named.items():
+        if example.setdefault(name, port).classes != port.classes:
+            raise UsageError(f"the judge's classes of '{name}' are not those of {manifest.name}")
     # Not all of them: what a metric does not need, such as captions, the data need not have.
     data = data.take({name: port for name, port in example.items() if name in data.columns})
     request = MeasureRequest(
@@ -120,6 +130,12 @@ def measure(
     note(data.said)
     metrics = loaded.call("measure", request)
     return [replace(m, data=f"{data.name} {data.split}", samples=m.samples or len(data)) for m in metrics]
+
+
+def _labels(manifest: Manifest) -> dict[str, Port]:
+    """What a classifier tells of a picture."""
+    task = manifest.tasks.get("classify")
+    return {name: port for name, port in task.outputs.items() if port.kind == "label"} if task else {}
 
 
 def measure_held_out(folder: Path, data: Dataset) -> list[Metric]:

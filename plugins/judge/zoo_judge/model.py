@@ -32,11 +32,15 @@ class Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """Images -1 .. 1 of any size to features, as many as the last width, and logits of the classes."""
+    """Images -1 .. 1 of any size to features, as many as the last width, and logits of the classes.
+
+    With several labels, the logits are those of the first one's classes, then the second one's, and so on.
+    """
 
     def __init__(self, config: JudgeConfig):
         super().__init__()
-        widths = (config.image_channels, *config.widths)
+        self.patch_size, self.sizes = config.patch_size, tuple(config.sizes.values())
+        widths = (config.image_channels * config.patch_size**2, *config.widths)
         self.downs = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1) for i, (a, b) in enumerate(zip(widths, widths[1:]))
         )
@@ -45,6 +49,8 @@ class Judge(nn.Module):
         self.head = nn.Linear(config.widths[-1], config.num_classes)
 
     def features(self, x: Images) -> Float[Tensor, "batch features"]:
+        if self.patch_size > 1:
+            x = patches(x, self.patch_size)
         for down, block in zip(self.downs, self.blocks):
             x = block(down(x))
         return F.relu(self.norm(x)).mean(dim=(2, 3))
@@ -53,21 +59,27 @@ class Judge(nn.Module):
         return self.head(self.features(x))
 
 
+def patches(x: Images, size: int) -> Float[Tensor, "batch channels rows columns"]:
+    """Pixels of a patch as channels; white is added at the right and at the bottom where patches are not full."""
+    return F.pixel_unshuffle(F.pad(x, (0, -x.shape[3] % size, 0, -x.shape[2] % size), value=1.0), size)
+
+
 def to_float(image: Pixels) -> Float32[Tensor, "batch channels height width"]:
     """0 .. 255 to -1 .. 1."""
     return image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
 class Classify(nn.Module):
-    """image -> label, probabilities."""
+    """image -> each label, the probabilities of each label's classes."""
 
     def __init__(self, judge: Judge):
         super().__init__()
         self.judge = judge
 
-    def forward(self, image: Pixels) -> tuple[Int64[Tensor, " batch"], Float32[Tensor, "batch classes"]]:
-        probabilities = self.judge(to_float(image)).softmax(dim=1)
-        return probabilities.argmax(dim=1), probabilities
+    def forward(self, image: Pixels) -> tuple[Int64[Tensor, " batch"] | Float32[Tensor, "batch _"], ...]:
+        logits = self.judge(to_float(image)).split(self.judge.sizes, dim=1)
+        probabilities = [each.softmax(dim=1) for each in logits]
+        return *(each.argmax(dim=1) for each in probabilities), *probabilities
 
 
 class Features(nn.Module):

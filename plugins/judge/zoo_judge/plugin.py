@@ -1,6 +1,6 @@
 """The family `judge`: presets and hooks. Does not import torch; the hooks that need it do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +9,7 @@ from zoo.errors import UsageError
 from zoo.hookspecs import (
     BuildRequest,
     ConfigRequest,
+    DataFacts,
     DescribeRequest,
     Family,
     MeasureRequest,
@@ -22,9 +23,9 @@ from zoo.hookspecs import (
     TrainRequest,
     hookimpl,
 )
-from zoo.settings import read
+from zoo.text import did_you_mean, safe_text
 
-from .config import JudgeConfig
+from .config import JudgeConfig, read_config
 
 ZOO_CONTRACT = 3
 
@@ -69,26 +70,38 @@ def describe_family(request: DescribeRequest) -> Family:
     )
 
 
-def _config(config: Mapping[str, Any]) -> JudgeConfig:
-    return read(JudgeConfig, config, "judge config")
+def _named(labels: Sequence[Any], data: DataFacts) -> list[Any]:
+    """The config's labels; one that is only a name gets the classes that the data have."""
+    named = {name: facts.classes for name, facts in data.arrays.items() if facts.classes}
+    for name in labels:
+        if isinstance(name, str) and name not in named:
+            there = ", ".join(named) or "none"
+            raise UsageError(
+                f"the data has no label '{safe_text(name)}' with names of its classes (in an .npz, an array"
+                f" {safe_text(name)}_classes); those that it has: {safe_text(there)}{did_you_mean(name, named)}"
+            )
+    return [{"name": name, "classes": list(named[name])} if isinstance(name, str) else name for name in labels]
 
 
 @hookimpl
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
-    found = {}
-    if data := request.data:
+    found, given = {}, dict(request.config)
+    data, labels = request.data, given.get("labels")
+    if data and isinstance(labels, list | tuple) and labels:
+        found, given["labels"] = {"image_channels": data.channels}, _named(labels, data)
+    elif data:
         if len(data.classes) < 2:
             raise UsageError(
                 f"the family judge needs labels of two classes or more, and the data has {len(data.classes)}: give a"
                 " folder with one subfolder per class, or an .npz with labels"
             )
         found = {"image_channels": data.channels, "num_classes": len(data.classes)}
-    return msgspec.to_builtins(_config(found | dict(request.config)))
+    return msgspec.to_builtins(read_config(found | given))
 
 
 @hookimpl
 def list_tasks(request: TasksRequest) -> Tasks:
-    config = _config(request.config)
+    config = read_config(request.config)
     image = Port(
         kind="image",
         dtype="uint8",
@@ -97,23 +110,18 @@ def list_tasks(request: TasksRequest) -> Tasks:
         minimum_size=8,
         maximum_pixels=1_048_576,
     )
-    label = Port(
-        kind="label",
-        dtype="int64",
-        shape=("batch",),
-        summary="the most probable class",
-        minimum=0,
-        maximum=config.num_classes - 1,
-        classes=request.classes,
-    )
-    probabilities = Port(
-        kind="tensor",
-        dtype="float32",
-        shape=("batch", config.num_classes),
-        summary="probability of each class",
-        minimum=0,
-        maximum=1,
-    )
+    labels = _labels(config, request.classes)
+    probabilities = {
+        f"{name}_probabilities" if config.labels else "probabilities": Port(
+            kind="tensor",
+            dtype="float32",
+            shape=("batch", number),
+            summary="probability of each class",
+            minimum=0,
+            maximum=1,
+        )
+        for name, number in config.sizes.items()
+    }
     features = Port(
         kind="tensor",
         dtype="float32",
@@ -125,22 +133,40 @@ def list_tasks(request: TasksRequest) -> Tasks:
             "classify": Task(
                 summary="Classify a picture",
                 inputs={"image": image},
-                outputs={"label": label, "probabilities": probabilities},
+                outputs=labels | probabilities,
             ),
             "features": Task(
                 summary="Turn a picture into a feature vector", inputs={"image": image}, outputs={"features": features}
             ),
         },
         default="classify",
+        example=labels if config.labels else {},
     )
+
+
+def _labels(config: JudgeConfig, classes: tuple[str, ...]) -> dict[str, Port]:
+    """The port of each label."""
+    names = {label.name: label.classes for label in config.labels} or {"label": classes}
+    return {
+        name: Port(
+            kind="label",
+            dtype="int64",
+            shape=("batch",),
+            summary="the most probable class",
+            minimum=0,
+            maximum=number - 1,
+            classes=names[name],
+        )
+        for name, number in config.sizes.items()
+    }
 
 
 @hookimpl
 def build_module(request: BuildRequest) -> Any:
     from .model import Judge
 
-    config = _config(request.config)
-    if len(request.classes) > config.num_classes:
+    config = read_config(request.config)
+    if not config.labels and len(request.classes) > config.num_classes:
         raise UsageError(
             f"the data has {len(request.classes)} classes, but num_classes is {config.num_classes}:"
             f" give --set num_classes={len(request.classes)}"

@@ -1,4 +1,4 @@
-"""Training of a judge: cross-entropy on shifted and mirrored pictures."""
+"""Training of a judge: cross-entropy, summed over the labels, on pictures that are shifted, mirrored and coloured."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -13,7 +13,7 @@ from zoo.errors import UsageError
 from zoo.hookspecs import Batch, TrainRequest
 from zoo.settings import read
 
-from .config import JudgeSettings
+from .config import JudgeSettings, read_config
 from .model import Judge, to_float
 
 
@@ -33,6 +33,14 @@ def augment(
     return moved.permute(0, 3, 1, 2)
 
 
+def coloured(
+    x: Float32[Tensor, "batch channels height width"], most: float, generator: torch.Generator
+) -> Float32[Tensor, "batch channels height width"]:
+    """Each channel's distance from white, 1, times 1 - most .. 1 + most, drawn for each picture; at least -1."""
+    change = 1 + most * (2 * torch.rand(*x.shape[:2], 1, 1, generator=generator) - 1)
+    return (1 - (1 - x) * change.to(x.device)).clamp(min=-1)
+
+
 class JudgeTrainer:
     """AdamW with a cosine learning rate; the moving average of the weights is published."""
 
@@ -41,20 +49,24 @@ class JudgeTrainer:
     def __init__(self, request: TrainRequest):
         self.settings = s = read(JudgeSettings, request.settings, "judge training")
         self.module = request.module.to(memory_format=torch.channels_last)
-        self.num_classes = cast(Judge, request.module).head.out_features
+        self.names, self.sizes = list(read_config(request.config).sizes), cast(Judge, request.module).sizes
+        self.named = bool(read_config(request.config).labels)
         self.judge = request.distribute(self.module)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
         self.average = WeightAverage(self.module, s.average_decay)
 
     def step(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
-        self._check(batch.labels)
+        self._check(self._labels(batch))
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_rate(step, s.steps, s.learning_rate, s.warmup_steps)
         self.optimizer.zero_grad()
         losses: dict[str, Tensor] = {}
         for part, share in parts_of(batch, s.accumulate):
-            found = self._losses(self.judge, augment(to_float(part.images), s.shift, s.mirror, generator), part.labels)
+            x = augment(to_float(part.images), s.shift, s.mirror, generator)
+            if s.colour:
+                x = coloured(x, s.colour, generator)
+            found = self._losses(self.judge, x, self._labels(part))
             (found["loss"] * share).backward()
             for name, value in found.items():
                 losses[name] = losses.get(name, 0.0) + value.detach() * share
@@ -64,23 +76,36 @@ class JudgeTrainer:
 
     @torch.no_grad()
     def validate(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return self._losses(self.average.module, to_float(batch.images), batch.labels)
+        return self._losses(self.average.module, to_float(batch.images), self._labels(batch))
+
+    def _labels(self, batch: Batch) -> list[Int64[Tensor, " batch"]]:
+        """The labels, in the order of the config."""
+        return [batch.arrays[name] for name in self.names] if self.named else [batch.labels]
 
     def _losses(
-        self, judge: nn.Module, x: Float32[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"]
+        self,
+        judge: nn.Module,
+        x: Float32[Tensor, "batch channels height width"],
+        labels: list[Int64[Tensor, " batch"]],
     ) -> dict[str, Tensor]:
-        logits = judge(x)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        return {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            logits = judge(x).float().split(self.sizes, dim=1)
+        pairs = list(zip(logits, labels, strict=True))
+        losses = [F.cross_entropy(*pair, label_smoothing=self.settings.label_smoothing) for pair in pairs]
+        found = {"loss": torch.stack(losses).sum() if self.named else losses[0]}
+        for name, (each, label) in zip(self.names, pairs, strict=True):
+            accuracy = (each.argmax(1) == label).float().mean()
+            found[f"{name}_accuracy" if self.named else "accuracy"] = accuracy
+        return found
 
-    def _check(self, labels: Int64[Tensor, " batch"]) -> None:
-        num_classes = self.num_classes
-        if labels.min() < 0:
-            raise UsageError("the family judge needs labels: give a folder with one subfolder per class, or labels")
-        if labels.max() >= num_classes:
-            raise UsageError(
-                f"a label is {int(labels.max())}, but num_classes is {num_classes}: give --set num_classes=…"
-            )
+    def _check(self, labels: list[Int64[Tensor, " batch"]]) -> None:
+        for label, num_classes in zip(labels, self.sizes, strict=True):
+            if label.min() < 0:
+                raise UsageError("the family judge needs labels: give a folder with one subfolder per class, or labels")
+            if label.max() >= num_classes:
+                raise UsageError(
+                    f"a label is {int(label.max())}, but num_classes is {num_classes}: give --set num_classes=…"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,7 @@
 """The family `latent`: presets and hooks. Does not import torch; the hooks that need it do."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
@@ -174,9 +175,16 @@ def build_trainer(request: TrainRequest) -> Any:
 
 @hookimpl
 def measure(request: MeasureRequest) -> list[Metric]:
+    import numpy as np
+
     from zoo.build.evaluate import measure_generator
 
-    return measure_generator(request)
+    from .training import captions
+
+    arrays = dict(request.arrays)
+    if TEXT in arrays:  # the first caption of each picture
+        arrays[TEXT] = np.array([(captions(row.tobytes()) or [""])[0] for row in arrays[TEXT]])
+    return measure_generator(replace(request, arrays=arrays))
 
 
 @hookimpl
