@@ -47,6 +47,7 @@ def command(
       echo '{"label": "sneaker", "seed": [1, 2, 3, 4]}' | zoo live ddpm-fashion-fast --out 'live/{index}.png'
     """
     from ..ports.kinds import drawn
+    from ..run.call import options_of
     from ..run.live import Newest, main_port, split_lines
     from ..run.model import Model
     from ..run.outputs import artifacts_of, check_out, free_path
@@ -63,6 +64,9 @@ def command(
         if seeds[0] in given:
             raise UsageError(f"--seed and --set {seeds[0]}=… name the seed twice; give one of the two")
         given[seeds[0]] = seed
+    options = {one.name for one in options_of(declared)}
+    if unknown := next((key for key in given if key not in options), None):
+        raise UsageError(f"--set {safe_text(unknown)[:80]}=…: {name} takes {', '.join(sorted(options))}")
     _check_name(out)
     check_out(name, declared, _named(out, 0, 0))
     form = artifacts_of(declared)[0].form

@@ -37,7 +37,8 @@ class Newest(Generic[T], Iterator[T]):
         self._ended = False
         self._error: BaseException | None = None
         self._news = threading.Condition()
-        threading.Thread(target=self._read, args=(items,), name="zoo-live", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, args=(items,), name="zoo-live", daemon=True)
+        self._thread.start()
 
     def _read(self, items: Iterable[T]) -> None:
         try:
