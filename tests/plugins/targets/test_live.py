@@ -71,7 +71,9 @@ def processor_seconds() -> float:
 def longest_task_ms(trace: bytes) -> float:
     """The most processor time of a task of the page's main thread, in a trace of Chromium."""
     events = json.loads(trace)["traceEvents"]
-    mains = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"}
+    mains = {
+        (e["pid"], e["tid"]) for e in events if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"
+    }
     tasks = [e for e in events if e["name"].endswith("RunTask") and (e["pid"], e["tid"]) in mains]
     assert tasks, "the trace contains no tasks"
     return max(e.get("tdur", 0) for e in tasks) / 1000
@@ -122,7 +124,11 @@ def test_pictures_follow_a_slider_and_nothing_blocks_the_page(chromium, fast):
         before = processor_seconds()
         seconds = page.evaluate(CHAIN, PICTURES)
         used = (processor_seconds() - before) / PICTURES
-        print(f"{PICTURES / seconds:.1f} pictures/s, {1000 * used:.0f} ms of processor time each;", told, f"{longest:.0f} ms")
+        print(
+            f"{PICTURES / seconds:.1f} pictures/s, {1000 * used:.0f} ms of processor time each;",
+            told,
+            f"{longest:.0f} ms",
+        )
         assert told["asked"] > told["drawn"], "older requests are dropped"
         # In processor time, since other programs may take the time on the clock.
         assert 5 * used <= 2, "5 pictures a second on two cores"
