@@ -37,9 +37,9 @@ def command(
 ) -> None:  # fmt: skip
     """Read lines from stdin and run TASK on each at once; the model is opened once. For scripts and editors.
 
-    A line is a text, a class name or a file, whichever the task takes, or a JSON object of its options. FILE is replaced
-    in one step, so a viewer that watches it never sees half a picture; - is stdout. A line that is wrong is reported in
-    one line, and the next one is read. The end of stdin or Ctrl-C ends it.
+    A line is a text, a class name or a file, whichever the task takes, or a JSON object of its options. FILE is
+    replaced in one step, so a viewer that watches it never sees half a picture; - is stdout. A line that is wrong is
+    reported in one line, and the next one is read. The end of stdin or Ctrl-C ends it.
 
     \b
     Example:

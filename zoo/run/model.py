@@ -165,9 +165,9 @@ class Model:
             ports: inputs of every request that does not have them.
 
         Returns:
-            An iterator with `.request`, the request that the last outputs came from, `.seconds`, how long its call took,
-            and `.dropped`, how many older requests `latest` has left out. After a request that raised an error, `next`
-            goes on with those after it.
+            An iterator with `.request`, the request that the last outputs came from, `.seconds`, how long its call
+            took, and `.dropped`, how many older requests `latest` has left out. After a request that raised an error,
+            `next` goes on with those after it.
 
         Raises:
             ZooError: as `run`, from the iterator.
