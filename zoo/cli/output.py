@@ -48,11 +48,21 @@ def as_json(value: Any) -> None:
 
     What could control a terminal, or is not UTF-8 in a path, is printed as a JSON escape, so it means the same.
     """
+    _echo_json(value, indent=2)
+
+
+def as_json_line(value: Any) -> None:
+    """Prints a value as `as_json` does, on one line: for commands that print several."""
+    _echo_json(value, indent=None)
+
+
+def _echo_json(value: Any, indent: int | None) -> None:
     import json
 
     import msgspec
 
-    text = json.dumps(_finite(msgspec.to_builtins(value, enc_hook=str, str_keys=True)), indent=2, ensure_ascii=False)
+    plain = _finite(msgspec.to_builtins(value, enc_hook=str, str_keys=True))
+    text = json.dumps(plain, indent=indent, ensure_ascii=False)
     click.echo("".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..hookspecs import Task
     from ..store.locate import Bundle
+    from .live import Live
 
 
 def load(text: str, device: Device = "auto", registries: Sequence[str] = (), *, isolated: bool | None = None) -> Model:
@@ -148,6 +149,33 @@ class Model:
 
         name, declared = self.manifest.task(task)
         return stream(partial(self.run, name), declared, inputs, ports, batch_size, lambda: self.session(name))
+
+    def live(self, task: str, requests: Any, /, *, latest: bool = False, **ports: Any) -> Live:
+        """Runs a task on one request after the other, as they come: the outputs of each, an iterator.
+
+            for outputs in model.live("generate", requests, latest=True, seed=7):
+                show(outputs.images[0])
+
+        Args:
+            task: its name.
+            requests: an iterable that may wait for the next one, or a queue, in which None is the end. A request is a
+                dict of inputs as for `run`, or one value: that of the task's text, else of its label, else of its
+                picture.
+            latest: read the requests in a thread, and of those that come during a call, only take the newest.
+            ports: inputs of every request that does not have them.
+
+        Returns:
+            An iterator with `.request`, the request that the last outputs came from, `.seconds`, how long its call
+            took, and `.dropped`, how many older requests `latest` has left out. After a request that raised an error,
+            `next` goes on with those after it.
+
+        Raises:
+            ZooError: as `run`, from the iterator.
+        """
+        from .live import Live
+
+        name, declared = self.manifest.task(task)
+        return Live(partial(self.run, name), declared, requests, latest, ports)
 
     def session(self, task: str) -> AnySession:
         """The session of a task's graph, opened by the first call."""

@@ -179,7 +179,7 @@ def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, t
     return paths
 
 
-def write_file(target: str, data: bytes) -> list[str]:
+def write_file(target: str, data: bytes, *, synced: bool = True) -> list[str]:
     """Writes bytes to a file, replacing it in one step, or to stdout; returns the written paths."""
     if target == STDOUT:
         sys.stdout.buffer.write(data)
@@ -189,7 +189,7 @@ def write_file(target: str, data: bytes) -> list[str]:
     if _special(path):  # /dev/stdout, a named pipe: nothing to replace
         write_special(path, data)
     else:
-        write_atomically(path, data)
+        write_atomically(path, data, synced=synced)
     return [str(path)]
 
 

@@ -90,10 +90,11 @@ def default_mode(folder: Path) -> int:
         return probe.stat().st_mode & 0o777
 
 
-def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
+def write_atomically(path: Path, data: bytes, *, private: bool = False, synced: bool = True) -> None:
     """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder.
 
-    A file that was there keeps its mode; a new one has that of the umask. Only its owner can read a `private` one.
+    A file that was there keeps its mode; a new one has that of the umask. Only its owner can read a `private` one. One
+    that is not `synced` may be lost in a power cut: for what is replaced many times a second.
     """
     import tempfile
 
@@ -104,12 +105,14 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
             temporary = Path(f.name)
             f.write(data)
             f.flush()
-            os.fsync(f.fileno())
+            if synced:
+                os.fsync(f.fileno())
         with contextlib.suppress(FileNotFoundError):
             mode = path.stat().st_mode & (0o600 if private else 0o777)
         temporary.chmod(mode)
         temporary.replace(path)
-        sync_folder(path.parent)
+        if synced:
+            sync_folder(path.parent)
     except OSError as e:
         if temporary:
             temporary.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 // outputs beside it.
 //
 //   index.html, style.css   structure and style
-//   app.mjs                 this file: the worker, tasks, examples, a call (`go`), the address, the golden cases
+//   app.mjs                 this file: the worker, tasks, examples, a call (`go`), live calls, the address, the golden cases
+//   live.mjs                one live call at a time, the newest
 //   fields.mjs              the form's fields, by the `field` of a port
 //   outputs.mjs             outputs, by the `shown` of a port
 //   pictures.mjs            picture files and canvases to arrays and back
@@ -18,6 +19,7 @@
 import { make, title } from "./dom.mjs";
 import { fieldOf } from "./fields.mjs";
 import { readAll, readJson } from "./files.mjs";
+import { Newest } from "./live.mjs";
 import { redraw, show, tilesOf, widthOf } from "./outputs.mjs";
 import { pick, refit, repeat } from "./pictures.mjs";
 import { count, taskOf } from "./ports.mjs";
@@ -44,7 +46,7 @@ class Worked {
   #worker; #waiting = new Map(); #next = 0;
 
   constructor(device) {
-    this.device = device;
+    this.device = device; // once open, also `threads`
     this.#worker = new Worker(new URL(`worker.mjs?device=${device}`, import.meta.url), { type: "module" });
     this.#worker.onmessage = ({ data: { id, result, error, news } }) => {
       const { resolve, reject, tell } = this.#waiting.get(id);
@@ -80,7 +82,7 @@ async function open(device) {
   const opened = new Worked(device);
   $("progress").classList.add("on");
   try {
-    ({ files: kept } = await opened.ask("open", { kept }, ({ loaded, total }) => {
+    ({ files: kept, threads: opened.threads } = await opened.ask("open", { kept }, ({ loaded, total }) => {
       $("progress").value = loaded / total;
       say(`Loading ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
     }));
@@ -187,7 +189,8 @@ async function start() {
 
 /** Shows a task: its form, and its golden cases as examples. */
 async function select(name) {
-  cancel();
+  if (running) cancel();
+  live.forget();
   task = name;
   fresh = true;
   for (const tab of $("tasks").children) {
@@ -202,6 +205,8 @@ async function select(name) {
   for (const [port, declared] of Object.entries(inputs)) fields[port] = fieldOf(port, declared, { changed, fail, example: () => example().catch(fail) });
   $("ports").replaceChildren(...Object.values(fields).map(({ element }) => element));
   const draws = Object.values(inputs).some((port) => port.field === "seed");
+  $("live").checked = following ?? isFast(inputs);
+  if (following === undefined && $("live").checked) for (const one of Object.values(fields)) one.grid?.(4);
   $("go").textContent = draws ? "Draw" : "Run";
   $("again").hidden = !draws;
   give("Examples", "");
@@ -209,7 +214,9 @@ async function select(name) {
   const tiles = await examples(name);
   if (task !== name) return; // another task was chosen in the meantime
   if (tiles.length && fresh) {
+    filling = true;
     fill(tiles[0], false);
+    filling = false;
     give("Examples", "The model's golden cases: random inputs, many of them unusual, and the outputs that it must give.",
       show(tiles, { declared: model.tasks[name], pairs: true, actions: actions(name, true), file: `${model.name}-${name}-example` }));
   }
@@ -256,6 +263,7 @@ function changed(field) {
   fresh = false;
   if (field.paintable) for (const other of Object.values(fields)) other.under?.(field.held());
   give("Result", `Nothing computed from this yet: press ${$("go").textContent}.`);
+  update();
   if ($("status").classList.contains("bad")) ready();
 }
 
@@ -305,14 +313,11 @@ async function go() {
   const once = running = { preview: undefined };
   fresh = false;
   try {
-    const ports = {}, pictures = Math.max(1, ...Object.values(fields).map((one) => one.many?.() ?? 1));
-    for (const [port, one] of Object.entries(fields)) {
-      const value = one.value();
-      ports[port] = value.shape?.[0] === 1 && declared.inputs[port].shape[0] === "batch" && pictures > 1 ? repeat(value, pictures) : value;
-    }
+    const { ports, pictures } = filled(declared);
     busy(true);
     const clock = progress();
     try {
+      await live.stop();
       await replaced;
       const call = await worker.ask("run", { task: name, ports, watched: true, pace: pace[name] }, (news) => {
         kept = news.files ?? kept;
@@ -336,6 +341,16 @@ async function go() {
     if (running === once) running = undefined;
     busy(false);
   }
+}
+
+/** The form's values: one per port, and how many pictures they are for. Throws what a field throws. */
+function filled(declared) {
+  const ports = {}, pictures = Math.max(1, ...Object.values(fields).map((one) => one.many?.() ?? 1));
+  for (const [port, one] of Object.entries(fields)) {
+    const value = one.value();
+    ports[port] = value.shape?.[0] === 1 && declared.inputs[port].shape[0] === "batch" && pictures > 1 ? repeat(value, pictures) : value;
+  }
+  return { ports, pictures };
 }
 
 /** Shows the picture that a sampler predicts before it is done. */
@@ -395,13 +410,49 @@ function busy(on) {
 
 /** Ends the call that runs; a graph cannot be interrupted, so its worker is replaced, with the files that it had. */
 function cancel() {
-  if (!running) return;
+  if (!running && !live.busy) return;
   running = undefined;
+  live.forget();
   const { device } = worker;
   worker.end();
   replaced = open(device).then((opened) => { worker = opened; });
   replaced.catch(fail);
   say("Cancelled");
+}
+
+// --- Live calls -------------------------------------------------------------------------------------------------------
+//
+// Every change of the form asks for a call; the page reads the form when the call begins, so that it is the newest.
+
+let following; // what the user chose; undefined: whether the task is fast
+let filling = false; // with an example that nobody has asked for
+
+/** Whether a task says itself that it draws in a few steps: live calls are on for it from the start. */
+const isFast = (inputs) => Object.values(inputs).some(({ field, codec, shape, default: usual }) => field === "number" && codec === "integers" && !shape.length && usual <= 4);
+
+const live = new Newest(async () => {
+  const name = task, declared = model.tasks[name];
+  fresh = false;
+  try {
+    const { ports, pictures } = filled(declared);
+    await replaced;
+    const call = await worker.ask("run", { task: name, ports, watched: false }, (news) => { kept = news.files ?? kept; });
+    if (task !== name || running) return;
+    const first = Array.from($("outputs").querySelectorAll(".tile")).findIndex((tile) => tile.getAttribute("aria-checked") === "true");
+    const threads = worker.device === "wasm" ? `, ${worker.threads} thread${worker.threads > 1 ? "s" : ""}` : "";
+    give("Live", `${pictures > 1 ? `${pictures} pictures in ` : ""}${Math.round(1000 * call.seconds)} ms on ${NAMES[worker.device]}${threads}`,
+      show(tilesOf(call, declared), { declared, pairs: pictures === 1, actions: actions(name, false), file: `${model.name}-${name}`, first: Math.max(0, first) }));
+    if ($("status").classList.contains("bad")) ready();
+    document.documentElement.dataset.live = String(Number(document.documentElement.dataset.live ?? 0) + 1);
+    if (!live.wanted) write(); // browsers limit how often an address changes
+  } catch (error) {
+    if (error.name !== "AbortError") fail(error);
+  }
+});
+
+/** After a change of the form. */
+function update() {
+  if ($("live").checked && loaded && !filling && !running && !$("go").disabled) live.ask();
 }
 
 // --- The address ------------------------------------------------------------------------------------------------------
@@ -459,8 +510,10 @@ async function report(path) {
 }
 
 $("form").onsubmit = (event) => { event.preventDefault(); go(); };
-$("again").onclick = () => { for (const one of Object.values(fields)) one.again?.(); go(); };
+$("again").onclick = () => { for (const one of Object.values(fields)) one.again?.(); ($("live").checked ? update : go)(); };
 $("cancel").onclick = cancel;
+$("ports").addEventListener("input", update);
+$("live").onchange = () => { following = $("live").checked; update(); };
 $("link").onclick = () => navigator.clipboard.writeText(location.href).then(() => say("The link is copied: it draws the same pictures"), fail);
 $("check").onclick = () => check().catch(fail);
 $("device").onchange = () => use(task, $("device").value).catch(fail);

@@ -1,10 +1,10 @@
 // The form: a field for each input of a task. `field` of a port in model.json names the function that makes it; one that
 // this page does not know takes a file.
 //
-// A field is {element, value(), take(array)}. Further:
+// A field is {element, value(), take(array)}; the element has `input` events when the user changes the value. Further:
 //   needs      it has no value until the user, the example or another result gives one
 //   text()     its value in the page's address, read back by `read(text)`
-//   many()     how many pictures it asks for; `again()` draws another seed
+//   many()     how many pictures it asks for, set by `grid(number)`; `again()` draws another seed
 //   under(p)   a new picture to paint on
 //   reason(s)  a note on the value, such as how a picture was scaled
 
@@ -68,6 +68,7 @@ function seedField(port, declared) {
     value: () => Array.from({ length: Number(many.value) }, (_, i) => first() + i),
     take: ({ data }) => { seed.value = data[0]; },
     many: () => Number(many.value),
+    grid: (number) => { many.value = number; },
     again: () => { seed.value = draw(); },
     text: () => (many.value === "1" ? seed.value : `${seed.value}-${first() + Number(many.value) - 1}`),
     read: (text) => {
@@ -203,6 +204,7 @@ function brushField(port) {
     pen.strokeStyle = "#2f80ed";
     pen.strokeRect(at[0] - .5, at[1] - .5, 2, 2);
   };
+  const painted = () => canvas.dispatchEvent(new Event("input", { bubbles: true })); // as other controls do
   const dab = (x, y, level) => {
     if (!mask) return;
     const [, height, width] = mask.shape, radius = Number(size.value) / 2;
@@ -210,6 +212,7 @@ function brushField(port) {
       for (let j = Math.floor(x - radius); j <= x + radius; j++)
         if (i >= 0 && j >= 0 && i < height && j < width && Math.hypot(i + .5 - y, j + .5 - x) <= Math.max(radius, .71)) mask.data[i * width + j] = level;
     paint();
+    painted();
   };
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
@@ -228,7 +231,7 @@ function brushField(port) {
     paint();
   };
   erase.onclick = () => { erasing = !erasing; erase.setAttribute("aria-pressed", erasing); };
-  clear.onclick = () => { mask?.data.fill(0); paint(); };
+  clear.onclick = () => { mask?.data.fill(0); paint(); painted(); };
   const tools = make("div", { className: "row" }, size, erase, clear);
   return {
     ...field(port, canvas, "Paint what the model should redraw. With the keyboard: arrows move the brush, space paints, e erases.",

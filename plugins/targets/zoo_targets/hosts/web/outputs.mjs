@@ -28,12 +28,14 @@ export const widthOf = (declared) => drawnOf(declared.inputs).length + drawnOf(d
  * @param pairs whether each tile shows its input too
  * @param actions gives what can be done with a tile: {onward, more}, lists of {text, title, act}
  * @param file the start of downloaded files' names
+ * @param first the tile that is chosen at first
  */
-export function show(all, { declared, pairs, actions, file }) {
+export function show(all, { declared, pairs, actions, file, first = 0 }) {
   const inputs = drawnOf(declared.inputs), outputs = drawnOf(declared.outputs);
   const details = make("div", { className: "details" });
   const choose = (tile) => details.replaceChildren(...describe(tile, { declared, outputs, actions, file, all }));
-  choose(all[0]);
+  if (!all[first]) first = 0;
+  choose(all[first]);
   if (!outputs.length && !(inputs.length && (pairs || all.length > 1))) return details;
 
   const tiles = all.map((tile, i) => {
@@ -43,8 +45,8 @@ export function show(all, { declared, pairs, actions, file }) {
       ...outputs.map((port) => draw(declared.outputs[port], tile.call.outputs[port], tile.index, { "data-port": port })),
     ];
     const full = captionOf(declared, tile);
-    return make("button", { type: "button", className: "tile", tabIndex: i ? -1 : 0, title: full, data: {
-      role: "radio", "aria-checked": String(!i), "aria-label": [`${i + 1} of ${all.length}`, full].filter(Boolean).join(": "),
+    return make("button", { type: "button", className: "tile", tabIndex: i === first ? 0 : -1, title: full, data: {
+      role: "radio", "aria-checked": String(i === first), "aria-label": [`${i + 1} of ${all.length}`, full].filter(Boolean).join(": "),
     } }, make("span", { className: "canvases" }, ...canvases), make("span", { className: "caption", textContent: shortOf(declared, tile, all) }));
   });
   const select = (i) => {
