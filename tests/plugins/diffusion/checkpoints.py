@@ -53,11 +53,11 @@ def assert_same(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
-def imported(tmp_path: Path, monkeypatch, family: str, source: Path) -> tuple[Path, str]:
-    """The bundle that `zoo import` makes of a checkpoint, and what it says."""
+def imported(tmp_path: Path, monkeypatch, family: str, source: Path, *words: object) -> tuple[Path, str]:
+    """The bundle that `zoo import` makes of a checkpoint, with these options, and what it says."""
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     out = tmp_path / "bundle"
-    outcome = zoo("import", family, source, "--out", out)
+    outcome = zoo("import", family, source, "--out", out, *words)
     assert outcome.code == 0, outcome.err
     return out, outcome.err
 

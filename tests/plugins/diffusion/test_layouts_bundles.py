@@ -7,11 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from zoo_diffusion.plugin import list_tasks
 
 import zoo as package
 from tests.cli.commands import zoo
 from zoo.build import random
 from zoo.formats import manifest as manifests
+from zoo.hookspecs import TasksRequest
 from zoo.runtime import open_session
 
 from .checkpoints import assert_same, given, imported, unet2d
@@ -33,13 +35,20 @@ def step_of(bundle: Path, inputs: dict[str, Tensor], i: int) -> np.ndarray:
     return session.run(feed)["x0"]
 
 
-def whole(bundle: Path, tasks: set[str], *words: object) -> None:
-    """The bundle has these tasks, its golden cases come out again, and it draws a picture."""
-    assert {name for name, task in manifests.read(bundle).tasks.items() if not task.part_of} == tasks
+def whole(bundle: Path, tasks: set[str], *, exported: set[str] | None = None) -> None:
+    """The bundle has these tasks, its golden cases come out again, and it draws a picture.
+
+    Args:
+        exported: those that were chosen of them; all unless given.
+    """
+    manifest = manifests.read(bundle)
+    fit = list_tasks(TasksRequest(family=manifest.family, config=manifest.config | {"tasks": []})).tasks
+    for found, expected in ((fit, tasks), (manifest.tasks, exported or tasks)):
+        assert {name for name, task in found.items() if not task.part_of} == expected
     outcome = zoo("verify", bundle, "--replay")
     assert outcome.code == 0 and "differs" not in outcome.out, outcome.out
     picture = bundle.with_suffix(".png")
-    assert zoo("run", bundle, "generate", "--seed", 1, "--steps", 5, *words, "--out", picture).code == 0
+    assert zoo("run", bundle, "generate", "--seed", 1, "--steps", 5, "--out", picture).code == 0
     pixels = np.asarray(Image.open(picture))
     port = manifests.read(bundle).tasks["generate"].outputs["image"]
     assert pixels.reshape(1, *port.shape[1:]).std() > 5  # of a shape that fits, and not of one colour
@@ -63,7 +72,10 @@ def test_a_bundle_gives_the_references_numbers(shared_data, tmp_path, monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
-    """model_index.json, unet/ and scheduler/, as diffusers writes them; the bundle gives its model's numbers."""
+    """model_index.json, unet/ and scheduler/, as diffusers writes them; the bundle gives its model's numbers.
+
+    Only the one in colour exports all its tasks: tests/contract/ has all of a grey model.
+    """
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     small = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
@@ -72,7 +84,8 @@ def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
     model.load_state_dict(tensors)
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=500)
     DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(tmp_path / "pipeline")
-    out, told = imported(tmp_path, monkeypatch, "ddpm", tmp_path / "pipeline")
+    chosen = [] if channels == 3 else ["--tasks", "generate"]
+    out, told = imported(tmp_path, monkeypatch, "ddpm", tmp_path / "pipeline", *chosen)
     assert f"diffusers UNet2DModel: used {len(tensors)} of {len(tensors)} tensors\n" in told
     assert "draws with DPM-Solver++(2M), not with DDPMScheduler's ddpm; for that, use zoo build" in told
     diffusion = manifests.read(out).config["diffusion"]
@@ -82,7 +95,10 @@ def test_a_whole_diffusers_pipeline(tmp_path, monkeypatch, channels):
         expected = model(inputs["x"], inputs["t"]).sample.clamp(-1, 1)  # as the step does with the picture
     for i in range(2):
         assert_same(torch.from_numpy(step_of(out, inputs, i)), expected[i : i + 1])
-    whole(out, PICTURES | ({"colorize"} if channels == 3 else set()))
+    if channels == 3:
+        whole(out, PICTURES | {"colorize"})
+    else:
+        whole(out, PICTURES, exported={"generate"})
 
 
 @pytest.mark.slow
@@ -103,7 +119,7 @@ def test_an_imported_model_with_another_sampler_draws_as_diffusers_does(tmp_path
     diffusers.DDPMPipeline(model, diffusers.DDPMScheduler(**said)).save_pretrained(tmp_path / "pipeline")
     bundle, _ = imported(tmp_path, monkeypatch, "ddpm", tmp_path / "pipeline")
     before, digest = manifests.read(bundle), manifests.describe_file(bundle / "model.yaml").sha256
-    seeds, steps = np.arange(3), 6
+    seeds, steps = np.arange(3), 10
     drawn = [package.load(str(bundle), device="cpu").generate(seed=seeds, steps=steps)["latents"]]
     for sampler, scheduler in (("ddim", "DDIMScheduler"), ("ddpm", "DDPMScheduler")):
         out = tmp_path / sampler
@@ -113,6 +129,7 @@ def test_an_imported_model_with_another_sampler_draws_as_diffusers_does(tmp_path
         assert manifest.config["diffusion"] == before.config["diffusion"] | {"sampler": sampler}
         assert manifest.files["model.safetensors"] == before.files["model.safetensors"]
         assert manifest.training.parent == f"bundle:1@sha256:{digest}"
+        assert ("seed" in manifest.tasks["generate_step"].inputs) == (sampler == "ddpm")  # it adds noise
         assert zoo("verify", out, "--replay").code == 0
         drawn.append(package.load(str(out), device="cpu").generate(seed=seeds, steps=steps)["latents"])
 
@@ -133,7 +150,8 @@ def test_an_imported_model_with_another_sampler_draws_as_diffusers_does(tmp_path
 @pytest.mark.slow
 @pytest.mark.shared
 def test_a_whole_guided_diffusion_checkpoint(shared_data, tmp_path, monkeypatch):
-    out, told = imported(tmp_path, monkeypatch, "ddpm", shared_data / "parity/openai/adm_scale_shift_sigma")
+    folder = shared_data / "parity/openai/adm_scale_shift_sigma"  # 64x64: an export of all its tasks takes two minutes
+    out, told = imported(tmp_path, monkeypatch, "ddpm", folder, "--tasks", "generate")
     assert "openai guided-diffusion: used 128 of 128 tensors\n" in told
     assert manifests.read(out).config["diffusion"]["variance"] == "learned"
-    whole(out, PICTURES | {"colorize"})
+    whole(out, PICTURES | {"colorize"}, exported={"generate"})
