@@ -7,7 +7,10 @@ step the other side runs from beginning to end; for N = 1, 2, … The stepping s
 import errno
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -110,11 +113,17 @@ def assert_there(store: Store, entry: Entry, case: object) -> None:
 
 
 def every_step(store: Store, prepare, other, work, *, kill: bool, check) -> int:
+    """How many steps the work has. Each run begins with what `prepare` made, and `check` looks at what it left."""
+    prepare()
+    before = store.root.with_name("before")
+    if prepared := store.root.exists():
+        store.root.rename(before)
     number = 0
     while True:
         number += 1
         shutil.rmtree(store.root, ignore_errors=True)
-        prepare()
+        if prepared:
+            subprocess.run(["cp", "-a", before, store.root], check=True)  # with its links of both kinds
         if not before_step(number, other, work, kill=kill):
             return number - 1
         check(number)
@@ -132,8 +141,11 @@ def orphan_ref(store: Store, entry: Entry) -> None:
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path) -> Iterator[Store]:
+    """In memory where that is a folder: a test makes and removes ten thousand files."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        yield Store(Path(folder) / "store")
 
 
 @pytest.mark.slow
