@@ -28,22 +28,29 @@ settings.load_profile("zoo")
 
 
 LONGEST = (
-    "plugins/diffusion/test_layouts_bundles.py",
     "contract/test_families.py",
     "plugins/diffusion/test_tasks.py",
-    "test_docs.py",
     "plugins/vqgan/test_layouts_parity.py",
+    "plugins/diffusion/test_layouts_bundles.py",
+    "plugins/latent/test_export.py",
     "cli/test_mistakes.py",
-    "cli/test_train_processes.py",
+    "test_docs.py",
+    "plugins/latent/test_from_codec.py",
+    "cli/test_build.py",
+    "cli/test_network.py",
     "cli/test_prior.py",
+    "store/test_power_loss.py",
     "plugins/targets/test_web.py",
     "store/test_processes.py",
+    "plugins/vqgan/test_model.py",
+    "store/test_races.py",
+    "plugins/latent/test_pipelines_random.py",
+    "cli/test_train_processes.py",
     "build/test_tokenizers.py",
     "test_scaffold.py",
-    "plugins/vqgan/test_model.py",
     "cli/test_train.py",
 )
-"""The files that take over a minute of one core, longest first."""
+"""The files that take about a minute of one core or more, longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,13 +1,13 @@
 """From pictures to a codec to a model that draws from words, by the commands that the docs name."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import zoo
+from tests.cli.commands import Outcome
+from tests.cli.commands import zoo as command
 
 from .models import CAPTIONS, STYLES
 
@@ -15,9 +15,14 @@ WORDS = ("--set", "text.width=16", "--set", "text.depth=1", "--set", "text.heads
 FAST = ("--steps", "2", "--batch-size", "4", "--hold-out", "0", "--license", "CC0-1.0")
 
 
-def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zoo", "train", *words, "--data", "d.npz"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+def called(folder: Path, *words: str) -> Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return command(*words)
+
+
+def train(folder: Path, *words: str) -> Outcome:
+    return called(folder, "train", *words, "--data", "d.npz")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         style_classes=np.array(STYLES),
     )
     done = train(folder, "klvae", "--preset", "tiny", "--out", "codec", "--set", "codec.widths=[8,16]", *FAST)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     return folder
 
 
@@ -42,16 +47,15 @@ def test_a_model_is_trained_on_the_latents_of_a_codec(folder):
         folder, "latent", "--preset", "tiny", "--from", "./codec", "--out", "model", *FAST, *WORDS,
         "--set", "labels.name=style", "--set", 'tasks=["generate"]',
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     model, codec = zoo.load(str(folder / "model")).manifest, zoo.load(str(folder / "codec")).manifest
     assert (model.name, model.version) == ("model", 1) and model.training.parent.startswith("codec:1@sha256:")
     assert model.config["codec"] == codec.config["codec"]  # not that of the preset
     assert model.files["codec.safetensors"] == codec.files["codec.safetensors"]  # one file in the store
     ports = model.tasks["generate"].inputs
     assert ports["style"].classes == tuple(STYLES) and ports["text"].shape == ("batch", 32)
-    command = [sys.executable, "-m", "zoo", "run", "./model", "generate", "--text", "red apple", "--style", "round"]
-    drawn = subprocess.run([*command, "--out", "a.png"], cwd=folder, capture_output=True, text=True, timeout=100)
-    assert drawn.returncode == 0 and (folder / "a.png").is_file(), drawn.stderr
+    drawn = called(folder, "run", "./model", "generate", "--text", "red apple", "--style", "round", "--out", "a.png")
+    assert drawn.code == 0 and (folder / "a.png").is_file(), drawn.err
 
 
 @pytest.mark.slow
@@ -67,5 +71,5 @@ def test_a_model_is_trained_on_the_latents_of_a_codec(folder):
 )
 def test_a_training_without_a_codec_is_refused_before_it_begins(folder, words, reason):
     done = train(folder, "latent", "--out", "other", *words)
-    assert done.returncode == 2 and reason in done.stderr and not (folder / "other").exists()
-    assert done.stderr.count("\n") == 1
+    assert done.code == 2 and reason in done.err and not (folder / "other").exists()
+    assert done.err.count("\n") == 1
