@@ -1,9 +1,15 @@
-"""A browser for the tests of the page."""
+"""A browser for the tests of the page; the host in C++ is compiled once."""
 
 import pytest
+from zoo_targets import cpp
 from zoo_targets.web import browser, flags
 
-from .hosts import need
+from .hosts import build_once, need
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(monkeypatch):
+    monkeypatch.setattr(cpp, "build", build_once)
 
 
 @pytest.fixture(scope="module")
