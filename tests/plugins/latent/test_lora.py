@@ -14,6 +14,8 @@ from zoo.hookspecs import Extra, ImportRequest
 
 from .test_pipelines import _made
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 RANK = 3
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
 UNET = {  # layer: shape of its weight

@@ -26,6 +26,8 @@ from .pipelines import (
     vae,
 )
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 
 def _made(folder, *, scheduler=scheduler, vae=vae, **unet):
     """A small pipeline, saved; returns it."""

@@ -7,6 +7,8 @@ from zoo.errors import InvalidFileError
 
 from .pipelines import STEPS, assert_same_pixels, built, changed, imported, saved, scheduler, shaken, vae
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 NAMES = {number: f"number {number}, the thing {number}" for number in range(1000)} | {5: "crane", 7: "crane, bird"}
 
 

@@ -28,6 +28,8 @@ from .pipelines import (
     vae,
 )
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 
 def _made(folder):
     from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel

@@ -7,6 +7,8 @@ from zoo.errors import InvalidFileError
 
 from .pipelines import STEPS, assert_same_pixels, built, changed, imported, saved, scheduler, shaken
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 
 def _made(folder, **unet):
     from diffusers import LDMPipeline, UNet2DModel, VQModel

@@ -20,6 +20,8 @@ from .pipelines import (
     vae,
 )
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 
 def _made(folder, **transformer):
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline

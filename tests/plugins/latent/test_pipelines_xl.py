@@ -22,6 +22,8 @@ from .pipelines import (
     vae,
 )
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 
 def _made(folder, *, vae=vae, **unet):
     """Two text encoders of different depth, padded with different tokens; attention of several depths, and sizes."""

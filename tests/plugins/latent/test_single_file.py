@@ -17,6 +17,8 @@ from zoo.hookspecs import ImportRequest
 from .clip_files import ASSETS
 from .test_pipelines import _made
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 RESIDUAL = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",

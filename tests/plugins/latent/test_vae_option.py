@@ -11,6 +11,8 @@ from zoo.hookspecs import Extra, ImportRequest
 
 from .test_pipelines import _made
 
+pytestmark = pytest.mark.slow  # makes a pipeline of diffusers first
+
 
 def _extra(path):
     found = foreign.read(path)
