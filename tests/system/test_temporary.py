@@ -1,4 +1,4 @@
-"""A folder that a killed command was writing is removed by the next command that writes there, and by `zoo prune`."""
+"""What a killed command was writing is removed by the next command that writes there, and by `zoo prune`."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from zoo.store.prune import prune
 from zoo.store.store import Store
 from zoo.system import temporary
-from zoo.system.files import folder_beside, put_in_place
+from zoo.system.files import FilesTogether, folder_beside, put_in_place, write_atomically
 from zoo.system.temporary import UNFINISHED, LockedFolder
 
 KILLED = """
@@ -57,6 +57,43 @@ def test_prune_removes_what_a_killed_command_left(left: Path, home: Path):
         assert prune(Store(), dry_run=False) == would and would.bytes >= 1000
         assert not left.exists() and running.is_dir() and mine.is_dir()
     assert list((home / "unfinished").iterdir()) == [] and prune(Store(), dry_run=False).paths == ()
+
+
+KILLED_IN_A_FILE = """
+import os, sys
+from pathlib import Path
+from zoo.system.files import FilesTogether, write_atomically
+if "together" in sys.argv:
+    files = FilesTogether(seconds=60)
+    files.write(Path(sys.argv[1]), bytes(1000))
+else:
+    os.fsync = lambda file: os.kill(os.getpid(), 9)
+    write_atomically(Path(sys.argv[1]), bytes(1000))
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("how", ["one", "together"])
+def test_what_a_killed_command_left_of_a_file_is_removed(tmp_path: Path, home: Path, how: str):
+    def killed(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert subprocess.run([sys.executable, "-c", KILLED_IN_A_FILE, path, how]).returncode == -9
+        assert [left.name.startswith(UNFINISHED) for left in path.parent.iterdir()] == [True]
+
+    killed(tmp_path / "out" / "x.png")
+    write_atomically(tmp_path / "out" / "y.png", b"y")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["y.png"]
+    killed(home / "seen" / "lab" / "tiny")
+    assert prune(Store(), dry_run=True) == (pruned := prune(Store(), dry_run=False)) and pruned.bytes == 1000
+    assert list((home / "seen" / "lab").iterdir()) == []
+
+
+def test_a_file_of_a_running_command_stays(tmp_path: Path, home: Path):
+    with FilesTogether(seconds=60) as files:
+        files.write(home.with_name("x.png"), b"x")
+        write_atomically(tmp_path / "y.png", b"y")
+        assert prune(Store(), dry_run=False).paths == ()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.png": b"x", "y.png": b"y"}
 
 
 @pytest.mark.parametrize("written", ["/", "relative", "", "\0", "/tmp"])

@@ -1,5 +1,6 @@
 """A family under test: what the checks of `zoo.build.conformance` look at, made once."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
@@ -322,3 +323,17 @@ class Subject:
             shape = [known.setdefault(dim, 3 + len(known)) if isinstance(dim, str) else dim for dim in port.shape]
             arrays[name] = torch.from_numpy(kind_of(port).draw_case(port, shape, rng))
         return arrays
+
+
+_PLACE = re.compile(r"\(([\w./-]+\.py:\d+)\)")
+
+
+def place_in(text: str) -> str:
+    """The file and line of code that an error names; empty if it names none."""
+    found = _PLACE.search(text)
+    return found[1] if found else ""
+
+
+def count(number: int, unit: str) -> str:
+    """`1 preset`, `2 presets`."""
+    return f"{number} {unit}" + ("" if number == 1 else "s")

@@ -131,7 +131,8 @@ def _unneeded(store: Store) -> Iterator[Path]:
             yield path
     yield from filter(_is_old, checked.unneeded(store.root))
     yield from filter(is_abandoned, sorted((store.root / RUNNING).glob(f"{PREFIX}*")))
-    yield from abandoned(store.root)
+    unfinished = sorted(store.root.rglob(f"{UNFINISHED}*"))  # of files in the store, of which there is no note
+    yield from dict.fromkeys([*abandoned(store.root), *filter(is_abandoned, unfinished)])
 
 
 def _view_folders(store: Store) -> list[Path]:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from ..errors import StoreError
 from ..text import safe_text, sniff
@@ -91,32 +91,33 @@ def default_mode(folder: Path) -> int:
 
 
 def write_atomically(path: Path, data: bytes, *, private: bool = False, synced: bool = True) -> None:
-    """Writes a temporary file next to it, syncs, renames it over the file, and syncs the folder.
+    """Writes a file in a temporary folder next to it, syncs it, renames it over the old one, and syncs the folder.
 
     A file that was there keeps its mode; a new one has that of the umask. Only its owner can read a `private` one. One
-    that is not `synced` may be lost in a power cut: for what is replaced many times a second.
+    that is not `synced` may be empty after a loss of power, so its reader must expect anything.
     """
-    import tempfile
+    from .temporary import unfinished_folder
 
-    temporary = None
     try:
-        mode = 0o600 if private else default_mode(path.parent) & 0o666
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
-            temporary = Path(f.name)
-            f.write(data)
-            f.flush()
+        with unfinished_folder(path.parent, noted=False) as folder:
+            temporary = folder / "file"
+            with _new_file(temporary, 0o600 if private else 0o666) as f:
+                f.write(data)
+                if synced:
+                    f.flush()
+                    os.fsync(f.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                temporary.chmod(path.stat().st_mode & (0o600 if private else 0o777))
+            temporary.replace(path)
             if synced:
-                os.fsync(f.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            mode = path.stat().st_mode & (0o600 if private else 0o777)
-        temporary.chmod(mode)
-        temporary.replace(path)
-        if synced:
-            sync_folder(path.parent)
+                sync_folder(path.parent)
     except OSError as e:
-        if temporary:
-            temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
+
+
+def _new_file(path: Path, mode: int = 0o666) -> BinaryIO:
+    """Opens a file that must not exist yet, for writing. The umask applies to its mode."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode), "wb")
 
 
 class FilesTogether:
@@ -131,34 +132,37 @@ class FilesTogether:
         self._seconds, self._last = seconds, time.monotonic()
         self._waiting: list[tuple[str, str]] = []  # temporary name, name
         self._numbers = itertools.count()
+        self._folders: dict[Path, Path] = {}  # of the temporary files, for each folder that is written into
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.commit()
+        with self._stack:
+            self.commit()
 
     def write(self, path: Path, data: bytes) -> None:
         """Writes a file that replaces one of the same name; its folder must exist."""
-        temporary = path.with_name(f".{os.getpid()}-{next(self._numbers)}~")  # short, whatever the name's length
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
-            try:
-                file = os.open(temporary, flags, 0o666)
-            except FileExistsError:  # a killed process of this number left it
-                temporary.unlink()
-                file = os.open(temporary, flags, 0o666)
-            with os.fdopen(file, "wb") as f:
+            temporary = self._beside(path.parent) / str(next(self._numbers))
+            with _new_file(temporary) as f:
                 f.write(data)
                 if not hasattr(os, "sync"):  # Windows
                     f.flush()
-                    os.fsync(file)
+                    os.fsync(f.fileno())
         except OSError as e:
-            temporary.unlink(missing_ok=True)
             raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
         self._waiting.append((str(temporary), str(path)))
         if time.monotonic() - self._last > self._seconds:
             self.commit()
+
+    def _beside(self, parent: Path) -> Path:
+        if parent not in self._folders:
+            from .temporary import unfinished_folder
+
+            self._folders[parent] = self._stack.enter_context(unfinished_folder(parent, noted=False))
+        return self._folders[parent]
 
     def commit(self) -> None:
         """Syncs what was written, and gives it its names; a file that cannot get its own does not stop the others."""
@@ -170,7 +174,6 @@ class FilesTogether:
             try:
                 os.replace(temporary, path)  # noqa: PTH105 - there are many
             except OSError as e:
-                Path(temporary).unlink(missing_ok=True)
                 failed = failed or StoreError(f"cannot write {safe_text(path)}: {e.strerror}")
         for folder in {Path(path).parent for _, path in waiting}:
             sync_folder(folder)

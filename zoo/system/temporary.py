@@ -94,13 +94,14 @@ def _remove(folder: Path, lock: int, owner: int) -> None:
 
 
 @contextlib.contextmanager
-def unfinished_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder to be renamed to one next to it; removed at the end, unless it was renamed.
+def unfinished_folder(parent: Path, *, noted: bool = True) -> Iterator[Path]:
+    """A temporary folder that gets its final name next to it, or whose files do; removed at the end, unless it has it.
 
-    If this process is killed, the next one that writes into `parent`, or `zoo prune`, removes it.
+    If this process is killed, the next one that writes into `parent` removes it, and so does `zoo prune` if it was
+    `noted` or is in the store.
     """
     folder, lock = locked_folder(parent, UNFINISHED)
-    note = _note(folder)
+    note = _note(folder) if noted else None
     try:
         yield folder
     finally:
