@@ -77,6 +77,7 @@ CHANGES = {
         "Family.parents: a training that starts from a part of another family's model",
         "Family.import_options, ImportRequest.extras and ImportRequest.options: options of `zoo import` that only some"
         " families take",
+        "ConfigRequest.trained: a new config for weights that another one was trained with",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -325,6 +326,7 @@ class ConfigRequest:
     config: Mapping[str, Any]  # partial, as the user or a preset gave it
     stage: str = ""  # of the training: --stage
     data: DataFacts | None = None  # of `zoo train`: fields that `config` lacks come from it, never those that it has
+    trained: Mapping[str, Any] | None = None  # of `zoo build`: the config that the weights were trained with
 
 
 @dataclass(frozen=True, kw_only=True)

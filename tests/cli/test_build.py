@@ -40,6 +40,8 @@ def test_a_checkpoint_becomes_the_bundle_of_its_training(workshop):
     [
         (["nowhere"], 3, "no model 'nowhere' in registry 'default'"),
         (["./nowhere"], 3, "no checkpoint at nowhere"),
+        (["ddpm-fashion", "--sampler", "consistency"], 2, "config: diffusion.sampler is consistency, which draws with"),
+        (["ddpm-fashion-fast", "--sampler", "ddim"], 2, "config: diffusion.sampler is ddim; this network was made by"),
         (["text"], 4, "text is not a readable checkpoint: "),
         (["text", "--name", "Bad Name"], 2, "'Bad Name' is not a model reference"),
     ],

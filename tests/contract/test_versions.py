@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -66,6 +67,21 @@ def test_breaches_are_seen():
         "Preset.training?",
         "Metric.source is new and has no default",
     ]
+
+
+@pytest.mark.parametrize(
+    "module, names",
+    [
+        ("zoo.media", ["shown_name", "check_masks", "decode_png"]),
+        ("zoo.graph.compatibility", ["graphs_of", "nodes_of", "weight_files", "report_on", "running_parts"]),
+    ],
+)
+def test_a_public_name_that_moved_works_with_a_warning(module, names):
+    for name in names:
+        with pytest.warns(DeprecationWarning, match=rf"{module}\.{name} is now zoo\.[\w.]+\.{name}"):
+            assert callable(getattr(import_module(module), name))
+    with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'nothing'"):
+        import_module(module).nothing  # noqa: B018 - raises
 
 
 @pytest.fixture

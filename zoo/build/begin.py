@@ -367,14 +367,15 @@ def choose(
     settings: dict[str, Any] | None = None,
     stage: str = "",
     data: DataFacts | None = None,
+    trained: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The completed config with `KEY=VALUE` assignments applied; keys that are not its fields go into `settings`.
 
     Without `settings`, every assignment must be a field of the config. With `data`, fields that are left open come from
-    it.
+    it. `trained` is the config of weights that there are already.
     """
     config = _assigned(loaded, family, config, assignments, settings, stage)
-    request = ConfigRequest(family=family, config=config, stage=stage, data=data)
+    request = ConfigRequest(family=family, config=config, stage=stage, data=data, trained=trained)
     config = dict(loaded.call("validate_config", request))
     if lost := lost_in_writing(config):
         raise PluginError(f"the config that {family} made cannot be written to a manifest: {safe_text(lost)}")

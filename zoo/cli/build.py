@@ -117,4 +117,4 @@ def _chosen(loaded: "Loaded", run: "Run", sampler: str | None, assignments: tupl
         if not field:
             raise UsageError(f"the family '{run.family}' has no choice of samplers: leave out --sampler {sampler}")
         assignments = (f"{field}={sampler}", *assignments)
-    return choose(loaded, run.family, run.config, assignments)
+    return choose(loaded, run.family, run.config, assignments, trained=run.config)

@@ -91,6 +91,21 @@ def read_pictures(
     return np.stack(pictures)
 
 
+def check_masks(pictures: Sequence[InputFile], masks: Sequence[InputFile]) -> None:
+    """Checks that masks have their pictures' size: scaled separately, each by its own factor, they would not match.
+
+    Raises:
+        InvalidFileError: the first mask that has another.
+    """
+    for mask in masks:
+        for picture in pictures:
+            if (size := upright_size(mask)) != (expected := upright_size(picture)):
+                raise InvalidFileError(
+                    f"the mask {mask.shown} is {size[0]}x{size[1]} pixels and"
+                    f" {picture.shown} is {expected[0]}x{expected[1]}; they must have the same size"
+                )
+
+
 def upright_size(file: InputFile) -> tuple[int, int]:
     """Width and height from the header, as a viewer would show the picture."""
     image, about = _open(file)

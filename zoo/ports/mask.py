@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidFileError
 from ..hookspecs import Port, Task
 from ..media.files import InputFile, read_input
-from ..media.pictures import PICTURE_ENDINGS, read_pictures, upright_size
+from ..media.pictures import PICTURE_ENDINGS, check_masks, read_pictures
 from .image import Image, Pixels
 from .kind import Option, Read, RealInputs, Source
 
@@ -47,20 +46,13 @@ class Mask(Pixels):
         return Read({source.name: masks}, files)
 
     def check_together(self, name: str, files: Mapping[str, list[InputFile]], task: Task) -> None:
-        """A mask must have its picture's size: scaled separately, each by its own factor, they would not match."""
         images = [
             file
             for port in files
             if port in task.inputs and task.inputs[port].kind == Image.name
             for file in files[port]
         ]
-        for mask in files[name]:
-            for picture in images:
-                if (size := upright_size(mask)) != (expected := upright_size(picture)):
-                    raise InvalidFileError(
-                        f"the mask {mask.shown} is {size[0]}x{size[1]} pixels and"
-                        f" {picture.shown} is {expected[0]}x{expected[1]}; they must have the same size"
-                    )
+        check_masks(images, files[name])
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
         import numpy as np

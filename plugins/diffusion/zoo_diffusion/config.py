@@ -210,6 +210,29 @@ def fitted(family: str, config: Mapping[str, Any], data: DataFacts) -> dict[str,
     return {**config, "network": found | dict(network)}
 
 
+def check_trained(sampler: str, trained: Mapping[str, Any]) -> None:
+    """Checks that a network draws with the sampler that it is given: what `--stage distil` trained is a consistency
+    function, which draws with `consistency` only, and no other network does.
+
+    Args:
+        trained: the config that its weights were trained with.
+
+    Raises:
+        UsageError: it does not.
+    """
+    before = trained.get("diffusion", {}).get("sampler", DiffusionConfig().sampler)
+    if sampler == "consistency" != before:
+        raise UsageError(
+            "config: diffusion.sampler is consistency, which draws with networks that `zoo train --stage distil` made;"
+            " this one was not"
+        )
+    if before == "consistency" != sampler:
+        raise UsageError(
+            f"config: diffusion.sampler is {sampler}; this network was made by `zoo train --stage distil`, and draws"
+            " with consistency only"
+        )
+
+
 # --- Checks that the schema cannot express: the parts are consistent --------------------------------------------------
 
 

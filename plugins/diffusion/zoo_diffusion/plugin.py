@@ -25,7 +25,7 @@ from zoo.hookspecs import (
 )
 from zoo.text import did_you_mean
 
-from .config import DiTConfig, fitted, read_config
+from .config import DiTConfig, check_trained, fitted, read_config
 from .ports import tasks_of
 
 if TYPE_CHECKING:
@@ -159,7 +159,10 @@ def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
     if request.stage not in ("", "distil"):
         raise UsageError(f"there is no stage '{request.stage}'; {request.family} has distil")
     config = fitted(request.family, request.config, request.data) if request.data else request.config
-    return msgspec.to_builtins(read_config(request.family, config))
+    c = read_config(request.family, config)
+    if request.trained:
+        check_trained(c.diffusion.sampler, request.trained)
+    return msgspec.to_builtins(c)
 
 
 @hookimpl

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
+from zoo_diffusion.config import check_trained
 
 from zoo.errors import UsageError
 from zoo.hookspecs import (
@@ -96,6 +97,8 @@ def describe_family(request: DescribeRequest) -> Family:
 def validate_config(request: ConfigRequest) -> Mapping[str, Any]:
     config = fitted(request.config, request.data) if request.data else request.config
     c, _ = read_config(config)
+    if request.trained:
+        check_trained(c.diffusion.sampler, request.trained)
     return msgspec.to_builtins(c)
 
 
