@@ -11,11 +11,23 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-EMA = ("ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "ema_params", "params_ema", "ema_weights", "ema")
-EMA += ("shadow", "averaged_model")
+EMA = ("ema_model_state_dict", "model_ema_state_dict", "ema_state_dict", "state_dict_ema", "ema_model", "model_ema")
+EMA += ("ema_network", "ema_net", "net_ema", "ema_unet", "unet_ema", "ema_params", "params_ema", "ema_weights")
+EMA += ("ema_state", "ema", "EMA", "g_ema", "G_ema", "shadow", "averaged_model")
 """What averaged weights are called, most specific first."""
 
-PLAIN = ("model", "state_dict", "model_state_dict", "net", "network", "params", "module", "weights", "online_model")
+PLAIN = (
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model_weights",
+    "net",
+    "network",
+    "params",
+    "module",
+)
+PLAIN += ("weights", "online_model", "unet", "unet_state_dict", "generator")
 """What trained weights are called."""
 
 WRAPPINGS = EMA + PLAIN
