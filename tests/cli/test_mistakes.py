@@ -64,6 +64,7 @@ URLS = [
     "file://host/x", "file:///nowhere?token=s3cret", "file:///a%00b", "http://127.0.0.1:9/" + "a" * 3000,
     "http://a b/", "http://" + "a" * 300 + "/", "http://xn--/", "http://127.0.0.1:9/\x1b[31m", "http://-/", "x://y",
     "HTTP://USER:s3cret@127.0.0.1:9", "http://\u202e.invalid:9/", "http://127.0.0.1:x/?s3cret",
+    "http:/u:s3cret@127.0.0.1/", "//u:s3cret@127.0.0.1/", "https//u:s3cret@127.0.0.1/", "http://u:s3c ret@127.0.0.1/",
 ]  # fmt: skip
 
 WRITTEN = {"a device", "an endless device", "not UTF-8"}

@@ -102,11 +102,28 @@ SECRET = "s3cret"
         ("http://h/@scope/x", "http://h/@scope/x"),
         ("http://[::1]:8/x", "http://[::1]:8/x"),
         ("http://h/\x1b[31m", "http://h/\\x1b[31m"),
+        ("http:/u:s3cret@h/x", "http:/***@h/x"),
+        ("http:u:s3cret@h/x", "http:***@h/x"),
+        ("https//u:s3cret@h/x", "https//***@h/x"),
+        ("http:///u:s3cret@h/x", "http:///***@h/x"),
+        ("//u:s3cret@h/x", "//***@h/x"),
+        ("http:\\\\u:s3cret@h\\x", "http:\\\\***@h\\x"),
+        ("http://u:s3c ret@h/x", "http://***@h/x"),
+        ("https:/h/x?token=s3cret", "https:/h/x?***"),
+        ("http://user:pw@h:80", "http://***@h:80"),
     ],
 )
 def test_secrets_of_a_url_are_masked(url, says):
     assert shown(url) == says
-    assert SECRET not in without_secrets(f"zoo list --registry '{url}'") or "://" not in url
+    assert SECRET not in without_secrets(f"zoo list --registry '{url}'") or url.startswith("models/")
+
+
+@pytest.mark.parametrize("text", [
+    "lab/ddpm:2@sha256:12ab", "ddpm@sha256:12", "no such file: a@b.png", "/home/me@work/x.png", "C:\\me\\x@2.png",
+    "write to someone@example.org", "x.png: 12:30", "http://h/@scope/x",
+])  # fmt: skip
+def test_what_is_not_a_secret_stays(text):
+    assert without_secrets(f"Error: {text}") == f"Error: {text}"
 
 
 def test_a_query_is_kept_for_the_files_of_the_same_host():

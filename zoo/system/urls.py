@@ -15,6 +15,13 @@ from ..text import safe_text
 
 _MOST_SHOWN = 300
 
+_START = r"(?:(?<![^\s'\"])[/\\]{2,}|\b[a-z][a-z0-9+.-]+:[/\\]*|\bhttps?[/\\]+)"
+_ALMOST_USER = re.compile(rf"({_START})[^\s/\\'\"]*@(?!sha256:)", re.IGNORECASE)
+_ALMOST_QUERY = re.compile(r"(\bhttps?:?[/\\]+[^\s'\"?]*)\?[^\s'\"]+", re.IGNORECASE)
+_USER_WITH_SPACES = re.compile(r"([a-z][a-z0-9+.-]*://)[^'\"\n/?#@]*:[^'\"\n/?#]*@", re.IGNORECASE)
+"""What is almost a URL, since a slash or colon is missing or wrong: a user name and password, or a query, in it. The
+name and version in front of `@sha256:` are not a user."""
+
 
 def split(url: str) -> SplitResult:
     """The parts of a URL; reading its host and port is safe.
@@ -58,12 +65,15 @@ def shown(url: str) -> str:
     elif separator and "@" in rest and not re.fullmatch(r"(\[.*\]|[^:]*)(:[0-9]*)?", authority):
         rest = f"***@{rest.rpartition('@')[2]}"  # a password with a / or ? in it
     place, query, _ = re.sub("#.*", "", rest, flags=re.DOTALL).partition("?")
-    return safe_text(scheme + separator + place + ("?***" if query else ""))[:_MOST_SHOWN]
+    text = scheme + separator + place + ("?***" if query else "")
+    return safe_text(_ALMOST_USER.sub(r"\1***@", text))[:_MOST_SHOWN]
 
 
 def without_secrets(text: str) -> str:
     """A text, e.g. a command line, with every URL in it as `shown` shows it."""
-    return re.sub(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"]+", lambda found: shown(found[0]), text)
+    text = _USER_WITH_SPACES.sub(r"\1***@", text)
+    text = re.sub(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"]+", lambda found: shown(found[0]), text)
+    return _ALMOST_QUERY.sub(r"\1?***", _ALMOST_USER.sub(r"\1***@", text))
 
 
 def path_of(url: str) -> Path:
