@@ -11,10 +11,15 @@ _NAMES = {
     "ehthumbs_vista.db",
     "desktop.ini",
     "$recycle.bin",
+    "recycler",
+    "recycled",
     "system volume information",
     # macOS and its network folders; all others start with a dot
     "__macosx",
     "icon\r",
+    "icon\uf00d",  # the same on a network folder
+    "desktop db",
+    "desktop df",
     "network trash folder",
     "temporary items",
     "thevolumesettingsfolder",
@@ -24,6 +29,7 @@ _NAMES = {
     "lost.dir",
     # network storage: Synology, QNAP, NetApp
     "@eadir",
+    "@__thumb",
     "@tmp",
     "#recycle",
     "#snapshot",
