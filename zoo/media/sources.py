@@ -299,11 +299,13 @@ class Stack:
             archive = zipfile.ZipFile(user_path(self.file_path))
             self._open_files.enter_context(archive)
             entry = archive.open(f"{array or self._only(archive)}.npy")
+            # typing calls a zip's entry IO[bytes]; it reads and seeks like a BinaryIO.
             file = self._open_files.enter_context(entry)  # type: ignore[assignment]
         elif self.path.endswith(".npy"):
             file = self._open_files.enter_context(user_path(self.path).open("rb"))
         else:
             opens = gzip.open if self.path.endswith(".gz") else open
+            # "rb" of either gives a file of bytes, which the union of the two functions does not say.
             file = self._open_files.enter_context(opens(user_path(self.path), "rb"))  # type: ignore[assignment]
             magic = file.read(4)
             if magic != b"\0\0\x08\x03":

@@ -197,6 +197,7 @@ def read_arrays(shared: BinaryIO, described: Sequence[Any], most: int | None = N
         shared.seek(position)
         rest = array.reshape(-1).view(np.uint8).data
         while rest:
+            # It is opened without a buffer, and so has `readinto`, which BinaryIO lacks.
             count = shared.readinto(rest)  # type: ignore[attr-defined]
             if not count:
                 raise InvalidFileError(f"a worker gave less of {safe_text(name)} than it promised")

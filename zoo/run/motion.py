@@ -118,6 +118,7 @@ def animate(model: Model, asked: Asked, note: Note, tell: Tell) -> Animation:
         check_animation_size(number, *shown.view.grid(batch).shape)
 
     if asked.walk and all(isinstance(length, int) for length in port.shape[1:]):
+        # The line above found all lengths to be numbers.
         check_size(asked.frames, np.empty((1, *port.shape[1:]), np.uint8))  # type: ignore[arg-type]
     start = time.perf_counter()
     if asked.walk:

@@ -133,6 +133,7 @@ class Table:
             return {f"{name}.{column}": array[:, i].tolist() for i, column in enumerate(self._names(port))}
         if array.ndim > 1 or port.shape[:1] != (BATCH,):
             texts = [json.dumps(value) for value in (array if port.shape[:1] == (BATCH,) else array[None]).tolist()]
+            # Without a batch there is one text, which goes into each row.
             return {name: texts if port.shape[:1] == (BATCH,) else texts[0]}  # type: ignore[dict-item]
         return {name: array.tolist()}
 

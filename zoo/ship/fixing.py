@@ -155,6 +155,7 @@ class Fixing:
         return [(name, text) for name, text in self.constants.items() if name in task.inputs]
 
     def _fixed(self, port: Port, only: Collection[int | str] | None = None) -> Port:
+        # A number in a shape is not in `sizes`, so it stays.
         shape = tuple(self.sizes.get(d, d) if only is None or d in only else d for d in port.shape)  # type: ignore[arg-type]
         return msgspec.structs.replace(port, shape=shape)
 

@@ -294,5 +294,6 @@ def _shared_file() -> BinaryIO:
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("zoo-arrays"), "r+b", buffering=0)
     if os.name == "nt":
+        # A wrapper around a BinaryIO, with its methods.
         return tempfile.NamedTemporaryFile(prefix="zoo-arrays-", buffering=0, delete=False)  # type: ignore[return-value]
     return tempfile.TemporaryFile(prefix="zoo-arrays-", buffering=0)

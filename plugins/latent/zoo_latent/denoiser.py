@@ -160,6 +160,7 @@ class LabelDenoiser(Scaled, DiT):
         super().__init__(c, outputs=outputs)
         self.set_scale(c.image_channels)
 
+    # As above: tensors one by one, for what is traced once.
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: Map,
