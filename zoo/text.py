@@ -57,7 +57,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-_HTML = re.compile(rb"(<!--.*?(-->|\Z)\s*)*<(!doctype html|html|head|body|title|meta|script|style)\b", re.DOTALL)
+_HTML = re.compile(
+    rb"((<!--.*?(-->|\Z)|<\?xml.*?(\?>|\Z))\s*)*"
+    rb"<(!doctype html|html|head|body|title|meta|link|script|style|h[1-6]|center|div|pre|p)\b",
+    re.DOTALL,
+)
+_JSON_ERROR = re.compile(rb'\{\s*"(errors?|message|detail)"\s*:')
 
 
 def stand_in(first: bytes) -> str:
@@ -67,13 +72,20 @@ def stand_in(first: bytes) -> str:
     Args:
         first: the first bytes of the file; 2,048 are enough.
     """
-    start = first[:2048].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    start = first[:2048].removeprefix(b"\xef\xbb\xbf")
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        start = start.decode("utf-16", "ignore").encode()
+    start = start.lstrip().lower()
     if _HTML.match(start):
         return "an HTML page: a login or error page, or the address of a web page instead of a file"
     if start.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer: the file itself was not uploaded, or needs `git lfs pull`"
-    if start.startswith(b"<?xml") and b"<svg" not in start:
+    if start.startswith(b"/annex/objects/"):
+        return "a git-annex pointer: the file itself is elsewhere, and needs `git annex get`"
+    if start.startswith((b"<?xml", b"<error>")) and b"<svg" not in start:
         return "an XML document, as object stores send for errors"
+    if _JSON_ERROR.match(start):
+        return "an error in JSON, as servers send instead of a file"
     return ""
 
 

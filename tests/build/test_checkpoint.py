@@ -51,6 +51,22 @@ def test_any_state_comes_back_as_it_was(tmp_path, state):
     assert (loaded.run, loaded.step, loaded.seconds) == (saved.run, 17, 1.5)
 
 
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+def test_its_mode_follows_the_umask_and_an_old_one_keeps_its_own(tmp_path, umask):
+    (tmp_path / "old").touch()
+    (tmp_path / "old").chmod(0o640)
+    before = os.umask(umask)
+    try:
+        for name in ("new", "old"):
+            checkpoints.save(tmp_path / name, Checkpoint({}, 1, 0.0, {"x": torch.ones(5)}))
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "new": 0o666 & ~umask,
+        "old": 0o640,
+    }
+
+
 def test_an_optimiser_goes_on_from_its_saved_state(tmp_path):
     weight = torch.nn.Parameter(torch.ones(3))
     optimiser = torch.optim.Adam([weight], betas=(0.8, 0.9))

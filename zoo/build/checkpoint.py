@@ -5,8 +5,6 @@ tensors of the file, named by their path; the rest of the tree becomes JSON in t
 """
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import InvalidFileError, NotFoundError, StoreError
-from ..system.files import sniff_file, sync_folder
+from ..system.files import default_mode, sniff_file, sync_file, sync_folder
+from ..system.temporary import unfinished_folder
 from ..text import safe_text
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -39,27 +38,24 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a temporary file, syncs and renames it: a killed process leaves the old checkpoint or the new one.
 
-    A folder's checkpoint has one writer, so the temporary file has a fixed name: a leftover one is overwritten.
+    A new file has the mode of the umask; one that was there keeps its own.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _split(checkpoint.state, "", tensors)
     for name, data in checkpoint.assets.items():
         tensors[_ASSET + name] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
     about = {"run": checkpoint.run, "step": checkpoint.step, "seconds": checkpoint.seconds, "state": tree}
-    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"zoo_checkpoint": json.dumps(about)})
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with unfinished_folder(path.parent, noted=False) as folder:
+            temporary = folder / "file"
+            save_file(tensors, temporary, metadata={"zoo_checkpoint": json.dumps(about)})
+            sync_file(temporary)
+            temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else default_mode(folder) & 0o666)
+            temporary.replace(path)
+            sync_folder(path.parent)
     except (OSError, SafetensorError) as e:
         raise StoreError(f"cannot write the checkpoint {safe_text(path)}: {safe_text(e)}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Checkpoint:

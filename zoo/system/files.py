@@ -217,5 +217,5 @@ def make_folder(folder: Path) -> None:
     """Creates the folder and its parents, and syncs its name."""
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(mode=0o755, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
