@@ -103,13 +103,13 @@ import os, signal, sys, torch
 from pathlib import Path
 from zoo.build import checkpoint as checkpoints
 path, when = Path(sys.argv[1]), sys.argv[2]
-real = getattr(checkpoints, when) if when == "save_file" else getattr(checkpoints.os, when)
+real = getattr(checkpoints, when) if when == "save_file" else os.fsync
 def killed(*args, **options):
     if when == "save_file":  # half of the file is there
         real(*args, **options)
         os.truncate(args[1], os.path.getsize(args[1]) // 2)
     os.kill(os.getpid(), signal.SIGKILL)
-setattr(checkpoints if when == "save_file" else checkpoints.os, when, killed)
+setattr(checkpoints if when == "save_file" else os, when, killed)
 checkpoints.save(path, checkpoints.Checkpoint({}, 2, 0.0, {"x": torch.zeros(1000)}))
 """
 
