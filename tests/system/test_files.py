@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -46,12 +45,3 @@ def test_a_file_that_cannot_get_its_name_does_not_stop_the_others(tmp_path: Path
         for name in ("taken", "free"):
             files.write(tmp_path / name, name.encode())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["free", "taken"]
-
-
-def test_a_temporary_file_of_a_killed_process_is_replaced(tmp_path):
-    left = tmp_path / f".{os.getpid()}-0~"
-    left.write_bytes(b"left by another process of this number")
-    with FilesTogether() as files:
-        files.write(tmp_path / "a", b"1")
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_bytes() == b"1"
