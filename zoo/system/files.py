@@ -94,7 +94,7 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False, synced: 
     """Writes a file in a temporary folder next to it, syncs it, renames it over the old one, and syncs the folder.
 
     A file that was there keeps its mode; a new one has that of the umask. Only its owner can read a `private` one. One
-    that is not `synced` may be empty after a loss of power, so its reader must expect anything.
+    that is not `synced` may be lost in a power cut: for what is replaced many times a second.
     """
     from .temporary import unfinished_folder
 
