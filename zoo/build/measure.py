@@ -135,7 +135,7 @@ def measure(
 def _labels(manifest: Manifest) -> dict[str, Port]:
     """What a classifier tells of a picture."""
     task = manifest.tasks.get("classify")
-    return {name: port for name, port in task.outputs.items() if port.kind == "label"} if task else {}
+    return {name: port for name, port in task.outputs.items() if "classes" in kind_of(port).fields} if task else {}
 
 
 def measure_held_out(folder: Path, data: Dataset) -> list[Metric]:
