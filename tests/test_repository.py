@@ -1,5 +1,6 @@
 """The files around the code: what a clone, a contributor and a hosting platform rely on."""
 
+import ast
 import hashlib
 import os
 import re
@@ -187,3 +188,24 @@ def test_the_security_page_names_the_reports_that_zoo_doctor_names():
     assert reports and [name for name in reports if name not in page] == []
     for package in ("onnx", "onnxruntime"):
         assert f"before {SECURITY_FLOORS[package][0]}" in " ".join(page.split())
+
+
+# --- What CONTRIBUTING.md says of the code ----------------------------------------------------------------------------
+
+MOST_LINES = 80
+LONG = {
+    "zoo/build/export.py: export_bundle": "the export of a bundle, one step after the other",
+    "zoo/build/train.py: train": "the loop of a training, whose steps share their counters",
+}
+
+
+def test_long_functions_have_a_reason():
+    files = [*(ROOT / "zoo").rglob("*.py"), *(ROOT / "plugins").glob("*/zoo_*/**/*.py")]
+    found = {
+        f"{file.relative_to(ROOT).as_posix()}: {node.name}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= MOST_LINES
+    }
+    assert found == set(LONG)
