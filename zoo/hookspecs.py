@@ -78,6 +78,7 @@ CHANGES = {
         "Family.import_options, ImportRequest.extras and ImportRequest.options: options of `zoo import` that only some"
         " families take",
         "ConfigRequest.trained: a new config for weights that another one was trained with",
+        "the kind audio with WAV files, Port.sample_rate and Port.maximum_samples",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -137,7 +138,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     more; `tokens` int64 [batch, rows, columns]; `size` int64 [2], height and width; `label` int64 [batch], -1: no
     label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `map` float32 [batch,
     height, width], and channels if there are several; `tensor` float32, any shape; `text` uint8 [batch, N], UTF-8 of at
-    most N bytes, padded with zeros, optional if its default is 0.
+    most N bytes, padded with zeros, optional if its default is 0; `audio` float32 [batch, samples, 1 or 2], -1 .. 1.
     """
 
     kind: Kind
@@ -154,6 +155,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     examples: tuple[
         Annotated[str, Meta(max_length=300)], ...
     ] = ()  # text: what people see to try; golden cases use them
+    sample_rate: Annotated[int, Meta(ge=1_000, le=1_000_000)] | None = None  # audio: Hz; every audio port states it
+    maximum_samples: Annotated[int, Meta(ge=1)] | None = None  # audio: the longest, per channel, if `samples` varies
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

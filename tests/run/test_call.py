@@ -161,13 +161,13 @@ def test_a_port_with_the_name_of_an_own_option_gets_a_prefix():
     assert option_name("mask_image") == "--mask-image" and option_name("out") == "--port-out"
 
 
-def test_sound_is_not_for_a_command_line(model: Model, monkeypatch):
-    port = Port(kind="audio", dtype="float32", shape=("batch", "samples"))
-    task = Task(summary="x", inputs={"sound": port}, outputs={"sound_out": port})
+def test_video_is_not_for_a_command_line(model: Model, monkeypatch):
+    port = Port(kind="video", dtype="uint8", shape=("batch", "frames", "height", "width", 3))
+    task = Task(summary="x", inputs={"clip": port}, outputs={"clip_out": port})
     assert options_of(task) == []
     manifest = type(model.manifest)(**{f: getattr(model.manifest, f) for f in model.manifest.__struct_fields__})
-    manifest.tasks["hear"] = task
+    manifest.tasks["watch"] = task
     try:
-        assert refused(model, "hear", {}) == "hear takes audio (sound), for which there is no option; use zoo.load"
+        assert refused(model, "watch", {}) == "watch takes video (clip), for which there is no option; use zoo.load"
     finally:
-        del manifest.tasks["hear"]
+        del manifest.tasks["watch"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("picture")
 @option("--file", "--image", "files", multiple=True, metavar="FILE", help="A file that the picture was made from.")
 @option("--model", metavar="MODEL", help="The bundle's folder, if the model is not in a registry.")
-@option("--out", metavar="FILE", help="Write the new picture to this file: PNG, or .npy for maps.")
+@option("--out", metavar="FILE", help="Write the new picture to this file: PNG, .npy for maps, .wav for sound.")
 @option("--device", type=DEVICES, default="auto", show_default=True)
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
@@ -62,7 +62,7 @@ def command(
     paths: list[str] = []
     if out is not None:
         text = write_recipe(found, remade.call, result, recipe.output, recipe.index)
-        named = form.named(Path(out).suffix.lower())
+        named = remade.form.named(Path(out).suffix.lower())
         paths = write_file(out, named.viewed(remade.call.view).encode_batch(remade.batch, text))
     made = f"made on {safe_text(recipe.provider)}, regenerated on {result.provider}"
     if as_data:

@@ -227,7 +227,7 @@ def task_command(bundle: "Bundle", task_name: str | None, model: str, path: str)
             OnceOption(["--invert"], is_flag=True, help="Make a negative of each picture, e.g. for white on black."),
             OnceOption(["--fit"], is_flag=True, help="Scale pictures to the model's own size, without cropping."),
         ]
-    if any(kind_of(port).form_in(task.outputs).viewable for port in task.outputs.values()):
+    if any(kind_of(port).form_in(port, task.outputs).viewable for port in task.outputs.values()):
         params += [
             OnceOption(["--scale"], type=number(1, MAX_SCALE), metavar="N", help="Enlarge the pictures, for looking."),
             OnceOption(["--sheet"], is_flag=True, help="All pictures as one, each with a caption."),

@@ -154,6 +154,10 @@ class Form:
         """The recipe in a file; None if it has none."""
         return None
 
+    def kept(self, batch: np.ndarray) -> np.ndarray:
+        """The batch as `decode_batch` gives it back, if a file holds less: 16 bits of a float."""
+        return batch
+
     def decode_batch(self, file: InputFile, layout: Any, index: int | None) -> np.ndarray:
         """The batch in a file that `encode_batch` wrote.
 
@@ -253,7 +257,8 @@ class Kind:
             return f"the first dimension of the kind {self.name} is {BATCH}, not {port.shape[0]}"
         if long := next((d for d in port.shape if isinstance(d, int) and d > MAX_LENGTH), None):
             return f"a dimension is {long:,}; at most {MAX_LENGTH:,} are allowed"
-        for name in ("minimum_size", "maximum_pixels", "classes", "noise", "examples"):
+        own = ("minimum_size", "maximum_pixels", "classes", "noise", "examples", "sample_rate", "maximum_samples")
+        for name in own:
             if getattr(port, name) and name not in self.fields:
                 return f"ports of the kind {self.name} have no {name}"
         return self._wrong_number(port)
@@ -303,8 +308,8 @@ class Kind:
         shape = f" {shape_text(port.shape)}" if port.shape else ""
         return f"{port.dtype}{shape}" + (f", {limits}" if limits else "")
 
-    def form_in(self, ports: Mapping[str, Port]) -> Form:
-        """How an output of the kind becomes a file, given the other outputs of its task."""
+    def form_in(self, port: Port, ports: Mapping[str, Port]) -> Form:
+        """How an output of the kind becomes a file, given all outputs of its task."""
         return self.form
 
     def default(self, port: Port) -> Any:

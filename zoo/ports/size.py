@@ -26,7 +26,7 @@ class Size(Integers):
     asks = "HEIGHTxWIDTH"
     sample = ""
 
-    def form_in(self, ports: Mapping[str, Port]) -> Form:
+    def form_in(self, port: Port, ports: Mapping[str, Port]) -> Form:
         """In a task with tokens, it goes into their file."""
         return TOKENS_FILE if tokens_of(ports) else self.form
 

@@ -15,7 +15,7 @@ from ..errors import InvalidFileError, UsageError
 from ..formats.recipe import FileRecord, Recipe, find_input, recipe_model
 from ..hookspecs import Task, Tolerance
 from ..media.files import Note
-from ..ports.kind import BATCH, shape_text
+from ..ports.kind import BATCH, Form, shape_text
 from ..ports.kinds import drawn, kind_of
 from ..text import safe_text, utf8
 from .call import Call, Result, execute, gather, options_of
@@ -34,6 +34,7 @@ class Remade:
     call: Call
     result: Result
     batch: np.ndarray  # what the file contains
+    form: Form  # of the file
     comparison: Comparison
 
 
@@ -104,12 +105,14 @@ def make_again(recipe: Recipe, expected: np.ndarray, model: Model, candidates: S
     )  # fmt: skip
     call = seen_again(model, call, recipe.grid)
     result = execute(model, call)
-    batch = result.outputs[recipe.output]
+    port = task.outputs[recipe.output]
+    form = kind_of(port).form_in(port, task.outputs)
+    batch = form.kept(result.outputs[recipe.output])
     if recipe.index is not None:
         batch = batch[recipe.index : recipe.index + 1]
     key = f"{model.manifest.export.precision}/{result.provider}"
     tolerance = model.manifest.tolerances.get(key, Tolerance())
-    return Remade(call, result, batch, compare(task.outputs[recipe.output], expected, batch, tolerance))
+    return Remade(call, result, batch, form, compare(port, expected, batch, tolerance))
 
 
 def _check_number(recipe: Recipe, task: Task, expected: np.ndarray) -> None:
@@ -118,7 +121,7 @@ def _check_number(recipe: Recipe, task: Task, expected: np.ndarray) -> None:
     A stranger's recipe may ask for any number: for a file with one picture, 100,000 would be computed.
     """
     port = task.outputs[recipe.output]
-    form = kind_of(port).form_in(task.outputs)
+    form = kind_of(port).form_in(port, task.outputs)
     fits = len(port.shape) == expected.ndim and all(
         d == length for d, length in zip(port.shape, expected.shape, strict=True) if isinstance(d, int)
     )

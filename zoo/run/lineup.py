@@ -109,8 +109,8 @@ def line_up(models: Sequence[Model], asked: Asked, note: Note) -> Lineup:
     tasks = [model.manifest.task(name)[1] for model in models]
     for model, task in zip(models, tasks, strict=True):
         port = next(iter(task.outputs.values()))
-        if not kind_of(port).form_in(task.outputs).viewable:
-            gives = kind_of(port).form_in(task.outputs).name
+        if not kind_of(port).form_in(port, task.outputs).viewable:
+            gives = kind_of(port).form_in(port, task.outputs).name
             raise UsageError(
                 f"{name} of {model.reference} gives {gives}; compare is for pictures: choose another --task"
             )

@@ -58,7 +58,7 @@ def artifacts_of(task: Task) -> list[Artifact]:
     found: list[Artifact] = []
     shared: dict[Form, list[str]] = {}
     for name, port in task.outputs.items():
-        form = kind_of(port).form_in(task.outputs)
+        form = kind_of(port).form_in(port, task.outputs)
         if form.shared:
             shared.setdefault(form, []).append(name)
         else:

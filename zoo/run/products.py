@@ -126,7 +126,7 @@ def with_view(model: Model, call: Call, scale: int | None, columns: int | None, 
         raise UsageError(f"{'--sheet' if sheet else '--scale'} is not possible with --tile")
     task = model.manifest.tasks[call.task]
     port = next(iter(task.outputs.values()))
-    form = kind_of(port).form_in(task.outputs)
+    form = kind_of(port).form_in(port, task.outputs)
     if not form.viewable:
         raise UsageError(f"{'--sheet' if sheet else '--scale'} is for pictures; {call.task} gives {form.name}")
     given = next((array.shape[1:3] for array in call.inputs.values() if array.ndim == 4), (0, 0))
