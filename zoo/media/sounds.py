@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidFileError, UsageError
 from ..text import one_line
 from .files import InputFile, Note
-from .wav import decode, is_wav, read_header, readable
+from .wav import FLOAT, PCM, decode, is_wav, read_header, readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +143,12 @@ def _look(file: InputFile) -> tuple[int, int, int, Callable[[], np.ndarray]]:
         header = read_header(file)
         if readable(header.format, header.bits):
             return header.frames, header.channels, header.sample_rate, lambda: decode(file, header)
-        kind = f"WAV of the format {header.format} with {header.bits} bits"
+        if header.format in (PCM, FLOAT):
+            raise InvalidFileError(
+                f"{file.shown} is WAV with samples of {header.bits} bits; 8, 16, 24 and 32 bits are read, floats of 32"
+                " and 64"
+            )
+        kind = f"WAV of the format {header.format}"
     else:
         kind = next((name for name, magic in _OTHERS.items() if magic.match(file.data)), "")
     if not kind:

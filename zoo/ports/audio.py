@@ -57,7 +57,8 @@ class SoundFile(Form):
     def kept(self, batch: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        return np.clip(np.rint(batch / STEP), -1 / STEP, 1 / STEP - 1).astype(np.float32) * np.float32(STEP)
+        levels = np.clip(np.rint(batch / STEP), -1 / STEP, 1 / STEP - 1) + 0.0  # integers have no -0
+        return (levels * STEP).astype(np.float32)
 
     def layout(self, batch: np.ndarray) -> int:
         return len(batch)
