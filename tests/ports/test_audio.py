@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.commands import zoo
+from tests.plugins.targets.hosts import HOSTS, call, need
 from zoo import load
 from zoo.errors import InvalidFileError, UsageError, ZooError
 from zoo.hookspecs import Port, Task, Tolerance
@@ -133,6 +134,28 @@ def test_a_product_of_numbers_and_a_sound(amplifier):
     assert done.code == 0 and done.out.startswith("identical"), done.err
 
 
+def test_a_folder_of_sounds_of_any_length_gets_a_file_each(amplifier, tmp_path):
+    for folder in ("in", "out", "more", "empty"):
+        (tmp_path / folder).mkdir()
+    for number in range(1, 5):
+        write(f"in/{number}.wav", SHORT[: number // 2 + 1])
+    (tmp_path / "in" / "notes.txt").write_text("not a sound")
+    done = zoo("run", "./amplifier", "play", "in/", "--gain", "0.5", "--out", "out/{stem}.wav")
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [f"out/{number}.wav" for number in range(1, 5)]
+    for number in range(1, 5):
+        np.testing.assert_array_equal(read(f"out/{number}.wav")[0], np.rint(SHORT[: number // 2 + 1] * 2**14) / 2**15)
+    done = zoo("again", "out/3.wav", "--model", "./amplifier", "--file", "in/3.wav")
+    assert done.code == 0 and done.out.startswith("identical"), done.err
+    (tmp_path / "in" / "5.wav").write_bytes(wav()[:-3])
+    done = zoo("run", "./amplifier", "play", "in/", "--out", "more/{stem}.wav")
+    assert done.code == 4 and "in/5.wav is cut short" in done.err and not list((tmp_path / "more").iterdir())
+    done = zoo("run", "./amplifier", "play", "in/", "--out", "more/{stem}.wav", "--keep-going")
+    assert done.code == 4 and "passed over" in done.err and len(list((tmp_path / "more").iterdir())) == 4
+    done = zoo("run", "./amplifier", "play", "empty/", "--out", "more/{stem}.wav")
+    assert done.code == 4 and "the folder empty/ has no files (.flac, .mp3, .ogg, .wav)" in done.err
+
+
 def test_a_sound_can_be_looked_at(amplifier, tmp_path):
     run_it("out.png")
     picture = np.asarray(Image.open(tmp_path / "out.png"))
@@ -144,7 +167,7 @@ def test_verify_replays_it_and_info_shows_it(amplifier):
     (report,) = json.loads(zoo("verify", "./amplifier", "--replay", "--json").out)
     assert report["replay"][0]["outputs"]["louder"]["verdict"] == "identical"
     lines = [" ".join(line.split()) for line in zoo("info", "./amplifier").out.splitlines()]
-    assert any(line.startswith("in audio audio float32 [batch, samples, 1] 8,000 Hz, at most 1 s") for line in lines)
+    assert "in audio audio float32 [batch, samples, 1] 8,000 Hz; at most 1 s; Speech" in lines
 
 
 def test_python_takes_arrays_and_files(amplifier):
@@ -428,3 +451,25 @@ def test_no_damage_to_a_header_is_anything_but_one_line():
             refused += 1
             assert "\n" not in str(e)
     assert refused > 100
+
+
+# --- Hosts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["python", "node"])
+def test_a_host_takes_and_gives_it_as_data(name, amplifier, tmp_path):
+    host = HOSTS[name]
+    need(host.missing())
+    done = zoo("export", "./amplifier", "--target", host.target, "-o", "out")
+    assert done.code == 0, done.err
+    np.save(tmp_path / "sound.npy", SHORT[None])
+    words = ["play", "--audio", tmp_path / "sound.npy", "--gain", "0.5", "--out", tmp_path / "louder.npy"]
+    for command in (["verify"], words):
+        done = call(host, tmp_path / "out", *command)
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "louder.npy"), SHORT[None] / 2)
+    np.save(tmp_path / "loud.npy", SHORT[None] * 2)
+    done = call(host, tmp_path / "out", "play", "--audio", tmp_path / "loud.npy")
+    assert done.returncode == 1 and "audio is -2" in done.stderr
+    assert "--audio sound.npy --out louder.npy" in (tmp_path / "out" / "README.md").read_text()

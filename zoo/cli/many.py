@@ -91,7 +91,7 @@ def run_if_many(
         from ..run.many import find
 
         given.pop(name, None)
-        items = find(words, lists)
+        items = find(words, lists, main.folder if main else ())
         refuse_product(options["lists"], len(items))
         lists += [word[1:] for word in words if word.startswith("@")]
         _run_many(model, task_name, name or None, items, lists, given, options, say, notes)
@@ -100,7 +100,7 @@ def run_if_many(
     if several:
         from ..run.many import find
 
-        given[name] = _together(find(words, lists))
+        given[name] = _together(find(words, lists, main.folder if main else ()))
     refuse_product(options["lists"], len(given.get(name) or ()))
     return BatchSize(options["batch_size"]) if options["batch_size"] else None
 

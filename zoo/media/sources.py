@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -95,13 +95,14 @@ def is_many(word: str) -> bool:
     return path.is_dir() or (_PATTERN.search(word) is not None and not path.exists())
 
 
-def find(words: Iterable[str], lists: Sequence[str] = ()) -> list[Item]:
+def find(words: Iterable[str], lists: Sequence[str] = (), endings: Collection[str] = PICTURES) -> list[Item]:
     """The pictures that words on a command line stand for, in that order.
 
     Args:
         words: files; folders (with their subfolders, sorted by name, dot files and other kinds of files left out);
             patterns such as `'in/*.png'`; `@FILE`: a list, one word a line; `.npz`, `.npy` and IDX files.
         lists: further lists; `-` is stdin.
+        endings: of the files that are taken from a folder.
 
     Raises:
         NotFoundError, InvalidFileError, UsageError: a folder or pattern without pictures, or a file with arrays that
@@ -111,13 +112,13 @@ def find(words: Iterable[str], lists: Sequence[str] = ()) -> list[Item]:
     refuse_stdin_twice([word.removeprefix(_LIST) for word in words])
     found: list[Item] = []
     for word in words:
-        found += _listed(word[len(_LIST) :]) if word.startswith(_LIST) else _found(word)
+        found += _listed(word[len(_LIST) :], endings) if word.startswith(_LIST) else _found(word, endings)
     if _LIST + STDIN in words:
         refuse_stdin_twice([STDIN, *(item.path for item in found)])
     return found
 
 
-def _listed(file: str) -> Iterator[Item]:
+def _listed(file: str, endings: Collection[str]) -> Iterator[Item]:
     if file == STDIN:
         data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
     else:
@@ -133,20 +134,20 @@ def _listed(file: str) -> Iterator[Item]:
     if not lines:
         raise InvalidFileError(f"the list {name} is empty")
     for line in lines:
-        yield from _found(line)
+        yield from _found(line, endings)
 
 
-def _found(word: str) -> Iterable[Item]:
+def _found(word: str, endings: Collection[str]) -> Iterable[Item]:
     if word == STDIN:
         return [Item(word)]
     if _PATTERN.search(word) and not os.path.lexists(user_path(word, out=True)):
         paths = sorted(_matching(os.path.expanduser(word)))  # noqa: PTH111 - a pattern is not a path
         if not paths:
             raise NotFoundError(f"no file matches {safe_text(word)}")
-        return [item for path in paths for item in ([] if os.path.isdir(path) else _found(path))]  # noqa: PTH112
+        return [item for path in paths for item in ([] if os.path.isdir(path) else _found(path, endings))]  # noqa: PTH112
     if _STACK.search(word):
         return _stacked(word)
-    return _in_folder(word) if user_path(word).is_dir() else [Item(word)]
+    return _in_folder(word, endings) if user_path(word).is_dir() else [Item(word)]
 
 
 def _matching(pattern: str) -> set[str]:
@@ -166,7 +167,7 @@ def _matching(pattern: str) -> set[str]:
     return found
 
 
-def _in_folder(folder: str) -> list[Item]:
+def _in_folder(folder: str, endings: Collection[str]) -> list[Item]:
     def refuse(error: OSError) -> None:
         raise cannot_read(error.filename, error)
 
@@ -174,9 +175,10 @@ def _in_folder(folder: str) -> list[Item]:
     for place, folders, files in os.walk(user_path(folder), onerror=refuse):
         folders[:] = sorted(name for name in folders if not left_behind(name))
         names = (name for name in sorted(files) if not left_behind(name))
-        found += [Item(os.path.join(place, n)) for n in names if os.path.splitext(n)[1].lower() in PICTURES]  # noqa: PTH118, PTH122
+        found += [Item(os.path.join(place, n)) for n in names if os.path.splitext(n)[1].lower() in endings]  # noqa: PTH118, PTH122
     if not found:
-        raise InvalidFileError(f"the folder {safe_text(folder)} has no pictures ({', '.join(sorted(PICTURES))})")
+        what = "pictures" if PICTURES.issuperset(endings) else "files"
+        raise InvalidFileError(f"the folder {safe_text(folder)} has no {what} ({', '.join(sorted(endings))})")
     return found
 
 

@@ -10,7 +10,7 @@ from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port, Task, Tolerance
 from ..media.files import InputFile, read_input
 from ..media.pictures import Grid, encode_png
-from ..media.sounds import MAX_SAMPLES, SOUND_ENDINGS, longest, read_sounds
+from ..media.sounds import MAX_SAMPLES, SOUND_ENDINGS, check_sound, longest, read_sounds
 from ..media.wav import decode, encode, is_wav, read_header
 from ..text import warn
 from .kind import MAX_BATCH, Form, Kind, Number, Option, Read, Source, compare_floats
@@ -166,11 +166,17 @@ class Audio(Kind):
     def option(self, name: str, port: Port, task: Task) -> Option:
         files = "WAV; FLAC, OGG, MP3 with genzoo[audio]; or - for stdin"
         help = self.help(name, port, "; ".join([*self.limits(port), files]))
-        return Option(name, help, metavar="FILE", multiple=True, file=True, endings=SOUND_ENDINGS, positional=True)
+        return Option(
+            name, help, metavar="FILE", multiple=True, file=True, endings=SOUND_ENDINGS, folder=SOUND_ENDINGS,
+            positional=True,
+        )  # fmt: skip
 
     def read(self, given: Any, source: Source) -> Read:
         files = [read_input(path) for path in given]
         return Read({source.name: read_sounds(files, source.port, source.note)}, files)
+
+    def look(self, file: InputFile, port: Port) -> tuple[int, ...]:
+        return (check_sound(file, port),)
 
     def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
         """By sample. A tolerance below a step of 16 bits is one step, since files hold no more than that."""

@@ -15,6 +15,7 @@ from ..media.pictures import (
     PICTURE_ENDINGS,
     Grid,
     TooManyPixels,
+    check_header,
     check_picture_size,
     decode_png,
     encode_png,
@@ -148,6 +149,9 @@ class Pixels(Kind):
             raise InvalidFileError(f"{e}; --tile PIXELS works on larger ones in tiles of that side length") from None
         return Read({source.name: batch}, files)
 
+    def look(self, file: InputFile, port: Port) -> tuple[int, ...]:
+        return check_header(file, port)
+
     def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
         import numpy as np
 
@@ -192,7 +196,16 @@ class Image(Pixels):
             limits = f"at least {port.minimum_size} pixels per side; {limits}"
         help = self.help(name, port, limits)
         endings = (*PICTURE_ENDINGS, ".npz", ".npy")  # single ones, and many in an array
-        return Option(name, help, metavar="FILE", multiple=True, file=True, endings=endings, positional=True)
+        return Option(
+            name,
+            help,
+            metavar="FILE",
+            multiple=True,
+            file=True,
+            endings=endings,
+            folder=PICTURE_ENDINGS,
+            positional=True,
+        )
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
         import numpy as np

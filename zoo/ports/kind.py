@@ -58,6 +58,7 @@ class Option:
     multiple: bool = False
     file: bool = False  # its values are paths, or `-` for stdin
     endings: tuple[str, ...] = ()  # of the files that the Tab key offers for it
+    folder: tuple[str, ...] = ()  # of the files that a folder stands for
     positional: bool = False  # takes files given without an option
     shared: bool = False  # fills several ports; ports with their own option may be given by that instead
 
@@ -402,6 +403,14 @@ class Kind:
             NotFoundError, InvalidFileError, UsageError: one line.
         """
         return Read({source.name: given})
+
+    def look(self, file: InputFile, port: Port) -> tuple[int, ...]:
+        """The lengths that all files of one call share, from the header of one; empty if there are none.
+
+        Raises:
+            InvalidFileError: the port does not allow the file; nothing is decoded to find that out.
+        """
+        return ()
 
     def read_once(self, name: str, port: Port, given: Any) -> Any:
         """The value of an option, with what is in its files if these have a value for each picture: of such a list,

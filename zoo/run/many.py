@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidFileError, NotFoundError, UsageError, ZooError
 from ..hookspecs import Task
 from ..media.files import STDIN, InputFile, Note, read_input, refuse_stdin_twice, shown_name
-from ..media.pictures import check_header, decode_picture, upright_size
 from ..media.sources import Item, Stack, find
-from ..ports.image import images_of
-from ..ports.kind import BATCH
+from ..ports.kind import BATCH, Source
 from ..ports.kinds import drawn, kind_of
 from ..system.files import FilesTogether, make_folder
 from ..system.paths import user_path
@@ -122,7 +121,7 @@ class Many:
         if not self.table:
             self._refuse_to_overwrite()
         self._size_matters = False
-        self._sizes: dict[int, tuple[int, int]] = {}  # of the pictures whose headers were looked at
+        self._sizes: dict[int, tuple[int, ...]] = {}  # of the files whose headers were looked at
         if asked.main:
             port = self.read_for.inputs[asked.main]
             self._size_matters = not all(isinstance(d, int) for d in port.shape[1:3])
@@ -139,8 +138,8 @@ class Many:
         asked = self.asked
         for name, values in _other_files(self.task, asked).items():
             for file in map(read_input, values):
-                if name in images_of(self.task.inputs):
-                    check_header(file, self.read_for.inputs[name])
+                if port := self.read_for.inputs.get(name):
+                    kind_of(port).look(file, port)
         if not asked.main or asked.keep_going:
             return
         port = self.read_for.inputs[asked.main]
@@ -156,7 +155,7 @@ class Many:
                     seen.add(stack)
                     stack.check_length()
                 file = asked.items[index].read()
-                self._sizes[index] = check_header(file, port)
+                self._sizes[index] = kind_of(port).look(file, port)
             except (NotFoundError, InvalidFileError) as e:
                 troubles.append(e)
             looked_at()
@@ -166,14 +165,19 @@ class Many:
                 more, them = f"; there are problems with {len(troubles) - 1:,} more", "them"
             raise type(troubles[0])(f"{troubles[0]}{more}; --keep-going passes {them} over")
 
-    def size_of(self, index: int, file: InputFile) -> tuple[int, int]:
-        """Width and height of a picture, for those of one batch; the same for all if they are scaled anyway."""
+    def size_of(self, index: int, file: InputFile) -> tuple[int, ...]:
+        """Width and height of a picture, or the length of a sound, which all of a batch share; empty if the port fixes
+        them."""
         if not self._size_matters:
-            return 0, 0
+            return ()
         if index in self._sizes:
             return self._sizes[index]
         item = self.asked.items[index]
-        return (item.stack.shape[2], item.stack.shape[1]) if item.stack else upright_size(file)
+        if item.stack:
+            return item.stack.shape[2], item.stack.shape[1]
+        assert self.asked.main
+        port = self.read_for.inputs[self.asked.main]
+        return kind_of(port).look(file, port)
 
     def run(self, failed: Failed) -> Iterator[Made]:
         """Computes and writes batch by batch; what was written before an error or Ctrl-C stays.
@@ -413,7 +417,7 @@ class _Reader:
     def __init__(self, many: Many, failed: Failed, size: BatchSize):
         self._many, self._asked, self._failed, self._size = many, many.asked, failed, size
         self._todo = iter(many.todo)
-        self._next: tuple[int, InputFile, tuple[int, int]] | None = None  # read already; for the next batch
+        self._next: tuple[int, InputFile, tuple[int, ...]] | None = None  # read already; for the next batch
 
     def prepare(self, most: int) -> _Batch | None:
         """The next batch; None at the end."""
@@ -451,10 +455,10 @@ class _Reader:
                         raise
                     self._failed(self._asked.items[index].shown, e)
                     continue
-            width, height = self._next[2]
+            lengths = self._next[2]
             if not taken:
-                most = min(most, self._size.most(width * height))
-            elif taken[0][2] != (width, height):
+                most = min(most, self._size.most(prod(lengths) if lengths else 0))
+            elif taken[0][2] != lengths:
                 break
             taken.append(self._next)
             self._next = None
@@ -463,10 +467,12 @@ class _Reader:
     def _decodable(self, indices: Sequence[int], files: Sequence[InputFile]) -> list[int]:
         """Places of the pictures that can be decoded; the others are reported."""
         assert self._asked.main
-        port, good = self._many.read_for.inputs[self._asked.main], []
+        task, good = self._many.read_for, []
+        name, port, model = self._asked.main, task.inputs[self._asked.main], self._many.model
+        source = Source(name, port, task, model.reference, model.digest, (), lambda line: None, self._asked.fit)
         for place, (index, file) in enumerate(zip(indices, files)):
             try:
-                decode_picture(file, self._asked.main, port, lambda line: None, whole=self._asked.fit)
+                kind_of(port).read([file], source)
             except InvalidFileError as e:
                 self._failed(self._asked.items[index].shown, e)
             else:
