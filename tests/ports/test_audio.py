@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.cli.commands import zoo
 from tests.plugins.targets.hosts import HOSTS, call, need
+from tests.plugins.targets.test_web import serving
 from zoo import load
 from zoo.errors import InvalidFileError, UsageError, ZooError
 from zoo.hookspecs import Port, Task, Tolerance
@@ -21,6 +22,7 @@ from zoo.media.sounds import read_sound
 from zoo.media.wav import decode, encode, read_header
 from zoo.ports.audio import SOUND, SPECTRUM_HEIGHT, STEP, WAVE_HEIGHT, WIDTH, SoundFile, drawn_sounds
 from zoo.ports.kinds import KINDS, problem
+from zoo.site import Site
 
 from .bundles import bundle
 
@@ -473,3 +475,41 @@ def test_a_host_takes_and_gives_it_as_data(name, amplifier, tmp_path):
     done = call(host, tmp_path / "out", "play", "--audio", tmp_path / "loud.npy")
     assert done.returncode == 1 and "audio is -2" in done.stderr
     assert "--audio sound.npy --out louder.npy" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_reads_plays_and_saves_it(amplifier, tmp_path):
+    from playwright.sync_api import sync_playwright
+    from zoo_targets.web import browser, flags
+
+    need("" if browser() else "Chromium")
+    done = zoo("export", "./amplifier", "--target", "web", "-o", "site")
+    assert done.code == 0, done.err
+    (tmp_path / "bad.wav").write_bytes(b"GIF89a" + b"x" * 99)
+    write("long.wav", np.zeros((RATE + 1, 1), np.float32))
+    with sync_playwright() as playwright, serving(Site(tmp_path / "site")) as url:
+        chromium = playwright.chromium.launch(executable_path=browser(), args=flags())
+        page = chromium.new_page()
+        page.goto(f"{url}?device=wasm")
+        page.wait_for_selector("html[data-ready]", timeout=60_000)
+        for name, says in (("bad", "bad.wav is not sound"), ("long", "long.wav is 1.00012 s long; at most 1 s")):
+            page.set_input_files("#port-audio", tmp_path / f"{name}.wav")
+            page.get_by_text(says).wait_for()
+        page.set_input_files("#port-audio", tmp_path / "in.wav")
+        page.locator("#ports .drop audio[src^=blob]").wait_for()
+        page.fill("#port-gain", "0.5")
+        page.click("#go")
+        page.wait_for_selector("html[data-drawn='1']", timeout=30_000)
+        player = page.locator("#outputs audio[data-port=louder]")
+        length = player.evaluate(
+            "player => new Promise((done, fail) => { player.onloadedmetadata = () => done(player.duration);"
+            " player.onerror = () => fail(player.error.message); player.load(); })"
+        )
+        with page.expect_download() as saved:
+            page.get_by_text("Download WAV").click()
+        saved.value.save_as(tmp_path / "saved.wav")
+        chromium.close()
+    assert length == pytest.approx(len(SHORT) / RATE, abs=1e-4)
+    samples, rate = read("saved.wav")
+    np.testing.assert_allclose(samples, SHORT / 2, atol=1.01 * STEP)
+    assert rate == RATE

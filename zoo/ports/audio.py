@@ -111,6 +111,8 @@ class Audio(Kind):
     follows = True
     form = SOUND
     codec = "floats"
+    field = "sound"
+    shown = "sound"
     sample = "sound.wav"
 
     def problem(self, port: Port) -> str:

@@ -239,8 +239,8 @@ class Kind:
     asks = "FILE"
     form: Form = VALUES
     codec: Literal["pixels", "integers", "floats", "bytes"]
-    field: Literal["picture", "brush", "choice", "seed", "number", "text", "data"] = "data"
-    shown: Literal["pictures", "codes", "maps", "names", "numbers"] = "numbers"
+    field: Literal["picture", "brush", "choice", "seed", "number", "text", "sound", "data"] = "data"
+    shown: Literal["pictures", "codes", "maps", "names", "sound", "numbers"] = "numbers"
     sample = "0"
 
     # --- A port of this kind, as a manifest declares it ---

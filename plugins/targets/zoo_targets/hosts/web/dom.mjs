@@ -26,3 +26,10 @@ export function download(blob, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
+
+/** Gives an `audio` element a WAV file to play, in place of the one before. */
+export function play(element, wav) {
+  URL.revokeObjectURL(element.src);
+  element.src = URL.createObjectURL(new Blob([wav], { type: "audio/wav" }));
+  return element;
+}

@@ -8,8 +8,8 @@
 //   under(p)   a new picture to paint on
 //   reason(s)  a note on the value, such as how a picture was scaled
 
-import { make, sentences, title, words } from "./dom.mjs";
-import { fromNpy } from "./files.mjs";
+import { make, play, sentences, title, words } from "./dom.mjs";
+import { fromNpy, fromSound, toWav } from "./files.mjs";
 import { drawMap, drawMask, drawPicture, drawTokens, readPicture } from "./pictures.mjs";
 import { array } from "./ports.mjs";
 
@@ -253,6 +253,18 @@ function brushField(port) {
   };
 }
 
+function soundField(port, declared, page) {
+  const preview = make("audio", { controls: true, data: { "aria-label": `The chosen ${words(port)}` } });
+  const [, length] = declared.shape, rate = declared.sample_rate;
+  const limit = typeof length === "number" ? `up to ${length / rate} s` : declared.maximum_samples && `up to ${declared.maximum_samples / rate} s`;
+  const made = dropField(port, declared, page, {
+    accept: "audio/*,.npy", preview, help: sentences(declared.summary, "WAV or another sound file", limit),
+    read: async (file, tell) => file.name.endsWith(".npy") ? fromNpy(port, declared, new Uint8Array(await file.arrayBuffer())) : fromSound(port, declared, file, tell),
+  });
+  made.draw = (value) => play(preview, toWav(value, rate));
+  return made;
+}
+
 /** Anything else: from the task before, a file, or the example. */
 function dataField(port, declared, page) {
   const bytes = declared.codec === "bytes";
@@ -275,5 +287,5 @@ function dataField(port, declared, page) {
 
 const FIELDS = {
   picture: pictureField, brush: brushField, choice: choiceField, seed: seedField, number: numberField, text: textField,
-  data: dataField,
+  sound: soundField, data: dataField,
 };

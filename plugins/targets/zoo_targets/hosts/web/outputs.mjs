@@ -3,8 +3,8 @@
 //
 // A call is {inputs, outputs}, arrays by port; a golden case is one too.
 
-import { download, make, title, words } from "./dom.mjs";
-import { toNpy } from "./files.mjs";
+import { download, make, play, title, words } from "./dom.mjs";
+import { toNpy, toWav } from "./files.mjs";
 import { drawMap, drawMask, drawPicture, drawTokens, pick, rangeOf } from "./pictures.mjs";
 
 const DRAWN = { pictures: drawPicture, codes: drawTokens, maps: drawMap };
@@ -130,6 +130,12 @@ function describe(tile, { declared, outputs, actions, file, all }) {
       saves.push({ text: "Download PNG", act: () => png(pick(value, index), `${file}-${index}.png`) });
       const total = value.shape[0];
       if (total > 1 && total === all.length) saves.push({ text: `Download all ${total}`, act: () => { for (let i = 0; i < total; i++) png(pick(value, i), `${file}-${i}.png`); } });
+      continue;
+    }
+    if (how.shown === "sound") {
+      const wav = toWav(pick(value, index), how.sample_rate);
+      parts.push(make("figure", {}, make("figcaption", { textContent: title(port) }), play(make("audio", { controls: true, data: { "data-port": port, "aria-label": title(port) } }), wav)));
+      saves.push({ text: "Download WAV", act: () => download(new Blob([wav], { type: "audio/wav" }), `${file}-${index}.wav`) });
       continue;
     }
     const probabilities = how.codec === "floats" && how.minimum === 0 && how.maximum === 1 && value.shape.length === 2 && value.shape[1] <= 100;
