@@ -414,6 +414,21 @@ def test_a_bad_file_is_refused_in_one_line(case, amplifier, tmp_path):
     assert after.ru_maxrss - before.ru_maxrss < 150 << 10  # kilobytes; ten hours decoded would be 144 MB and more
 
 
+def test_ten_hours_are_refused_without_reading_them(amplifier, tmp_path):
+    seconds, rate = 36_000, 16_000
+    with (tmp_path / "long.wav").open("wb") as file:
+        file.write(wav(b"", rate=rate, riff=36 + 2 * rate * seconds, data=2 * rate * seconds))
+        file.truncate(44 + 2 * rate * seconds)  # 1.2 GB that take no place
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    done = zoo("run", "./amplifier", "--audio", "long.wav", "--out", "out.wav")
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert done.code == 4 and done.err == ("Error: long.wav is 10 h long; at most 1 s (8,000 samples) are allowed\n"), (
+        done.err
+    )
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    assert after.ru_maxrss - before.ru_maxrss < 50 << 10  # kilobytes
+
+
 def test_192_khz_needs_soxr_or_is_resampled(amplifier, monkeypatch):
     write("high.wav", SHORT.repeat(1_000, axis=0), rate=192_000)
     monkeypatch.setitem(sys.modules, "soxr", None)

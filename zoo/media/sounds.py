@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError, UsageError
+from ..system.paths import is_file, read_file, user_path
 from ..text import one_line
-from .files import InputFile, Note
-from .wav import FLOAT, PCM, decode, is_wav, read_header, readable
+from .files import STDIN, InputFile, Note, read_input, shown_name
+from .wav import FLOAT, PCM, decode, is_wav, read_header, readable, stated_length
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,9 @@ MAX_SAMPLES = 40_000_000
 RATES = (1_000, 1_000_000)
 """The sample rates, Hz, of files that are read."""
 
+_START_BYTES = 64 << 10
+"""The part of a WAV file that usually has its header."""
+
 _OTHERS = {
     "FLAC": re.compile(rb"fLaC"),
     "OGG": re.compile(rb"OggS"),
@@ -47,6 +51,17 @@ def longest(port: Port) -> int:
     return port.maximum_samples or MAX_SAMPLES // int(port.shape[2])
 
 
+def read_sound_file(source: str | InputFile, port: Port) -> InputFile:
+    """The bytes of a file, as `zoo.media.files.read_input` gives them. A WAV file that is too long for the port is
+    refused by its beginning, without reading the rest.
+    """
+    if isinstance(source, str) and source != STDIN and is_file(path := user_path(source)):
+        start = read_file(path, _START_BYTES)
+        if len(start) > _START_BYTES and (stated := stated_length(start, shown_name(source))):
+            _samples_for(port, shown_name(source), *stated)
+    return read_input(source)
+
+
 def check_sound(file: InputFile, port: Port) -> int:
     """The samples of each channel that the file has for a port, by its header.
 
@@ -58,17 +73,9 @@ def check_sound(file: InputFile, port: Port) -> int:
     shown = file.shown
     if not frames:
         raise InvalidFileError(f"{shown} has no samples")
-    if not RATES[0] <= sample_rate <= RATES[1]:
-        raise InvalidFileError(
-            f"{shown} has a sample rate of {sample_rate:,} Hz; it must be {RATES[0]:,} .. {RATES[1]:,}"
-        )
     if channels > 2:
         raise InvalidFileError(f"{shown} has {channels} channels; one or two are read")
-    rate, most = _rate(port), longest(port)
-    samples = -(-frames * rate // sample_rate)
-    if samples > most or frames * channels > MAX_SAMPLES:
-        limit = f"{most / rate:,.6g} s ({most:,} samples)" if samples > most else f"{MAX_SAMPLES:,} samples"
-        raise InvalidFileError(f"{shown} is {_length(frames / sample_rate)} long; at most {limit} are allowed")
+    samples, rate = _samples_for(port, shown, frames, channels, sample_rate), _rate(port)
     if sample_rate != rate:
         _need("soxr", f"{shown} has {sample_rate:,} Hz and this model takes {rate:,}; resampling")
     return port.shape[1] if isinstance(port.shape[1], int) else samples
@@ -130,6 +137,20 @@ def read_sounds(files: Sequence[InputFile], port: Port, note: Note) -> np.ndarra
                 f" {_rate(port):,} Hz; all sounds of one call must have the same length"
             )
     return np.stack(waves)
+
+
+def _samples_for(port: Port, shown: str, frames: int, channels: int, sample_rate: int) -> int:
+    """The samples of each channel at the port's sample rate; an InvalidFileError if they are too many."""
+    if not RATES[0] <= sample_rate <= RATES[1]:
+        raise InvalidFileError(
+            f"{shown} has a sample rate of {sample_rate:,} Hz; it must be {RATES[0]:,} .. {RATES[1]:,}"
+        )
+    rate, most = _rate(port), longest(port)
+    samples = -(-frames * rate // sample_rate)
+    if samples > most or frames * channels > MAX_SAMPLES:
+        limit = f"{most / rate:,.6g} s ({most:,} samples)" if samples > most else f"{MAX_SAMPLES:,} samples"
+        raise InvalidFileError(f"{shown} is {_length(frames / sample_rate)} long; at most {limit} are allowed")
+    return samples
 
 
 def _rate(port: Port) -> int:

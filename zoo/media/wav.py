@@ -8,6 +8,7 @@ decoded. The layout is that of Microsoft's and IBM's "Multimedia Programming Int
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,18 +76,15 @@ def read_header(file: InputFile) -> Header:
     layout: tuple[int, int, int, int, int] | None = None
     samples: tuple[int, int] | None = None
     texts: dict[bytes, str] = {}
-    at, count = 12, 0
-    while at + 8 <= end:
-        name, length = struct.unpack_from("<4sI", data, at)
-        start, at, count = at + 8, at + 8 + length + length % 2, count + 1
+    for count, (name, start, length) in enumerate(_chunks(data, end)):
         if length == UNKNOWN and name == b"data":
-            length, at = end - start, end
+            length = end - start
         if start + length > end:
             raise InvalidFileError(
                 f"{shown} is cut short: its chunk {safe_text(name.decode('latin-1'))} states {length:,} bytes, and"
                 f" {end - start:,} are there"
             )
-        if count > MAX_CHUNKS:
+        if count >= MAX_CHUNKS:
             raise InvalidFileError(f"{shown} has more than {MAX_CHUNKS:,} chunks")
         if name == b"fmt " and layout is None:
             layout = _layout(data[start : start + min(length, 40)], shown)
@@ -102,6 +100,30 @@ def read_header(file: InputFile) -> Header:
         raise InvalidFileError(f"{shown} is cut short: its last sample is not whole")
     software, comment = texts.get(b"ISFT", ""), texts.get(b"ICMT", "")
     return Header(length // block, channels, sample_rate, bits, format, start, software, comment)
+
+
+def stated_length(start: bytes, shown: str) -> tuple[int, int, int] | None:
+    """Samples of each channel, channels and sample rate that the first bytes of a WAV file state.
+
+    None if they do not say it, or it is not a WAV file. Nothing is compared with the file's length, so that a file that
+    is too long need not be read.
+    """
+    layout = None
+    for _, (name, at, length) in zip(range(MAX_CHUNKS), _chunks(start, len(start)) if is_wav(start) else ()):
+        if name == b"fmt " and layout is None and at + length <= len(start):
+            layout = _layout(start[at : at + min(length, 40)], shown)
+        elif name == b"data" and layout and length != UNKNOWN:
+            return length // layout[3], layout[1], layout[2]
+    return None
+
+
+def _chunks(data: bytes, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and stated length of each chunk that begins before `end`."""
+    at = 12
+    while at + 8 <= end:
+        name, length = struct.unpack_from("<4sI", data, at)
+        yield name, at + 8, length
+        at += 8 + length + length % 2
 
 
 def _layout(chunk: bytes, shown: str) -> tuple[int, int, int, int, int]:

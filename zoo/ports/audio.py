@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port, Task, Tolerance
-from ..media.files import InputFile, read_input
+from ..media.files import InputFile
 from ..media.pictures import Grid, encode_png
-from ..media.sounds import MAX_SAMPLES, SOUND_ENDINGS, check_sound, longest, read_sounds
+from ..media.sounds import MAX_SAMPLES, SOUND_ENDINGS, check_sound, longest, read_sound_file, read_sounds
 from ..media.wav import decode, encode, is_wav, read_header
 from ..text import warn
 from .kind import MAX_BATCH, Form, Kind, Number, Option, Read, Source, compare_floats
@@ -157,7 +157,7 @@ class Audio(Kind):
         """An array, or the path of a file, or several paths; what is changed in a file gives a warning."""
         paths = value if isinstance(value, (list, tuple)) and value else [value]
         if all(isinstance(path, (str, PurePath)) for path in paths):
-            return read_sounds([read_input(str(path)) for path in paths], port, warn)
+            return read_sounds([read_sound_file(str(path), port) for path in paths], port, warn)
         return super().from_value(name, port, value)
 
     def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
@@ -174,7 +174,7 @@ class Audio(Kind):
         )  # fmt: skip
 
     def read(self, given: Any, source: Source) -> Read:
-        files = [read_input(path) for path in given]
+        files = [read_sound_file(path, source.port) for path in given]
         return Read({source.name: read_sounds(files, source.port, source.note)}, files)
 
     def look(self, file: InputFile, port: Port) -> tuple[int, ...]:
