@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from tests.cli.commands import zoo
@@ -341,7 +342,6 @@ def test_a_float_file_that_is_too_loud_is_clipped_with_a_note():
 
 
 def test_another_sample_rate_is_resampled(tmp_path):
-    pytest.importorskip("soxr")
     long, notes = np.arange(22_050) / 44_100, []
     tone = (0.5 * np.sin(2 * np.pi * 440 * long)).astype(np.float32)[:, None]
     got = read_sound(given(encode(tone, 44_100)), FREE, notes.append)
@@ -353,7 +353,6 @@ def test_another_sample_rate_is_resampled(tmp_path):
 
 @pytest.mark.parametrize("ending", ["flac", "ogg", "mp3"])
 def test_other_formats_are_read(amplifier, ending):
-    soundfile = pytest.importorskip("soundfile")
     tone = np.rint(2**14 * np.sin(2 * np.pi * 440 * np.arange(4_000) / RATE)).astype(np.float32)[:, None] / 2**15
     soundfile.write(f"in.{ending}", tone, RATE)
     got = read_sound(read_input(f"in.{ending}"), FREE, lambda line: None)
