@@ -141,8 +141,8 @@ def test_wrong_values_are_said_before_anything_runs(model: Model, photo: str):
         assert "pixels; it may be at most 40,000,000" in refused(model, "decode", {"tokens": photo, "size": size})
     assert "stdin" in refused(model, None, {"image": ["-", "-"]})
     assert "did you mean 'encode'" in refused(model, "encod", {}, NotFoundError)
-    assert refused(model, "decode", {"tokens": photo}, InvalidFileError).startswith(
-        f"{photo} is not a valid safetensors"
+    assert refused(model, "decode", {"tokens": photo}, InvalidFileError) == (
+        f"{photo} is not a safetensors file, but a PNG picture"
     )
 
 
