@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -237,16 +238,51 @@ def test_examples_are_for_texts_only():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["python", "node", "cpp"])
-def test_a_host_gives_the_same(writer: Path, tmp_path: Path, name: str):
+def test_a_host_takes_texts_as_zoo_run_does(writer: Path, tmp_path: Path, name: str):
     host = HOSTS[name]
     need(host.missing())
     assert zoo("export", "./writer", "--target", host.target, "-o", "out").code == 0
-    for words in (["--text", "äpfel 猫"], ["--text", "äpfel 猫", "--negative", ""]):
-        done = call(host, tmp_path / "out", "play", *words, "--seed", "1", "--out", tmp_path / "h.png")
+    (tmp_path / "words.txt").write_bytes("\ufeffa\u2028b\r\n\n zwei \n".encode())
+    given = {
+        ("äpfel 猫",): [("äpfel 猫", "")],
+        ("äpfel 猫", "--negative", "-no"): [("äpfel 猫", "-no")],
+        ("",): [("", "")],
+        ("eins, zwei", "--text", "@@b"): [("eins, zwei", ""), ("@b", "")],
+        (f"@{tmp_path}/words.txt", "--negative", "no"): [("a\u2028b", "no"), ("zwei", "no")],
+        ("x" * 12, "--text", f"@{tmp_path}/words.txt"): [("x" * 12, ""), ("a\u2028b", ""), ("zwei", "")],
+    }
+    for words, expected in given.items():
+        done = call(host, tmp_path / "out", "play", "--text", *words, "--seed", 1, "--out", tmp_path / "h.png")
         assert done.returncode == 0, done.stderr
-        assert seen(pictures("h.png")[None, ..., None]) == [("äpfel 猫", "")]
-    done = call(host, tmp_path / "out", "play", "--text", "x" * 13, "--seed", "1", "--out", tmp_path / "long.png")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not (tmp_path / "long.png").exists()
+        assert seen(pictures("h.png").reshape(-1, 2, 12, 1)) == expected
+    help = call(host, tmp_path / "out", "play", "--help").stdout
+    assert "--text TEXT or @FILE, a text per line: at most 12 bytes of UTF-8" in help
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["python", "node", "cpp"])
+def test_a_host_refuses_in_one_line(writer: Path, tmp_path: Path, name: str):
+    host = HOSTS[name]
+    need(host.missing())
+    assert zoo("export", "./writer", "--target", host.target, "-o", "out").code == 0
+    (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1"))
+    (tmp_path / "cesu.txt").write_bytes(b"\xed\xa0\x80")  # half of a pair of UTF-16
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "zero.txt").write_bytes(b"a\0b")
+    bad = {
+        "x" * 13: "text is 13 bytes of UTF-8; it must be at most 12",
+        "äöüäöüä": "text is 14 bytes of UTF-8; it must be at most 12",
+        os.fsdecode(b"a\xff"): "text is not UTF-8",
+        f"@{tmp_path}/latin.txt": "latin.txt is not UTF-8",
+        f"@{tmp_path}/cesu.txt": "cesu.txt is not UTF-8",
+        f"@{tmp_path}/empty.txt": "empty.txt contains no text",
+        f"@{tmp_path}/zero.txt": "text contains a zero byte, which marks the end of a text",
+        f"@{tmp_path}/gone.txt": "gone.txt",
+    }
+    for text, says in bad.items():
+        done = call(host, tmp_path / "out", "play", "--text", text, "--seed", 1, "--out", tmp_path / "bad.png")
+        assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert not (tmp_path / "bad.png").exists()
 
 
 # --- Commands for any model -------------------------------------------------------------------------------------------

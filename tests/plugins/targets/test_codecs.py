@@ -80,12 +80,12 @@ def test_text_goes_in_as_it_is_and_as_a_file(host, teller, tmp_path):
     out = export(teller, host.target)
     done = zoo("verify", out, "--run-host")
     assert done.code == 0, done.err
-    (tmp_path / "file.txt").write_bytes(b"from a file\n")
+    (tmp_path / "file.txt").write_bytes(b"from a file\n second\n")
     np.save(tmp_path / "texts.npy", np.frombuffer(b"no\0yes", np.uint8).reshape(2, 3))
     given = {
         "über, 7": ["über, 7".encode()],  # a comma separates nothing
         "": [b"\0"],
-        f"@{tmp_path / 'file.txt'}": [b"from a file\n"],
+        f"@{tmp_path / 'file.txt'}": [b"from a file", b"second\0\0\0\0\0"],
         str(tmp_path / "texts.npy"): [b"no\0", b"yes"],
     }
     for text, rows in given.items():
@@ -157,7 +157,7 @@ def test_a_text_of_a_fixed_length_is_filled_up_and_never_cut(host, teller, tmp_p
     done = call(host, out, "play", "--text", "short", "--seed", "1")
     assert bytes(numbers(done.stdout.splitlines()[1])) == b"short\0\0\0", done.stderr
     done = call(host, out, "play", "--text", "far too long", "--seed", "1")
-    assert done.returncode == 1 and "text has the shape [1, 12]; it must be " in done.stderr
+    assert done.returncode == 1 and "text is 12 bytes of UTF-8; it must be at most 8\n" in done.stderr
 
 
 def test_the_page_has_a_place_for_text(teller, chromium, tmp_path):

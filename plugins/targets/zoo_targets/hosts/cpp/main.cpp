@@ -1,7 +1,8 @@
 // Runs this folder's model with ONNX Runtime's C++ API.
 //
 //   run TASK --port value … --out FILE     pictures in as PNG, PGM, PPM or .npy, out as PNG; several values with commas;
-//                                          text directly, or @FILE; FILE gets the first output that fits
+//                                          texts directly, each with its own --port, or @FILE, a text per line;
+//                                          FILE gets the first output that fits
 //   run verify [--out FOLDER]              runs the golden cases
 //   run [TASK] --help                      lists the tasks, what they take, and an example of each
 //
@@ -218,6 +219,20 @@ std::string lower(std::string text) {
   return text;
 }
 
+/** Whether these bytes are UTF-8 (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF). */
+bool is_utf8(const std::string& bytes) {
+  for (size_t at = 0; at < bytes.size();) {
+    uint8_t first = uint8_t(bytes[at++]);
+    if (first < 0x80) continue;
+    int more = first >= 0xF0 ? 3 : first >= 0xE0 ? 2 : 1;
+    uint8_t low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80, high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    if (first < 0xC2 || first > 0xF4) return false;
+    for (; more > 0; more--, low = 0x80, high = 0xBF)
+      if (at == bytes.size() || uint8_t(bytes[at]) < low || uint8_t(bytes[at++]) > high) return false;
+  }
+  return true;
+}
+
 std::string names_of(const Json& object) {
   std::string names;
   for (auto& [name, field] : object.fields) names += (names.empty() ? "" : ", ") + name;
@@ -273,6 +288,27 @@ class Model {
     return call(task_name, arrays);
   }
 
+  /** Texts as UTF-8, a row each, padded with zeros to the longest or to the port's fixed length. */
+  static Array from_texts(const std::string& name, const Json& port, const std::vector<std::string>& texts) {
+    auto& last = port.at("shape").items.back();
+    size_t most = last.type == Json::text ? 0 : size_t(last.value), length = std::max<size_t>(1, most);
+    for (auto& text : texts) {
+      if (!is_utf8(text)) refuse(name + " is not UTF-8");
+      if (text.find('\0') != std::string::npos) refuse(name + " contains a zero byte, which marks the end of a text");
+      if (most && text.size() > most) refuse(name + " is " + std::to_string(text.size()) + " bytes of UTF-8; it must be at most " + std::to_string(most));
+      length = std::max(length, text.size());
+    }
+    std::vector<uint8_t> rows(texts.size() * length);
+    for (size_t i = 0; i < texts.size(); i++) std::copy(texts[i].begin(), texts[i].end(), rows.begin() + std::ptrdiff_t(i * length));
+    return {rows, {int64_t(texts.size()), int64_t(length)}};
+  }
+
+  /** One text for the whole batch. */
+  static Array from_text(const std::string& name, const Json& port, const std::string& text) {
+    Array array = from_texts(name, port, {text});
+    return {array.data, {array.shape[1]}};
+  }
+
   /** Calls a graph with arrays that were checked. */
   Arrays call(const std::string& task_name, Arrays& inputs) {
     Ort::Session& session = open(task_name);
@@ -314,15 +350,8 @@ class Model {
     array.shape.insert(array.shape.begin(), missing.begin(), missing.end());
   }
 
-  /** Text as its UTF-8 bytes, padded with zeros where the port has a fixed length. */
-  static Array from_text(const Json& port, std::string text) {
-    auto& dims = port.at("shape").items;
-    text.resize(std::max({text.size(), size_t(1), size_t(dims.empty() ? 1 : dims.back().value)}));
-    return {std::vector<uint8_t>(text.begin(), text.end()), {int64_t(text.size())}};
-  }
-
   static Array parse(const std::string& name, const Json& port, const std::string& text) {
-    if (port.at("codec").string == "bytes") return from_text(port, text);
+    if (port.at("codec").string == "bytes") return from_text(name, port, text);
     auto classes = port.find("classes");
     auto is_class = [&](const std::string& word) -> int64_t {
       if (classes)
@@ -748,7 +777,10 @@ bool asks_for_help(const std::vector<std::string>& words) {
 
 std::string takes(const Json& port) {
   auto& codec = port.at("codec").string;
-  if (codec == "bytes") return "TEXT or @FILE";
+  if (codec == "bytes") {
+    auto& most = port.at("shape").items.back();
+    return "TEXT or @FILE, a text per line" + (most.type == Json::text ? "" : ": at most " + show(most.value) + " bytes of UTF-8");
+  }
   auto word = [&](const std::string& name, const std::string& otherwise) { auto found = port.find(name); return found ? found->string : otherwise; };
   auto& dims = port.at("shape").items;
   std::string array;
@@ -813,6 +845,22 @@ const Json* golden_input(const Json& cases, const std::string& text) {
   return nullptr;
 }
 
+/** The texts that a word stands for: itself; @FILE: the file's lines; @@…: a text that begins with an at sign. */
+std::vector<std::string> read_texts(const std::string& word) {
+  if (word.compare(0, 1, "@")) return {word};
+  if (!word.compare(0, 2, "@@")) return {word.substr(1)};
+  std::string path = word.substr(1), whole = slurp(path), line;
+  if (!is_utf8(whole)) refuse(path + " is not UTF-8");
+  if (!whole.compare(0, 3, "\xEF\xBB\xBF")) whole.erase(0, 3);  // a byte order mark is no part of the text
+  std::vector<std::string> lines;
+  for (std::istringstream stream(whole); std::getline(stream, line);) {
+    size_t start = line.find_first_not_of(" \t\r\v\f");
+    if (start != std::string::npos) lines.push_back(line.substr(start, line.find_last_not_of(" \t\r\v\f") + 1 - start));
+  }
+  if (lines.empty()) refuse(path + " contains no text");
+  return lines;
+}
+
 void command(std::vector<std::string> words) {
   Model model(std::getenv("MODEL_FOLDER") ? std::getenv("MODEL_FOLDER") : MODEL_FOLDER);
   std::string task = words.empty() ? "" : words[0], out;
@@ -824,9 +872,11 @@ void command(std::vector<std::string> words) {
   }
   open_runtime();
   std::map<std::string, std::string> texts;
+  std::map<std::string, std::vector<std::string>> given_words;
   for (size_t i = 1; i < words.size(); i += 2) {
     if (words[i].compare(0, 2, "--") || i + 1 == words.size()) refuse("options must look like --port value, not '" + words[i] + "'");
     texts[words[i].substr(2)] = words[i + 1];
+    given_words[words[i].substr(2)].push_back(words[i + 1]);
   }
   if (auto found = texts.find("out"); found != texts.end()) { out = found->second; texts.erase(found); }
   if (task == "verify") return verify(model, out);
@@ -844,8 +894,11 @@ void command(std::vector<std::string> words) {
     } else if (codec == "pixels" || fs::path(text).extension() == ".npy") {
       arrays[name] = read_array(port, text);
       texts.erase(given);
-    } else if (codec == "bytes" && text.compare(0, 1, "@") == 0) {
-      text = slurp(text.substr(1));
+    } else if (codec == "bytes") {
+      std::vector<std::string> all;
+      for (auto& word : given_words[name]) for (auto& one : read_texts(word)) all.push_back(one);
+      arrays[name] = all.size() > 1 ? Model::from_texts(name, port, all) : Model::from_text(name, port, all[0]);
+      texts.erase(given);
     }
   }
   Arrays outputs = model.run(task, texts, arrays);

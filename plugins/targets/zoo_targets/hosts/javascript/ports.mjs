@@ -72,12 +72,28 @@ function toArray(name, port, value) {
 
 /** Texts as UTF-8, or their bytes: a row each, padded with zeros to the longest. */
 function fromTexts(name, port, texts) {
-  const rows = texts.map((text) => (typeof text === "string" ? new TextEncoder().encode(text) : text));
-  if (!rows.every((row) => row instanceof Uint8Array)) throw new TypeError(`${name} must be text, or bytes in a Uint8Array`);
-  const length = Math.max(1, Number(port.shape.at(-1)) || 1, ...rows.map((row) => row.length));
+  const rows = texts.map((text) => toUtf8(name, port, text)), length = Math.max(1, Number(port.shape.at(-1)) || 1, ...rows.map((row) => row.length));
   const whole = array("uint8", [rows.length, length]);
   rows.forEach((row, i) => whole.data.set(row, i * length));
   return whole;
+}
+
+function toUtf8(name, port, text) {
+  const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text, most = port.shape.at(-1);
+  if (!(bytes instanceof Uint8Array)) throw new TypeError(`${name} must be text, or bytes in a Uint8Array`);
+  if (typeof text === "string" ? /\p{Surrogate}/u.test(text) : !isUtf8(bytes)) throw new TypeError(`${name} is not UTF-8`);
+  if (bytes.includes(0)) throw new TypeError(`${name} contains a zero byte, which marks the end of a text`);
+  if (bytes.length > most) throw new RangeError(`${name} is ${bytes.length} bytes of UTF-8; it must be at most ${most}`);
+  return bytes;
+}
+
+function isUtf8(bytes) {
+  try {
+    new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function toNumber(name, port, value) {

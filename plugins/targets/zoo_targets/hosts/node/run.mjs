@@ -1,7 +1,8 @@
 // Runs this folder's model on onnxruntime-node. From JavaScript: `import { run } from "./run.mjs"`.
 //
 //   node run.mjs TASK --port value … --out FILE     pictures in as PNG, PGM, PPM or .npy, out as PNG; several values with
-//                                                   commas; text directly, or @FILE; FILE gets the first output that fits
+//                                                   commas; texts directly, each with its own --port, or @FILE, a text per line;
+//                                                   FILE gets the first output that fits
 //   node run.mjs verify [--out FOLDER]              runs the golden cases
 //   node run.mjs [TASK] --help                      lists the tasks, what they take, and an example of each
 
@@ -88,7 +89,7 @@ async function usage(tasks) {
 
 function takes({ codec, dtype, shape, classes = [], ...port }) {
   const array = `${dtype} [${shape.join(", ")}]`;
-  if (codec === "bytes") return "TEXT or @FILE";
+  if (codec === "bytes") return `TEXT or @FILE, a text per line${typeof shape.at(-1) === "number" ? `: at most ${shape.at(-1)} bytes of UTF-8` : ""}`;
   if (codec === "pixels") {
     const limits = port.minimum_size === undefined ? [] : [`at least ${port.minimum_size} pixels per side`];
     if (port.maximum_pixels !== undefined) limits.push(`at most ${port.maximum_pixels} in all`);
@@ -119,12 +120,12 @@ async function main([task, ...words]) {
     return console.log(await usage(task === "verify" ? Object.keys(model.tasks) : [task]));
   if (words.length % 2 || words.some((word, i) => i % 2 === 0 && !word.startsWith("--")))
     throw new TypeError(`after the task come --PORT VALUE and --out FILE; tasks: ${Object.keys(model.tasks).join(", ")}`);
-  for (let i = 0; i < words.length; i += 2) options[words[i].replace(/^--/, "")] = words[i + 1];
-  let { out, ...given } = options;
+  for (let i = 0; i < words.length; i += 2) (options[words[i].replace(/^--/, "")] ??= []).push(words[i + 1]);
+  let { out: files = [], ...given } = options, out = files.at(-1);
   if (task === "verify") return verify(out);
   if (out !== undefined && !/\.(png|npy)$/.test(out)) throw new TypeError(`${out} must end in .png or .npy`);
   const { inputs: ports, outputs } = taskOf(model, task);
-  for (const name of Object.keys(given)) if (Object.hasOwn(ports, name)) given[name] = await readValue(ports[name], given[name]);
+  for (const name of Object.keys(given)) if (Object.hasOwn(ports, name)) given[name] = await readValue(name, ports[name], given[name]);
   for (const [name, result] of Object.entries(await run(task, given))) {
     const picture = out?.endsWith(".png") && outputs[name].codec === "pixels" && result.shape.length === 4;
     if (picture || out?.endsWith(".npy")) {
@@ -134,13 +135,18 @@ async function main([task, ...words]) {
   }
 }
 
-async function readValue(port, text) {
+/** The value of an option: of the last word that was given for it, or of all if they are texts. */
+async function readValue(name, port, words) {
+  const text = words.at(-1);
   if (text.endsWith(".npy")) return readNpy(await readFile(text));
   for (const { inputs } of text.startsWith("golden/") ? await cases() : []) {
     const raw = Object.values(inputs).find(({ file }) => text === `golden/${file}`);
     if (raw) return readRaw(raw);
   }
-  if (port.codec === "bytes") return text.startsWith("@") ? new Uint8Array(await readFile(text.slice(1))) : text;
+  if (port.codec === "bytes") {
+    const texts = (await Promise.all(words.map((word) => readTexts(name, word)))).flat();
+    return texts.length > 1 ? texts : texts[0];
+  }
   if (port.codec === "pixels") {
     const bytes = await readFile(text);
     return toChannels(port, text, PNG.equals(bytes.subarray(0, 8)) ? readPng(port, text, bytes) : readPnm(text, bytes));
@@ -148,6 +154,22 @@ async function readValue(port, text) {
   const known = port.classes?.some((name) => name.toLowerCase() === text.toLowerCase());
   const values = (known ? [text] : text.split(",")).map((v) => (v.trim() && Number.isFinite(Number(v)) && !known ? Number(v) : v));
   return values.length > 1 ? values : values[0];
+}
+
+/** The texts that a word stands for: itself; @FILE: the file's lines; @@…: a text that begins with an at sign. */
+async function readTexts(name, word) {
+  if (word.includes("\ufffd")) throw new TypeError(`${name} is not UTF-8`); // Node has put this character in place of such bytes
+  if (!word.startsWith("@") || word.startsWith("@@")) return [word.replace(/^@@/, "@")];
+  const path = word.slice(1), bytes = await readFile(path);
+  let whole;
+  try {
+    whole = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new TypeError(`${path} is not UTF-8`);
+  }
+  const lines = whole.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (!lines.length) throw new TypeError(`${path} contains no text`);
+  return lines;
 }
 
 const PNG = Buffer.from("\x89PNG\r\n\x1a\n", "latin1");

@@ -1,8 +1,8 @@
 """This folder's model, with only NumPy and ONNX Runtime. From Python: run("generate", label="Sneaker", seed=7).
 
 python run.py TASK --PORT VALUE ... --out FILE: pictures in as .png, .pgm, .ppm or .npy; several values with commas;
-text directly, or @FILE for a file's bytes. The first output that fits goes into FILE, the others are printed. --help
-lists the tasks and what they take.
+texts directly, each with its own --PORT, or @FILE, a text per line. The first output that fits goes into FILE, the
+others are printed. --help lists the tasks and what they take.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def to_array(name, port, value):
         raise ValueError(f"{name} is missing: {port['dtype']} {port['shape']}")
     names, values = [c.casefold() for c in port.get("classes", [])], value if isinstance(value, list) else [value]
     if port["codec"] == "bytes" and not isinstance(value, np.ndarray):  # texts, padded with zeros to the longest
-        rows = [v.encode() if isinstance(v, str) else bytes(memoryview(v)) for v in values]
+        rows = [to_utf8(name, port, v) for v in values]
         length = max(1, *map(len, rows), *(d for d in port["shape"][-1:] if isinstance(d, int)))
         array = np.array(rows, f"S{length}").view(np.uint8).reshape(-1, length)
         return array if isinstance(value, list) else array[0]
@@ -69,6 +69,21 @@ def to_array(name, port, value):
         raise ValueError(f"{name} '{unknown[0]}' is not a {known}")
     values = [names.index(v.casefold()) if isinstance(v, str) else v for v in values]
     return np.asarray(values if isinstance(value, list) else values[0]).astype(port["dtype"], casting="same_kind")
+
+
+def to_utf8(name, port, text):
+    """A text, or its bytes, as UTF-8 that fits into the port."""
+    try:
+        data = text.encode() if isinstance(text, str) else bytes(memoryview(text))
+        data.decode()
+    except UnicodeError:
+        raise ValueError(f"{name} is not UTF-8") from None
+    if b"\0" in data:
+        raise ValueError(f"{name} contains a zero byte, which marks the end of a text")
+    most = port["shape"][-1]
+    if isinstance(most, int) and len(data) > most:
+        raise ValueError(f"{name} is {len(data)} bytes of UTF-8; it must be at most {most}")
+    return data
 
 
 def check(name, port, array, wanted):
@@ -125,19 +140,35 @@ def verify(out=None):
                 raise ValueError("the outputs differ")
 
 
-def read_value(port, text):
+def read_value(port, words):
+    """The value of an option: of the last word that was given for it, or of all if they are texts."""
+    text = words[-1]
     if text.endswith(".npy"):
         return np.load(text)
     if text in (golden := {f"golden/{a['file']}": a for case in cases() for a in case["inputs"].values()}):
         return read_raw(golden[text])
     if port["codec"] == "bytes":
-        return Path(text[1:]).read_bytes() if text.startswith("@") else text
+        texts = [line for word in words for line in read_texts(word)]
+        return texts if len(texts) > 1 else texts[0]
     if port["codec"] == "pixels":
         data = Path(text).read_bytes()
         return to_channels(port, text, read_png(port, text, data) if data[:8] == PNG else read_pnm(text, data))
     values = [text] if text.casefold() in [c.casefold() for c in port.get("classes", [])] else text.split(",")
     numbers = [float(v) if port["codec"] == "floats" else int(v) if v.lstrip("-").isdigit() else v for v in values]
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def read_texts(word):
+    """The texts that a word stands for: itself; @FILE: the file's lines; @@...: a text that begins with an at sign."""
+    if not word.startswith("@") or word.startswith("@@"):
+        return [word[1:] if word.startswith("@@") else word]
+    try:
+        lines = [line.strip() for line in Path(word[1:]).read_bytes().decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError:
+        raise ValueError(f"{word[1:]} is not UTF-8") from None
+    if not any(lines):
+        raise ValueError(f"{word[1:]} contains no text")
+    return [line for line in lines if line]
 
 
 def read_pnm(path, data):
@@ -238,7 +269,8 @@ def usage(tasks):
 def takes(port):
     shape = f"{port['dtype']} [{', '.join(map(str, port['shape']))}]"
     if port["codec"] == "bytes":
-        return "TEXT or @FILE"
+        most = f": at most {shape} bytes of UTF-8" if isinstance(shape := port["shape"][-1], int) else ""
+        return f"TEXT or @FILE, a text per line{most}"
     if port["codec"] == "pixels":
         limits = [f"at least {port['minimum_size']} pixels per side"] if "minimum_size" in port else []
         limits += [f"at most {port['maximum_pixels']} in all"] if "maximum_pixels" in port else []
@@ -268,14 +300,16 @@ def main(task="", *words):
         return print(usage(MODEL["tasks"] if task in ("", "--help", "-h", "verify") else [task]))
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"after the task come --PORT VALUE and --out FILE; tasks: {', '.join(MODEL['tasks'])}")
-    options = {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
-    out = options.pop("out", "")
+    options = {}
+    for word, value in zip(words[::2], words[1::2], strict=True):
+        options.setdefault(word[2:], []).append(value)
+    out = options.pop("out", [""])[-1]
     if task == "verify":
         return verify(out)
     if out and not out.endswith((".png", ".npy")):
         raise ValueError(f"{out} must end in .png or .npy")
     ports, results = task_of(task)["inputs"], task_of(task)["outputs"]
-    given = {name: read_value(ports[name], text) if name in ports else text for name, text in options.items()}
+    given = {name: read_value(ports[name], words) if name in ports else words for name, words in options.items()}
     for name, array in run(task, **given).items():
         if out.endswith(".npy") or (out and results[name]["codec"] == "pixels" and array.ndim == 4):
             (np.save if out.endswith(".npy") else write_png)(out, array)
