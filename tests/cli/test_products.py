@@ -57,6 +57,7 @@ def test_one_drawn_seed_is_used_for_all_labels(bundle: Path):
     outcome = zoo("run", bundle, "generate", "--label", "0..2", "--guidance", 0, "--out", "p-{i}.png")
     seed = int(outcome.err.splitlines()[0].removeprefix("seed "))
     assert [pixels(f"p-{i}.png")[0, 0] for i in range(3)] == [level(seed, label) for label in range(3)]
+    assert zoo("again", "p-2.png", "--model", bundle).out.startswith("identical")
 
 
 def test_labels_given_one_by_one_still_count_the_seeds_up(bundle: Path):

@@ -17,6 +17,7 @@ from zoo.errors import UsageError
 from zoo.hookspecs import Port, Task
 from zoo.ports.kinds import KINDS
 from zoo.ports.text import MOST_BYTES, encoded
+from zoo.run.call import gather
 
 from .bundles import bundle
 
@@ -204,6 +205,27 @@ def test_help_and_info_show_limit_and_example(writer: Path):
     info = zoo("info", "./writer").out
     assert "at most 12 bytes of UTF-8" in info
     assert json.loads(zoo("run", "./writer", "--example", "--json", "--out", "x.png").out)
+
+
+def test_texts_next_to_a_list_are_a_list(writer: Path):
+    words = ("--text", "a", "--text", "b", "--negative", "no", "--seed", "3,3")
+    assert zoo("run", "./writer", *words, "--sheet", "--out", "sheet.png").code == 0
+    assert zoo("run", "./writer", *words, "--out", "{i}.png").code == 0
+    drawn = [seen(pictures(f"{i}.png")[None, ..., None])[0] for i in range(4)]
+    assert drawn == [("a", "no"), ("a", "no"), ("b", "no"), ("b", "no")]
+    for file in ("sheet.png", "2.png"):
+        done = zoo("again", file, "--model", "./writer")
+        assert done.out.startswith("identical"), done.err
+
+
+def test_a_sheet_says_the_texts(writer: Path):
+    from zoo.run.products import captions
+
+    model = load("./writer", device="cpu")
+    call = gather(model, "play", {"text": ("a", "猫"), "negative": ("no",), "seed": 3}, note=lambda line: None)
+    assert captions(TASK, call) == (("a", "negative no", "seed 3"), ("猫", "negative no", "seed 4"))
+    call = gather(model, "play", {"text": ("",), "seed": 3}, note=lambda line: None)
+    assert captions(TASK, call) == (("seed 3",),)
 
 
 # --- Declarations -----------------------------------------------------------------------------------------------------

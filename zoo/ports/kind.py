@@ -432,13 +432,15 @@ class Kind:
         return [f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for value in values]
 
     def recorded(self, port: Port, array: np.ndarray, *, whole: bool = False) -> Any:
-        """A value as a recipe's JSON, which `read` takes: a single number if all pictures have the same.
+        """A value as a recipe's JSON, which `read` takes: a single number if all pictures have the same. One value of a
+        kind that is drawn counts up, so those of a list stay a list.
 
         Args:
             whole: always one value for each picture, since nothing else in the recipe says how many there are.
         """
         values = array.tolist()
-        return values[0] if not whole and port.shape == (BATCH,) and len(set(values)) == 1 else values
+        alike = port.shape == (BATCH,) and len(set(values)) == 1
+        return values[0] if alike and not whole and not (self.drawn and len(values) > 1) else values
 
     def resized(self, port: Port, height: int, width: int) -> Port:
         """The port with its pictures' size fixed, if it takes pictures."""

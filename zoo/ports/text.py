@@ -128,7 +128,10 @@ class Text(Kind):
         return texts if always and len(texts) > 1 else None
 
     def captions(self, name: str, port: Port, values: list[Any]) -> list[str]:
-        return [safe_text(value) for value in values] if any(values) else []
+        texts = [safe_text(text) for text in texts_of(values)]
+        if not any(texts):
+            return []
+        return texts if name == self.name else [f"{name} {text}" if text else "" for text in texts]
 
     def recorded(self, port: Port, array: np.ndarray, *, whole: bool = False) -> Any:
         texts = texts_of(array)
@@ -189,7 +192,7 @@ def refuse_no_text(task_name: str, ports: Mapping[str, Port], given: Collection[
         raise UsageError(f"{task_name} draws what a text says: give one with --text TEXT")
 
 
-def texts_of(array: np.ndarray) -> list[str]:
+def texts_of(array: np.ndarray | Sequence[Sequence[int]]) -> list[str]:
     """The texts of uint8 [batch, bytes]. A graph may give what is not UTF-8: that is replaced by U+FFFD."""
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in array]
 

@@ -48,14 +48,14 @@ class Product:
 
 def takes_list(port: Port) -> bool:
     """Whether the option of a port may be a list: it has a value for each picture, and the value is not a file."""
-    return port.shape == (BATCH,) and kind_of(port).repeats
+    return port.shape[:1] == (BATCH,) and kind_of(port).repeats
 
 
 def expand(task: Task, given: Mapping[str, Any], number: int | None, note: Note) -> Product:
     """The product of all lists in `given`, in the order of the task's ports, with seeds last; they change fastest.
 
-    Without a list, everything stays as it is. With one, `-n N` is a list of N seeds, and labels that are given by
-    several options are a list, too.
+    Without a list, everything stays as it is. With one, `-n N` is a list of N seeds, and labels or texts that are given
+    by several options are a list, too.
 
     Raises:
         UsageError: too many pictures, or -n next to a list of seeds.

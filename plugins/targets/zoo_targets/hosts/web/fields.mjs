@@ -112,11 +112,23 @@ function numberField(port, declared) {
 
 function textField(port, declared) {
   const control = make("textarea", { id: `port-${port}`, rows: 3 });
-  const length = declared.shape.at(-1), examples = (declared.examples ?? []).slice(0, 3).join(", ");
-  control.value = declared.default ?? "";
+  const length = declared.shape.at(-1), examples = (declared.examples ?? []).slice(0, 6);
+  control.value = examples[0] ?? declared.default ?? "";
+  control.onkeydown = (event) => { // Enter draws, as in fields of one line; with Shift it begins a line
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    control.form.requestSubmit();
+  };
+  const choose = (text) => {
+    control.value = text;
+    control.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const offered = examples.map((text) => make("button", { type: "button", className: "quiet", textContent: text, onclick: () => choose(text) }));
+  const group = make("div", { className: "texts", data: { role: "group", "aria-label": `Examples for ${words(port)}` } }, ...offered);
+  const around = make("div", {}, control, ...(examples.length ? [group] : []));
   const decoder = new TextDecoder();
   return {
-    ...field(port, control, sentences(declared.summary, examples && `for example ${examples}`, typeof length === "number" ? `up to ${length} bytes` : "")),
+    ...field(port, control, sentences(declared.summary, typeof length === "number" ? `up to ${length} bytes` : ""), around),
     value: () => control.value,
     take: ({ data }) => { control.value = decoder.decode(data).replace(/\0+$/, ""); },
     text: () => control.value,
