@@ -143,7 +143,11 @@ class Text(Kind):
         return super().host(port) | ({} if port.default is None else {"default": ""})
 
     def host_sample(self, port: Port) -> str:
-        return "" if port.default is not None else next(iter(port.examples), SAMPLES[0])
+        """What a model's examples say is foreign text, which is not pasted into a command line: they only tell which
+        text people are expected to give."""
+        longest = len(SAMPLES[0])
+        sample = self.sample if int(port.shape[-1]) >= longest else '"a"'
+        return sample if port.default is None or port.examples else ""
 
     def draw_case(self, port: Port, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
         import numpy as np

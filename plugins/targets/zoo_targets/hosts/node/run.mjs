@@ -107,7 +107,7 @@ function example(name, { inputs, outputs }, golden) {
   const words = [COMMAND, name];
   for (const [port, told] of Object.entries(inputs)) {
     const single = told.repeats || told.codec === "bytes" || !golden[port];
-    if (told.default === undefined) words.push(`--${port}`, single ? told.sample : `golden/${golden[port].file}`);
+    if (told.default === undefined || (told.codec === "bytes" && told.sample)) words.push(`--${port}`, single ? told.sample : `golden/${golden[port].file}`);
   }
   const shown = Object.keys(outputs).find((port) => outputs[port].codec === "pixels" && outputs[port].shape.length === 4);
   return [...words, "--out", shown ? `${shown}.png` : `${Object.keys(outputs)[0]}.npy`].join(" ");

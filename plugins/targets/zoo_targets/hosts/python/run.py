@@ -289,7 +289,7 @@ def example(name, task):
     words = [COMMAND, name]
     for port, told in task["inputs"].items():
         single = told.get("repeats") or told["codec"] == "bytes" or port not in case
-        if "default" not in told:
+        if "default" not in told or (told["codec"] == "bytes" and told["sample"]):
             words += [f"--{port}", told["sample"] if single else f"golden/{case[port]['file']}"]
     shown = next((n for n, p in task["outputs"].items() if p["codec"] == "pixels" and len(p["shape"]) == 4), None)
     return " ".join([*words, "--out", f"{shown}.png" if shown else f"{next(iter(task['outputs']))}.npy"])

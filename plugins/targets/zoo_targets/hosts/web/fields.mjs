@@ -110,6 +110,9 @@ function numberField(port, declared) {
   };
 }
 
+/** The text of one element, without its padding. */
+export const textOf = ({ data }) => new TextDecoder().decode(data).replace(/\0+$/, "");
+
 function textField(port, declared) {
   const control = make("textarea", { id: `port-${port}`, rows: 3 });
   const length = declared.shape.at(-1), examples = (declared.examples ?? []).slice(0, 6);
@@ -126,11 +129,10 @@ function textField(port, declared) {
   const offered = examples.map((text) => make("button", { type: "button", className: "quiet", textContent: text, onclick: () => choose(text) }));
   const group = make("div", { className: "texts", data: { role: "group", "aria-label": `Examples for ${words(port)}` } }, ...offered);
   const around = make("div", {}, control, ...(examples.length ? [group] : []));
-  const decoder = new TextDecoder();
   return {
     ...field(port, control, sentences(declared.summary, typeof length === "number" ? `up to ${length} bytes` : ""), around),
     value: () => control.value,
-    take: ({ data }) => { control.value = decoder.decode(data).replace(/\0+$/, ""); },
+    take: (value) => { control.value = textOf(value); },
     text: () => control.value,
     read: (text) => { control.value = text; },
   };

@@ -4,6 +4,7 @@
 // A call is {inputs, outputs}, arrays by port; a golden case is one too.
 
 import { download, make, play, title, words } from "./dom.mjs";
+import { textOf } from "./fields.mjs";
 import { toNpy, toWav } from "./files.mjs";
 import { drawMap, drawMask, drawPicture, drawTokens, pick, rangeOf } from "./pictures.mjs";
 
@@ -93,11 +94,16 @@ function draw(port, value, index, data, masks = []) {
   return canvas;
 }
 
-/** What a tile came from, in words by field: its classes, seed and numbers. */
+/** What a tile came from, in words by field: its texts, classes, seed and numbers. */
 function saidOf(declared, { call, index }) {
-  const said = { choice: [], seed: [], number: [] };
+  const said = { text: [], choice: [], seed: [], number: [] };
   for (const [port, { field, classes, shape }] of Object.entries(declared.inputs)) {
     if (!said[field]) continue;
+    if (field === "text") {
+      const text = textOf(pick(call.inputs[port], index));
+      if (text) said.text.push(port === "text" ? text : `${words(port)} ${text}`);
+      continue;
+    }
     const value = Number(call.inputs[port].data[shape.length ? index : 0]);
     if (field === "choice") said.choice.push(value < 0 ? "anything" : classes?.[value] ?? `${words(port)} ${value}`);
     else said[field].push(`${words(port)} ${Number(value.toPrecision(field === "seed" ? 16 : 3))}`);
@@ -109,9 +115,10 @@ const captionOf = (declared, tile) => Object.values(saidOf(declared, tile)).flat
 
 /** The part of it that tells a tile from the others. */
 function shortOf(declared, tile, all) {
-  const { choice, seed } = saidOf(declared, tile);
-  const differ = all.some((other) => String(saidOf(declared, other).choice) !== String(choice));
-  return (differ || !seed.length ? choice : seed).join(", ");
+  const said = saidOf(declared, tile), others = all.map((other) => saidOf(declared, other));
+  const differing = ["text", "choice"].find((field) => others.some((other) => String(other[field]) !== String(said[field])));
+  const shown = said[differing ?? (said.seed.length ? "seed" : "choice")];
+  return (shown.length ? shown : said.choice).join(", ");
 }
 
 function describe(tile, { declared, outputs, actions, file, all }) {
