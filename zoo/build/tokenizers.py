@@ -23,7 +23,9 @@ PAGE = 256
 SPACE, LETTER, DIGIT, OTHER = range(4)
 _SPACES = {*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
 """Unicode's property White_Space; `str.isspace` also counts four control characters."""
-_NONE = 2**31 - 1
+_NONE = 2**30
+"""More than any order, and exact in float32, in which OpenVINO takes the minimum of integers: from 2^31 - 1 it makes
+less, which every pair without a merge would then be, and the loop would not end."""
 _CONTRACTIONS = ("s", "t", "re", "ve", "m", "ll", "d")
 
 
