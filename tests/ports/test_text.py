@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.cli.commands import zoo
 from tests.plugins.targets.hosts import HOSTS, call, need
 from zoo import load
+from zoo.cli.completion import run_words
 from zoo.errors import UsageError
 from zoo.hookspecs import Port, Task
 from zoo.ports.kinds import KINDS
@@ -226,6 +227,19 @@ def test_a_sheet_says_the_texts(writer: Path):
     assert captions(TASK, call) == (("a", "negative no", "seed 3"), ("猫", "negative no", "seed 4"))
     call = gather(model, "play", {"text": ("",), "seed": 3}, note=lambda line: None)
     assert captions(TASK, call) == (("seed 3",),)
+
+
+def test_the_tab_key_completes_examples(writer: Path):
+    def found(incomplete: str) -> list[str]:
+        return [item.value for item in run_words(["./writer", "play", "--text"], incomplete, task_command)]
+
+    def task_command(bundle, name):
+        from zoo.cli.run import task_command
+
+        return task_command(bundle, name, "./writer", "./writer")
+
+    assert found("") == ["a red apple", "猫"] and found("a r") == ["a red apple"]
+    assert found("@") == ["@"]  # a file, as the shell finds it
 
 
 # --- Declarations -----------------------------------------------------------------------------------------------------

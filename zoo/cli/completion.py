@@ -88,8 +88,8 @@ SHELLS = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
 def command(what: str, shell: str | None) -> None:
     """Print the completion script of SHELL (bash, zsh or fish), or install it for your shell, or the one you name.
 
-    Then the Tab key completes commands, models, versions, tasks, the options of a model's task, class names, and files
-    of the kind that the task takes.
+    Then the Tab key completes commands, models, versions, tasks, the options of a model's task, class names,
+    examples of texts, and files of the kind that the task takes.
 
     \b
     Example:
@@ -189,6 +189,8 @@ def run_words(
     if port and port.classes:
         before = "".join(incomplete.rpartition(",")[:2])  # of a list
         return _starting(((before + label, "") for label in (*port.classes, "all")), incomplete)
+    if port and port.examples and not incomplete.startswith("@"):
+        return _starting(((text, "") for text in port.examples), incomplete)
     options = [param for param in command_of(bundle, name).params if isinstance(param, click.Option)]
     last = next((option for option in options if words[-1] in option.opts and not option.is_flag), None)
     if last is None and incomplete.startswith("-"):
