@@ -178,7 +178,7 @@ def test_hard_links_are(bundle, tmp_path):
 
 def test_broken_weights(bundle):
     (bundle / "model.safetensors").write_bytes(b"PK\3\4 and the rest of a pickle")
-    assert "is not a valid safetensors file" in findings(bundle)[0]
+    assert "is not a safetensors file, but a ZIP archive" in findings(bundle)[0]
 
 
 def body_with(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -89,6 +89,9 @@ UNSCALED = tuple(name for name, kind in KINDS.items() if kind.sampler not in K_D
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
 """The class of rectified flows."""
 
+LEFT = {"skip_prk_steps": ("PNDMScheduler",), "set_alpha_to_one": ("DDIMScheduler", "PNDMScheduler", "LCMScheduler")}
+"""Fields that stay in a file when another class takes its place, and the classes that look at them."""
+
 _OWN = ("steps_offset", "set_alpha_to_one", "use_karras_sigmas", "final_sigmas_type", "algorithm_type")
 _FLOW_MOOT = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
 
@@ -108,7 +111,8 @@ def read_schedule(folder: Path, *, learned: bool = False) -> DiffusionConfig:
     require(config, WHERE, _class_name=SCHEDULERS)
     name = config.get("_class_name", SCHEDULERS[0])
     kind = KINDS[name]
-    config = {**kind.defaults, **config}
+    left = LEFT.keys() - {field for field, names in LEFT.items() if name in names}
+    config = {**kind.defaults, **{field: value for field, value in config.items() if field not in left}}
     require(config, WHERE, **kind.required)
     config = {field: value for field, value in config.items() if field not in kind.moot and field not in kind.required}
     require(config, WHERE, timestep_spacing=(kind.spacing, *kind.spacings))

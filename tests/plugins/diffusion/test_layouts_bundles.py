@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from zoo_diffusion.plugin import list_tasks
+from zoo_diffusion.ports import PLAN_COLUMNS
 
 import zoo as package
 from tests.cli.commands import zoo
@@ -24,7 +25,7 @@ def step_of(bundle: Path, inputs: dict[str, Tensor], i: int) -> np.ndarray:
     from zoo_diffusion.sampling import Row
 
     x = inputs["x"][i : i + 1].numpy()
-    row = np.zeros(len(Row._fields), np.float32)
+    row = np.zeros(PLAN_COLUMNS, np.float32)
     row[Row._fields.index("t")], row[Row._fields.index("from_output")] = float(inputs["t"][i]), 1.0
     feed = {"x": x, "previous_x0": np.zeros_like(x), "row": row}
     if "label" in inputs:

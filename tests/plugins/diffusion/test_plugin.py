@@ -43,7 +43,7 @@ def test_the_description(family, paper):
          "ddpm config: diffusion.schedule is 'linar'; it must be cosine or linear or scaled_linear or sigmoid"),
         ("ddpm", {"diffusion": {"sampler": "eular"}},
          "ddpm config: diffusion.sampler is 'eular'; it must be consistency or ddim or ddpm or dpm++2m or dpm++2m_sde "
-         "or euler or euler_ancestral or lcm"),
+         "or euler or euler_ancestral or heun or lcm or plms or unipc"),
         ("ddpm", {"diffusion": {"num_timesteps": 1}},
          "ddpm config: diffusion.num_timesteps is 1; it must be a whole number from 2 to 4000"),
         ("ddpm", {"diffusion": {"beta_start": 0}},

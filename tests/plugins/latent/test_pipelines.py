@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from zoo_latent.schedulers import read_flow, read_schedule
+from zoo_latent.schedulers import KINDS, read_flow, read_schedule
 
 from zoo.errors import InvalidFileError
 
@@ -162,10 +162,27 @@ def test_same_pixels_with_each_scheduler(first, tmp_path, case, guidance, monkey
 )
 def test_a_scheduler_that_asks_for_what_is_not_computed(tmp_path, kind, field, value):
     (tmp_path / "scheduler").mkdir()
-    said = {"_class_name": kind, "clip_sample": False, field: value}
+    said = {"_class_name": kind, "clip_sample": False, "skip_prk_steps": True, field: value}
     (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(said))
     with pytest.raises(InvalidFileError, match=f"{field} is {value}"):
         read_schedule(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_another_scheduler_left_in_the_file_has_no_effect(tmp_path, kind):
+    """As in Stable Diffusion's files, whose first scheduler was PNDM's; diffusers looks at its class's fields only."""
+    (tmp_path / "scheduler").mkdir()
+
+    def read(**more):
+        said = SCHEDULE | {"_class_name": kind, "clip_sample": False, "steps_offset": 1} | more
+        (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(said))
+        return read_schedule(tmp_path)
+
+    own = {"skip_prk_steps": True} if kind == "PNDMScheduler" else {}
+    plain = read(**own)
+    assert read(skip_prk_steps=True) == plain
+    if kind not in ("DDIMScheduler", "PNDMScheduler"):
+        assert read(skip_prk_steps=True, set_alpha_to_one=False) == plain
 
 
 def test_the_scheduler_of_stable_diffusion_3_is_read():
