@@ -44,7 +44,7 @@ def command(
     \b
     Example:
       zoo live ddpm-fashion-fast --seed 7
-      echo '{"label": "sneaker", "seed": [1, 2, 3, 4]}' | zoo live ddpm-fashion-fast --out 'live/{index}.png'
+      echo '{"label": "sneaker", "seed": [1, 2, 3, 4]}' | zoo live ddpm-fashion-fast --out 'drawn-{index}.png'
     """
     from ..ports.kinds import drawn
     from ..run.call import options_of

@@ -13,7 +13,7 @@ from ..media.pictures import Grid, encode_png
 from ..media.sounds import MAX_SAMPLES, SOUND_ENDINGS, check_sound, longest, read_sound_file, read_sounds
 from ..media.wav import decode, encode, is_wav, read_header
 from ..text import warn
-from .kind import MAX_BATCH, Form, Kind, Number, Option, Read, Source, compare_floats
+from .kind import MAX_BATCH, Form, Kind, Number, Option, Read, Source, compare_floats, counted
 from .map import colours
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ class SoundFile(Form):
         return len(batch)
 
     def count(self, layout: Any, batch: np.ndarray) -> int:
-        if type(layout) is not int or not 1 <= layout <= MAX_BATCH:
-            raise InvalidFileError("the recipe does not say how many sounds there were: another program changed it")
-        return layout
+        return counted(layout, "sounds")
 
     def reads(self, file: InputFile) -> bool:
         return is_wav(file.data)

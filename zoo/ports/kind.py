@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UsageError
+from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, Note
 from ..media.tensors import encode_npy, encode_safetensors
@@ -524,6 +524,13 @@ def shape_text(shape: Iterable[int | str]) -> str:
 def percent(share: float) -> str:
     """`99.95 %`; never rounded up to 100 %."""
     return f"{int(share * 10_000) / 100:.2f} %"
+
+
+def counted(layout: Any, what: str) -> int:
+    """The number of elements that a recipe gives as the layout of its file."""
+    if type(layout) is not int or not 1 <= layout <= MAX_BATCH:
+        raise InvalidFileError(f"the recipe does not say how many {what} there were: another program changed it")
+    return layout
 
 
 def compare_floats(expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool]:

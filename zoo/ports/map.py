@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidFileError
 from ..hookspecs import Port
 from ..media.files import InputFile
 from ..media.pictures import Grid, encode_png
 from ..media.tensors import NPY_MAGIC, encode_npy, npy_metadata, read_npy
 from .image import SHOWN_SIDE
-from .kind import MAX_BATCH, Form
+from .kind import Form, counted
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -59,9 +58,7 @@ class MapFile(Form):
         return len(batch)
 
     def count(self, layout: Any, batch: np.ndarray) -> int:
-        if type(layout) is not int or not 1 <= layout <= MAX_BATCH:
-            raise InvalidFileError("the recipe does not say how many maps there were: another program changed it")
-        return layout
+        return counted(layout, "maps")
 
     def reads(self, file: InputFile) -> bool:
         return file.data.startswith(NPY_MAGIC)
