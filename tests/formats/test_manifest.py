@@ -51,9 +51,13 @@ def any_port(draw):
     shape = draw(shapes(kind))
     if kind.name == "text":  # at most so many bytes; no bounds, and no default but the empty text
         shape, low, middle, high = ("batch", draw(st.integers(1, 4096))), None, 0, None
+    elif kind.name == "audio":  # -1 .. 1 always
+        low = high = None
     fields = {
         "minimum_size": draw(st.none() | st.integers(1, 4096)),
         "classes": draw(st.lists(texts, max_size=3, unique_by=lambda name: name.strip().casefold()).map(tuple)),
+        "sample_rate": draw(st.integers(1_000, 1_000_000)),
+        "maximum_samples": draw(st.integers(1, 1_000_000)) if len(shape) == 3 and isinstance(shape[1], str) else None,
     }
     made = Port(
         kind=kind.name,
