@@ -15,7 +15,8 @@ from zoo.errors import InvalidFileError, NotFoundError, UsageError
 from zoo.hookspecs import Port
 from zoo.media import pictures
 from zoo.media.files import InputFile, read_input
-from zoo.media.pictures import MAX_SCANS, Grid, decode_picture, decode_png, encode_png, read_pictures, upright_size
+from zoo.media.grid import Grid
+from zoo.media.pictures import MAX_SCANS, decode_picture, decode_png, encode_png, read_pictures, upright_size
 
 GREY = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1), minimum_size=8, maximum_pixels=10_000)
 COLOUR = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 3))

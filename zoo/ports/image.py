@@ -11,9 +11,9 @@ import msgspec
 from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.files import InputFile, read_input
+from ..media.grid import Grid, shrink
 from ..media.pictures import (
     PICTURE_ENDINGS,
-    Grid,
     TooManyPixels,
     check_header,
     check_picture_size,
@@ -21,7 +21,6 @@ from ..media.pictures import (
     encode_png,
     is_png,
     read_pictures,
-    shrink,
 )
 from ..media.sheet import MAX_SCALE, View
 from .given import pictures
