@@ -38,7 +38,7 @@ GOOD = {
 }  # fmt: skip
 """A value for each required parameter, by its name."""
 
-SLOW_IF_RIGHT = {"train", "build", "import", "eval", "export", "play", "plugin check", "plugin new"}
+SLOW_IF_RIGHT = {"train", "build", "import", "eval", "export", "play", "serve", "plugin check", "plugin new"}
 """Commands that take long when nothing is wrong: the sweep gives them nothing that is right."""
 
 FOLDERS = {("train", "checkpoints"), ("train", "tensorboard")}

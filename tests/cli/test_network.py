@@ -51,6 +51,7 @@ CALLS = {
     "eval": ["eval", "{codec}", "--data", "{data}", "--judge", "{judge}"],
     "export": ["export", "{studio}", "--target", "python", "-o", "{work}/exported"],
     "play": ["play", "{studio}", "--no-browser"],
+    "serve": ["serve", "{studio}", "--port", "0"],
     "publish": ["publish", "{studio}", "--to", "{work}/published"],
     "doctor": ["doctor"],
     "completion": ["completion", "bash"],
@@ -137,7 +138,8 @@ def test_every_command_has_a_call():
 def test_a_command_looks_nothing_up_and_leaves_the_home_folder_alone(watched, places, name):
     words = [word.format(**places) for word in CALLS[name]]
     command = [sys.executable, "-m", "zoo", *words]
-    done, did = watched(command, until="http://" if name == "play" else "", ZOO_HOME=str(places["work"] / "store"))
+    until = "http://" if name in ("play", "serve") else ""
+    done, did = watched(command, until=until, ZOO_HOME=str(places["work"] / "store"))
     assert done.returncode == 0, done.stderr
     assert did == []
 

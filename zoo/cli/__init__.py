@@ -40,6 +40,7 @@ COMMANDS = {
     "eval": ("eval", "Measure a model's metrics on a data set."),
     "export": ("export", "Export a model to another stack, as a folder that runs there."),
     "play": ("play", "Serve a model's page on this machine and open the browser."),
+    "serve": ("serve", "Answer requests for models over HTTP."),
     "publish": ("publish", "Copy a bundle into a registry folder."),
     "doctor": ("doctor", "Report problems with this installation, and how to fix them."),
     "completion": ("completion", "Complete words with the Tab key: bash, zsh, fish."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ..media.pictures import encode_png
 from ..media.sounds import MAX_SAMPLES, SOUND_ENDINGS, check_sound, longest, read_sound_file, read_sounds
 from ..media.wav import decode, encode, is_wav, read_header
 from ..text import warn
+from .given import FILE_SCHEMA, files_of, numbers_of
 from .kind import MAX_BATCH, Form, Kind, Number, Option, Read, Source, compare_floats, counted
 from .map import colours
 
@@ -40,6 +42,7 @@ class SoundFile(Form):
     name = "sound"
     suffixes = (".wav", ".png")
     shared = False
+    media_type = "audio/wav"
 
     def __init__(self, sample_rate: int | None = None):
         self.sample_rate = sample_rate  # Hz; a form that only reads has none
@@ -158,6 +161,19 @@ class Audio(Kind):
         if all(isinstance(path, (str, PurePath)) for path in paths):
             return read_sounds([read_sound_file(str(path), port) for path in paths], port, warn)
         return super().from_value(name, port, value)
+
+    def from_request(self, name: str, port: Port, value: Any) -> Any:
+        """A sound's file, as bytes or in base64, or several; else an array, as nested lists."""
+        if (files := files_of(name, value)) is not None:
+            return read_sounds([read_sound_file(file, port) for file in files], port, lambda line: None)
+        return numbers_of(name, value, port.dtype)
+
+    def to_answer(self, port: Port, array: np.ndarray) -> Any:
+        form = self.form_in(port, {})
+        return [b64encode(form.encode_batch(sound[None], "")).decode() for sound in array]
+
+    def schema(self, port: Port) -> dict[str, Any]:
+        return FILE_SCHEMA
 
     def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
         if array.shape[1] > longest(port):

@@ -6,18 +6,78 @@ Neither torch nor Pillow is imported to recognise theirs: whoever made such a va
 from __future__ import annotations
 
 import sys
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..hookspecs import Port
-from ..media.files import read_input
+from ..media.files import InputFile, read_input
 from ..media.pictures import convert_picture, decode_picture
 from ..text import one_line, safe_text, warn
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+FILE_SCHEMA = {"oneOf": [{"type": "string", "contentEncoding": "base64"}, {"type": "array"}]}
+"""JSON Schema of `files_of`."""
+
+
+def files_of(name: str, value: Any) -> list[InputFile] | None:
+    """The files in a value of a request: bytes, text in base64, or a list of such; None if it is an array.
+
+    Raises:
+        UsageError: text that is not base64.
+    """
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(one, (bytes, str)) for one in values):
+        return None
+    files = []
+    for i, one in enumerate(values):
+        shown = name if len(values) == 1 else f"{name}[{i}]"
+        try:
+            data = one if isinstance(one, bytes) else b64decode(one.partition("base64,")[2] or one, validate=True)
+        except ValueError:
+            raise UsageError(f"{shown} is not base64: send a file's bytes in base64") from None
+        files.append(InputFile(shown, data, ""))
+    return files
+
+
+def text_in(name: str, value: Any) -> Any:
+    """A value of a request whose bytes are UTF-8.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if isinstance(value, list) and any(isinstance(one, bytes) for one in value):
+        return [text_in(name, one) for one in value]
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not UTF-8") from None
+
+
+def numbers_of(name: str, value: Any, dtype: str) -> np.ndarray:
+    """An array from the nested lists of a request, if its numbers are of that dtype or fit into it.
+
+    Raises:
+        UsageError: rows of different lengths, something else than numbers, or numbers that do not fit.
+    """
+    import numpy as np
+
+    array = as_array(name, value)
+    wanted = np.dtype(dtype)
+    if array.dtype == wanted or not array.size:
+        return array.astype(wanted)
+    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[wanted.kind]
+    if array.dtype.kind not in kinds:
+        raise UsageError(f"{name} has values that are not {dtype}")
+    if wanted.kind in "iu" and not np.iinfo(wanted).min <= array.min() <= array.max() <= np.iinfo(wanted).max:
+        raise UsageError(f"{name} has values from {array.min()} to {array.max()}, which do not fit into {dtype}")
+    with np.errstate(over="ignore"):  # an infinity is refused where ranges are checked
+        return array.astype(wanted)
 
 
 def as_array(name: str, value: Any) -> np.ndarray:

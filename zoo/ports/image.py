@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ..media.pictures import (
     read_pictures,
 )
 from ..media.sheet import MAX_SCALE, View
-from .given import pictures
+from .given import FILE_SCHEMA, files_of, numbers_of, pictures
 from .kind import MAX_BATCH, Form, Kind, Option, Read, RealInputs, Source, percent
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Pictures(Form):
     suffixes = (".png",)
     shared = False
     viewable = True
+    media_type = "image/png"
 
     def __init__(self, view: View | None = None):
         self.view = view or View()
@@ -126,6 +128,19 @@ class Pixels(Kind):
         """The batch in a grid. Small pictures are enlarged by a whole factor, so that their pixels can be seen."""
         factor = max(1, SHOWN_SIDE // max(array.shape[1:3]))
         return encode_png(Grid.of(array).join(array).repeat(factor, axis=0).repeat(factor, axis=1))
+
+    def from_request(self, name: str, port: Port, value: Any) -> Any:
+        """A picture's file, as bytes or in base64, or several of one size; else an array, as nested lists."""
+        files = files_of(name, value)
+        if files is None:
+            return numbers_of(name, value, port.dtype)
+        return read_pictures(files, name, port, lambda line: None, mask=self.marks)
+
+    def to_answer(self, port: Port, array: np.ndarray) -> Any:
+        return [b64encode(encode_png(picture)).decode() for picture in array]
+
+    def schema(self, port: Port) -> dict[str, Any]:
+        return FILE_SCHEMA
 
     def check_array(self, name: str, port: Port, array: np.ndarray) -> None:
         height, width = array.shape[-3:-1]

@@ -111,6 +111,7 @@ class Form:
     shared: bool
     printed: bool = False
     viewable: bool = False
+    media_type: str = ""  # of a file of its own, for a request's Accept
 
     def check_name(self, task: str, ports: Sequence[str], suffix: str) -> None:
         """Raises UsageError for a file ending that does not fit these outputs."""
@@ -381,6 +382,32 @@ class Kind:
     def to_json(self, port: Port, array: np.ndarray) -> Any:
         """An output as JSON, for people."""
         return array.tolist()
+
+    # --- Requests to a server ---
+
+    def from_request(self, name: str, port: Port, value: Any) -> Any:
+        """What `from_value` takes, from a value of a request: JSON, the bytes of a file, or a list of such. A text is
+        never taken for a path: whoever sends it must not read files of the server.
+
+        Raises:
+            UsageError, InvalidFileError: one line.
+        """
+        if isinstance(value, bytes):
+            raise UsageError(f"{name} is a file; it must be {self.describe(port)}")
+        return value
+
+    def to_answer(self, port: Port, array: np.ndarray) -> Any:
+        """An output as the JSON of an answer: as `to_json`, but files in base64, one for each element of the batch."""
+        return self.to_json(port, array)
+
+    def schema(self, port: Port) -> dict[str, Any]:
+        """What JSON Schema says about the port's value in a request; `from_request` checks more than that."""
+        if self.number is None:
+            return {"type": "array"}
+        low, high = self.bounds(port)
+        bounds = {key: value for key, value in (("minimum", low), ("maximum", high)) if value is not None}
+        one = {"type": "integer" if self.number is int else "number", **bounds}
+        return {"oneOf": [one, {"type": "array", "items": one}]} if port.shape else one
 
     # --- A command line ---
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..hookspecs import Port, Task
 from ..text import did_you_mean, safe_text
+from .given import text_in
 from .integers import Integers
 from .kind import Number, Option, Read, RealInputs, Source
 from .lists import number_list
@@ -46,6 +47,13 @@ class Label(Integers):
     def annotation(self, port: Port) -> Any:
         one = str | int if port.classes else int
         return one | Sequence[one]
+
+    def from_request(self, name: str, port: Port, value: Any) -> Any:
+        return text_in(name, value)
+
+    def schema(self, port: Port) -> dict[str, Any]:
+        one = {"oneOf": [super().schema(port), {"type": "string", "enum": list(port.classes)}]}
+        return one if port.classes else super().schema(port)
 
     def to_json(self, port: Port, array: np.ndarray) -> Any:
         """Numbers with their class names, if the port has names."""

@@ -13,6 +13,7 @@ from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port, Task
 from ..media.files import read_input
 from ..text import safe_text
+from .given import text_in
 from .kind import Kind, Number, Option, Read, RealInputs, Source
 
 if TYPE_CHECKING:
@@ -101,6 +102,12 @@ class Text(Kind):
 
     def to_json(self, port: Port, array: np.ndarray) -> list[str]:
         return texts_of(array)
+
+    def from_request(self, name: str, port: Port, value: Any) -> Any:
+        return text_in(name, value)
+
+    def schema(self, port: Port) -> dict[str, Any]:
+        return {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 
     # --- A command line ---
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ..hookspecs import Port, Task, Tile
+from .given import numbers_of
 from .image import Pixels
 from .kind import VALUES
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Video(Pixels):
@@ -18,6 +24,15 @@ class Video(Pixels):
 
     def option(self, name: str, port: Port, task: Task) -> None:
         return None
+
+    def from_request(self, name: str, port: Port, value: Any) -> Any:
+        return numbers_of(name, value, port.dtype)
+
+    def to_answer(self, port: Port, array: np.ndarray) -> Any:
+        return array.tolist()
+
+    def schema(self, port: Port) -> dict[str, Any]:
+        return {"type": "array"}
 
     def pixels_a_step(self, tile: Tile) -> None:
         return None

@@ -16,7 +16,7 @@ from ..formats.manifest import Manifest
 from ..names import graph_file
 from ..ports.inputs import complete
 from ..ports.outputs import check_outputs
-from ..runtime import Device
+from ..runtime import Device, physical_cores
 from .isolated import AnySession, opener
 from .results import Outputs
 
@@ -67,9 +67,12 @@ class Model:
         folder: where its files are; of a bundle in a folder, a private copy.
         isolated: whether its graphs run in a worker process.
         device: the requested device; `session(task).provider` is what a task got.
+
+    Args:
+        share: by how many models the cores are shared; sessions on the CPU get as many threads fewer.
     """
 
-    def __init__(self, bundle: Bundle, device: Device = "auto"):
+    def __init__(self, bundle: Bundle, device: Device = "auto", *, share: int = 1):
         self.manifest: Manifest = bundle.manifest
         self.digest: str = bundle.digest
         self.reference: str = bundle.reference
@@ -77,7 +80,8 @@ class Model:
         self.folder: Path = bundle.folder
         self.isolated: bool = bundle.worker is not None
         self._bundle = bundle  # its private copy of the files and its worker end with it
-        self._open = opener(bundle.worker)
+        threads = None if share == 1 else max(1, physical_cores() // share)
+        self._open = partial(opener(bundle.worker), threads=threads)
         self._sessions: dict[str, AnySession] = {}
         self._lock = threading.Lock()
         self._methods: dict[str, Callable[..., Outputs]] = {}

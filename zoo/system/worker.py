@@ -50,6 +50,10 @@ GRACE_SECONDS = 2.0  # for a worker that closed its pipe, before it is killed
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
+class WorkerEnded(InvalidFileError):
+    """The process ended in the middle of a request, or was ended since that took too long."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a worker may use."""
@@ -100,6 +104,8 @@ class Worker:
     def start(self) -> None:
         """Starts the process, if it does not run; does not wait until it is ready."""
         with self._lock:
+            if self._process is not None and self._process.is_ours() and self._process.has_ended():
+                self.close()
             if self._process is None or not self._process.is_ours():
                 self._process = _Process(self.limits, self._modules)
                 self.generation += 1
@@ -121,7 +127,7 @@ class Worker:
             seconds: a deadline of this request's own; it replaces a later one of ZOO_WORKER_SECONDS.
 
         Raises:
-            InvalidFileError: the process ended, took too long, or replied something else.
+            WorkerEnded: the process ended, took too long, or replied something else.
         """
         limit = min(self.limits.seconds, seconds or math.inf)
         with self.turn():
@@ -142,10 +148,10 @@ class Worker:
             what = f"{safe_text(self.name)}: {doing}"
             if late:
                 settable = "; ZOO_WORKER_SECONDS sets this limit" if limit == self.limits.seconds else ""
-                raise InvalidFileError(f"{what} takes more than {limit:g} s, so its worker process was ended{settable}")
+                raise WorkerEnded(f"{what} takes more than {limit:g} s, so its worker process was ended{settable}")
             aborted = -code in (signal.SIGABRT, getattr(signal, "SIGKILL", None))
             hint = f"; it may use {human_bytes(self.limits.memory)} (ZOO_WORKER_MEMORY)" if aborted else ""
-            raise InvalidFileError(f"{what} {describe_end(code, 'its worker process')}{hint}")
+            raise WorkerEnded(f"{what} {describe_end(code, 'its worker process')}{hint}")
 
     @property
     def processes(self) -> tuple[int, ...]:
@@ -220,6 +226,10 @@ class _Process:
     def is_ours(self) -> bool:
         """Whether this process started it: after a fork, parent and child must not share a worker."""
         return self.owner == os.getpid()
+
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself, or was killed by somebody else."""
+        return self._popen.poll() is not None
 
     def ask(self, line: bytes, seconds: float) -> tuple[bytes, bool]:
         """The reply, or what came of it before the process ended; and whether the deadline passed before that."""

@@ -1,0 +1,120 @@
+"""`zoo serve`: answers requests for models over HTTP."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import PluginError, UsageError
+from ..text import safe_text
+from .options import MODEL, option
+from .output import note
+from .run import DEVICES, locate_with_progress
+
+if TYPE_CHECKING:
+    from ..runtime import Device
+    from ..serve.repository import Opened
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KEYS = "ZOO_SERVE_API_KEYS"
+
+
+@click.command("serve")
+@click.argument("models", nargs=-1, required=True, type=MODEL)
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every one.")
+@option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes for each model.")
+@option("--queue", type=click.IntRange(1, 100_000), default=64, show_default=True,
+        help="Calls of a model that may wait; more are refused with 503.")  # fmt: skip
+@option("--seconds", type=click.FloatRange(0, 86_400, min_open=True), default=600.0, show_default=True,
+        help="The longest time of a call, in the queue and running.")  # fmt: skip
+@option("--max-body", type=click.IntRange(1, 4096), default=64, show_default=True, help="Of a request, in MiB.")
+@option("--api-key", "key_file", metavar="FILE", help=f"Ask for a key: one of those in FILE, one a line, or in {KEYS}.")
+@option("--device", type=DEVICES, default="auto", show_default=True)
+@option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
+def command(
+    models: tuple[str, ...], host: str, port: int, workers: int, queue: int, seconds: float, max_body: int,
+    key_file: str | None, device: "Device", registries: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Answer requests for MODELS: the Open Inference Protocol under /v2, plain JSON and pictures under /v1.
+
+    Each model runs in worker processes, which are started again if they end. The address is printed once requests are
+    answered. SIGTERM or Ctrl-C stops the server after what it has accepted is answered. See docs/serving.md.
+
+    \b
+    Example:
+      zoo serve vqvae-fashion ddpm-fashion
+      curl -F image=@shoe.png -H 'Accept: image/png' \\
+        http://127.0.0.1:8000/v1/models/vqvae-fashion/tasks/reconstruct > again.png
+    """
+    import asyncio
+    from functools import partial
+
+    from ..system.installation import install_command
+
+    try:
+        from ..serve.app import State
+        from ..serve.repository import Repository
+        from ..serve.server import listen, serve
+        from ..serve.workers import Calls
+    except ImportError as e:
+        if e.name and e.name.startswith("zoo"):
+            raise
+        raise PluginError(f"zoo serve needs {e.name}: {install_command('serve')}") from None
+    from .. import __version__
+
+    if twice := next((name for name in models if models.count(name) > 1), None):
+        raise UsageError(f"{safe_text(twice)} is named twice")
+    keys = _keys(key_file)
+    finders = {name: partial(_find, name, registries, workers, device) for name in models}
+    repository = Repository(finders, Calls(queue, seconds))
+    hosts = LOOPBACK if host in LOOPBACK else ()
+    state = State(repository, __version__, keys, hosts, max_body << 20)
+    if not hosts and not keys:
+        note("anybody who reaches this address can use the models: --api-key asks for a key")
+    sock = listen(host, port)
+    address = f"[{host}]" if ":" in host else host
+
+    def ready() -> None:
+        click.echo(f"http://{address}:{sock.getsockname()[1]}/")
+
+    with sock:
+        asyncio.run(serve(sock, state, lambda line: note(f"Error: {line}"), ready, seconds))
+    note("stopped")
+
+
+def _find(name: str, registries: tuple[str, ...], workers: int, device: "Device") -> "Opened":
+    """The model, with worker processes of its own; fetched if it is not available locally."""
+    from dataclasses import replace
+    from functools import partial
+
+    from ..run.model import Model
+    from ..serve.repository import Opened
+    from ..system.worker import Worker
+
+    bundle = locate_with_progress(name, registries, True)
+    assert bundle.worker
+    processes = [bundle.worker, *(Worker(bundle.reference) for _ in range(workers - 1))]
+    openers = [partial(Model, replace(bundle, worker=one), device, share=workers) for one in processes]
+    manifest = bundle.manifest
+    return Opened(manifest.name, manifest.version, dict(manifest.tasks), openers, [one.close for one in processes])
+
+
+def _keys(file: str | None) -> list[str]:
+    """The keys from the file and from the environment.
+
+    Raises:
+        ZooError: the file cannot be read, or has none.
+    """
+    from ..system.paths import read_file, user_path
+
+    text: Any = os.environ.get(KEYS, "")
+    if file is not None:
+        try:
+            text += "\n" + read_file(user_path(file), 1 << 20).decode("ascii")
+        except UnicodeDecodeError:
+            raise UsageError(f"--api-key {safe_text(file)}: keys are ASCII, one a line") from None
+    keys = text.replace(",", " ").split()
+    if (file is not None or KEYS in os.environ) and not keys:
+        raise UsageError(f"there is no key in {safe_text(file) if file is not None else KEYS}")
+    return keys

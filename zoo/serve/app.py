@@ -1,0 +1,234 @@
+"""The addresses: those of the Open Inference Protocol under /v2, the plain way under /v1."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..text import one_line
+from . import plain, protocol
+from .requests import MAX_BODY_BYTES, Bad, Refused, answer_error, answered, aside, body_of, call
+from .workers import Unavailable
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from .repository import Repository, Target
+
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
+NOT_HERE = ("systemsharedmemory", "cudasharedmemory", "trace", "logging")
+"""Extensions of Triton that are answered with a line that says so."""
+OPEN = ("/v2/health/live", "/v2/health/ready")
+"""What needs no key: probes have none."""
+
+
+@dataclass
+class State:
+    """What the server and its addresses share."""
+
+    repository: Repository
+    version: str  # of zoo
+    keys: Collection[str] = ()
+    hosts: Collection[str] = ()  # that requests may name; empty: any
+    most_bytes: int = MAX_BODY_BYTES
+    draining: bool = False
+    in_work: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model that was loaded can take calls."""
+        loaded = [served for served in self.repository.served if served.workers]
+        return not self.draining and bool(loaded) and all(served.is_ready for served in loaded)
+
+
+def application(state: State) -> Callable[..., Awaitable[None]]:
+    """The ASGI application."""
+    repository, v2 = state.repository, _V2(state)
+
+    async def tasks(request: Request) -> Response:
+        return await plain.run_task(request, repository, state.most_bytes)
+
+    async def models(request: Request) -> Response:
+        return plain.listed(repository)
+
+    async def openapi(request: Request) -> Response:
+        return plain.openapi(repository, state.version)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        return answer_error(error)
+
+    model = "/v2/models/{model}"
+    gets: dict[str, Any] = {
+        "/v2": v2.server, "/v2/health/live": v2.live, "/v2/health/ready": v2.ready, "/v2/models/stats": v2.statistics,
+        "/v1/models": models, "/openapi.json": openapi,
+    }  # fmt: skip
+    posts: dict[str, Any] = {
+        "/v2/repository/index": v2.index,
+        "/v2/repository/models/{model}/load": v2.load,
+        "/v2/repository/models/{model}/unload": v2.unload,
+        "/v1/models/{name}/tasks/{task}": tasks,
+    }
+    for start in (model, model + "/versions/{version}"):
+        gets |= {start: v2.model, start + "/ready": v2.model_ready}
+        gets |= {start + "/config": v2.configuration, start + "/stats": v2.statistics}
+        posts[start + "/infer"] = v2.infer
+    routes = [Route(path, answered(handler), methods=["GET"]) for path, handler in gets.items()]
+    routes += [Route(path, answered(handler), methods=["POST"]) for path, handler in posts.items()]
+    for name in NOT_HERE:
+        for path in (f"/v2/{name}", f"/v2/{name}/{{rest:path}}", model + f"/{name}/{{rest:path}}"):
+            routes.append(Route(path, answered(_not_here(name)), methods=["GET", "POST"]))
+    routes.append(Route(model + "/trace/setting", answered(_not_here("trace")), methods=["GET", "POST"]))
+    return _Guard(state, Starlette(routes=routes, exception_handlers={HTTPException: http_error}))
+
+
+def _not_here(name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def handle(request: Request) -> Response:
+        raise Bad(f"this server has no {name}; its extensions are {', '.join(EXTENSIONS)}")
+
+    return handle
+
+
+class _V2:
+    """The handlers of the Open Inference Protocol."""
+
+    def __init__(self, state: State):
+        self._state, self._repository = state, state.repository
+
+    def _target(self, request: Request) -> Target:
+        return self._repository.find(request.path_params["model"], request.path_params.get("version"))
+
+    async def server(self, request: Request) -> Response:
+        return JSONResponse({"name": "zoo", "version": self._state.version, "extensions": EXTENSIONS})
+
+    async def live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        return JSONResponse({"ready": self._state.is_ready}, 200 if self._state.is_ready else 503)
+
+    async def model(self, request: Request) -> Response:
+        target = self._target(request)
+        versions = self._repository.versions(target.name)
+        return JSONResponse(protocol.metadata(target.name, versions, target.task))
+
+    async def model_ready(self, request: Request) -> Response:
+        target = self._target(request)
+        ready = target.served.is_ready and not self._state.draining
+        return JSONResponse({"name": target.name, "ready": ready}, 200 if ready else 503)
+
+    async def configuration(self, request: Request) -> Response:
+        target = self._target(request)
+        return JSONResponse(protocol.configuration(target.name, target.version, target.task))
+
+    async def infer(self, request: Request) -> Response:
+        target = self._target(request)
+        body = await body_of(request, self._state.most_bytes)
+        length = request.headers.get(protocol.HEADER_LENGTH)
+        asked = await aside(len(body), protocol.decode, body, length, target.task_name, target.task)
+        outputs = await call(request, target, asked.inputs)
+        size = sum(array.nbytes for array in outputs.values())
+        content, headers = await aside(size, protocol.encode, asked, target.name, target.version, outputs)
+        return Response(content, headers=headers)
+
+    async def index(self, request: Request) -> Response:
+        asked = _object(await body_of(request, self._state.most_bytes))
+        rows = []
+        for name, served, version, _ in self._repository.names():
+            row = {"name": name, "version": str(version or ""), "state": "READY" if served.is_ready else "UNAVAILABLE"}
+            if not served.is_ready:
+                row["reason"] = one_line(served.problem) or "its workers are being started again"
+            if served.is_ready or not asked.get("ready"):
+                rows.append(row)
+        return JSONResponse(rows)
+
+    async def load(self, request: Request) -> Response:
+        if _object(await body_of(request, self._state.most_bytes)).get("parameters"):
+            raise Bad("a model is loaded as it was named when the server was started; it takes no parameters")
+        for served in self._repository.of(request.path_params["model"]):
+            await self._repository.load(served)
+        return Response(b"{}", media_type="application/json")
+
+    async def unload(self, request: Request) -> Response:
+        for served in self._repository.of(request.path_params["model"]):
+            await self._repository.unload(served)
+        return Response(b"{}", media_type="application/json")
+
+    async def statistics(self, request: Request) -> Response:
+        """In the form of Triton's statistics extension; times are nanoseconds."""
+        asked = request.path_params.get("model")
+        if asked:
+            self._target(request)
+        rows = []
+        for name, served, version, task in self._repository.names():
+            if not served.workers or (asked and name != asked):
+                continue
+            counts = served.workers.counts
+            answered, failed = counts.answered.get(task, 0), counts.failed.get(task, 0)
+            waited, worked = (int(1e9 * totals.get(task, 0)) for totals in (counts.waited, counts.seconds))
+            stats = {
+                "success": {"count": answered, "ns": waited + worked}, "fail": {"count": failed, "ns": 0},
+                "queue": {"count": answered + failed, "ns": waited},
+                "compute_infer": {"count": answered + failed, "ns": worked},
+            }  # fmt: skip
+            row = {"name": name, "version": str(version), "inference_count": answered, "execution_count": answered}
+            rows.append({**row, "inference_stats": stats, "batch_stats": []})
+        return JSONResponse({"model_stats": rows})
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body that may be empty."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise Bad(f"the body is not a JSON object: {one_line(e)[:300]}") from None
+
+
+class _Guard:
+    """Before the addresses: who may ask, and whether the server is about to stop."""
+
+    def __init__(self, state: State, app: Any):
+        self._state, self._app = state, app
+        self._keys = [key.encode() for key in state.keys]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        state = self._state
+
+        async def send_on(message: Any) -> None:
+            if state.draining and message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        state.in_work += 1
+        try:
+            refused = self._refused(scope)
+            await (answer_error(refused) if refused else self._app)(scope, receive, send_on)
+        finally:
+            state.in_work -= 1
+
+    def _refused(self, scope: Any) -> Exception | None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        # Another page's script must not ask what is served here, not even under its own name for 127.0.0.1 (DNS
+        # rebinding).
+        host = headers.get(b"host", "")
+        if self._state.hosts and host.rpartition(":")[0 if ":" in host else 2] not in self._state.hosts:
+            return Refused(403, "this server answers only on this machine; --host lets others ask")
+        origin = headers.get(b"origin", "")
+        if origin and origin.partition("://")[2] != host:
+            return Refused(403, "this server does not answer pages of other servers")
+        if self._keys and scope["path"] not in OPEN:
+            given = headers.get(b"authorization", "").removeprefix("Bearer ").encode("latin-1")
+            if not sum(hmac.compare_digest(given, key) for key in self._keys):  # never fewer comparisons
+                return HTTPException(401, "send a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+        if self._state.draining and scope["method"] == "POST":
+            return Unavailable("the server is stopping")
+        return None
