@@ -12,8 +12,8 @@ from .output import note
 from .run import DEVICES, locate_with_progress
 
 if TYPE_CHECKING:
+    from ..run.serve.repository import Opened
     from ..runtime import Device
-    from ..serve.repository import Opened
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEYS = "ZOO_SERVE_API_KEYS"
@@ -53,10 +53,10 @@ def command(
     from ..system.installation import install_command
 
     try:
-        from ..serve.app import State
-        from ..serve.repository import Repository
-        from ..serve.server import listen, serve
-        from ..serve.workers import Calls
+        from ..run.serve.app import State
+        from ..run.serve.repository import Repository
+        from ..run.serve.server import listen, serve
+        from ..run.serve.workers import Calls
     except ImportError as e:
         if e.name and e.name.startswith("zoo"):
             raise
@@ -89,7 +89,7 @@ def _find(name: str, registries: tuple[str, ...], workers: int, device: "Device"
     from functools import partial
 
     from ..run.model import Model
-    from ..serve.repository import Opened
+    from ..run.serve.repository import Opened
     from ..system.worker import Worker
 
     bundle = locate_with_progress(name, registries, True)

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ZooError
-from ..ports.outputs import check_outputs
-from ..system.worker import WorkerEnded
+from ...errors import ZooError
+from ...ports.outputs import check_outputs
+from ...system.worker import WorkerEnded
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..run.model import Model
+    from ..model import Model
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds before a worker is started again: the first time at once, then so long, then twice as long each time."""

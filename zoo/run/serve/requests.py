@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from ..errors import NotFoundError, UsageError, ZooError
-from ..text import human_bytes, one_line
+from ...errors import NotFoundError, UsageError, ZooError
+from ...text import human_bytes, one_line
 from .workers import Late, Unavailable
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 
-from ..errors import UsageError
-from ..ports.inputs import complete
-from ..ports.kinds import drawn, kind_of
-from ..text import did_you_mean, one_line, safe_text
+from ...errors import UsageError
+from ...ports.inputs import complete
+from ...ports.kinds import drawn, kind_of
+from ...text import did_you_mean, one_line, safe_text
 from .requests import Bad, Refused, aside, body_of, call
 
 if TYPE_CHECKING:
     import numpy as np
     from starlette.requests import Request
 
-    from ..hookspecs import Task
+    from ...hookspecs import Task
     from .repository import Repository, Target
 
 MOST_FIELDS = 1000

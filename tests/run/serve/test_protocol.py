@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.tiny_tasks import _tasks
 from zoo.errors import InvalidFileError, UsageError
-from zoo.serve import protocol
+from zoo.run.serve import protocol
 
 TASKS = _tasks()
 IMAGE = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)

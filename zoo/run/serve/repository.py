@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import NotFoundError, UsageError, ZooError
-from ..text import did_you_mean, safe_text
+from ...errors import NotFoundError, UsageError, ZooError
+from ...text import did_you_mean, safe_text
 from .workers import Calls, Unavailable, Workers
 
 if TYPE_CHECKING:
-    from ..hookspecs import Task
-    from ..run.model import Model
+    from ...hookspecs import Task
+    from ..model import Model
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..text import one_line
+from ...text import one_line
 from . import plain, protocol
 from .requests import MAX_BODY_BYTES, Bad, Refused, answer_error, answered, aside, body_of, call
 from .workers import Unavailable

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import UsageError
-from ..ports.given import numbers_of
-from ..ports.inputs import complete
-from ..ports.kinds import kind_of
-from ..text import did_you_mean, one_line, safe_text
+from ...errors import UsageError
+from ...ports.given import numbers_of
+from ...ports.inputs import complete
+from ...ports.kinds import kind_of
+from ...text import did_you_mean, one_line, safe_text
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..hookspecs import Port, Task
+    from ...hookspecs import Port, Task
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header that says how many bytes of a body are JSON; the rest is the tensors' bytes, one after the other."""

@@ -16,7 +16,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..errors import StoreError, ZooError
+from ...errors import StoreError, ZooError
 from .app import State, application
 
 HEADER_SECONDS = 10.0  # within which a request's headers must have arrived
