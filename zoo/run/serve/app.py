@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,9 @@ NOT_HERE = ("systemsharedmemory", "cudasharedmemory", "trace", "logging")
 """Extensions of Triton that are answered with a line that says so."""
 OPEN = ("/v2/health/live", "/v2/health/ready")
 """What needs no key: probes have none."""
+
+SWALLOW_SECONDS = 2.0
+"""For the rest of a body that nobody wants, before the connection is closed."""
 
 
 @dataclass
@@ -201,17 +206,27 @@ class _Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        state = self._state
+        state, arrived = self._state, False
+
+        async def receive_on() -> Any:
+            nonlocal arrived
+            message = await receive()
+            arrived = arrived or not message.get("more_body", False)
+            return message
 
         async def send_on(message: Any) -> None:
             if state.draining and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+                with suppress(TimeoutError):  # closing with a part of the body unread would reset the connection
+                    async with asyncio.timeout(SWALLOW_SECONDS):
+                        while not arrived:
+                            await receive_on()
             await send(message)
 
         state.in_work += 1
         try:
             refused = self._refused(scope)
-            await (answer_error(refused) if refused else self._app)(scope, receive, send_on)
+            await (answer_error(refused) if refused else self._app)(scope, receive_on, send_on)
         finally:
             state.in_work -= 1
 

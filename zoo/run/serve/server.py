@@ -77,7 +77,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as e:
-        reason = os.strerror(e.errno) if isinstance(e, OSError) and (e.errno or 0) > 0 else "it is not an IP address"
+        number = getattr(e, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else "it is not an IP address"
         raise StoreError(f"cannot serve on {host}, port {port}: {reason}; choose another --port") from None
 
 
@@ -151,9 +152,18 @@ async def serve(
 
 
 async def _drain(state: State, server: _Server, wait: float) -> None:
+    """Answers what was accepted, then takes no more connections, then answers what those bring that it has.
+
+    uvicorn alone closes every connection without a request at once, and thereby those that are just sending one.
+    """
     state.draining = True
-    begin = time.monotonic()
-    while not server.force_exit and (passed := time.monotonic() - begin) < wait:
-        if passed >= DRAIN_SECONDS and not state.in_work:
-            return
-        await asyncio.sleep(0.02)
+    end = time.monotonic() + wait
+    for listens in (True, False):
+        begin = time.monotonic()
+        while not server.force_exit and time.monotonic() < end:
+            if time.monotonic() - begin >= DRAIN_SECONDS and not state.in_work:
+                break
+            await asyncio.sleep(0.02)
+        if listens:
+            for one in server.servers:
+                one.close()
