@@ -22,8 +22,8 @@ SECONDS = 20
 
 IMPORTED = (
     "onnx", "onnxruntime", "PIL.Image", "PIL.PngImagePlugin", "requests", "tenacity", "tqdm", "filelock", "jinja2",
-    "zoo.doctor", "zoo.graph.check", "zoo.run.outputs", "zoo.run.replay", "zoo.ship.export", "zoo.store.check_apart",
-    "zoo.store.publish",
+    "zoo.doctor", "zoo.graph.check", "zoo.run.outputs", "zoo.run.replay", "zoo.run.serve.server", "zoo.ship.export",
+    "zoo.store.check_apart", "zoo.store.publish",
 )  # fmt: skip
 
 WITH_TORCH = (

@@ -65,14 +65,16 @@ def command(
 
     if twice := next((name for name in models if models.count(name) > 1), None):
         raise UsageError(f"{safe_text(twice)} is named twice")
+    if not 0 < seconds <= 86_400:  # NaN is in every range of click's
+        raise UsageError(f"--seconds is {seconds}; it must be above 0, and at most 86400")
     keys = _keys(key_file)
     finders = {name: partial(_find, name, registries, workers, device) for name in models}
     repository = Repository(finders, Calls(queue, seconds))
     hosts = LOOPBACK if host in LOOPBACK else ()
     state = State(repository, __version__, keys, hosts, max_body << 20)
+    sock = listen(host, port)
     if not hosts and not keys:
         note("anybody who reaches this address can use the models: --api-key asks for a key")
-    sock = listen(host, port)
     address = f"[{host}]" if ":" in host else host
 
     def ready() -> None:

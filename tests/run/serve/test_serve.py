@@ -276,6 +276,10 @@ def test_what_is_wrong_with_the_command(folder):
         )  # fmt: skip
     assert zoo("serve", folder / "one", folder / "one").err == f"Error: {folder / 'one'} is named twice\n"
     assert zoo("serve", folder / "nowhere", "--port", 0).code == 3
+    for host in ("", "localhost.example", "::g", "256.0.0.1"):
+        done = zoo("serve", folder / "one", "--host", host)
+        assert (done.code, done.err) == (2, f"Error: --host is '{host}'; it must be an IP address\n")
+    assert zoo("serve", folder / "one", "--seconds", "nan").code == 2
     (folder / "empty").write_text("\n")
     assert zoo("serve", folder / "one", "--api-key", folder / "empty").code == 2
     assert zoo("serve", folder / "one", "--host", "192.0.2.1", "--port", 0).code == 7

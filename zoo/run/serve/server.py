@@ -10,13 +10,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ...errors import StoreError, ZooError
+from ...errors import StoreError, UsageError, ZooError
+from ...text import safe_text
 from .app import State, application
 
 HEADER_SECONDS = 10.0  # within which a request's headers must have arrived
@@ -71,14 +73,18 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; 0 chooses a free port.
 
     Raises:
+        UsageError: not an IP address; names are not looked up.
         StoreError: the port is in use, or the address is none of this machine.
     """
+    try:
+        host = str(ip_address("127.0.0.1" if host == "localhost" else host))
+    except ValueError:
+        raise UsageError(f"--host is '{safe_text(host)[:80]}'; it must be an IP address") from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, UnicodeError) as e:
-        number = getattr(e, "errno", None) or 0
-        reason = os.strerror(number) if number > 0 else "it is not an IP address"
+    except OSError as e:
+        reason = os.strerror(e.errno or 0)
         raise StoreError(f"cannot serve on {host}, port {port}: {reason}; choose another --port") from None
 
 
