@@ -16,6 +16,7 @@ from tests import tiny
 from tests.cli.commands import zoo
 from tests.tiny_tasks import studio
 from zoo.media import tensors
+from zoo.run.serve.server import listen
 
 from .server import SECONDS, serving
 
@@ -294,3 +295,11 @@ def test_requests_are_answered_while_a_large_one_arrives(server):
         large.settimeout(SECONDS)
         assert large.recv(12) == b"HTTP/1.1 413"
     assert requests.get(server.url + "/v2/health/live", timeout=SECONDS).status_code == 200
+
+
+def test_an_answer_does_not_wait_for_a_confirmation():
+    """Without TCP_NODELAY, each request of a connection takes 40 ms longer."""
+    with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        accepted, _ = sock.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
