@@ -54,6 +54,7 @@ def main(rounds: int) -> int:
             "zoo run": [zoo, "run", MODEL, "reconstruct", "--image", source, "--out", ours, "--device", "cpu"],
             "torch script": [sys.executable, "-c", SCRIPT, locate(MODEL).folder, source, theirs],
         }
+        (here / "home").mkdir()  # a store, in which it may remember what it read
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for round_ in range(rounds + 1):  # the first fills the caches and does not count
             for name, command in commands.items():

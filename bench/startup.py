@@ -35,6 +35,7 @@ def main(rounds: int) -> int:
             more = f"[zoo.registry]\nown{n} = zoo_plugin{n}\n[zoo.commands]\ncommand{n} = zoo_plugin{n}.x:command\n"
             install(site, f"plugin{n}", extra="" if n % 25 else more)
             (site / f"zoo_plugin{n}" / "registry.yaml").write_text("format: 1\nmodels: {}\n")
+        (Path(folder) / "home").mkdir()  # a store, in which it may remember what it read
         env = environment(PYTHONPATH=str(site), ZOO_HOME=f"{folder}/home")
         seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
         processor: dict[str, list[float]] = {name: [] for name in COMMANDS}
