@@ -315,16 +315,17 @@ class Many:
         where = label_of(self.task)
         by_output = where[1] if where and where[0] and "label" in placeholders(self.asked.out) else None
         paths: list[str] = []
-        folders: set[Path] = set()
+        folders: dict[str, str] = {}  # as in the name, and where it is: looked up once for its many files
 
         def write(target: str, data: bytes) -> list[str]:
-            path = user_path(target, out=True)
-            if (folder := path.parent) not in folders:
-                if not folder.is_dir():
-                    make_folder(folder)
-                folders.add(folder)
+            given, name = os.path.split(target)
+            if given not in folders:
+                folder = user_path(given or os.curdir, out=True)
+                make_folder(folder)
+                folders[given] = os.path.join(folder, "") if given else ""  # noqa: PTH118 - a string
+            path = folders[given] + name
             files.write(path, data)
-            return [str(path)]
+            return [path]
 
         for place, index in enumerate(batch.indices):
             call, one = self._alone(batch.call, result, place, index)
