@@ -236,7 +236,8 @@ def _prove(
             compared = compare_task(outputs, case.outputs, given, tolerance_of(manifest, "cpu"), case.margins)
             if off := next((output for output, c in compared.items() if c.verdict == "differs"), None):
                 yield f"{task}: the first value that differs: {off} {first_difference(case.outputs[off], given[off])}"
-                yield from (f"{task}: {cause}" for cause in causes(modules[task], case.inputs))
+                ordered = {port: case.inputs[port] for port in manifest.tasks[task].inputs}  # files have another order
+                yield from (f"{task}: {cause}" for cause in causes(modules[task], ordered))
                 return
 
     replays = replay(folder, manifest, "cpu", on_progress=on_progress)
