@@ -172,19 +172,23 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-_list_operators = functools.cache(export_utils._materialize_cpp_cia_ops)
+_LISTING = "_materialize_cpp_cia_ops"  # its name in torch 2.13; a torch without it only takes longer
+_list_operators = functools.cache(getattr(export_utils, _LISTING, lambda: None))
 
 
 @contextlib.contextmanager
 def _listed_once() -> Iterator[None]:
     """Keeps torch from listing its 800 composite operators several times per graph, which takes half a second; it
     does so because code may register more of them, which no trace does."""
-    every_time = export_utils._materialize_cpp_cia_ops
-    export_utils._materialize_cpp_cia_ops = _list_operators
+    every_time = getattr(export_utils, _LISTING, None)
+    if every_time is None:
+        yield
+        return
+    setattr(export_utils, _LISTING, _list_operators)
     try:
         yield
     finally:
-        export_utils._materialize_cpp_cia_ops = every_time
+        setattr(export_utils, _LISTING, every_time)
 
 
 def _reason(error: Exception) -> str:
