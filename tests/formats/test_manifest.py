@@ -58,6 +58,8 @@ def any_port(draw):
         "classes": draw(st.lists(texts, max_size=3, unique_by=lambda name: name.strip().casefold()).map(tuple)),
         "sample_rate": draw(st.integers(1_000, 1_000_000)),
         "maximum_samples": draw(st.integers(1, 1_000_000)) if len(shape) == 3 and isinstance(shape[1], str) else None,
+        "frame_rate": draw(st.integers(1, 240)),
+        "maximum_frames": draw(st.integers(2, 10_000)) if len(shape) == 5 and isinstance(shape[1], str) else None,
     }
     made = Port(
         kind=kind.name,
