@@ -474,7 +474,7 @@ def test_no_damage_to_a_header_is_anything_but_one_line():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["python", "node"])
-def test_a_host_takes_and_gives_it_as_data(name, amplifier, tmp_path):
+def test_a_host_takes_and_gives_it(name, amplifier, tmp_path):
     host = HOSTS[name]
     need(host.missing())
     done = zoo("export", "./amplifier", "--target", host.target, "-o", "out")
@@ -485,6 +485,20 @@ def test_a_host_takes_and_gives_it_as_data(name, amplifier, tmp_path):
         done = call(host, tmp_path / "out", *command)
         assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "louder.npy"), SHORT[None] / 2)
+    words = ["play", "--audio", tmp_path / "in.wav", "--gain", "0.5", "--out", tmp_path / "louder.wav"]
+    done = call(host, tmp_path / "out", *words)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(read(tmp_path / "louder.wav")[0], np.rint(SHORT * 2**14) / 2**15)
+    write(tmp_path / "high.wav", SHORT, 2 * RATE)
+    (tmp_path / "short.wav").write_bytes((tmp_path / "in.wav").read_bytes()[:30])
+    np.save(tmp_path / "long.npy", np.zeros((1, RATE + 1, 1), np.float32))
+    for name, says in (
+        ("high.wav", "high.wav must have 16 bits, 8000 Hz and 1 channel"),
+        ("short.wav", "short.wav is "),
+        ("long.npy", "audio has 8001 samples; at most 8000 are allowed"),
+    ):
+        done = call(host, tmp_path / "out", "play", "--audio", tmp_path / name)
+        assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
     np.save(tmp_path / "loud.npy", SHORT[None] * 2)
     done = call(host, tmp_path / "out", "play", "--audio", tmp_path / "loud.npy")
     assert done.returncode == 1 and "audio is -2" in done.stderr

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from tests.cli.commands import zoo
+from tests.plugins.targets.hosts import HOSTS, call, need
+from tests.plugins.targets.test_web import serving
 from zoo import load
 from zoo.errors import InvalidFileError, UsageError, ZooError
 from zoo.hookspecs import Port, Task
@@ -21,7 +23,8 @@ from zoo.media.files import InputFile
 from zoo.media.films import encode_film
 from zoo.media.videos import read_video
 from zoo.ports.kinds import KINDS, problem
-from zoo.ports.video import VIDEO, strips
+from zoo.ports.video import VIDEO, VideoFile, strips
+from zoo.site import Site
 
 from .bundles import bundle
 
@@ -32,7 +35,8 @@ FREE = Port(
 )  # fmt: skip
 FIXED = Port(kind="video", dtype="uint8", shape=("batch", 4, 6, 8, 1), frame_rate=RATE)
 
-NEGATIVE = """(uint8[batch,frames,height,width,3] video, float[batch] gain) => (uint8[batch,frames,height,width,3] negative)
+NEGATIVE = """(uint8[batch,frames,height,width,3] video, float[batch] gain)
+  => (uint8[batch,frames,height,width,3] negative)
   <float white = {255}, int64[4] last = {1, 2, 3, 4}> {
     floats = Cast <to = 1> (video)
     lit = Sub(white, floats)
@@ -233,9 +237,8 @@ def test_verify_info_and_help(negative):
     (report,) = json.loads(zoo("verify", "./negative", "--replay", "--json").out)
     assert report["replay"][0]["outputs"]["negative"]["verdict"] == "identical"
     lines = [" ".join(line.split()) for line in zoo("info", "./negative").out.splitlines()]
-    assert (
-        "in video video uint8 [batch, frames, height, width, 3] 8 frames a second; at most 16 frames; A clip" in lines
-    )
+    shape = "uint8 [batch, frames, height, width, 3]"  # its line is wrapped
+    assert f"in video video {shape} 8 frames a second; at most 16" in lines and "frames; A clip" in lines
     assert "a folder of frames" in " ".join(zoo("run", "./negative", "play", "--help").out.split())
 
 
@@ -305,8 +308,10 @@ def test_golden_cases_move():
 @pytest.mark.parametrize("ending", [".apng", ".webp", ".gif"])
 def test_what_is_written_has_the_rate_and_is_read_back(rate, ending):
     if ending == ".gif" and rate > 50:
-        with pytest.raises(UsageError, match="play gives 60 frames a second, and a GIF plays at most 50: use .apng"):
-            KINDS["video"].form_in(FREE_AT(60), {}).check_name("play", ["video"], ".gif")
+        with pytest.raises(
+            UsageError, match=f"play gives {rate} frames a second, and a GIF plays at most 50; use .apng"
+        ):
+            VideoFile(rate).check_name("play", ["video"], ".gif")
         return
     grey = clip(40, channels=1)
     grey[10:20] = grey[10]
@@ -316,10 +321,6 @@ def test_what_is_written_has_the_rate_and_is_read_back(rate, ending):
     video, notes = read(data, Port(kind="video", dtype="uint8", shape=("batch", "f", "h", "w", 1), frame_rate=rate))
     np.testing.assert_array_equal(video, grey)  # a GIF has 256 greys
     assert notes == []
-
-
-def FREE_AT(rate):
-    return Port(kind="video", dtype="uint8", shape=("batch", "frames", "height", "width", 3), frame_rate=rate)
 
 
 def test_frames_that_another_writer_merged_are_expanded(tmp_path):
@@ -334,7 +335,7 @@ def test_frames_that_another_writer_merged_are_expanded(tmp_path):
 
 
 def test_another_frame_rate_keeps_the_speed():
-    for rate, taken in ((16, [1, 3, 5, 7]), (6, [0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7]), (4, [0, 0, 1, 1, 2, 2])):
+    for rate, taken in ((16, [0, 2, 4, 6]), (6, [0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7]), (4, [0, 0, 1, 1, 2, 2])):
         video, notes = read(encode_animation(clip(8)[: 3 if rate == 4 else 8], ".apng", rate))
         np.testing.assert_array_equal(video, clip(8)[taken])
         if rate == 4:
@@ -363,8 +364,7 @@ def test_the_picture_for_viewers_that_do_not_animate_is_not_a_frame():
     images = [Image.fromarray(frame) for frame in CLIP]
     buffer = io.BytesIO()
     images[0].save(buffer, "PNG", save_all=True, append_images=images[1:], default_image=True, duration=125)
-    video, notes = read(buffer.getvalue())
-    np.testing.assert_array_equal(video, CLIP[1:])
+    np.testing.assert_array_equal(read(buffer.getvalue())[0], CLIP[1:])
 
 
 def test_transparent_frames_are_put_on_white():
@@ -377,8 +377,9 @@ def test_transparent_frames_are_put_on_white():
         images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=125, **extra)
         video, notes = read(buffer.getvalue())
         assert notes == ["x.apng is partly transparent: put on white"]
-        assert (video[:, 3, 3] == 255).all() and np.abs(video[:, 0, 0].astype(int) - [9, 8, 7]).max() <= 1
-        assert np.abs(video[1, 1, 1].astype(int) - [1, 2, 3]).max() <= 1 and (video[2, 1, 1] == 255).all()
+        near = 4 if kind == "GIF" else 0  # Pillow chooses its colours
+        assert (video[:, 3, 3] == 255).all() and np.abs(video[:, 0, 0].astype(int) - [9, 8, 7]).max() <= near
+        assert np.abs(video[1, 1, 1].astype(int) - [1, 2, 3]).max() <= near and (video[2, 1, 1] == 255).all()
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
@@ -388,8 +389,8 @@ def test_films_are_read(ending):
     assert video.shape == steps.shape and notes == []
     assert np.abs(video.astype(int) - steps).max() <= 4
     video, notes = read(encode_film(steps, ending, 2 * RATE))
-    assert len(video) == 6 and np.abs(video.astype(int) - steps[1::2]).max() <= 4
-    assert notes == ["x.apng: 12 frames in 0.75 s, taken at 8 a second as 6"]
+    assert len(video) == 6 and np.abs(video.astype(int) - steps[::2]).max() <= 4
+    assert notes[0].startswith("x.apng: 12 frames in 0.75") and notes[0].endswith("s, taken at 8 a second as 6")
 
 
 def test_a_film_needs_even_sides(negative):
@@ -493,6 +494,7 @@ def test_bad_folders_are_refused_in_one_line(negative):
         assert not Path("out.apng").exists()
 
 
+@pytest.mark.slow
 def test_10_000_frames_are_streamed_if_the_port_takes_them():
     long = np.zeros((10_000, 4, 4, 1), np.uint8)
     long[:, 0, 0, 0] = np.arange(10_000) % 251
@@ -525,3 +527,81 @@ def test_a_recipe_without_a_layout_is_refused(layout):
 
     with pytest.raises((InvalidFileError, msgspec.ValidationError)):
         VIDEO.decode_batch(given(APNG), layout, None)
+
+
+# --- Hosts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["python", "node"])
+def test_a_host_takes_data_and_writes_an_animation(name, negative, tmp_path):
+    host = HOSTS[name]
+    need(host.missing())
+    done = zoo("export", "./negative", "--target", host.target, "-o", "out")
+    assert done.code == 0, done.err
+    np.save(tmp_path / "video.npy", CLIP[None])
+    words = ["play", "--video", tmp_path / "video.npy", "--out"]
+    for command in (["verify"], [*words, tmp_path / "out.npy"], [*words, tmp_path / "out.png"]):
+        done = call(host, tmp_path / "out", *command)
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), 255 - CLIP[None])
+    np.testing.assert_array_equal(decoded(tmp_path / "out.png"), 255 - CLIP)
+    assert timeline((tmp_path / "out.png").read_bytes()).seconds == (1 / RATE,) * 6
+    np.save(tmp_path / "long.npy", clip(17)[None])
+    done = call(host, tmp_path / "out", "play", "--video", tmp_path / "long.npy")
+    assert done.returncode == 1 and "video has 17 frames; at most 16 are allowed" in done.stderr, done.stderr
+    done = call(host, tmp_path / "out", "play", "--video", tmp_path / "in.apng")
+    assert done.returncode == 1 and "in.apng must be a .npy file" in done.stderr, done.stderr
+    assert "--video video.npy --out negative.npy" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_reads_plays_and_saves_it(negative, tmp_path):
+    from playwright.sync_api import sync_playwright
+    from zoo_targets.web import browser, flags
+
+    need("" if browser() else "Chromium")
+    done = zoo("export", "./negative", "--target", "web", "-o", "site")
+    assert done.code == 0, done.err
+    write("in.webp", HELD)
+    write("in.gif", clip(4))
+    Path("in.webm").write_bytes(encode_film(clip(8, 32, 32), ".webm", RATE))
+    for name in ("one", "long", "text"):
+        Path(f"{name}.webp").write_bytes(
+            {"one": still("WEBP"), "long": encode_animation(clip(17), ".webp", RATE), "text": b"x" * 99}[name]
+        )
+    with sync_playwright() as playwright, serving(Site(tmp_path / "site")) as url:
+        chromium = playwright.chromium.launch(executable_path=browser(), args=flags())
+        page = chromium.new_page()
+        page.goto(f"{url}?device=wasm")
+        page.wait_for_selector("html[data-ready]", timeout=60_000)
+        for name, says in (
+            ("one", "one.webp has one frame: it is a picture"),
+            ("long", "long.webp has 17 frames at 8 a second; at most 16"),
+            ("text", "text.webp is not a video that this browser can play"),
+        ):
+            page.set_input_files("#port-video", tmp_path / f"{name}.webp")
+            page.get_by_text(says).wait_for()
+        for drawn, (name, video) in enumerate(
+            {"in.webp": HELD, "in.gif": decoded("in.gif"), "in.webm": None, "in.apng": CLIP}.items(), 1
+        ):
+            page.set_input_files("#port-video", tmp_path / name)
+            page.locator("#ports .drop .note", has_text=name).wait_for()
+            page.click("#go")
+            page.wait_for_selector(f"html[data-drawn='{drawn}']", timeout=30_000)
+            with page.expect_download() as saved:
+                page.get_by_text("Download APNG").click()
+            saved.value.save_as(tmp_path / "saved.apng")
+            if video is None:
+                assert decoded("saved.apng").shape == (8, 32, 32, 3)
+            else:
+                np.testing.assert_array_equal(decoded("saved.apng"), 255 - video)
+        canvas = page.locator("#outputs canvas[data-port=negative]")
+        seen = {canvas.get_attribute("data-frame") for _ in range(40) if page.wait_for_timeout(50) is None}
+        page.get_by_role("button", name="Pause").click()
+        still_at = {canvas.get_attribute("data-frame") for _ in range(10) if page.wait_for_timeout(50) is None}
+        chromium.close()
+    assert seen == set("012345") and len(still_at) == 1
+    video, notes = read(Path("saved.apng").read_bytes())
+    np.testing.assert_array_equal(video, 255 - CLIP)
+    assert notes == []

@@ -1,7 +1,7 @@
 """Video files to arrays: animated PNG, WebP and GIF by Pillow, MP4 and WebM by PyAV (`films.py`), folders of frames.
 
-A port has a frame rate, and a file has times. A file's video is what a viewer shows in the middle of each frame of the
-port: frame i at (i + 1/2) / rate seconds. So equal frames that a writer has merged are expanded again by their
+A port has a frame rate, and a file has times. A file's video is what a viewer shows near the middle of each frame of
+the port: frame i at (i + `_MIDDLE`) / rate seconds. So equal frames that a writer has merged are expanded by their
 duration, and a file with another rate keeps its speed. What a file's structure says about length and size is compared
 with the port before a frame is decoded.
 """
@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..errors import InvalidFileError
 from ..system.paths import is_folder
 from ..text import one_line
-from .animation import timeline
+from .animation import Timeline, timeline
 from .files import STDIN, InputFile, Note, read_folder, read_input, shown_name
 from .films import FILM_ENDINGS, film_format, film_frames, open_film
 from .metadata import bare
@@ -43,6 +45,10 @@ VIDEO_ENDINGS = (".apng", ".webp", ".gif", *FILM_ENDINGS)
 
 FRAME_ENDINGS = tuple(ending for ending in PICTURE_ENDINGS if ending not in VIDEO_ENDINGS)
 """The endings of the frames in a folder."""
+
+_MIDDLE = 0.45
+"""Just before the middle, where a file with twice the frame rate changes: so it gives every other frame, whichever way
+its times are rounded."""
 
 _OFF = 0.25
 """The part of a frame by which a time may miss a frame's beginning without being another frame rate."""
@@ -75,12 +81,8 @@ def longest(port: Port) -> int:
 
 def picture_port(port: Port) -> Port:
     """The port that one frame would have."""
-    from ..hookspecs import Port
-
     shape = (port.shape[0], *port.shape[2:])
-    return Port(
-        kind="image", dtype="uint8", shape=shape, minimum_size=port.minimum_size, maximum_pixels=port.maximum_pixels
-    )
+    return msgspec.structs.replace(port, kind="image", shape=shape, frame_rate=None, maximum_frames=None)
 
 
 def read_video_file(source: str | InputFile, port: Port | None = None) -> InputFile:
@@ -158,16 +160,14 @@ def read_videos(files: Sequence[InputFile], port: Port, note: Note) -> np.ndarra
     return np.stack(videos)
 
 
-def exact_frames(file: InputFile, number: int, rate: int, channels: int) -> np.ndarray:
-    """What `zoo.media.animation.encode_animation` wrote: uint8 [number, height, width, channels].
+def exact_frames(file: InputFile, port: Port) -> np.ndarray:
+    """What `zoo.media.animation.encode_animation` wrote: uint8 [frames, height, width, channels], with as many frames
+    as the port takes at most.
 
     Raises:
         InvalidFileError: it is something else.
     """
-    from ..hookspecs import Port
-
-    shape = ("batch", "frames", "height", "width", channels)
-    port = Port(kind="video", dtype="uint8", shape=shape, frame_rate=rate, maximum_frames=number)
+    number = longest(port)
 
     def refuse(line: str) -> None:
         raise InvalidFileError("its frames are not what zoo writes: another program changed it")
@@ -241,7 +241,7 @@ def _frames_for(shown: str, port: Port, opened: _Opened) -> int | None:
 
 def _shown_until(seconds: float, rate: int) -> int:
     """The frames of a port whose middle comes before a time."""
-    return max(0, math.ceil(seconds * rate - 0.5))
+    return max(0, math.ceil(seconds * rate - _MIDDLE))
 
 
 def _too_long(shown: str, port: Port, has: str) -> InvalidFileError:
@@ -279,7 +279,8 @@ def _open(file: InputFile, port: Port) -> _Opened:
         def decoded() -> Iterator[tuple[float, Callable[[Port, Note], np.ndarray]]]:
             image = _pillow(file, kind)
             for index, start in enumerate(starts[:-1]):
-                yield start, lambda port, note, index=index + times.before: _frame(image, index, file.shown, port, note)
+                number = index + times.before
+                yield start, lambda port, note, number=number: _frame(image, number, times, file.shown, port, note)
 
         return _Opened(times.height, times.width, len(times.seconds), starts[-1], decoded)
     if kind:
@@ -305,9 +306,11 @@ def _pillow(file: InputFile, kind: str) -> Any:
         raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {one_line(e)[:200]}") from None
 
 
-def _frame(image: Any, index: int, shown: str, port: Port, note: Note) -> np.ndarray:
+def _frame(image: Any, index: int, times: Timeline, shown: str, port: Port, note: Note) -> np.ndarray:
     try:
         image.seek(index)
+        if image.size != (times.width, times.height):  # Pillow enlarges a GIF for a frame that sticks out
+            raise ValueError(f"it is not inside {times.width}x{times.height} pixels")
         image.load()
     except Exception as e:
         raise InvalidFileError(f"{shown} cannot be decoded: frame {index}: {one_line(e)[:200]}") from None

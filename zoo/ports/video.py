@@ -34,7 +34,7 @@ from ..media.videos import (
 from ..text import warn
 from .given import as_array
 from .image import SHOWN_SIDE, Pictures, Pixels
-from .kind import Form, Option, Read, RealInputs, Source
+from .kind import BATCH, Form, Option, Read, RealInputs, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,11 @@ class VideoFile(Pictures):
         import numpy as np
 
         told = _LAYOUTS.decode(msgspec.json.encode(layout))
-        frames = exact_frames(file, told.frames, told.frame_rate, told.channels)
+        shape = (BATCH, "frames", "height", "width", told.channels)
+        port = Port(
+            kind="video", dtype="uint8", shape=shape, frame_rate=told.frame_rate, maximum_frames=told.frames
+        )  # fmt: skip
+        frames = exact_frames(file, port)
         return np.stack([self.split(frame, layout, index) for frame in frames], axis=1)
 
 
