@@ -201,7 +201,7 @@ function readWav({ sample_rate: rate, shape: [, , channels] }, path, bytes) {
 
 /** float32 [batch, samples, channels] as WAV of 16 bits, one sound after the other. */
 function wav({ shape: [, , channels], data }, rate) {
-  const head = Buffer.from("RIFF....WAVEfmt ................data....", "latin1"), body = Buffer.alloc(2 * data.length);
+  const head = Buffer.from("RIFF....WAVEfmt ....................data....", "latin1"), body = Buffer.alloc(2 * data.length);
   for (const [at, value] of [[4, 36 + body.length], [16, 16], [24, rate], [28, 2 * channels * rate], [40, body.length]]) head.writeUInt32LE(value, at);
   for (const [at, value] of [[20, 1], [22, channels], [32, 2 * channels], [34, 16]]) head.writeUInt16LE(value, at);
   data.forEach((value, i) => body.writeInt16LE(Math.max(-32768, Math.min(32767, Math.round(value * 32768))), 2 * i));
