@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
 import pluggy
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from .names import Line, PortName
 
@@ -80,6 +80,7 @@ CHANGES = {
         "ConfigRequest.trained: a new config for weights that another one was trained with",
         "the kind audio with WAV files, Port.sample_rate and Port.maximum_samples",
         "the kind video with files, Port.frame_rate and Port.maximum_frames",
+        "Tolerance.log_mel: sounds that are compared by their log-mel spectrograms",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -172,6 +173,7 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     token_margin: Annotated[float, Meta(ge=0)] = 1e-3  # tokens may differ only if two codes tie within this
     absolute: Annotated[float, Meta(ge=0)] = 1e-4  # floats: |a - b| <= absolute + relative |b|
     relative: Annotated[float, Meta(ge=0)] = 1e-4
+    log_mel: Annotated[float, Meta(ge=0)] | UnsetType = UNSET  # sounds may differ by sample if this close, nats; rarely
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from tests import tiny
 from tests.clean import is_clean
@@ -104,7 +105,11 @@ def manifests(draw):
         classes=draw(st.lists(texts, max_size=3, unique_by=lambda name: name.strip().casefold()).map(tuple)),
         default_task=draw(st.sampled_from(sorted(listed))),
         tasks=listed,
-        tolerances={"float32/cpu": draw(st.builds(Tolerance, absolute=floats, pixel_levels=st.integers(0, 255)))},
+        tolerances={
+            "float32/cpu": draw(
+                st.builds(Tolerance, absolute=floats, pixel_levels=st.integers(0, 255), log_mel=st.just(UNSET) | floats)
+            )
+        },
         training=draw(st.builds(Training, command=texts, images_seen=small, seconds=floats)),
         metrics=tuple(
             draw(st.lists(st.builds(Metric, name=ports, value=st.floats(-1e6, 1e6), data=texts), max_size=2))

@@ -156,7 +156,9 @@ class Pixels(Kind):
     def look(self, file: InputFile, port: Port) -> tuple[int, ...]:
         return check_header(file, port)
 
-    def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
+    def compare(
+        self, port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance
+    ) -> tuple[float, bool, str]:
         import numpy as np
 
         levels = np.abs(actual.astype(np.int16) - expected.astype(np.int16))

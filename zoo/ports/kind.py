@@ -472,7 +472,9 @@ class Kind:
 
     # --- Comparing ---
 
-    def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
+    def compare(
+        self, port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance
+    ) -> tuple[float, bool, str]:
         """The largest difference, whether it is within the tolerance, and a description of the difference.
 
         Called with arrays of the same dtype and shape that are not identical.
