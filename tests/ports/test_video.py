@@ -479,6 +479,16 @@ def test_a_bad_file_is_refused_in_one_line(case, negative, tmp_path):
     assert after.ru_maxrss - before.ru_maxrss < 100 << 10  # kilobytes; a frame of 10,000 is 50 MB
 
 
+@pytest.mark.parametrize("data", [b"#EXTM3U\n#EXTINF:1,\nin.mp4\n", b"ffconcat version 1.0\nfile in.mp4\n"])
+def test_a_list_of_files_never_reaches_ffmpeg(negative, data):
+    Path("in.mp4").write_bytes(encode_film(CLIP, ".mp4", RATE))
+    for start in (b"", b"\0\0\0\x20ftypisom"):  # the second one is opened as MP4, and as nothing else
+        Path("list.mp4").write_bytes(start + data)
+        done = zoo("run", "./negative", "play", "list.mp4", "--out", "out.apng")
+        says = "list.mp4 cannot be decoded" if start else "list.mp4 is not a video that zoo can read"
+        assert done.code == 4 and says in done.err and not Path("out.apng").exists(), done.err
+
+
 def test_bad_folders_are_refused_in_one_line(negative):
     frames_in("mixed", CLIP[:3])
     Image.fromarray(clip(1, 9, 9)[0]).save("mixed/7.png")
@@ -519,6 +529,14 @@ def test_no_damage_is_anything_but_one_line(whole):
             refused += 1
             assert "\n" not in str(e)
     assert refused > 50
+
+
+def test_a_recipe_cannot_ask_for_more_frames_than_zoo_writes():
+    layout = {"frames": 39_000_000, "channels": 3, "frame_rate": 8, "count": 1, "columns": 1, "height": 8, "width": 12}
+    still_webp = encode_animation(CLIP[[0, 0]], ".webp", RATE)
+    for data, says in ((still_webp, "more frames than zoo writes"), (APNG, "does not match its recipe")):
+        with pytest.raises(InvalidFileError, match=says):
+            VIDEO.decode_batch(given(data), layout, None)
 
 
 @pytest.mark.parametrize("layout", [None, 3, {}, {"frames": 10**9, "channels": 3, "frame_rate": 8, "count": 1}])

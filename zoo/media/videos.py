@@ -18,7 +18,7 @@ import msgspec
 from ..errors import InvalidFileError
 from ..system.paths import is_folder
 from ..text import one_line
-from .animation import Timeline, timeline
+from .animation import MOST_PIXELS, Timeline, timeline
 from .files import STDIN, InputFile, Note, read_folder, read_input, shown_name
 from .films import FILM_ENDINGS, film_format, film_frames, open_film
 from .metadata import bare
@@ -173,7 +173,10 @@ def exact_frames(file: InputFile, port: Port) -> np.ndarray:
         raise InvalidFileError("its frames are not what zoo writes: another program changed it")
 
     if timeline(file.data) is None:  # frames that are all equal are a still picture
-        return decode_picture(file, file.name, picture_port(port), refuse)[None].repeat(number, axis=0)
+        picture = decode_picture(file, file.name, picture_port(port), refuse)
+        if number * picture.shape[0] * picture.shape[1] > MOST_PIXELS:
+            raise InvalidFileError("it has more frames than zoo writes: another program changed it")
+        return picture[None].repeat(number, axis=0)
     video = read_video(file, port, refuse)
     if len(video) != number:
         raise InvalidFileError("the number of its frames does not match its recipe: another program changed it")
