@@ -15,7 +15,8 @@ from zoo.errors import InvalidFileError, NotFoundError, UsageError
 from zoo.hookspecs import Port
 from zoo.media import pictures
 from zoo.media.files import InputFile, read_input
-from zoo.media.pictures import MAX_SCANS, Grid, decode_picture, decode_png, encode_png, read_pictures, upright_size
+from zoo.media.grid import Grid
+from zoo.media.pictures import MAX_SCANS, decode_picture, decode_png, encode_png, read_pictures, upright_size
 
 GREY = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 1), minimum_size=8, maximum_pixels=10_000)
 COLOUR = Port(kind="image", dtype="uint8", shape=("batch", "height", "width", 3))
@@ -535,6 +536,16 @@ def test_png_keeps_pixels_and_metadata(channels: int):
         more = data[:there] + ODD_CHUNKS[odd] + data[there:]
         assert decode_png(InputFile("x.png", more, ""))[1] == text
     assert b"iTXtzoo\0" in data
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (300, 500, 3)])
+def test_other_programs_read_the_png(shape: tuple[int, int, int]):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)[:, ::-1]  # not contiguous
+    data = encode_png(pixels, "Größe")
+    Image.open(io.BytesIO(data)).verify()  # the checksum of every chunk
+    image = Image.open(io.BytesIO(data))
+    assert (np.asarray(image).reshape(shape) == pixels).all()
+    assert image.info == {"zoo": "Größe"}
 
 
 def test_a_png_of_another_program_is_refused_by_mode():

@@ -331,6 +331,12 @@ def test_what_is_written_is_read_back_and_is_clipped():
         SoundFile(RATE).encode_batch(np.full((1, 3, 1), np.nan, np.float32), "{}")
 
 
+def test_more_than_a_wav_file_holds_is_one_line():
+    whole = np.broadcast_to(np.float32(0), (2**31, 1))  # takes no memory
+    with pytest.raises(InvalidFileError, match="a WAV file holds at most 4,293,918,720: write a file each"):
+        encode(whole, 8000)
+
+
 def test_a_file_of_another_program_has_no_recipe():
     assert SOUND.recipe_of(given(wav())) is None
     assert SOUND.recipe_of(given(encode(SHORT, RATE, "Audacity", "my first sound"))) is None

@@ -1,6 +1,6 @@
 """Files to arrays, and back: pictures, safetensors and .npy arrays. The only place that knows pixel ranges.
 
-Plugins use the names below; the rest is in `files.py`, `pictures.py` and `tensors.py`.
+Plugins use the names below; the rest is in `files.py`, `grid.py`, `pictures.py` and `tensors.py`.
 """
 
 import warnings
@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from .files import STDIN, InputFile, Note, read_input
-from .pictures import Grid, decode_picture, encode_png, read_pictures
+from .grid import Grid
+from .pictures import decode_picture, encode_png, read_pictures
 
 __all__ = ["STDIN", "Grid", "InputFile", "Note", "decode_picture", "encode_png", "read_input", "read_pictures"]
 

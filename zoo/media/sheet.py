@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .pictures import MAX_PIXELS, Grid, enlarge
+from .grid import Grid, enlarge
+from .pictures import MAX_PIXELS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,6 +26,7 @@ PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 UNKNOWN = 0xFFFFFFFF
 """A length that was not known yet when a header was written into a pipe: up to the end of the file."""
 
+MAX_DATA = 2**32 - 2**20  # bytes of samples: lengths are of 32 bits, and the recipe needs room
 MAX_CHUNKS = 1000
 
 _GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  # the end of the GUIDs whose first bytes are a format
@@ -167,9 +168,18 @@ def decode(file: InputFile, header: Header) -> np.ndarray:
 
 
 def encode(wave: np.ndarray, sample_rate: int, software: str = "", comment: str = "") -> bytes:
-    """A WAV file of 16-bit PCM: float32 [frames, channels], times 2^15, rounded; beyond -1 .. 1 it is clipped."""
+    """A WAV file of 16-bit PCM: float32 [frames, channels], times 2^15, rounded; beyond -1 .. 1 it is clipped.
+
+    Raises:
+        InvalidFileError: it would be longer than a WAV file can be.
+    """
     import numpy as np
 
+    if 2 * wave.size > MAX_DATA:
+        raise InvalidFileError(
+            f"{2 * wave.size:,} bytes of sound; a WAV file holds at most {MAX_DATA:,}: write a file each, with"
+            " {index} in its name"
+        )
     levels = np.clip(np.rint(wave.astype(np.float64) * 2**15), -(2**15), 2**15 - 1).astype("<i2")
     channels = wave.shape[1]
     layout = struct.pack("<HHIIHH", PCM, channels, sample_rate, 2 * channels * sample_rate, 2 * channels, 16)

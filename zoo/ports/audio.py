@@ -11,7 +11,8 @@ from msgspec import UNSET
 from ..errors import InvalidFileError, UsageError
 from ..hookspecs import Port, Task, Tolerance
 from ..media.files import InputFile
-from ..media.pictures import Grid, encode_png
+from ..media.grid import Grid
+from ..media.pictures import encode_png
 from ..media.sounds import MAX_SAMPLES, SOUND_ENDINGS, check_sound, longest, read_sound_file, read_sounds
 from ..media.wav import decode, encode, is_wav, read_header
 from ..text import warn

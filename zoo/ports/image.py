@@ -12,9 +12,9 @@ from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile, Tolerance
 from ..media.animation import is_animated_png
 from ..media.files import InputFile, read_input
+from ..media.grid import Grid, shrink
 from ..media.pictures import (
     PICTURE_ENDINGS,
-    Grid,
     TooManyPixels,
     check_header,
     check_picture_size,
@@ -22,7 +22,6 @@ from ..media.pictures import (
     encode_png,
     is_png,
     read_pictures,
-    shrink,
 )
 from ..media.sheet import MAX_SCALE, View
 from .given import pictures

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..hookspecs import Port
 from ..media.files import InputFile
-from ..media.pictures import Grid, encode_png
+from ..media.grid import Grid
+from ..media.pictures import encode_png
 from ..media.tensors import NPY_MAGIC, encode_npy, npy_metadata, read_npy
 from .image import SHOWN_SIDE
 from .kind import Form, counted

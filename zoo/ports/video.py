@@ -20,7 +20,8 @@ from ..media.animation import (
 from ..media.extras import need
 from ..media.files import InputFile
 from ..media.films import FILM_ENDINGS, encode_film, film_format
-from ..media.pictures import MAX_PIXELS, Grid, encode_png, picture_format
+from ..media.grid import Grid
+from ..media.pictures import MAX_PIXELS, encode_png, picture_format
 from ..media.sheet import View
 from ..media.videos import (
     FRAME_ENDINGS,

@@ -167,14 +167,14 @@ def write_outputs(model: Model, call: Call, result: Result, out: str | None, wri
             paths += _write_batch(model, call, result, artifact, target, write)
             continue
         made_by = {"digest": model.digest, "model": public_reference(model), "task": call.task}
-        paths += write(target, artifact.form.encode(arrays, made_by, Path(target).suffix.lower()))
+        paths += write(target, artifact.form.encode(arrays, made_by, _suffix(target)))
     return Written(paths, shown)
 
 
 def _write_batch(model: Model, call: Call, result: Result, artifact: Artifact, target: str, write: Write) -> list[str]:
     """The whole batch in one file, or one file per element if the name contains `{i}`."""
     [port] = artifact.ports
-    form = artifact.form.named(Path(target).suffix.lower()).viewed(call.view)
+    form = artifact.form.named(_suffix(target)).viewed(call.view)
     batch = result.outputs[port]
     if NUMBERED not in target:
         return write(target, form.encode_batch(batch, write_recipe(model, call, result, port)))
@@ -197,6 +197,10 @@ def write_file(target: str, data: bytes, *, synced: bool = True) -> list[str]:
     else:
         write_atomically(path, data, synced=synced)
     return [str(path)]
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - several times as fast as Path, for each of many files
 
 
 def _special(path: Path) -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..formats.golden import read_cases
 from ..formats.manifest import Manifest
-from ..media.pictures import Grid, encode_png
+from ..media.grid import Grid
+from ..media.pictures import encode_png
 from ..names import GOLDEN
 from ..ports.kinds import kind_of
 
