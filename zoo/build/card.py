@@ -3,6 +3,8 @@
 import shlex
 from collections.abc import Iterable, Sequence
 
+from msgspec import UNSET
+
 from ..formats.manifest import Drift, Manifest, Training
 from ..hookspecs import Metric, Port, Task
 from ..names import CARD as CARD
@@ -146,7 +148,8 @@ def _graphs(m: Manifest) -> str:
             (
                 key,
                 f"{t.pixel_share:.1%} within {t.pixel_levels}, none over {t.pixel_levels_worst}",
-                f"{_number(t.absolute)} + {_number(t.relative)} of the value",
+                f"{_number(t.absolute)} + {_number(t.relative)} of the value"
+                + (f"; sound: {_number(t.log_mel)} nats of log-mel distance" if t.log_mel is not UNSET else ""),
                 _number(t.token_margin),
             )
             for key, t in m.tolerances.items()

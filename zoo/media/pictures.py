@@ -15,7 +15,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ def upright_size(file: InputFile) -> tuple[int, int]:
 def check_header(file: InputFile, port: Port) -> tuple[int, int]:
     """Like `upright_size`; refuses a picture that the port does not allow, before a pixel is decoded."""
     image, about = _open(file)
-    _check_size(file.shown, port, image.height, image.width)
+    check_stated_size(file.shown, port, image.height, image.width)
     return (image.height, image.width) if about.orientation >= 5 else (image.width, image.height)
 
 
@@ -134,7 +134,7 @@ def decode_picture(
     """
     shown = file.shown
     image, about = _open(file)
-    _check_size(shown, port, image.height, image.width)
+    check_stated_size(shown, port, image.height, image.width)
     return _decoded(image, about, shown, port, note, mask, whole)
 
 
@@ -152,7 +152,9 @@ def convert_picture(image: Any, shown: str, port: Port, note: Note, *, mask: boo
     """
     if image.mode == "F":
         raise UsageError(f"{shown} is a picture of floats (mode F); convert it to L or RGB, 0 .. 255")
-    _check_size(shown, port, image.height, image.width)  # before its file is decoded, which some formats do for EXIF
+    check_stated_size(
+        shown, port, image.height, image.width
+    )  # before its file is decoded, which some formats do for EXIF
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
         image = image.copy()  # without the format of its file, so that what `Bare` lacks here is not asked for
@@ -195,24 +197,32 @@ _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 def _open(file: InputFile) -> tuple[Any, Bare]:
     """The picture with its header read, by the one decoder that its first bytes select, and what its metadata say."""
-    for kind, magic, module, class_name in _DECODERS:
-        if file.data.startswith(magic) and (kind != "WebP" or file.data[8:12] == b"WEBP"):
-            decoder = _decoder(module, class_name)
-            try:
-                about = bare(kind, file.data)
-                if kind == "JPEG" and _count_scans(about.data) > MAX_SCANS:
-                    raise ValueError(f"it has more than {MAX_SCANS} scans")
-                return decoder(_Timed(about.data)), about
-            except Exception as e:
-                reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
-                raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {reason[:200]}") from None
+    if kind := picture_format(file.data):
+        try:
+            about = bare(kind, file.data)
+            if kind == "JPEG" and _count_scans(about.data) > MAX_SCANS:
+                raise ValueError(f"it has more than {MAX_SCANS} scans")
+            return decoder(kind)(Timed(about.data)), about
+        except Exception as e:
+            reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
+            raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {reason[:200]}") from None
     raise InvalidFileError(
         f"{file.shown} is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP{_other(file.data)}"
     )
 
 
+def picture_format(data: bytes) -> str:
+    """The format of a picture by its first bytes: `PNG`, `JPEG`, `GIF`, `BMP` or `WebP`; empty if it is another."""
+    for kind, magic, *_ in _DECODERS:
+        if data.startswith(magic) and (kind != "WebP" or data[8:12] == b"WEBP"):
+            return kind
+    return ""
+
+
 @cache
-def _decoder(module: str, class_name: str) -> Any:
+def decoder(kind: str) -> Callable[[io.BytesIO], Any]:
+    """Pillow's decoder of a format that `picture_format` returned."""
+    module, class_name = next((module, name) for format, _, module, name in _DECODERS if format == kind)
     return getattr(importlib.import_module(f"PIL.{module}"), class_name)
 
 
@@ -225,7 +235,7 @@ def _other(data: bytes) -> str:
     return ""
 
 
-class _Timed(io.BytesIO):
+class Timed(io.BytesIO):
     """A file that can only be read for `DECODE_SECONDS`: the decoders read in small blocks."""
 
     def __init__(self, data: bytes):
@@ -259,7 +269,7 @@ def _count_scans(data: bytes) -> int:
     return scans
 
 
-def _check_size(shown: str, port: Port, height: int, width: int) -> None:
+def check_stated_size(shown: str, port: Port, height: int, width: int) -> None:
     """Checks the size before a pixel is decoded. A picture to be scaled may have any size up to the general limit."""
     if height * width > MAX_PIXELS:
         pixels = f"{height * width:,} pixels"

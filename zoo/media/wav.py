@@ -77,7 +77,7 @@ def read_header(file: InputFile) -> Header:
     layout: tuple[int, int, int, int, int] | None = None
     samples: tuple[int, int] | None = None
     texts: dict[bytes, str] = {}
-    for count, (name, start, length) in enumerate(_chunks(data, end)):
+    for count, (name, start, length) in enumerate(riff_chunks(data, end)):
         if length == UNKNOWN and name == b"data":
             length = end - start
         if start + length > end:
@@ -110,7 +110,7 @@ def stated_length(start: bytes, shown: str) -> tuple[int, int, int] | None:
     is too long need not be read.
     """
     layout = None
-    for _, (name, at, length) in zip(range(MAX_CHUNKS), _chunks(start, len(start)) if is_wav(start) else ()):
+    for _, (name, at, length) in zip(range(MAX_CHUNKS), riff_chunks(start, len(start)) if is_wav(start) else ()):
         if name == b"fmt " and layout is None and at + length <= len(start):
             layout = _layout(start[at : at + min(length, 40)], shown)
         elif name == b"data" and layout and length != UNKNOWN:
@@ -118,8 +118,8 @@ def stated_length(start: bytes, shown: str) -> tuple[int, int, int] | None:
     return None
 
 
-def _chunks(data: bytes, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and stated length of each chunk that begins before `end`."""
+def riff_chunks(data: bytes, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and stated length of each chunk of a RIFF file that begins before `end`."""
     at = 12
     while at + 8 <= end:
         name, length = struct.unpack_from("<4sI", data, at)

@@ -128,7 +128,7 @@ class Many:
         self._sizes: dict[int, tuple[int, ...]] = {}  # of the files whose headers were looked at
         if asked.main:
             port = self.read_for.inputs[asked.main]
-            self._size_matters = not all(isinstance(d, int) for d in port.shape[1:3])
+            self._size_matters = not all(isinstance(d, int) for d in port.shape[1:])
 
     def check_files(self, looked_at: Callable[[], object]) -> None:
         """Looks at the header of every picture that is to be read, and at the files of other options.
@@ -178,8 +178,8 @@ class Many:
         return self._kept.pop(index, None) or self.asked.items[index].read()
 
     def size_of(self, index: int, file: InputFile) -> tuple[int, ...]:
-        """Width and height of a picture, or the length of a sound, which all of a batch share; empty if the port fixes
-        them."""
+        """Width and height of a picture, the length of a sound, or both of a video, which all of a batch share; empty
+        if the port fixes them."""
         if not self._size_matters:
             return ()
         if index in self._sizes:

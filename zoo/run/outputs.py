@@ -85,6 +85,12 @@ def check_out(task_name: str, task: Task, out: str | None) -> None:
     _check_name(out, task_name, first)
 
 
+def lost_in(task: Task, out: str | None) -> str:
+    """What files named `out` do not keep of a task's outputs, in a line; empty if nothing."""
+    suffix = Path(out or "").suffix.lower()
+    return next((a.form.named(suffix).loses for a in artifacts_of(task)[:1] if suffix and not a.form.shared), "")
+
+
 def refuse_to_overwrite(out: str | None, call: Call, count: int) -> None:
     """Refuses an --out that is a file which the call has read, whatever links lead to it.
 
