@@ -301,7 +301,7 @@ class DescribeRequest:
 class ArrayFacts:
     """What a named array of a training's data is like."""
 
-    dtype: str  # as numpy names it: uint8, int64, float32
+    dtype: str  # as numpy names it: uint8, int64, float32; of texts: str
     shape: tuple[int, ...]  # of one example; empty: a number
     classes: tuple[str, ...] = ()  # names of its values, if they are labels with names
 

@@ -42,7 +42,9 @@ def card(manifest: Manifest) -> str:
 def command_line(m: Manifest, model: str) -> str:
     """The `zoo run` of the default task, for a model of this name or in this folder."""
     name, task = m.task(None)
-    options = " ".join(_option(port_name, port) for port_name, port in task.inputs.items() if port.default is None)
+    options = " ".join(
+        _option(port_name, port) for port_name, port in task.inputs.items() if port.default is None or port.examples
+    )
     forms = (kind_of(port).form for port in task.outputs.values())
     out = next((f"--out out{form.suffixes[0]}" for form in forms if not form.shared), "")  # pictures: one file each
     return " ".join(part for part in ("zoo run", shlex.quote(model), name, options, out) if part)
