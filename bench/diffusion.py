@@ -14,7 +14,6 @@ On a GPU (`--device cuda`) diffusers runs with TF32 off and on, labelled, and wi
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import medians, peak_memory
+from measuring import environment, medians, peak_memory
 
 STEPS, SIZE = 20, 32
 GOALS = {"eager": 1.2, "compiled": 1.0, "host loop": 1 / 1.06, "cold": 5.0}
@@ -116,19 +115,18 @@ def set_tf32(on: bool) -> None:
 
 def cold(bundle: Path, saved: Path, rounds: int, device: str) -> bool:
     place = saved.parent
-    environment = os.environ | {"ZOO_HOME": str(place / "home")}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps what it compiled, ours and diffusers'
+    env = environment(ZOO_HOME=str(place / "home"))
     zoo, registry = str(Path(sys.executable).with_name("zoo")), str(place / "registry")
     subprocess.run([zoo, "publish", str(bundle), "--to", registry], check=True, capture_output=True)
-    subprocess.run([zoo, "registry", "add", "bench", registry], check=True, capture_output=True, env=environment)
-    subprocess.run([zoo, "pull", bundle.name], check=True, capture_output=True, env=environment)
+    subprocess.run([zoo, "registry", "add", "bench", registry], check=True, capture_output=True, env=env)
+    subprocess.run([zoo, "pull", bundle.name], check=True, capture_output=True, env=env)
     drawing = [zoo, "run", bundle.name, "generate", "--seed", "0", "--steps", str(STEPS), "--device", device]
     calls = {
         "zoo run": [*drawing, "--out", str(place / "zoo.png")],
         "diffusers": [sys.executable, "-c", SCRIPT, str(saved), str(place / "diffusers.png")],
     }
     runs = {
-        name: lambda words=words: subprocess.run(words, check=True, capture_output=True, env=environment)
+        name: lambda words=words: subprocess.run(words, check=True, capture_output=True, env=env)
         for name, words in calls.items()
     }
     found = medians(runs, rounds)

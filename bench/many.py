@@ -7,7 +7,6 @@ memory is that of the whole process (VmHWM).
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from measuring import environment
 from PIL import Image
 
 MODEL, BATCH = "vqvae-fashion", 256
@@ -85,7 +85,7 @@ def main(number: int, rounds: int) -> int:
                 target = here / f"out{round_}-{number_}"
                 target.mkdir()
                 command = [sys.executable, "-c", script, str(model), str(source), str(target), str(size)]
-                env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+                env = environment(PYTHONPATH=str(Path(__file__).parents[1]))
                 done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
                 rate, peak, busy = map(float, done.stdout.split()[-3:])
                 work[title].append(busy * 1000)

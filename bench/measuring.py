@@ -1,5 +1,6 @@
 """What the benchmarks share."""
 
+import os
 import re
 import statistics
 import time
@@ -20,6 +21,11 @@ def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
             if round_:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment for a command as a user starts it: Python keeps what it compiled."""
+    return {k: v for k, v in (os.environ | more).items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def peak_memory() -> int:

@@ -5,7 +5,6 @@ medians are compared. Goal: under 1 s, and at least 5x faster. Both must give th
 what it needs: torch, the model's file, safetensors, Pillow.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from measuring import environment
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -54,11 +54,12 @@ def main(rounds: int) -> int:
             "zoo run": [zoo, "run", MODEL, "reconstruct", "--image", source, "--out", ours, "--device", "cpu"],
             "torch script": [sys.executable, "-c", SCRIPT, locate(MODEL).folder, source, theirs],
         }
+        (here / "home").mkdir()  # a store, in which it may remember what it read
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for round_ in range(rounds + 1):  # the first fills the caches and does not count
             for name, command in commands.items():
                 start = time.perf_counter()
-                subprocess.run(command, env=os.environ | {"ZOO_HOME": f"{here}/home"}, check=True, capture_output=True)
+                subprocess.run(command, env=environment(ZOO_HOME=f"{here}/home"), check=True, capture_output=True)
                 if round_:
                     seconds[name].append(time.perf_counter() - start)
         off = np.abs(np.asarray(Image.open(ours)).astype(int) - np.asarray(Image.open(theirs)).astype(int)).max()

@@ -45,6 +45,7 @@ def main(rounds: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
         os.environ["ZOO_HOME"] = str(here / "home")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python keeps what it compiled
         picture = here / "x.png"
         from PIL import Image
 

@@ -122,7 +122,8 @@ def _module_row(module: str) -> str:
 
 
 OUTLINED = (
-    "zoo.build.loop", "zoo.build.random", "zoo.build.optim", "zoo.build.evaluate", "zoo.build.keys", "zoo.settings"
+    "zoo.build.loop", "zoo.build.random", "zoo.build.tokenizers", "zoo.build.optim", "zoo.build.evaluate",
+    "zoo.build.keys", "zoo.settings",
 )  # fmt: skip
 """The modules that a model's own code calls: their signatures are in the contract's page."""
 

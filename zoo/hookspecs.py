@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
 import pluggy
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from .names import Line, PortName
 
@@ -79,6 +79,8 @@ CHANGES = {
         " families take",
         "ConfigRequest.trained: a new config for weights that another one was trained with",
         "the kind audio with WAV files, Port.sample_rate and Port.maximum_samples",
+        "the kind video with files, Port.frame_rate and Port.maximum_frames",
+        "Tolerance.log_mel: sounds that are compared by their log-mel spectrograms",
     ),
 }
 """What each version of the contract added. A module says `ZOO_CONTRACT = 2`, which is read without running the module.
@@ -138,7 +140,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     more; `tokens` int64 [batch, rows, columns]; `size` int64 [2], height and width; `label` int64 [batch], -1: no
     label; `seed` int64 [batch], 0 .. 2^53 - 1; `count` int64 []; `scalar` float32 [batch]; `map` float32 [batch,
     height, width], and channels if there are several; `tensor` float32, any shape; `text` uint8 [batch, N], UTF-8 of at
-    most N bytes, padded with zeros, optional if its default is 0; `audio` float32 [batch, samples, 1 or 2], -1 .. 1.
+    most N bytes, padded with zeros, optional if its default is 0; `audio` float32 [batch, samples, 1 or 2], -1 .. 1;
+    `video` uint8 [batch, frames, height, width, 1 or 3].
     """
 
     kind: Kind
@@ -148,8 +151,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     default: int | float | None = None  # hosts fill it in; None: the caller must give a value
     minimum: int | float | None = None  # of the values; inclusive
     maximum: int | float | None = None
-    minimum_size: Annotated[int, Meta(ge=1)] | None = None  # image, mask: smallest height and width, pixels
-    maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask: largest height x width
+    minimum_size: Annotated[int, Meta(ge=1)] | None = None  # image, mask, video: smallest height and width, pixels
+    maximum_pixels: Annotated[int, Meta(ge=1)] | None = None  # image, mask, video: largest height x width
     classes: tuple[Annotated[str, Meta(max_length=100)], ...] = ()  # label: the name of each value from 0
     noise: Literal["", "normal", "uniform"] = ""  # tensor: stream 0 of docs/noise.md; hosts draw it from a seed
     examples: tuple[
@@ -157,6 +160,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = ()  # text: what people see to try; golden cases use them
     sample_rate: Annotated[int, Meta(ge=1_000, le=1_000_000)] | None = None  # audio: Hz; every audio port states it
     maximum_samples: Annotated[int, Meta(ge=1)] | None = None  # audio: the longest, per channel, if `samples` varies
+    frame_rate: Annotated[int, Meta(ge=1, le=240)] | None = None  # video: frames a second; every video port states it
+    maximum_frames: Annotated[int, Meta(ge=2)] | None = None  # video: the longest, if `frames` varies
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,6 +173,7 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     token_margin: Annotated[float, Meta(ge=0)] = 1e-3  # tokens may differ only if two codes tie within this
     absolute: Annotated[float, Meta(ge=0)] = 1e-4  # floats: |a - b| <= absolute + relative |b|
     relative: Annotated[float, Meta(ge=0)] = 1e-4
+    log_mel: Annotated[float, Meta(ge=0)] | UnsetType = UNSET  # sounds may differ by sample if this close, nats; rarely
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -295,7 +301,7 @@ class DescribeRequest:
 class ArrayFacts:
     """What a named array of a training's data is like."""
 
-    dtype: str  # as numpy names it: uint8, int64, float32
+    dtype: str  # as numpy names it: uint8, int64, float32; of texts: str
     shape: tuple[int, ...]  # of one example; empty: a number
     classes: tuple[str, ...] = ()  # names of its values, if they are labels with names
 

@@ -76,6 +76,18 @@ WAYS = {
             "denoise: forward draws from Python's random: noise comes from zoo.build.random, with an input of the kind",
         ), exports=True,
     ),
+    "Python's random numbers, and inputs that are not in alphabetical order": Way(
+        "exports",
+        (
+            (PLUGIN, 'inputs={"image": image}', 'inputs={"image": image, "amount": Port(kind="scalar", dtype="float32",'
+             ' shape=("batch",), default=1, minimum=1, maximum=2)}'),
+            (MODEL, "    def forward(self, image: Tensor) -> Tensor:\n" + FORWARD,
+             "    def forward(self, image: Tensor, amount: Tensor) -> Tensor:\n        import random\n"
+             "        x = self.network(to_float(image)) * amount[:, None, None, None]\n"
+             "        return to_uint8(x + random.random())\n"),
+        ),
+        ("denoise: forward draws from Python's random: ",), exports=True,
+    ),
     "NumPy's random numbers": Way(
         "exports", computes("import numpy", "x = x + numpy.random.rand()"),
         ("forward draws from NumPy's global generator",), exports=True,
@@ -121,6 +133,17 @@ WAYS = {
             (MODEL, "        return x - self.conv_out(h)", "        return x - self.conv_out(h) * self.x0"),
         ),
         ("changes denoise.onnx; the weights do not have its non-persistent buffers x0",), exports=True,
+    ),
+    "an output that is never a number": Way(
+        "ports",
+        (
+            (PLUGIN, OUTPUTS, 'outputs={"denoised": image, "score": Port(kind="scalar", dtype="float32",'
+             ' shape=("batch",))}'),
+            (MODEL, "    def forward(self, image: Tensor) -> Tensor:\n" + FORWARD,
+             "    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:\n"
+             "        x = self.network(to_float(image))\n        return to_uint8(x), x.mean((1, 2, 3)) / 0\n"),
+        ),
+        ("'score' of denoise is NaN or infinite everywhere", "/model.py:"), exports=True,
     ),
     # Ports and config
     "an unknown kind": Way(
@@ -250,6 +273,16 @@ def _check(family, outcome, way):
     # It is for the author, who cannot upgrade or report the plugin.
     assert "its author" not in outcome.line and "pip install -U zoo-" not in outcome.line
     assert "\\x0a" not in "".join(row[-1] for row in _outcome_rows(outcome))
+
+
+def test_a_family_of_colour_pictures_is_examined_with_such(make_plugin):
+    refused = """    if request.data and request.data.channels != 3:
+        raise UsageError("the pictures are grey: give --channels 3")
+"""
+    fault = (PLUGIN, CONFIG, refused + CONFIG), (PLUGIN, "", "\n\nfrom zoo.errors import UsageError  # noqa\n")
+    examination = make_plugin(*fault)
+    assert examination.outcome("presets").verdict == "pass"
+    assert examination.outcome("config errors").verdict == "pass"
 
 
 def test_a_reason_of_several_lines_is_printed_in_lines(make_plugin):

@@ -44,7 +44,7 @@ def test_json_lines_give_json_lines():
     done = zoo("live", "./studio", "generate", "--set", "seed=4", "--json", "--out", "x-{index}.png", stdin=lines)
     first, wrong, second = map(json.loads, done.out.splitlines())
     assert (first["line"], first["index"], first["paths"]) == (1, 0, ["x-0.png"]) and first["ms"] >= 0
-    assert wrong["line"] == 2 and wrong["error"].startswith("label 'bag' is not a class") and len(wrong) == 2
+    assert wrong["line"] == 2 and wrong["error"].startswith("label 'bag' is not a class") and wrong["dropped"] == 0
     assert (second["line"], second["index"], second["paths"], second["seed"]) == (3, 1, ["x-1.png"], 6)
     assert level("x-0.png") == (31 * 5 + 7 + 2) % 256 and level("x-1.png") == (31 * 6 - 7 + 20) % 256
 
@@ -125,6 +125,14 @@ def test_a_line_is_answered_while_stdin_is_open_and_a_signal_ends_it(number, lat
         child.send_signal(number)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 0 and err.endswith("\nstopped\n") and "Traceback" not in err, err
+
+
+def test_lines_that_were_left_out_before_a_wrong_one_are_counted():
+    with begin("--latest", "--json") as child:
+        out, err = child.communicate("0\n" * 2000 + "x\n", timeout=60)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert child.returncode == 0 and "error" in events[-1], err
+    assert len(events) + sum(event["dropped"] for event in events) == 2001
 
 
 def test_of_lines_that_came_together_the_newest_is_drawn():

@@ -71,6 +71,23 @@ def test_a_folder_a_pattern_and_a_list_become_files_named_after_theirs(bundle: P
             (Path("out") / name).unlink()
 
 
+@pytest.mark.parametrize(("kept", "times"), [(many.MAX_KEPT, 1), (0, 2)])
+def test_small_files_are_kept_from_looking_at_them_until_their_turn(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, kept: int, times: int
+):
+    read: list[str] = []
+
+    def counted(path: Path, *args: int, **options: bool) -> bytes:
+        read.append(path.name)
+        return paths.read_file(path, *args, **options)
+
+    monkeypatch.setattr(many, "MAX_KEPT", kept)
+    monkeypatch.setattr("zoo.media.files.read_file", counted)
+    assert zoo("run", bundle, "reconstruct", "in", "--out", "out/{stem}.png").code == 0
+    assert {name: read.count(name) for name in read} == {f"p{n}.png": times for n in range(5)}
+    assert all((picture == PICTURES[n]).all() for n, picture in enumerate(outputs().values()))
+
+
 def test_a_list_may_come_from_a_file_or_from_stdin(bundle: Path):
     Path("list.txt").write_text("in/p0.png\nin/more\n")
     assert lines(zoo("run", bundle, "--from-file", "list.txt", "--out", "out/{stem}.png")) == [

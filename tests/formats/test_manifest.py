@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from tests import tiny
 from tests.clean import is_clean
@@ -58,6 +59,8 @@ def any_port(draw):
         "classes": draw(st.lists(texts, max_size=3, unique_by=lambda name: name.strip().casefold()).map(tuple)),
         "sample_rate": draw(st.integers(1_000, 1_000_000)),
         "maximum_samples": draw(st.integers(1, 1_000_000)) if len(shape) == 3 and isinstance(shape[1], str) else None,
+        "frame_rate": draw(st.integers(1, 240)),
+        "maximum_frames": draw(st.integers(2, 10_000)) if len(shape) == 5 and isinstance(shape[1], str) else None,
     }
     made = Port(
         kind=kind.name,
@@ -102,7 +105,11 @@ def manifests(draw):
         classes=draw(st.lists(texts, max_size=3, unique_by=lambda name: name.strip().casefold()).map(tuple)),
         default_task=draw(st.sampled_from(sorted(listed))),
         tasks=listed,
-        tolerances={"float32/cpu": draw(st.builds(Tolerance, absolute=floats, pixel_levels=st.integers(0, 255)))},
+        tolerances={
+            "float32/cpu": draw(
+                st.builds(Tolerance, absolute=floats, pixel_levels=st.integers(0, 255), log_mel=st.just(UNSET) | floats)
+            )
+        },
         training=draw(st.builds(Training, command=texts, images_seen=small, seconds=floats)),
         metrics=tuple(
             draw(st.lists(st.builds(Metric, name=ports, value=st.floats(-1e6, 1e6), data=texts), max_size=2))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.clean import is_clean
 from zoo.errors import InvalidFileError
-from zoo.formats import strictyaml
+from zoo.formats import strictyaml, yamltree
 
 # name: (document, what the message says)
 EVIL = {
@@ -200,3 +200,72 @@ def test_whatever_the_bytes_there_is_a_tree_or_one_printable_line(data):
         strictyaml.parse(data, "x.yaml")
     except InvalidFileError as e:
         assert is_clean(e)
+
+
+# --- What is remembered -----------------------------------------------------------------------------------------------
+
+
+def remembered(home):
+    return sorted(home.glob("parsed/*/*.json"))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_a_text_is_parsed_once_and_its_lines_are_still_known(home, monkeypatch):
+    text = b"a: 1\nb: [1.5, 'no', null, true]\n"
+    first, _ = strictyaml.parse(text, "x.yaml", remember=True)
+    assert len(remembered(home)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(yamltree, "compose", None)  # would raise
+        again, lines = strictyaml.parse(text, "y.yaml", remember=True)
+    assert again == first == {"a": 1, "b": [1.5, "no", None, True]}
+    assert lines["b", 1] == 2
+    with pytest.raises(InvalidFileError, match=r"y\.yaml:1: a: expected `str`, got `int`"):
+        strictyaml.load(text, "y.yaml", Words, remember=True)
+
+
+class Words(msgspec.Struct):
+    a: str
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"a": 1', b"\xff"])
+def test_what_is_damaged_is_parsed_again(home, damage):
+    strictyaml.parse(b"a: 1", "x.yaml", remember=True)
+    [kept] = remembered(home)
+    kept.write_bytes(damage)
+    assert strictyaml.parse(b"a: 1", "x.yaml", remember=True)[0] == {"a": 1}
+    assert kept.read_bytes() == b'{"a":1}'
+
+
+def test_another_text_another_reader_and_what_is_refused_are_not_mixed_up(home, monkeypatch):
+    strictyaml.parse(b"a: 1", "x.yaml", remember=True)
+    assert strictyaml.parse(b"a: 2", "x.yaml", remember=True)[0] == {"a": 2}
+    for _ in range(2):
+        with pytest.raises(InvalidFileError, match="anchors and aliases"):
+            strictyaml.parse(b"a: &x 1", "x.yaml", remember=True)
+    assert len(remembered(home)) == 2
+    monkeypatch.setattr(strictyaml, "_code", lambda: "other")
+    monkeypatch.setattr(yamltree, "compose", lambda data, source: ("read anew", {}))
+    assert strictyaml.parse(b"a: 1", "x.yaml", remember=True)[0] == "read anew"
+
+
+def test_nothing_is_kept_unless_it_is_asked_for(home):
+    strictyaml.parse(b"url: https://example.org/?token=secret", "registries.yaml")
+    assert not remembered(home)
+
+
+def test_reading_makes_no_store(home):
+    home.rmdir()
+    assert strictyaml.parse(b"a: 1", "x.yaml", remember=True)[0] == {"a": 1}
+    assert not home.exists()
+
+
+def test_where_the_store_cannot_be_written_the_text_is_parsed_each_time(home):
+    (home / "parsed").write_text("a file, not a folder")
+    for _ in range(2):
+        assert strictyaml.parse(b"a: 1", "x.yaml", remember=True)[0] == {"a": 1}

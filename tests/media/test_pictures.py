@@ -538,6 +538,16 @@ def test_png_keeps_pixels_and_metadata(channels: int):
     assert b"iTXtzoo\0" in data
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (300, 500, 3)])
+def test_other_programs_read_the_png(shape: tuple[int, int, int]):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)[:, ::-1]  # not contiguous
+    data = encode_png(pixels, "Größe")
+    Image.open(io.BytesIO(data)).verify()  # the checksum of every chunk
+    image = Image.open(io.BytesIO(data))
+    assert (np.asarray(image).reshape(shape) == pixels).all()
+    assert image.info == {"zoo": "Größe"}
+
+
 def test_a_png_of_another_program_is_refused_by_mode():
     with pytest.raises(InvalidFileError, match="not a grey or RGB PNG"):
         decode_png(encoded(RGB.convert("RGBA")))

@@ -5,6 +5,7 @@ import resource
 import struct
 import sys
 import wave
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,17 @@ from zoo.hookspecs import Port, Task, Tolerance
 from zoo.media.files import InputFile, read_input
 from zoo.media.sounds import read_sound
 from zoo.media.wav import decode, encode, read_header
-from zoo.ports.audio import SOUND, SPECTRUM_HEIGHT, STEP, WAVE_HEIGHT, WIDTH, SoundFile, drawn_sounds
+from zoo.ports.audio import (
+    MELS,
+    SOUND,
+    SPECTRUM_HEIGHT,
+    STEP,
+    WAVE_HEIGHT,
+    WIDTH,
+    SoundFile,
+    drawn_sounds,
+    log_mel,
+)
 from zoo.ports.kinds import KINDS, problem
 from zoo.site import Site
 
@@ -210,11 +221,38 @@ def test_what_a_port_may_declare(fields, says):
 
 
 def test_samples_are_compared_within_the_tolerance_and_a_step_of_16_bits():
-    compare, near = KINDS["audio"].compare, Tolerance(absolute=0, relative=0)
+    compare, near = partial(KINDS["audio"].compare, FREE), Tolerance(absolute=0, relative=0)
     assert compare(SHORT, SHORT + np.float32(STEP), near)[1]
     assert not compare(SHORT, SHORT + np.float32(1.5 * STEP), near)[1]
     assert compare(SHORT, SHORT + np.float32(0.05), Tolerance(absolute=0.06, relative=0))[1]
     assert not compare(SHORT, np.full_like(SHORT, np.nan), Tolerance())[1]
+
+
+def test_sounds_that_differ_in_phase_are_compared_by_log_mel_distance():
+    compare, t = partial(KINDS["audio"].compare, FREE), np.arange(4_000) / RATE
+    tone, shifted, higher, quieter = (
+        (0.5 * gain * np.sin(2 * np.pi * pitch * t + phase)).astype(np.float32)[None, :, None]
+        for gain, pitch, phase in ((1, 440, 0), (1, 440, 2), (1, 660, 0), (0.5, 440, 0))
+    )
+    assert not compare(tone, shifted, Tolerance())[1]
+    near = Tolerance(log_mel=0.3)
+    worst, within, text = compare(tone, shifted, near)
+    assert within and worst > 0.5 and text.startswith("log-mel distance 0.") and text.endswith("worst sample 0.841")
+    assert compare(tone, tone + np.float32(STEP), near)[1:] == (True, "worst sample 3.05e-05")
+    for other in (higher, quieter, np.zeros_like(tone), np.full_like(tone, np.nan)):
+        assert not compare(tone, other, near)[1]
+    both = np.concatenate([tone, tone])
+    assert not compare(both, np.concatenate([shifted, higher]), near)[1]  # every one of a batch counts
+    assert log_mel(tone, RATE).shape == (1, 33, MELS) and log_mel(tone[:, :1], RATE).shape == (1, 2, MELS)
+
+
+def test_the_band_of_a_tone_is_where_the_mel_scale_has_it():
+    for pitch in (300, 1_000, 3_000):
+        tone = np.sin(2 * np.pi * pitch * np.arange(RATE) / RATE).astype(np.float32)[None, :, None]
+        spectrum = log_mel(tone, RATE)[0]
+        band = (MELS + 1) * np.log1p(pitch / 700) / np.log1p(RATE / 2 / 700) - 1
+        assert abs(spectrum.mean(axis=0).argmax() - band) <= 1
+        assert spectrum.max() == pytest.approx(0, abs=1)
 
 
 def test_golden_cases_are_sound_of_any_length():
@@ -291,6 +329,12 @@ def test_what_is_written_is_read_back_and_is_clipped():
     assert SoundFile(RATE).kept(loud)[:, 0].tolist() == [1 - STEP, -1, 1 - STEP]
     with pytest.raises(InvalidFileError, match="the model gave NaN or infinity"):
         SoundFile(RATE).encode_batch(np.full((1, 3, 1), np.nan, np.float32), "{}")
+
+
+def test_more_than_a_wav_file_holds_is_one_line():
+    whole = np.broadcast_to(np.float32(0), (2**31, 1))  # takes no memory
+    with pytest.raises(InvalidFileError, match="a WAV file holds at most 4,293,918,720: write a file each"):
+        encode(whole, 8000)
 
 
 def test_a_file_of_another_program_has_no_recipe():
@@ -474,7 +518,7 @@ def test_no_damage_to_a_header_is_anything_but_one_line():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["python", "node"])
-def test_a_host_takes_and_gives_it_as_data(name, amplifier, tmp_path):
+def test_a_host_takes_and_gives_it(name, amplifier, tmp_path):
     host = HOSTS[name]
     need(host.missing())
     done = zoo("export", "./amplifier", "--target", host.target, "-o", "out")
@@ -485,6 +529,20 @@ def test_a_host_takes_and_gives_it_as_data(name, amplifier, tmp_path):
         done = call(host, tmp_path / "out", *command)
         assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "louder.npy"), SHORT[None] / 2)
+    words = ["play", "--audio", tmp_path / "in.wav", "--gain", "0.5", "--out", tmp_path / "louder.wav"]
+    done = call(host, tmp_path / "out", *words)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(read(tmp_path / "louder.wav")[0], np.rint(SHORT * 2**14) / 2**15)
+    write(tmp_path / "high.wav", SHORT, 2 * RATE)
+    (tmp_path / "short.wav").write_bytes((tmp_path / "in.wav").read_bytes()[:30])
+    np.save(tmp_path / "long.npy", np.zeros((1, RATE + 1, 1), np.float32))
+    for name, says in (
+        ("high.wav", "high.wav must have 16 bits, 8000 Hz and 1 channel"),
+        ("short.wav", "short.wav is "),
+        ("long.npy", "audio has 8001 samples; at most 8000 are allowed"),
+    ):
+        done = call(host, tmp_path / "out", "play", "--audio", tmp_path / name)
+        assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
     np.save(tmp_path / "loud.npy", SHORT[None] * 2)
     done = call(host, tmp_path / "out", "play", "--audio", tmp_path / "loud.npy")
     assert done.returncode == 1 and "audio is -2" in done.stderr

@@ -173,7 +173,9 @@ def test_zoo_and_its_plugins_ask_for_no_kind():
 def test_hosts_in_other_languages_know_no_kinds():
     """They read `codec`, `field` and `shown` of model.json."""
     files = [p for p in HOSTS.rglob("*") if p.suffix in (".mjs", ".cpp") and p.parent.name != "runtime"]
-    page = {f"{name}.mjs" for name in ("app", "dom", "fields", "files", "live", "outputs", "pictures", "worker")}
+    page = {
+        f"{name}.mjs" for name in ("app", "dom", "fields", "files", "live", "outputs", "pictures", "videos", "worker")
+    }
     assert page | {"run.mjs", "ports.mjs", "main.cpp"} == {p.name for p in files}
     lines = [f"{p.name}: {line}" for p in files for line in p.read_text("utf-8").splitlines() if "kind" in line.lower()]
     assert lines == []

@@ -106,7 +106,7 @@ def test_prune_forgets_models_that_are_gone_and_other_checks(folder, checks, hom
     older = home / "checked" / "0123456789abcdef"
     older.mkdir()
     shutil.rmtree(other)
-    removed = pruning.prune(Store(), dry_run=False).paths
+    removed = [path for path in pruning.prune(Store(), dry_run=False).paths if not path.startswith("parsed/")]
     assert set(removed) == {str(path.relative_to(home)) for path in (gone, older)}
     assert kept.is_file() and not gone.exists() and not older.exists()
     locate.read_folder(folder, isolated=False)
@@ -117,3 +117,16 @@ def test_prune_keeps_what_was_just_remembered(folder, checks, home):
     locate.read_folder(folder, isolated=False)
     shutil.rmtree(folder)
     assert pruning.prune(Store(), dry_run=False).paths == ()
+
+
+def test_prune_removes_what_texts_say_which_is_soon_remembered_again(folder, home, monkeypatch):
+    home.mkdir(exist_ok=True)
+    locate.read_folder(folder, isolated=False)
+    kept = list(home.glob("parsed/*/*.json"))
+    assert kept
+    assert not [path for path in pruning.prune(Store(), dry_run=False).paths if path.startswith("parsed/")]  # young
+    monkeypatch.setattr(pruning, "YOUNG_SECONDS", 0)
+    pruning.prune(Store(), dry_run=False)
+    assert not any(path.exists() for path in kept)
+    locate.read_folder(folder, isolated=False)
+    assert list(home.glob("parsed/*/*.json")) == kept

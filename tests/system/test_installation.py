@@ -154,7 +154,7 @@ def installed(monkeypatch, tmp_path: Path, prefix: str, cfg: str = "", url: str 
             assert name == "direct_url.json"
             return url and json.dumps({"url": url, "dir_info": {"editable": True}})
 
-    monkeypatch.setattr(installation.metadata, "distribution", lambda name: Installed())
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Installed())
 
 
 def runtimes_are(monkeypatch, *names: str) -> None:

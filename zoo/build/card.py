@@ -3,6 +3,8 @@
 import shlex
 from collections.abc import Iterable, Sequence
 
+from msgspec import UNSET
+
 from ..formats.manifest import Drift, Manifest, Training
 from ..hookspecs import Metric, Port, Task
 from ..names import CARD as CARD
@@ -40,7 +42,9 @@ def card(manifest: Manifest) -> str:
 def command_line(m: Manifest, model: str) -> str:
     """The `zoo run` of the default task, for a model of this name or in this folder."""
     name, task = m.task(None)
-    options = " ".join(_option(port_name, port) for port_name, port in task.inputs.items() if port.default is None)
+    options = " ".join(
+        _option(port_name, port) for port_name, port in task.inputs.items() if port.default is None or port.examples
+    )
     forms = (kind_of(port).form for port in task.outputs.values())
     out = next((f"--out out{form.suffixes[0]}" for form in forms if not form.shared), "")  # pictures: one file each
     return " ".join(part for part in ("zoo run", shlex.quote(model), name, options, out) if part)
@@ -146,7 +150,8 @@ def _graphs(m: Manifest) -> str:
             (
                 key,
                 f"{t.pixel_share:.1%} within {t.pixel_levels}, none over {t.pixel_levels_worst}",
-                f"{_number(t.absolute)} + {_number(t.relative)} of the value",
+                f"{_number(t.absolute)} + {_number(t.relative)} of the value"
+                + (f"; sound: {_number(t.log_mel)} nats of log-mel distance" if t.log_mel is not UNSET else ""),
                 _number(t.token_margin),
             )
             for key, t in m.tolerances.items()

@@ -53,6 +53,8 @@ def ports(s: Subject) -> str:
             for port_name, port in task.outputs.items():
                 if reason := _misfit(port, result[port_name], sizes):
                     s.fail(f"'{port_name}' of {name} {reason}", "list_tasks", s.code_of(name))
+                if result[port_name].size and not np.isfinite(result[port_name]).any():
+                    s.fail(f"'{port_name}' of {name} is NaN or infinite everywhere", "build_task", s.code_of(name))
     return "names, types, shapes and ranges of real calls"
 
 

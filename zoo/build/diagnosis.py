@@ -110,5 +110,5 @@ def hint(message: str) -> str:
         return ""
     return (
         "; an `if`, `while`, `range` or slice cannot depend on the values of a tensor: use torch.where, or"
-        " zoo.build.loop.while_loop; neither can the size of a tensor, only on the shape of an input"
+        " zoo.build.loop.while_loop; the size of a tensor can only depend on the shape of an input"
     )

@@ -46,7 +46,8 @@ DRIFT_COUNTS = (1, 2, 5, 10, 20, 50)
 """Numbers of iterations after which a loop's graph is compared with torch; golden cases only have a few."""
 
 DRIFT_SECONDS = 10.0
-"""A loop is compared after no more iterations once this time is over: processor time, as for golden cases."""
+"""A loop is compared after no number of iterations that would take longer than this, together with those before:
+processor time, as for golden cases."""
 
 
 def export_bundle(
@@ -235,7 +236,8 @@ def _prove(
             compared = compare_task(outputs, case.outputs, given, tolerance_of(manifest, "cpu"), case.margins)
             if off := next((output for output, c in compared.items() if c.verdict == "differs"), None):
                 yield f"{task}: the first value that differs: {off} {first_difference(case.outputs[off], given[off])}"
-                yield from (f"{task}: {cause}" for cause in causes(modules[task], case.inputs))
+                ordered = {port: case.inputs[port] for port in manifest.tasks[task].inputs}  # files have another order
+                yield from (f"{task}: {cause}" for cause in causes(modules[task], ordered))
                 return
 
     replays = replay(folder, manifest, "cpu", on_progress=on_progress)
@@ -277,11 +279,14 @@ def _measure_drift(
     low, high = (task.inputs[port].minimum or 1), (task.inputs[port].maximum or DRIFT_COUNTS[-1])
     counts = DRIFT_COUNTS if cost.counts is None else cost.counts
     curve = []
-    began = time.thread_time()
+    began, iterations = time.thread_time(), 0
     for count in (count for count in counts if low <= count <= high):
-        if curve and cost.counts is None and time.thread_time() - began > DRIFT_SECONDS:
-            break
+        if curve and cost.counts is None:
+            seconds = (time.thread_time() - began) / iterations
+            if seconds * (iterations + count) > DRIFT_SECONDS:
+                break
         on_progress(f"comparing {name} with torch at {port} {count}")
+        iterations += count
         inputs |= {port: np.asarray(count)}
         expected, actual = in_torch.call(name, inputs), session.run(inputs)
         tolerance, gaps = (

@@ -89,19 +89,30 @@ class SharedNetwork:
         return None
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """While a task is traced: calls of the network are one operator, if they are like the recorded call."""
+    def in_place(self, *, emptied: bool) -> Iterator[None]:
+        """While a task is traced: calls of the network are one operator, if they are like the recorded call.
+
+        Args:
+            emptied: the network has no weights and parts meanwhile. The exporter would carry each weight through all of
+                its passes, although the operator needs none. A task that uses one, or calls the network otherwise,
+                fails.
+        """
 
         def forward(*arguments: Tensor | None) -> Tensor:
-            if not self._is_like(arguments):
-                return type(self.network).forward(self.network, *arguments)
-            return torch.ops.zoo.network([a for a in arguments if a is not None], self.shape)
+            if self._is_like(arguments):
+                return torch.ops.zoo.network([a for a in arguments if a is not None], self.shape)
+            if emptied:
+                raise RuntimeError("a call that is unlike the recorded one needs the weights")
+            return type(self.network).forward(self.network, *arguments)
 
-        self.network.forward = forward
+        attributes = vars(self.network)
+        emptied_ones = {name: attributes[name] for name in ("_modules", "_parameters", "_buffers") if emptied}
+        attributes.update({name: {} for name in emptied_ones}, forward=forward)
         try:
             yield
         finally:
             del self.network.forward
+            attributes.update(emptied_ones)
 
     def _is_like(self, arguments: Sequence[Tensor | None]) -> bool:
         return len(arguments) == len(self.arguments) and all(
@@ -120,12 +131,14 @@ class SharedNetwork:
             return
         if self._function is None:
             self._function, self._weights = _as_function(trace(self.network, self.arguments))
+        used = {id(_tensor(value)): value for value in model.graph.initializers.values()}  # by the task itself
         weights = []
         for weight in self._weights:
-            value = ir.Value(
-                name=f"{NAME}.{weight.name}", shape=weight.shape, type=weight.type, const_value=weight.const_value
-            )
-            model.graph.register_initializer(value)
+            value = used.get(id(_tensor(weight)))
+            if value is None:
+                name = f"{NAME}.{weight.name}"
+                value = ir.Value(name=name, shape=weight.shape, type=weight.type, const_value=weight.const_value)
+                model.graph.register_initializer(value)
             weights.append(value)
         for node in calls:
             given = len(node.inputs)
@@ -135,6 +148,11 @@ class SharedNetwork:
         model.functions[self._function.identifier()] = self._function
         model.opset_imports[DOMAIN] = 1
         InlinePass()(model)
+
+
+def _tensor(value: ir.Value) -> Any:
+    """The module's own tensor behind an initializer."""
+    return getattr(value.const_value, "raw", value.const_value)
 
 
 def _as_function(model: ir.Model) -> tuple[ir.Function, list[ir.Value]]:

@@ -50,11 +50,12 @@ PLANS = (Plan(3, 28, 28), Plan(4, 17, 23))
 """Batches and picture sizes of the cases."""
 
 DATA = tuple(
-    DataFacts(height=side, width=side, channels=1, classes=tuple("0123456789"), number=1_000)
+    DataFacts(height=side, width=side, channels=channels, classes=tuple("0123456789"), number=1_000)
+    for channels in (1, 3)
     for side in (28, 32, 64, 256)
 )
-"""What the presets are completed for, where they leave it open: grey pictures of ten classes, of the smallest size that
-a preset takes."""
+"""What the presets are completed for, where they leave it open: pictures of ten classes, grey if the family takes them,
+of the smallest size that a preset takes."""
 
 ASSETS_FROM = 16
 """Examples in the data from which assets are made."""
@@ -91,6 +92,7 @@ class Subject:
         `commands` are the names of zoo's own."""
         self.family, self.plugin, self.folder = family, plugin, folder
         self.chosen, self.seed, self.commands = preset, seed, commands
+        self.channels = 1  # of the made-up pictures that the family took last
 
     @cached_property
     def probe(self) -> Probe:
@@ -118,15 +120,19 @@ class Subject:
         return self.chosen or ("tiny" if "tiny" in self.presets() else self.presets()[0])
 
     def validated(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The config completed for the first of `DATA` that it takes."""
-        for data in DATA:
+        """The config completed for the first of `DATA` that it takes; those like the last that was taken come first."""
+        error: UsageError | None = None
+        for data in sorted(DATA, key=lambda data: data.channels != self.channels):
             request = ConfigRequest(family=self.family, config=deepcopy(dict(config)), data=data)
             try:
-                return dict(self.loaded.call("validate_config", request))
-            except UsageError:
-                if data is DATA[-1]:
-                    raise
-        raise AssertionError("there is no data")
+                completed = dict(self.loaded.call("validate_config", request))
+            except UsageError as e:
+                error = e if data.channels == self.channels else error
+            else:
+                self.channels = data.channels
+                return completed
+        assert error, "there is no data"
+        raise error
 
     @cached_property
     def config(self) -> dict[str, Any]:

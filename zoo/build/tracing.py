@@ -21,6 +21,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import nn
+from torch._export import utils as export_utils
 from torch.onnx._internal.exporter import _core, _registration
 from torch.onnx.errors import OnnxExporterError
 
@@ -64,8 +65,7 @@ def export_task(
     """
     if both := task.inputs.keys() & task.outputs.keys():
         raise ExportError(f"the task '{name}' has '{min(both)}' as both input and output: rename one of them")
-    with shared.in_place() if shared else contextlib.nullcontext():
-        model = _trace(module, name, task)
+    model = _trace_around(shared, module, name, task) if shared else _trace(module, name, task)
     if shared:
         shared.fill(model, lambda network, arguments: _trace_network(network, arguments, name))
     _simplify(model, weights)
@@ -84,6 +84,16 @@ def export_task(
     move_into_bodies(proto.graph)
     widen_all(proto.graph, weights.halved)
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _trace_around(shared: SharedNetwork, module: nn.Module, name: str, task: Task) -> ir.Model:
+    """The task with the network as one operator: without the network's weights, unless the task itself uses one."""
+    try:
+        with shared.in_place(emptied=True):
+            return _trace(module, name, task)
+    except ZooError:  # also one that has nothing to do with the weights: then it is raised again
+        with shared.in_place(emptied=False):
+            return _trace(module, name, task)
 
 
 def _trace(module: nn.Module, name: str, task: Task) -> ir.Model:
@@ -114,7 +124,7 @@ def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None],
 
 def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: Any) -> ir.Model:
     try:
-        with torch.no_grad(), _silence(), _uncollected(), as_one_operator():
+        with torch.no_grad(), _silence(), _uncollected(), _listed_once(), as_one_operator():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
             # What `torch.onnx.export` calls after it has made a registry, for each graph, in a third of a second.
             exported = _core.export(
@@ -160,6 +170,25 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+_LISTING = "_materialize_cpp_cia_ops"  # its name in torch 2.13; a torch without it only takes longer
+_list_operators = functools.cache(getattr(export_utils, _LISTING, lambda: None))
+
+
+@contextlib.contextmanager
+def _listed_once() -> Iterator[None]:
+    """Keeps torch from listing its 800 composite operators several times per graph, which takes half a second; it
+    does so because code may register more of them, which no trace does."""
+    every_time = getattr(export_utils, _LISTING, None)
+    if every_time is None:
+        yield
+        return
+    setattr(export_utils, _LISTING, _list_operators)
+    try:
+        yield
+    finally:
+        setattr(export_utils, _LISTING, every_time)
 
 
 def _reason(error: Exception) -> str:

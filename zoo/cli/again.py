@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("picture")
 @option("--file", "--image", "files", multiple=True, metavar="FILE", help="A file that the picture was made from.")
 @option("--model", metavar="MODEL", help="The bundle's folder, if the model is not in a registry.")
-@option("--out", metavar="FILE", help="Write the new picture to this file: PNG, .npy for maps, .wav for sound.")
+@option("--out", metavar="FILE", help="Write the new picture to this file: PNG, .npy for maps, .wav, .apng.")
 @option("--device", type=DEVICES, default="auto", show_default=True)
 @option(*ISOLATE, default=None, help=ISOLATE_HELP)
 @option("--registry", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")

@@ -43,6 +43,9 @@ def command(
     A new bundle of MODEL keeps its figures if they hold: with the same config,
     if the new graphs give the outputs of all its golden cases.
     """
+    from ..system.processes import rest_while_waiting
+
+    rest_while_waiting()
     from ..build.begin import check_name
     from ..build.bundling import bundle_of, carry_metrics
     from ..plugins import load

@@ -110,6 +110,9 @@ def command(
       zoo import vqgan vq_ds16_c2i.pt --prior c2i_B_256.pt --out llamagen/ --license MIT
       zoo import latent stable-diffusion-v1-5/ --out sd/ --lora style.safetensors:0.8 --license CreativeML-OpenRAIL-M
     """
+    from ..system.processes import rest_while_waiting
+
+    rest_while_waiting()
     from ..build import foreign
     from ..build.bundling import bundle_of, rebuild
     from ..build.train import Run

@@ -88,7 +88,7 @@ def command(
                 event = _draw(found, name, declared, given, line, out, index)
             except ZooError as e:
                 if as_data:
-                    as_json_line({"line": number, "error": safe_text(e)})
+                    as_json_line({"line": number, "error": safe_text(e), "dropped": left_out})
                 else:
                     note(f"Error: line {number}: {e}")
                 continue

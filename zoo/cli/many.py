@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,7 +91,7 @@ def run_if_many(
         from ..run.many import find
 
         given.pop(name, None)
-        items = find(words, lists, main.folder if main else ())
+        items = find(words, lists, *_endings(main))
         refuse_product(options["lists"], len(items))
         lists += [word[1:] for word in words if word.startswith("@")]
         _run_many(model, task_name, name or None, items, lists, given, options, say, notes)
@@ -100,9 +100,14 @@ def run_if_many(
     if several:
         from ..run.many import find
 
-        given[name] = _together(find(words, lists, main.folder if main else ()))
+        given[name] = _together(find(words, lists, *_endings(main)))
     refuse_product(options["lists"], len(given.get(name) or ()))
     return BatchSize(options["batch_size"]) if options["batch_size"] else None
+
+
+def _endings(main: Option | None) -> tuple[Collection[str], Collection[str]]:
+    """What a folder stands for: files with one of these endings each, and the frames of one value."""
+    return (main.folder, main.frames) if main else ((), ())
 
 
 def _together(items: list[Any]) -> list[Any]:

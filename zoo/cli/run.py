@@ -266,7 +266,7 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     from ..run.batches import batch_length
     from ..run.call import execute, gather
     from ..run.model import Model
-    from ..run.outputs import check_out, refuse_to_overwrite, write_outputs
+    from ..run.outputs import check_out, lost_in, refuse_to_overwrite, write_outputs
     from ..run.products import check_resume, expand, with_view
     from ..run.show import check_show, show
 
@@ -294,6 +294,8 @@ def _run(bundle: "Bundle", task_name: str, options: dict[str, Any]) -> None:
     sheet, example, tile = bool(options.get("sheet")), options["example"], options.get("tile")
     if options.get("resume"):
         check_resume(task, given)
+    if lost := lost_in(task, out):
+        say(lost)
     product, size = expand(task, given, options.get("number"), say), None
     if "batch_size" in options:
         counted = options | {"number": product.number, "lists": product.lists}

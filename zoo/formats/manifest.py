@@ -117,7 +117,7 @@ def parse(data: bytes, source: str) -> Manifest:
     Raises:
         InvalidFileError: `source:line: field: reason`.
     """
-    tree, lines = strictyaml.parse(data, source)
+    tree, lines = strictyaml.parse(data, source, remember=True)
     _refuse_newer(tree, source)
     manifest = strictyaml.convert(tree, lines, source, Manifest)
     _check(manifest, source, lines)

@@ -17,10 +17,11 @@ import msgspec
 from ..errors import IntegrityError, InvalidFileError, NotFoundError, ZooError
 from ..media.files import InputFile, read_input
 from ..media.metadata import MAX_METADATA
+from ..media.videos import read_video_file
 from ..names import PortName, Sha256
 from ..ports.kind import Form
 from ..ports.kinds import forms
-from ..system.paths import is_file
+from ..system.paths import is_file, is_folder
 from ..text import safe_text
 from .reference import Reference
 
@@ -136,6 +137,8 @@ def _candidate(record: FileRecord, path: str) -> InputFile | None:
     """What a path has for a record: of an array, the picture with the record's number. None: there is no such file."""
     from ..media.sources import Stack
 
+    if record.name.endswith("/"):  # a folder of frames
+        return read_video_file(path) if is_folder(path) else None
     file, colon, _ = path.partition(".npz:")
     if not is_file(f"{file}.npz" if colon else path):
         return None

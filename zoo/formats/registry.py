@@ -215,7 +215,7 @@ def parse(data: bytes, name: str, url: str) -> Registry:
         InvalidFileError: `url:line: field: reason`.
     """
     source = str(path_of(url)) if split(url).scheme == "file" else shown(url)
-    document = strictyaml.load(data, source, RegistryDocument)
+    document = strictyaml.load(data, source, RegistryDocument, remember=True)
     if document.format != FORMAT:
         raise InvalidFileError(
             f"{safe_text(source)}: format {document.format}; this version of zoo reads format {FORMAT}: upgrade zoo"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidFileError, UsageError
+from ..system.leftovers import left_behind
 from ..system.paths import cannot_read, read_file, user_path
 from ..text import safe_text, stand_in
 
@@ -23,12 +27,17 @@ MAX_FILE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file's contents: its name without folders, its bytes, their digest, and the path that was given."""
+    """A file's contents: its name without folders, its bytes, their digest, and the path that was given.
+
+    Of a folder that is one value, such as the frames of a video, it has the files as `parts` and no bytes; its name
+    ends in a slash, and its digest is that of theirs.
+    """
 
     name: str
     data: bytes
     sha256: str
     path: str = ""
+    parts: tuple[InputFile, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -56,6 +65,49 @@ def read_input(source: str | InputFile) -> InputFile:
     if known := stand_in(data):
         raise InvalidFileError(f"{shown_name(source)} is not the file itself, but {known}")
     return InputFile(name, data, hashlib.sha256(data).hexdigest(), source)
+
+
+def files_in(folder: str, endings: Collection[str]) -> list[Path]:
+    """The files directly in a folder that have one of these endings, in the order of their names, numbers in them by
+    their value: `2.png` comes before `10.png`. What systems leave behind is left out.
+
+    Raises:
+        NotFoundError, InvalidFileError: the folder cannot be read.
+    """
+    path = user_path(folder)
+    try:
+        names = [entry.name for entry in os.scandir(path)]
+    except OSError as e:
+        raise cannot_read(folder, e) from None
+    wanted = [n for n in names if Path(n).suffix.lower() in endings and not left_behind(n)]
+    return [path / name for name in sorted(wanted, key=_by_numbers)]
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """What sorts names by the numbers in them: text and digits alternate, from text on."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
+
+
+def read_folder(folder: str, endings: Collection[str], check: Callable[[int], None] = lambda number: None) -> InputFile:
+    """The files directly in a folder that have one of these endings, as one input of at most 256 MiB.
+
+    Args:
+        check: called with their number before any is read.
+
+    Raises:
+        NotFoundError, InvalidFileError: the folder cannot be read or has none of them, or a file cannot be read.
+    """
+    paths, parts, size = files_in(folder, endings), list[InputFile](), 0
+    if not paths:
+        raise InvalidFileError(f"the folder {shown_name(folder)} has no frames ({', '.join(sorted(endings))})")
+    check(len(paths))
+    for path in paths:
+        parts.append(read_input(str(path)))
+        if (size := size + len(parts[-1].data)) > MAX_FILE_BYTES:
+            raise InvalidFileError(f"the files in {shown_name(folder)} have more than {MAX_FILE_BYTES >> 20} MiB")
+    digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+    return InputFile(f"{user_path(folder).resolve().name}/", b"", digest, folder, tuple(parts))
 
 
 def refuse_stdin_twice(sources: Sequence[Any]) -> None:

@@ -69,6 +69,8 @@ class Grid(msgspec.Struct, frozen=True):
         """[number, height, width, channels] to one [height, width, channels]."""
         import numpy as np
 
+        if self.count == 1 and not self.caption:  # each of many files
+            return enlarge(pictures[0], self.scale)
         whole = np.full((*self.shape, pictures.shape[-1]), 255, np.uint8)
         for number, picture in enumerate(pictures):
             whole[self.place(number)] = enlarge(picture, self.scale)

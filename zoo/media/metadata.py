@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ..errors import InvalidFileError
@@ -39,21 +39,24 @@ class Bare:
     animated: bool = False
 
 
-def bare(kind: str, data: bytes) -> Bare:
+def bare(kind: str, data: bytes, *, frames: bool = False) -> Bare:
     """The file without its metadata.
 
     Args:
         kind: `PNG`, `JPEG`, `WebP`; files of other formats are returned as they are.
+        frames: a PNG keeps its frames, and with them its transparency.
 
     Raises:
         InvalidFileError: more parts than any program writes.
     """
+    if kind == "PNG" and frames:
+        return _png(data, (*_PIXELS, *_FRAMES, b"tRNS", b"acTL"))
     return {"PNG": _png, "JPEG": _jpeg, "WebP": _webp}.get(kind, Bare)(data)
 
 
 def png_text(data: bytes, keyword: str) -> str | None:
     """The text (tEXt, zTXt, iTXt) of a PNG with this keyword; None if it has none that can be read."""
-    for kind, start, end in _png_chunks(data):
+    for kind, start, end in png_chunks(data):
         if (text := _text(kind, data[start:end], keyword.encode("latin-1"))) is not None:
             return text.decode("utf-8" if kind == b"iTXt" else "latin-1", "replace")
     return None
@@ -62,14 +65,23 @@ def png_text(data: bytes, keyword: str) -> str | None:
 # --- PNG: https://www.w3.org/TR/png-3/ --------------------------------------------------------------------------------
 
 
-def _png(data: bytes) -> Bare:
+_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
+"""The chunks that the picture for viewers that do not animate needs, besides tRNS."""
+
+_FRAMES = (b"fcTL", b"fdAT")
+"""What the frames of an animated PNG need besides."""
+
+
+def _png(data: bytes, needed: Collection[bytes] = _PIXELS) -> Bare:
     view = memoryview(data)
     kept, exif, xmp, profile, transparency, frames, pixels, end = [view[:8]], b"", b"", b"", None, 0, False, 0
-    for kind, start, end in _png_chunks(data):
-        if kind in (b"IHDR", b"PLTE", b"IDAT"):
+    for kind, start, end in png_chunks(data):
+        if kind in needed:
             kept.append(view[start - 8 : end + 4])
-            pixels |= kind == b"IDAT"
-        elif kind == b"tRNS":
+        pixels |= kind == b"IDAT"
+        if kind in (*_PIXELS, *_FRAMES):
+            continue
+        if kind == b"tRNS":
             sound = zlib.crc32(view[start - 4 : end]).to_bytes(4, "big") == view[end : end + 4]
             transparency = data[start : min(end, start + 256)] if sound and not pixels else transparency
         elif kind == b"acTL" and end - start == 8:
@@ -84,7 +96,7 @@ def _png(data: bytes) -> Bare:
     return Bare(b"".join(kept), _orientation(exif or _of_raw_profile(profile), xmp), transparency, 1 < frames < 1 << 31)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Type, start and end of each chunk's contents, up to IEND or to the end of a file that is cut short."""
     at, count = 8, 0
     while at + 8 <= len(data):

@@ -12,8 +12,11 @@ from __future__ import annotations
 import importlib
 import io
 import re
+import struct
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidFileError, UsageError
@@ -112,7 +115,7 @@ def upright_size(file: InputFile) -> tuple[int, int]:
 def check_header(file: InputFile, port: Port) -> tuple[int, int]:
     """Like `upright_size`; refuses a picture that the port does not allow, before a pixel is decoded."""
     image, about = _open(file)
-    _check_size(file.shown, port, image.height, image.width)
+    check_stated_size(file.shown, port, image.height, image.width)
     return (image.height, image.width) if about.orientation >= 5 else (image.width, image.height)
 
 
@@ -131,7 +134,7 @@ def decode_picture(
     """
     shown = file.shown
     image, about = _open(file)
-    _check_size(shown, port, image.height, image.width)
+    check_stated_size(shown, port, image.height, image.width)
     return _decoded(image, about, shown, port, note, mask, whole)
 
 
@@ -149,7 +152,9 @@ def convert_picture(image: Any, shown: str, port: Port, note: Note, *, mask: boo
     """
     if image.mode == "F":
         raise UsageError(f"{shown} is a picture of floats (mode F); convert it to L or RGB, 0 .. 255")
-    _check_size(shown, port, image.height, image.width)  # before its file is decoded, which some formats do for EXIF
+    check_stated_size(
+        shown, port, image.height, image.width
+    )  # before its file is decoded, which some formats do for EXIF
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
         image = image.copy()  # without the format of its file, so that what `Bare` lacks here is not asked for
@@ -192,20 +197,33 @@ _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 def _open(file: InputFile) -> tuple[Any, Bare]:
     """The picture with its header read, by the one decoder that its first bytes select, and what its metadata say."""
-    for kind, magic, module, class_name in _DECODERS:
-        if file.data.startswith(magic) and (kind != "WebP" or file.data[8:12] == b"WEBP"):
-            decoder = getattr(importlib.import_module(f"PIL.{module}"), class_name)
-            try:
-                about = bare(kind, file.data)
-                if kind == "JPEG" and _count_scans(about.data) > MAX_SCANS:
-                    raise ValueError(f"it has more than {MAX_SCANS} scans")
-                return decoder(_Timed(about.data)), about
-            except Exception as e:
-                reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
-                raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {reason[:200]}") from None
+    if kind := picture_format(file.data):
+        try:
+            about = bare(kind, file.data)
+            if kind == "JPEG" and _count_scans(about.data) > MAX_SCANS:
+                raise ValueError(f"it has more than {MAX_SCANS} scans")
+            return decoder(kind)(Timed(about.data)), about
+        except Exception as e:
+            reason = safe_text(str(e) or type(e).__name__).splitlines()[0]
+            raise InvalidFileError(f"{file.shown} is a damaged {kind} file: {reason[:200]}") from None
     raise InvalidFileError(
         f"{file.shown} is not a picture that zoo can read: PNG, JPEG, WebP, GIF or BMP{_other(file.data)}"
     )
+
+
+def picture_format(data: bytes) -> str:
+    """The format of a picture by its first bytes: `PNG`, `JPEG`, `GIF`, `BMP` or `WebP`; empty if it is another."""
+    for kind, magic, *_ in _DECODERS:
+        if data.startswith(magic) and (kind != "WebP" or data[8:12] == b"WEBP"):
+            return kind
+    return ""
+
+
+@cache
+def decoder(kind: str) -> Callable[[io.BytesIO], Any]:
+    """Pillow's decoder of a format that `picture_format` returned."""
+    module, class_name = next((module, name) for format, _, module, name in _DECODERS if format == kind)
+    return getattr(importlib.import_module(f"PIL.{module}"), class_name)
 
 
 def _other(data: bytes) -> str:
@@ -217,7 +235,7 @@ def _other(data: bytes) -> str:
     return ""
 
 
-class _Timed(io.BytesIO):
+class Timed(io.BytesIO):
     """A file that can only be read for `DECODE_SECONDS`: the decoders read in small blocks."""
 
     def __init__(self, data: bytes):
@@ -251,7 +269,7 @@ def _count_scans(data: bytes) -> int:
     return scans
 
 
-def _check_size(shown: str, port: Port, height: int, width: int) -> None:
+def check_stated_size(shown: str, port: Port, height: int, width: int) -> None:
     """Checks the size before a pixel is decoded. A picture to be scaled may have any size up to the general limit."""
     if height * width > MAX_PIXELS:
         pixels = f"{height * width:,} pixels"
@@ -292,7 +310,8 @@ def _with_alpha(image: Any, about: Bare, shown: str, note: Note) -> Any:
         note(f"{shown} is {image.mode}: converted to RGB")
         image = image.convert("RGB")
     else:
-        image = image.convert("L" if grey else "RGB")
+        mode = "L" if grey else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
     if alpha is not None:
         image.putalpha(alpha)  # L and RGB become LA and RGBA
     return image
@@ -413,15 +432,20 @@ def _edge_colour(image: Any) -> Any:
 
 def encode_png(pixels: np.ndarray, metadata: str | None = None) -> bytes:
     """uint8 [height, width, 1 or 3] as PNG, with one text chunk `zoo` (iTXt, UTF-8) for `metadata`."""
-    from PIL import Image, PngImagePlugin
+    from PIL import Image
 
-    info = PngImagePlugin.PngInfo()
-    if metadata:
-        info.add_itxt(METADATA_KEY, metadata)
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+    height, width, channels = pixels.shape
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    # Pillow's encoder, which chooses a filter for each row, without its writer of files, which takes as long again.
+    packed = image.tobytes("zip", image.mode, False, -1, -1, b"")
+    header = struct.pack(">2I5B", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    text = METADATA_KEY.encode() + bytes(5) + metadata.encode() if metadata else b""
+    chunks = ((b"IHDR", header), (b"iTXt", text), (b"IDAT", packed), (b"IEND", b""))
+    return _PNG + b"".join(_png_chunk(kind, data) for kind, data in chunks if data or kind == b"IEND")
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I4s", len(data), kind) + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def is_png(file: InputFile) -> bool:

@@ -9,12 +9,12 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import InvalidFileError, UsageError
+from ..errors import InvalidFileError
 from ..system.paths import is_file, read_file, user_path
 from ..text import one_line
+from .extras import need
 from .files import STDIN, InputFile, Note, read_input, shown_name
 from .wav import FLOAT, PCM, decode, is_wav, read_header, readable, stated_length
 
@@ -77,7 +77,7 @@ def check_sound(file: InputFile, port: Port) -> int:
         raise InvalidFileError(f"{shown} has {channels} channels; one or two are read")
     samples, rate = _samples_for(port, shown, frames, channels, sample_rate), _rate(port)
     if sample_rate != rate:
-        _need("soxr", f"{shown} has {sample_rate:,} Hz and this model takes {rate:,}; resampling")
+        need("soxr", "audio", f"{shown} has {sample_rate:,} Hz and this model takes {rate:,}; resampling")
     return port.shape[1] if isinstance(port.shape[1], int) else samples
 
 
@@ -107,7 +107,7 @@ def read_sound(file: InputFile, port: Port, note: Note) -> np.ndarray:
         wave = wave.mean(axis=1, keepdims=True) if wanted == 1 else wave.repeat(2, axis=1)
         note(f"{shown}: {'two channels mixed to one' if wanted == 1 else 'one channel used for both'}")
     if sample_rate != rate:
-        soxr = _need("soxr", "resampling")
+        soxr = need("soxr", "audio", "resampling")
         wave = soxr.resample(wave, sample_rate, rate)
         note(f"{shown}: resampled from {sample_rate:,} to {rate:,} Hz")
     if (peak := float(np.abs(wave).max(initial=0))) > 1:  # a float file, or what a filter adds at an edge
@@ -174,7 +174,7 @@ def _look(file: InputFile) -> tuple[int, int, int, Callable[[], np.ndarray]]:
         kind = next((name for name, magic in _OTHERS.items() if magic.match(file.data)), "")
     if not kind:
         raise InvalidFileError(f"{file.shown} is not sound: it is not a WAV, FLAC, OGG or MP3 file")
-    soundfile = _need("soundfile", f"{file.shown} is {kind}; reading it")
+    soundfile = need("soundfile", "audio", f"{file.shown} is {kind}; reading it")
     with _readable(file), soundfile.SoundFile(io.BytesIO(file.data)) as opened:
         frames, channels, sample_rate = opened.frames, opened.channels, opened.samplerate
 
@@ -192,20 +192,6 @@ def _readable(file: InputFile) -> Iterator[None]:
         yield
     except RuntimeError as e:  # its own error is one
         raise InvalidFileError(f"{file.shown} cannot be decoded: {one_line(e)[:200]}") from None
-
-
-def _need(package: str, what: str) -> Any:
-    """A package of the extra `audio`.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        return import_module(package)
-    except ImportError:
-        raise UsageError(f"{what} needs {package}: pip install 'genzoo[audio]'") from None
-    except OSError as e:  # soundfile without its library
-        raise UsageError(f"{what} needs {package}, which does not load: {one_line(e)[:200]}") from None
 
 
 def _length(seconds: float) -> str:

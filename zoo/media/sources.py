@@ -24,7 +24,7 @@ from ..errors import InvalidFileError, NotFoundError, UsageError
 from ..system.leftovers import left_behind
 from ..system.paths import cannot_read, read_file, reason, user_path
 from ..text import safe_text, stand_in
-from .files import STDIN, InputFile, read_input, refuse_stdin_twice
+from .files import STDIN, InputFile, read_folder, read_input, refuse_stdin_twice
 from .pictures import MAX_PIXELS, PICTURE_ENDINGS
 from .tensors import read_npy_header
 
@@ -55,12 +55,13 @@ _LIST = "@"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture: a file, or one of a stack in a file."""
+    """One picture: a file, or one of a stack in a file; or one video: a file, or a folder of frames."""
 
     path: str
     stack: Stack | None = None
     index: int = 0  # in the stack
     file: InputFile | None = None  # if it was read already
+    frames: Collection[str] = ()  # of a folder that is one video: the endings of its frames
 
     @property
     def shown(self) -> str:
@@ -70,7 +71,7 @@ class Item:
     @property
     def stem(self) -> str:
         """For names of outputs: `shoe` of `in/shoe.png`; `digits-17` of `digits.npz[17]`."""
-        name = os.path.basename(self.path)  # noqa: PTH119 - ten times as fast as Path, for each of 100,000
+        name = os.path.basename(self.path.rstrip("/"))  # noqa: PTH119 - ten times as fast as Path, for each of 100,000
         if self.stack is None:
             return os.path.splitext(name)[0]  # noqa: PTH122
         return f"{name.partition('.')[0]}-{self.index}"
@@ -82,6 +83,8 @@ class Item:
 
     def read(self) -> InputFile:
         """The picture's bytes; one of a stack becomes a PNG."""
+        if self.frames:
+            return self.file or read_folder(self.path, self.frames)
         return read_input(self.file or self.path) if self.stack is None else self.stack.read(self.index)
 
 
@@ -95,7 +98,9 @@ def is_many(word: str) -> bool:
     return path.is_dir() or (_PATTERN.search(word) is not None and not path.exists())
 
 
-def find(words: Iterable[str], lists: Sequence[str] = (), endings: Collection[str] = PICTURES) -> list[Item]:
+def find(
+    words: Iterable[str], lists: Sequence[str] = (), endings: Collection[str] = PICTURES, frames: Collection[str] = ()
+) -> list[Item]:
     """The pictures that words on a command line stand for, in that order.
 
     Args:
@@ -103,6 +108,7 @@ def find(words: Iterable[str], lists: Sequence[str] = (), endings: Collection[st
             patterns such as `'in/*.png'`; `@FILE`: a list, one word a line; `.npz`, `.npy` and IDX files.
         lists: further lists; `-` is stdin.
         endings: of the files that are taken from a folder.
+        frames: of the files in a folder that is one item, if it has none of those.
 
     Raises:
         NotFoundError, InvalidFileError, UsageError: a folder or pattern without pictures, or a file with arrays that
@@ -112,13 +118,14 @@ def find(words: Iterable[str], lists: Sequence[str] = (), endings: Collection[st
     refuse_stdin_twice([word.removeprefix(_LIST) for word in words])
     found: list[Item] = []
     for word in words:
-        found += _listed(word[len(_LIST) :], endings) if word.startswith(_LIST) else _found(word, endings)
+        listed = word.startswith(_LIST)
+        found += _listed(word[len(_LIST) :], endings, frames) if listed else _found(word, endings, frames)
     if _LIST + STDIN in words:
         refuse_stdin_twice([STDIN, *(item.path for item in found)])
     return found
 
 
-def _listed(file: str, endings: Collection[str]) -> Iterator[Item]:
+def _listed(file: str, endings: Collection[str], frames: Collection[str]) -> Iterator[Item]:
     if file == STDIN:
         data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
     else:
@@ -134,20 +141,21 @@ def _listed(file: str, endings: Collection[str]) -> Iterator[Item]:
     if not lines:
         raise InvalidFileError(f"the list {name} is empty")
     for line in lines:
-        yield from _found(line, endings)
+        yield from _found(line, endings, frames)
 
 
-def _found(word: str, endings: Collection[str]) -> Iterable[Item]:
+def _found(word: str, endings: Collection[str], frames: Collection[str]) -> Iterable[Item]:
     if word == STDIN:
         return [Item(word)]
     if _PATTERN.search(word) and not os.path.lexists(user_path(word, out=True)):
         paths = sorted(_matching(os.path.expanduser(word)))  # noqa: PTH111 - a pattern is not a path
         if not paths:
             raise NotFoundError(f"no file matches {safe_text(word)}")
-        return [item for path in paths for item in ([] if os.path.isdir(path) else _found(path, endings))]  # noqa: PTH112
+        files = [path for path in paths if not os.path.isdir(path)]  # noqa: PTH112
+        return [item for path in files for item in _found(path, endings, frames)]
     if _STACK.search(word):
         return _stacked(word)
-    return _in_folder(word, endings) if user_path(word).is_dir() else [Item(word)]
+    return _in_folder(word, endings, frames) if user_path(word).is_dir() else [Item(word)]
 
 
 def _matching(pattern: str) -> set[str]:
@@ -167,17 +175,21 @@ def _matching(pattern: str) -> set[str]:
     return found
 
 
-def _in_folder(folder: str, endings: Collection[str]) -> list[Item]:
+def _in_folder(folder: str, endings: Collection[str], frames: Collection[str]) -> list[Item]:
     def refuse(error: OSError) -> None:
         raise cannot_read(error.filename, error)
 
-    found = []
+    found: list[Item] = []
     for place, folders, files in os.walk(user_path(folder), onerror=refuse):
         folders[:] = sorted(name for name in folders if not left_behind(name))
-        names = (name for name in sorted(files) if not left_behind(name))
-        found += [Item(os.path.join(place, n)) for n in names if os.path.splitext(n)[1].lower() in endings]  # noqa: PTH118, PTH122
+        names = [name for name in sorted(files) if not left_behind(name)]
+        items = [Item(os.path.join(place, n)) for n in names if os.path.splitext(n)[1].lower() in endings]  # noqa: PTH118, PTH122
+        if not items and any(os.path.splitext(n)[1].lower() in frames for n in names):  # noqa: PTH122
+            items = [Item(place, frames=frames)]
+        found += items
     if not found:
         what = "pictures" if PICTURES.issuperset(endings) else "files"
+        endings = {*endings, *frames}
         raise InvalidFileError(f"the folder {safe_text(folder)} has no {what} ({', '.join(sorted(endings))})")
     return found
 

@@ -26,6 +26,7 @@ PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 UNKNOWN = 0xFFFFFFFF
 """A length that was not known yet when a header was written into a pipe: up to the end of the file."""
 
+MAX_DATA = 2**32 - 2**20  # bytes of samples: lengths are of 32 bits, and the recipe needs room
 MAX_CHUNKS = 1000
 
 _GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  # the end of the GUIDs whose first bytes are a format
@@ -76,7 +77,7 @@ def read_header(file: InputFile) -> Header:
     layout: tuple[int, int, int, int, int] | None = None
     samples: tuple[int, int] | None = None
     texts: dict[bytes, str] = {}
-    for count, (name, start, length) in enumerate(_chunks(data, end)):
+    for count, (name, start, length) in enumerate(riff_chunks(data, end)):
         if length == UNKNOWN and name == b"data":
             length = end - start
         if start + length > end:
@@ -109,7 +110,7 @@ def stated_length(start: bytes, shown: str) -> tuple[int, int, int] | None:
     is too long need not be read.
     """
     layout = None
-    for _, (name, at, length) in zip(range(MAX_CHUNKS), _chunks(start, len(start)) if is_wav(start) else ()):
+    for _, (name, at, length) in zip(range(MAX_CHUNKS), riff_chunks(start, len(start)) if is_wav(start) else ()):
         if name == b"fmt " and layout is None and at + length <= len(start):
             layout = _layout(start[at : at + min(length, 40)], shown)
         elif name == b"data" and layout and length != UNKNOWN:
@@ -117,8 +118,8 @@ def stated_length(start: bytes, shown: str) -> tuple[int, int, int] | None:
     return None
 
 
-def _chunks(data: bytes, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and stated length of each chunk that begins before `end`."""
+def riff_chunks(data: bytes, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and stated length of each chunk of a RIFF file that begins before `end`."""
     at = 12
     while at + 8 <= end:
         name, length = struct.unpack_from("<4sI", data, at)
@@ -167,9 +168,18 @@ def decode(file: InputFile, header: Header) -> np.ndarray:
 
 
 def encode(wave: np.ndarray, sample_rate: int, software: str = "", comment: str = "") -> bytes:
-    """A WAV file of 16-bit PCM: float32 [frames, channels], times 2^15, rounded; beyond -1 .. 1 it is clipped."""
+    """A WAV file of 16-bit PCM: float32 [frames, channels], times 2^15, rounded; beyond -1 .. 1 it is clipped.
+
+    Raises:
+        InvalidFileError: it would be longer than a WAV file can be.
+    """
     import numpy as np
 
+    if 2 * wave.size > MAX_DATA:
+        raise InvalidFileError(
+            f"{2 * wave.size:,} bytes of sound; a WAV file holds at most {MAX_DATA:,}: write a file each, with"
+            " {index} in its name"
+        )
     levels = np.clip(np.rint(wave.astype(np.float64) * 2**15), -(2**15), 2**15 - 1).astype("<i2")
     channels = wave.shape[1]
     layout = struct.pack("<HHIIHH", PCM, channels, sample_rate, 2 * channels * sample_rate, 2 * channels, 16)

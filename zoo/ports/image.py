@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import InvalidFileError
 from ..hookspecs import Port, Task, Tile, Tolerance
+from ..media.animation import is_animated_png
 from ..media.files import InputFile, read_input
 from ..media.grid import Grid, shrink
 from ..media.pictures import (
@@ -64,13 +65,16 @@ class Pictures(Form):
         return _GRIDS.decode(msgspec.json.encode(layout)).count
 
     def reads(self, file: InputFile) -> bool:
-        return is_png(file)
+        return is_png(file) and not is_animated_png(file.data)
 
     def recipe_of(self, file: InputFile) -> str | None:
         return decode_png(file)[1]
 
     def decode_batch(self, file: InputFile, layout: Any, index: int | None) -> np.ndarray:
-        whole, _ = decode_png(file)
+        return self.split(decode_png(file)[0], layout, index)
+
+    def split(self, whole: np.ndarray, layout: Any, index: int | None) -> np.ndarray:
+        """The pictures that `encode_batch` joined, uint8 [number, height, width, channels]; see `decode_batch`."""
         grid = _GRIDS.decode(msgspec.json.encode(layout))
         numbers = (grid.count, grid.columns, grid.height, grid.width)
         numbers_fit = min(numbers) > 0 and grid.count <= MAX_BATCH and min(grid.gap, grid.caption) >= 0
@@ -166,7 +170,9 @@ class Pixels(Kind):
     def look(self, file: InputFile, port: Port) -> tuple[int, ...]:
         return check_header(file, port)
 
-    def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
+    def compare(
+        self, port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance
+    ) -> tuple[float, bool, str]:
         import numpy as np
 
         levels = np.abs(actual.astype(np.int16) - expected.astype(np.int16))

@@ -39,6 +39,12 @@ MAX_LENGTH = 2**31 - 1
 MAX_VALUES = 40_000_000  # of one of a batch, if a length is chosen by hand; as many as a picture has pixels
 """The largest fixed dimension of a port."""
 
+OWN_FIELDS = (
+    "minimum_size", "maximum_pixels", "classes", "noise", "examples", "sample_rate", "maximum_samples", "frame_rate",
+    "maximum_frames",
+)  # fmt: skip
+"""What only ports of some kinds may state: `Kind.fields`."""
+
 RANGES: dict[str, tuple[Number, Number]] = {
     "uint8": (0, 255),
     "int64": (-(2**63), 2**63 - 1),
@@ -59,6 +65,7 @@ class Option:
     file: bool = False  # its values are paths, or `-` for stdin
     endings: tuple[str, ...] = ()  # of the files that the Tab key offers for it
     folder: tuple[str, ...] = ()  # of the files that a folder stands for
+    frames: tuple[str, ...] = ()  # of the files in a folder that is one value itself
     positional: bool = False  # takes files given without an option
     shared: bool = False  # fills several ports; ports with their own option may be given by that instead
 
@@ -103,7 +110,10 @@ class Form:
         shared: one file contains all outputs of this form; else each output has its own file, or one per element of the
             batch (`{i}` in the name). Only such files contain the recipe.
         printed: small outputs are printed if no file is requested.
-        viewable: its files are pictures, which can be enlarged and put on a sheet.
+        viewable: its files are pictures, or videos, which can be enlarged and put on a sheet.
+        moves: those are videos.
+        loses: what its files have lost, as a line for who writes one; empty: nothing.
+        media_type: of a file of its own, which a request can ask for; empty: none can.
     """
 
     name: str
@@ -111,7 +121,9 @@ class Form:
     shared: bool
     printed: bool = False
     viewable: bool = False
-    media_type: str = ""  # of a file of its own, for a request's Accept
+    media_type: str = ""
+    moves: bool = False
+    loses: str = ""
 
     def check_name(self, task: str, ports: Sequence[str], suffix: str) -> None:
         """Raises UsageError for a file ending that does not fit these outputs."""
@@ -240,8 +252,8 @@ class Kind:
     asks = "FILE"
     form: Form = VALUES
     codec: Literal["pixels", "integers", "floats", "bytes"]
-    field: Literal["picture", "brush", "choice", "seed", "number", "text", "sound", "data"] = "data"
-    shown: Literal["pictures", "codes", "maps", "names", "sound", "numbers"] = "numbers"
+    field: Literal["picture", "brush", "choice", "seed", "number", "text", "sound", "video", "data"] = "data"
+    shown: Literal["pictures", "codes", "maps", "names", "sound", "video", "numbers"] = "numbers"
     sample = "0"
 
     # --- A port of this kind, as a manifest declares it ---
@@ -259,8 +271,7 @@ class Kind:
             return f"the first dimension of the kind {self.name} is {BATCH}, not {port.shape[0]}"
         if long := next((d for d in port.shape if isinstance(d, int) and d > MAX_LENGTH), None):
             return f"a dimension is {long:,}; at most {MAX_LENGTH:,} are allowed"
-        own = ("minimum_size", "maximum_pixels", "classes", "noise", "examples", "sample_rate", "maximum_samples")
-        for name in own:
+        for name in OWN_FIELDS:
             if getattr(port, name) and name not in self.fields:
                 return f"ports of the kind {self.name} have no {name}"
         return self._wrong_number(port)
@@ -489,7 +500,9 @@ class Kind:
 
     # --- Comparing ---
 
-    def compare(self, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> tuple[float, bool, str]:
+    def compare(
+        self, port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance
+    ) -> tuple[float, bool, str]:
         """The largest difference, whether it is within the tolerance, and a description of the difference.
 
         Called with arrays of the same dtype and shape that are not identical.

@@ -42,6 +42,7 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
     """The recipe of a call's pictures, as JSON."""
     from .. import __version__
 
+    ports = model.manifest.tasks[call.task].outputs
     recipe = Recipe(
         model=public_reference(model),
         digest=model.digest,
@@ -57,7 +58,7 @@ def write_recipe(model: Model, call: Call, result: Result, output: str, index: i
         files={port: [FileRecord(utf8(f.name), f.sha256) for f in files] for port, files in call.files.items()},
         provider=result.provider,
         versions={"zoo": __version__, "onnxruntime": result.runtime_version},
-        grid=call.form(model.manifest.tasks[call.task].outputs[output]).layout(result.outputs[output]),
+        grid=call.form(ports[output], ports).layout(result.outputs[output]),
         index=index,
     )
     return msgspec.json.encode(recipe).decode()

@@ -49,9 +49,9 @@ class Call:
     fit: bool = False  # --fit
     view: View = View()  # how its pictures are shown
 
-    def form(self, port: Port) -> Form:
-        """How an output becomes a file of its own, with the call's view."""
-        return kind_of(port).form.viewed(self.view)
+    def form(self, port: Port, ports: Mapping[str, Port]) -> Form:
+        """How an output becomes a file of its own, with the call's view; `ports` are all outputs of its task."""
+        return kind_of(port).form_in(port, ports).viewed(self.view)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def compare(port: Port, expected: np.ndarray, actual: np.ndarray, tolerance: Tol
         return Comparison("identical", "identical", 0.0, 1.0)
 
     share_equal = float((actual == expected).mean())
-    worst, within, text = kind_of(port).compare(expected, actual, tolerance)
+    worst, within, text = kind_of(port).compare(port, expected, actual, tolerance)
     return Comparison("within" if within else "differs", text, float(worst), share_equal)
 
 

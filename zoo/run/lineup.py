@@ -109,10 +109,10 @@ def line_up(models: Sequence[Model], asked: Asked, note: Note) -> Lineup:
     tasks = [model.manifest.task(name)[1] for model in models]
     for model, task in zip(models, tasks, strict=True):
         port = next(iter(task.outputs.values()))
-        if not kind_of(port).form_in(port, task.outputs).viewable:
-            gives = kind_of(port).form_in(port, task.outputs).name
+        form = kind_of(port).form_in(port, task.outputs)
+        if not form.viewable or form.moves:
             raise UsageError(
-                f"{name} of {model.reference} gives {gives}; compare is for pictures: choose another --task"
+                f"{name} of {model.reference} gives {form.name}; compare is for pictures: choose another --task"
             )
     seeded = next((task for task in tasks if drawn(task.inputs)), None)
     labelled = next((task for task in tasks if labels_of(task.inputs)), None)

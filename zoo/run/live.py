@@ -28,11 +28,12 @@ class Newest(Generic[T], Iterator[T]):
     The last element is always given. An error of the iterable is raised after that.
 
     Attributes:
-        dropped: how many elements were left out so far.
+        dropped: how many elements were left out before the one that `next` gave last.
     """
 
     def __init__(self, items: Iterable[T]):
         self.dropped = 0
+        self._left_out = 0
         self._waiting: list[T] = []
         self._ended = False
         self._error: BaseException | None = None
@@ -44,7 +45,7 @@ class Newest(Generic[T], Iterator[T]):
         try:
             for item in items:
                 with self._news:
-                    self.dropped += len(self._waiting)
+                    self._left_out += len(self._waiting)
                     self._waiting = [item]
                     self._news.notify()
         except BaseException as e:
@@ -57,6 +58,7 @@ class Newest(Generic[T], Iterator[T]):
         with self._news:
             self._news.wait_for(lambda: self._waiting or self._ended)
             if self._waiting:
+                self.dropped = self._left_out
                 return self._waiting.pop()
         if self._error:
             error, self._error = self._error, None

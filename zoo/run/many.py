@@ -35,6 +35,9 @@ __all__ = ["Asked", "Made", "Many", "find"]
 MOST = 100_000_000
 """The most pictures of one command."""
 
+MAX_KEPT = 16 << 20
+"""The bytes of files that are kept from looking at them until their turn, so that small ones are read once."""
+
 Failed = Callable[[str, ZooError], None]
 
 
@@ -120,11 +123,12 @@ class Many:
             self._keep_what_is_there()
         if not self.table:
             self._refuse_to_overwrite()
+        self._kept: dict[int, InputFile] = {}
         self._size_matters = False
         self._sizes: dict[int, tuple[int, ...]] = {}  # of the files whose headers were looked at
         if asked.main:
             port = self.read_for.inputs[asked.main]
-            self._size_matters = not all(isinstance(d, int) for d in port.shape[1:3])
+            self._size_matters = not all(isinstance(d, int) for d in port.shape[1:])
 
     def check_files(self, looked_at: Callable[[], object]) -> None:
         """Looks at the header of every picture that is to be read, and at the files of other options.
@@ -145,6 +149,7 @@ class Many:
         port = self.read_for.inputs[asked.main]
         troubles: list[ZooError] = []
         seen: set[Stack] = set()
+        room = MAX_KEPT
         for index in self.todo if len(asked.items) > 1 else range(1):
             stack = asked.items[index].stack
             if stack and stack in seen:  # all pictures of an array are alike
@@ -156,6 +161,9 @@ class Many:
                     stack.check_length()
                 file = asked.items[index].read()
                 self._sizes[index] = kind_of(port).look(file, port)
+                room -= len(file.data)
+                if room >= 0:
+                    self._kept[index] = file
             except (NotFoundError, InvalidFileError) as e:
                 troubles.append(e)
             looked_at()
@@ -165,9 +173,13 @@ class Many:
                 more, them = f"; there are problems with {len(troubles) - 1:,} more", "them"
             raise type(troubles[0])(f"{troubles[0]}{more}; --keep-going passes {them} over")
 
+    def read(self, index: int) -> InputFile:
+        """The file of a picture."""
+        return self._kept.pop(index, None) or self.asked.items[index].read()
+
     def size_of(self, index: int, file: InputFile) -> tuple[int, ...]:
-        """Width and height of a picture, or the length of a sound, which all of a batch share; empty if the port fixes
-        them."""
+        """Width and height of a picture, the length of a sound, or both of a video, which all of a batch share; empty
+        if the port fixes them."""
         if not self._size_matters:
             return ()
         if index in self._sizes:
@@ -315,16 +327,17 @@ class Many:
         where = label_of(self.task)
         by_output = where[1] if where and where[0] and "label" in placeholders(self.asked.out) else None
         paths: list[str] = []
-        folders: set[Path] = set()
+        folders: dict[str, str] = {}  # as in the name, and where it is: looked up once for its many files
 
         def write(target: str, data: bytes) -> list[str]:
-            path = user_path(target, out=True)
-            if (folder := path.parent) not in folders:
-                if not folder.is_dir():
-                    make_folder(folder)
-                folders.add(folder)
+            given, name = os.path.split(target)
+            if given not in folders:
+                folder = user_path(given or os.curdir, out=True)
+                make_folder(folder)
+                folders[given] = os.path.join(folder, "") if given else ""  # noqa: PTH118 - a string
+            path = folders[given] + name
             files.write(path, data)
-            return [str(path)]
+            return [path]
 
         for place, index in enumerate(batch.indices):
             call, one = self._alone(batch.call, result, place, index)
@@ -448,7 +461,7 @@ class _Reader:
                 if index is None:
                     break
                 try:
-                    file = self._asked.items[index].read()
+                    file = many.read(index)
                     self._next = index, file, many.size_of(index, file)
                 except (NotFoundError, InvalidFileError) as e:
                     if not self._asked.keep_going:

@@ -93,8 +93,9 @@ def animate(model: Model, asked: Asked, note: Note, tell: Tell) -> Animation:
 
     name, task = model.manifest.task(asked.task)
     port = next(iter(task.outputs.values()))
-    if not kind_of(port).form_in(port, task.outputs).viewable:
-        raise UsageError(f"{name} gives {kind_of(port).form_in(port, task.outputs).name}, which cannot be animated")
+    form = kind_of(port).form_in(port, task.outputs)
+    if not form.viewable or form.moves:
+        raise UsageError(f"{name} gives {form.name}, which cannot be animated")
     seeds = drawn(task.inputs)
     if not seeds:
         raise UsageError(f"{name} has no seed, so it has neither steps nor a walk")

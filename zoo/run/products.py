@@ -129,8 +129,8 @@ def with_view(model: Model, call: Call, scale: int | None, columns: int | None, 
     form = kind_of(port).form_in(port, task.outputs)
     if not form.viewable:
         raise UsageError(f"{'--sheet' if sheet else '--scale'} is for pictures; {call.task} gives {form.name}")
-    given = next((array.shape[1:3] for array in call.inputs.values() if array.ndim == 4), (0, 0))
-    sizes = zip(port.shape[1:3], given, strict=True)
+    given = next((array.shape[-3:-1] for array in call.inputs.values() if array.ndim >= 4), (0, 0))
+    sizes = zip(port.shape[-3:-1], given, strict=True)
     height, width = (known if isinstance(length, str) else length for length, known in sizes)
     chosen = scale or (readable_scale(width) if width else 1)
     view = View(chosen, columns, captions(task, call) if sheet else ())

@@ -37,10 +37,10 @@ def check_table(task_name: str, task: Task, out: str) -> None:
         UsageError: the task gives pictures, the name has a placeholder, or Parquet files need an extra.
         StoreError: the folder does not exist or cannot be written.
     """
-    if pictures := [
-        name for name, port in task.outputs.items() if not kind_of(port).form_in(port, task.outputs).shared
-    ]:
-        raise UsageError(f"{task_name} gives {pictures[0]}, which does not fit into a table; --out must end in .png")
+    for name, port in task.outputs.items():
+        if not (form := kind_of(port).form_in(port, task.outputs)).shared:
+            endings = " or ".join(form.suffixes)
+            raise UsageError(f"{task_name} gives {name}, which does not fit into a table; --out must end in {endings}")
     refuse_placeholders(out)
     path = user_path(out, out=True)
     if path.exists() and not path.is_file():  # a named pipe would wait for its reader, and could not be resumed

@@ -164,7 +164,7 @@ def _metrics(entry: Entry) -> tuple[Figure, ...]:
         part = re.search(rb"^metrics:\n(?:[ -].*\n)+", data, re.MULTILINE)
         if part is None or digest_of(data) != entry.digest:
             return ()
-        tree, _ = strictyaml.parse(part[0], str(place))
+        tree, _ = strictyaml.parse(part[0], str(place), remember=True)
         return tuple(msgspec.convert(tree["metrics"], list[Figure]))
     except (ZooError, msgspec.ValidationError):
         return ()

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..errors import InvalidFileError
 from ..formats import manifest as manifests
 from ..formats.fields import digest_of
+from ..formats.strictyaml import PARSED
 from ..names import MANIFEST, NAME
 from ..system.files import sync_folder
 from ..system.temporary import UNFINISHED, abandoned, is_abandoned, remove_abandoned
@@ -66,7 +67,8 @@ def forget(store: Store, registry: str) -> None:
 
 def prune(store: Store, *, dry_run: bool) -> Pruned:
     """Removes blobs that no model needs, or that a view has a copy of, views without references and vice versa,
-    interrupted downloads, folders that killed commands left, and remembered checks of models that are gone.
+    interrupted downloads, folders that killed commands left, remembered checks of models that are gone, and what
+    registries and manifests say, which is soon remembered again.
 
     Anything newer than an hour is kept, as it may belong to a running pull, but for blobs of which there is a copy, and
     for folders that are locked while they are used.
@@ -130,6 +132,7 @@ def _unneeded(store: Store) -> Iterator[Path]:
         if _is_old(path) and not (digest and store.shown(digest)):
             yield path
     yield from filter(_is_old, checked.unneeded(store.root))
+    yield from filter(_is_old, sorted((store.root / PARSED).glob("*/*")))  # whatever is needed is soon there again
     yield from filter(is_abandoned, sorted((store.root / RUNNING).glob(f"{PREFIX}*")))
     unfinished = sorted(store.root.rglob(f"{UNFINISHED}*"))  # of files in the store, of which there is no note
     yield from dict.fromkeys([*abandoned(store.root), *filter(is_abandoned, unfinished)])

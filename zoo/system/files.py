@@ -115,7 +115,7 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False, synced: 
         raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
 
 
-def _new_file(path: Path, mode: int = 0o666) -> BinaryIO:
+def _new_file(path: str | Path, mode: int = 0o666) -> BinaryIO:
     """Opens a file that must not exist yet, for writing. The umask applies to its mode."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode), "wb")
 
@@ -132,7 +132,7 @@ class FilesTogether:
         self._seconds, self._last = seconds, time.monotonic()
         self._waiting: list[tuple[str, str]] = []  # temporary name, name
         self._numbers = itertools.count()
-        self._folders: dict[Path, Path] = {}  # of the temporary files, for each folder that is written into
+        self._folders: dict[str, str] = {}  # of the temporary files, for each folder that is written into
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -142,10 +142,11 @@ class FilesTogether:
         with self._stack:
             self.commit()
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: str | Path, data: bytes) -> None:
         """Writes a file that replaces one of the same name; its folder must exist."""
+        path = str(path)  # Path would take longer than to write
         try:
-            temporary = self._beside(path.parent) / str(next(self._numbers))
+            temporary = f"{self._beside(os.path.dirname(path))}/{next(self._numbers)}"  # noqa: PTH120
             with _new_file(temporary) as f:
                 f.write(data)
                 if not hasattr(os, "sync"):  # Windows
@@ -153,15 +154,15 @@ class FilesTogether:
                     os.fsync(f.fileno())
         except OSError as e:
             raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
-        self._waiting.append((str(temporary), str(path)))
+        self._waiting.append((temporary, path))
         if time.monotonic() - self._last > self._seconds:
             self.commit()
 
-    def _beside(self, parent: Path) -> Path:
+    def _beside(self, parent: str) -> str:
         if parent not in self._folders:
             from .temporary import unfinished_folder
 
-            self._folders[parent] = self._stack.enter_context(unfinished_folder(parent, noted=False))
+            self._folders[parent] = str(self._stack.enter_context(unfinished_folder(Path(parent), noted=False)))
         return self._folders[parent]
 
     def commit(self) -> None:
@@ -175,8 +176,8 @@ class FilesTogether:
                 os.replace(temporary, path)  # noqa: PTH105 - there are many
             except OSError as e:
                 failed = failed or StoreError(f"cannot write {safe_text(path)}: {e.strerror}")
-        for folder in {Path(path).parent for _, path in waiting}:
-            sync_folder(folder)
+        for folder in {os.path.dirname(path) for _, path in waiting}:  # noqa: PTH120
+            sync_folder(Path(folder))
         self._last = time.monotonic()
         if failed:
             raise failed

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +134,8 @@ def _tool() -> str:
 
 def _extra_with(package: str) -> str | None:
     """The first extra that requires a package, which is called like its module but for `_` and `-`."""
+    from importlib import metadata  # takes as long to import as click
+
     with suppress(metadata.PackageNotFoundError):
         for line in metadata.requires(DISTRIBUTION) or ():
             found = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", line)
@@ -145,6 +146,8 @@ def _extra_with(package: str) -> str | None:
 
 def direct_url() -> dict[str, Any]:
     """What an installer wrote down about an installation from a folder, file or repository; empty for an index."""
+    from importlib import metadata
+
     with suppress(metadata.PackageNotFoundError, ValueError, OSError):
         about = json.loads(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
         if isinstance(about, dict) and isinstance(about.get("url"), str):
@@ -171,6 +174,8 @@ def _path(url: str) -> Path:
 
 def runtimes() -> dict[str, str]:
     """The installed distributions of ONNX Runtime with their versions: one, if all is well."""
+    from importlib import metadata
+
     found = ((name, next(iter(metadata.distributions(name=name)), None)) for name in RUNTIMES)
     return {name: distribution.version for name, distribution in found if distribution}
 

@@ -65,6 +65,14 @@ def is_file(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a folder, as `is_file` for files."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def read_file(path: Path, most: int, *, pipes: bool = False) -> bytes:
     """The bytes of a file, at most `most` + 1, so that a caller sees that there are more.
 

@@ -43,9 +43,13 @@ def read_config(config: Mapping[str, Any]) -> JudgeConfig:
     c = read(JudgeConfig, config, "judge config")
     if not c.labels:
         return c
-    if len(c.sizes) < len(c.labels) or "image" in c.sizes:
+    taken = {"image"} | {f"{name}_probabilities" for name in c.sizes}  # the other ports
+    if len(c.sizes) < len(c.labels) or taken & c.sizes.keys():
         names = ", ".join(label.name for label in c.labels)
-        raise UsageError(f"judge config: the names in labels are {names}; they must differ, and none may be 'image'")
+        raise UsageError(
+            f"judge config: the names in labels are {names}; they must differ, and none may be 'image' or another one's"
+            " with '_probabilities'"
+        )
     number = sum(c.sizes.values())
     if config.get("num_classes", number) != number:
         raise UsageError(f"judge config: num_classes is {c.num_classes}; the labels have {number} classes together")

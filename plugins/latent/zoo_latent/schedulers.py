@@ -68,10 +68,12 @@ KINDS = {
             "lower_order_final": True,
             "disable_corrector": ([],),
             "solver_p": None,
+            "sigma_min": None,
+            "sigma_max": None,
             "final_sigmas_type": "zero",
             "rescale_betas_zero_snr": False,
         },
-        moot=("steps_offset", "flow_shift", "time_shift_type", "sigma_min", "sigma_max"),
+        moot=("steps_offset", "flow_shift", "time_shift_type"),
     ),
     "LCMScheduler": Kind(
         "lcm",

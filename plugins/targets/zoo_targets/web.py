@@ -17,7 +17,7 @@ from zoo.text import safe_text
 from .common import HOSTS, LIMIT_SECONDS, copy_host, started, write_readme
 
 PAGE = ["index.html", "style.css"]
-PAGE += [f"{name}.mjs" for name in ("app", "dom", "fields", "files", "live", "outputs", "pictures", "worker")]
+PAGE += [f"{name}.mjs" for name in ("app", "dom", "fields", "files", "live", "outputs", "pictures", "videos", "worker")]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 

@@ -43,7 +43,8 @@ def test_names_are_enough_where_the_data_name_the_classes():
         ({"labels": ["place"]}, "the data has no label 'place' with names of its classes (in an .npz, an array"
          " place_classes); those that it has: shape, light"),
         ({"labels": ["shape", "shape"]},
-         "judge config: the names in labels are shape, shape; they must differ, and none may be 'image'"),
+         "judge config: the names in labels are shape, shape; they must differ, and none may be 'image' or another"
+         " one's with '_probabilities'"),
         ({"labels": ["shape"], "num_classes": 3},
          "judge config: num_classes is 3; the labels have 2 classes together"),
     ],
@@ -52,6 +53,12 @@ def test_a_wrong_label_is_one_line(config, line):
     with pytest.raises(UsageError) as error:
         validate(**config)
     assert str(error.value) == line
+
+
+def test_a_label_may_not_take_the_name_of_another_ones_probabilities():
+    two = ({"name": name, "classes": ["a", "b"]} for name in ("shape", "shape_probabilities"))
+    with pytest.raises(UsageError, match="none may be 'image' or another one's with '_probabilities'"):
+        read_config({"labels": [*two]})
 
 
 def test_each_label_has_its_ports_and_an_array_of_the_data():

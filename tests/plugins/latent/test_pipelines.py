@@ -157,6 +157,8 @@ def test_same_pixels_with_each_scheduler(first, tmp_path, case, guidance, monkey
         ("PNDMScheduler", "timestep_spacing", "trailing"),
         ("UniPCMultistepScheduler", "solver_order", 3),
         ("UniPCMultistepScheduler", "solver_type", "bh1"),
+        ("UniPCMultistepScheduler", "sigma_min", 0.1),
+        ("UniPCMultistepScheduler", "sigma_max", 20.0),
         ("DDIMScheduler", "timestep_spacing", "linspace"),
     ],
 )

@@ -380,6 +380,9 @@ class Model {
   static void check(const std::string& name, const Json& port, const Array& array, const Shape& wanted) {
     if (array.dtype() != port.at("dtype").string) refuse(name + " is " + array.dtype() + "; it must be " + port.at("dtype").string);
     if (array.shape != wanted || array.size() == 0) refuse(name + " has the shape " + show(array.shape) + "; it must be " + show(wanted) + ", equal for all inputs");
+    double longest = port.get("maximum_frames", port.get("maximum_samples", 0));
+    if (longest > 0 && double(array.shape[1]) > longest)
+      refuse(name + " has " + std::to_string(array.shape[1]) + " " + port.at("shape").items[1].string + "; at most " + show(longest) + " are allowed");
     if (port.at("codec").string == "pixels") {
       int64_t height = wanted[wanted.size() - 3], width = wanted[wanted.size() - 2];
       double smallest = port.get("minimum_size", 1), most = port.get("maximum_pixels", 4e7);
@@ -905,6 +908,7 @@ void command(std::vector<std::string> words) {
   for (auto& [name, port] : model.task(task).at("outputs").fields) {
     auto& array = outputs.at(name);
     auto suffix = fs::path(out).extension();
+    if (suffix == ".png" && port.find("frame_rate")) refuse(name + " is a video, which this host writes as .npy");
     bool picture = suffix == ".png" && port.at("codec").string == "pixels" && array.shape.size() == 4;
     if (picture || suffix == ".npy") {
       write_file(out, picture ? png(array) : npy(array));

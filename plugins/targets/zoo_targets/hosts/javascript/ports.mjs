@@ -120,6 +120,8 @@ function spread({ dtype, shape, data }, wanted) {
 function check(name, port, { shape, data }, wanted) {
   if (shape.length !== wanted.length || shape.some((length, i) => length !== wanted[i] || length === 0))
     throw new RangeError(`${name} has the shape [${shape.join(", ")}]; it must be [${port.shape.join(", ")}], equal for all inputs`);
+  const longest = port.maximum_frames ?? port.maximum_samples;
+  if (shape[1] > longest) throw new RangeError(`${name} has ${shape[1]} ${port.shape[1]}; at most ${longest} are allowed`);
   if (port.codec === "pixels") {
     const [height, width] = shape.slice(-3), smallest = port.minimum_size ?? 1, most = port.maximum_pixels ?? 4e7;
     if (Math.min(height, width) < smallest || height * width > most)

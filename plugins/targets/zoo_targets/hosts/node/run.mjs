@@ -1,6 +1,7 @@
 // Runs this folder's model on onnxruntime-node. From JavaScript: `import { run } from "./run.mjs"`.
 //
-//   node run.mjs TASK --port value … --out FILE     pictures in as PNG, PGM, PPM or .npy, out as PNG; several values with
+//   node run.mjs TASK --port value … --out FILE     pictures in as PNG, PGM, PPM or .npy, out as PNG; sound as WAV or .npy;
+//                                                   videos as .npy, out as animated PNG too; several values with
 //                                                   commas; texts directly, each with its own --port, or @FILE, a text per line;
 //                                                   FILE gets the first output that fits
 //   node run.mjs verify [--out FOLDER]              runs the golden cases
@@ -76,7 +77,7 @@ const COMMAND = "node run.mjs";
 async function usage(tasks) {
   const golden = await cases();
   const lines = [`${model.name} ${model.version}: ${model.summary}`, ""];
-  lines.push(`usage: ${COMMAND} TASK --PORT VALUE ... [--out FILE.png or FILE.npy]`, `       ${COMMAND} verify`);
+  lines.push(`usage: ${COMMAND} TASK --PORT VALUE ... [--out FILE.png, .wav or .npy]`, `       ${COMMAND} verify`);
   for (const name of tasks) {
     const task = taskOf(model, name);
     lines.push("", `${name}: ${task.summary}`);
@@ -90,7 +91,7 @@ async function usage(tasks) {
 function takes({ codec, dtype, shape, classes = [], ...port }) {
   const array = `${dtype} [${shape.join(", ")}]`;
   if (codec === "bytes") return `TEXT or @FILE, a text per line${typeof shape.at(-1) === "number" ? `: at most ${shape.at(-1)} bytes of UTF-8` : ""}`;
-  if (codec === "pixels") {
+  if (codec === "pixels" && port.frame_rate === undefined) {
     const limits = port.minimum_size === undefined ? [] : [`at least ${port.minimum_size} pixels per side`];
     if (port.maximum_pixels !== undefined) limits.push(`at most ${port.maximum_pixels} in all`);
     return `FILE (PNG, PGM, PPM or .npy): ${array}${limits.length ? `; ${limits.join(", ")}` : ""}`;
@@ -100,7 +101,8 @@ function takes({ codec, dtype, shape, classes = [], ...port }) {
   const preset = port.default === undefined ? "" : `; default ${port.default}`;
   const bounded = port.minimum !== undefined || port.maximum !== undefined;
   const bounds = bounded ? `, ${port.minimum ?? "any"} .. ${port.maximum ?? "any"}` : "";
-  return `${shape.length < 2 ? "VALUE" : "FILE.npy"}: ${array}${bounds}${known}${preset}`;
+  const files = port.sample_rate === undefined ? "FILE.npy" : "FILE (WAV or .npy)";
+  return `${shape.length < 2 ? "VALUE" : files}: ${array}${bounds}${known}${preset}`;
 }
 
 function example(name, { inputs, outputs }, golden) {
@@ -123,16 +125,23 @@ async function main([task, ...words]) {
   for (let i = 0; i < words.length; i += 2) (options[words[i].replace(/^--/, "")] ??= []).push(words[i + 1]);
   let { out: files = [], ...given } = options, out = files.at(-1);
   if (task === "verify") return verify(out);
-  if (out !== undefined && !/\.(png|npy)$/.test(out)) throw new TypeError(`${out} must end in .png or .npy`);
+  if (out !== undefined && !/\.(png|wav|npy)$/.test(out)) throw new TypeError(`${out} must end in .png, .wav or .npy`);
   const { inputs: ports, outputs } = taskOf(model, task);
   for (const name of Object.keys(given)) if (Object.hasOwn(ports, name)) given[name] = await readValue(name, ports[name], given[name]);
   for (const [name, result] of Object.entries(await run(task, given))) {
-    const picture = out?.endsWith(".png") && outputs[name].codec === "pixels" && result.shape.length === 4;
-    if (picture || out?.endsWith(".npy")) {
-      await writeFile(out, picture ? png(result) : npy(result));
+    const bytes = out && encode(out, outputs[name], result);
+    if (bytes) {
+      await writeFile(out, bytes);
       out = undefined;
     } else console.log(JSON.stringify({ [name]: { shape: result.shape, data: Array.from(result.data, Number) } }));
   }
+}
+
+/** The bytes of an output as a file with this ending; undefined if the ending does not fit. */
+function encode(path, { codec, frame_rate: frameRate, sample_rate: sampleRate }, result) {
+  if (path.endsWith(".npy")) return npy(result);
+  if (path.endsWith(".png") && codec === "pixels" && result.shape.length >= 4) return png(result, frameRate);
+  if (path.endsWith(".wav") && sampleRate) return wav(result, sampleRate);
 }
 
 /** The value of an option: of the last word that was given for it, or of all if they are texts. */
@@ -147,6 +156,8 @@ async function readValue(name, port, words) {
     const texts = (await Promise.all(words.map((word) => readTexts(name, word)))).flat();
     return texts.length > 1 ? texts : texts[0];
   }
+  if (port.frame_rate !== undefined) throw new TypeError(`${text} must be a .npy file: uint8 [${port.shape.join(", ")}]`);
+  if (port.sample_rate !== undefined) return readWav(port, text, await readFile(text));
   if (port.codec === "pixels") {
     const bytes = await readFile(text);
     return toChannels(port, text, PNG.equals(bytes.subarray(0, 8)) ? readPng(port, text, bytes) : readPnm(text, bytes));
@@ -170,6 +181,31 @@ async function readTexts(name, word) {
   const lines = whole.split("\n").map((line) => line.trim()).filter(Boolean);
   if (!lines.length) throw new TypeError(`${path} contains no text`);
   return lines;
+}
+
+/** The sound in a WAV file, float32 [1, samples, channels]: 16 bits, with the port's sample rate and channels. */
+function readWav({ sample_rate: rate, shape: [, , channels] }, path, bytes) {
+  if (bytes.toString("latin1", 0, 4) !== "RIFF" || bytes.toString("latin1", 8, 12) !== "WAVE") throw new TypeError(`${path} is not a WAV file`);
+  let found = "", data;
+  for (let at = 12; at + 8 <= bytes.length; ) {
+    const name = bytes.toString("latin1", at, at + 4), length = bytes.readUInt32LE(at + 4), body = bytes.subarray(at + 8, at + 8 + length);
+    if (body.length < length) throw new TypeError(`${path} is cut short`);
+    if (name === "fmt " && length >= 16) found = [body.readUInt16LE(0), body.readUInt16LE(14), body.readUInt32LE(4), body.readUInt16LE(2)].join();
+    if (name === "data") data ??= body;
+    at += 8 + length + (length % 2);
+  }
+  if (found !== [1, 16, rate, channels].join() || !data) throw new TypeError(`${path} must have 16 bits, ${rate} Hz and ${channels} channel${channels > 1 ? "s" : ""}`);
+  const samples = Math.floor(data.length / (2 * channels));
+  return array("float32", [1, samples, channels], Float32Array.from({ length: samples * channels }, (_, i) => data.readInt16LE(2 * i) / 32768));
+}
+
+/** float32 [batch, samples, channels] as WAV of 16 bits, one sound after the other. */
+function wav({ shape: [, , channels], data }, rate) {
+  const head = Buffer.from("RIFF....WAVEfmt ....................data....", "latin1"), body = Buffer.alloc(2 * data.length);
+  for (const [at, value] of [[4, 36 + body.length], [16, 16], [24, rate], [28, 2 * channels * rate], [40, body.length]]) head.writeUInt32LE(value, at);
+  for (const [at, value] of [[20, 1], [22, channels], [32, 2 * channels], [34, 16]]) head.writeUInt16LE(value, at);
+  data.forEach((value, i) => body.writeInt16LE(Math.max(-32768, Math.min(32767, Math.round(value * 32768))), 2 * i));
+  return Buffer.concat([head, body]);
 }
 
 const PNG = Buffer.from("\x89PNG\r\n\x1a\n", "latin1");
@@ -261,10 +297,9 @@ function npy({ dtype, shape, data }) {
   return Buffer.concat([Buffer.from("\x93NUMPY\x01\x00", "latin1"), size, Buffer.from(padded), toBytes({ data })]);
 }
 
-/** uint8 [batch, height, width, 1 or 3] as one PNG, the pictures one below the other. */
-function png({ shape: [batch, height, width, channels], data }) {
-  const rows = Buffer.alloc(batch * height * (width * channels + 1));
-  for (let y = 0; y < batch * height; y++) rows.set(data.subarray(y * width * channels, (y + 1) * width * channels), y * (width * channels + 1) + 1);
+/** uint8 [batch, height, width, 1 or 3] as one PNG, or [batch, frames, …] as an animated one; one below the other. */
+function png({ shape, data }, rate = 1) {
+  const [batch, frames, height, width, channels] = shape.length === 5 ? shape : [shape[0], 1, ...shape.slice(1)];
   const chunk = (name, body) => {
     const whole = Buffer.alloc(12 + body.length);
     whole.writeUInt32BE(body.length);
@@ -273,11 +308,19 @@ function png({ shape: [batch, height, width, channels], data }) {
     whole.writeUInt32BE(crc32(whole.subarray(4, -4)), whole.length - 4);
     return whole;
   };
-  const head = Buffer.alloc(13);
-  head.writeUInt32BE(width);
-  head.writeUInt32BE(batch * height, 4);
-  head.set([8, { 1: 0, 3: 2 }[channels], 0, 0, 0], 8);
-  return Buffer.concat([PNG, chunk("IHDR", head), chunk("IDAT", deflateSync(rows)), chunk("IEND", Buffer.alloc(0))]);
+  const words = (...numbers) => Buffer.concat(numbers.map((n) => { const word = Buffer.alloc(4); word.writeUInt32BE(n); return word; }));
+  const length = width * channels, chunks = [chunk("IHDR", Buffer.concat([words(width, batch * height), Buffer.from([8, { 1: 0, 3: 2 }[channels], 0, 0, 0])]))];
+  if (frames > 1) chunks.push(chunk("acTL", words(frames, 0)));
+  for (let frame = 0; frame < frames; frame++) { // fcTL and fdAT count up together
+    if (frames > 1) chunks.push(chunk("fcTL", Buffer.concat([words(Math.max(0, 2 * frame - 1), width, batch * height, 0, 0), Buffer.from([0, 1, rate >> 8, rate & 255, 0, 0])])));
+    const rows = Buffer.alloc(batch * height * (length + 1));
+    for (let y = 0; y < batch * height; y++) {
+      const from = ((Math.floor(y / height) * frames + frame) * height + (y % height)) * length;
+      rows.set(data.subarray(from, from + length), y * (length + 1) + 1);
+    }
+    chunks.push(frame ? chunk("fdAT", Buffer.concat([words(2 * frame), deflateSync(rows)])) : chunk("IDAT", deflateSync(rows)));
+  }
+  return Buffer.concat([PNG, ...chunks, chunk("IEND", Buffer.alloc(0))]);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {

@@ -1,8 +1,9 @@
 """This folder's model, with only NumPy and ONNX Runtime. From Python: run("generate", label="Sneaker", seed=7).
 
-python run.py TASK --PORT VALUE ... --out FILE: pictures in as .png, .pgm, .ppm or .npy; several values with commas;
-texts directly, each with its own --PORT, or @FILE, a text per line. The first output that fits goes into FILE, the
-others are printed. --help lists the tasks and what they take.
+python run.py TASK --PORT VALUE ... --out FILE: pictures in as .png, .pgm, .ppm or .npy; sound as .wav or .npy; videos
+as .npy, out as animated .png too; several values with commas; texts directly, each with its own --PORT, or @FILE, a
+text per line. The first output that fits goes into FILE, the others are printed. --help lists the tasks and what they
+take.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import json
 import os
 import struct
 import sys
+import wave
 import zlib
 from pathlib import Path
 
@@ -89,6 +91,9 @@ def to_utf8(name, port, text):
 def check(name, port, array, wanted):
     if list(array.shape) != wanted or 0 in wanted:
         raise ValueError(f"{name} has the shape {list(array.shape)}; it must be {port['shape']}, equal for all inputs")
+    longest = port.get("maximum_frames") or port.get("maximum_samples")
+    if longest and array.shape[1] > longest:
+        raise ValueError(f"{name} has {array.shape[1]} {port['shape'][1]}; at most {longest} are allowed")
     if port["codec"] == "pixels":
         (height, width), least, most = array.shape[-3:-1], port.get("minimum_size", 1), port.get("maximum_pixels", 4e7)
         if min(height, width) < least or height * width > most:
@@ -150,6 +155,10 @@ def read_value(port, words):
     if port["codec"] == "bytes":
         texts = [line for word in words for line in read_texts(word)]
         return texts if len(texts) > 1 else texts[0]
+    if "frame_rate" in port:
+        raise ValueError(f"{text} must be a .npy file: uint8 {port['shape']}")
+    if "sample_rate" in port:
+        return read_wav(port, text)
     if port["codec"] == "pixels":
         data = Path(text).read_bytes()
         return to_channels(port, text, read_png(port, text, data) if data[:8] == PNG else read_pnm(text, data))
@@ -169,6 +178,20 @@ def read_texts(word):
     if not any(lines):
         raise ValueError(f"{word[1:]} contains no text")
     return [line for line in lines if line]
+
+
+def read_wav(port, path):
+    """The sound in a WAV file, float32 [1, samples, channels]: 16 bits, with the port's sample rate and channels."""
+    rate, channels = port["sample_rate"], port["shape"][2]
+    try:
+        with wave.open(path, "rb") as file:
+            found = file.getsampwidth(), file.getframerate(), file.getnchannels()
+            levels = np.frombuffer(file.readframes(file.getnframes()), "<i2" if found[0] == 2 else "u1")
+    except (wave.Error, EOFError) as e:
+        raise ValueError(f"{path} is not a WAV file that can be read: {e or 'cut short'}") from None
+    if found != (2, rate, channels):
+        raise ValueError(f"{path} must have 16 bits, {rate} Hz and {channels} channel{'s' * (channels > 1)}")
+    return (levels[: len(levels) // channels * channels].reshape(1, -1, channels) / 2**15).astype(np.float32)
 
 
 def read_pnm(path, data):
@@ -245,19 +268,43 @@ def to_channels(port, path, pixels):
     return pixels
 
 
-def write_png(path, pictures):  # uint8 [batch, height, width, 1 or 3], one below the other
-    rows = pictures.reshape(-1, pictures.shape[2] * pictures.shape[3])
-    head = struct.pack(">IIBBBBB", pictures.shape[2], len(rows), 8, {1: 0, 3: 2}[pictures.shape[3]], 0, 0, 0)
-    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    chunks = [b"IHDR" + head, b"IDAT" + data, b"IEND"]
-    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+def write(path, port, array):
+    """Writes an output to a file with this ending; False if the ending does not fit."""
+    if path.endswith(".npy"):
+        np.save(path, array)
+    elif path.endswith(".png") and port["codec"] == "pixels" and array.ndim in (4, 5):
+        videos = array if array.ndim == 5 else array[:, None]
+        write_png(path, np.swapaxes(videos, 0, 1), port.get("frame_rate", 1))
+    elif path.endswith(".wav") and "sample_rate" in port:
+        with wave.open(path, "wb") as file:  # one sound after the other
+            file.setparams((array.shape[2], 2, port["sample_rate"], 0, "NONE", ""))
+            file.writeframes(np.rint(array.astype(float) * 2**15).clip(-(2**15), 2**15 - 1).astype("<i2").tobytes())
+    else:
+        return False
+    return True
+
+
+def write_png(
+    path, frames, rate
+):  # uint8 [frames, batch, height, width, 1 or 3], one below the other; several animated
+    number, batch, height, width, channels = frames.shape
+    size = struct.pack(">II", width, batch * height)
+    chunks = [b"IHDR" + size + struct.pack(">BBBBB", 8, {1: 0, 3: 2}[channels], 0, 0, 0)]
+    chunks += [b"acTL" + struct.pack(">II", number, 0)] if number > 1 else []
+    for n, frame in enumerate(frames):  # fcTL and fdAT count up together
+        if number > 1:
+            chunks.append(b"fcTL" + struct.pack(">I8s8xHHBB", max(0, 2 * n - 1), size, 1, rate, 0, 0))
+        rows = frame.reshape(batch * height, width * channels)
+        data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+        chunks.append(b"fdAT" + struct.pack(">I", 2 * n) + data if n else b"IDAT" + data)
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (*chunks, b"IEND")]
     Path(path).write_bytes(PNG + b"".join(chunks))
 
 
 def usage(tasks):
     """What --help prints: the inputs of these tasks with their ranges, and for each an example that works."""
     lines = [f"{MODEL['name']} {MODEL['version']}: {MODEL['summary']}", ""]
-    lines += [f"usage: {COMMAND} TASK --PORT VALUE ... [--out FILE.png or FILE.npy]", f"       {COMMAND} verify"]
+    lines += [f"usage: {COMMAND} TASK --PORT VALUE ... [--out FILE.png, .wav or .npy]", f"       {COMMAND} verify"]
     for name in tasks:
         task = task_of(name)
         lines += ["", f"{name}: {task['summary']}"]
@@ -271,7 +318,7 @@ def takes(port):
     if port["codec"] == "bytes":
         most = f": at most {shape} bytes of UTF-8" if isinstance(shape := port["shape"][-1], int) else ""
         return f"TEXT or @FILE, a text per line{most}"
-    if port["codec"] == "pixels":
+    if port["codec"] == "pixels" and "frame_rate" not in port:
         limits = [f"at least {port['minimum_size']} pixels per side"] if "minimum_size" in port else []
         limits += [f"at most {port['maximum_pixels']} in all"] if "maximum_pixels" in port else []
         return f"FILE (PNG, PGM, PPM or .npy): {shape}" + (f"; {', '.join(limits)}" if limits else "")
@@ -281,7 +328,8 @@ def takes(port):
     more = f", ... ({len(names)} classes)" if len(names) > 20 else ""
     known = f", or a class: {', '.join(names[:20])}{more}" if names else ""
     default = f"; default {port['default']}" if "default" in port else ""
-    return f"{'VALUE' if len(port['shape']) < 2 else 'FILE.npy'}: {shape}{bounds}{known}{default}"
+    files = "FILE (WAV or .npy)" if "sample_rate" in port else "FILE.npy"
+    return f"{'VALUE' if len(port['shape']) < 2 else files}: {shape}{bounds}{known}{default}"
 
 
 def example(name, task):
@@ -306,13 +354,12 @@ def main(task="", *words):
     out = options.pop("out", [""])[-1]
     if task == "verify":
         return verify(out)
-    if out and not out.endswith((".png", ".npy")):
-        raise ValueError(f"{out} must end in .png or .npy")
+    if out and not out.endswith((".png", ".wav", ".npy")):
+        raise ValueError(f"{out} must end in .png, .wav or .npy")
     ports, results = task_of(task)["inputs"], task_of(task)["outputs"]
     given = {name: read_value(ports[name], words) if name in ports else words for name, words in options.items()}
     for name, array in run(task, **given).items():
-        if out.endswith(".npy") or (out and results[name]["codec"] == "pixels" and array.ndim == 4):
-            (np.save if out.endswith(".npy") else write_png)(out, array)
+        if write(out, results[name], array):
             out = ""
         else:
             print(json.dumps({name: array.tolist()}))

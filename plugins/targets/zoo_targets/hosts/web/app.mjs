@@ -7,6 +7,7 @@
 //   fields.mjs              the form's fields, by the `field` of a port
 //   outputs.mjs             outputs, by the `shown` of a port
 //   pictures.mjs            picture files and canvases to arrays and back
+//   videos.mjs              the same for videos, which it plays
 //   files.mjs, dom.mjs      the folder's files and .npy; elements
 //   worker.mjs              loads the model and runs its graphs in a worker
 //   ports.mjs               checks of inputs and comparisons, shared with Node (in the repository: hosts/javascript/)
@@ -282,7 +283,8 @@ const actions = (name, example) => (tile) => {
     for (const [port, value] of Object.entries(call.outputs)) {
       const { shown, dtype, shape } = declared.outputs[port];
       const same = inputs[port]?.field === "data" && inputs[port].dtype === dtype;
-      const to = same ? port : shown === "pictures" && Object.keys(inputs).find((input) => inputs[input].field === "picture" && inputs[input].shape[3] === shape[3]);
+      const takes = { pictures: "picture", video: "video" }[shown];
+      const to = same ? port : takes && Object.keys(inputs).find((input) => inputs[input].field === takes && inputs[input].shape.at(-1) === shape.at(-1));
       if (to) taken[to] ??= shape[0] === "batch" ? pick(value, index) : value;
     }
     if (Object.keys(taken).length) onward.push({ text: title(other), title: summary, act: () => send(other, taken).catch(fail) });

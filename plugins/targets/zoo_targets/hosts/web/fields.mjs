@@ -12,6 +12,7 @@ import { make, play, sentences, title, words } from "./dom.mjs";
 import { fromNpy, fromSound, toWav } from "./files.mjs";
 import { drawMap, drawMask, drawPicture, drawTokens, readPicture } from "./pictures.mjs";
 import { array } from "./ports.mjs";
+import { drawVideo, fromVideo } from "./videos.mjs";
 
 /**
  * The field of a port.
@@ -279,6 +280,18 @@ function soundField(port, declared, page) {
   return made;
 }
 
+function videoField(port, declared, page) {
+  const preview = make("canvas", { data: { role: "img", "aria-label": `The chosen ${words(port)}` } });
+  const [, length] = declared.shape, most = typeof length === "number" ? length : declared.maximum_frames;
+  const made = dropField(port, declared, page, {
+    accept: "image/apng,image/png,image/gif,image/webp,video/*,.apng,.npy", preview,
+    help: sentences(declared.summary, "An animated PNG, GIF or WebP, or a video file", `${declared.frame_rate} frames a second${most ? `, up to ${most}` : ""}`),
+    read: async (file, tell) => file.name.endsWith(".npy") ? fromNpy(port, declared, new Uint8Array(await file.arrayBuffer())) : fromVideo(port, declared, file, tell),
+  });
+  made.draw = (value) => drawVideo(preview, value, 0, declared);
+  return made;
+}
+
 /** Anything else: from the task before, a file, or the example. */
 function dataField(port, declared, page) {
   const bytes = declared.codec === "bytes";
@@ -301,5 +314,5 @@ function dataField(port, declared, page) {
 
 const FIELDS = {
   picture: pictureField, brush: brushField, choice: choiceField, seed: seedField, number: numberField, text: textField,
-  sound: soundField, data: dataField,
+  sound: soundField, video: videoField, data: dataField,
 };

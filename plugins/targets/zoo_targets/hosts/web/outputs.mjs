@@ -7,8 +7,9 @@ import { download, make, play, title, words } from "./dom.mjs";
 import { textOf } from "./fields.mjs";
 import { toNpy, toWav } from "./files.mjs";
 import { drawMap, drawMask, drawPicture, drawTokens, pick, rangeOf } from "./pictures.mjs";
+import { drawVideo, isMoving, move, toApng } from "./videos.mjs";
 
-const DRAWN = { pictures: drawPicture, codes: drawTokens, maps: drawMap };
+const DRAWN = { pictures: drawPicture, codes: drawTokens, maps: drawMap, video: drawVideo };
 const MOST_NUMBERS = 200, MOST_BARS = 20;
 
 const drawnOf = (ports) => Object.keys(ports).filter((port) => DRAWN[ports[port].shown] && ports[port].field !== "brush");
@@ -80,7 +81,7 @@ export function redraw(element, declared, outputs) {
   for (const [port, { shown }] of Object.entries(declared.outputs)) {
     const canvases = element.querySelectorAll(`canvas[data-port="${port}"]`);
     if (!DRAWN[shown] || canvases.length !== outputs[port].shape[0]) return false;
-    for (const [i, canvas] of canvases.entries()) DRAWN[shown](canvas, outputs[port], i);
+    for (const [i, canvas] of canvases.entries()) DRAWN[shown](canvas, outputs[port], i, declared.outputs[port]);
   }
   return true;
 }
@@ -89,7 +90,7 @@ const masksOf = (declared, { inputs }) => Object.keys(declared.inputs).filter((p
 
 function draw(port, value, index, data, masks = []) {
   const canvas = make("canvas", { data: { "aria-hidden": "true", ...data } }); // its tile has the name
-  DRAWN[port.shown](canvas, value, index);
+  DRAWN[port.shown](canvas, value, index, port);
   for (const mask of masks) if (String(mask.shape.slice(0, 3)) === String(value.shape.slice(0, 3))) drawMask(canvas, mask, index);
   return canvas;
 }
@@ -139,6 +140,10 @@ function describe(tile, { declared, outputs, actions, file, all }) {
       if (total > 1 && total === all.length) saves.push({ text: `Download all ${total}`, act: () => { for (let i = 0; i < total; i++) png(pick(value, i), `${file}-${i}.png`); } });
       continue;
     }
+    if (how.shown === "video") {
+      saves.push({ text: "Download APNG", act: async () => download(await toApng(pick(value, index), how.frame_rate), `${file}-${index}.apng`) });
+      continue;
+    }
     if (how.shown === "sound") {
       const wav = toWav(pick(value, index), how.sample_rate);
       parts.push(make("figure", {}, make("figcaption", { textContent: title(port) }), play(make("audio", { controls: true, data: { "data-port": port, "aria-label": title(port) } }), wav)));
@@ -156,6 +161,13 @@ function describe(tile, { declared, outputs, actions, file, all }) {
   if (onward.length) {
     const label = make("span", { className: "hint", textContent: "Use this for" });
     parts.push(make("div", { className: "tools", data: { role: "group", "aria-label": "Use this for" } }, label, ...onward.map(button)));
+  }
+  if (Object.values(declared.outputs).some(({ shown }) => shown === "video")) {
+    const pause = button({ text: isMoving() ? "Pause" : "Play", act: () => {
+      move(!isMoving());
+      pause.textContent = isMoving() ? "Pause" : "Play";
+    } });
+    parts.push(make("div", { className: "tools" }, pause));
   }
   if (more.length + saves.length) parts.push(make("div", { className: "tools" }, ...[...more, ...saves].map(button)));
   return parts;

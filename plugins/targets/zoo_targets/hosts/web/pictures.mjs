@@ -26,7 +26,8 @@ export function refit(picture, port, tell) {
   return fit(canvas, port, tell);
 }
 
-function fit(source, port, tell) {
+/** A canvas, or what can be drawn on one, as an `image` port needs it. Throws like `readPicture`. */
+export function fit(source, port, tell) {
   const [, wantedHeight, wantedWidth, channels] = port.shape;
   let { width, height } = source, cut = [0, 0, width, height];
   if (typeof wantedHeight === "number" && (width !== wantedWidth || height !== wantedHeight)) {
