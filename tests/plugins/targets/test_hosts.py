@@ -159,7 +159,7 @@ def test_truncated_weights_are_an_error(host, folder):
         (["reconstruct", "--image", "run.py"], "run.py is not a PNG, PGM, PPM or .npy file"),
         (["generate", "--seed"], "after the task come --PORT VALUE"),
         (["generate", "7"], "after the task come --PORT VALUE"),
-        (["generate", "--seed", "1", "--out", "picture.jpg"], "picture.jpg must end in .png or .npy"),
+        (["generate", "--seed", "1", "--out", "picture.jpg"], "picture.jpg must end in .png, .wav or .npy"),
     ],
 )
 def test_the_python_host_says_what_its_command_line_takes(tmp_path, words, says):
