@@ -9,6 +9,7 @@ from zoo.errors import InvalidFileError, NotFoundError, UsageError, ZooError
 from zoo.hookspecs import Port, Task
 from zoo.media import tensors
 from zoo.media.pictures import encode_png
+from zoo.ports.kinds import KINDS
 from zoo.run.call import Call, execute, gather, option_name, options_of
 from zoo.run.model import Model
 
@@ -161,7 +162,8 @@ def test_a_port_with_the_name_of_an_own_option_gets_a_prefix():
     assert option_name("mask_image") == "--mask-image" and option_name("out") == "--port-out"
 
 
-def test_video_is_not_for_a_command_line(model: Model, monkeypatch):
+def test_a_kind_without_an_option_is_not_for_a_command_line(model: Model, monkeypatch):
+    monkeypatch.setattr(type(KINDS["video"]), "option", lambda *_: None)
     port = Port(kind="video", dtype="uint8", shape=("batch", "frames", "height", "width", 3))
     task = Task(summary="x", inputs={"clip": port}, outputs={"clip_out": port})
     assert options_of(task) == []

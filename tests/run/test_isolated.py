@@ -22,7 +22,7 @@ from zoo.formats import manifest as manifests
 from zoo.run.isolated import IsolatedSession, read_arrays, write_arrays
 from zoo.runtime import open_session
 from zoo.store.check_apart import check_in
-from zoo.system.worker import Limits, Worker
+from zoo.system.worker import Limits, Worker, WorkerEnded
 
 PICTURE = np.full((1, 4, 5, 1), 7, np.uint8)
 
@@ -306,16 +306,29 @@ def test_a_worker_has_its_limits_and_only_hears_its_parent(tmp_path: Path, monke
     assert model.double(image=PICTURE)["doubled"].max() == 14 and worker_of(model) == pid
 
 
-def test_a_killed_worker_is_one_line_and_the_next_call_starts_another(tmp_path: Path):
+def test_a_worker_that_was_killed_while_it_was_idle_is_replaced(tmp_path: Path):
     model = zoo.load(str(tiny.bundle(tmp_path / "tiny")), "cpu")
     assert model.double(image=PICTURE)["doubled"].max() == 14
     pid = worker_of(model)
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(
-        InvalidFileError, match=r"tiny: running double\.onnx crashed its worker process \(SIGKILL\); it may"
-    ):
-        model.double(image=PICTURE)
+    kill(pid)
     assert model.double(image=PICTURE)["doubled"].max() == 14 and worker_of(model) != pid
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_an_exchange_is_one_line():
+    worker = Worker("tiny")
+    with worker.turn():
+        [pid] = worker.processes
+        kill(pid)
+        with pytest.raises(WorkerEnded, match=r"tiny: running x crashed its worker process \(SIGKILL\); it may"):
+            worker.request({"do": "run", "session": 7, "arrays": [], "close": []}, "running x")
+    with worker.turn():
+        assert worker.processes != (pid,)
+    worker.close()
 
 
 def test_a_worker_ends_with_its_model(tmp_path: Path, home: Path):

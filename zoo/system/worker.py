@@ -98,6 +98,7 @@ class Worker:
         self.unneeded: list[int] = []
         """Numbers of sessions that nobody uses any more; the next request closes them."""
         self._process: _Process | None = None
+        self._inside = 0  # turns that have begun, one within the other
         self._lock = threading.RLock()
         _workers.add(self)
 
@@ -115,9 +116,15 @@ class Worker:
     def turn(self) -> Iterator[BinaryIO]:
         """Keeps other threads out while a request and its arrays are exchanged; gives the file for the arrays."""
         with self._lock:
-            self.start()
+            # Not replaced in the middle of an exchange: a new process does not have the sessions of this one.
+            if self._process is None or not self._inside:
+                self.start()
             assert self._process is not None
-            yield self._process.shared
+            self._inside += 1
+            try:
+                yield self._process.shared
+            finally:
+                self._inside -= 1
 
     def request(self, message: dict[str, Any], doing: str, *, seconds: float | None = None) -> dict[str, Any]:
         """The reply to a message. Ctrl-C ends the process before it is raised here.
