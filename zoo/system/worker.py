@@ -191,7 +191,7 @@ def _forget_processes() -> None:
     for worker in list(_workers):
         if worker._process:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(worker._process))
-        worker._process, worker._lock = None, threading.RLock()
+        worker._process, worker._inside, worker._lock = None, 0, threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

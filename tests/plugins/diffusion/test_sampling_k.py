@@ -66,6 +66,7 @@ def check(kind: str, said: dict, c: DiffusionConfig, steps: int, monkeypatch) ->
     plan = planned(sampler, len(timesteps))  # a pass of the network each
     np.testing.assert_allclose(plan[:, 0], timesteps, rtol=1e-5, atol=1e-3)
     ours = walk(sampler, plan, exact[0].float())
+    # Over the whole run: at one step, or after a few, the rounding of a single run may be near 0 by luck.
     largest = max(
         float((one - two).abs().max() / two.abs().max()) for one, two in zip(single[1:], exact[1:], strict=True)
     )
