@@ -44,6 +44,9 @@ SLOW_IF_RIGHT = {"train", "build", "import", "eval", "export", "play", "serve", 
 FOLDERS = {("train", "checkpoints"), ("train", "tensorboard")}
 """Parameters for which any folder is right."""
 
+KEYS = {"text", "not UTF-8"}
+"""Files that `zoo serve --api-key` takes, and then serves: any line of ASCII is a key."""
+
 ODD_PATHS = {
     "a folder": "folder", "a file that must not be read": "secret", "a folder that must not be read": "locked/x",
     "a named pipe": "pipe", "a device": "/dev/null", "an endless device": "/dev/zero", "a loop of links": "loop",
@@ -214,7 +217,7 @@ def _given(command: click.Command, words: list[str], param: click.Parameter, val
     """The command line with a value for one parameter and good ones for the others that are required."""
     line: list[str | bytes] = [*words]
     good = GOOD | (
-        {"model": "vqvae-fashion", "other": "vqvae-fashion"} if "registr" in " ".join(param.opts) else {}
+        dict.fromkeys(("model", "models", "other"), "vqvae-fashion") if "registr" in " ".join(param.opts) else {}
     )  # not for a path
     options, arguments = [], []
     for other in command.params:
@@ -269,6 +272,7 @@ def test_paths(place):
         for what, value in ODD_PATHS.items()
         if not ((getattr(param.type, "out", False) and what in NEW) or (name, what) == ("publish", "a folder"))
         if not (what == "a folder" and (name, param.name) in FOLDERS)
+        if not (param.name == "key_file" and what in KEYS)
     ]
     calls += [  # before `zoo run` writes a picture into one of them
         Call(["compare", "./studio", "./studio", "--image", value], f"--image is {what}")
