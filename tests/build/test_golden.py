@@ -202,6 +202,17 @@ STEPS = Port(kind="count", dtype="int64", shape=(), default=10, minimum=1, maxim
 REFINE = task({"image": IMAGE, "steps": STEPS}, {"refined": IMAGE})
 
 
+@pytest.mark.parametrize("least", [None, 1, 3])
+def test_a_loop_goes_less_often_for_more_pictures(least):
+    """A batch of 1 shows what many iterations do; each more costs a run of the network for every picture."""
+    refine = task({"image": IMAGE, "steps": Port(kind="count", dtype="int64", shape=(), minimum=least)}, {})
+    most = {
+        batch: max(int(draw_inputs(refine, Plan(batch, 8, 8), np.random.default_rng(i))["steps"]) for i in range(40))
+        for batch in (1, 2, 3, 5)
+    }
+    assert most == {batch: (least or 1) + beyond for batch, beyond in ((1, 4), (2, 2), (3, 1), (5, 0))}
+
+
 def same(name, inputs):
     return {"refined": inputs["image"]}
 

@@ -1,13 +1,12 @@
 """What the commands that make models share: data, and two models trained on them once a session."""
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
+
+from tests.once import made_once
 
 from .commands import zoo
 
@@ -43,22 +42,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Workshop:
     """Two small trained models, which all workers of a run share: the first that needs them trains them."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "workshop"
-    made = Workshop(folder, drawn, folder / "codec", folder / "judge")
-    done = shared / "workshop.done"
-    with FileLock(shared / "workshop.lock"):
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
-            _train(made)
-            done.touch()
-    return made
+    folder = made_once(tmp_path_factory, "workshop", lambda folder: _train(_in(folder, drawn)))
+    return _in(folder, drawn)
+
+
+def _in(folder: Path, data: Path) -> Workshop:
+    return Workshop(folder, data, folder / "codec", folder / "judge")
 
 
 def _train(made: Workshop) -> None:
-    made.folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_HOME", str(made.folder / "home"))
         for family, out in (("vqvae", made.codec), ("judge", made.judge)):

@@ -45,7 +45,7 @@ from .weights import MAX_FILE_BYTES, Weights, round_to_half
 DRIFT_COUNTS = (1, 2, 5, 10, 20, 50)
 """Numbers of iterations after which a loop's graph is compared with torch; golden cases only have a few."""
 
-DRIFT_SECONDS = 10.0
+DRIFT_SECONDS = 5.0
 """A loop is compared after no number of iterations that would take longer than this, together with those before:
 processor time, as for golden cases."""
 

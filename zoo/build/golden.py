@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import UsageError
 from ..formats.golden import Case
 from ..hookspecs import Golden, Task, Tasks, Tolerance
+from ..ports.count import count_of
 from ..ports.kinds import kind_of
 from ..text import did_you_mean
 
@@ -34,6 +35,9 @@ TIES_SECONDS = 30.0
 
 NOTED_SECONDS = 2.0
 """A case that takes longer is reported."""
+
+ITERATED_PICTURES = 4
+"""A loop goes this often beyond its least number of iterations for a batch of 1, and less often for a larger one."""
 
 SHRINK = (1, 2, 3)
 """A picture whose drawings all had ties is drawn this much smaller: fewer of its tokens can tie."""
@@ -234,6 +238,9 @@ def draw_inputs(
         name: fed[name] if name in fed else kind_of(port).draw_case(port, shapes[name], rng)
         for name, port in task.inputs.items()
     }
+    if count := count_of(task.inputs):
+        most = int(task.inputs[count].minimum or 1) + ITERATED_PICTURES // plan.batch
+        drawn[count] = np.asarray(np.minimum(drawn[count], most))
     return drawn | {name: np.full_like(drawn[name], value) for name, value in values.items() if name in drawn}
 
 

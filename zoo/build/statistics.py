@@ -1,7 +1,8 @@
 """How close one set of pictures is to another: statistics over their feature vectors, float32 [number, features].
 
 The Fréchet distance, precision and recall are torch-fidelity's, so that results can be compared with those of others
-that name their evaluator. The caller chooses the features (a judge's, or Inception's).
+that name their evaluator. The caller chooses the features (a judge's, or Inception's). It is imported where it
+measures: it brings torchvision and the compiler of torch, 1.5 s that a command which trains or builds need not wait for.
 """
 
 import math
@@ -10,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ..errors import InvalidFileError
 from ..system.paths import read_file
@@ -31,6 +29,8 @@ def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
     """
     if min(len(generated), len(real)) < 2:
         return math.nan
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
     a, b = (fid_features_to_statistics(torch.from_numpy(x)) for x in (generated, real))
     try:
         return float(fid_statistics_to_metric(a, b, verbose=False)["frechet_inception_distance"])
@@ -47,6 +47,8 @@ def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, fl
     """
     if min(len(generated), len(real)) <= NEIGHBOURS:
         return math.nan, math.nan
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
     values = prc_features_to_metric(
         torch.from_numpy(generated),
         torch.from_numpy(real),
@@ -88,6 +90,8 @@ def inception(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
         NotFoundError, InvalidFileError: there is no such file, or it does not contain these weights.
     """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     if known := stand_in(read_file(weights, 2048)):
         raise InvalidFileError(f"{safe_text(weights)} is not the file itself, but {known}")
     try:

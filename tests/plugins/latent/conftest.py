@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import made_once
 from zoo import plugins
 from zoo.build.export import export_bundle
 from zoo.formats.manifest import Training
@@ -16,9 +17,12 @@ EXAMPLES = ["red apple", "a green heart"]
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16x16 pictures by words and styles; about a minute of processor time. Not to be changed."""
+    return made_once(tmp_path_factory, "words", lambda folder: _export(folder / "words")) / "words"
+
+
+def _export(out: Path) -> None:
     config = plain(text={**TEXT, "examples": EXAMPLES}, tasks=["generate", "inpaint"])
     parts, _ = made(config)
-    out = tmp_path_factory.mktemp("latent") / "words"
     export_bundle(
         out=out,
         name="words",
@@ -32,4 +36,3 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         license="Apache-2.0",
         training=Training(),
     )
-    return out
