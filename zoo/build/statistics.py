@@ -2,7 +2,7 @@
 
 The Fréchet distance, precision and recall are torch-fidelity's, so that results can be compared with those of others
 that name their evaluator. The caller chooses the features (a judge's, or Inception's). It is imported where it
-measures: it brings torchvision and the compiler of torch, 1.5 s that a command which trains or builds need not wait for.
+measures: with torchvision and the compiler of torch it takes 1.5 s that a training or a build need not wait for.
 """
 
 import math
