@@ -41,6 +41,7 @@ def same(a: object, b: object) -> bool:
     return type(a) is type(b) and (a == b or (a != a and b != b))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(keys, trees, max_size=4))
 def test_any_state_comes_back_as_it_was(tmp_path, state):

@@ -82,6 +82,7 @@ def test_a_mask_of_another_size_is_one_line():
     assert not Path("x.png").exists()
 
 
+@pytest.mark.slow
 def test_the_card_s_golden_cases_come_out_here():
     outcome = zoo("verify", "ddpm-fashion", "--replay", "--json")
     assert outcome.code == 0 and "differs" not in outcome.out

@@ -22,6 +22,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_figures_beside_the_card(data: Path):
     outcome = zoo("eval", "vqvae-fashion", "--data", data, "--limit", 20, "--skip", 5)
     lines = [line.split() for line in outcome.out.splitlines()]
@@ -30,6 +31,7 @@ def test_the_figures_beside_the_card(data: Path):
     assert all("20" in line for line in lines[1:])
 
 
+@pytest.mark.slow
 def test_json_names_the_judge_and_the_command(data: Path):
     outcome = zoo("eval", "vqvae-fashion", "--data", data, "--judge", "judge-fashion", "--json")
     metrics = {m["name"]: m for m in json.loads(outcome.out)}

@@ -48,6 +48,7 @@ SAYS = {name: says for name, (_, says) in BROKEN.items()} | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LISTINGS)
 def test_no_command_fails_for_broken_plugins(results, name):
     assert (results[name].returncode, "Traceback" in results[name].stderr) == (0, False)

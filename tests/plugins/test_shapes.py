@@ -58,6 +58,7 @@ def test_every_module_with_shapes_is_checked(module):
     assert type(import_module(module).__spec__.loader).__module__ == "jaxtyping._import_hook"
 
 
+@pytest.mark.slow
 def test_outside_of_tests_nothing_is_checked():
     code = (
         "import sys, torch; from zoo_diffusion.dit import modulate;"

@@ -52,6 +52,7 @@ def test_batches_grow_to_what_fits_and_no_further(memory: dict[str, int]):
     assert 64 <= sizes(memory, 4, fixed=100)[-1] <= 103  # what a call takes by itself only makes it cautious
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells and forgets a peak")
 def test_a_peak_from_before_does_not_make_batches_small():
     np.ones(1 << 30, np.uint8)  # gone again, but the process's peak stays

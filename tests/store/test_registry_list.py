@@ -41,11 +41,13 @@ def changed(*changes: tuple[object, ...]) -> list[int]:
     return [child.returncode for child in children]
 
 
+@pytest.mark.slow
 def test_registries_added_at_once_are_all_kept(folder):
     assert changed(*(("add", f"n{n}", folder) for n in range(16))) == [0] * 16
     assert set(catalogue.added()) == {f"n{n}" for n in range(16)}
 
 
+@pytest.mark.slow
 def test_registries_added_and_removed_at_once(folder):
     for n in range(6):
         catalogue.add(f"old{n}", str(folder))

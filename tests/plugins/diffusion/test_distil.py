@@ -178,6 +178,7 @@ def student(parent: str = "teacher:1@sha256:0", teacher=None, **settings) -> Dis
     )
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_ends_of_the_paths(tmp_path):
     trainer = student(steps=60, learning_rate=5e-3, paths=32)
     batch = batch_of(drawings(16))

@@ -267,6 +267,7 @@ def test_every_wrong_tensor_is_named_with_both_shapes(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_any_missing_tensor_of_a_unet_is_named(tmp_path):
     config, tensors = unet2d(num_class_embeds=3)
     known = {"time_embedding.linear_1.weight", "conv_norm_out.weight"}  # without them it is another layout

@@ -105,6 +105,7 @@ def two_labels(number: int) -> Batch:
     return Batch(images=batch.images, labels=torch.full((number,), -1), arrays={"shape": batch.labels, "light": light})
 
 
+@pytest.mark.slow
 def test_training_learns_both_labels():
     run = run_of(plugin, "judge", {"labels": LABELS, "num_classes": 5}, steps=200, shift=0, label_smoothing=0.0)
     training = trainer_of(plugin, run)

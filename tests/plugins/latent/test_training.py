@@ -39,6 +39,7 @@ def seeded(step: int) -> torch.Generator:
     return torch.Generator().manual_seed(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_loss_falls_and_the_codec_stays_as_it_is(precision):
     trainer, module = trainer_of(plain(), precision=precision)
