@@ -22,7 +22,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import nn
 from torch._export import utils as export_utils
-from torch.onnx._internal.exporter import _core, _registration
+from torch.onnx._internal.exporter import _core, _fx_passes, _registration
 from torch.onnx.errors import OnnxExporterError
 
 from ..errors import ExportError, ZooError
@@ -34,6 +34,7 @@ from ..text import one_line
 from .bodies import move_into_bodies
 from .diagnosis import hint
 from .golden import TRACE, draw_inputs
+from .lowering import lowered
 from .shared import TRANSLATIONS as shared_translations
 from .shared import SharedNetwork
 from .threefry import as_one_operator
@@ -124,7 +125,7 @@ def _trace_network(network: nn.Module, arguments: Sequence[torch.Tensor | None],
 
 def _export(module: nn.Module, arguments: tuple, dynamic: tuple, name: str, **names: Any) -> ir.Model:
     try:
-        with torch.no_grad(), _silence(), _uncollected(), _listed_once(), as_one_operator():
+        with torch.no_grad(), _silence(), _uncollected(), _listed_once(), _traced_once(), as_one_operator():
             program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
             # What `torch.onnx.export` calls after it has made a registry, for each graph, in a third of a second.
             exported = _core.export(
@@ -189,6 +190,21 @@ def _listed_once() -> Iterator[None]:
         yield
     finally:
         setattr(export_utils, _LISTING, every_time)
+
+
+@contextlib.contextmanager
+def _traced_once() -> Iterator[None]:
+    """Lets torch's exporter decompose a graph, which traces it again, only if `lowered` cannot do it."""
+    decompose = _fx_passes.decompose_with_registry
+
+    def lower(program: torch.export.ExportedProgram, registry: _registration.ONNXRegistry) -> Any:
+        return lowered(program, registry) or decompose(program, registry)
+
+    _fx_passes.decompose_with_registry = lower
+    try:
+        yield
+    finally:
+        _fx_passes.decompose_with_registry = decompose
 
 
 def _reason(error: Exception) -> str:
