@@ -17,7 +17,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Bundles of tests are strangers' models, each of which would start a worker process; tests of those set it themselves.
 os.environ.setdefault("ZOO_ISOLATE", "0")
 
-# With pytest-xdist each worker, and what it starts, has a core of its own: threads of one do not wait for the other's.
+WORKERS_PER_CORE = 2
+"""A quarter of a worker's time is spent waiting: for servers, timeouts and processes that end."""
+
+# With pytest-xdist each worker, and what it starts, has one core: its threads do not wait for those of another's.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
@@ -51,6 +54,12 @@ LONGEST = (
     "cli/test_train.py",
 )
 """The files that take about a minute of one core or more, longest first."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `pytest -n auto`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return WORKERS_PER_CORE * cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
