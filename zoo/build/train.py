@@ -260,7 +260,7 @@ def train(
                 due = stop or late or done % checkpoint_every == 0 or done == steps
                 if log is not None:
                     shown, look = {}, None
-                    looking = watch is not None and (late or is_due(done, steps))
+                    looking = watch is not None and not stop and (late or is_due(done, steps))
                     if due or looking or done % LOG_EVERY == 0:
                         shown = {name: float(value) for name, value in losses.items()}
                         _refuse_nan(shown, done)

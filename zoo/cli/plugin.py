@@ -155,6 +155,8 @@ def _examine(plugin: "Plugin", family: str, preset: str | None, seed: int) -> "l
             for outcome in examine(subject):
                 bar.update(1)
                 outcomes.append(outcome)
+                if bar.disable:  # a log: the table comes after the last check, minutes later
+                    output.note(f"{family}: {outcome.check}: {outcome.verdict}")
     return outcomes
 
 
