@@ -1,8 +1,11 @@
 """What options of several commands have in common."""
 
+import click
 import pytest
 
-from zoo.cli.options import spdx
+from zoo.cli.options import OnceOption, spdx
+
+from .tree import leaves
 
 KNOWN = [
     ("MIT", "MIT"), ("mit and cc-by-4.0", "MIT AND CC-BY-4.0"), ("LicenseRef-Mine", "LicenseRef-Mine"),
@@ -28,3 +31,10 @@ def test_another_licence_is_reported_in_one_line(given: str, said: str, capsys):
 
 def test_text_that_no_manifest_takes_is_left_to_its_own_error(capsys):
     assert spdx(None, None, "<script>") == "<script>" and capsys.readouterr().err == ""
+
+
+def test_no_option_silently_keeps_the_last_of_several_values():
+    options = [(name, p) for name, command in leaves().items() for p in command.params if isinstance(p, click.Option)]
+    assert len(options) > 100
+    loose = [(name, p.opts) for name, p in options if not (isinstance(p, OnceOption) or p.is_flag or p.multiple)]
+    assert loose == []

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,7 @@ def test_a_file_in_the_place_of_the_task_gets_the_option_for_it(bundle: Path):
         (["generate", "--steps", "0"], 2, "steps is 0; it must be 1 .. 50"),
         (["generate", "--steps", "few"], 2, "'few' is not a valid integer"),
         (["generate", "-n", "0"], 2, "-n is 0; it must be 1 .. 10000"),
+        (["generate", "--seed", "1", "--seed", "2"], 2, "--seed was given 2 times: 1 and 2; give it once"),
         (["generate", "--seed", "-1"], 2, "seed is -1; it must be 0 .. "),
         (["generate", "--seed", str(2**53)], 2, f"seed is {2**53}; it must be 0 .. {2**53 - 1}"),
         (["generate", "--guidance", "nan"], 2, "guidance contains NaN or infinity"),
@@ -232,6 +234,20 @@ def test_a_file_in_the_place_of_the_task_gets_the_option_for_it(bundle: Path):
 )
 def test_what_is_wrong_is_one_line(bundle: Path, words: list[str], code: int, said: str):
     assert said in error(zoo("run", bundle, *words), code)
+
+
+@pytest.mark.parametrize("isolate", [pytest.param("--isolate", marks=pytest.mark.slow), "--no-isolate"])
+def test_names_that_are_not_utf8_work(bundle: Path, isolate: str):
+    """Of a picture, an output, a bundle and a registry; ONNX Runtime itself takes only UTF-8."""
+    picture, out, folder, registry = (os.fsdecode(name) for name in (b"p\xff.png", b"o\xff.png", b"b\xff", b"r\xff"))
+    Path("x.png").rename(picture)
+    shutil.copytree(bundle, folder)
+    tiny.registry(Path(registry), tiny.bundle(Path("tiny")))
+    words = ("--image", picture, isolate, "--json", "--out")
+    assert zoo("run", f"./{folder}", *words, out).code == 0
+    assert (pixels(out) == PIXELS).all()
+    assert zoo("run", "tiny", "--registry", registry, *words, "doubled.png").code == 0
+    assert (pixels("doubled.png") == np.minimum(PIXELS.astype(int) * 2, 255)).all()
 
 
 def test_bad_pictures_are_one_line(bundle: Path):

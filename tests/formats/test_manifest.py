@@ -196,20 +196,30 @@ def test_a_port_that_its_kind_does_not_allow_names_its_line(folder, side, port, 
     assert says in str(refused.value)
 
 
-def test_a_task_that_gives_nothing_or_has_tiles_of_nothing_is_refused(folder):
+SCORE = {"kind": "scalar", "dtype": "float32", "shape": ["batch"]}
+PICTURE = {"kind": "image", "dtype": "uint8", "shape": ["batch", "height", "width", 1]}
+CODES = {"kind": "tokens", "dtype": "int64", "shape": ["batch", "rows", "columns"]}
+SIZE = {"kind": "size", "dtype": "int64", "shape": [2]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "says"),
+    [
+        ({"x": PICTURE}, {}, "'double' has no outputs"),
+        ({"x": SCORE}, {"y": SCORE}, "'double' has a tile, but takes no pictures or tokens"),
+        ({"x": SCORE}, {"y": PICTURE}, "'double' has a tile, but takes no pictures or tokens"),
+        ({"x": PICTURE}, {"y": PICTURE, "z": SCORE}, "'double' has a tile, but gives 'z', which does not cover a pic"),
+        ({"x": PICTURE}, {"y": CODES | {"shape": ["batch", 7, 7]}}, "'double' has a tile, but 'y' has a fixed size"),
+        ({"x": PICTURE}, {"y": PICTURE | {"maximum": 300}}, r"tasks\.double\.outputs\.y: maximum is 300"),
+        ({"x": PICTURE, "scale": SCORE}, {"y": CODES, "size": SIZE}, ""),
+        ({"x": CODES, "size": SIZE}, {"y": PICTURE}, ""),
+    ],
+)
+def test_a_task_that_gives_nothing_or_cannot_run_in_its_tiles_is_refused(folder, inputs, outputs, says):
     tree = msgspec.to_builtins(manifest.read(folder))
-    task = tree["tasks"]["double"]
-    score = {"kind": "scalar", "dtype": "float32", "shape": ["batch"]}
-    for changed, says in (
-        ({"outputs": {}}, "'double' has no outputs"),
-        (
-            {"inputs": {"x": score}, "outputs": {"y": score}, "tile": {"multiple": 1, "context": 0}},
-            "'double' has a tile, but neither takes nor gives pictures or tokens",
-        ),
-    ):
-        tree["tasks"]["double"] = task | changed
-        with pytest.raises(InvalidFileError, match=says):
-            manifest.parse(strictyaml.dump(tree), "model.yaml")
+    tree["tasks"]["double"] |= {"inputs": inputs, "outputs": outputs, "tile": {"multiple": 4, "context": 0}}
+    with pytest.raises(InvalidFileError, match=says) if says else contextlib.nullcontext():
+        manifest.parse(strictyaml.dump(tree), "model.yaml")
 
 
 @pytest.fixture

@@ -118,6 +118,12 @@ def test_odd_files_are_one_line_and_leave_nothing(folder, home, kind):
     assert list((home / "running").iterdir()) == []
 
 
+def test_what_is_there_instead_of_a_file_is_named(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 9\n")
+    with pytest.raises(IntegrityError, match="has [0-9]+ bytes; the manifest says [0-9,]+; it is a git-lfs pointer: "):
+        locate(str(folder))
+
+
 def test_a_file_that_grows_is_not_copied_for_ever(folder, monkeypatch):
     """Its size was right when it was opened."""
     written = []

@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import InvalidFileError, NotFoundError
 from ..hookspecs import Metric, Task, Tolerance
 from ..names import MANIFEST, FileName, License, Line, Name, PortName, Text, Version, graph_file
-from ..ports.kinds import kind_of, problem
+from ..ports.kinds import kind_of, problem, tile_problem
 from ..ports.label import repeated
 from ..text import safe_text
 from . import assets, strictyaml
@@ -164,9 +164,6 @@ def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
     for name, task in m.tasks.items():
         if not task.outputs:
             refuse(f"tasks: '{name}' has no outputs")
-        ports = (*task.inputs.values(), *task.outputs.values())
-        if task.tile and not any(kind_of(port).pixels_a_step(task.tile) for port in ports if not problem(port)):
-            refuse(f"tasks: '{name}' has a tile, but neither takes nor gives pictures or tokens")
         if graph_file(name) not in m.files:
             refuse(f"files: {graph_file(name)}, the graph of the task '{name}', is not listed")
         for side, ports in (("inputs", task.inputs), ("outputs", task.outputs)):
@@ -174,6 +171,8 @@ def _check(m: Manifest, source: str, lines: strictyaml.Lines) -> None:
                 if wrong := problem(port):
                     path = ("tasks", name, side, port_name)
                     raise InvalidFileError(f"{safe_text(source)}:{lines[path]}: {'.'.join(path)}: {safe_text(wrong)}")
+        if why := tile_problem(task):
+            refuse(f"tasks: '{name}' has a tile, but {why}")
         if task.part_of and (task.part_of == name or task.part_of not in m.tasks):
             refuse(f"tasks: '{name}' is part of '{task.part_of}', which is not another task of the model")
     if twice := repeated(m.classes):

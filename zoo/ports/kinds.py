@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..errors import InvalidFileError
-from ..hookspecs import Port
+from ..hookspecs import Port, Task
 from ..text import did_you_mean, safe_text
 from .audio import Audio
 from .count import Count
@@ -19,7 +19,7 @@ from .seed import Seed
 from .size import Size
 from .tensor import Tensor
 from .text import Text
-from .tokens import Tokens
+from .tokens import Tokens, sizes_of
 from .video import Video
 
 KINDS: dict[str, Kind] = {
@@ -60,6 +60,25 @@ def problem(port: Port) -> str:
         near = did_you_mean(port.kind, KINDS)
         return f"there is no kind '{safe_text(port.kind)}'{near or ';'} the kinds are {', '.join(KINDS)}"
     return KINDS[port.kind].problem(port)
+
+
+def tile_problem(task: Task) -> str:
+    """Why a task that has a tile cannot run in tiles, for ports that have no problem. Empty if it can, or has none.
+
+    Tiles are cut out of what it takes and joined to what it gives; only the sizes of pictures are known without them.
+    """
+    if task.tile is None:
+        return ""
+    covering = {
+        name: port for name, port in (task.inputs | task.outputs).items() if kind_of(port).pixels_a_step(task.tile)
+    }
+    if not covering.keys() & task.inputs.keys():
+        return "takes no pictures or tokens"
+    if others := task.outputs.keys() - covering.keys() - {*sizes_of(task.outputs)}:
+        return f"gives '{min(others)}', which does not cover a picture"
+    if fixed := [name for name, port in covering.items() if not all(isinstance(d, str) for d in port.shape[1:3])]:
+        return f"'{fixed[0]}' has a fixed size"
+    return ""
 
 
 def drawn(ports: Mapping[str, Port]) -> list[str]:

@@ -21,7 +21,7 @@ from ..formats.fields import File
 from ..names import MANIFEST
 from ..system.places import home
 from ..system.temporary import locked_folder
-from ..text import safe_text
+from ..text import safe_text, sniff
 from .blobs import BLOCK, CANNOT_LINK
 
 RUNNING, PREFIX = "running", "zoo-running-"
@@ -80,7 +80,8 @@ def _copy(source: Path, target: Path, expected: File) -> str:
         return "is not a plain file"
     with os.fdopen(fd, "rb", buffering=0) as original, target.open("xb+", buffering=0) as copy:
         if status.st_size != expected.size:
-            return f"has {status.st_size:,} bytes; the manifest says {expected.size:,}"
+            known = sniff(original.read(2048))
+            return f"has {status.st_size:,} bytes; the manifest says {expected.size:,}{known}"
         digest, size = hashlib.sha256(), 0
         if _reflink(original.fileno(), copy.fileno()):
             while block := copy.read(BLOCK):
