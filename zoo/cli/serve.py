@@ -1,7 +1,7 @@
 """`zoo serve`: answers requests for models over HTTP."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -28,13 +28,19 @@ KEYS = "ZOO_SERVE_API_KEYS"
         help="Calls of a model that may wait; more are refused with 503.")  # fmt: skip
 @option("--seconds", type=click.FloatRange(0, 86_400, min_open=True), default=600.0, show_default=True,
         help="The longest time of a call, in the queue and running.")  # fmt: skip
+@option("--max-batch", type=click.IntRange(1, 4096), default=16, show_default=True,
+        help="Pictures that calls which wait may have together to run as one; 1: each call alone.")  # fmt: skip
+@option("--batch-ms", type=click.FloatRange(0, 1000), default=0.0, show_default=True,
+        help="How long a call waits for others like it, while several clients ask.")  # fmt: skip
 @option("--max-body", type=click.IntRange(1, 4096), default=64, show_default=True, help="Of a request, in MiB.")
 @option("--api-key", "key_file", metavar="FILE", help=f"Ask for a key: one of those in FILE, one a line, or in {KEYS}.")
+@option("--access-log", metavar="FILE", help="Write a line of JSON for each request; - for stderr.")
 @option("--device", type=DEVICES, default="auto", show_default=True)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 def command(
-    models: tuple[str, ...], host: str, port: int, workers: int, queue: int, seconds: float, max_body: int,
-    key_file: str | None, device: "Device", registries: tuple[str, ...],
+    models: tuple[str, ...], host: str, port: int, workers: int, queue: int, seconds: float, max_batch: int,
+    batch_ms: float, max_body: int, key_file: str | None, access_log: str | None, device: "Device",
+    registries: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Answer requests for MODELS: the Open Inference Protocol under /v2, plain JSON and pictures under /v1.
 
@@ -56,6 +62,7 @@ def command(
         from ..run.serve.app import State
         from ..run.serve.repository import Repository
         from ..run.serve.server import listen, serve
+        from ..run.serve.watching import AccessLog
         from ..run.serve.workers import Calls
     except ImportError as e:
         if e.name and e.name.startswith("zoo"):
@@ -67,11 +74,15 @@ def command(
         raise UsageError(f"{safe_text(twice)} is named twice")
     if not 0 < seconds <= 86_400:  # NaN is in every range of click's
         raise UsageError(f"--seconds is {seconds}; it must be above 0, and at most 86400")
+    if not 0 <= batch_ms <= 1000:
+        raise UsageError(f"--batch-ms is {batch_ms}; it must be 0 .. 1000")
     keys = _keys(key_file)
     finders = {name: partial(_find, name, registries, workers, device) for name in models}
-    repository = Repository(finders, Calls(queue, seconds))
+    repository = Repository(finders, Calls(queue, seconds, max_batch, batch_ms / 1000))
     hosts = LOOPBACK if host in LOOPBACK else ()
     state = State(repository, __version__, keys, hosts, max_body << 20)
+    if access_log is not None:
+        state.watchers.append(AccessLog(_log(access_log)))
     sock = listen(host, port)
     if not hosts and not keys:
         note("anybody who reaches this address can use the models: --api-key asks for a key")
@@ -99,7 +110,31 @@ def _find(name: str, registries: tuple[str, ...], workers: int, device: "Device"
     processes = [bundle.worker, *(Worker(bundle.reference) for _ in range(workers - 1))]
     openers = [partial(Model, replace(bundle, worker=one), device, share=workers) for one in processes]
     manifest = bundle.manifest
-    return Opened(manifest.name, manifest.version, dict(manifest.tasks), openers, [one.close for one in processes])
+
+    def ids() -> list[int]:
+        return [number for one in processes for number in one.processes]
+
+    closers = [one.close for one in processes]
+    return Opened(manifest.name, manifest.version, dict(manifest.tasks), openers, closers, ids)
+
+
+def _log(file: str) -> TextIO:
+    """The file of the log, to which lines are added.
+
+    Raises:
+        ZooError: it cannot be written.
+    """
+    import sys
+
+    from ..system.paths import cannot_write, user_path
+
+    if file == "-":
+        return sys.stderr
+    path = user_path(file, out=True)
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as e:
+        raise cannot_write(path, e) from None
 
 
 def _keys(file: str | None) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from ...text import one_line
 from . import plain, protocol
 from .requests import MAX_BODY_BYTES, Bad, Refused, answer_error, answered, aside, body_of, call
+from .watching import CONTENT_TYPE, AccessLog, Answered, Metrics
 from .workers import Unavailable
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ class State:
     most_bytes: int = MAX_BODY_BYTES
     draining: bool = False
     in_work: int = 0
+    watchers: list[Metrics | AccessLog] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.repository)
+        self.watchers.append(self.metrics)
 
     @property
     def is_ready(self) -> bool:
@@ -64,6 +71,9 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
     async def models(request: Request) -> Response:
         return plain.listed(repository)
 
+    async def metrics(request: Request) -> Response:
+        return Response(state.metrics.text(), media_type=CONTENT_TYPE)
+
     async def openapi(request: Request) -> Response:
         return plain.openapi(repository, state.version)
 
@@ -73,7 +83,7 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
     model = "/v2/models/{model}"
     gets: dict[str, Any] = {
         "/v2": v2.server, "/v2/health/live": v2.live, "/v2/health/ready": v2.ready, "/v2/models/stats": v2.statistics,
-        "/v1/models": models, "/openapi.json": openapi,
+        "/v1/models": models, "/openapi.json": openapi, "/metrics": metrics,
     }  # fmt: skip
     posts: dict[str, Any] = {
         "/v2/repository/index": v2.index,
@@ -108,7 +118,9 @@ class _V2:
         self._state, self._repository = state, state.repository
 
     def _target(self, request: Request) -> Target:
-        return self._repository.find(request.path_params["model"], request.path_params.get("version"))
+        target = self._repository.find(request.path_params["model"], request.path_params.get("version"))
+        request.state.target = target
+        return target
 
     async def server(self, request: Request) -> Response:
         return JSONResponse({"name": "zoo", "version": self._state.version, "extensions": EXTENSIONS})
@@ -176,15 +188,21 @@ class _V2:
             if not served.workers or (asked and name != asked):
                 continue
             counts = served.workers.counts
-            answered, failed = counts.answered.get(task, 0), counts.failed.get(task, 0)
-            waited, worked = (int(1e9 * totals.get(task, 0)) for totals in (counts.waited, counts.seconds))
+            runs = {size: run for (of, size), run in sorted(counts.runs.items()) if of == task}
+            answered, failed = counts.answered[task], counts.failed[task]
+            waited, worked = int(1e9 * counts.waited.get(task, 0)), sum(int(1e9 * s) for _, s in runs.values())
             stats = {
                 "success": {"count": answered, "ns": waited + worked}, "fail": {"count": failed, "ns": 0},
                 "queue": {"count": answered + failed, "ns": waited},
                 "compute_infer": {"count": answered + failed, "ns": worked},
             }  # fmt: skip
-            row = {"name": name, "version": str(version), "inference_count": answered, "execution_count": answered}
-            rows.append({**row, "inference_stats": stats, "batch_stats": []})
+            batches = [
+                {"batch_size": size, "compute_infer": {"count": count, "ns": int(1e9 * seconds)}}
+                for size, (count, seconds) in runs.items()
+            ]
+            row = {"name": name, "version": str(version), "inference_count": answered}
+            row["execution_count"] = sum(count for count, _ in runs.values())
+            rows.append({**row, "inference_stats": stats, "batch_stats": batches})
         return JSONResponse({"model_stats": rows})
 
 
@@ -206,7 +224,9 @@ class _Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        state, arrived = self._state, False
+        state, arrived, begun = self._state, False, time.monotonic()
+        status, size = 499, 0
+        scope["state"] = {}
 
         async def receive_on() -> Any:
             nonlocal arrived
@@ -215,6 +235,10 @@ class _Guard:
             return message
 
         async def send_on(message: Any) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            size += len(message.get("body", b""))
             if state.draining and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
                 with suppress(TimeoutError):  # closing with a part of the body unread would reset the connection
@@ -229,6 +253,12 @@ class _Guard:
             await (answer_error(refused) if refused else self._app)(scope, receive_on, send_on)
         finally:
             state.in_work -= 1
+            client = (scope.get("client") or ("",))[0]
+            seconds, target = time.monotonic() - begun, scope["state"].get("target")
+            for watcher in state.watchers:
+                watcher.answered(
+                    Answered(client, "http", scope["method"], scope["path"], status, seconds, size, target)
+                )
 
     def _refused(self, scope: Any) -> Exception | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}

@@ -31,6 +31,7 @@ async def run_task(request: Request, repository: Repository, most: int) -> Respo
     """Runs a task: inputs by name in, outputs by name out, or one file if `Accept` asks for its type."""
     name, _, version = request.path_params["name"].partition(":")
     target = repository.find(f"{name}.{request.path_params['task']}", version or None)
+    request.state.target = target
     output = _accepted(request.headers.get("accept", ""), target)
     body = await body_of(request, most)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

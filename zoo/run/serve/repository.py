@@ -25,6 +25,7 @@ class Opened:
     tasks: dict[str, Task]
     openers: Sequence[Callable[[], Model]]
     closers: Sequence[Callable[[], None]]
+    processes: Callable[[], Sequence[int]] = tuple  # the ids of its workers that run
 
 
 @dataclass(eq=False)
@@ -84,7 +85,7 @@ class Repository:
                     if one and (one.name, one.version) == (opened.name, opened.version):
                         both = f"{safe_text(other.reference)} and {safe_text(served.reference)}"
                         raise UsageError(f"{both} are both {one.name}:{one.version}; serve one of the two")
-                workers = Workers(opened.openers, opened.closers, self.calls)
+                workers = Workers(opened.tasks, opened.openers, opened.closers, self.calls)
                 await workers.start()
             except ZooError as e:
                 served.problem = str(e)
