@@ -12,7 +12,9 @@ from .output import note
 from .run import DEVICES, locate_with_progress
 
 if TYPE_CHECKING:
+    from ..run.serve.app import State
     from ..run.serve.repository import Opened
+    from ..run.serve.rpc import Rpc
     from ..runtime import Device
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -23,6 +25,7 @@ KEYS = "ZOO_SERVE_API_KEYS"
 @click.argument("models", nargs=-1, required=True, type=MODEL)
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every one.")
 @option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@option("--grpc-port", type=click.IntRange(0, 65535), help="Also answer gRPC, at this port; 0: a free one.")
 @option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes for each model.")
 @option("--queue", type=click.IntRange(1, 100_000), default=64, show_default=True,
         help="Calls of a model that may wait; more are refused with 503.")  # fmt: skip
@@ -38,8 +41,8 @@ KEYS = "ZOO_SERVE_API_KEYS"
 @option("--device", type=DEVICES, default="auto", show_default=True)
 @option("--registry", "registries", multiple=True, metavar="URL|FOLDER", help="Also look in this registry.")
 def command(
-    models: tuple[str, ...], host: str, port: int, workers: int, queue: int, seconds: float, max_batch: int,
-    batch_ms: float, max_body: int, key_file: str | None, access_log: str | None, device: "Device",
+    models: tuple[str, ...], host: str, port: int, grpc_port: int | None, workers: int, queue: int, seconds: float,
+    max_batch: int, batch_ms: float, max_body: int, key_file: str | None, access_log: str | None, device: "Device",
     registries: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Answer requests for MODELS: the Open Inference Protocol under /v2, plain JSON and pictures under /v1.
@@ -84,16 +87,31 @@ def command(
     if access_log is not None:
         state.watchers.append(AccessLog(_log(access_log)))
     sock = listen(host, port)
+    rpc = [_rpc(state, sock.getsockname()[0], grpc_port)] if grpc_port is not None else []
     if not hosts and not keys:
         note("anybody who reaches this address can use the models: --api-key asks for a key")
     address = f"[{host}]" if ":" in host else host
 
     def ready() -> None:
         click.echo(f"http://{address}:{sock.getsockname()[1]}/")
+        for one in rpc:
+            click.echo(f"grpc://{address}:{one.port}")
 
     with sock:
-        asyncio.run(serve(sock, state, lambda line: note(f"Error: {line}"), ready, seconds))
+        asyncio.run(serve(sock, state, lambda line: note(f"Error: {line}"), ready, seconds, rpc))
     note("stopped")
+
+
+def _rpc(state: "State", host: str, port: int) -> "Rpc":
+    from ..system.installation import install_command
+
+    try:
+        from ..run.serve.rpc import Rpc
+    except ImportError as e:
+        if e.name and e.name.startswith("zoo"):
+            raise
+        raise PluginError(f"zoo serve --grpc-port needs {e.name}: {install_command('grpc')}") from None
+    return Rpc(state, host, port)
 
 
 def _find(name: str, registries: tuple[str, ...], workers: int, device: "Device") -> "Opened":

@@ -60,6 +60,16 @@ class State:
         loaded = [served for served in self.repository.served if served.workers]
         return not self.draining and bool(loaded) and all(served.is_ready for served in loaded)
 
+    def metadata(self) -> dict[str, Any]:
+        """What the protocol tells about the server."""
+        return {"name": "zoo", "version": self.version, "extensions": list(EXTENSIONS)}
+
+    def knows(self, authorization: str) -> bool:
+        """Whether a header `Authorization` has one of the keys, or none is needed."""
+        given = authorization.removeprefix("Bearer ").encode("utf-8", "replace")
+        found = [hmac.compare_digest(given, key.encode()) for key in self.keys]  # never fewer comparisons
+        return any(found) or not self.keys
+
 
 def application(state: State) -> Callable[..., Awaitable[None]]:
     """The ASGI application."""
@@ -123,7 +133,7 @@ class _V2:
         return target
 
     async def server(self, request: Request) -> Response:
-        return JSONResponse({"name": "zoo", "version": self._state.version, "extensions": EXTENSIONS})
+        return JSONResponse(self._state.metadata())
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -157,14 +167,7 @@ class _V2:
 
     async def index(self, request: Request) -> Response:
         asked = _object(await body_of(request, self._state.most_bytes))
-        rows = []
-        for name, served, version, _ in self._repository.names():
-            row = {"name": name, "version": str(version or ""), "state": "READY" if served.is_ready else "UNAVAILABLE"}
-            if not served.is_ready:
-                row["reason"] = one_line(served.problem) or "its workers are being started again"
-            if served.is_ready or not asked.get("ready"):
-                rows.append(row)
-        return JSONResponse(rows)
+        return JSONResponse(self._repository.index(bool(asked.get("ready"))))
 
     async def load(self, request: Request) -> Response:
         if _object(await body_of(request, self._state.most_bytes)).get("parameters"):
@@ -179,31 +182,10 @@ class _V2:
         return Response(b"{}", media_type="application/json")
 
     async def statistics(self, request: Request) -> Response:
-        """In the form of Triton's statistics extension; times are nanoseconds."""
-        asked = request.path_params.get("model")
+        asked = request.path_params.get("model", "")
         if asked:
             self._target(request)
-        rows = []
-        for name, served, version, task in self._repository.names():
-            if not served.workers or (asked and name != asked):
-                continue
-            counts = served.workers.counts
-            runs = {size: run for (of, size), run in sorted(counts.runs.items()) if of == task}
-            answered, failed = counts.answered[task], counts.failed[task]
-            waited, worked = int(1e9 * counts.waited.get(task, 0)), sum(int(1e9 * s) for _, s in runs.values())
-            stats = {
-                "success": {"count": answered, "ns": waited + worked}, "fail": {"count": failed, "ns": 0},
-                "queue": {"count": answered + failed, "ns": waited},
-                "compute_infer": {"count": answered + failed, "ns": worked},
-            }  # fmt: skip
-            batches = [
-                {"batch_size": size, "compute_infer": {"count": count, "ns": int(1e9 * seconds)}}
-                for size, (count, seconds) in runs.items()
-            ]
-            row = {"name": name, "version": str(version), "inference_count": answered}
-            row["execution_count"] = sum(count for count, _ in runs.values())
-            rows.append({**row, "inference_stats": stats, "batch_stats": batches})
-        return JSONResponse({"model_stats": rows})
+        return JSONResponse({"model_stats": self._repository.statistics(asked)})
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -219,7 +201,6 @@ class _Guard:
 
     def __init__(self, state: State, app: Any):
         self._state, self._app = state, app
-        self._keys = [key.encode() for key in state.keys]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -270,10 +251,8 @@ class _Guard:
         origin = headers.get(b"origin", "")
         if origin and origin.partition("://")[2] != host:
             return Refused(403, "this server does not answer pages of other servers")
-        if self._keys and scope["path"] not in OPEN:
-            given = headers.get(b"authorization", "").removeprefix("Bearer ").encode("latin-1")
-            if not sum(hmac.compare_digest(given, key) for key in self._keys):  # never fewer comparisons
-                return HTTPException(401, "send a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+        if scope["path"] not in OPEN and not self._state.knows(headers.get(b"authorization", "")):
+            return HTTPException(401, "send a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
         if self._state.draining and scope["method"] == "POST":
             return Unavailable("the server is stopping")
         return None
