@@ -98,6 +98,7 @@ async def _form(request: Request, body: bytes) -> dict[str, Any]:
     values: dict[str, list[Any]] = {}
     for name, value in read.multi_items():
         values.setdefault(name, []).append(_field(value) if isinstance(value, str) else await value.read())
+    await read.close()
     return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
 
 
