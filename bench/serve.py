@@ -11,13 +11,13 @@ none missing.
 import asyncio
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from tests.run.serve.server import Server, serving  # noqa: E402
 
 FOLDER = ROOT / "models" / "vqvae-fashion" / "2"
 GOAL_OVERHEAD, GOAL_SHARE, GOAL_REFUSAL, GOAL_REFUSAL_P99 = 0.003, 0.9, 0.015, 0.100
+PATIENCE = 300  # seconds until a request counts as unanswered
 DIFFERENT = 8  # pictures that differ, and so do their answers
 LARGE = 208  # pixels of the side of a picture whose call takes about 50 ms
 
@@ -60,9 +61,10 @@ async def clients(url: str, side: int, number: int, seconds: float, repeats: boo
     """What `number` clients see that ask one after the other.
 
     Args:
-        repeats: what is answered 503 is asked again, until it is answered 200.
+        repeats: what is answered 503 is asked again soon, until it is answered 200; else a client does what
+            `Retry-After` says.
     """
-    expected = np.load(arrays)
+    expected, spread = np.load(arrays), number > 64  # or all of them would ask, and be refused, in the same moment
     asked = [request(url, image) for image in pictures(side)]
     host, port = url.removeprefix("http://").split(":")
     times: dict[int, list[float]] = {}
@@ -72,15 +74,17 @@ async def clients(url: str, side: int, number: int, seconds: float, repeats: boo
     async def one(which: int) -> None:
         nonlocal wrong, unanswered
         reader, writer = await asyncio.open_connection(host, int(port))
+        if spread:
+            await asyncio.sleep(random.random())
         while time.monotonic() < end:
             start = time.perf_counter()
             while True:
                 begin = time.perf_counter()
                 writer.write(asked[which])
                 try:
-                    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+                    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
                     length = int(head.lower().partition(b"\r\ncontent-length: ")[2].partition(b"\r\n")[0])
-                    body = await asyncio.wait_for(reader.readexactly(length), 60)
+                    body = await asyncio.wait_for(reader.readexactly(length), PATIENCE)
                 except (OSError, EOFError, TimeoutError):
                     unanswered += 1
                     return
@@ -91,6 +95,8 @@ async def clients(url: str, side: int, number: int, seconds: float, repeats: boo
                 elif repeats:
                     await asyncio.sleep(0.05)
                     continue
+                else:
+                    await asyncio.sleep(int(head.lower().partition(b"\r\nretry-after: ")[2].partition(b"\r\n")[0]))
                 break
         writer.close()
 
@@ -146,55 +152,62 @@ def cpu(server: Server) -> tuple[float, float]:
 # --- What is measured ---
 
 
-def local(here: Path, side: int, seconds: float) -> float:
-    """The median seconds of a call of the worker from this process; writes what it gives."""
-    import zoo
+class Alone:
+    """The same worker called from this process; writes what it gives to each picture, for the clients."""
 
-    images = pictures(side)
-    model = zoo.load(str(FOLDER), "cpu", isolated=True)
-    np.save(here / f"{side}.npy", np.stack([model.reconstruct(image=image)["reconstruction"] for image in images]))
-    session, times, end = model.session("reconstruct"), [], time.monotonic() + seconds
-    while time.monotonic() < end:
-        start = time.perf_counter()
-        session.run({"image": images[len(times) % DIFFERENT]})
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    def __init__(self, here: Path, side: int):
+        import zoo
+
+        self.images = pictures(side)
+        model = zoo.load(str(FOLDER), "cpu", isolated=True)
+        self.session, self.expected = model.session("reconstruct"), here / f"{side}.npy"
+        np.save(self.expected, np.stack([self.session.run({"image": one})["reconstruction"] for one in self.images]))
+
+    def seconds(self, seconds: float) -> float:
+        """The mean of a call, one after the other."""
+        times, end = [], time.monotonic() + seconds
+        while time.monotonic() < end or len(times) < 5:
+            start = time.perf_counter()
+            self.session.run({"image": self.images[len(times) % DIFFERENT]})
+            times.append(time.perf_counter() - start)
+        return float(np.mean(times))
 
 
 def overhead(here: Path, seconds: float) -> bool:
-    rounds = []
+    alone, rounds = Alone(here, 28), []
     with serving(here, FOLDER) as server:
-        for _ in range(3):
-            alone = local(here, 28, seconds / 3)
-            rounds.append((ask(server, here / "28.npy", 1, seconds / 3).at(0.5), alone))
-    served, alone = np.median(rounds, axis=0)
+        for _ in range(5):
+            rounds.append((ask(server, alone.expected, 1, seconds / 5).at(0.5), alone.seconds(seconds / 5)))
+    served, called = np.median(rounds, axis=0)
     print(
-        f"one 28x28 picture: {alone * 1e3:.2f} ms in a worker, {served * 1e3:.2f} ms over HTTP:"
-        f" +{(served - alone) * 1e3:.2f} ms (goal {GOAL_OVERHEAD * 1e3:g})"
+        f"one 28x28 picture: {called * 1e3:.2f} ms in a worker, {served * 1e3:.2f} ms over HTTP:"
+        f" +{(served - called) * 1e3:.2f} ms (goal {GOAL_OVERHEAD * 1e3:g})"
     )
-    return served - alone <= GOAL_OVERHEAD
+    return served - called <= GOAL_OVERHEAD
 
 
 def throughput(here: Path, seconds: float) -> bool:
     good = True
     for side in (28, LARGE):
+        alone = Alone(here, side)
         for options in (("--max-batch", 1), ()):
-            print(f"{side}x{side}, {' '.join(map(str, options)) or 'batches as they come'}")
-            alone = local(here, side, seconds / 2)
-            print(f"  in a loop    {1 / alone:7.1f}/s, {alone * 1e3:.1f} ms a call")
+            print(f"{side}x{side}, {' '.join(map(str, options)) or 'calls that wait run as one'}")
             with serving(here, FOLDER, *options, "--queue", 1000) as server:
                 for number in (1, 8, 64, 256):
-                    seen = ask(server, here / f"{side}.npy", number, seconds, side)
-                    print(f"  {number:3} clients  {seen}: {seen.rate * alone:.2f} of the loop", flush=True)
+                    before = alone.seconds(seconds / 2)
+                    seen = ask(server, alone.expected, number, seconds, side)
+                    call = (before + alone.seconds(seconds / 2)) / 2  # on a machine that is never equally busy
+                    share = seen.rate * call
+                    print(f"  {number:3} clients  {seen}: {share:.2f} of {1 / call:.1f}/s in a loop", flush=True)
                     good &= not seen.wrong and not seen.unanswered
-                    good &= alone < 0.05 or number == 1 or seen.rate * alone >= GOAL_SHARE
+                    good &= call < 0.05 or number == 1 or share >= GOAL_SHARE
     return good
 
 
 def full(here: Path, seconds: float) -> bool:
-    local(here, LARGE, 0)
+    expected = Alone(here, LARGE).expected
     with serving(here, FOLDER, "--queue", 16) as server:
-        seen = ask(server, here / f"{LARGE}.npy", 256, seconds, LARGE)
+        seen = ask(server, expected, 256, seconds, LARGE)
     p50, p99 = seen.at(0.5, 503), seen.at(0.99, 503)
     print(
         f"a queue of 16, 256 clients: refused in {p50 * 1e3:.1f} ms at the median (goal {GOAL_REFUSAL * 1e3:g}),"
@@ -205,21 +218,21 @@ def full(here: Path, seconds: float) -> bool:
 
 def faults(here: Path, seconds: float) -> bool:
     """64 clients that repeat what is answered 503, while a worker is killed every 5 s."""
-    local(here, 28, 0)
+    expected = Alone(here, 28).expected
     with serving(here, FOLDER, "--workers", 2) as server:
-        words = [server.url, 28, 64, max(seconds, 10), 1, here / "28.npy"]
+        words = [server.url, 28, 64, max(seconds, 10), 1, expected]
         asking = subprocess.Popen([sys.executable, __file__, "--clients", *map(str, words)], stdout=-1, text=True)
-        killed: Counter[int] = Counter()
+        killed = 0
         while True:
             try:
                 found, _ = asking.communicate(timeout=5)
                 break
             except subprocess.TimeoutExpired:
                 if workers := server.workers():
-                    os.kill(workers[len(killed) % len(workers)], signal.SIGKILL)
-                    killed[workers[len(killed) % len(workers)]] += 1
+                    os.kill(workers[killed % len(workers)], signal.SIGKILL)
+                    killed += 1
         seen = Seen(json.loads(found))
-    print(f"64 clients, {len(killed)} workers killed: {seen}, worst {seen.at(1):.2f} s")
+    print(f"64 clients, {killed} workers killed: {seen}, worst {seen.at(1):.2f} s")
     return bool(killed) and not seen.wrong and not seen.unanswered and set(seen.times) <= {200, 503}
 
 

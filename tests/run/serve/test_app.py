@@ -27,7 +27,7 @@ def app():
     repository = Repository({"studio": lambda: None}, Calls())
     (served,) = repository.served
     served.opened = SimpleNamespace(name="studio", version=1, tasks=TASKS, processes=lambda: [])
-    served.workers = SimpleNamespace(up=1, running=0, waiting=0, counts=Counts(), run=refuse)
+    served.workers = SimpleNamespace(up=1, running=0, waiting=0, counts=Counts(), run=refuse, check_room=lambda: None)
     return application(State(repository, "1"))
 
 

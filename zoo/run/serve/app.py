@@ -158,6 +158,7 @@ class _V2:
     async def infer(self, request: Request) -> Response:
         target = self._target(request)
         body = await body_of(request, self._state.most_bytes)
+        target.workers.check_room()
         length = request.headers.get(protocol.HEADER_LENGTH)
         asked = await aside(len(body), protocol.decode, body, length, target.task_name, target.task)
         outputs = await call(request, target, asked.inputs)

@@ -34,6 +34,7 @@ async def run_task(request: Request, repository: Repository, most: int) -> Respo
     request.state.target = target
     output = _accepted(request.headers.get("accept", ""), target)
     body = await body_of(request, most)
+    target.workers.check_room()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         values = await _form(request, body)

@@ -219,6 +219,7 @@ class Rpc(grpc.GenericRpcHandler):
 
     async def ModelInfer(self, request: Any, targets: list[Target]) -> Any:
         target = self._target(request.model_name, request.model_version, targets)
+        target.workers.check_room()
         asked = await aside(request.ByteSize(), decode, request, target.task_name, target.task)
         outputs = await target.workers.run(target.task_name, asked.inputs)
         answer, size = self._messages["ModelInferResponse"](), sum(array.nbytes for array in outputs.values())

@@ -141,6 +141,17 @@ class Workers:
         both = zip(models, self._openers, self._threads, strict=True)
         self._tasks = [loop.create_task(self._work(model, opener, thread)) for model, opener, thread in both]
 
+    def check_room(self) -> None:
+        """Before a request is decoded, so that refusing it costs little.
+
+        Raises:
+            Unavailable: the queue is full, or the model is being unloaded.
+        """
+        if not self._tasks:
+            raise Unavailable("the model is being unloaded")
+        if len(self._waiting) >= self.calls.queue:
+            raise Unavailable(f"{len(self._waiting)} calls are waiting, as many as may; repeat it later")
+
     async def run(self, task: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of a task for checked inputs. Cancelling it takes the call from the queue; one that runs already
         is ended soon.
@@ -150,10 +161,7 @@ class Workers:
             Late: the time was over.
             ZooError: the graph failed.
         """
-        if not self._tasks:
-            raise Unavailable("the model is being unloaded")
-        if len(self._waiting) >= self.calls.queue:
-            raise Unavailable(f"{len(self._waiting)} calls are waiting, as many as may; repeat it later")
+        self.check_room()
         key = batching.key_of(task, self._known[task], inputs) if self.calls.batch > 1 else None
         size = batch_length(self._known[task].inputs, inputs)
         job = _Job(task, inputs, size, key, asyncio.get_running_loop().create_future())
