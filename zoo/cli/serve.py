@@ -140,8 +140,9 @@ def _log(file: str) -> TextIO:
     """The file of the log, to which lines are added.
 
     Raises:
-        ZooError: it cannot be written.
+        ZooError: it cannot be written, or is no file.
     """
+    import stat
     import sys
 
     from ..system.paths import cannot_write, user_path
@@ -149,8 +150,13 @@ def _log(file: str) -> TextIO:
     if file == "-":
         return sys.stderr
     path = user_path(file, out=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)  # a pipe does not wait for a reader
     try:
-        return path.open("a", encoding="utf-8")
+        number = os.open(path, flags, 0o644)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise UsageError(f"--access-log {safe_text(file)[:200]} is no file; - is stderr")
+        return os.fdopen(number, "a", encoding="utf-8")
     except OSError as e:
         raise cannot_write(path, e) from None
 
