@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.cli.commands import zoo
 from tests.tiny_tasks import _tasks
-from zoo.errors import InvalidFileError, UsageError
+from zoo.cli import serve
+from zoo.errors import InvalidFileError, PluginError, UsageError
 from zoo.run.serve import rpc
 from zoo.run.serve.messages import PACKAGE, SERVICE, messages
 
@@ -134,6 +136,13 @@ def test_no_request_is_more_than_refused(task, inputs, raw, outputs, parameters)
         assert "\n" not in str(e)
     else:
         assert decoded.inputs.keys() == TASKS[task].inputs.keys()
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    monkeypatch.delitem(sys.modules, "zoo.run.serve.rpc")
+    with pytest.raises(PluginError, match="zoo serve --grpc-port needs grpc: .*grpc"):
+        serve._rpc(None, "127.0.0.1", 0)
 
 
 # --- A server ---
