@@ -227,6 +227,7 @@ class Kind:
         number: the type of an option's text, for kinds whose default can be set to another number.
         asks: what a command line must give for it.
         form: how outputs of the kind become files; `form_in` gives the form for a task.
+        of_shapes: as an output without a batch axis, its values follow from the shapes of the inputs.
         codec: which of the closed list of host codecs its arrays use.
         field: how a page asks for it; an older page treats an unknown one as `data`, a file.
         shown: how a page shows it.
@@ -248,6 +249,7 @@ class Kind:
     decides = False
     follows = False
     aligned = False
+    of_shapes = False
     number: type[int] | type[float] | None = None
     asks = "FILE"
     form: Form = VALUES

@@ -22,6 +22,7 @@ class Size(Integers):
     shape = "[2]"
     ranks = (1,)
     last = (2,)
+    of_shapes = True
     meaning = "height and width of the picture behind tokens"
     asks = "HEIGHTxWIDTH"
     sample = ""

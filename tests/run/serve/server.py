@@ -24,6 +24,7 @@ class Server:
     process: subprocess.Popen
     url: str
     log: Path
+    grpc: str = ""  # host:port
 
     def workers(self) -> list[int]:
         """The ids of its worker processes."""
@@ -56,7 +57,10 @@ def serving(folder: Path, *words: object, **environment: str) -> Iterator[Server
         assert process.stdout
         line = process.stdout.readline()
         assert line.startswith("http://127.0.0.1:"), log.read_text()
-        yield Server(process, line.strip().rstrip("/"), log)
+        grpc = ""
+        if "--grpc-port" in words:
+            grpc = process.stdout.readline().strip().removeprefix("grpc://")
+        yield Server(process, line.strip().rstrip("/"), log, grpc)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from ...text import one_line
 from . import plain, protocol
 from .requests import MAX_BODY_BYTES, Bad, Refused, answer_error, answered, aside, body_of, call
+from .watching import CONTENT_TYPE, AccessLog, Answered, Metrics
 from .workers import Unavailable
 
 if TYPE_CHECKING:
@@ -46,12 +48,27 @@ class State:
     most_bytes: int = MAX_BODY_BYTES
     draining: bool = False
     in_work: int = 0
+    watchers: list[Metrics | AccessLog] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.repository)
+        self.watchers.append(self.metrics)
 
     @property
     def is_ready(self) -> bool:
         """Whether every model that was loaded can take calls."""
         loaded = [served for served in self.repository.served if served.workers]
         return not self.draining and bool(loaded) and all(served.is_ready for served in loaded)
+
+    def metadata(self) -> dict[str, Any]:
+        """What the protocol tells about the server."""
+        return {"name": "zoo", "version": self.version, "extensions": list(EXTENSIONS)}
+
+    def knows(self, authorization: str) -> bool:
+        """Whether a header `Authorization` has one of the keys, or none is needed."""
+        given = authorization.removeprefix("Bearer ").encode("utf-8", "replace")
+        found = [hmac.compare_digest(given, key.encode()) for key in self.keys]  # never fewer comparisons
+        return any(found) or not self.keys
 
 
 def application(state: State) -> Callable[..., Awaitable[None]]:
@@ -64,6 +81,9 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
     async def models(request: Request) -> Response:
         return plain.listed(repository)
 
+    async def metrics(request: Request) -> Response:
+        return Response(state.metrics.text(), media_type=CONTENT_TYPE)
+
     async def openapi(request: Request) -> Response:
         return plain.openapi(repository, state.version)
 
@@ -73,7 +93,7 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
     model = "/v2/models/{model}"
     gets: dict[str, Any] = {
         "/v2": v2.server, "/v2/health/live": v2.live, "/v2/health/ready": v2.ready, "/v2/models/stats": v2.statistics,
-        "/v1/models": models, "/openapi.json": openapi,
+        "/v1/models": models, "/openapi.json": openapi, "/metrics": metrics,
     }  # fmt: skip
     posts: dict[str, Any] = {
         "/v2/repository/index": v2.index,
@@ -108,10 +128,12 @@ class _V2:
         self._state, self._repository = state, state.repository
 
     def _target(self, request: Request) -> Target:
-        return self._repository.find(request.path_params["model"], request.path_params.get("version"))
+        target = self._repository.find(request.path_params["model"], request.path_params.get("version"))
+        request.state.target = target
+        return target
 
     async def server(self, request: Request) -> Response:
-        return JSONResponse({"name": "zoo", "version": self._state.version, "extensions": EXTENSIONS})
+        return JSONResponse(self._state.metadata())
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -136,6 +158,7 @@ class _V2:
     async def infer(self, request: Request) -> Response:
         target = self._target(request)
         body = await body_of(request, self._state.most_bytes)
+        target.workers.check_room()
         length = request.headers.get(protocol.HEADER_LENGTH)
         asked = await aside(len(body), protocol.decode, body, length, target.task_name, target.task)
         outputs = await call(request, target, asked.inputs)
@@ -145,14 +168,7 @@ class _V2:
 
     async def index(self, request: Request) -> Response:
         asked = _object(await body_of(request, self._state.most_bytes))
-        rows = []
-        for name, served, version, _ in self._repository.names():
-            row = {"name": name, "version": str(version or ""), "state": "READY" if served.is_ready else "UNAVAILABLE"}
-            if not served.is_ready:
-                row["reason"] = one_line(served.problem) or "its workers are being started again"
-            if served.is_ready or not asked.get("ready"):
-                rows.append(row)
-        return JSONResponse(rows)
+        return JSONResponse(self._repository.index(bool(asked.get("ready"))))
 
     async def load(self, request: Request) -> Response:
         if _object(await body_of(request, self._state.most_bytes)).get("parameters"):
@@ -167,25 +183,10 @@ class _V2:
         return Response(b"{}", media_type="application/json")
 
     async def statistics(self, request: Request) -> Response:
-        """In the form of Triton's statistics extension; times are nanoseconds."""
-        asked = request.path_params.get("model")
+        asked = request.path_params.get("model", "")
         if asked:
             self._target(request)
-        rows = []
-        for name, served, version, task in self._repository.names():
-            if not served.workers or (asked and name != asked):
-                continue
-            counts = served.workers.counts
-            answered, failed = counts.answered.get(task, 0), counts.failed.get(task, 0)
-            waited, worked = (int(1e9 * totals.get(task, 0)) for totals in (counts.waited, counts.seconds))
-            stats = {
-                "success": {"count": answered, "ns": waited + worked}, "fail": {"count": failed, "ns": 0},
-                "queue": {"count": answered + failed, "ns": waited},
-                "compute_infer": {"count": answered + failed, "ns": worked},
-            }  # fmt: skip
-            row = {"name": name, "version": str(version), "inference_count": answered, "execution_count": answered}
-            rows.append({**row, "inference_stats": stats, "batch_stats": []})
-        return JSONResponse({"model_stats": rows})
+        return JSONResponse({"model_stats": self._repository.statistics(asked)})
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -201,12 +202,13 @@ class _Guard:
 
     def __init__(self, state: State, app: Any):
         self._state, self._app = state, app
-        self._keys = [key.encode() for key in state.keys]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        state, arrived = self._state, False
+        state, arrived, begun = self._state, False, time.monotonic()
+        status, size = 499, 0
+        scope["state"] = {}
 
         async def receive_on() -> Any:
             nonlocal arrived
@@ -215,6 +217,10 @@ class _Guard:
             return message
 
         async def send_on(message: Any) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            size += len(message.get("body", b""))
             if state.draining and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
                 with suppress(TimeoutError):  # closing with a part of the body unread would reset the connection
@@ -229,6 +235,12 @@ class _Guard:
             await (answer_error(refused) if refused else self._app)(scope, receive_on, send_on)
         finally:
             state.in_work -= 1
+            client = (scope.get("client") or ("",))[0]
+            seconds, target = time.monotonic() - begun, scope["state"].get("target")
+            for watcher in state.watchers:
+                watcher.answered(
+                    Answered(client, "http", scope["method"], scope["path"], status, seconds, size, target)
+                )
 
     def _refused(self, scope: Any) -> Exception | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -240,10 +252,8 @@ class _Guard:
         origin = headers.get(b"origin", "")
         if origin and origin.partition("://")[2] != host:
             return Refused(403, "this server does not answer pages of other servers")
-        if self._keys and scope["path"] not in OPEN:
-            given = headers.get(b"authorization", "").removeprefix("Bearer ").encode("latin-1")
-            if not sum(hmac.compare_digest(given, key) for key in self._keys):  # never fewer comparisons
-                return HTTPException(401, "send a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+        if scope["path"] not in OPEN and not self._state.knows(headers.get(b"authorization", "")):
+            return HTTPException(401, "send a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
         if self._state.draining and scope["method"] == "POST":
             return Unavailable("the server is stopping")
         return None

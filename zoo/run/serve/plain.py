@@ -31,8 +31,10 @@ async def run_task(request: Request, repository: Repository, most: int) -> Respo
     """Runs a task: inputs by name in, outputs by name out, or one file if `Accept` asks for its type."""
     name, _, version = request.path_params["name"].partition(":")
     target = repository.find(f"{name}.{request.path_params['task']}", version or None)
+    request.state.target = target
     output = _accepted(request.headers.get("accept", ""), target)
     body = await body_of(request, most)
+    target.workers.check_room()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         values = await _form(request, body)
@@ -97,6 +99,7 @@ async def _form(request: Request, body: bytes) -> dict[str, Any]:
     values: dict[str, list[Any]] = {}
     for name, value in read.multi_items():
         values.setdefault(name, []).append(_field(value) if isinstance(value, str) else await value.read())
+    await read.close()
     return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
 
 

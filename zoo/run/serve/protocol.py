@@ -96,8 +96,20 @@ def decode(body: bytes, header_length: str | None, task_name: str, task: Task) -
         read = _BODY.decode(memoryview(body)[:length])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UsageError(f"the request is not one of the protocol: {one_line(e)[:300]}") from None
+    return decode_body(read, memoryview(body)[length:], task_name, task)
+
+
+def decode_body(read: Body, rest: memoryview, task_name: str, task: Task) -> Request:
+    """A request whose fields were read already.
+
+    Args:
+        rest: the bytes of its tensors, one after the other.
+
+    Raises:
+        UsageError, InvalidFileError: one line that says what is wrong with it.
+    """
     outputs = _outputs(read, task_name, task)
-    rest, values = memoryview(body)[length:], {}
+    values = {}
     for tensor in read.inputs:
         name = safe_text(tensor.name)[:80]
         if tensor.name in values:
@@ -182,11 +194,11 @@ def _value(name: str, port: Port, tensor: Tensor, rest: memoryview) -> tuple[Any
     return np.frombuffer(data, dtype).reshape(tensor.shape), rest
 
 
-def _texts(name: str, data: Any, count: int) -> list[str]:
+def _texts(name: str, data: Any, count: int) -> list[str] | list[bytes]:
     found = data if isinstance(data, list) else [data]
     while found and all(isinstance(one, list) for one in found):
         found = [one for inner in found for one in inner]
-    if len(found) != count or not all(isinstance(one, str) for one in found):
+    if len(found) != count or not all(isinstance(one, (str, bytes)) for one in found):
         raise UsageError(f"{name} is BYTES: its data must be {count:,} texts")
     return found
 
@@ -209,8 +221,6 @@ def encode(
     request: Request, model: str, version: int, outputs: Mapping[str, np.ndarray]
 ) -> tuple[bytes, dict[str, str]]:
     """The body of an answer, and its headers. NaN and infinities are null in JSON."""
-    import numpy as np
-
     described, parts = [], []
     for name, binary in request.outputs.items():
         array = outputs[name]
@@ -218,8 +228,7 @@ def encode(
             "name": name, "datatype": DATATYPES[array.dtype.name], "shape": list(array.shape),
         }  # fmt: skip
         if binary:
-            whole = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-            parts.append(whole.tobytes())
+            parts.append(raw(array))
             entry["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
             entry["data"] = array.reshape(-1).tolist()
@@ -232,6 +241,13 @@ def encode(
         return text, {"Content-Type": "application/json"}
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
     return b"".join([text, *parts]), headers
+
+
+def raw(array: np.ndarray) -> bytes:
+    """The bytes of a tensor: little-endian, the last dimension first."""
+    import numpy as np
+
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()
 
 
 def metadata(model: str, versions: list[int], task: Task) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import NotFoundError, UsageError, ZooError
-from ...text import did_you_mean, safe_text
+from ...text import did_you_mean, one_line, safe_text
 from .workers import Calls, Unavailable, Workers
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Opened:
     tasks: dict[str, Task]
     openers: Sequence[Callable[[], Model]]
     closers: Sequence[Callable[[], None]]
+    processes: Callable[[], Sequence[int]] = tuple  # the ids of its workers that run
 
 
 @dataclass(eq=False)
@@ -84,7 +85,7 @@ class Repository:
                     if one and (one.name, one.version) == (opened.name, opened.version):
                         both = f"{safe_text(other.reference)} and {safe_text(served.reference)}"
                         raise UsageError(f"{both} are both {one.name}:{one.version}; serve one of the two")
-                workers = Workers(opened.openers, opened.closers, self.calls)
+                workers = Workers(opened.tasks, opened.openers, opened.closers, self.calls)
                 await workers.start()
             except ZooError as e:
                 served.problem = str(e)
@@ -108,6 +109,49 @@ class Repository:
                 continue
             for task in served.opened.tasks:
                 yield f"{served.opened.name}.{task}", served, served.opened.version, task
+
+    def index(self, ready: bool) -> list[dict[str, Any]]:
+        """The protocol's models with their states.
+
+        Args:
+            ready: only those that can take calls.
+        """
+        rows = []
+        for name, served, version, _ in self.names():
+            row = {"name": name, "version": str(version or ""), "state": "READY" if served.is_ready else "UNAVAILABLE"}
+            if not served.is_ready:
+                row["reason"] = one_line(served.problem) or "its workers are being started again"
+            if served.is_ready or not ready:
+                rows.append(row)
+        return rows
+
+    def statistics(self, asked: str) -> list[dict[str, Any]]:
+        """In the form of Triton's statistics extension; times are nanoseconds.
+
+        Args:
+            asked: one of the protocol's models; empty: all that are loaded.
+        """
+        rows = []
+        for name, served, version, task in self.names():
+            if not served.workers or (asked and name != asked):
+                continue
+            counts = served.workers.counts
+            runs = {size: run for (of, size), run in sorted(counts.runs.items()) if of == task}
+            answered, failed = counts.answered[task], counts.failed[task]
+            waited, worked = int(1e9 * counts.waited.get(task, 0)), sum(int(1e9 * s) for _, s in runs.values())
+            stats = {
+                "success": {"count": answered, "ns": waited + worked}, "fail": {"count": failed, "ns": 0},
+                "queue": {"count": answered + failed, "ns": waited},
+                "compute_infer": {"count": answered + failed, "ns": worked},
+            }  # fmt: skip
+            batches = [
+                {"batch_size": size, "compute_infer": {"count": count, "ns": int(1e9 * seconds)}}
+                for size, (count, seconds) in runs.items()
+            ]
+            row = {"name": name, "version": str(version), "inference_count": answered}
+            row["execution_count"] = sum(count for count, _ in runs.values())
+            rows.append({**row, "inference_stats": stats, "batch_stats": batches})
+        return rows
 
     def versions(self, name: str) -> list[int]:
         """The loaded versions of one of the protocol's models, in ascending order."""

@@ -113,16 +113,20 @@ async def _gone(request: Request) -> None:
 STATUS: dict[type[ZooError], int] = {Bad: 400, UsageError: 400, NotFoundError: 404, Unavailable: 503, Late: 504}
 
 
+def status_of(error: ZooError) -> int:
+    if isinstance(error, Refused):
+        return error.status
+    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+
+
 def answer_error(error: Exception) -> Response:
     """An error as JSON with one line, and its status: 400 and 404 for what is wrong with the request, 503 for what may
     be repeated, 504 for what takes too long, 500 for a model that does not do what it says."""
     headers = {}
     if isinstance(error, HTTPException):
         status, text, headers = error.status_code, error.detail, dict(error.headers or {})
-    elif isinstance(error, Refused):
-        status, text = error.status, str(error)
     else:
-        status, text = next((s for kind, s in STATUS.items() if isinstance(error, kind)), 500), str(error)
+        status, text = status_of(error) if isinstance(error, ZooError) else 500, str(error)
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(max(1, round(error.after)))
     return JSONResponse({"error": one_line(text)}, status, headers)

@@ -8,10 +8,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 import uvicorn
@@ -92,8 +92,21 @@ def listen(host: str, port: int) -> socket.socket:
         raise StoreError(f"cannot serve on {host}, port {port}: {reason}; choose another --port") from None
 
 
+class Beside(Protocol):
+    """Another server with the same state, such as gRPC's."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, seconds: float) -> None: ...
+
+
 async def serve(
-    sock: socket.socket, state: State, said: Callable[[str], None], ready: Callable[[], None], wait: float
+    sock: socket.socket,
+    state: State,
+    said: Callable[[str], None],
+    ready: Callable[[], None],
+    wait: float,
+    beside: Sequence[Beside] = (),
 ) -> None:
     """Loads the models, answers until SIGTERM or Ctrl-C, then ends: not ready, what was accepted is answered, workers
     last. A second signal ends it at once.
@@ -102,9 +115,10 @@ async def serve(
         said: called with one line for each model that cannot be loaded; the others are served.
         ready: called when requests are answered.
         wait: seconds that what was accepted may take at the end.
+        beside: other servers, started first and ended with this one.
 
     Raises:
-        ZooError: no model can be loaded.
+        ZooError: no model can be loaded, or one of the other servers does not start.
     """
     loop, repository = asyncio.get_running_loop(), state.repository
     stopping, signals = asyncio.Event(), 0
@@ -125,7 +139,11 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     answering: asyncio.Task[None] | None = None
+    started: list[Beside] = []
     try:
+        for other in beside:
+            await other.start()
+            started.append(other)
         first: ZooError | None = None
         for served in repository.served:
             loading = asyncio.ensure_future(repository.load(served))
@@ -150,6 +168,8 @@ async def serve(
         await stopping.wait()
         await _drain(state, server, wait)
     finally:
+        for other in started:
+            await other.stop(0 if server.force_exit else DRAIN_SECONDS)
         server.should_exit = True
         if answering:
             await answering

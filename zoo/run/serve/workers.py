@@ -1,7 +1,8 @@
 """The worker processes of a served model, and the queue before them.
 
 Each worker owns the sessions of its model (`zoo.run.isolated`). A task of the event loop gives it one call at a time,
-in a thread of its own. A worker that ends is started again, with growing pauses; its call is answered with
+in a thread of its own. Calls that wait and fit together (`batching.py`) are one call; if that fails, each of them runs
+again, alone. A worker that ends is started again, with growing pauses; the call that it ran alone is answered with
 `Unavailable`, which the client may repeat, and no other call notices.
 """
 
@@ -9,21 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import ZooError
 from ...ports.outputs import check_outputs
 from ...system.worker import WorkerEnded
+from ..batches import batch_length
+from . import batching
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...hookspecs import Task
     from ..model import Model
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
@@ -54,25 +58,42 @@ class Calls:
 
     queue: int = 64  # calls of one model that wait
     seconds: float = 600.0  # of a call, its time in the queue included
+    batch: int = 16  # elements, such as pictures, that calls may have together; more in one call are as they are
+    batch_seconds: float = 0.0  # for which a call that has had company waits for more
 
 
 @dataclass(eq=False)
 class _Job:
     task: str
     inputs: Mapping[str, np.ndarray]
+    size: int  # elements
+    key: Hashable  # of calls that fit together; None: it runs alone
     done: asyncio.Future[dict[str, np.ndarray]]
-    interrupt: Callable[[], None] = lambda: None  # while it runs
+    run: _Run | None = None  # the last that it was in
     started: float | None = None
+
+
+@dataclass(eq=False)
+class _Run:
+    """Calls that a worker runs as one."""
+
+    jobs: Sequence[_Job]
+    interrupt: Callable[[], None] = lambda: None  # while it runs
+
+    def end_if_unwanted(self) -> None:
+        if all(job.done.done() for job in self.jobs):
+            self.interrupt()
 
 
 @dataclass
 class Counts:
     """What has happened so far, for statistics."""
 
-    answered: dict[str, int] = field(default_factory=dict)  # calls, by task
-    failed: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)  # in the workers
+    answered: Counter[str] = field(default_factory=Counter)  # calls, by task
+    failed: Counter[str] = field(default_factory=Counter)
     waited: dict[str, float] = field(default_factory=dict)  # seconds in the queue
+    runs: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    """By task and how many elements ran as one: how often, and seconds of the workers."""
     restarts: int = 0
 
 
@@ -84,10 +105,17 @@ class Workers:
         closers: one for each worker: ends its process.
     """
 
-    def __init__(self, openers: Sequence[Callable[[], Model]], closers: Sequence[Callable[[], None]], calls: Calls):
-        self._openers, self._closers, self.calls = openers, closers, calls
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        openers: Sequence[Callable[[], Model]],
+        closers: Sequence[Callable[[], None]],
+        calls: Calls,
+    ):
+        self._known, self._openers, self._closers, self.calls = tasks, openers, closers, calls
         self._waiting: deque[_Job] = deque()
         self._news = asyncio.Event()
+        self._most: dict[str, int] = {}  # elements that calls of a task may have together
         self._tasks: list[asyncio.Task[None]] = []
         self._threads: list[ThreadPoolExecutor] = []
         self.up = 0
@@ -113,6 +141,17 @@ class Workers:
         both = zip(models, self._openers, self._threads, strict=True)
         self._tasks = [loop.create_task(self._work(model, opener, thread)) for model, opener, thread in both]
 
+    def check_room(self) -> None:
+        """Before a request is decoded, so that refusing it costs little.
+
+        Raises:
+            Unavailable: the queue is full, or the model is being unloaded.
+        """
+        if not self._tasks:
+            raise Unavailable("the model is being unloaded")
+        if len(self._waiting) >= self.calls.queue:
+            raise Unavailable(f"{len(self._waiting)} calls are waiting, as many as may; repeat it later")
+
     async def run(self, task: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of a task for checked inputs. Cancelling it takes the call from the queue; one that runs already
         is ended soon.
@@ -122,11 +161,10 @@ class Workers:
             Late: the time was over.
             ZooError: the graph failed.
         """
-        if not self._tasks:
-            raise Unavailable("the model is being unloaded")
-        if len(self._waiting) >= self.calls.queue:
-            raise Unavailable(f"{len(self._waiting)} calls are waiting, as many as may; repeat it later")
-        job = _Job(task, inputs, asyncio.get_running_loop().create_future())
+        self.check_room()
+        key = batching.key_of(task, self._known[task], inputs) if self.calls.batch > 1 else None
+        size = batch_length(self._known[task].inputs, inputs)
+        job = _Job(task, inputs, size, key, asyncio.get_running_loop().create_future())
         arrived = time.monotonic()
         self._waiting.append(job)
         self._news.set()
@@ -138,9 +176,10 @@ class Workers:
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
-            elif job.done.cancelled():  # nobody waits for it any more
-                asyncio.get_running_loop().call_later(GRACE_SECONDS, lambda: job.interrupt())
-            _add(self.counts.waited, task, (job.started or time.monotonic()) - arrived)
+            elif job.done.cancelled() and job.run:  # nobody waits for it any more
+                asyncio.get_running_loop().call_later(GRACE_SECONDS, job.run.end_if_unwanted)
+            waited = (job.started or time.monotonic()) - arrived
+            self.counts.waited[task] = self.counts.waited.get(task, 0.0) + waited
         return outputs
 
     async def stop(self) -> None:
@@ -188,44 +227,97 @@ class Workers:
             WorkerEnded: it ended.
         """
         loop = asyncio.get_running_loop()
+        company = False
         while True:
             while not self._waiting:
                 self._news.clear()
                 await self._news.wait()
+            if company and self.calls.batch_seconds:
+                await self._company()
+            if not (jobs := self._next()):
+                continue
+            run = _Run(jobs)
+            for job in jobs:
+                job.run, job.started = run, time.monotonic()
+            self.running += 1
+            try:
+                self._answer(jobs, await loop.run_in_executor(thread, _run, model, run))
+                opened.add(jobs[0].task)
+            except WorkerEnded as e:
+                self._refuse(jobs, Unavailable(f"{e}; the call may be repeated"))
+                raise
+            except ZooError as e:
+                self._refuse(jobs, e)
+            except BaseException:
+                for job in jobs:
+                    _fail(job, Unavailable("the server is stopping"))
+                raise
+            finally:
+                self.running -= 1
+            company = len(jobs) > 1 or bool(self._waiting)
+
+    async def _company(self) -> None:
+        """Waits until a batch is full, a few milliseconds at most."""
+        end = time.monotonic() + self.calls.batch_seconds
+        while sum(job.size for job in self._waiting) < self.calls.batch and (left := end - time.monotonic()) > 0:
+            self._news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._news.wait()
+
+    def _next(self) -> list[_Job]:
+        """The call that has waited longest, and those that fit to it; other workers that are idle are left their share.
+        Empty: another worker was faster."""
+        share = -(-len(self._waiting) // max(1, self.up - self.running))
+        jobs: list[_Job] = []
+        passed: list[_Job] = []
+        size, most = 0, self.calls.batch
+        while self._waiting and len(jobs) < share and size < most:
             job = self._waiting.popleft()
             if job.done.done():
                 continue
-            job.started = time.monotonic()
-            self.running += 1
-            try:
-                outputs = await loop.run_in_executor(thread, _run, model, job)
-                opened.add(job.task)
-                if not job.done.done():
-                    job.done.set_result(outputs)
-                self._count(self.counts.answered, job)
-            except WorkerEnded as e:
-                self._count(self.counts.failed, job)
-                _fail(job, Unavailable(f"{e}; the call may be repeated"))
-                raise
-            except ZooError as e:
-                self._count(self.counts.failed, job)
-                _fail(job, e)
-            finally:
-                self.running -= 1
-                _fail(job, Unavailable("the server is stopping"))
+            if not jobs:
+                most = self._most.get(job.task, most) if job.key else 1
+            elif job.key != jobs[0].key or size + job.size > most:
+                passed.append(job)
+                continue
+            jobs.append(job)
+            size += job.size
+        self._waiting.extendleft(reversed(passed))
+        return jobs
 
-    def _count(self, totals: dict[str, int], job: _Job) -> None:
-        _add(totals, job.task, 1)
-        _add(self.counts.seconds, job.task, time.monotonic() - (job.started or 0.0))
+    def _answer(self, jobs: Sequence[_Job], outputs: Sequence[dict[str, np.ndarray]]) -> None:
+        size, most = self._count(self.counts.answered, jobs), self._most.get(jobs[0].task, self.calls.batch)
+        self._most[jobs[0].task] = min(most + (size >= most), self.calls.batch)
+        for job, own in zip(jobs, outputs, strict=True):
+            if not job.done.done():
+                job.done.set_result(own)
+
+    def _refuse(self, jobs: Sequence[_Job], error: ZooError) -> None:
+        """Answers a call with an error. Of several that ran as one, nobody knows whose it is, and it may only be their
+        number: each runs again, alone, and fewer are joined for a while."""
+        if len(jobs) == 1:
+            self._count(self.counts.failed, jobs)
+            _fail(jobs[0], error)
+            return
+        self._most[jobs[0].task] = max(1, sum(job.size for job in jobs) // 2)
+        for job in reversed(jobs):
+            if not job.done.done():
+                job.key = None
+                self._waiting.appendleft(job)
+        self._news.set()
+
+    def _count(self, totals: Counter[str], jobs: Sequence[_Job]) -> int:
+        task, size = jobs[0].task, sum(job.size for job in jobs)
+        totals[task] += len(jobs)
+        run = self.counts.runs.setdefault((task, size), [0, 0.0])
+        run[0], run[1] = run[0] + 1, run[1] + time.monotonic() - (jobs[0].started or 0.0)
+        return size
 
     @property
     def waiting(self) -> int:
         """How many calls are in the queue."""
         return len(self._waiting)
-
-
-def _add(totals: dict[str, Any], task: str, value: float) -> None:
-    totals[task] = totals.get(task, 0) + value
 
 
 def _fail(job: _Job, error: ZooError) -> None:
@@ -241,13 +333,16 @@ def _opened(opener: Callable[[], Model], tasks: Sequence[str]) -> Model:
     return model
 
 
-def _run(model: Model, job: _Job) -> dict[str, np.ndarray]:
-    """In a worker's thread: one call."""
-    session, thread = model.session(job.task), get_ident()
-    job.interrupt = lambda: session.interrupt(thread)
+def _run(model: Model, run: _Run) -> list[dict[str, np.ndarray]]:
+    """In a worker's thread: calls as one; the outputs of each."""
+    name = run.jobs[0].task
+    task, session, thread = model.manifest.tasks[name], model.session(name), get_ident()
+    each = [job.inputs for job in run.jobs]
+    inputs = batching.joined(task, each)
+    run.interrupt = lambda: session.interrupt(thread)
     try:
-        outputs = session.run(job.inputs)
+        outputs = session.run(inputs)
     finally:
-        job.interrupt = lambda: None
-    check_outputs(job.task, model.manifest.tasks[job.task], job.inputs, outputs)
-    return outputs
+        run.interrupt = lambda: None
+    check_outputs(name, task, inputs, outputs)
+    return batching.parted(task, each, outputs)
