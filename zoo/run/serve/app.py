@@ -9,15 +9,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...text import one_line
-from . import plain, protocol
-from .requests import MAX_BODY_BYTES, Bad, Refused, answer_error, answered, aside, body_of, call
+from . import images, plain, protocol
+from .requests import (
+    MAX_BODY_BYTES,
+    Bad,
+    Refused,
+    answer_error,
+    answered,
+    aside,
+    body_of,
+    call,
+    json_object,
+)
 from .workers import Unavailable
 
 if TYPE_CHECKING:
@@ -64,34 +73,48 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
     async def models(request: Request) -> Response:
         return plain.listed(repository)
 
+    async def model_entry(request: Request) -> Response:
+        return images.entry(repository, request.path_params["name"])
+
+    async def draw(request: Request) -> Response:
+        return await images.generate(request, repository, state.most_bytes)
+
     async def openapi(request: Request) -> Response:
         return plain.openapi(repository, state.version)
 
     async def http_error(request: Request, error: Exception) -> Response:
-        return answer_error(error)
+        return _answer_for(request.url.path)(error)
 
     model = "/v2/models/{model}"
     gets: dict[str, Any] = {
         "/v2": v2.server, "/v2/health/live": v2.live, "/v2/health/ready": v2.ready, "/v2/models/stats": v2.statistics,
-        "/v1/models": models, "/openapi.json": openapi,
+        "/v1/models": models, "/v1/models/{name}": model_entry, "/openapi.json": openapi,
     }  # fmt: skip
     posts: dict[str, Any] = {
         "/v2/repository/index": v2.index,
         "/v2/repository/models/{model}/load": v2.load,
         "/v2/repository/models/{model}/unload": v2.unload,
         "/v1/models/{name}/tasks/{task}": tasks,
+        "/v1/images/generations": draw,
     }
     for start in (model, model + "/versions/{version}"):
         gets |= {start: v2.model, start + "/ready": v2.model_ready}
         gets |= {start + "/config": v2.configuration, start + "/stats": v2.statistics}
         posts[start + "/infer"] = v2.infer
-    routes = [Route(path, answered(handler), methods=["GET"]) for path, handler in gets.items()]
-    routes += [Route(path, answered(handler), methods=["POST"]) for path, handler in posts.items()]
+    routes = []
+    for method, handlers in (("GET", gets), ("POST", posts)):
+        for path, handler in handlers.items():
+            routes.append(Route(path, answered(handler, _answer_for(path)), methods=[method]))
     for name in NOT_HERE:
         for path in (f"/v2/{name}", f"/v2/{name}/{{rest:path}}", model + f"/{name}/{{rest:path}}"):
             routes.append(Route(path, answered(_not_here(name)), methods=["GET", "POST"]))
     routes.append(Route(model + "/trace/setting", answered(_not_here("trace")), methods=["GET", "POST"]))
     return _Guard(state, Starlette(routes=routes, exception_handlers={HTTPException: http_error}))
+
+
+def _answer_for(path: str) -> Callable[[Exception], Response]:
+    """The form of errors of an address."""
+    return images.answer_error if path.startswith(images.START) else answer_error
 
 
 def _not_here(name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -144,7 +167,7 @@ class _V2:
         return Response(content, headers=headers)
 
     async def index(self, request: Request) -> Response:
-        asked = _object(await body_of(request, self._state.most_bytes))
+        asked = json_object(await body_of(request, self._state.most_bytes))
         rows = []
         for name, served, version, _ in self._repository.names():
             row = {"name": name, "version": str(version or ""), "state": "READY" if served.is_ready else "UNAVAILABLE"}
@@ -155,7 +178,7 @@ class _V2:
         return JSONResponse(rows)
 
     async def load(self, request: Request) -> Response:
-        if _object(await body_of(request, self._state.most_bytes)).get("parameters"):
+        if json_object(await body_of(request, self._state.most_bytes)).get("parameters"):
             raise Bad("a model is loaded as it was named when the server was started; it takes no parameters")
         for served in self._repository.of(request.path_params["model"]):
             await self._repository.load(served)
@@ -188,14 +211,6 @@ class _V2:
         return JSONResponse({"model_stats": rows})
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body that may be empty."""
-    try:
-        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Bad(f"the body is not a JSON object: {one_line(e)[:300]}") from None
-
-
 class _Guard:
     """Before the addresses: who may ask, and whether the server is about to stop."""
 
@@ -226,7 +241,7 @@ class _Guard:
         state.in_work += 1
         try:
             refused = self._refused(scope)
-            await (answer_error(refused) if refused else self._app)(scope, receive_on, send_on)
+            await (_answer_for(scope["path"])(refused) if refused else self._app)(scope, receive_on, send_on)
         finally:
             state.in_work -= 1
 

@@ -14,7 +14,8 @@ from ...errors import UsageError
 from ...ports.inputs import complete
 from ...ports.kinds import drawn, kind_of
 from ...text import did_you_mean, one_line, safe_text
-from .requests import Bad, Refused, aside, body_of, call
+from . import images
+from .requests import Bad, Refused, aside, body_of, call, json_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ async def run_task(request: Request, repository: Repository, most: int) -> Respo
     if kind == "multipart/form-data":
         values = await _form(request, body)
     elif kind in ("", "application/json", "application/x-www-form-urlencoded"):  # the last is what curl -d says
-        values = _json(body)
+        values = json_object(body)
     else:
         raise Refused(415, "send application/json, or multipart/form-data with files")
     inputs = await aside(len(body), _inputs, target.task_name, target.task, values)
@@ -67,16 +68,6 @@ def _accepted(accept: str, target: Target) -> str | None:
             return types[one]
     there = ", ".join(["application/json", *filter(None, types)])
     raise Refused(406, f"{target.task_name} gives {there}")
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        values = msgspec.json.decode(body or b"{}")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Bad(f"the body is not JSON: {one_line(e)[:300]}") from None
-    if not isinstance(values, dict):
-        raise Bad("the body must be a JSON object: the task's inputs by name")
-    return values
 
 
 async def _form(request: Request, body: bytes) -> dict[str, Any]:
@@ -132,7 +123,7 @@ def _answer(target: Target, inputs: Mapping[str, np.ndarray], outputs: Mapping[s
 
 
 def listed(repository: Repository) -> Response:
-    """The models, their tasks, and what these take and give."""
+    """The models, their tasks, and what these take and give; `data` is the list that OpenAI's clients read."""
     models = []
     for served in repository.served:
         entry: dict[str, Any] = {"name": served.reference, "ready": served.is_ready}
@@ -149,7 +140,7 @@ def listed(repository: Repository) -> Response:
                 for name, task in found.tasks.items()
             }
         models.append(entry)
-    return JSONResponse({"models": models})
+    return JSONResponse({"object": "list", "data": images.entries(repository), "models": models})
 
 
 def openapi(repository: Repository, version: str) -> Response:
