@@ -21,6 +21,7 @@ from ...ports.inputs import complete
 from ...ports.kinds import drawn, kind_of
 from ...ports.text import main_text
 from ...text import did_you_mean, safe_text
+from .events import event, streamed
 from .requests import Bad, aside, body_of, call, described, json_object
 from .workers import Unavailable
 
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
     from ...hookspecs import Task
     from .repository import Repository, Target
+    from .watched import Progress
 
 START = "/v1/images/"
 """Below it, errors have OpenAI's form."""
-MOST = 10
-"""Pictures of a request, as there."""
+MOST, MOST_PARTIAL = 10, 3
+"""Pictures of a request, and pictures before the last one in a stream, as there."""
 IGNORED = ("background", "moderation", "output_compression", "quality", "safety_identifier", "style", "user")
 """Fields that change nothing here. A task's input of that name comes first."""
 PNG = "image/png"
@@ -61,7 +63,11 @@ async def generate(request: Request, repository: Repository, most: int) -> Respo
     """Draws what the prompt says."""
     body = await body_of(request, most)
     fields = {name: value for name, value in json_object(body).items() if value is not None}
-    asked = await aside(len(body), _read, fields, _target(repository, fields.pop("model", None)))
+    target = _target(repository, fields.pop("model", None))
+    looks = _looks(fields)
+    asked = await aside(len(body), _read, fields, target)
+    if looks is not None:
+        return await streamed(request, target, asked.inputs, looks, _Events(asked))
     pictures = (await call(request, asked.target, asked.inputs))[asked.output]
     return Response(await aside(pictures.nbytes, _answer, asked, pictures), media_type="application/json")
 
@@ -90,13 +96,25 @@ def _read(fields: dict[str, Any], target: Target) -> Asked:
         raise Wrong("prompt", "prompt must be a text")
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST:
         raise Wrong("n", f"n is {safe_text(number)[:80]}; it must be 1 .. {MOST}")
-    if fields.pop("stream", False) is not False:
-        raise Wrong("stream", "stream must be false")
     for name, allowed in _choices(target.task, output).items():
         if (given := fields.pop(name, "auto")) not in (*allowed, "auto"):
             why = "; pictures have no address here" if given == "url" else ""
             raise Wrong(name, f"{name} is {safe_text(given)[:80]}; it must be {' or '.join(allowed)}{why}")
     return Asked(target, output, _inputs(target, prompt, number, fields))
+
+
+def _looks(fields: dict[str, Any]) -> int | None:
+    """How many pictures before the last one are to be sent as events; None: the answer is not to be events."""
+    stream, partial = fields.pop("stream", False), fields.pop("partial_images", 0)
+    if not isinstance(stream, bool):
+        raise Wrong("stream", "stream must be true or false")
+    if isinstance(partial, bool) or not isinstance(partial, int) or not 0 <= partial <= MOST_PARTIAL:
+        raise Wrong("partial_images", f"partial_images is {safe_text(partial)[:80]}; it must be 0 .. {MOST_PARTIAL}")
+    if not stream:
+        return None
+    if fields.get("n", 1) != 1:
+        raise Wrong("n", "n must be 1 for a stream")
+    return partial
 
 
 def _choices(task: Task, output: str) -> dict[str, tuple[str, ...]]:
@@ -163,11 +181,15 @@ def _target(repository: Repository, model: Any) -> Target:
 
 
 def _answer(asked: Asked, pictures: np.ndarray) -> bytes:
-    data = [{"b64_json": one} for one in coded(asked, pictures)]
-    for name in drawn(asked.target.task.inputs)[:1]:
-        seeds = asked.inputs[name].tolist()
-        data = [{**entry, "seed": seed} for entry, seed in zip(data, seeds, strict=True)]
+    told = _seeds(asked) or [{}] * len(pictures)
+    data = [{"b64_json": one, **seed} for one, seed in zip(coded(asked, pictures), told, strict=True)]
     return msgspec.json.encode({"created": int(time.time()), **about(pictures), "data": data})
+
+
+def _seeds(asked: Asked) -> list[dict[str, int]]:
+    """What an answer says about the seed of each picture; empty if the task has none."""
+    names = drawn(asked.target.task.inputs)
+    return [{"seed": seed} for name in names[:1] for seed in asked.inputs[name].tolist()]
 
 
 def coded(asked: Asked, pictures: np.ndarray) -> list[str]:
@@ -180,6 +202,33 @@ def about(pictures: np.ndarray) -> dict[str, str]:
     """What an answer says about its pictures."""
     height, width = pictures.shape[1:3]
     return {"size": f"{width}x{height}", "quality": "auto", "background": "auto", "output_format": "png"}
+
+
+class _Events:
+    """The events of a stream, as OpenAI's clients read them."""
+
+    def __init__(self, asked: Asked):
+        self._asked, self._sent = asked, 0
+
+    def progress(self, progress: Progress) -> bytes:
+        if progress.preview is None:
+            return b""
+        self._sent += 1
+        return self._event("partial_image", progress.preview, partial_image_index=self._sent - 1)
+
+    def result(self, outputs: Mapping[str, np.ndarray]) -> bytes:
+        usage = {"input_tokens": 0, "input_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
+        usage |= {"output_tokens": 0, "total_tokens": 0}  # nothing is counted here, and clients want the field
+        return self._event("completed", outputs, usage=usage, **dict(*_seeds(self._asked)))
+
+    def error(self, error: ZooError) -> bytes:
+        return event("error", {"error": _said(error)})
+
+    def _event(self, name: str, outputs: Mapping[str, np.ndarray], **more: Any) -> bytes:
+        pictures, kind = outputs[self._asked.output], f"image_generation.{name}"
+        (coded_picture,) = coded(self._asked, pictures)
+        made = {"type": kind, "b64_json": coded_picture, "created_at": int(time.time()), **about(pictures), **more}
+        return event(kind, made)
 
 
 def entries(repository: Repository) -> list[dict[str, Any]]:
@@ -207,9 +256,13 @@ def _entry(model: str) -> dict[str, Any]:
 def answer_error(error: Exception) -> Response:
     """An error in OpenAI's form, with the same status and line as elsewhere. Its clients repeat a 500 or a 504 by
     themselves, unless the header says that this makes no sense."""
-    status, text, headers = described(error)
+    status, _, headers = described(error)
     headers["X-Should-Retry"] = str(isinstance(error, Unavailable)).lower()
+    return JSONResponse({"error": _said(error)}, status, headers)
+
+
+def _said(error: Exception) -> dict[str, Any]:
+    status, text, _ = described(error)
     codes = {401: "invalid_api_key", 404: "model_not_found" if isinstance(error, NotFoundError) else None}
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    said = {"message": text, "type": kind, "param": getattr(error, "param", None), "code": codes.get(status)}
-    return JSONResponse({"error": said}, status, headers)
+    return {"message": text, "type": kind, "param": getattr(error, "param", None), "code": codes.get(status)}

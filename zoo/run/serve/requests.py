@@ -105,20 +105,26 @@ async def aside(size: int, function: Callable[..., T], *args: Any) -> T:
 async def call(request: Request, target: Target, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The outputs of a task; a client that goes away takes its call with it."""
     running = asyncio.ensure_future(target.workers.run(target.task_name, inputs))
-    gone = asyncio.ensure_future(_gone(request))
+    left = asyncio.ensure_future(gone(request))
     try:
-        await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, left}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             raise Refused(499, "the client went away")
         return running.result()
     finally:
-        for task in (running, gone):
-            task.cancel()
-            with suppress(asyncio.CancelledError, ZooError):
-                await task
+        await end(running, left)
 
 
-async def _gone(request: Request) -> None:
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels tasks, and waits until they have ended."""
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError, ZooError):
+            await task
+
+
+async def gone(request: Request) -> None:
+    """Returns when the client has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

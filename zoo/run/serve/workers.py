@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ZooError
 from ...ports.outputs import check_outputs
 from ...system.worker import WorkerEnded
+from ..steps import parts_of
+from .watched import Watch, run_watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +63,7 @@ class _Job:
     task: str
     inputs: Mapping[str, np.ndarray]
     done: asyncio.Future[dict[str, np.ndarray]]
+    watch: Watch | None = None
     interrupt: Callable[[], None] = lambda: None  # while it runs
     started: float | None = None
 
@@ -113,9 +116,14 @@ class Workers:
         both = zip(models, self._openers, self._threads, strict=True)
         self._tasks = [loop.create_task(self._work(model, opener, thread)) for model, opener, thread in both]
 
-    async def run(self, task: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    async def run(
+        self, task: str, inputs: Mapping[str, np.ndarray], watch: Watch | None = None
+    ) -> dict[str, np.ndarray]:
         """The outputs of a task for checked inputs. Cancelling it takes the call from the queue; one that runs already
         is ended soon.
+
+        Args:
+            watch: who is told of each step, of a task that has steps.
 
         Raises:
             Unavailable: the queue is full, or the worker ended.
@@ -126,7 +134,7 @@ class Workers:
             raise Unavailable("the model is being unloaded")
         if len(self._waiting) >= self.calls.queue:
             raise Unavailable(f"{len(self._waiting)} calls are waiting, as many as may; repeat it later")
-        job = _Job(task, inputs, asyncio.get_running_loop().create_future())
+        job = _Job(task, inputs, asyncio.get_running_loop().create_future(), watch)
         arrived = time.monotonic()
         self._waiting.append(job)
         self._news.set()
@@ -243,11 +251,21 @@ def _opened(opener: Callable[[], Model], tasks: Sequence[str]) -> Model:
 
 def _run(model: Model, job: _Job) -> dict[str, np.ndarray]:
     """In a worker's thread: one call."""
-    session, thread = model.session(job.task), get_ident()
-    job.interrupt = lambda: session.interrupt(thread)
+    thread, tasks = get_ident(), model.manifest.tasks
+    parts = parts_of(tasks, job.task) if job.watch else None
+    sessions = [model.session(name) for name in parts or (job.task,)]
+
+    def interrupt() -> None:
+        for session in sessions:
+            session.interrupt(thread)
+
+    job.interrupt = interrupt
     try:
-        outputs = session.run(job.inputs)
+        if job.watch and parts:
+            outputs = run_watched(model, parts, job.inputs, job.watch, lambda: not job.done.done())
+        else:
+            outputs = sessions[0].run(job.inputs)
     finally:
         job.interrupt = lambda: None
-    check_outputs(job.task, model.manifest.tasks[job.task], job.inputs, outputs)
+    check_outputs(job.task, tasks[job.task], job.inputs, outputs)
     return outputs
