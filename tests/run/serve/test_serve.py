@@ -231,6 +231,7 @@ def test_the_models_and_their_openapi_document(server):
     post = document["paths"]["/v1/models/studio:1/tasks/generate"]["post"]
     schema = post["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == [] and schema["properties"]["label"]["oneOf"][1]["enum"][1] == "Sneaker"
+    assert schema["properties"]["seed"]["oneOf"][0] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
     assert "image/png" in post["responses"]["200"]["content"]
     assert server.post("/v1/models/studio:1/tasks/generate", json={"label": 1}).status_code == 200
 

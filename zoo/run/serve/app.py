@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...text import one_line
-from . import images, plain, protocol
+from . import images, page, plain, protocol
 from .requests import (
     MAX_BODY_BYTES,
     Bad,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 NOT_HERE = ("systemsharedmemory", "cudasharedmemory", "trace", "logging")
 """Extensions of Triton that are answered with a line that says so."""
-OPEN = ("/v2/health/live", "/v2/health/ready")
-"""What needs no key: probes have none."""
+OPEN = ("/v2/health/live", "/v2/health/ready", *page.PATHS)
+"""What needs no key: probes have none, and the page asks for one."""
 
 SWALLOW_SECONDS = 2.0
 """For the rest of a body that nobody wants, before the connection is closed."""
@@ -89,6 +89,7 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
     gets: dict[str, Any] = {
         "/v2": v2.server, "/v2/health/live": v2.live, "/v2/health/ready": v2.ready, "/v2/models/stats": v2.statistics,
         "/v1/models": models, "/v1/models/{name}": model_entry, "/openapi.json": openapi,
+        **dict.fromkeys(page.PATHS, page.file),
     }  # fmt: skip
     posts: dict[str, Any] = {
         "/v2/repository/index": v2.index,
@@ -253,7 +254,8 @@ class _Guard:
         if self._state.hosts and host.rpartition(":")[0 if ":" in host else 2] not in self._state.hosts:
             return Refused(403, "this server answers only on this machine; --host lets others ask")
         origin = headers.get(b"origin", "")
-        if origin and origin.partition("://")[2] != host:
+        same = headers.get(b"sec-fetch-site") == "same-origin"  # said by the browser; a proxy may have changed the host
+        if origin and not same and origin.partition("://")[2] != host:
             return Refused(403, "this server does not answer pages of other servers")
         if self._keys and scope["path"] not in OPEN:
             given = headers.get(b"authorization", "").removeprefix("Bearer ").encode("latin-1")

@@ -209,6 +209,7 @@ def _operation(name: str, task_name: str, task: Task) -> dict[str, Any]:
     return {
         "operationId": f"{name}.{task_name}",
         "summary": task.summary,
+        **({"x-part-of": task.part_of} if task.part_of else {}),
         "requestBody": {"content": {kind: {"schema": schema} for kind in ("application/json", "multipart/form-data")}},
         "responses": {
             "200": {"description": "the outputs", "content": gives},
