@@ -53,6 +53,7 @@ def command(
     from ..system.installation import install_command
 
     try:
+        from ..run.serve import telemetry
         from ..run.serve.app import State
         from ..run.serve.repository import Repository
         from ..run.serve.server import listen, serve
@@ -80,8 +81,10 @@ def command(
     def ready() -> None:
         click.echo(f"http://{address}:{sock.getsockname()[1]}/")
 
+    end = telemetry.start(__version__)
     with sock:
         asyncio.run(serve(sock, state, lambda line: note(f"Error: {line}"), ready, seconds))
+    end()
     note("stopped")
 
 

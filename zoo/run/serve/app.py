@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...text import one_line
-from . import images, page, plain, protocol
+from . import images, page, plain, protocol, telemetry
 from .requests import (
     MAX_BODY_BYTES,
     Bad,
@@ -110,7 +110,7 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
         for path in (f"/v2/{name}", f"/v2/{name}/{{rest:path}}", model + f"/{name}/{{rest:path}}"):
             routes.append(Route(path, answered(_not_here(name)), methods=["GET", "POST"]))
     routes.append(Route(model + "/trace/setting", answered(_not_here("trace")), methods=["GET", "POST"]))
-    return _Guard(state, Starlette(routes=routes, exception_handlers={HTTPException: http_error}))
+    return telemetry.traced(_Guard(state, Starlette(routes=routes, exception_handlers={HTTPException: http_error})))
 
 
 def _answer_for(path: str) -> Callable[[Exception], Response]:

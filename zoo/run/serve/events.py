@@ -71,7 +71,7 @@ async def streamed(
     loop = asyncio.get_running_loop()
     news: asyncio.Queue[Progress | None] = asyncio.Queue()  # None: it is done; bounded by the steps
     watch = Watch(lambda progress: loop.call_soon_threadsafe(news.put_nowait, progress), previews)
-    running = asyncio.ensure_future(target.workers.run(target.task_name, inputs, watch))
+    running = asyncio.ensure_future(target.run(inputs, watch))
     running.add_done_callback(lambda done: news.put_nowait(None))
     first, left = asyncio.ensure_future(news.get()), asyncio.ensure_future(gone(request))
     try:

@@ -104,7 +104,7 @@ async def aside(size: int, function: Callable[..., T], *args: Any) -> T:
 
 async def call(request: Request, target: Target, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The outputs of a task; a client that goes away takes its call with it."""
-    running = asyncio.ensure_future(target.workers.run(target.task_name, inputs))
+    running = asyncio.ensure_future(target.run(inputs))
     left = asyncio.ensure_future(gone(request))
     try:
         await asyncio.wait({running, left}, return_when=asyncio.FIRST_COMPLETED)
