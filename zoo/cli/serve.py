@@ -62,6 +62,7 @@ def command(
     from ..system.installation import install_command
 
     try:
+        from ..run.serve import telemetry
         from ..run.serve.app import State
         from ..run.serve.repository import Repository
         from ..run.serve.server import listen, serve
@@ -97,8 +98,10 @@ def command(
         for one in rpc:
             click.echo(f"grpc://{address}:{one.port}")
 
+    end = telemetry.start(__version__)
     with sock:
         asyncio.run(serve(sock, state, lambda line: note(f"Error: {line}"), ready, seconds, rpc))
+    end()
     note("stopped")
 
 

@@ -415,11 +415,11 @@ class Kind:
 
     def schema(self, port: Port) -> dict[str, Any]:
         """What JSON Schema says about the port's value in a request; `from_request` checks more than that."""
-        if self.number is None:
+        if self.number is None and not self.drawn:
             return {"type": "array"}
         low, high = self.bounds(port)
         bounds = {key: value for key, value in (("minimum", low), ("maximum", high)) if value is not None}
-        one = {"type": "integer" if self.number is int else "number", **bounds}
+        one = {"type": "number" if self.number is float else "integer", **bounds}  # what is drawn, seeds, are integers
         return {"oneOf": [one, {"type": "array", "items": one}]} if port.shape else one
 
     # --- A command line ---

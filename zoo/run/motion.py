@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import noise
 from ..errors import UsageError
-from ..formats.manifest import Manifest
 from ..hookspecs import Tolerance
 from ..media.animation import FORMATS, check_animation_size, encode_animation
 from ..media.files import Note
@@ -27,11 +26,11 @@ from .call import Call, gather
 from .comparison import compare
 from .model import Model
 from .products import with_view
+from .steps import Parts, Step, begun, ended, parts_of, steps
 
 if TYPE_CHECKING:
     import numpy as np
 
-Arrays = dict[str, Any]
 Tell = Callable[[int, int], None]
 CheckSize = Callable[[int, "np.ndarray"], None]
 
@@ -151,17 +150,16 @@ def steps_of(
     """
     import numpy as np
 
-    parts = _parts(model.manifest, call.task)
+    parts = parts_of(model.manifest.tasks, call.task)
     if parts is None:
         raise UsageError(f"{public_reference(model)} does not have the steps of {call.task} as graphs of their own")
-    end = parts[2]
     frames = []
-    begin = model.run(parts[0], **_only(model, parts[0], call.inputs))
-    check_size(int(begin["plan"].any(axis=-1).sum()) + (not predicted), _picture(model, end, begin["x"]))
-    for x, x0 in _loop(model, parts, call.inputs, tell, begin):
-        shown = x0 if predicted else x
+    begin = begun(model, parts, call.inputs)
+    check_size(int(begin["plan"].any(axis=-1).sum()) + (not predicted), _picture(model, parts, begin["x"]))
+    for step in _watched(steps(model, parts, call.inputs, begin), tell):
+        shown = step.x0 if predicted else step.x
         if shown is not None:
-            frames.append(_picture(model, end, shown))
+            frames.append(_picture(model, parts, shown))
     return np.stack(frames)
 
 
@@ -179,8 +177,8 @@ def walk_of(model: Model, call: Call, frames: int, tell: Tell) -> np.ndarray:
     task = model.manifest.tasks[call.task]
     one = {name: a[:1] if task.inputs[name].shape[:1] == (BATCH,) else a for name, a in call.inputs.items()}
     slices = [slice(at, min(at + MOST_AT_ONCE, frames)) for at in range(0, frames, MOST_AT_ONCE)]
-    if parts := _parts(model.manifest, call.task):
-        begin = model.run(parts[0], **_only(model, parts[0], call.inputs))
+    if parts := parts_of(model.manifest.tasks, call.task):
+        begin = begun(model, parts, call.inputs)
         points, pictures = _arc(begin["x"][0], begin["x"][1], frames), []
         for number, part in enumerate(slices):
             x = points[part]
@@ -190,8 +188,8 @@ def walk_of(model: Model, call: Call, frames: int, tell: Tell) -> np.ndarray:
             def tell_part(done: int, total: int, before: int = number) -> None:
                 tell(before * total + done, len(slices) * total)
 
-            *_, (x, _) = _loop(model, parts, many, tell_part, start)
-            pictures.append(_picture(model, parts[2], x))
+            *_, last = _watched(steps(model, parts, many, start), tell_part)
+            pictures.append(_picture(model, parts, last.x))
         return np.concatenate(pictures)
     seeds = drawn(task.inputs)
     if len(seeds) == 1 and (found := _decoder(model, call, seeds[0])):
@@ -207,40 +205,16 @@ def walk_of(model: Model, call: Call, frames: int, tell: Tell) -> np.ndarray:
     )
 
 
-def _parts(manifest: Manifest, task: str) -> tuple[str, str, str] | None:
-    """The graphs that start, do and end a task's loop, if the model has all of them."""
-    names = (f"{task}_begin", f"{task}_step", f"{task}_end")
-    found = all(name in manifest.tasks and manifest.tasks[name].part_of == task for name in names)
-    return names if found else None
+def _watched(found: Iterator[Step], tell: Tell) -> Iterator[Step]:
+    """The same steps, each of which is told."""
+    for step in found:
+        if step.number:
+            tell(step.number, step.of)
+        yield step
 
 
-def _loop(
-    model: Model, parts: tuple[str, str, str], inputs: Mapping[str, np.ndarray], tell: Tell,
-    start: Arrays | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:  # fmt: skip
-    """x before the first step and after each, and the picture that the step predicts."""
-    import numpy as np
-
-    begin, step, _ = parts
-    state = start or model.run(begin, **_only(model, begin, inputs))
-    rows = [row for row in state["plan"] if row.any()]
-    x, x0 = state["x"], state["previous_x0"]
-    yield x, None
-    for index, row in enumerate(rows):
-        known = {**state, **inputs, "x": x, "previous_x0": x0, "row": row, "index": np.array(index)}
-        outputs = model.run(step, **_only(model, step, known))
-        x, x0 = outputs["next_x"], outputs["x0"]
-        tell(index + 1, len(rows))
-        yield x, x0[:, : x.shape[1]]  # some samplers remember more, in further channels
-
-
-def _only(model: Model, task: str, known: Mapping[str, Any]) -> Arrays:
-    """The values that a task takes."""
-    return {name: known[name] for name in model.manifest.tasks[task].inputs if name in known}
-
-
-def _picture(model: Model, end: str, x: np.ndarray) -> np.ndarray:
-    return next(iter(model.run(end, x=x).values()))
+def _picture(model: Model, parts: Parts, x: np.ndarray) -> np.ndarray:
+    return next(iter(ended(model, parts, x).values()))
 
 
 def _decoder(model: Model, call: Call, seed: str) -> tuple[str, str, np.ndarray] | None:

@@ -149,8 +149,8 @@ WRONG = {
     "another page": (403, INFER, b"{}", {"Origin": "http://evil.example"}, "does not answer pages of other servers"),
     "another name": (403, INFER, b"{}", {"Host": "evil.example"}, "answers only on this machine"),
     "plain: no task": (404, PLAIN + "encod", b"{}", {}, "did you mean 'studio.encode'?"),
-    "plain: not JSON": (400, PLAIN + "encode", b"{", {}, "the body is not JSON"),
-    "plain: a list": (400, PLAIN + "encode", b"[]", {}, "the body must be a JSON object"),
+    "plain: not JSON": (400, PLAIN + "encode", b"{", {}, "the body is not a JSON object"),
+    "plain: a list": (400, PLAIN + "encode", b"[]", {}, "the body is not a JSON object"),
     "plain: nothing": (400, PLAIN + "encode", b"", {}, "encode needs image"),
     "plain: another input": (400, PLAIN + "encode", b'{"picture": 1}', {}, "has no input 'picture'; it takes image"),
     "plain: a path": (400, PLAIN + "encode", b'{"image": "/etc/passwd"}', {}, "image is not base64"),
@@ -231,6 +231,7 @@ def test_the_models_and_their_openapi_document(server):
     post = document["paths"]["/v1/models/studio:1/tasks/generate"]["post"]
     schema = post["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == [] and schema["properties"]["label"]["oneOf"][1]["enum"][1] == "Sneaker"
+    assert schema["properties"]["seed"]["oneOf"][0] == {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
     assert "image/png" in post["responses"]["200"]["content"]
     assert server.post("/v1/models/studio:1/tasks/generate", json={"label": 1}).status_code == 200
 

@@ -10,15 +10,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ...text import one_line
-from . import plain, protocol
-from .requests import MAX_BODY_BYTES, Bad, Refused, answer_error, answered, aside, body_of, call
+from . import images, page, plain, protocol, telemetry
+from .requests import (
+    MAX_BODY_BYTES,
+    Bad,
+    Refused,
+    answer_error,
+    answered,
+    aside,
+    body_of,
+    call,
+    json_object,
+)
 from .watching import CONTENT_TYPE, AccessLog, Answered, Metrics
 from .workers import Unavailable
 
@@ -30,8 +38,8 @@ if TYPE_CHECKING:
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 NOT_HERE = ("systemsharedmemory", "cudasharedmemory", "trace", "logging")
 """Extensions of Triton that are answered with a line that says so."""
-OPEN = ("/v2/health/live", "/v2/health/ready")
-"""What needs no key: probes have none."""
+OPEN = ("/v2/health/live", "/v2/health/ready", *page.PATHS)
+"""What needs no key: probes have none, and the page asks for one."""
 
 SWALLOW_SECONDS = 2.0
 """For the rest of a body that nobody wants, before the connection is closed."""
@@ -84,34 +92,49 @@ def application(state: State) -> Callable[..., Awaitable[None]]:
     async def metrics(request: Request) -> Response:
         return Response(state.metrics.text(), media_type=CONTENT_TYPE)
 
+    async def model_entry(request: Request) -> Response:
+        return images.entry(repository, request.path_params["name"])
+
+    async def draw(request: Request) -> Response:
+        return await images.generate(request, repository, state.most_bytes)
+
     async def openapi(request: Request) -> Response:
         return plain.openapi(repository, state.version)
 
     async def http_error(request: Request, error: Exception) -> Response:
-        return answer_error(error)
+        return _answer_for(request.url.path)(error)
 
     model = "/v2/models/{model}"
     gets: dict[str, Any] = {
         "/v2": v2.server, "/v2/health/live": v2.live, "/v2/health/ready": v2.ready, "/v2/models/stats": v2.statistics,
-        "/v1/models": models, "/openapi.json": openapi, "/metrics": metrics,
+        "/v1/models": models, "/v1/models/{name}": model_entry, "/openapi.json": openapi, "/metrics": metrics,
+        **dict.fromkeys(page.PATHS, page.file),
     }  # fmt: skip
     posts: dict[str, Any] = {
         "/v2/repository/index": v2.index,
         "/v2/repository/models/{model}/load": v2.load,
         "/v2/repository/models/{model}/unload": v2.unload,
         "/v1/models/{name}/tasks/{task}": tasks,
+        "/v1/images/generations": draw,
     }
     for start in (model, model + "/versions/{version}"):
         gets |= {start: v2.model, start + "/ready": v2.model_ready}
         gets |= {start + "/config": v2.configuration, start + "/stats": v2.statistics}
         posts[start + "/infer"] = v2.infer
-    routes = [Route(path, answered(handler), methods=["GET"]) for path, handler in gets.items()]
-    routes += [Route(path, answered(handler), methods=["POST"]) for path, handler in posts.items()]
+    routes = []
+    for method, handlers in (("GET", gets), ("POST", posts)):
+        for path, handler in handlers.items():
+            routes.append(Route(path, answered(handler, _answer_for(path)), methods=[method]))
     for name in NOT_HERE:
         for path in (f"/v2/{name}", f"/v2/{name}/{{rest:path}}", model + f"/{name}/{{rest:path}}"):
             routes.append(Route(path, answered(_not_here(name)), methods=["GET", "POST"]))
     routes.append(Route(model + "/trace/setting", answered(_not_here("trace")), methods=["GET", "POST"]))
-    return _Guard(state, Starlette(routes=routes, exception_handlers={HTTPException: http_error}))
+    return telemetry.traced(_Guard(state, Starlette(routes=routes, exception_handlers={HTTPException: http_error})))
+
+
+def _answer_for(path: str) -> Callable[[Exception], Response]:
+    """The form of errors of an address."""
+    return images.answer_error if path.startswith(images.START) else answer_error
 
 
 def _not_here(name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -167,11 +190,11 @@ class _V2:
         return Response(content, headers=headers)
 
     async def index(self, request: Request) -> Response:
-        asked = _object(await body_of(request, self._state.most_bytes))
+        asked = json_object(await body_of(request, self._state.most_bytes))
         return JSONResponse(self._repository.index(bool(asked.get("ready"))))
 
     async def load(self, request: Request) -> Response:
-        if _object(await body_of(request, self._state.most_bytes)).get("parameters"):
+        if json_object(await body_of(request, self._state.most_bytes)).get("parameters"):
             raise Bad("a model is loaded as it was named when the server was started; it takes no parameters")
         for served in self._repository.of(request.path_params["model"]):
             await self._repository.load(served)
@@ -187,14 +210,6 @@ class _V2:
         if asked:
             self._target(request)
         return JSONResponse({"model_stats": self._repository.statistics(asked)})
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body that may be empty."""
-    try:
-        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Bad(f"the body is not a JSON object: {one_line(e)[:300]}") from None
 
 
 class _Guard:
@@ -232,7 +247,7 @@ class _Guard:
         state.in_work += 1
         try:
             refused = self._refused(scope)
-            await (answer_error(refused) if refused else self._app)(scope, receive_on, send_on)
+            await (_answer_for(scope["path"])(refused) if refused else self._app)(scope, receive_on, send_on)
         finally:
             state.in_work -= 1
             client = (scope.get("client") or ("",))[0]
@@ -250,7 +265,8 @@ class _Guard:
         if self._state.hosts and host.rpartition(":")[0 if ":" in host else 2] not in self._state.hosts:
             return Refused(403, "this server answers only on this machine; --host lets others ask")
         origin = headers.get(b"origin", "")
-        if origin and origin.partition("://")[2] != host:
+        same = headers.get(b"sec-fetch-site") == "same-origin"  # said by the browser; a proxy may have changed the host
+        if origin and not same and origin.partition("://")[2] != host:
             return Refused(403, "this server does not answer pages of other servers")
         if scope["path"] not in OPEN and not self._state.knows(headers.get(b"authorization", "")):
             return HTTPException(401, "send a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})

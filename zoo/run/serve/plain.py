@@ -10,11 +10,13 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 
-from ...errors import UsageError
+from ...errors import UsageError, ZooError
 from ...ports.inputs import complete
 from ...ports.kinds import drawn, kind_of
 from ...text import did_you_mean, one_line, safe_text
-from .requests import Bad, Refused, aside, body_of, call
+from . import images
+from .events import EVENTS, event, previews_of, streamed
+from .requests import Bad, Refused, aside, body_of, call, described, json_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
     from ...hookspecs import Task
     from .repository import Repository, Target
+    from .watched import Progress
 
 MOST_FIELDS = 1000
+PREVIEWS, MOST_PREVIEWS = 5, 50
+"""Of a call that is answered as events."""
 ANY = ("", "*/*", "application/json", "application/*")
 
 
@@ -33,16 +38,19 @@ async def run_task(request: Request, repository: Repository, most: int) -> Respo
     target = repository.find(f"{name}.{request.path_params['task']}", version or None)
     request.state.target = target
     output = _accepted(request.headers.get("accept", ""), target)
+    looks = _looks(request.query_params.get("previews")) if output == EVENTS else 0
     body = await body_of(request, most)
     target.workers.check_room()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         values = await _form(request, body)
     elif kind in ("", "application/json", "application/x-www-form-urlencoded"):  # the last is what curl -d says
-        values = _json(body)
+        values = json_object(body)
     else:
         raise Refused(415, "send application/json, or multipart/form-data with files")
     inputs = await aside(len(body), _inputs, target.task_name, target.task, values)
+    if output == EVENTS:
+        return await streamed(request, target, inputs, looks, _Events(target, inputs))
     outputs = await call(request, target, inputs)
     size = sum(array.nbytes for array in outputs.values())
     if output is None:
@@ -53,7 +61,7 @@ async def run_task(request: Request, repository: Repository, most: int) -> Respo
 
 
 def _accepted(accept: str, target: Target) -> str | None:
-    """The output whose file is the answer; None: all of them, as JSON.
+    """The output whose file is the answer; None: all of them, as JSON; EVENTS: as events.
 
     Raises:
         Refused: none has that type.
@@ -65,20 +73,21 @@ def _accepted(accept: str, target: Target) -> str | None:
     for one in asked:
         if one in ANY:
             return None
+        if one == EVENTS:
+            return EVENTS
         if one in types:
             return types[one]
-    there = ", ".join(["application/json", *filter(None, types)])
+    there = ", ".join(["application/json", EVENTS, *filter(None, types)])
     raise Refused(406, f"{target.task_name} gives {there}")
 
 
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        values = msgspec.json.decode(body or b"{}")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Bad(f"the body is not JSON: {one_line(e)[:300]}") from None
-    if not isinstance(values, dict):
-        raise Bad("the body must be a JSON object: the task's inputs by name")
-    return values
+def _looks(text: str | None) -> int:
+    """How many previews a request wants."""
+    if text is None:
+        return PREVIEWS
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= MOST_PREVIEWS):
+        raise Bad(f"previews is '{safe_text(text)[:80]}'; it must be 0 .. {MOST_PREVIEWS}")
+    return int(text)
 
 
 async def _form(request: Request, body: bytes) -> dict[str, Any]:
@@ -134,8 +143,30 @@ def _answer(target: Target, inputs: Mapping[str, np.ndarray], outputs: Mapping[s
     return msgspec.json.encode(answer)
 
 
+class _Events:
+    """The events of a call."""
+
+    def __init__(self, target: Target, inputs: Mapping[str, np.ndarray]):
+        self._target, self._inputs = target, inputs
+
+    def progress(self, progress: Progress) -> bytes:
+        ports, done = self._target.task.outputs, {"step": progress.step, "steps": progress.steps}
+        sent = event("progress", done)
+        if progress.preview is not None:
+            looks = {name: previews_of(port, progress.preview[name]) for name, port in ports.items()}
+            sent += event("preview", {**done, "outputs": {name: found for name, found in looks.items() if found}})
+        return sent
+
+    def result(self, outputs: Mapping[str, np.ndarray]) -> bytes:
+        return event("result", _answer(self._target, self._inputs, outputs))
+
+    def error(self, error: ZooError) -> bytes:
+        status, text, _ = described(error)
+        return event("error", {"error": text, "status": status})
+
+
 def listed(repository: Repository) -> Response:
-    """The models, their tasks, and what these take and give."""
+    """The models, their tasks, and what these take and give; `data` is the list that OpenAI's clients read."""
     models = []
     for served in repository.served:
         entry: dict[str, Any] = {"name": served.reference, "ready": served.is_ready}
@@ -152,7 +183,7 @@ def listed(repository: Repository) -> Response:
                 for name, task in found.tasks.items()
             }
         models.append(entry)
-    return JSONResponse({"models": models})
+    return JSONResponse({"object": "list", "data": images.entries(repository), "models": models})
 
 
 def openapi(repository: Repository, version: str) -> Response:
@@ -174,13 +205,14 @@ def _operation(name: str, task_name: str, task: Task) -> dict[str, Any]:
     required = [n for n, p in ports.items() if p.default is None and not kind_of(p).drawn]
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     forms = (kind_of(port).form_in(port, task.outputs).media_type for port in task.outputs.values())
-    gives: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    gives: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}, EVENTS: {"schema": {"type": "string"}}}
     gives |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in forms if kind}
     error = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
     said = {"400": "a wrong input", "404": "no such model or task", "413": "too large", "503": "busy: repeat it later"}
     return {
         "operationId": f"{name}.{task_name}",
         "summary": task.summary,
+        **({"x-part-of": task.part_of} if task.part_of else {}),
         "requestBody": {"content": {kind: {"schema": schema} for kind in ("application/json", "multipart/form-data")}},
         "responses": {
             "200": {"description": "the outputs", "content": gives},

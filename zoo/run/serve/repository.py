@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import NotFoundError, UsageError, ZooError
 from ...text import did_you_mean, one_line, safe_text
+from . import telemetry
 from .workers import Calls, Unavailable, Workers
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...hookspecs import Task
     from ..model import Model
+    from .watched import Watch
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class Target:
     task_name: str
     task: Task
     workers: Workers
+
+    async def run(self, inputs: Mapping[str, np.ndarray], watch: Watch | None = None) -> dict[str, np.ndarray]:
+        """Its outputs; see `Workers.run`."""
+        model = self.name.removesuffix(f".{self.task_name}")
+        with telemetry.span("call", **{"zoo.model": f"{model}:{self.version}", "zoo.task": self.task_name}):
+            return await self.workers.run(self.task_name, inputs, watch)
 
 
 class Repository:

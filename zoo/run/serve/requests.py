@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -79,6 +80,18 @@ async def body_of(request: Request, most: int) -> bytes:
     return unpacked
 
 
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body, which may be empty.
+
+    Raises:
+        Bad: it is something else.
+    """
+    try:
+        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise Bad(f"the body is not a JSON object: {one_line(e)[:300]}") from None
+
+
 async def aside(size: int, function: Callable[..., T], *args: Any) -> T:
     """What the function gives for a body of that size; large ones in a thread. Its errors are the client's."""
     try:
@@ -91,21 +104,27 @@ async def aside(size: int, function: Callable[..., T], *args: Any) -> T:
 
 async def call(request: Request, target: Target, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The outputs of a task; a client that goes away takes its call with it."""
-    running = asyncio.ensure_future(target.workers.run(target.task_name, inputs))
-    gone = asyncio.ensure_future(_gone(request))
+    running = asyncio.ensure_future(target.run(inputs))
+    left = asyncio.ensure_future(gone(request))
     try:
-        await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, left}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             raise Refused(499, "the client went away")
         return running.result()
     finally:
-        for task in (running, gone):
-            task.cancel()
-            with suppress(asyncio.CancelledError, ZooError):
-                await task
+        await end(running, left)
 
 
-async def _gone(request: Request) -> None:
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels tasks, and waits until they have ended."""
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError, ZooError):
+            await task
+
+
+async def gone(request: Request) -> None:
+    """Returns when the client has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -119,9 +138,9 @@ def status_of(error: ZooError) -> int:
     return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
 
 
-def answer_error(error: Exception) -> Response:
-    """An error as JSON with one line, and its status: 400 and 404 for what is wrong with the request, 503 for what may
-    be repeated, 504 for what takes too long, 500 for a model that does not do what it says."""
+def described(error: Exception) -> tuple[int, str, dict[str, str]]:
+    """The status, the line and the headers of an error's answer: 400 and 404 for what is wrong with the request, 503
+    for what may be repeated, 504 for what takes too long, 500 for a model that does not do what it says."""
     headers = {}
     if isinstance(error, HTTPException):
         status, text, headers = error.status_code, error.detail, dict(error.headers or {})
@@ -129,16 +148,25 @@ def answer_error(error: Exception) -> Response:
         status, text = status_of(error) if isinstance(error, ZooError) else 500, str(error)
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(max(1, round(error.after)))
-    return JSONResponse({"error": one_line(text)}, status, headers)
+    return status, one_line(text), headers
 
 
-def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def answer_error(error: Exception) -> Response:
+    """An error as JSON with one line, and its status."""
+    status, text, headers = described(error)
+    return JSONResponse({"error": text}, status, headers)
+
+
+Handler = Callable[["Request"], Awaitable[Response]]
+
+
+def answered(handler: Handler, answer: Callable[[Exception], Response] = answer_error) -> Handler:
     """A handler whose errors become answers; a bug stays one."""
 
     async def handle(request: Request) -> Response:
         try:
             return await handler(request)
         except ZooError as e:
-            return answer_error(e)
+            return answer(e)
 
     return handle

@@ -22,7 +22,9 @@ from ...errors import ZooError
 from ...ports.outputs import check_outputs
 from ...system.worker import WorkerEnded
 from ..batches import batch_length
+from ..steps import parts_of
 from . import batching
+from .watched import Watch, run_watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +71,7 @@ class _Job:
     size: int  # elements
     key: Hashable  # of calls that fit together; None: it runs alone
     done: asyncio.Future[dict[str, np.ndarray]]
+    watch: Watch | None = None  # then it runs alone
     run: _Run | None = None  # the last that it was in
     started: float | None = None
 
@@ -152,9 +155,14 @@ class Workers:
         if len(self._waiting) >= self.calls.queue:
             raise Unavailable(f"{len(self._waiting)} calls are waiting, as many as may; repeat it later")
 
-    async def run(self, task: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    async def run(
+        self, task: str, inputs: Mapping[str, np.ndarray], watch: Watch | None = None
+    ) -> dict[str, np.ndarray]:
         """The outputs of a task for checked inputs. Cancelling it takes the call from the queue; one that runs already
         is ended soon.
+
+        Args:
+            watch: who is told of each step, of a task that has steps.
 
         Raises:
             Unavailable: the queue is full, or the worker ended.
@@ -162,9 +170,10 @@ class Workers:
             ZooError: the graph failed.
         """
         self.check_room()
-        key = batching.key_of(task, self._known[task], inputs) if self.calls.batch > 1 else None
+        alone = watch is not None or self.calls.batch <= 1
+        key = None if alone else batching.key_of(task, self._known[task], inputs)
         size = batch_length(self._known[task].inputs, inputs)
-        job = _Job(task, inputs, size, key, asyncio.get_running_loop().create_future())
+        job = _Job(task, inputs, size, key, asyncio.get_running_loop().create_future(), watch)
         arrived = time.monotonic()
         self._waiting.append(job)
         self._news.set()
@@ -335,14 +344,24 @@ def _opened(opener: Callable[[], Model], tasks: Sequence[str]) -> Model:
 
 def _run(model: Model, run: _Run) -> list[dict[str, np.ndarray]]:
     """In a worker's thread: calls as one; the outputs of each."""
-    name = run.jobs[0].task
-    task, session, thread = model.manifest.tasks[name], model.session(name), get_ident()
+    name, watch = run.jobs[0].task, run.jobs[0].watch
+    thread, tasks = get_ident(), model.manifest.tasks
     each = [job.inputs for job in run.jobs]
-    inputs = batching.joined(task, each)
-    run.interrupt = lambda: session.interrupt(thread)
+    inputs = batching.joined(tasks[name], each)
+    parts = parts_of(tasks, name) if watch else None
+    sessions = [model.session(part) for part in parts or (name,)]
+
+    def interrupt() -> None:
+        for session in sessions:
+            session.interrupt(thread)
+
+    run.interrupt = interrupt
     try:
-        outputs = session.run(inputs)
+        if watch and parts:
+            outputs = run_watched(model, parts, inputs, watch, lambda: not run.jobs[0].done.done())
+        else:
+            outputs = sessions[0].run(inputs)
     finally:
         run.interrupt = lambda: None
-    check_outputs(name, task, inputs, outputs)
-    return batching.parted(task, each, outputs)
+    check_outputs(name, tasks[name], inputs, outputs)
+    return batching.parted(tasks[name], each, outputs)
