@@ -500,7 +500,7 @@ def test_fitted_pictures_of_all_sizes_are_one_batch(monkeypatch: pytest.MonkeyPa
     seen: list[int] = []
     many_run = work.execute
     monkeypatch.setattr(
-        many,
+        work,
         "execute",
         lambda model, call, *a, **k: seen.append(len(call.inputs["image"])) or many_run(model, call, *a, **k),
     )
