@@ -172,7 +172,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(bundle: Path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"label": [1, 2], "name": ["a", "b"]}), "no.parquet")
     Path("odd.parquet").write_bytes(b"PAR1 but not really")
-    with tarfile.open("cut.tar", "w") as tar:
+    with tarfile.open("cut.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         tar.add("in/p00.png")
     whole = Path("cut.tar").read_bytes()
     Path("cut.tar").write_bytes(whole[:600])
@@ -202,7 +202,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(bundle: Path):
     assert "--out full is not empty" in error(batch(bundle, "in", "--out", "full"), 2)
     error(batch(bundle, "in", "--out", "out", task="nothing"), 3)
     assert "generate takes no files" in error(batch(bundle, "in", "--out", "out", task="generate"), 2)
-    assert set(Path().rglob("*")) - set(Path().rglob("home*")) <= before
+    assert {path for path in Path().rglob("*") if path.parts[0] != "home"} <= before
 
 
 @pytest.mark.slow
