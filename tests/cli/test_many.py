@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.tiny_tasks import studio
 from zoo.media import sources
-from zoo.run import batches, many
+from zoo.run import batches, many, work
 from zoo.system import paths
 from zoo.system.installation import install_command
 
@@ -498,9 +498,9 @@ def test_fitted_pictures_of_all_sizes_are_one_batch(monkeypatch: pytest.MonkeyPa
     for number, side in enumerate((20, 28, 40)):
         Image.fromarray(np.full((side, side), 9, np.uint8)).save(f"out/f{number}.png")
     seen: list[int] = []
-    many_run = many.execute
+    many_run = work.execute
     monkeypatch.setattr(
-        many,
+        work,
         "execute",
         lambda model, call, *a, **k: seen.append(len(call.inputs["image"])) or many_run(model, call, *a, **k),
     )

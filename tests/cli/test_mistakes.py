@@ -35,10 +35,11 @@ GOOD = {
     "model": "./studio", "models": "./studio", "what": "judge", "family": "judge", "data": "data.npz", "out": "new",
     "target": "python", "source": "vqvae-fashion", "path": "model.ckpt", "bundle": "./studio", "folder": "published",
     "picture": "made.png", "name": "name", "place": "registry", "shell": "bash", "other": "./studio",
+    "task": "reconstruct", "inputs": "made.png",
 }  # fmt: skip
 """A value for each required parameter, by its name."""
 
-SLOW_IF_RIGHT = {"train", "build", "import", "eval", "export", "play", "serve", "plugin check", "plugin new"}
+SLOW_IF_RIGHT = {"train", "build", "import", "eval", "export", "play", "serve", "batch", "plugin check", "plugin new"}
 """Commands that take long when nothing is wrong: the sweep gives them nothing that is right."""
 
 FOLDERS = {("train", "checkpoints"), ("train", "tensorboard")}

@@ -29,6 +29,7 @@ CALLS = {
     "info": ["info", "vqvae-fashion"],
     "diff": ["diff", "vqvae-fashion", "vqvae-fashion"],
     "run": ["run", "ddpm-fashion", "--steps", "2", "--seed", "1", "--out", "{work}/x.png"],
+    "batch": ["batch", "{studio}", "reconstruct", "{work}/made.png", "--out", "{work}/batch"],
     "live": ["live", "ddpm-fashion-fast", "--out", "{work}/l.png"],
     "compare": ["compare", "ddpm-fashion", "ddpm-mnist", "-n", "1", "--set", "steps=2", "--out", "{work}/c.png"],
     "animate": ["animate", "ddpm-fashion", "--set", "steps=2", "--seed", "1", "--out", "{work}/a.gif"],

@@ -23,6 +23,7 @@ COMMANDS = {
     "info": ("info", "Show a model's tasks, ports, metrics, licence and files."),
     "diff": ("diff", "Compare two models: config, figures, tensors, graphs."),
     "run": ("run", "Run one of a model's tasks."),
+    "batch": ("batch", "Run a task over any number of inputs, in shards that can be resumed."),
     "live": ("live", "Run a task on each line of stdin, with the model open."),
     "compare": ("compare", "Draw several models' pictures side by side."),
     "animate": ("animate", "Show a sampler's steps, or a walk between two seeds, as an animation."),

@@ -58,6 +58,18 @@ def read_input(source: str | InputFile) -> InputFile:
     else:
         path = user_path(source)
         name, data = path.name, read_file(path, MAX_FILE_BYTES, pipes=True)
+    return checked_input(name, data, source)
+
+
+def checked_input(name: str, data: bytes, source: str) -> InputFile:
+    """An input from its bytes: the contents of a file, or of a part of one.
+
+    Args:
+        source: what a message calls it.
+
+    Raises:
+        InvalidFileError: it is empty, has more than 256 MiB, or is what a tool put in the place of the file.
+    """
     if not data:
         raise InvalidFileError(f"{shown_name(source)} is empty")
     if len(data) > MAX_FILE_BYTES:

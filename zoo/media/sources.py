@@ -101,7 +101,15 @@ def is_many(word: str) -> bool:
 def find(
     words: Iterable[str], lists: Sequence[str] = (), endings: Collection[str] = PICTURES, frames: Collection[str] = ()
 ) -> list[Item]:
-    """The pictures that words on a command line stand for, in that order.
+    """The pictures that `each` gives, as a list."""
+    return list(each(words, lists, endings, frames))
+
+
+def each(
+    words: Iterable[str], lists: Sequence[str] = (), endings: Collection[str] = PICTURES, frames: Collection[str] = ()
+) -> Iterator[Item]:
+    """The pictures that words on a command line stand for, in that order, one by one: of a folder and its subfolders,
+    only the names in one folder are in memory at a time.
 
     Args:
         words: files; folders (with their subfolders, sorted by name, dot files and other kinds of files left out);
@@ -116,13 +124,12 @@ def find(
     """
     words = [*words, *(_LIST + file for file in lists)]
     refuse_stdin_twice([word.removeprefix(_LIST) for word in words])
-    found: list[Item] = []
     for word in words:
         listed = word.startswith(_LIST)
-        found += _listed(word[len(_LIST) :], endings, frames) if listed else _found(word, endings, frames)
-    if _LIST + STDIN in words:
-        refuse_stdin_twice([STDIN, *(item.path for item in found)])
-    return found
+        for item in _listed(word[len(_LIST) :], endings, frames) if listed else _found(word, endings, frames):
+            if item.path == STDIN and _LIST + STDIN in words:
+                refuse_stdin_twice([STDIN, STDIN])
+            yield item
 
 
 def _listed(file: str, endings: Collection[str], frames: Collection[str]) -> Iterator[Item]:
@@ -144,18 +151,23 @@ def _listed(file: str, endings: Collection[str], frames: Collection[str]) -> Ite
         yield from _found(line, endings, frames)
 
 
-def _found(word: str, endings: Collection[str], frames: Collection[str]) -> Iterable[Item]:
+def _found(word: str, endings: Collection[str], frames: Collection[str]) -> Iterator[Item]:
     if word == STDIN:
-        return [Item(word)]
+        yield Item(word)
+        return
     if _PATTERN.search(word) and not os.path.lexists(user_path(word, out=True)):
         paths = sorted(_matching(os.path.expanduser(word)))  # noqa: PTH111 - a pattern is not a path
         if not paths:
             raise NotFoundError(f"no file matches {safe_text(word)}")
-        files = [path for path in paths if not os.path.isdir(path)]  # noqa: PTH112
-        return [item for path in files for item in _found(path, endings, frames)]
-    if _STACK.search(word):
-        return _stacked(word)
-    return _in_folder(word, endings, frames) if user_path(word).is_dir() else [Item(word)]
+        for path in paths:
+            if not os.path.isdir(path):  # noqa: PTH112
+                yield from _found(path, endings, frames)
+    elif _STACK.search(word):
+        yield from _stacked(word)
+    elif user_path(word).is_dir():
+        yield from _in_folder(word, endings, frames)
+    else:
+        yield Item(word)
 
 
 def _matching(pattern: str) -> set[str]:
@@ -175,18 +187,19 @@ def _matching(pattern: str) -> set[str]:
     return found
 
 
-def _in_folder(folder: str, endings: Collection[str], frames: Collection[str]) -> list[Item]:
+def _in_folder(folder: str, endings: Collection[str], frames: Collection[str]) -> Iterator[Item]:
     def refuse(error: OSError) -> None:
         raise cannot_read(error.filename, error)
 
-    found: list[Item] = []
+    found = False
     for place, folders, files in os.walk(user_path(folder), onerror=refuse):
         folders[:] = sorted(name for name in folders if not left_behind(name))
         names = [name for name in sorted(files) if not left_behind(name)]
         items = [Item(os.path.join(place, n)) for n in names if os.path.splitext(n)[1].lower() in endings]  # noqa: PTH118, PTH122
         if not items and any(os.path.splitext(n)[1].lower() in frames for n in names):  # noqa: PTH122
             items = [Item(place, frames=frames)]
-        found += items
+        found = found or bool(items)
+        yield from items
     if not found:
         what = "pictures" if PICTURES.issuperset(endings) else "files"
         endings = {*endings, *frames}
@@ -194,9 +207,10 @@ def _in_folder(folder: str, endings: Collection[str], frames: Collection[str]) -
     return found
 
 
-def _stacked(word: str) -> list[Item]:
+def _stacked(word: str) -> Iterator[Item]:
     stack = Stack(word)
-    return [Item(word, stack, index) for index in range(len(stack))]
+    for index in range(len(stack)):
+        yield Item(word, stack, index)
 
 
 class Stack:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
+GROUP_BYTES = 32 << 20
+"""Of rows that are kept to become one row group of a Parquet file."""
 FILE = "file"
 
 
@@ -50,12 +52,15 @@ def check_table(task_name: str, task: Task, out: str) -> None:
         wrong = "cannot be written; give another --out" if folder.is_dir() else "does not exist; create it first"
         raise StoreError(f"the folder {safe_text(folder)} {wrong}")
     if out.lower().endswith(".parquet"):
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise UsageError(
-                f"--out {safe_text(out)}: Parquet files need pyarrow: {install_command('tables')}"
-            ) from None
+        need_pyarrow(f"--out {safe_text(out)}")
+
+
+def need_pyarrow(what: str) -> None:
+    """Raises UsageError if there is no pyarrow, which Parquet files need."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UsageError(f"{what}: Parquet files need pyarrow: {install_command('tables')}") from None
 
 
 class Table:
@@ -81,6 +86,7 @@ class Table:
         try:
             if self._kind == ".parquet":
                 self._writer: Any = None
+                self._rows: list[Any] = []  # tables that are not written yet
                 self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}~")
                 self._old = self._read_parquet() if resume and self.path.exists() else None
                 return
@@ -92,18 +98,30 @@ class Table:
         except OSError as e:
             raise self._cannot_write(e) from None
 
-    def write(self, names: Sequence[str], seeds: Sequence[int] | None, outputs: Mapping[str, np.ndarray]) -> None:
+    def write(
+        self, names: Sequence[str], seeds: Sequence[int] | None, outputs: Mapping[str, np.ndarray | list[bytes]]
+    ) -> None:
         """Adds the rows of a batch.
 
         Args:
-            names: of the pictures; outputs: by port, with the batch axis where the port has one.
+            names: of the pictures.
+            outputs: by port, with the batch axis where the port has one; or files, for a column of Parquet.
         """
-        columns: dict[str, list[Any]] = {FILE: list(names)}
+        import numpy as np
+
+        columns: dict[str, Any] = {FILE: list(names)}
         if seeds is not None:
-            columns["seed"] = list(seeds)
+            columns["seed"] = _typed(np.asarray(seeds, np.int64)) if self._kind == ".parquet" else list(seeds)
         for name, port in self._task.outputs.items():
-            for column, values in self._columns(name, port, outputs[name]).items():
-                columns[column] = values if port.shape[:1] == (BATCH,) else [values] * len(names)
+            output = outputs[name]
+            if isinstance(output, list):
+                columns[name] = _files(output)
+                continue
+            each = port.shape[:1] == (BATCH,)
+            if self._kind == ".parquet" and not each:
+                output, each = np.broadcast_to(output, (len(names), *output.shape)), True
+            for column, values in self._columns(name, port, output).items():
+                columns[column] = values if each else [values] * len(names)
         try:
             getattr(self, f"_write_{self._kind[1:]}")(columns)
         except OSError as e:
@@ -116,7 +134,8 @@ class Table:
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
-            elif self._writer:
+            elif self._rows or self._writer:
+                self._write_group()
                 self._writer.close()
                 self._new.replace(self.path)
         except OSError as e:
@@ -172,13 +191,29 @@ class Table:
 
     def _write_parquet(self, columns: Mapping[str, Sequence[Any]]) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         names = [os.fsencode(name).decode("utf-8", "replace") for name in columns[FILE]]
-        table = pa.table({**columns, FILE: names})
+        texts = {
+            name: pa.array(values, pa.string())
+            for name, values in columns.items()
+            if isinstance(values, list) and not values
+        }
+        table = pa.table({**columns, **texts, FILE: pa.array(names, pa.string())})
+        if not self._rows and not self._writer and self._old is not None and self._old.schema != table.schema:
+            raise self._other_table()  # before there is a writer, whose end would replace the user's table
+        self._rows.append(table)
+        if sum(rows.nbytes for rows in self._rows) >= GROUP_BYTES:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self._rows:
+            return
+        table = pa.concat_tables(self._rows)
+        self._rows = []
         if self._writer is None:
-            if self._old is not None and self._old.schema != table.schema:
-                raise self._other_table()  # before there is a writer, whose end would replace the user's table
             self._writer = pq.ParquetWriter(str(self._new), table.schema)
             if self._old is not None:
                 self._writer.write_table(self._old)
@@ -231,5 +266,17 @@ class Table:
 
 
 def _typed(array: np.ndarray) -> Any:
-    """Lists of arrays, of which pyarrow takes the dtype."""
-    return [_typed(one) for one in array] if array.ndim > 1 else array
+    """Nested lists, whose numbers have the array's dtype: a column for an array with the batch axis."""
+    import numpy as np
+    import pyarrow as pa
+
+    values = pa.array(np.ravel(array))
+    for length in reversed(array.shape[1:]):
+        values = pa.ListArray.from_arrays(np.arange(0, len(values) + 1, length, dtype=np.int32), values)
+    return values
+
+
+def _files(contents: list[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(contents, pa.binary())

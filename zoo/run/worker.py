@@ -30,7 +30,7 @@ def main(memory: int, file: str, lifeline: int | None, modules: Sequence[str] = 
     """Answers requests until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if lifeline is not None:
-        _end_with_parent(lifeline)
+        end_with_parent(lifeline)
     limit_memory(memory)
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -89,7 +89,7 @@ def _run(request: dict[str, Any], session: Session, shared: BinaryIO) -> dict[st
     return {"arrays": write_arrays(shared, outputs), "left_on_cpu": session.left_on_cpu}
 
 
-def _end_with_parent(lifeline: int) -> None:
+def end_with_parent(lifeline: int) -> None:
     """Ends this process as soon as its parent has ended, even in the middle of a kernel.
 
     On Linux the system sends a signal, whose default is to end the process, when the pipe's other end is closed. It

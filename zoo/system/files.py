@@ -115,6 +115,30 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False, synced: 
         raise StoreError(f"cannot write {safe_text(path)}: {e.strerror}") from None
 
 
+@contextlib.contextmanager
+def made_beside(out: Path) -> Iterator[Path]:
+    """A path next to `out` at which the caller makes a file or a folder. At the end of the block it is synced and gets
+    the name `out`, unless there is something of that name by then; after an error it is removed."""
+    from .temporary import unfinished_folder
+
+    try:
+        with unfinished_folder(out.parent, noted=False) as folder:
+            new = folder / out.name
+            yield new
+            if not new.is_dir():
+                sync_file(new)
+            elif hasattr(os, "sync"):  # one for all files in it
+                os.sync()
+            else:  # Windows
+                for path in new.rglob("*"):
+                    sync_file(path)
+            if not new.is_dir() or not out.exists():
+                new.replace(out)
+            sync_folder(out.parent)
+    except OSError as e:
+        raise StoreError(f"cannot write {safe_text(out)}: {e.strerror or safe_text(e)}") from None
+
+
 def _new_file(path: str | Path, mode: int = 0o666) -> BinaryIO:
     """Opens a file that must not exist yet, for writing. The umask applies to its mode."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode), "wb")

@@ -1,0 +1,55 @@
+"""The process that makes shards, as `zoo.run.shards.pool` asks.
+
+    python -m zoo.run.shards.worker LIFELINE
+
+Lines of JSON: the job comes first, then shards; each is answered by lines with the number of inputs that are done, and
+one with the shard or an error. LIFELINE is the descriptor of a pipe that ends when the parent does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ...errors import ZooError
+from ..worker import end_with_parent
+from .shard import Job, Maker, Shard
+
+
+def main(lifeline: int | None) -> None:
+    """Answers requests until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if lifeline is not None:
+        end_with_parent(lifeline)
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    with Path(os.devnull).open("r+b") as nothing:  # whatever prints must not write into the replies
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
+
+    def reply(value: dict[str, Any]) -> None:
+        replies.write(msgspec.json.encode(value) + b"\n")
+
+    maker: Maker | None = None
+    for line in requests:
+        try:
+            if maker is None:
+                maker = Maker(msgspec.json.decode(line, type=Job))
+                reply({"ready": True})
+            else:
+                done = maker.make(msgspec.json.decode(line, type=Shard), lambda count: reply({"count": count}))
+                reply({"done": done})
+        except ZooError as e:
+            reply({"error": type(e).__name__, "text": str(e)})
+        except Exception:
+            reply({"bug": traceback.format_exc()})
+
+
+if __name__ == "__main__":
+    main(None if sys.argv[1] == "-" else int(sys.argv[1]))
