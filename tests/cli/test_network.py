@@ -40,6 +40,8 @@ CALLS = {
     "registry add": ["registry", "add", "mine", "{registry}"],
     "registry list": ["registry", "list"],
     "registry remove": ["registry", "remove", "added"],
+    "registry keygen": ["registry", "keygen", "--out", "{work}/new.key"],
+    "registry sign": ["registry", "sign", "{registry}", "--key", "{key}", "--name", "lab"],
     "families": ["families"],
     "plugin list": ["plugin", "list"],
     "plugin check": ["plugin", "check", "judge"],
@@ -124,9 +126,10 @@ def places(workshop, tmp_path_factory) -> dict[str, Path]:
         ):
             assert (done := zoo(*words)).code == 0, done.err
     studio(work / "studio")
+    assert zoo("registry", "keygen", "--out", work / "lab.key").code == 0
     return {
         "work": work, "registry": registry, "studio": work / "studio", "checkpoint": work / "model.ckpt",
-        "data": workshop.data, "codec": workshop.codec, "judge": workshop.judge,
+        "key": work / "lab.key", "data": workshop.data, "codec": workshop.codec, "judge": workshop.judge,
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ COMMANDS = {
     "verify": ("verify", "Check models against their digests; with --replay, run their golden cases."),
     "rm": ("rm", "Remove pulled models from the store."),
     "prune": ("prune", "Delete what no model in the store needs."),
-    "registry": ("registry", "Add, list and remove registries."),
+    "registry": ("registry", "Add, list, remove and sign registries."),
     "families": ("families", "List the families that the installed plugins provide."),
     "plugin": ("plugin", "List, check and create plugins."),
     "train": ("train", "Train a model and write a bundle."),
