@@ -34,6 +34,7 @@ CALLS = {
     "animate": ["animate", "ddpm-fashion", "--set", "steps=2", "--seed", "1", "--out", "{work}/a.gif"],
     "again": ["again", "{work}/made.png", "--out", "{work}/again.png"],
     "pull": ["pull", "tiny", "--registry", "{registry}"],
+    "lock": ["lock", "vqvae-fashion", "tiny", "--registry", "{registry}", "--file", "{work}/zoo.lock"],
     "verify": ["verify", "{studio}", "--replay"],
     "rm": ["rm", "pulled"],
     "prune": ["prune"],

@@ -28,6 +28,7 @@ COMMANDS = {
     "animate": ("animate", "Show a sampler's steps, or a walk between two seeds, as an animation."),
     "again": ("again", "Regenerate a picture from its metadata, and compare."),
     "pull": ("pull", "Fetch models into the store."),
+    "lock": ("lock", "Lock the versions of a project's models in zoo.lock."),
     "verify": ("verify", "Check models against their digests; with --replay, run their golden cases."),
     "rm": ("rm", "Remove pulled models from the store."),
     "prune": ("prune", "Delete what no model in the store needs."),
