@@ -31,7 +31,7 @@ def wanted(models: Sequence[str], file: Path) -> list[Want]:
             f'name the models to lock, or list them in {safe_text(source)}: [tool.zoo] models = ["vqvae-fashion>=2"]'
         )
     if folder := next((text for text in texts if is_path(text)), None):
-        raise UsageError(f"'{safe_text(folder)}' is a folder; only models of registries can be locked")
+        raise UsageError(f"'{safe_text(folder)[:200]}' is a folder; only models of registries can be locked")
     return [Want.parse(text) for text in dict.fromkeys(texts)]
 
 
@@ -112,7 +112,7 @@ def locked_reference(text: str, file: Path | None = None) -> str:
         NotFoundError: there is no lock file, or it does not have the model.
     """
     if is_path(text):
-        raise UsageError(f"'{safe_text(text)}' is a folder; only models of registries can be locked")
+        raise UsageError(f"'{safe_text(text)[:200]}' is a folder; only models of registries can be locked")
     file = file or Path(LOCK)
     return str(locks.reference_in(locks.read(file), text, file))
 
