@@ -34,6 +34,8 @@ CALLS = {
     "animate": ["animate", "ddpm-fashion", "--set", "steps=2", "--seed", "1", "--out", "{work}/a.gif"],
     "again": ["again", "{work}/made.png", "--out", "{work}/again.png"],
     "pull": ["pull", "tiny", "--registry", "{registry}"],
+    "bundle": ["bundle", "pulled", "--out", "{work}/new.tar"],
+    "add": ["add", "{work}/models.tar"],
     "lock": ["lock", "vqvae-fashion", "tiny", "--registry", "{registry}", "--file", "{work}/zoo.lock"],
     "verify": ["verify", "{studio}", "--replay"],
     "rm": ["rm", "pulled"],
@@ -123,6 +125,7 @@ def places(workshop, tmp_path_factory) -> dict[str, Path]:
         for words in (
             ["registry", "add", "added", registry],
             ["pull", "pulled"],
+            ["bundle", "pulled", "--out", work / "models.tar"],
             ["run", "ddpm-fashion", "--steps", 2, "--seed", 1, "--out", work / "made.png"],
         ):
             assert (done := zoo(*words)).code == 0, done.err

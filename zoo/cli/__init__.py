@@ -29,6 +29,8 @@ COMMANDS = {
     "again": ("again", "Regenerate a picture from its metadata, and compare."),
     "pull": ("pull", "Fetch models into the store."),
     "lock": ("lock", "Lock the versions of a project's models in zoo.lock."),
+    "bundle": ("bundle", "Write pulled models into one file."),
+    "add": ("add", "Add the models of a file that zoo bundle wrote."),
     "verify": ("verify", "Check models against their digests; with --replay, run their golden cases."),
     "rm": ("rm", "Remove pulled models from the store."),
     "prune": ("prune", "Delete what no model in the store needs."),
