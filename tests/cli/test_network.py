@@ -35,12 +35,17 @@ CALLS = {
     "animate": ["animate", "ddpm-fashion", "--set", "steps=2", "--seed", "1", "--out", "{work}/a.gif"],
     "again": ["again", "{work}/made.png", "--out", "{work}/again.png"],
     "pull": ["pull", "tiny", "--registry", "{registry}"],
+    "bundle": ["bundle", "pulled", "--out", "{work}/new.tar"],
+    "add": ["add", "{work}/models.tar"],
+    "lock": ["lock", "vqvae-fashion", "tiny", "--registry", "{registry}", "--file", "{work}/zoo.lock"],
     "verify": ["verify", "{studio}", "--replay"],
     "rm": ["rm", "pulled"],
     "prune": ["prune"],
     "registry add": ["registry", "add", "mine", "{registry}"],
     "registry list": ["registry", "list"],
     "registry remove": ["registry", "remove", "added"],
+    "registry keygen": ["registry", "keygen", "--out", "{work}/new.key"],
+    "registry sign": ["registry", "sign", "{registry}", "--key", "{key}", "--name", "lab"],
     "families": ["families"],
     "plugin list": ["plugin", "list"],
     "plugin check": ["plugin", "check", "judge"],
@@ -121,13 +126,15 @@ def places(workshop, tmp_path_factory) -> dict[str, Path]:
         for words in (
             ["registry", "add", "added", registry],
             ["pull", "pulled"],
+            ["bundle", "pulled", "--out", work / "models.tar"],
             ["run", "ddpm-fashion", "--steps", 2, "--seed", 1, "--out", work / "made.png"],
         ):
             assert (done := zoo(*words)).code == 0, done.err
     studio(work / "studio")
+    assert zoo("registry", "keygen", "--out", work / "lab.key").code == 0
     return {
         "work": work, "registry": registry, "studio": work / "studio", "checkpoint": work / "model.ckpt",
-        "data": workshop.data, "codec": workshop.codec, "judge": workshop.judge,
+        "key": work / "lab.key", "data": workshop.data, "codec": workshop.codec, "judge": workshop.judge,
     }  # fmt: skip
 
 

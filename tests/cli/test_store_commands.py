@@ -17,7 +17,10 @@ from zoo.formats import manifest
 from zoo.hookspecs import Metric
 from zoo.store import transport
 
-COMMANDS = ("list", "pull", "rm", "prune", "verify", "registry", "registry add", "registry list", "registry remove")
+COMMANDS = (
+    "list", "pull", "rm", "prune", "verify", "registry", "registry add", "registry list", "registry remove",
+    "registry keygen", "registry sign",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -263,7 +266,7 @@ def test_outputs_that_differ_are_no_reason_to_fetch_anew(tmp_path):
 
 def test_registry_list(lab):
     lines = zoo("registry", "list").out.splitlines()
-    assert lines[0].split() == ["name", "models", "runs", "url"]
+    assert lines[0].split() == ["name", "models", "runs", "signed", "url"]
     assert [line.split()[0] for line in lines[1:]] == ["default", "lab"]
     rows = json.loads(zoo("registry", "list", "--json").out)
     assert [(r["name"], r["in_process"]) for r in rows] == [("default", True), ("lab", False)]
@@ -281,6 +284,55 @@ def test_plain_http_is_told(lab):
     with FaultServer(lab) as server:
         outcome = zoo("registry", "add", "web", server.url(""))
     assert outcome.code == 0 and "plain http" in outcome.err and "web: 1 model at http://127.0.0.1" in outcome.err
+
+
+@pytest.fixture
+def key(tmp_path) -> Path:
+    assert zoo("registry", "keygen", "--out", tmp_path / "lab.key").code == 0
+    return tmp_path / "lab.key"
+
+
+def test_keygen_writes_a_key_that_only_its_owner_reads(tmp_path):
+    made = zoo("registry", "keygen", "--out", tmp_path / "lab.key")
+    assert made.code == 0 and re.fullmatch("ed25519:[0-9a-f]{64}\n", made.out) and "wrote the private key" in made.err
+    assert (tmp_path / "lab.key").stat().st_mode & 0o777 == 0o600
+    again = zoo("registry", "keygen", "--out", tmp_path / "lab.key")
+    assert again.code == 2 and "exists already" in again.err
+
+
+def test_sign_publish_and_add_with_the_key(tmp_path, lab, key):
+    public = zoo("registry", "keygen", "--out", tmp_path / "other.key").out.strip()
+    folder = tmp_path / "signed"
+    assert zoo("publish", tiny.bundle(tmp_path / "b1"), "--to", folder).code == 0
+    signed = zoo("registry", "sign", folder, "--key", key, "--name", "lab", "--days", 30)
+    assert (
+        signed.code == 0 and signed.out == f"{folder}/registry.sig\n" and "signed 'lab', serial 1, until" in signed.err
+    )
+    refused = zoo("publish", tiny.bundle(tmp_path / "b2", version=2), "--to", folder)
+    assert refused.code == 2 and "give --sign FILE" in refused.err
+    assert zoo("publish", tmp_path / "b2", "--to", folder, "--sign", key).code == 0
+    refused = zoo("registry", "add", "signed", folder, "--key", public)
+    assert refused.code == 5 and f"is not signed by {public}" in refused.err
+    assert zoo("registry", "add", "signed", folder).code == 0
+    (row,) = (row for row in json.loads(zoo("registry", "list", "--json").out) if row["name"] == "signed")
+    assert (row["signed"]["as"], row["signed"]["serial"], row["signed"]["threshold"]) == ("lab", 2, 1)
+    waits = zoo("registry", "sign", folder, "--key", tmp_path / "other.key", "--trust", public)
+    assert waits.code == 0 and waits.out == f"{folder}/registry.sig.part\n"
+    assert "serial 3 of 'lab' waits for 1 more of ed25519:" in waits.err
+
+
+def test_signing_with_mistakes_is_one_line(tmp_path, lab, key):
+    for words, code, reason in (
+        ([lab, "--key", key], 2, "the first signature of a registry needs --name"),
+        ([lab, "--key", key, "--name", "A b"], 2, "'A b' is not a registry name"),
+        ([lab, "--key", key, "--name", "lab", "--trust", "x"], 2, "'x' is not a public key"),
+        ([lab, "--key", key, "--name", "lab", "--threshold", 2], 2, "2 of 1 keys cannot sign"),
+        ([lab, "--key", tmp_path / "none", "--name", "lab"], 3, "none"),
+        ([tmp_path, "--key", key, "--name", "lab"], 3, "is not a registry: it has no registry.yaml"),
+    ):
+        outcome = zoo("registry", "sign", *words)
+        assert outcome.code == code and outcome.err.startswith("Error: ") and reason in outcome.err, outcome.err
+        assert not (lab / "registry.sig").exists()
 
 
 # --- As processes -----------------------------------------------------------------------------------------------------

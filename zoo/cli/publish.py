@@ -12,12 +12,15 @@ from .output import note, path
 @click.command("publish")
 @click.argument("bundle", type=PATH)
 @option("--to", "folder", type=OUT, required=True, help="The registry's folder.")
-def command(bundle: Path, folder: Path) -> None:
+@option(
+    "--sign", "key_files", type=PATH, multiple=True, metavar="FILE", help="Sign the registry with this key; repeat."
+)
+def command(bundle: Path, folder: Path, key_files: tuple[Path, ...]) -> None:
     """Copy BUNDLE into a registry folder and list it in the folder's registry.yaml.
 
     Any folder can be a registry, and so can any web server or bucket that serves it. A published version never changes.
     What a picture takes is measured on one core and listed too; of a bundle that was made elsewhere, only with
-    ZOO_ISOLATE=0.
+    ZOO_ISOLATE=0. A registry that is signed (zoo registry sign) must be signed again, with --sign.
 
     \b
     Example:
@@ -25,8 +28,10 @@ def command(bundle: Path, folder: Path) -> None:
       zoo registry add mine my-registry/
     """
     from ..store.publish import publish
+    from ..system.ed25519 import SigningKey
 
-    manifest = publish(bundle, folder, lambda: _seconds(bundle))
+    keys = [SigningKey.read(file) for file in key_files]
+    manifest = publish(bundle, folder, lambda: _seconds(bundle), keys)
     note(f"published {manifest.name}:{manifest.version} ({len(manifest.files) + 1} files)")
     path(folder / "registry.yaml")
 

@@ -1,5 +1,6 @@
-"""`zoo registry`: adds, lists and removes registries."""
+"""`zoo registry`: adds, lists, removes and signs registries."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -7,8 +8,8 @@ import click
 from ..errors import UsageError
 from ..system.urls import shown
 from ..text import did_you_mean, safe_text
-from .options import option
-from .output import as_json, note, table
+from .options import OUT, PATH, number, option, refuse_existing
+from .output import as_json, note, path, table
 
 if TYPE_CHECKING:
     from ..formats.registry import Registry
@@ -26,7 +27,7 @@ class _Group(click.Group):
 
 @click.group("registry", cls=_Group)
 def command() -> None:
-    """Add, list and remove registries.
+    """Add, list and remove registries, and sign your own.
 
     \b
     Example:
@@ -41,12 +42,18 @@ def command() -> None:
 @click.option(
     "--in-process", is_flag=True, help="Run its models in the calling process, without limits, as the built-in ones."
 )
-def add(name: str, place: str, in_process: bool) -> None:
+@click.option(
+    "--key", "keys", multiple=True, metavar="ed25519:HEX", help="It must be signed by this public key; repeat for all."
+)
+def add(name: str, place: str, in_process: bool, keys: tuple[str, ...]) -> None:
     """Add a registry under a name of your choice; it is read once to check it.
 
     Its models run in a worker process, which a deadline and a memory limit end: a stranger's graph can crash ONNX
     Runtime or never finish. --in-process runs the models of a registry that you control in the calling process. Adding
     a registry again, with or without --in-process, changes only that.
+
+    A signed registry must stay signed by the keys that it has when it is first read, or by those that they name. With
+    --key, which its publisher gives you, that is certain from the first read on.
 
     \b
     Example:
@@ -54,8 +61,9 @@ def add(name: str, place: str, in_process: bool) -> None:
       zoo registry add mine ~/models
     """
     from ..store import catalogue
+    from ..system.ed25519 import parse_key
 
-    registry = catalogue.add(name, place, in_process=in_process)
+    registry = catalogue.add(name, place, in_process=in_process, keys=[parse_key(key) for key in keys])
     if registry.url.startswith("http:"):
         note("plain http: anyone in between can change what this registry says; https prevents that")
     count = len(registry.document.models)
@@ -65,7 +73,7 @@ def add(name: str, place: str, in_process: bool) -> None:
 @command.command("list")
 @option("--json", "json_", is_flag=True, help="Print JSON.")
 def list_(json_: bool) -> None:
-    """List the registries in the order in which they are searched, and where their models run.
+    """List the registries in the order in which they are searched, where their models run, and how long each is signed.
 
     \b
     Example:
@@ -82,6 +90,7 @@ def list_(json_: bool) -> None:
             "name": name,
             "models": len({model for part in of for model, listed in part.document.models.items() if listed.versions}),
             "in_process": is_trusted(of[0]),
+            "signed": _signed(name, of[-1].url),
             "url": shown(of[-1].url),  # of the default registry: its list
         }
         for name, of in parts.items()
@@ -90,8 +99,25 @@ def list_(json_: bool) -> None:
         as_json(rows)
     else:
         runs = {True: "in process", False: "in a worker"}
-        cells = [(row["name"], row["models"], runs[row["in_process"]], row["url"]) for row in rows]
-        table(cells, ["name", "models", "runs", "url"])
+        until = [f"until {row['signed']['expires']}" if row["signed"] else "no" for row in rows]
+        cells = [
+            (row["name"], row["models"], runs[row["in_process"]], signed, row["url"])
+            for row, signed in zip(rows, until, strict=True)
+        ]
+        table(cells, ["name", "models", "runs", "signed", "url"])
+
+
+def _signed(name: str, url: str) -> dict[str, object] | None:
+    from ..store.catalogue import signature
+
+    if not (known := signature(name, url)):
+        return None
+    from ..store.signed import day
+
+    return {
+        "as": known.registry, "serial": known.serial, "expires": day(known.expires), "keys": known.keys,
+        "threshold": known.threshold,
+    }  # fmt: skip
 
 
 @command.command("remove")
@@ -107,3 +133,68 @@ def remove(name: str) -> None:
 
     catalogue.remove(name)
     note(f"removed the registry {name}")
+
+
+@command.command("keygen")
+@option("--out", "-o", type=OUT, required=True, help="The private key's file; only you can read it.")
+def keygen(out: Path) -> None:
+    """Make a key for signing registries, and print its public key.
+
+    Whoever has the file can sign in your name: keep it off the server that has the registry, and keep a copy.
+
+    \b
+    Example:
+      zoo registry keygen --out lab.key
+    """
+    from ..system.ed25519 import SigningKey
+    from ..system.files import write_atomically
+
+    refuse_existing(out)
+    key = SigningKey.new()
+    write_atomically(out, key.encode(), private=True)
+    note(f"wrote the private key {out}; its public key, for `zoo registry add --key`, is")
+    click.echo(key.public)
+
+
+@command.command("sign")
+@click.argument("folder", type=PATH)
+@option("--key", "key_files", type=PATH, multiple=True, required=True, metavar="FILE",
+        help="A private key; repeat to sign with several.")  # fmt: skip
+@option("--name", metavar="NAME", help="What the registry calls itself; for the first signature.")
+@option("--trust", multiple=True, metavar="ed25519:HEX",
+        help="A public key that counts from now on; repeat for all. Default: as before.")  # fmt: skip
+@option(
+    "--threshold", type=number(1, 32), help="This many of the keys must sign from now on. Default: as before, or 1."
+)
+@option("--days", type=number(1, 365), default=90, show_default=True, help="The signature expires after this.")
+def sign(
+    folder: Path,
+    key_files: tuple[Path, ...],
+    name: str | None,
+    trust: tuple[str, ...],
+    threshold: int | None,
+    days: int,
+) -> None:
+    """Sign the registry in FOLDER as it is now, and print the path of the signature.
+
+    Sign again after each change of registry.yaml (zoo publish --sign does), and before the signature expires. While
+    fewer keys have signed than must, it waits in registry.sig.part: the owners of the others run the same command.
+    --trust replaces the keys: enough of the old and of the new ones must sign.
+
+    \b
+    Example:
+      zoo registry sign my-registry/ --key lab.key --name lab
+      zoo registry sign my-registry/ --key lab.key --key new.key --trust ed25519:…
+    """
+    from ..store.signed import day
+    from ..store.signing import Change, sign
+    from ..system.ed25519 import SigningKey, parse_key
+
+    change = Change(name, tuple(map(parse_key, trust)) or None, threshold, days)
+    done = sign(folder, [SigningKey.read(file) for file in key_files], change)
+    says = done.statement
+    if done.missing:
+        note(f"serial {says.serial} of '{says.registry}' waits for {done.missing} more of {', '.join(done.of)}")
+    else:
+        note(f"signed '{says.registry}', serial {says.serial}, until {day(says.expires)}; keys: {', '.join(says.keys)}")
+    path(done.file)

@@ -88,6 +88,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
       --isolate, --no-isolate   Run in a worker process, or in this one; default: a worker, unless
                                 the model is built in, trusted, or made on this machine.
       --registry URL|FOLDER     Also look in this registry; may be repeated.
+      --locked                  Exactly the version in ./zoo.lock.
       --json                    Print the result as JSON.
 
     \b
@@ -110,7 +111,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     if not words:
         raise UsageError("name a model: zoo run MODEL [TASK] [OPTIONS]; `zoo list` lists them")
     model, task, rest = _split(*words)
-    bundle = _locate(model, rest)
+    bundle = _locate(_locked(model) if "--locked" in rest else model, rest)
     if task and task not in bundle.manifest.tasks:
         _refuse_file_as_task(bundle, model, task)
     chosen = task_command(bundle, task, model, f"{ctx.command_path} {safe_text(model)}")
@@ -142,6 +143,13 @@ def _refuse_file_as_task(bundle: "Bundle", model: str, word: str) -> None:
             option, file = option_name(main.name), shlex.quote(safe_text(word))
             line = f"zoo run {shlex.quote(safe_text(model))} {name} {option} {file}"
             raise UsageError(f"'{safe_text(word)}' is a file, not a task; {name} takes it with {option}: {line}")
+
+
+def _locked(model: str) -> str:
+    """The complete reference that ./zoo.lock has for the model."""
+    from ..store.lock import locked_reference
+
+    return locked_reference(model)
 
 
 def _locate(model: str, rest: list[str]) -> "Bundle":
@@ -239,6 +247,7 @@ def task_command(bundle: "Bundle", task_name: str | None, model: str, path: str)
         OnceOption(["--device"], type=DEVICES, default="auto", show_default=True),
         OnceOption(ISOLATE, default=None, help=ISOLATE_HELP),
         OnceOption(["--registry"], multiple=True, metavar="URL|FOLDER", help="Also look in this registry."),
+        OnceOption(["--locked"], is_flag=True, help="Exactly the version in ./zoo.lock."),
         OnceOption(["--json"], is_flag=True, help="Print the result as JSON."),
     ]
     others = [safe_text(other) for other, task in bundle.manifest.tasks.items() if other != name and not task.part_of]

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from .live import Live
 
 
-def load(text: str, device: Device = "auto", registries: Sequence[str] = (), *, isolated: bool | None = None) -> Model:
+def load(
+    text: str,
+    device: Device = "auto",
+    registries: Sequence[str] = (),
+    *,
+    isolated: bool | None = None,
+    locked: bool | str | os.PathLike[str] = False,
+) -> Model:
     """A model, ready to run; fetched if it is not available locally.
 
     Args:
@@ -38,12 +45,19 @@ def load(text: str, device: Device = "auto", registries: Sequence[str] = (), *, 
         isolated: True: its graphs run in a worker process with a deadline and a memory limit; False: in this process,
             where they can crash it. None: in a worker, unless the model is built in, from a registry that was added
             with --in-process, or was made on this machine.
+        locked: True: exactly the version and digest in ./zoo.lock, which `zoo lock` writes; a path: of another lock
+            file. A lock file is used only if this says so.
 
     Raises:
-        zoo.ZooError: not found, not fetched or not valid; its text is one line that says what to do.
+        zoo.ZooError: not found, not locked, not fetched or not valid; its text is one line that says what to do.
     """
     from ..store.locate import locate
 
+    if locked is not False:
+        from ..store.lock import locked_reference
+        from ..system.paths import user_path
+
+        text = locked_reference(text, None if locked is True else user_path(locked))
     return Model(locate(text, registries=registries, isolated=isolated, meanwhile=prepare), device)
 
 

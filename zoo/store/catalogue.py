@@ -32,6 +32,7 @@ from .store import Store
 
 if TYPE_CHECKING:
     from ..plugins import PluginRegistry
+    from .signed import Known
 
 FORMAT = 1
 LOCK_SECONDS = 60.0  # the longest wait for other processes that change the list of registries
@@ -98,15 +99,17 @@ def in_process(name: str, url: str) -> bool:
     return name in found.in_process and found.registries.get(name) == url
 
 
-def add(name: str, place: str, *, in_process: bool = False) -> Registry:
+def add(name: str, place: str, *, in_process: bool = False, keys: Sequence[str] = ()) -> Registry:
     """Adds a registry, after reading it once. Adding it again changes only the mark.
 
     Args:
         place: a folder, or the URL of a folder or of a registry.yaml.
         in_process: its models run in the process that asked, like the built-in ones, not in a worker process.
+        keys: public keys, all of which must have signed it; else the keys of a signed one are kept as they are.
 
     Raises:
-        UsageError: the name is invalid or taken.
+        UsageError: the name is invalid or taken, or other keys were kept for it.
+        IntegrityError: it is not signed by these keys, or another registry calls itself the same and has other keys.
         ZooError: the registry cannot be read.
     """
     if not re.fullmatch(NAME, name):
@@ -115,7 +118,8 @@ def add(name: str, place: str, *, in_process: bool = False) -> Registry:
         )
     url = place_url(place)
     _refuse_taken(name, url, added())
-    found = _read(name, url, refresh=True)
+    _refuse_other_keys(name, url, keys)
+    found = _read(name, url, refresh=True, keys=keys)
     with _changing():
         known = added()
         _refuse_taken(name, url, known)  # another process may have added it in the meantime
@@ -134,8 +138,42 @@ def _refuse_taken(name: str, url: str, known: dict[str, str]) -> None:
         raise UsageError(f"there is already a registry '{name}': {shown(taken[name])}")
 
 
+def _refuse_other_keys(name: str, url: str, keys: Sequence[str]) -> None:
+    there = signature(name, url) if keys else None
+    if there and not set(keys) <= set(there.keys):
+        raise UsageError(
+            f"the registry '{name}' is known with other keys: {', '.join(there.keys)}; if its publisher replaced them,"
+            f" `zoo registry remove {name}` forgets them"
+        )
+
+
+def _refuse_namesake(name: str, found: "Known") -> None:
+    """Two registries that call themselves the same have the same publisher: mirrors, with the same keys."""
+    for other, url in added().items():
+        there = signature(other, url) if other != name else None
+        if there and there.registry == found.registry and not set(there.keys) & set(found.keys):
+            raise IntegrityError(
+                f"it calls itself '{found.registry}', as the registry '{other}' does, which has other keys:"
+                f" {', '.join(there.keys)}"
+            )
+
+
+def signature(name: str, url: str) -> "Known | None":
+    """What is known of a signed registry; None for one that never was signed.
+
+    Raises:
+        StoreError: the file that says so is damaged.
+    """
+    path = _signed_path(name, url)
+    if not path.exists():
+        return None
+    from .signed import known
+
+    return known(path)
+
+
 def remove(name: str) -> None:
-    """Removes an added registry, its last copy, and the record of its versions' digests. Pulled models stay.
+    """Removes an added registry, its last copy, and the record of its versions' digests and keys. Pulled models stay.
 
     Raises:
         NotFoundError: no such registry was added.
@@ -146,7 +184,8 @@ def remove(name: str) -> None:
         _refuse_unknown(name, known)
         marked = set(_read_list().in_process) - {name}
         _write_list({other: url for other, url in known.items() if other != name}, marked)
-    for path in (_kept_path(name, known[name]), _history_path(name, known[name])):
+    for path_for in (_kept_path, _history_path, _signed_path):
+        path = path_for(name, known[name])
         path.unlink(missing_ok=True)
     from .prune import forget  # not needed for listing
 
@@ -230,35 +269,54 @@ def _name_of(place: str, standing: dict[str, str]) -> str:
     return f"{re.sub(r'[^a-z0-9-]', '-', stem.lower()).strip('-')[:40] or 'registry'}-{_short_hash(url)}"
 
 
-def _read(name: str, url: str, *, refresh: bool, allow_rollback: bool = False) -> Registry:
+def _read(name: str, url: str, *, refresh: bool, allow_rollback: bool = False, keys: Sequence[str] = ()) -> Registry:
     local = split(url).scheme == "file"
     if local and name == DEFAULT:
         return registries_.read(path_of(url).parent, name)
-    if not local and not refresh and (kept := _kept(name, url)):
+    if not local and not refresh and (kept := _kept_with_age(name, url)):
         return kept
+    before = signature(name, url)
     try:
-        found, data = _read_now(name, url)
+        data, signed = _read_now(url, before, keys)
+        found = registries_.parse(data, name, url)
         past = _history(name, url)
         history.refuse_other_digests(past, found)
         if back := history.steps_back(past, found):
             _refuse_rollback(name, back, allow_rollback)
+        if signed and not before:
+            _refuse_namesake(name, signed)
     except (TransportError, InvalidFileError, IntegrityError) as e:
-        kept = None if local and not isinstance(e, IntegrityError) else _kept(name, url)
+        own_file = local and not before and not isinstance(e, IntegrityError)  # its author wants to see what is wrong
+        kept = None if own_file or keys else _kept(name, url)
         if kept is None:
             raise
         read = history.when(_kept_path(name, url))
         warn("using the last copy of the registry '%s', read on %s: %s", name, read, safe_text(e))
         return kept
-    if refresh or not local:
-        _keep(found, data, past)
+    if signed:
+        _tell_keys(name, before, signed, keys)
+    news = signed if signed and signed.is_news(before) else None
+    if refresh or not local or news:
+        _keep(found, data, past, news)
     return found
 
 
-def _read_now(name: str, url: str) -> tuple[Registry, bytes]:
-    from .transport import read_small
+def _read_now(url: str, before: "Known | None", keys: Sequence[str]) -> "tuple[bytes, Known | None]":
+    """The bytes of a registry.yaml, checked if it is signed, and what is then known of it."""
+    if split(url).scheme == "file" and not before and not keys and not path_of(url).with_suffix(".sig").exists():
+        return registries_.read_bytes(path_of(url)), None
+    from .signed import read
 
-    data = registries_.read_bytes(path_of(url)) if split(url).scheme == "file" else read_small(url, MAX_BYTES)
-    return registries_.parse(data, name, url), data
+    return read(url, before, keys)
+
+
+def _tell_keys(name: str, before: "Known | None", now: "Known", keys: Sequence[str]) -> None:
+    shown_keys = f"{', '.join(now.keys)}{f' ({now.threshold} must sign)' if len(now.keys) > 1 else ''}"
+    if before is None and not keys:
+        warn("the registry '%s' is signed, and from now on must be, by %s: compare that with what its publisher says",
+             name, shown_keys)  # fmt: skip
+    elif before and (set(before.keys), before.threshold) != (set(now.keys), now.threshold):
+        warn("the registry '%s' has new keys, which the old ones have signed: %s", name, shown_keys)
 
 
 def _refuse_rollback(name: str, back: list[str], allow: bool) -> None:
@@ -268,19 +326,29 @@ def _refuse_rollback(name: str, back: list[str], allow: bool) -> None:
     warn("the registry '%s' went backwards, which --allow-rollback accepts: %s", name, what)
 
 
-def _keep(found: Registry, data: bytes, past: History) -> None:
+def _keep(found: Registry, data: bytes, past: History, signed: "Known | None") -> None:
     """Keeps a copy of a registry, and what was seen of it."""
     path, seen = _kept_path(found.name, found.url), _history_path(found.name, found.url)
     try:
-        if history.extended(past, found) == past and path.is_file() and path.read_bytes() == data:
+        same = history.extended(past, found) == past and path.is_file() and path.read_bytes() == data
+        if same and not signed:
             os.utime(path)  # when it was last read
             return
         with _changing():  # other processes may have seen other things
-            history.write(history.extended(_history(found.name, found.url), found), seen)
+            if signed and not _keep_signature(found, signed):
+                return
+            if not same:
+                history.write(history.extended(_history(found.name, found.url), found), seen)
             write_atomically(path, data)
     except (OSError, StoreError) as e:  # listing must work even if the store cannot be written
         if found.folder is None:
             warn("the registry '%s' was read, but no copy can be kept: %s", found.name, safe_text(e))
+
+
+def _keep_signature(found: Registry, signed: "Known") -> bool:
+    from .signed import keep
+
+    return keep(signed, _signed_path(found.name, found.url))
 
 
 def _history(name: str, url: str) -> History:
@@ -298,8 +366,17 @@ def _kept(name: str, url: str) -> Registry | None:
         return None
 
 
+def _kept_with_age(name: str, url: str) -> Registry | None:
+    """The last copy, with a warning if its signature has expired; for whoever does not ask the network."""
+    if (kept := _kept(name, url)) and (known := signature(name, url)):
+        from .signed import warn_of_age
+
+        warn_of_age(name, known)
+    return kept
+
+
 def _last_copy(name: str, url: str) -> Registry:
-    if kept := _kept(name, url):
+    if kept := _kept_with_age(name, url):
         return kept
     raise NotFoundError("it was not read yet; `zoo list` reads it")
 
@@ -311,6 +388,10 @@ def _kept_path(name: str, url: str) -> Path:
 
 def _history_path(name: str, url: str) -> Path:
     return _kept_path(name, url).with_suffix(".seen.json")
+
+
+def _signed_path(name: str, url: str) -> Path:
+    return _kept_path(name, url).with_suffix(".signed.json")
 
 
 def _short_hash(text: str) -> str:

@@ -2,8 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import IntegrityError, InvalidFileError, StoreError
 from ..formats import manifest as manifests
@@ -14,10 +15,18 @@ from ..names import MANIFEST
 from ..system.files import default_mode, make_folder, replace_folder, sync_file, sync_folder, sync_folders
 from ..text import safe_text
 
+if TYPE_CHECKING:
+    from ..system.ed25519 import SigningKey
+
 _TEMPORARY = ".publish-"
 
 
-def publish(bundle: Path, folder: Path, seconds: Callable[[], float | None] = lambda: None) -> Manifest:
+def publish(
+    bundle: Path,
+    folder: Path,
+    seconds: Callable[[], float | None] = lambda: None,
+    keys: "Sequence[SigningKey]" = (),
+) -> Manifest:
     """Copies a bundle to `folder/models/<name>/<version>/` and adds it to `folder/registry.yaml`.
 
     Publishing the same bundle again changes nothing. A reader of the registry sees the version only when all of its
@@ -25,15 +34,18 @@ def publish(bundle: Path, folder: Path, seconds: Callable[[], float | None] = la
 
     Args:
         seconds: measures what a picture takes, once the bundle is known to be safe; None: unknown.
+        keys: sign the registry, which must be signed already.
 
     Raises:
         IntegrityError: a file does not match the manifest, or the version is published with another digest.
         InvalidFileError: a graph must not be run; see `zoo.graph.check`.
+        UsageError: the registry is signed and there are no keys, or it is not and there are some.
         StoreError: the folder cannot be written.
     """
     from filelock import FileLock
 
     from ..graph.check import check
+    from .signing import sign_published
 
     data = manifests.read_bytes(bundle)
     manifest, digest = manifests.parse(data, str(bundle / MANIFEST)), manifests.digest(data)
@@ -49,9 +61,11 @@ def publish(bundle: Path, folder: Path, seconds: Callable[[], float | None] = la
             if (folder / REGISTRY).exists() or (folder / REGISTRY).is_symlink():
                 before = registries.read(folder, "target").document
             document = registries.add_version(before, manifest, digest, len(data), took)
+            sign = sign_published(folder, keys)
             _copy(bundle, folder, manifest, data)
             if document != before:
                 registries.write(document, folder)
+            sign()
     except OSError as e:
         raise StoreError(f"cannot publish to {safe_text(folder)}: {e.strerror or e}") from None
     return manifest

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from ..errors import TransportError, ZooError
+from ..errors import NotFoundError, TransportError, ZooError
 from ..system.files import sniff_file
 from ..system.paths import read_file
 from ..system.urls import path_of, shown, without_secrets
@@ -43,6 +43,7 @@ REDIRECTS = 5
 CHUNK = 1 << 18
 
 _TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_ABSENT_STATUS = {403, 404, 410}
 _REDIRECT_STATUS = {301, 302, 303, 307, 308}
 
 
@@ -52,6 +53,10 @@ class _RetryableError(TransportError):
     def __init__(self, message: str, retry_after: float = 0.0):
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class AbsentError(TransportError):
+    """The server has no such file; object stores that may not list their files answer 403."""
 
 
 def fetch(url: str, size: int, offset: int = 0) -> Iterator[bytes]:
@@ -79,6 +84,7 @@ def read_small(url: str, limit: int) -> bytes:
     """A whole file of at most `limit` bytes.
 
     Raises:
+        AbsentError: there is none.
         TransportError: it cannot be read, or is longer.
     """
     if url.startswith("file:"):
@@ -116,6 +122,8 @@ def _read_local(path: Path, size: int, offset: int) -> Iterator[bytes]:
 def _read_small_local(path: Path, limit: int) -> bytes:
     try:
         return read_file(path, limit)
+    except NotFoundError as e:
+        raise AbsentError(str(e)) from None
     except ZooError as e:
         raise TransportError(str(e)) from None
 
@@ -290,7 +298,8 @@ def _check_answer(response: "requests.Response", url: str) -> None:
     if status in _TEMPORARY_STATUS:
         raise _RetryableError(f"{shown(url)} answered {_status(response)}", _retry_after(response))
     if status not in (200, 206, 416):
-        raise TransportError(f"{shown(url)} answered {_status(response)}")
+        kind = AbsentError if status in _ABSENT_STATUS else TransportError
+        raise kind(f"{shown(url)} answered {_status(response)}")
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         raise TransportError(

@@ -63,7 +63,8 @@ async def generate(request: Request, repository: Repository, most: int) -> Respo
     """Draws what the prompt says."""
     body = await body_of(request, most)
     fields = {name: value for name, value in json_object(body).items() if value is not None}
-    target = _target(repository, fields.pop("model", None))
+    target = request.state.target = _target(repository, fields.pop("model", None))
+    target.workers.check_room()
     looks = _looks(fields)
     asked = await aside(len(body), _read, fields, target)
     if looks is not None:
