@@ -46,7 +46,7 @@ SLOW_IF_RIGHT = {"train", "build", "import", "eval", "export", "play", "serve", 
 WRITES = {"run", "publish", "rm", "registry remove", "registry keygen", "doctor"}
 """Commands that leave something behind, or find something to report, when nothing is wrong."""
 
-FOLDERS = {("train", "checkpoints"), ("train", "tensorboard")}
+FOLDERS = {("train", "checkpoints"), ("train", "tensorboard"), ("batch", "out")}
 """Parameters for which any folder is right."""
 
 KEYS = {"text", "not UTF-8"}
@@ -244,7 +244,7 @@ def parameters(kind: str) -> Iterator[tuple[str, click.Command, click.Parameter]
     """The parameters of all commands whose values are of a kind (`path`, `url`, `number`), by what their help shows."""
     for name, command in leaves().items():
         for param in command.params:
-            if getattr(param, "is_flag", False) or name == "run":
+            if getattr(param, "is_flag", False) or isinstance(param.type, click.Choice) or name == "run":
                 continue
             shown = param.make_metavar(click.Context(command)).upper()
             kinds = {

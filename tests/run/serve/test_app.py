@@ -18,7 +18,7 @@ from .test_protocol import JSON, REQUESTS
 TASKS = _tasks()
 
 
-async def refuse(task, inputs):
+async def refuse(task, inputs, watch=None):
     """In place of a worker: the request was right."""
     raise Unavailable("right")
 
