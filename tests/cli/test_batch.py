@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests.tiny_tasks import studio
@@ -209,7 +210,15 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(bundle: Path):
 def test_pictures_of_several_sizes_are_not_one_array(bundle: Path):
     said = error(batch(bundle, "in", "--out", "out", "--format", "safetensors"), 2)
     assert "has different shapes or values within a shard" in said and not Path("out").exists()
-    assert batch(bundle, "in/more", "--out", "new", "--format", "safetensors", "--shard-size", 4).code in (0, 2)
+
+
+def test_two_commands_do_not_work_on_one_folder(bundle: Path):
+    assert batch(bundle, "in", "--out", "out").code == 0
+    before = sorted(Path("out").rglob("*"))
+    with FileLock("out/.zoo-batch.lock"):
+        assert error(batch(bundle, "in", "--out", "out"), 7) == "another zoo batch works on out; wait for it"
+    assert sorted(Path("out").rglob("*")) == before
+    assert batch(bundle, "in", "--out", "out").code == 0
 
 
 def begun(bundle: Path, *words: object) -> subprocess.Popen:

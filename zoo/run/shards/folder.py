@@ -21,6 +21,9 @@ RECORD = "batch.json"
 
 ALL_ERRORS = "errors.jsonl"
 
+LOCK = ".zoo-batch.lock"
+"""Held by the command that works on the folder."""
+
 
 class Folder:
     """The outputs of a batch, new or begun.
@@ -41,6 +44,7 @@ class Folder:
         self._made_from = json.loads(json.dumps(made_from))
         self.there: dict[int, str] = {}
         self._new = not self.path.exists()
+        self._lock: Any = None
         if self._new:
             if not self.path.parent.is_dir():
                 raise StoreError(f"the folder {safe_text(self.path.parent)} does not exist; create it first")
@@ -49,7 +53,7 @@ class Folder:
             raise UsageError(f"--out {safe_text(out)} is not a folder")
         try:
             if not (self.path / RECORD).exists():
-                if any(not path.name.startswith(UNFINISHED) for path in self.path.iterdir()):
+                if any(not path.name.startswith((UNFINISHED, LOCK)) for path in self.path.iterdir()):
                     raise UsageError(
                         f"--out {safe_text(out)} is not empty, and was not made by zoo batch; give a new folder"
                     )
@@ -80,8 +84,20 @@ class Folder:
                 )
 
     def begin(self) -> None:
-        """Creates it, or removes what a process that was killed left in it."""
+        """Creates it, or removes what a process that was killed left in it.
+
+        Raises:
+            StoreError: another command works on it.
+        """
+        from filelock import FileLock, Timeout
+
         make_folder(self.path)
+        self._lock = FileLock(self.path / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            self._new, self._lock = False, None
+            raise StoreError(f"another zoo batch works on {safe_text(self.path)}; wait for it") from None
         for folder in (self.path, self.path / SHARDS, self.path / ERRORS):
             for left in folder.glob(f"{UNFINISHED}*"):
                 remove_abandoned(left)
@@ -106,6 +122,14 @@ class Folder:
 
     def end(self) -> None:
         """Joins the errors of the shards in one file, or removes the folder if it was made now and nothing is in it."""
+        if not self._lock:  # it is another's
+            return
+        try:
+            self._end()
+        finally:
+            self._lock.release()
+
+    def _end(self) -> None:
         shards = self.path / SHARDS
         if self._new and shards.is_dir() and not any(shards.iterdir()):
             shutil.rmtree(self.path, ignore_errors=True)
