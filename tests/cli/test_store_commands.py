@@ -173,7 +173,7 @@ def test_pull_from_a_registry_given_with_the_call(lab, tmp_path):
         ("pull tinny", 3, "no model 'tinny' in registry 'default', registry 'lab'; did you mean 'tiny'?"),
         ("pull tiny:9", 3, "tiny has no version 9 in registry 'lab'; versions there: 1, 2"),
         ("pull Tiny", 2, "'Tiny' is not a model reference"),
-        ("pull", 2, "Missing argument 'MODEL...'"),
+        ("pull", 2, "name the models to fetch; `zoo list` lists them, and --locked fetches those of zoo.lock"),
         ("pull tiny --registry /nowhere", 3, "/nowhere is not a registry"),
         ("pull tiny --registry ftp://h/x", 2, "'ftp://h/x' is not a registry"),
         ("rm tiny", 3, "tiny was not pulled; `zoo list --local` shows what is"),

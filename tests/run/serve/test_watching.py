@@ -82,11 +82,15 @@ def test_a_server_tells_what_it_did(tmp_path):
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         found = samples(answer.text)
         (worker,) = server.workers()
+        log = tmp_path / "log.jsonl"
+        deadline = time.monotonic() + 30
+        while log.read_bytes().count(b"\n") < 5 and time.monotonic() < deadline:  # a line follows its answer
+            time.sleep(0.01)
     of = ("tiny", "1", "double")
     assert found["zoo_requests_total", *of, "200"] == found["zoo_requests_total", *of, "400"] == 1
     assert found["zoo_request_seconds_count", *of] == 2 and found["zoo_batch_size_sum", *of] == 1
     assert found["zoo_worker_memory_bytes", "tiny", "1", "0"] > 10 << 20 and worker
-    text = (tmp_path / "log.jsonl").read_text()
+    text = log.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["status"] for line in lines] == [200, 400, 404, 401, 200] and "hidden" not in text
     first = lines[0]

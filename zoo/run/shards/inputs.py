@@ -33,7 +33,7 @@ MOST_OPEN = 4
 _BLOCK = 512  # bytes of a tar
 
 Entry = list[Any]
-"""`[kind, path, …]`: `file`; `frames` and the endings of its frames; `image` and its number in an array; `row`, the
+"""`[form, path, …]`: `file`; `frames` and the endings of its frames; `image` and its number in an array; `row`, the
 column and its number in a Parquet file; `member`, its name, offset and size in a tar."""
 
 
@@ -106,20 +106,20 @@ class Reader:
         Raises:
             NotFoundError, InvalidFileError: the array that it is in cannot be read.
         """
-        kind, path, *where = entry
-        if kind == "row":
+        form, path, *where = entry
+        if form == "row":
             column, row = where
             shown = f"{path}[{row}]"
             return Input(shown, called=f"{Path(path).stem}-{row}", source=partial(self._row, path, column, row, shown))
-        if kind == "member":
+        if form == "member":
             name, offset, size = where
             shown = f"{path}/{name}"
             called = Path(name).name.partition(".")[0]
             return Input(shown, called=called, source=partial(self._member, path, offset, size, shown))
-        if kind == "image":
+        if form == "image":
             item = Item(path, self._opened(Stack, path), where[0])
         else:
-            item = Item(path, frames=tuple(where[0])) if kind == "frames" else Item(path)
+            item = Item(path, frames=tuple(where[0])) if form == "frames" else Item(path)
         return Input(item.shown, called=item.stem, source=item.read)
 
     def _opened(self, opens: Callable[..., Any], *key: str) -> Any:
@@ -178,9 +178,9 @@ def _check_parquet(path: str, column: str | None) -> tuple[str, int]:
         known = did_you_mean(column, schema.names) or f"; it has {safe_text(', '.join(schema.names))[:300]}"
         raise UsageError(f"{shown} has no column '{safe_text(column)}'{known}")
     if column not in files:
-        kind = safe_text(schema.field(column).type)[:100]
+        found = safe_text(schema.field(column).type)[:100]
         raise UsageError(
-            f"{shown}: the column {safe_text(column)} has {kind}; it must have the bytes of files (binary)"
+            f"{shown}: the column {safe_text(column)} has {found}; it must have the bytes of files (binary)"
         )
     return column, count
 

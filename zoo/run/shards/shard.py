@@ -224,10 +224,10 @@ class Maker:
 
 def _shown(entry: Entry) -> str:
     """What an input is called in tables and messages."""
-    kind, path, *where = entry
-    if kind == "member":
+    form, path, *where = entry
+    if form == "member":
         return f"{path}/{where[0]}"
-    return f"{path}[{where[-1]}]" if kind in ("row", "image") else path
+    return f"{path}[{where[-1]}]" if form in ("row", "image") else path
 
 
 def _lines(file: Path) -> int:
