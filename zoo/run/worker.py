@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..errors import ZooError
 from ..system.processes import limit_memory
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
 
 def main(memory: int, file: str, lifeline: int | None, modules: Sequence[str] = ()) -> None:
     """Answers requests until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    if lifeline is not None:
-        end_with_parent(lifeline)
+    requests, replies = serve_parent(lifeline)
     limit_memory(memory)
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    with Path(os.devnull).open("r+b") as nothing:  # whatever prints must not write into the replies
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(nothing.fileno(), 1)
     shared: Any = os.fdopen(os.open(file, os.O_RDWR) if os.name == "nt" else int(file), "r+b", buffering=0)
     for module in modules:
         with suppress(Exception):  # without ONNX Runtime, opening a session gives the line for it
@@ -87,6 +80,19 @@ def _run(request: dict[str, Any], session: Session, shared: BinaryIO) -> dict[st
 
     outputs = session.run(read_arrays(shared, request["arrays"]))
     return {"arrays": write_arrays(shared, outputs), "left_on_cpu": session.left_on_cpu}
+
+
+def serve_parent(lifeline: int | None) -> tuple[BinaryIO, BinaryIO]:
+    """The pipes of requests and of replies; this process ends with its parent, which alone decides about Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if lifeline is not None:
+        end_with_parent(lifeline)
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    with Path(os.devnull).open("r+b") as nothing:  # whatever prints must not write into the replies
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
+    return requests, cast(BinaryIO, replies)
 
 
 def end_with_parent(lifeline: int) -> None:

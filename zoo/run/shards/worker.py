@@ -8,30 +8,20 @@ one with the shard or an error. LIFELINE is the descriptor of a pipe that ends w
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ...errors import ZooError
-from ..worker import end_with_parent
+from ..worker import serve_parent
 from .shard import Job, Maker, Shard
 
 
 def main(lifeline: int | None) -> None:
     """Answers requests until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    if lifeline is not None:
-        end_with_parent(lifeline)
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    with Path(os.devnull).open("r+b") as nothing:  # whatever prints must not write into the replies
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(nothing.fileno(), 1)
+    requests, replies = serve_parent(lifeline)
 
     def reply(value: dict[str, Any]) -> None:
         replies.write(msgspec.json.encode(value) + b"\n")
